@@ -1,0 +1,73 @@
+//! What the backend needs of Xen, as narrow traits: each has one real implementation (in `boot`, over `kernel`) and one
+//! strict fake (in `tests/sim`), which fails the test on a leak, a double release or a number it never gave out.
+
+use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
+
+/// Event channels towards frontends.
+pub trait Events {
+    /// Binds a local port to the unbound port `remote` that `peer` offers us (`EVTCHNOP_bind_interdomain`). The new port is
+    /// pending once, so a request that was published before is not missed.
+    ///
+    /// # Errors
+    /// Xen's refusal: the port does not exist, is not offered to us, or `peer` is gone.
+    fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno>;
+
+    /// Raises the event at the other end of `port`. A peer that is gone is no error.
+    fn notify(&self, port: Port);
+
+    /// Closes a port from [`Events::bind_interdomain`].
+    fn close(&self, port: Port);
+}
+
+/// Pages that frontends grant to us.
+pub trait Grants {
+    /// A mapped page. Dropping it unmaps it.
+    type Page: pciif::SharedPage;
+
+    /// Maps the page that `peer` granted as `gref`, readable and writable (`GNTTABOP_map_grant_ref`).
+    ///
+    /// # Errors
+    /// Xen's refusal, or that there is no room to map it.
+    fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<Self::Page, Errno>;
+}
+
+/// Width of one configuration access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Width {
+    /// One byte.
+    Byte = 1,
+    /// Two bytes, at an even offset.
+    Word = 2,
+    /// Four bytes, at an offset divisible by four.
+    Dword = 4,
+}
+
+/// Reads of one function's real configuration space.
+pub trait ConfigSpace {
+    /// Reads the register at `offset` (0 to 4095, a multiple of the width). Bits above the width are zero. A function that is
+    /// gone reads as all ones.
+    fn read_config(&self, offset: u16, width: Width) -> u32;
+}
+
+/// Access to the configuration space of functions that dom0 gave us the ECAM page of.
+pub trait ConfigAccess {
+    /// One function's ECAM page, mapped read-only. Dropping it unmaps it.
+    type Window: ConfigSpace;
+
+    /// Maps the ECAM page at machine frame `ecam`.
+    ///
+    /// # Errors
+    /// `EPERM` where dom0 has not granted the frame; anything else Xen says; `ENOMEM` where there is no room to map it.
+    fn map_config(&self, ecam: Mfn) -> Result<Self::Window, Errno>;
+}
+
+/// Time since some fixed moment.
+pub trait Clock {
+    /// Nanoseconds, never going back.
+    fn now_ns(&self) -> u64;
+}
+
+/// Everything together: what a `Backend` is built on.
+pub trait Platform: Events + Grants + ConfigAccess + Clock {}
+
+impl<T: Events + Grants + ConfigAccess + Clock> Platform for T {}

@@ -1,0 +1,229 @@
+//! PCI addresses: segment, bus, device, function.
+
+use core::fmt;
+use core::str::FromStr;
+
+/// The address of a PCI function, real or as a guest sees it.
+///
+/// Displays in libxl's form for `dev-N`: `0000:03:00.1`. [`Sbdf::virtual_key`] gives the form of `vdev-N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sbdf {
+    segment: u16,
+    bus: u8,
+    /// Device in bits 7:3, function in bits 2:0, as `pciif.h` and PCI itself pack them.
+    devfn: u8,
+}
+
+impl Sbdf {
+    /// Builds an address from its four parts; `None` where device exceeds 31 or function exceeds 7.
+    #[must_use]
+    pub const fn new(segment: u16, bus: u8, device: u8, function: u8) -> Option<Self> {
+        if device > 0x1f || function > 7 {
+            return None;
+        }
+        Some(Self { segment, bus, devfn: device << 3 | function })
+    }
+
+    /// Builds an address from segment, bus and the packed device/function byte; every value is valid.
+    #[must_use]
+    pub const fn from_devfn(segment: u16, bus: u8, devfn: u8) -> Self {
+        Self { segment, bus, devfn }
+    }
+
+    /// PCI segment ("domain" in Linux and in `pciif.h`).
+    #[must_use]
+    pub const fn segment(self) -> u16 {
+        self.segment
+    }
+
+    /// Bus number.
+    #[must_use]
+    pub const fn bus(self) -> u8 {
+        self.bus
+    }
+
+    /// Device ("slot") number, 0 to 31.
+    #[must_use]
+    pub const fn device(self) -> u8 {
+        self.devfn >> 3
+    }
+
+    /// Function number, 0 to 7.
+    #[must_use]
+    pub const fn function(self) -> u8 {
+        self.devfn & 7
+    }
+
+    /// Device and function packed into a byte: `device << 3 | function`.
+    #[must_use]
+    pub const fn devfn(self) -> u8 {
+        self.devfn
+    }
+
+    /// The 32-bit form of Xen's domctls (`machine_sbdf`, `xen/include/public/domctl.h`).
+    #[must_use]
+    pub const fn machine_sbdf(self) -> u32 {
+        (self.segment as u32) << 16 | (self.bus as u32) << 8 | self.devfn as u32
+    }
+
+    /// True when both are functions of one physical slot.
+    #[must_use]
+    pub const fn same_slot(self, other: Self) -> bool {
+        self.segment == other.segment && self.bus == other.bus && self.devfn >> 3 == other.devfn >> 3
+    }
+
+    /// Formats as `vdev-N` wants it: like the real address but with two function digits, `0000:00:00.01`
+    /// (what Linux xen-pciback writes and mini-os parses).
+    #[must_use]
+    pub fn virtual_key(self) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            write!(f, "{:04x}:{:02x}:{:02x}.{:02x}", self.segment, self.bus, self.device(), self.function())
+        })
+    }
+
+    /// Formats as a xenstore path component, the way libxl names `/libxl/pci/0000-03-00-1`.
+    #[must_use]
+    pub fn path_component(self) -> impl fmt::Display {
+        fmt::from_fn(move |f| {
+            write!(f, "{:04x}-{:02x}-{:02x}-{:x}", self.segment, self.bus, self.device(), self.function())
+        })
+    }
+
+    /// Reads the form that [`Sbdf::path_component`] writes.
+    ///
+    /// # Errors
+    /// When the text has not four hexadecimal parts between dashes, or a part is out of range.
+    pub fn parse_path_component(text: &str) -> Result<Self, ParseSbdfError> {
+        let mut parts = text.split('-');
+        let parsed = Self::from_parts([parts.next(), parts.next(), parts.next(), parts.next()])?;
+        if parts.next().is_some() {
+            return Err(ParseSbdfError);
+        }
+        Ok(parsed)
+    }
+
+    fn from_parts(parts: [Option<&str>; 4]) -> Result<Self, ParseSbdfError> {
+        let [segment, bus, device, function] = parts.map(|part| hex(part.ok_or(ParseSbdfError)?));
+        let segment = u16::try_from(segment?).map_err(|_| ParseSbdfError)?;
+        let [bus, device, function] =
+            [bus?, device?, function?].map(|value| u8::try_from(value).map_err(|_| ParseSbdfError));
+        Self::new(segment, bus?, device?, function?).ok_or(ParseSbdfError)
+    }
+}
+
+/// One hexadecimal number as `scanf("%x")` takes it, but nothing behind it: leading blanks and `0x` are fine.
+fn hex(text: &str) -> Result<u32, ParseSbdfError> {
+    let text = text.trim_start_matches([' ', '\t']);
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(ParseSbdfError); // from_str_radix would take a sign
+    }
+    u32::from_str_radix(digits, 16).map_err(|_| ParseSbdfError)
+}
+
+impl fmt::Display for Sbdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.device(), self.function())
+    }
+}
+
+/// The text is no PCI address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseSbdfError;
+
+impl fmt::Display for ParseSbdfError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a PCI address (want [SEGMENT:]BUS:DEVICE.FUNCTION in hexadecimal, such as 0000:03:00.0)")
+    }
+}
+
+impl core::error::Error for ParseSbdfError {}
+
+impl FromStr for Sbdf {
+    type Err = ParseSbdfError;
+
+    /// Reads `[SEGMENT:]BUS:DEVICE.FUNCTION` in hexadecimal, as `xl` takes it. Trailing newlines and a trailing NUL
+    /// are tolerated (xenstore writers leave them), anything else behind the address is refused.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let text = text.trim_end_matches(['\n', '\0']);
+        let (front, function) = text.rsplit_once('.').ok_or(ParseSbdfError)?;
+        let mut parts = front.rsplit(':');
+        let (device, bus) = (parts.next(), parts.next());
+        let segment = parts.next().unwrap_or("0");
+        if parts.next().is_some() {
+            return Err(ParseSbdfError);
+        }
+        Self::from_parts([Some(segment), bus, device, Some(function)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::string::ToString;
+
+    fn sbdf(text: &str) -> Result<Sbdf, ParseSbdfError> {
+        text.parse()
+    }
+
+    #[test]
+    fn formats_are_those_of_libxl_and_pciback() {
+        let address = Sbdf::new(0, 3, 0x1f, 7).unwrap();
+        assert_eq!(address.to_string(), "0000:03:1f.7");
+        assert_eq!(address.virtual_key().to_string(), "0000:03:1f.07");
+        assert_eq!(address.path_component().to_string(), "0000-03-1f-7");
+        assert_eq!(address.machine_sbdf(), 0x3ff);
+    }
+
+    #[test]
+    fn every_written_form_reads_back() {
+        for devfn in 0..=255 {
+            let address = Sbdf::from_devfn(0xabcd, 0x9e, devfn);
+            assert_eq!(sbdf(&address.to_string()), Ok(address));
+            assert_eq!(sbdf(&address.virtual_key().to_string()), Ok(address));
+            assert_eq!(Sbdf::parse_path_component(&address.path_component().to_string()), Ok(address));
+        }
+    }
+
+    #[test]
+    fn accepts_what_scanf_accepts() {
+        let want = Sbdf::new(0, 3, 0, 1);
+        for text in
+            ["03:00.1", "3:0.1", "0000:03:00.1", "0000:03:00.01", " 0:3:0.1", "0x0:0x3:0x0.0x1", "0000:03:00.1\n"]
+        {
+            assert_eq!(sbdf(text).ok(), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_everything_else() {
+        for text in [
+            "",
+            ".",
+            ":",
+            "03",
+            "03:00",
+            "03.0",
+            "1:2:3:4.5",
+            "00:20.0",
+            "00:00.8",
+            "100:00.0",
+            "10000:00:00.0",
+            "+3:00.0",
+            "03:00.-1",
+            "03:00.1x",
+            "03:00.1 ",
+            "zz:00.0",
+            "03:00.",
+            "03:.0",
+            ":00.0",
+            "03:00.0x",
+        ] {
+            assert_eq!(sbdf(text), Err(ParseSbdfError), "{text:?}");
+        }
+        for text in ["", "0000-03-00", "0000-03-00-1-1", "0000-03-20-0", "0000:03:00.1"] {
+            assert_eq!(Sbdf::parse_path_component(text), Err(ParseSbdfError), "{text:?}");
+        }
+    }
+}
