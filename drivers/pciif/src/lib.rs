@@ -1,1 +1,41 @@
+//! The page that a PCI frontend and its backend share: what Xen's `xen/include/public/io/pciif.h` lays down.
+//!
+//! One page, one request at a time, in both directions the same buffer. The frontend fills in `op` and sets
+//! [`Flags::ACTIVE`]; the backend copies the request out **once** ([`BackendPage::take_request`]), acts on its own copy, writes
+//! the answer and clears the bit. Whatever the other side does to the page meanwhile changes nothing for the copy.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`layout`] | the structs of the header, only ever used for their sizes and offsets |
+//! | [`Flags`], [`Command`], [`ErrorCode`], [`Request`], [`Reply`] | the words of the protocol |
+//! | [`BackendPage`], [`FrontendPage`] | the two ends of a page |
+//! | [`SharedPage`], [`OwnedPage`] | memory for a page: any that promises to stay, or our own for tests and simulation |
+//!
+//! The only `unsafe` is in the module `page`, which turns offsets into atomic cells.
 #![no_std]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod backend;
+mod command;
+mod error_code;
+mod flags;
+mod frontend;
+pub mod layout;
+mod page;
+mod request;
+
+pub use backend::BackendPage;
+pub use command::Command;
+pub use error_code::ErrorCode;
+pub use flags::Flags;
+pub use frontend::{FrontendPage, Response};
+pub use page::{OwnedPage, SharedPage};
+pub use request::{MsixEntries, Reply, Request};
+
+/// What a frontend writes to its `magic` node: the version of this layout (`XEN_PCI_MAGIC`). Nothing else is accepted.
+pub const MAGIC: &str = "7";
+
+/// Bytes in a shared page.
+pub const PAGE_SIZE: usize = 4096;
