@@ -15,6 +15,8 @@ impl Errno {
     pub const EIO: Self = Self(5);
     /// No such device or address.
     pub const ENXIO: Self = Self(6);
+    /// Too big.
+    pub const E2BIG: Self = Self(7);
     /// Try again.
     pub const EAGAIN: Self = Self(11);
     /// Out of memory.
@@ -29,16 +31,24 @@ impl Errno {
     pub const EEXIST: Self = Self(17);
     /// No such device.
     pub const ENODEV: Self = Self(19);
+    /// Is a directory.
+    pub const EISDIR: Self = Self(21);
     /// Invalid argument.
     pub const EINVAL: Self = Self(22);
     /// No space left.
     pub const ENOSPC: Self = Self(28);
+    /// Read-only.
+    pub const EROFS: Self = Self(30);
     /// Function not implemented.
     pub const ENOSYS: Self = Self(38);
+    /// Not empty.
+    pub const ENOTEMPTY: Self = Self(39);
     /// No data available.
     pub const ENODATA: Self = Self(61);
     /// Operation not supported.
     pub const EOPNOTSUPP: Self = Self(95);
+    /// Already connected.
+    pub const EISCONN: Self = Self(106);
 
     /// The symbolic name where it is one of the numbers that Xen really returns for our calls.
     #[must_use]
@@ -48,6 +58,7 @@ impl Errno {
             Self::ENOENT => "ENOENT",
             Self::EIO => "EIO",
             Self::ENXIO => "ENXIO",
+            Self::E2BIG => "E2BIG",
             Self::EAGAIN => "EAGAIN",
             Self::ENOMEM => "ENOMEM",
             Self::EACCES => "EACCES",
@@ -55,11 +66,15 @@ impl Errno {
             Self::EBUSY => "EBUSY",
             Self::EEXIST => "EEXIST",
             Self::ENODEV => "ENODEV",
+            Self::EISDIR => "EISDIR",
             Self::EINVAL => "EINVAL",
             Self::ENOSPC => "ENOSPC",
+            Self::EROFS => "EROFS",
             Self::ENOSYS => "ENOSYS",
+            Self::ENOTEMPTY => "ENOTEMPTY",
             Self::ENODATA => "ENODATA",
             Self::EOPNOTSUPP => "EOPNOTSUPP",
+            Self::EISCONN => "EISCONN",
             _ => return None,
         })
     }

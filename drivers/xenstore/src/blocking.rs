@@ -1,0 +1,336 @@
+//! Xenstore for programs that do one thing at a time: every call waits for its answer.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use thiserror::Error;
+use xen_types::{DomId, Errno};
+
+use crate::client::{Client, Stats};
+use crate::error::{Error, ProtocolError};
+use crate::events::WatchEvent;
+use crate::permission::Permission;
+use crate::reply;
+use crate::request::Request;
+use crate::wire::TxId;
+
+/// The bytes' way to xenstored and back.
+pub trait Transport {
+    /// What can go wrong with it, an interruption by the user included.
+    type Error;
+
+    /// Sends the front of `bytes`, waiting while there is no room, and says how much it was. `bytes` is always the rest of
+    /// one message. After an error the request counts as not made; the connection may still be good for others
+    /// (Linux reports a refused watch in this way).
+    ///
+    /// # Errors
+    /// The transport's own.
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Self::Error>;
+
+    /// Receives into the front of `buffer`, waiting until something comes or the time is `deadline_ns` (by the transport's
+    /// own clock; `None`: without end). Says how much came; 0 when the deadline has passed.
+    ///
+    /// # Errors
+    /// The transport's own, also when the wait was interrupted or the other end is gone.
+    fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Self::Error>;
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError<E> {
+    /// This request failed; others may succeed.
+    #[error(transparent)]
+    Request(#[from] Error),
+    /// The connection is useless from now on.
+    #[error(transparent)]
+    Stream(#[from] ProtocolError),
+    /// The transport failed or was interrupted.
+    #[error("{0}")]
+    Transport(E),
+    /// Xenstored did not answer before the deadline of [`Store::set_deadline`]; the request may still be carried out.
+    #[error("xenstored does not answer")]
+    NoAnswer,
+}
+
+impl<E> StoreError<E> {
+    /// True when xenstored answered `errno`.
+    #[must_use]
+    pub fn is(&self, errno: Errno) -> bool {
+        matches!(self, Self::Request(error) if error.is(errno))
+    }
+}
+
+/// What can be done with nodes, be it directly ([`Store`]) or in a transaction ([`Transaction`]).
+pub trait Nodes {
+    /// The transport's error.
+    type Error;
+
+    /// Makes one request and waits for the answer.
+    ///
+    /// # Errors
+    /// The request's or the connection's.
+    fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<Self::Error>>;
+
+    /// A node's value as text without one newline or NUL at its end, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`], and [`Error::NotText`].
+    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError<Self::Error>> {
+        match self.read_bytes(path)? {
+            Some(value) => Ok(Some(reply::text(&value)?.into())),
+            None => Ok(None),
+        }
+    }
+
+    /// A node's value as it is, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn read_bytes(&mut self, path: &str) -> Result<Option<Vec<u8>>, StoreError<Self::Error>> {
+        present(self.request(&Request::Read { path }))
+    }
+
+    /// Writes a value; missing nodes above it are created.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<(), StoreError<Self::Error>>
+    where
+        Self: Sized,
+    {
+        self.request(&Request::Write { path, value: value.as_ref() }).map(drop)
+    }
+
+    /// Creates an empty node where there is none.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn mkdir(&mut self, path: &str) -> Result<(), StoreError<Self::Error>> {
+        self.request(&Request::Mkdir { path }).map(drop)
+    }
+
+    /// Removes a node and everything below it. Says whether there was one.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn remove(&mut self, path: &str) -> Result<bool, StoreError<Self::Error>> {
+        Ok(present(self.request(&Request::Remove { path }))?.is_some())
+    }
+
+    /// The names of a node's children, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`]; `E2BIG` where they do not fit into one message.
+    fn directory(&mut self, path: &str) -> Result<Option<Vec<String>>, StoreError<Self::Error>> {
+        let listing = present(self.request(&Request::Directory { path }))?;
+        Ok(listing.map(|listing| reply::directory_entries(&listing).map(String::from).collect()))
+    }
+
+    /// Who may do what with a node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn get_permissions(&mut self, path: &str) -> Result<Vec<Permission>, StoreError<Self::Error>> {
+        let list = self.request(&Request::GetPermissions { path })?;
+        Ok(reply::permissions(&list)?)
+    }
+
+    /// Says who may do what with a node: the whole list, the owner first.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<(), StoreError<Self::Error>> {
+        self.request(&Request::SetPermissions { path, permissions }).map(drop)
+    }
+}
+
+/// "No such node" as `None`.
+fn present<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Option<Vec<u8>>, StoreError<E>> {
+    match answer {
+        Ok(payload) => Ok(Some(payload)),
+        Err(error) if error.is(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A connection to xenstored.
+#[derive(Debug)]
+pub struct Store<T> {
+    client: Client,
+    transport: T,
+    deadline_ns: Option<u64>,
+}
+
+impl<T: Transport> Store<T> {
+    /// How often [`Store::transaction`] tries. Every try that fails means that somebody else's succeeded.
+    pub const MAX_TRIES: u32 = 100;
+
+    /// Over a fresh transport. Waits without end until [`Store::set_deadline`].
+    #[must_use]
+    pub fn new(transport: T) -> Self {
+        Self { client: Client::new(), transport, deadline_ns: None }
+    }
+
+    /// From when on requests give up waiting, by the transport's clock.
+    pub fn set_deadline(&mut self, deadline_ns: Option<u64>) {
+        self.deadline_ns = deadline_ns;
+    }
+
+    /// The transport.
+    pub fn transport(&mut self) -> &mut T {
+        &mut self.transport
+    }
+
+    /// What was dropped so far.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.client.stats()
+    }
+
+    /// Asks for events about a node and everything below it; the first comes at once.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    pub fn watch(&mut self, path: &str, token: &str) -> Result<(), StoreError<T::Error>> {
+        self.request(&Request::Watch { path, token }).map(drop)
+    }
+
+    /// Ends a watch. Events that came before still wait.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError<T::Error>> {
+        self.request(&Request::Unwatch { path, token }).map(drop)
+    }
+
+    /// The directory of a domain, whether it exists or not.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    pub fn domain_path(&mut self, domid: DomId) -> Result<String, StoreError<T::Error>> {
+        let path = self.request(&Request::GetDomainPath { domid })?;
+        Ok(reply::text(&path)?.into())
+    }
+
+    /// Waits for a watch event until `deadline_ns` by the transport's clock; `None` when it has passed.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn next_watch_event(&mut self, deadline_ns: Option<u64>) -> Result<Option<WatchEvent>, StoreError<T::Error>> {
+        loop {
+            if let Some(event) = self.client.take_watch_event() {
+                return Ok(Some(event));
+            }
+            if !self.receive(deadline_ns)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// True once after watch events were lost because too many waited: look at everything that is watched.
+    pub fn take_overflowed(&mut self) -> bool {
+        self.client.take_overflowed()
+    }
+
+    /// Does what `body` does, all of it or nothing, as if nobody else were there. `body` runs again from the start when
+    /// somebody else's change came in between, so it should do nothing but work on the nodes. When it fails, its changes
+    /// are thrown away.
+    ///
+    /// # Errors
+    /// The body's, or the connection's; `EAGAIN` after [`Store::MAX_TRIES`].
+    pub fn transaction<R, F, B>(&mut self, mut body: B) -> Result<R, F>
+    where
+        B: FnMut(&mut Transaction<'_, T>) -> Result<R, F>,
+        F: From<StoreError<T::Error>>,
+    {
+        let mut tries = 1;
+        loop {
+            let start = self.request(&Request::TransactionStart)?;
+            let tx = reply::transaction_id(&start).map_err(StoreError::Request)?;
+            let result = match body(&mut Transaction { store: self, tx }) {
+                Ok(result) => result,
+                Err(error) => {
+                    // The body's error is the one to tell; xenstored ends the transaction with the connection at the latest.
+                    let _ = self.request_in(tx, &Request::TransactionEnd { commit: false });
+                    return Err(error);
+                }
+            };
+            match self.request_in(tx, &Request::TransactionEnd { commit: true }) {
+                Ok(_) => return Ok(result),
+                Err(error) if error.is(Errno::EAGAIN) && tries < Self::MAX_TRIES => tries += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn request_in(&mut self, tx: TxId, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
+        let id = self.client.submit(tx, request)?;
+        if let Err(error) = self.flush() {
+            self.client.withdraw(id);
+            return Err(error);
+        }
+        loop {
+            if let Some(answer) = self.client.take_reply(id) {
+                return Ok(answer?);
+            }
+            match self.receive(self.deadline_ns) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.client.forget(id);
+                    return Err(StoreError::NoAnswer);
+                }
+                Err(error) => {
+                    self.client.forget(id);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError<T::Error>> {
+        while !self.client.outgoing_message().is_empty() {
+            let count = self.transport.send(self.client.outgoing_message()).map_err(StoreError::Transport)?;
+            self.client.sent(count);
+        }
+        Ok(())
+    }
+
+    /// False when the deadline has passed.
+    fn receive(&mut self, deadline_ns: Option<u64>) -> Result<bool, StoreError<T::Error>> {
+        let mut buffer = [0; 1024];
+        let count = self.transport.receive(&mut buffer, deadline_ns).map_err(StoreError::Transport)?;
+        self.client.feed(buffer.get(..count).unwrap_or(&buffer))?;
+        // A late answer may have made the client end a forgotten transaction.
+        self.flush()?;
+        Ok(count > 0)
+    }
+}
+
+impl<T: Transport> Nodes for Store<T> {
+    type Error = T::Error;
+
+    fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
+        self.request_in(TxId::NONE, request)
+    }
+}
+
+/// A running transaction, given to the body of [`Store::transaction`].
+pub struct Transaction<'a, T> {
+    store: &'a mut Store<T>,
+    tx: TxId,
+}
+
+impl<T: Transport> Nodes for Transaction<'_, T> {
+    type Error = T::Error;
+
+    fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
+        self.store.request_in(self.tx, request)
+    }
+}
+
+impl<T> fmt::Debug for Transaction<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("tx", &self.tx).finish_non_exhaustive()
+    }
+}

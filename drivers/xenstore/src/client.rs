@@ -1,0 +1,264 @@
+//! The client: turns requests into bytes and bytes into answers and events. It does no I/O and never waits.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::vec::Vec;
+
+use crate::error::{Error, ProtocolError};
+use crate::events::{EventQueue, Queued, WatchEvent};
+use crate::outgoing::Outgoing;
+use crate::parser::Parser;
+use crate::reply;
+use crate::request::Request;
+use crate::wire::{Message, MessageType, ReqId, TxId};
+
+/// What came in that nobody had asked for, and was dropped. All zero on a healthy connection, but for `coalesced`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Answers to questions that are not open: never asked, or answered and taken already.
+    pub unknown_id: u64,
+    /// Second answers while the first had not been taken yet.
+    pub duplicate: u64,
+    /// Answers of another type than the question.
+    pub wrong_type: u64,
+    /// Watch events that are not two strings.
+    pub malformed_event: u64,
+    /// Watch events equal to one that still waited.
+    pub coalesced: u64,
+    /// Watch events that did not fit into the queue; [`Client::take_overflowed`] tells of them too.
+    pub overflowed: u64,
+}
+
+/// Where a request is.
+#[derive(Debug)]
+enum Open {
+    Waiting(MessageType),
+    /// Nobody wants the answer, but until it has come the id must not be used again.
+    Forgotten(MessageType),
+    Answered(Result<Vec<u8>, Error>),
+}
+
+/// One connection to xenstored, with any number of requests in flight.
+///
+/// Whoever owns the transport sends [`Client::outgoing`] and reports it with [`Client::sent`], gives what arrives to
+/// [`Client::feed`], and calls [`Client::reset`] when the connection is made anew.
+#[derive(Debug, Default)]
+pub struct Client {
+    parser: Parser,
+    outgoing: Outgoing,
+    requests: BTreeMap<ReqId, Open>,
+    /// In order of the answers; each is `Open::Answered` in `requests`.
+    answered: VecDeque<ReqId>,
+    events: EventQueue,
+    last_id: u32,
+    stats: Stats,
+}
+
+impl Client {
+    /// On a new connection.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Queues a request for sending. `tx` is [`TxId::NONE`] outside of transactions and for beginning one.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPath`] or [`Error::TooLong`] for a request that cannot be right; nothing is queued then.
+    pub fn submit(&mut self, tx: TxId, request: &Request<'_>) -> Result<ReqId, Error> {
+        let kind = request.kind();
+        let req_id = self.free_id();
+        let message = Message { kind, req_id, tx_id: tx, payload: request.payload()? };
+        self.outgoing.push(req_id, &message.encode().ok_or(Error::TooLong)?);
+        self.requests.insert(req_id, Open::Waiting(kind));
+        Ok(req_id)
+    }
+
+    /// Bytes that want to be sent, oldest first. More may follow at any [`Client::submit`] or [`Client::feed`].
+    #[must_use]
+    pub fn outgoing(&self) -> &[u8] {
+        self.outgoing.all()
+    }
+
+    /// The front of [`Client::outgoing`]: what is unsent of the oldest message. For transports that want one message at a
+    /// time, as Linux's `/dev/xen/xenbus` does.
+    #[must_use]
+    pub fn outgoing_message(&self) -> &[u8] {
+        self.outgoing.first_message()
+    }
+
+    /// The first `count` bytes of [`Client::outgoing`] are sent.
+    pub fn sent(&mut self, count: usize) {
+        self.outgoing.sent(count);
+    }
+
+    /// Takes in bytes in whatever pieces they come. Afterwards look at [`Client::take_answered`] and
+    /// [`Client::take_watch_event`].
+    ///
+    /// # Errors
+    /// The stream cannot be understood any more, now and at every later call until [`Client::reset`]. What came before the
+    /// broken place was taken in.
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), ProtocolError> {
+        while let Some(message) = self.parser.next_message(&mut bytes)? {
+            if message.kind == MessageType::WATCH_EVENT {
+                self.watch_event(&message.payload);
+            } else {
+                self.answer(message);
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer to a request, once it is there and once only: the payload, or why not.
+    pub fn take_reply(&mut self, id: ReqId) -> Option<Result<Vec<u8>, Error>> {
+        if !matches!(self.requests.get(&id), Some(Open::Answered(_))) {
+            return None;
+        }
+        self.answered.retain(|other| *other != id);
+        match self.requests.remove(&id) {
+            Some(Open::Answered(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// The answer is not wanted any more. The request itself is not taken back: xenstored still carries it out, except that
+    /// a transaction whose beginning was forgotten is ended as soon as its id is known.
+    pub fn forget(&mut self, id: ReqId) {
+        match self.requests.get_mut(&id) {
+            Some(open @ Open::Waiting(_)) => {
+                if let Open::Waiting(kind) = *open {
+                    *open = Open::Forgotten(kind);
+                }
+            }
+            Some(Open::Answered(_)) => {
+                let answer = self.take_reply(id);
+                let _ = answer;
+            }
+            _ => {}
+        }
+    }
+
+    /// A request that was answered since the last call, in order of the answers, for an executor that has to know
+    /// whom to wake. The answer itself stays for [`Client::take_reply`].
+    pub fn take_answered(&mut self) -> Option<ReqId> {
+        self.answered.pop_front()
+    }
+
+    /// The oldest watch event.
+    pub fn take_watch_event(&mut self) -> Option<WatchEvent> {
+        self.events.pop()
+    }
+
+    /// True once after watch events were lost because too many waited: look at everything that is watched, then go on
+    /// with the events. Ask before looking, so that a loss in between is noticed the next time.
+    pub fn take_overflowed(&mut self) -> bool {
+        self.events.take_overflowed()
+    }
+
+    /// What was dropped so far.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// The connection is made anew. All open requests are answered with [`Error::Disconnected`], those not sent yet too.
+    /// Watches and transactions are gone; events that came before still wait.
+    pub fn reset(&mut self) {
+        self.parser = Parser::new();
+        self.outgoing = Outgoing::default();
+        self.requests.retain(|_, open| !matches!(open, Open::Forgotten(_)));
+        for (id, open) in &mut self.requests {
+            if let Open::Waiting(_) = open {
+                *open = Open::Answered(Err(Error::Disconnected));
+                self.answered.push_back(*id);
+            }
+        }
+    }
+
+    /// Takes back a request that the transport refused to send. If part of it was sent, the stream is broken anyway.
+    pub(crate) fn withdraw(&mut self, id: ReqId) {
+        self.outgoing.withdraw(id);
+        self.requests.remove(&id);
+    }
+
+    /// Never 0, which stands in watch events and in Linux's own answers.
+    fn free_id(&mut self) -> ReqId {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            let id = ReqId(self.last_id);
+            if id.0 != 0 && !self.requests.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    fn watch_event(&mut self, payload: &[u8]) {
+        let Some((path, token)) = WatchEvent::decode(payload) else {
+            self.stats.malformed_event += 1;
+            return;
+        };
+        match self.events.push(path, token) {
+            Queued::New => {}
+            Queued::Coalesced => self.stats.coalesced += 1,
+            Queued::Overflowed => self.stats.overflowed += 1,
+        }
+    }
+
+    fn answer(&mut self, message: Message) {
+        let id = self.addressee(&message);
+        let Some(open) = self.requests.get_mut(&id) else {
+            self.stats.unknown_id += 1;
+            return;
+        };
+        let (kind, wanted) = match *open {
+            Open::Waiting(kind) => (kind, true),
+            Open::Forgotten(kind) => (kind, false),
+            Open::Answered(_) => {
+                self.stats.duplicate += 1;
+                return;
+            }
+        };
+        let answer = match message.kind {
+            MessageType::ERROR => Err(Error::from_reply(&message.payload)),
+            same if same == kind => Ok(message.payload),
+            _ => {
+                self.stats.wrong_type += 1;
+                return;
+            }
+        };
+        if wanted {
+            *open = Open::Answered(answer);
+            self.answered.push_back(id);
+            return;
+        }
+        self.requests.remove(&id);
+        if kind == MessageType::TRANSACTION_START
+            && let Ok(tx) = answer.and_then(|payload| reply::transaction_id(&payload))
+        {
+            self.abandon(tx);
+        }
+    }
+
+    /// Ends a transaction that nobody knows of. Xenstored allows a guest only a few at a time.
+    fn abandon(&mut self, tx: TxId) {
+        if let Ok(id) = self.submit(tx, &Request::TransactionEnd { commit: false }) {
+            self.forget(id);
+        }
+    }
+
+    /// Whose answer it is. Linux answers WATCH and UNWATCH through `/dev/xen/xenbus` itself and sets no id
+    /// (`drivers/xen/xenbus/xenbus_dev_frontend.c`); it does so in order, so they belong to the oldest such request.
+    fn addressee(&self, message: &Message) -> ReqId {
+        if message.req_id.0 != 0 || !matches!(message.kind, MessageType::WATCH | MessageType::UNWATCH) {
+            return message.req_id;
+        }
+        let asks = |open: &Open| matches!(open, Open::Waiting(kind) | Open::Forgotten(kind) if *kind == message.kind);
+        let oldest = self
+            .requests
+            .iter()
+            .filter(|(_, open)| asks(open))
+            .map(|(id, _)| *id)
+            // By age and not by number, which wraps.
+            .max_by_key(|id| self.last_id.wrapping_sub(id.0));
+        oldest.unwrap_or(message.req_id)
+    }
+}

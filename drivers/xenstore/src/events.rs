@@ -1,0 +1,129 @@
+//! Watch events that wait to be looked at, in bounded memory.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use core::str;
+
+/// Something changed at or below a watched node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchEvent {
+    /// The node that changed; relative if the watch was set on a relative path.
+    pub path: String,
+    /// As given when the watch was set.
+    pub token: String,
+}
+
+impl WatchEvent {
+    /// Reads the payload of a WATCH_EVENT: two strings, each with a NUL behind it.
+    pub(crate) fn decode(payload: &[u8]) -> Option<(&str, &str)> {
+        let mut parts = payload.strip_suffix(&[0])?.split(|byte| *byte == 0);
+        let (path, token) = (parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        Some((str::from_utf8(path).ok()?, str::from_utf8(token).ok()?))
+    }
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Queued {
+    New,
+    Coalesced,
+    Overflowed,
+}
+
+/// Events in order of arrival, no two the same: a second one would tell nothing new, since readers look at the node as it is
+/// then. A guest can make any number of different ones, so what does not fit is only remembered as "something was lost".
+#[derive(Debug, Default)]
+pub(crate) struct EventQueue {
+    events: VecDeque<WatchEvent>,
+    bytes: usize,
+    overflowed: bool,
+}
+
+impl EventQueue {
+    pub(crate) const MAX_EVENTS: usize = 1024;
+    /// Paths can be 3 KiB long, and the stub can have as little as 1 MiB of memory.
+    pub(crate) const MAX_BYTES: usize = 64 * 1024;
+
+    pub(crate) fn push(&mut self, path: &str, token: &str) -> Queued {
+        if self.events.iter().any(|event| event.path == path && event.token == token) {
+            return Queued::Coalesced;
+        }
+        let bytes = self.bytes.saturating_add(path.len()).saturating_add(token.len());
+        if self.events.len() >= Self::MAX_EVENTS || bytes > Self::MAX_BYTES {
+            self.overflowed = true;
+            return Queued::Overflowed;
+        }
+        self.bytes = bytes;
+        self.events.push_back(WatchEvent { path: path.into(), token: token.into() });
+        Queued::New
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<WatchEvent> {
+        let event = self.events.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(event.path.len() + event.token.len());
+        Some(event)
+    }
+
+    pub(crate) fn take_overflowed(&mut self) -> bool {
+        core::mem::take(&mut self.overflowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_events_are_queued_once_and_again_after_they_were_taken() {
+        let mut queue = EventQueue::default();
+        assert_eq!(queue.push("a", "t"), Queued::New);
+        assert_eq!(queue.push("a", "u"), Queued::New);
+        assert_eq!(queue.push("a", "t"), Queued::Coalesced);
+        assert_eq!(queue.pop(), Some(WatchEvent { path: "a".into(), token: "t".into() }));
+        assert_eq!(queue.push("a", "t"), Queued::New);
+        assert_eq!(queue.pop().map(|event| event.token), Some("u".into()));
+        assert_eq!(queue.pop().map(|event| event.token), Some("t".into()));
+        assert_eq!(queue.pop(), None);
+        assert!(!queue.take_overflowed());
+    }
+
+    #[test]
+    fn too_many_events_leave_a_mark_once() {
+        let mut queue = EventQueue::default();
+        for number in 0..EventQueue::MAX_EVENTS {
+            assert_eq!(queue.push(&number.to_string(), "t"), Queued::New);
+        }
+        assert_eq!(queue.push("one more", "t"), Queued::Overflowed);
+        assert_eq!(queue.push("0", "t"), Queued::Coalesced);
+        assert!(queue.take_overflowed());
+        assert!(!queue.take_overflowed());
+        assert_eq!(queue.pop().map(|event| event.path), Some("0".into()));
+        assert_eq!(queue.push("one more", "t"), Queued::New);
+    }
+
+    #[test]
+    fn long_paths_are_bounded_by_their_bytes_and_give_the_room_back() {
+        let mut queue = EventQueue::default();
+        let long = |number: usize| format!("{number:03072}");
+        let fits = EventQueue::MAX_BYTES / 3073;
+        for round in 0..3 {
+            for number in 0..fits {
+                assert_eq!(queue.push(&long(round * fits + number), "t"), Queued::New);
+            }
+            assert_eq!(queue.push(&long(usize::MAX), "t"), Queued::Overflowed);
+            while queue.pop().is_some() {}
+        }
+    }
+
+    #[test]
+    fn only_two_ended_strings_are_an_event() {
+        assert_eq!(WatchEvent::decode(b"backend/pci\0be\0"), Some(("backend/pci", "be")));
+        assert_eq!(WatchEvent::decode(b"\0\0"), Some(("", "")));
+        for payload in [&b""[..], b"a", b"a\0", b"a\0b", b"a\0b\0c\0", b"a\0\xff\0"] {
+            assert_eq!(WatchEvent::decode(payload), None, "{payload:?}");
+        }
+    }
+}

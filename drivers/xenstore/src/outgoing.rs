@@ -1,0 +1,117 @@
+//! Requests on their way to the transport.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::wire::ReqId;
+
+/// Encoded messages one behind the other, and where each ends.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    bytes: Vec<u8>,
+    /// How much of `bytes` is sent already. Moved to the front only now and then, so that sending in small pieces (the
+    /// ring has 1 KiB) does not copy the rest each time.
+    sent: usize,
+    /// Whose message is next, and how much of it is unsent.
+    messages: VecDeque<(ReqId, usize)>,
+}
+
+impl Outgoing {
+    pub(crate) fn push(&mut self, id: ReqId, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        self.messages.push_back((id, message.len()));
+    }
+
+    /// Everything that is unsent.
+    pub(crate) fn all(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+
+    /// What is unsent of the oldest message.
+    pub(crate) fn first_message(&self) -> &[u8] {
+        let length = self.messages.front().map_or(0, |(_, unsent)| *unsent);
+        self.all().get(..length).unwrap_or_default()
+    }
+
+    pub(crate) fn sent(&mut self, count: usize) {
+        let mut count = count.min(self.all().len());
+        self.sent += count;
+        while let Some((_, unsent)) = self.messages.front_mut() {
+            let part = count.min(*unsent);
+            *unsent -= part;
+            count -= part;
+            if *unsent > 0 {
+                break;
+            }
+            self.messages.pop_front();
+        }
+        if self.sent * 2 >= self.bytes.len() {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    /// Takes back what is unsent of a message.
+    pub(crate) fn withdraw(&mut self, id: ReqId) {
+        let mut start = self.sent;
+        for (index, (owner, unsent)) in self.messages.iter().enumerate() {
+            let end = start + unsent;
+            if *owner == id {
+                self.bytes.drain(start..end);
+                self.messages.remove(index);
+                return;
+            }
+            start = end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Outgoing {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(ReqId(1), b"first");
+        outgoing.push(ReqId(2), b"second");
+        outgoing.push(ReqId(3), b"third");
+        outgoing
+    }
+
+    #[test]
+    fn sending_in_any_pieces_sends_everything_once() {
+        for piece in 1..=17 {
+            let (mut outgoing, mut seen) = (three(), Vec::new());
+            while !outgoing.all().is_empty() {
+                assert!(outgoing.all().starts_with(outgoing.first_message()));
+                assert!(!outgoing.first_message().is_empty());
+                let part = outgoing.all().iter().copied().take(piece).collect::<Vec<_>>();
+                outgoing.sent(part.len());
+                seen.extend(part);
+            }
+            assert_eq!(seen, b"firstsecondthird");
+            assert_eq!(outgoing.first_message(), b"");
+        }
+    }
+
+    #[test]
+    fn claiming_more_than_there_is_sends_what_there_is() {
+        let mut outgoing = three();
+        outgoing.sent(usize::MAX);
+        assert_eq!(outgoing.all(), b"");
+        outgoing.push(ReqId(4), b"next");
+        assert_eq!(outgoing.first_message(), b"next");
+    }
+
+    #[test]
+    fn withdrawing_takes_the_rest_of_that_message_only() {
+        let mut outgoing = three();
+        outgoing.sent(2);
+        outgoing.withdraw(ReqId(2));
+        assert_eq!(outgoing.all(), b"rstthird");
+        outgoing.withdraw(ReqId(1));
+        assert_eq!(outgoing.first_message(), b"third");
+        outgoing.withdraw(ReqId(7));
+        assert_eq!(outgoing.all(), b"third");
+    }
+}

@@ -1,0 +1,58 @@
+//! The stub's paths as the stub itself says them: relative to its own `/local/domain/S`, whose number it need not know.
+
+use alloc::format;
+use alloc::string::String;
+
+use xen_types::{DomId, Sbdf};
+
+use crate::number;
+
+/// Where all backends are.
+pub const BACKEND_ROOT: &str = "backend/pci";
+/// Where the tool describes the devices.
+pub const POOL: &str = "pool";
+/// The stub's version, there when it is ready to serve.
+pub const VERSION: &str = "data/pcidom/version";
+/// How the stub arranges virtual buses.
+pub const EXPORT: &str = "data/pcidom/export";
+/// How a domain is asked to shut down (`xen-platform.md` E12).
+pub const CONTROL_SHUTDOWN: &str = "control/shutdown";
+
+/// The backend's directory for one frontend: `backend/pci/F/0`.
+#[must_use]
+pub fn backend_dir(frontend: DomId) -> String {
+    format!("{BACKEND_ROOT}/{frontend}/0")
+}
+
+/// Where the stub reports what went wrong with one frontend: `error/backend/pci/F/0/error`.
+#[must_use]
+pub fn error_node(frontend: DomId) -> String {
+    format!("error/{BACKEND_ROOT}/{frontend}/0/error")
+}
+
+/// The description of one device: `pool/BDF`.
+#[must_use]
+pub fn pool_dir(device: Sbdf) -> String {
+    format!("{POOL}/{}", device.path_component())
+}
+
+/// Takes apart the path of a watch event under [`BACKEND_ROOT`]: whose backend directory it is in and what follows
+/// (`state`, `dev-0`; empty for the directory itself). `None` where it is no path below some `backend/pci/F/0`.
+#[must_use]
+pub fn split_backend(path: &str) -> Option<(DomId, &str)> {
+    let (domid, rest) = component(path.strip_prefix(BACKEND_ROOT)?.strip_prefix('/')?);
+    let (device, rest) = component(rest);
+    let domid = domid.starts_with(|first: char| first.is_ascii_digit()).then(|| number::decimal(domid).ok())??;
+    (device == "0").then_some((DomId(u16::try_from(domid).ok()?), rest))
+}
+
+/// Takes apart the path of a watch event under [`POOL`]: the device and what follows (`online`; empty for the directory).
+#[must_use]
+pub fn split_pool(path: &str) -> Option<(Sbdf, &str)> {
+    let (device, rest) = component(path.strip_prefix(POOL)?.strip_prefix('/')?);
+    Some((Sbdf::parse_path_component(device).ok()?, rest))
+}
+
+fn component(path: &str) -> (&str, &str) {
+    path.split_once('/').unwrap_or((path, ""))
+}

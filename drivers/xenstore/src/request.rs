@@ -1,0 +1,147 @@
+//! What can be asked of xenstored, checked before it is sent.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use xen_types::DomId;
+
+use crate::error::Error;
+use crate::path;
+use crate::permission::Permission;
+use crate::wire::{MAX_PAYLOAD, MAX_TOKEN, MessageType};
+
+/// One question. Paths are absolute, or relative to the caller's own `/local/domain/N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// The names of a node's children: [`crate::directory_entries`].
+    Directory {
+        /// The node.
+        path: &'a str,
+    },
+    /// A node's value.
+    Read {
+        /// The node.
+        path: &'a str,
+    },
+    /// Who may do what: [`crate::permissions`].
+    GetPermissions {
+        /// The node.
+        path: &'a str,
+    },
+    /// Says who may do what.
+    SetPermissions {
+        /// The node.
+        path: &'a str,
+        /// The whole new list, the owner first.
+        permissions: &'a [Permission],
+    },
+    /// Asks for an event at every change of a node or below it, and for one at once.
+    Watch {
+        /// The node, or `@introduceDomain` or `@releaseDomain`.
+        path: &'a str,
+        /// Comes back in the events.
+        token: &'a str,
+    },
+    /// Ends a watch; events that are under way still come.
+    Unwatch {
+        /// As it was given to [`Request::Watch`].
+        path: &'a str,
+        /// As it was given to [`Request::Watch`].
+        token: &'a str,
+    },
+    /// Begins a transaction: [`crate::transaction_id`].
+    TransactionStart,
+    /// Ends the transaction that the request is submitted in. `EAGAIN`: nothing was done, somebody else changed what
+    /// was read; begin again.
+    TransactionEnd {
+        /// Keep the changes, or throw them away.
+        commit: bool,
+    },
+    /// The path of a domain's directory.
+    GetDomainPath {
+        /// The domain.
+        domid: DomId,
+    },
+    /// Writes a value; the node and those above it are created where they are missing.
+    Write {
+        /// The node.
+        path: &'a str,
+        /// Any bytes.
+        value: &'a [u8],
+    },
+    /// Creates an empty node; no error if it exists.
+    Mkdir {
+        /// The node.
+        path: &'a str,
+    },
+    /// Removes a node and everything below it.
+    Remove {
+        /// The node.
+        path: &'a str,
+    },
+}
+
+impl Request<'_> {
+    /// The message type, which a good answer has too.
+    #[must_use]
+    pub const fn kind(&self) -> MessageType {
+        match self {
+            Self::Directory { .. } => MessageType::DIRECTORY,
+            Self::Read { .. } => MessageType::READ,
+            Self::GetPermissions { .. } => MessageType::GET_PERMISSIONS,
+            Self::SetPermissions { .. } => MessageType::SET_PERMISSIONS,
+            Self::Watch { .. } => MessageType::WATCH,
+            Self::Unwatch { .. } => MessageType::UNWATCH,
+            Self::TransactionStart => MessageType::TRANSACTION_START,
+            Self::TransactionEnd { .. } => MessageType::TRANSACTION_END,
+            Self::GetDomainPath { .. } => MessageType::GET_DOMAIN_PATH,
+            Self::Write { .. } => MessageType::WRITE,
+            Self::Mkdir { .. } => MessageType::MKDIR,
+            Self::Remove { .. } => MessageType::REMOVE,
+        }
+    }
+
+    /// The payload.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPath`] or [`Error::TooLong`]: xenstored would refuse it, or drop the connection.
+    pub fn payload(&self) -> Result<Vec<u8>, Error> {
+        let payload = match *self {
+            Self::Directory { path }
+            | Self::Read { path }
+            | Self::GetPermissions { path }
+            | Self::Mkdir { path }
+            | Self::Remove { path } => join(valid(path)?, b"\0"),
+            Self::SetPermissions { path, permissions } => {
+                let list = Permission::encode_list(permissions);
+                join(join(valid(path)?, b"\0"), list.as_bytes())
+            }
+            Self::Watch { path, token } | Self::Unwatch { path, token } => {
+                path::validate_watched(path)?;
+                if token.contains('\0') {
+                    return Err(Error::InvalidPath);
+                }
+                if token.len() > MAX_TOKEN {
+                    return Err(Error::TooLong);
+                }
+                format!("{path}\0{token}\0").into_bytes()
+            }
+            Self::TransactionStart => b"\0".to_vec(),
+            Self::TransactionEnd { commit: true } => b"T\0".to_vec(),
+            Self::TransactionEnd { commit: false } => b"F\0".to_vec(),
+            Self::GetDomainPath { domid } => format!("{domid}\0").into_bytes(),
+            Self::Write { path, value } => join(join(valid(path)?, b"\0"), value),
+        };
+        if payload.len() > MAX_PAYLOAD { Err(Error::TooLong) } else { Ok(payload) }
+    }
+}
+
+fn valid(path: &str) -> Result<Vec<u8>, Error> {
+    path::validate(path)?;
+    Ok(path.as_bytes().to_vec())
+}
+
+fn join(mut front: Vec<u8>, back: &[u8]) -> Vec<u8> {
+    front.extend_from_slice(back);
+    front
+}
