@@ -1,12 +1,15 @@
 //! The words that everything in pcidom exchanges: domain ids, event channel ports, grant references,
-//! frame numbers, pirqs and PCI addresses. Each is a type of its own, so that one is never passed for another.
+//! frame numbers, pirqs, PCI addresses and what devices decode. Each is a type of its own, so that one is never passed for
+//! another.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod errno;
 mod ids;
+mod resource;
 mod sbdf;
 
 pub use errno::Errno;
 pub use ids::{DomId, GrantRef, Mfn, Pfn, Pirq, Port};
+pub use resource::{Resource, ResourceError, ResourceKind};
 pub use sbdf::{ParseSbdfError, Sbdf};
