@@ -10,7 +10,7 @@ use xen_types::{DomId, Errno};
 use crate::client::{Client, Stats};
 use crate::error::{Error, ProtocolError};
 use crate::events::WatchEvent;
-use crate::permission::Permission;
+use crate::nodes::Nodes;
 use crate::reply;
 use crate::request::Request;
 use crate::wire::TxId;
@@ -20,8 +20,8 @@ pub trait Transport {
     /// What can go wrong with it, an interruption by the user included.
     type Error;
 
-    /// Sends the front of `bytes`, waiting while there is no room, and says how much it was. `bytes` is always the rest of
-    /// one message. After an error the request counts as not made; the connection may still be good for others
+    /// Sends the front of `bytes`, waiting while there is no room, and says how much it was: at least one byte. `bytes` is
+    /// always the rest of one message, so that what takes messages whole gets them whole. After an error the request counts as not made; the connection may still be good for others
     /// (Linux reports a refused watch in this way).
     ///
     /// # Errors
@@ -48,7 +48,8 @@ pub enum StoreError<E> {
     /// The transport failed or was interrupted.
     #[error("{0}")]
     Transport(E),
-    /// Xenstored did not answer before the deadline of [`Store::set_deadline`]; the request may still be carried out.
+    /// Xenstored did not take or answer the request before the deadline of [`Store::set_deadline`]; it may still be carried
+    /// out.
     #[error("xenstored does not answer")]
     NoAnswer,
 }
@@ -58,99 +59,6 @@ impl<E> StoreError<E> {
     #[must_use]
     pub fn is(&self, errno: Errno) -> bool {
         matches!(self, Self::Request(error) if error.is(errno))
-    }
-}
-
-/// What can be done with nodes, be it directly ([`Store`]) or in a transaction ([`Transaction`]).
-pub trait Nodes {
-    /// The transport's error.
-    type Error;
-
-    /// Makes one request and waits for the answer.
-    ///
-    /// # Errors
-    /// The request's or the connection's.
-    fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<Self::Error>>;
-
-    /// A node's value as text without one newline or NUL at its end, `None` where there is no such node.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`], and [`Error::NotText`].
-    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError<Self::Error>> {
-        match self.read_bytes(path)? {
-            Some(value) => Ok(Some(reply::text(&value)?.into())),
-            None => Ok(None),
-        }
-    }
-
-    /// A node's value as it is, `None` where there is no such node.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn read_bytes(&mut self, path: &str) -> Result<Option<Vec<u8>>, StoreError<Self::Error>> {
-        present(self.request(&Request::Read { path }))
-    }
-
-    /// Writes a value; missing nodes above it are created.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<(), StoreError<Self::Error>>
-    where
-        Self: Sized,
-    {
-        self.request(&Request::Write { path, value: value.as_ref() }).map(drop)
-    }
-
-    /// Creates an empty node where there is none.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn mkdir(&mut self, path: &str) -> Result<(), StoreError<Self::Error>> {
-        self.request(&Request::Mkdir { path }).map(drop)
-    }
-
-    /// Removes a node and everything below it. Says whether there was one.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn remove(&mut self, path: &str) -> Result<bool, StoreError<Self::Error>> {
-        Ok(present(self.request(&Request::Remove { path }))?.is_some())
-    }
-
-    /// The names of a node's children, `None` where there is no such node.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`]; `E2BIG` where they do not fit into one message.
-    fn directory(&mut self, path: &str) -> Result<Option<Vec<String>>, StoreError<Self::Error>> {
-        let listing = present(self.request(&Request::Directory { path }))?;
-        Ok(listing.map(|listing| reply::directory_entries(&listing).map(String::from).collect()))
-    }
-
-    /// Who may do what with a node.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn get_permissions(&mut self, path: &str) -> Result<Vec<Permission>, StoreError<Self::Error>> {
-        let list = self.request(&Request::GetPermissions { path })?;
-        Ok(reply::permissions(&list)?)
-    }
-
-    /// Says who may do what with a node: the whole list, the owner first.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<(), StoreError<Self::Error>> {
-        self.request(&Request::SetPermissions { path, permissions }).map(drop)
-    }
-}
-
-/// "No such node" as `None`.
-fn present<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Option<Vec<u8>>, StoreError<E>> {
-    match answer {
-        Ok(payload) => Ok(Some(payload)),
-        Err(error) if error.is(Errno::ENOENT) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -228,7 +136,8 @@ impl<T: Transport> Store<T> {
         }
     }
 
-    /// True once after watch events were lost because too many waited: look at everything that is watched.
+    /// True once after watch events were lost because too many waited: look at everything that is watched. Ask before
+    /// waiting in [`Store::next_watch_event`].
     pub fn take_overflowed(&mut self) -> bool {
         self.client.take_overflowed()
     }
@@ -291,6 +200,9 @@ impl<T: Transport> Store<T> {
     fn flush(&mut self) -> Result<(), StoreError<T::Error>> {
         while !self.client.outgoing_message().is_empty() {
             let count = self.transport.send(self.client.outgoing_message()).map_err(StoreError::Transport)?;
+            if count == 0 {
+                return Err(StoreError::NoAnswer);
+            }
             self.client.sent(count);
         }
         Ok(())

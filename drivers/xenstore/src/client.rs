@@ -34,7 +34,7 @@ enum Open {
     Waiting(MessageType),
     /// Nobody wants the answer, but until it has come the id must not be used again.
     Forgotten(MessageType),
-    Answered(Result<Vec<u8>, Error>),
+    Answered(MessageType, Result<Vec<u8>, Error>),
 }
 
 /// One connection to xenstored, with any number of requests in flight.
@@ -46,7 +46,7 @@ pub struct Client {
     parser: Parser,
     outgoing: Outgoing,
     requests: BTreeMap<ReqId, Open>,
-    /// In order of the answers; each is `Open::Answered` in `requests`.
+    /// In order of the answers; all of them are `Open::Answered`.
     answered: VecDeque<ReqId>,
     events: EventQueue,
     last_id: u32,
@@ -73,7 +73,7 @@ impl Client {
         Ok(req_id)
     }
 
-    /// Bytes that want to be sent, oldest first. More may follow at any [`Client::submit`] or [`Client::feed`].
+    /// Bytes that want to be sent, oldest first. More may follow at any [`Client::submit`], [`Client::feed`] or [`Client::forget`].
     #[must_use]
     pub fn outgoing(&self) -> &[u8] {
         self.outgoing.all()
@@ -110,30 +110,18 @@ impl Client {
 
     /// The answer to a request, once it is there and once only: the payload, or why not.
     pub fn take_reply(&mut self, id: ReqId) -> Option<Result<Vec<u8>, Error>> {
-        if !matches!(self.requests.get(&id), Some(Open::Answered(_))) {
-            return None;
-        }
-        self.answered.retain(|other| *other != id);
-        match self.requests.remove(&id) {
-            Some(Open::Answered(answer)) => Some(answer),
-            _ => None,
-        }
+        self.take(id).map(|(_, answer)| answer)
     }
 
     /// The answer is not wanted any more. The request itself is not taken back: xenstored still carries it out, except that
     /// a transaction whose beginning was forgotten is ended as soon as its id is known.
     pub fn forget(&mut self, id: ReqId) {
-        match self.requests.get_mut(&id) {
-            Some(open @ Open::Waiting(_)) => {
-                if let Open::Waiting(kind) = *open {
-                    *open = Open::Forgotten(kind);
-                }
-            }
-            Some(Open::Answered(_)) => {
-                let answer = self.take_reply(id);
-                let _ = answer;
-            }
-            _ => {}
+        if let Some(open) = self.requests.get_mut(&id)
+            && let Open::Waiting(kind) = *open
+        {
+            *open = Open::Forgotten(kind);
+        } else if let Some((kind, answer)) = self.take(id) {
+            self.discard(kind, answer);
         }
     }
 
@@ -167,9 +155,14 @@ impl Client {
         self.outgoing = Outgoing::default();
         self.requests.retain(|_, open| !matches!(open, Open::Forgotten(_)));
         for (id, open) in &mut self.requests {
-            if let Open::Waiting(_) = open {
-                *open = Open::Answered(Err(Error::Disconnected));
-                self.answered.push_back(*id);
+            match open {
+                Open::Waiting(kind) => {
+                    *open = Open::Answered(*kind, Err(Error::Disconnected));
+                    self.answered.push_back(*id);
+                }
+                // The id in the answer may soon be another's transaction.
+                Open::Answered(MessageType::TRANSACTION_START, answer) => *answer = Err(Error::Disconnected),
+                _ => {}
             }
         }
     }
@@ -212,7 +205,7 @@ impl Client {
         let (kind, wanted) = match *open {
             Open::Waiting(kind) => (kind, true),
             Open::Forgotten(kind) => (kind, false),
-            Open::Answered(_) => {
+            Open::Answered(..) => {
                 self.stats.duplicate += 1;
                 return;
             }
@@ -226,21 +219,32 @@ impl Client {
             }
         };
         if wanted {
-            *open = Open::Answered(answer);
+            *open = Open::Answered(kind, answer);
             self.answered.push_back(id);
-            return;
-        }
-        self.requests.remove(&id);
-        if kind == MessageType::TRANSACTION_START
-            && let Ok(tx) = answer.and_then(|payload| reply::transaction_id(&payload))
-        {
-            self.abandon(tx);
+        } else {
+            self.requests.remove(&id);
+            self.discard(kind, answer);
         }
     }
 
-    /// Ends a transaction that nobody knows of. Xenstored allows a guest only a few at a time.
-    fn abandon(&mut self, tx: TxId) {
-        if let Ok(id) = self.submit(tx, &Request::TransactionEnd { commit: false }) {
+    fn take(&mut self, id: ReqId) -> Option<(MessageType, Result<Vec<u8>, Error>)> {
+        if !matches!(self.requests.get(&id), Some(Open::Answered(..))) {
+            return None;
+        }
+        self.answered.retain(|other| *other != id);
+        match self.requests.remove(&id) {
+            Some(Open::Answered(kind, answer)) => Some((kind, answer)),
+            _ => None,
+        }
+    }
+
+    /// Nobody wants this answer. But a transaction that nobody knows of must be ended: xenstored allows a guest only a few
+    /// at a time.
+    fn discard(&mut self, kind: MessageType, answer: Result<Vec<u8>, Error>) {
+        if kind == MessageType::TRANSACTION_START
+            && let Ok(tx) = answer.and_then(|payload| reply::transaction_id(&payload))
+            && let Ok(id) = self.submit(tx, &Request::TransactionEnd { commit: false })
+        {
             self.forget(id);
         }
     }
@@ -260,5 +264,33 @@ impl Client {
             // By age and not by number, which wraps.
             .max_by_key(|id| self.last_id.wrapping_sub(id.0));
         oldest.unwrap_or(message.req_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_wrap_past_zero_and_past_open_requests() {
+        let mut client = Client { last_id: u32::MAX - 1, ..Client::new() };
+        let watch =
+            |client: &mut Client| client.submit(TxId::NONE, &Request::Watch { path: "a", token: "t" }).map(|id| id.0);
+        assert_eq!([(); 3].map(|()| watch(&mut client)), [Ok(u32::MAX), Ok(1), Ok(2)]);
+        client.last_id = 0;
+        assert_eq!(watch(&mut client), Ok(3));
+    }
+
+    #[test]
+    fn the_oldest_watch_is_found_across_the_wrap() {
+        let mut client = Client { last_id: u32::MAX - 1, ..Client::new() };
+        let watch = Request::Watch { path: "a", token: "t" };
+        let ids = [(); 3].map(|()| client.submit(TxId::NONE, &watch).unwrap());
+        let answer =
+            Message { kind: MessageType::WATCH, req_id: ReqId(0), tx_id: TxId::NONE, payload: b"OK\0".to_vec() };
+        for id in ids {
+            client.feed(&answer.encode().unwrap()).unwrap();
+            assert_eq!(client.take_answered(), Some(id));
+        }
     }
 }

@@ -8,9 +8,11 @@ use xen_types::{DomId, Sbdf};
 use crate::error::Error;
 use crate::wire::{MAX_ABSOLUTE_PATH, MAX_RELATIVE_PATH};
 
+pub mod key;
 pub mod relative;
 
-/// Checks that xenstored will accept the path: the characters `A-Za-z0-9-/_@`, no empty component, no slash at the end
+/// Checks that xenstored will accept the path, which may also be one of the watchable events [`INTRODUCE_DOMAIN`] and
+/// [`RELEASE_DOMAIN`]: the characters `A-Za-z0-9-/_@`, no empty component, no slash at the end
 /// (except for the root itself), and the two limits of length.
 ///
 /// # Errors
@@ -26,15 +28,6 @@ pub fn validate(path: &str) -> Result<(), Error> {
         return Err(Error::InvalidPath);
     }
     Ok(())
-}
-
-/// [`validate`] for what a watch is set on: also the events `@introduceDomain` and `@releaseDomain`.
-///
-/// # Errors
-/// As [`validate`].
-pub fn validate_watched(path: &str) -> Result<(), Error> {
-    // The special names consist of the usual characters. Unlike C xenstored, we need no rule of their own for them.
-    validate(path)
 }
 
 /// A node below another: `dir/name`.

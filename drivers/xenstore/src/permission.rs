@@ -59,8 +59,10 @@ impl Permission {
         Self { domid, access: Access::Both }
     }
 
-    /// The entries as SET_PERMS takes them: each with a NUL behind it.
-    pub(crate) fn encode_list(list: &[Self]) -> String {
+    /// The entries as SET_PERMS takes them and GET_PERMS answers them: each with a NUL behind it.
+    /// [`crate::permissions`] is the way back.
+    #[must_use]
+    pub fn encode_list(list: &[Self]) -> String {
         let mut text = String::new();
         for entry in list {
             // Writing to a String cannot fail.

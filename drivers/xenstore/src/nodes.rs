@@ -1,0 +1,104 @@
+//! What a program does with nodes, whether inside a transaction or outside.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use xen_types::Errno;
+
+use crate::blocking::StoreError;
+use crate::permission::Permission;
+use crate::reply;
+use crate::request::Request;
+
+/// What can be done with nodes, be it directly ([`crate::Store`]) or in a transaction ([`crate::Transaction`]).
+pub trait Nodes {
+    /// The transport's error.
+    type Error;
+
+    /// Makes one request and waits for the answer.
+    ///
+    /// # Errors
+    /// The request's or the connection's.
+    fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<Self::Error>>;
+
+    /// A node's value as text without one newline or NUL at its end, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`], and [`crate::Error::NotText`].
+    fn read(&mut self, path: &str) -> Result<Option<String>, StoreError<Self::Error>> {
+        match self.read_bytes(path)? {
+            Some(value) => Ok(Some(reply::text(&value)?.into())),
+            None => Ok(None),
+        }
+    }
+
+    /// A node's value as it is, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn read_bytes(&mut self, path: &str) -> Result<Option<Vec<u8>>, StoreError<Self::Error>> {
+        present(self.request(&Request::Read { path }))
+    }
+
+    /// Writes a value; missing nodes above it are created.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<(), StoreError<Self::Error>>
+    where
+        Self: Sized,
+    {
+        self.request(&Request::Write { path, value: value.as_ref() }).map(drop)
+    }
+
+    /// Creates an empty node where there is none.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn mkdir(&mut self, path: &str) -> Result<(), StoreError<Self::Error>> {
+        self.request(&Request::Mkdir { path }).map(drop)
+    }
+
+    /// Removes a node and everything below it. Says whether there was one.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn remove(&mut self, path: &str) -> Result<bool, StoreError<Self::Error>> {
+        Ok(present(self.request(&Request::Remove { path }))?.is_some())
+    }
+
+    /// The names of a node's children, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`]; `E2BIG` where they do not fit into one message.
+    fn directory(&mut self, path: &str) -> Result<Option<Vec<String>>, StoreError<Self::Error>> {
+        let listing = present(self.request(&Request::Directory { path }))?;
+        Ok(listing.map(|listing| reply::directory_entries(&listing).map(String::from).collect()))
+    }
+
+    /// Who may do what with a node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn get_permissions(&mut self, path: &str) -> Result<Vec<Permission>, StoreError<Self::Error>> {
+        let list = self.request(&Request::GetPermissions { path })?;
+        Ok(reply::permissions(&list)?)
+    }
+
+    /// Says who may do what with a node: the whole list, the owner first.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<(), StoreError<Self::Error>> {
+        self.request(&Request::SetPermissions { path, permissions }).map(drop)
+    }
+}
+
+/// "No such node" as `None`.
+fn present<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Option<Vec<u8>>, StoreError<E>> {
+    match answer {
+        Ok(payload) => Ok(Some(payload)),
+        Err(error) if error.is(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,175 @@
+//! The blocking store over a small xenstored in memory.
+
+mod xenstored;
+
+use xen_types::{DomId, Errno};
+use xenstore::wire::MessageType;
+use xenstore::{Error, Nodes, Permission, Store, StoreError, Transaction, WatchEvent};
+use xenstored::{Fake, Refused};
+
+type Failure = StoreError<Refused>;
+
+fn store() -> Store<Fake> {
+    Store::new(Fake::default())
+}
+
+#[test]
+fn nodes_are_written_read_listed_and_removed() {
+    let mut store = store();
+    assert_eq!(store.read("/a/b"), Ok(None));
+    assert_eq!(store.directory("/a"), Ok(None));
+    store.write("/a/b", "1\n").unwrap();
+    store.write("/a/c", [0xff]).unwrap();
+    store.mkdir("/a/d").unwrap();
+    assert_eq!(store.read("/a/b"), Ok(Some("1".into())));
+    assert_eq!(store.read_bytes("/a/b"), Ok(Some(b"1\n".to_vec())));
+    assert_eq!(store.read("/a/c"), Err(StoreError::Request(Error::NotText)));
+    assert_eq!(store.read("/a/d"), Ok(Some(String::new())));
+    assert_eq!(store.directory("/a"), Ok(Some(vec!["b".into(), "c".into(), "d".into()])));
+    assert_eq!(store.directory("/a/d"), Ok(Some(vec![])));
+    assert_eq!(store.remove("/a"), Ok(true));
+    assert_eq!(store.remove("/a"), Ok(false));
+    assert_eq!(store.read("/a/b"), Ok(None));
+    assert_eq!(store.domain_path(DomId(5)), Ok("/local/domain/5".into()));
+}
+
+#[test]
+fn permissions_are_set_and_read() {
+    let mut store = store();
+    let list = [Permission::none(DomId(0)), Permission::both(DomId(3)), Permission::read(DomId(5))];
+    assert!(store.set_permissions("/a", &list).is_err_and(|error| error.is(Errno::ENOENT)));
+    store.mkdir("/a").unwrap();
+    store.set_permissions("/a", &list).unwrap();
+    assert_eq!(store.get_permissions("/a"), Ok(list.to_vec()));
+}
+
+#[test]
+fn a_request_that_cannot_be_right_never_reaches_the_transport() {
+    let mut store = store();
+    assert_eq!(store.read("a b"), Err(StoreError::Request(Error::InvalidPath)));
+    assert_eq!(store.transport().log, []);
+}
+
+#[test]
+fn events_between_request_and_answer_wait_for_their_turn() {
+    let mut store = store();
+    store.watch("/a", "w").unwrap();
+    store.transport().event_before_answer = Some(("/a/x".into(), "w".into()));
+    store.write("/b", "1").unwrap();
+    let mut next = || store.next_watch_event(Some(0)).unwrap().map(|WatchEvent { path, token }| (path, token));
+    assert_eq!(next(), Some(("/a".into(), "w".into())), "a new watch fires at once");
+    assert_eq!(next(), Some(("/a/x".into(), "w".into())));
+    assert_eq!(next(), None, "the deadline passes");
+    store.unwatch("/a", "w").unwrap();
+}
+
+#[test]
+fn bytes_may_come_and_go_one_by_one() {
+    let mut store = store();
+    store.transport().piece = 1;
+    store.write("/a", "value").unwrap();
+    assert_eq!(store.read("/a"), Ok(Some("value".into())));
+}
+
+fn increment(nodes: &mut Transaction<'_, Fake>) -> Result<u32, Failure> {
+    let value = nodes.read("/count")?.map_or(0, |text| text.parse().unwrap());
+    nodes.write("/count", (value + 1).to_string())?;
+    Ok(value + 1)
+}
+
+#[test]
+fn a_transaction_runs_again_until_nobody_interferes() {
+    let mut store = store();
+    store.write("/count", "5").unwrap();
+    store.transport().conflicts = 3;
+    let mut runs = 0;
+    let result = store.transaction(|nodes| {
+        runs += 1;
+        increment(nodes)
+    });
+    assert_eq!((result, runs), (Ok(6), 4));
+    assert_eq!(store.read("/count"), Ok(Some("6".into())), "only one run counts");
+    assert_eq!(store.transport().open_transactions(), 0);
+}
+
+#[test]
+fn a_transaction_gives_up_when_somebody_always_interferes() {
+    let mut store = store();
+    store.transport().conflicts = usize::MAX;
+    let mut runs = 0;
+    let result = store.transaction(|nodes| {
+        runs += 1;
+        increment(nodes)
+    });
+    assert!(result.is_err_and(|error| error.is(Errno::EAGAIN)));
+    assert_eq!(runs, Store::<Fake>::MAX_TRIES);
+    assert_eq!((store.read("/count"), store.transport().open_transactions()), (Ok(None), 0));
+}
+
+#[test]
+fn a_transaction_that_fails_leaves_nothing_and_tells_its_own_reason() {
+    #[derive(Debug, PartialEq)]
+    enum Mine {
+        NoRoom,
+        Store(Failure),
+    }
+    impl From<Failure> for Mine {
+        fn from(error: Failure) -> Self {
+            Self::Store(error)
+        }
+    }
+    let mut store = store();
+    let result = store.transaction(|nodes| -> Result<(), Mine> {
+        nodes.write("/a", "1")?;
+        Err(Mine::NoRoom)
+    });
+    assert_eq!(result, Err(Mine::NoRoom));
+    assert_eq!((store.read("/a"), store.transport().open_transactions()), (Ok(None), 0));
+
+    let result = store.transaction(|nodes| -> Result<(), Mine> { Ok(nodes.write("/a b", "1")?) });
+    assert_eq!(result, Err(Mine::Store(StoreError::Request(Error::InvalidPath))));
+    assert_eq!(store.transport().open_transactions(), 0);
+}
+
+#[test]
+fn requests_of_a_transaction_carry_its_id_and_others_do_not() {
+    let mut store = store();
+    store.transaction(increment).unwrap();
+    store.read("/count").unwrap();
+    let log = store.transport().log.iter().map(|(kind, tx_id)| (*kind, tx_id.0)).collect::<Vec<_>>();
+    let want = [
+        (MessageType::TRANSACTION_START, 0),
+        (MessageType::READ, 1),
+        (MessageType::WRITE, 1),
+        (MessageType::TRANSACTION_END, 1),
+        (MessageType::READ, 0),
+    ];
+    assert_eq!(log, want);
+}
+
+/// Linux refuses a watch in this way; the tool has to clean up over the same connection then.
+#[test]
+fn a_refused_send_spoils_nothing_but_its_own_request() {
+    let mut store = store();
+    store.transport().refuse = Some(MessageType::WATCH);
+    assert_eq!(store.watch("/a", "w"), Err(StoreError::Transport(Refused)));
+    store.write("/a", "1").unwrap();
+    assert_eq!(store.read("/a"), Ok(Some("1".into())));
+    assert_eq!(store.next_watch_event(Some(0)), Ok(None));
+}
+
+#[test]
+fn a_silent_xenstored_costs_only_the_deadline_and_its_late_answer_disturbs_nobody() {
+    let mut store = store();
+    store.write("/a", "1").unwrap();
+    store.set_deadline(Some(1_000));
+    store.transport().silent = true;
+    assert_eq!(store.read("/a"), Err(StoreError::NoAnswer));
+    assert_eq!(store.transaction(increment), Err(StoreError::NoAnswer));
+    assert_eq!(store.transport().open_transactions(), 1);
+    store.transport().silent = false;
+    assert_eq!(store.read("/b"), Ok(None));
+    assert_eq!(store.read("/a"), Ok(Some("1".into())));
+    assert_eq!(store.transport().open_transactions(), 0, "the one begun too late was ended");
+    assert_eq!(store.stats(), Default::default());
+}
