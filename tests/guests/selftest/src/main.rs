@@ -1,1 +1,35 @@
-fn main() {}
+//! The kernel's self-test image: Xen boots it as its only domain, it tests the platform layer against the real hypervisor and prints
+//! a line a case, then `selftest: N passed, N failed`, and reboots (which ends QEMU).
+//!
+//! With a command line of `panic`, `trap` or `overflow` it fails in that way instead, so that the bench can read its last words.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod cases;
+mod check;
+mod crash;
+
+use kernel::control::{ShutdownReason, shutdown};
+
+kernel::image!(main);
+
+fn main(info: &'static kernel::BootInfo) -> ! {
+    crash::crash_as_told(info.command_line());
+    let (mut passed, mut failed) = (0u32, 0u32);
+    for (name, case) in cases::ALL {
+        match case() {
+            Ok(()) => {
+                passed += 1;
+                log::info!("case {name}: ok");
+            }
+            Err(why) => {
+                failed += 1;
+                log::info!("case {name}: FAILED {why}");
+            }
+        }
+    }
+    log::info!("selftest: {passed} passed, {failed} failed");
+    shutdown(ShutdownReason::Reboot)
+}

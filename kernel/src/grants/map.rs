@@ -1,0 +1,150 @@
+//! Mapping pages that other domains grant to us.
+
+use super::GrantError;
+use crate::hypercall::{hypercall5, number};
+use crate::window::Slot;
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::ptr::NonNull;
+use xen_types::{DomId, Errno, GrantRef};
+
+const GNTTABOP_MAP_GRANT_REF: u64 = 0;
+const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;
+const GNTMAP_HOST_MAP: u32 = 1 << 1;
+const GNTMAP_READONLY: u32 = 1 << 2;
+
+/// `struct gnttab_map_grant_ref`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MapArgument {
+    host_addr: u64,
+    flags: u32,
+    reference: u32,
+    domain: u16,
+    status: i16,
+    handle: u32,
+    device_address: u64,
+}
+
+const _: () = assert!(size_of::<MapArgument>() == 32);
+const _: () = assert!(offset_of!(MapArgument, status) == 18 && offset_of!(MapArgument, handle) == 20);
+
+/// `struct gnttab_unmap_grant_ref`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UnmapArgument {
+    host_addr: u64,
+    device_address: u64,
+    handle: u32,
+    status: i16,
+}
+
+const _: () = assert!(size_of::<UnmapArgument>() == 24 && offset_of!(UnmapArgument, status) == 20);
+
+/// What to map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapRequest {
+    /// The domain that granted the page.
+    pub peer: DomId,
+    /// Its grant reference.
+    pub reference: GrantRef,
+    /// Whether we want to write; the grant must allow it.
+    pub writable: bool,
+}
+
+/// A mapped page of another domain, which may write to it at any time. Dropping it unmaps it.
+#[derive(Debug)]
+pub struct GrantMapping {
+    slot: Slot,
+    handle: u32,
+    writable: bool,
+}
+
+impl GrantMapping {
+    /// The page: 4,096 bytes, readable, writable if it was asked for, valid as long as `self` lives. The peer shares it: no
+    /// references may be made to its content.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        #[expect(clippy::expect_used, reason = "window slots are not at address 0")]
+        NonNull::new(self.slot.address() as *mut u8).expect("slots are not at 0")
+    }
+
+    /// Whether writes are possible.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    fn unmap_argument(&self) -> UnmapArgument {
+        UnmapArgument { host_addr: self.slot.address() as u64, device_address: 0, handle: self.handle, status: 0 }
+    }
+}
+
+impl Drop for GrantMapping {
+    fn drop(&mut self) {
+        unmap_arguments(&mut [self.unmap_argument()]);
+    }
+}
+
+/// Maps one page.
+///
+/// # Errors
+/// Xen's refusal, or that there is no free slot.
+pub fn map(request: MapRequest) -> Result<GrantMapping, GrantError> {
+    map_batch(&[request]).pop().unwrap_or(Err(GrantError::Call(Errno::ENOMEM)))
+}
+
+/// Maps several pages with one hypercall; each entry has a result of its own, in the order of the requests.
+pub fn map_batch(requests: &[MapRequest]) -> Vec<Result<GrantMapping, GrantError>> {
+    let slots: Vec<Result<Slot, Errno>> = requests.iter().map(|_| Slot::take()).collect();
+    let mut arguments: Vec<MapArgument> = requests
+        .iter()
+        .zip(&slots)
+        .filter_map(|(request, slot)| Some((request, slot.as_ref().ok()?)))
+        .map(|(request, slot)| MapArgument {
+            host_addr: slot.address() as u64,
+            flags: GNTMAP_HOST_MAP | if request.writable { 0 } else { GNTMAP_READONLY },
+            reference: request.reference.0,
+            domain: request.peer.0,
+            status: 0,
+            handle: 0,
+            device_address: 0,
+        })
+        .collect();
+    let (pointer, count) = (arguments.as_mut_ptr() as u64, arguments.len() as u64);
+    // SAFETY: `count` arguments at `pointer`, alive until the call returns; the addresses are those of empty slots that are ours alone.
+    let call = unsafe { hypercall5(number::GRANT_TABLE_OP, GNTTABOP_MAP_GRANT_REF, pointer, count, 0, 0) };
+    let mut arguments = arguments.into_iter();
+    let finish = |(request, slot): (&MapRequest, Result<Slot, Errno>)| {
+        let slot = slot.map_err(GrantError::Call)?;
+        let argument = arguments.next().ok_or(GrantError::Call(Errno::EINVAL))?;
+        call.map_err(GrantError::Call)?;
+        GrantError::check(argument.status)?;
+        Ok(GrantMapping { slot, handle: argument.handle, writable: request.writable })
+    };
+    requests.iter().zip(slots).map(finish).collect()
+}
+
+/// Unmaps several pages with one hypercall.
+pub fn unmap_batch(mappings: Vec<GrantMapping>) {
+    let mut arguments: Vec<UnmapArgument> = mappings.iter().map(GrantMapping::unmap_argument).collect();
+    unmap_arguments(&mut arguments);
+    for mapping in mappings {
+        // Unmapped above: only the slot is given back, without a second unmap.
+        let mapping = core::mem::ManuallyDrop::new(mapping);
+        // SAFETY: `mapping` is never used again, so its slot is moved out once.
+        drop(unsafe { core::ptr::read(&raw const mapping.slot) });
+    }
+}
+
+/// Failures are logged: nothing can be done about them, and Xen refuses only handles that are not ours.
+fn unmap_arguments(arguments: &mut [UnmapArgument]) {
+    let (pointer, count) = (arguments.as_mut_ptr() as u64, arguments.len() as u64);
+    // SAFETY: `count` arguments at `pointer`; their users are gone (callers own the mappings).
+    let call = unsafe { hypercall5(number::GRANT_TABLE_OP, GNTTABOP_UNMAP_GRANT_REF, pointer, count, 0, 0) };
+    for argument in arguments {
+        if let Err(error) = call.map_err(GrantError::Call).and_then(|_| GrantError::check(argument.status)) {
+            log::error!("unmapping grant at {:#x}: {error}", argument.host_addr);
+        }
+    }
+}

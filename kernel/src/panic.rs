@@ -1,0 +1,30 @@
+//! A panic is our bug: last words on the console, then the domain ends as crashed, so that `on_crash=` of its configuration acts.
+
+use crate::control::{ShutdownReason, shutdown};
+use crate::{console, trace};
+use core::panic::PanicInfo;
+
+/// How long the console may take to print the last words.
+const PATIENCE_NS: u64 = 200_000_000;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    log::set_max_level(log::LevelFilter::Info);
+    console::break_lock();
+    match info.location() {
+        Some(place) => log::error!("PANIC at {}:{}: {}", place.file(), place.line(), info.message()),
+        None => log::error!("PANIC: {}", info.message()),
+    }
+    last_words();
+}
+
+/// What happened before, then the end.
+pub(crate) fn last_words() -> ! {
+    trace::for_each(|entry| {
+        console::flush(PATIENCE_NS);
+        let [a, b] = entry.values;
+        log::error!("  {:>10} us {:<12} {a:#x} {b:#x} x{}", entry.time_ns / 1000, entry.what, entry.count);
+    });
+    console::flush(PATIENCE_NS);
+    shutdown(ShutdownReason::Crash)
+}

@@ -1,0 +1,82 @@
+//! The last things that happened, for last words: a fixed ring of small typed events, repeats folded into a count.
+
+use crate::clock;
+use spin::Mutex;
+
+/// Events kept.
+const CAPACITY: usize = 32;
+
+/// One event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it happened last, nanoseconds of [`clock::now_ns`].
+    pub time_ns: u64,
+    /// What happened.
+    pub what: &'static str,
+    /// Two numbers that belong to it.
+    pub values: [u64; 2],
+    /// How often in a row.
+    pub count: u32,
+}
+
+struct Ring {
+    entries: [Entry; CAPACITY],
+    next: usize,
+}
+
+static RING: Mutex<Ring> =
+    Mutex::new(Ring { entries: [Entry { time_ns: 0, what: "", values: [0; 2], count: 0 }; CAPACITY], next: 0 });
+
+impl Ring {
+    fn record(&mut self, time_ns: u64, what: &'static str, values: [u64; 2]) {
+        let last = &mut self.entries[(self.next + CAPACITY - 1) % CAPACITY];
+        if last.count > 0 && core::ptr::eq(last.what, what) && last.values == values {
+            last.count = last.count.saturating_add(1);
+            last.time_ns = time_ns;
+            return;
+        }
+        self.entries[self.next] = Entry { time_ns, what, values, count: 1 };
+        self.next = (self.next + 1) % CAPACITY;
+    }
+
+    fn oldest_first(&self) -> impl Iterator<Item = Entry> {
+        let (new, old) = self.entries.split_at(self.next);
+        old.iter().chain(new).copied().filter(|entry| entry.count > 0)
+    }
+}
+
+/// Keeps an event.
+pub fn record(what: &'static str, values: [u64; 2]) {
+    // Held only inside this file; a panic in between is not possible, but last words must never wait for a lock.
+    if let Some(mut ring) = RING.try_lock() {
+        ring.record(clock::now_ns(), what, values);
+    }
+}
+
+/// Gives the kept events to `visit`, oldest first.
+pub fn for_each(visit: impl FnMut(Entry)) {
+    if let Some(ring) = RING.try_lock() {
+        ring.oldest_first().for_each(visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn keeps_the_newest_in_order_and_folds_repeats() {
+        const EMPTY: Entry = Entry { time_ns: 0, what: "", values: [0; 2], count: 0 };
+        let mut ring = Ring { entries: [EMPTY; CAPACITY], next: 0 };
+        for value in 0..CAPACITY as u64 + 5 {
+            ring.record(value, "event", [value, 0]);
+            ring.record(value, "event", [value, 0]);
+        }
+        let kept: Vec<Entry> = ring.oldest_first().collect();
+        assert_eq!(kept.len(), CAPACITY);
+        assert_eq!((kept[0].values[0], kept[0].count), (5, 2));
+        assert_eq!(kept[CAPACITY - 1].values[0], CAPACITY as u64 + 4);
+    }
+}

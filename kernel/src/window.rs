@@ -1,0 +1,131 @@
+//! Address slots of one page each for foreign pages: granted frames, MMIO frames, `shared_info`.
+
+use crate::layout::{PAGE_SIZE, WINDOW_BASE, WINDOW_GROWTH_BASE, WINDOW_GROWTH_TABLES, WINDOW_SLOTS};
+use crate::{heap, paging};
+use alloc::vec::Vec;
+use spin::Mutex;
+use xen_types::Errno;
+
+const SLOTS_PER_TABLE: usize = 512;
+
+/// Which slots of one page table are taken.
+struct Table {
+    base: usize,
+    /// One bit a slot, set while taken; slots that do not exist are set for ever.
+    taken: [u64; SLOTS_PER_TABLE / 64],
+}
+
+impl Table {
+    const fn new(base: usize, slots: usize) -> Self {
+        let mut taken = [0; SLOTS_PER_TABLE / 64];
+        let mut word = slots / 64;
+        while word < taken.len() {
+            taken[word] = u64::MAX;
+            word += 1;
+        }
+        Self { base, taken }
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        let (index, word) = self.taken.iter_mut().enumerate().find(|(_, word)| **word != u64::MAX)?;
+        let bit = word.trailing_ones() as usize;
+        *word |= 1 << bit;
+        Some(self.base + (index * 64 + bit) * PAGE_SIZE)
+    }
+
+    /// Gives a slot back; false when it is not this table's or was not taken.
+    fn give(&mut self, address: usize) -> bool {
+        let Some(slot) = address.checked_sub(self.base).map(|offset| offset / PAGE_SIZE) else { return false };
+        let Some(word) = self.taken.get_mut(slot / 64) else { return false };
+        let bit = 1 << (slot % 64);
+        let was_taken = *word & bit != 0;
+        *word &= !bit;
+        was_taken
+    }
+}
+
+struct Slots {
+    first: Table,
+    grown: Vec<Table>,
+}
+
+static SLOTS: Mutex<Slots> = Mutex::new(Slots { first: Table::new(WINDOW_BASE, WINDOW_SLOTS), grown: Vec::new() });
+
+/// A slot of one page of address space with a page table behind it. Dropping it gives the slot back; whoever maps something there
+/// unmaps it first.
+#[derive(Debug)]
+pub struct Slot {
+    address: usize,
+}
+
+impl Slot {
+    /// Takes a free slot, making a page table for more of them when all are taken.
+    ///
+    /// # Errors
+    /// `ENOMEM` without memory for a page table, `ENOSPC` when the whole window area is in use, or Xen's word on the new table.
+    pub fn take() -> Result<Self, Errno> {
+        let mut slots = SLOTS.lock();
+        if let Some(address) = slots.take() {
+            return Ok(Self { address });
+        }
+        let base = WINDOW_GROWTH_BASE + slots.grown.len() * SLOTS_PER_TABLE * PAGE_SIZE;
+        if slots.grown.len() == WINDOW_GROWTH_TABLES {
+            return Err(Errno::ENOSPC);
+        }
+        slots.grown.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        let page = heap::allocate_page().ok_or(Errno::ENOMEM)?;
+        // SAFETY: a zeroed page of our own that nobody else knows; no table exists yet at `base`, which only this function fills.
+        unsafe { paging::add_table(base, page.as_ptr() as usize) }?;
+        slots.grown.push(Table::new(base, SLOTS_PER_TABLE));
+        slots.take().map(|address| Self { address }).ok_or(Errno::ENOSPC)
+    }
+
+    /// The slot's virtual address, page aligned.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.address
+    }
+}
+
+impl Slots {
+    fn take(&mut self) -> Option<usize> {
+        let Self { first, grown } = self;
+        core::iter::once(first).chain(grown).find_map(Table::take)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut slots = SLOTS.lock();
+        let Slots { first, grown } = &mut *slots;
+        let given = core::iter::once(first).chain(grown).any(|table| table.give(self.address));
+        debug_assert!(given, "a slot exists once");
+    }
+}
+
+/// Slots taken at the moment.
+#[must_use]
+pub fn slots_in_use() -> usize {
+    let slots = SLOTS.lock();
+    let count = |table: &Table| table.taken.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+    let nonexistent = SLOTS_PER_TABLE - WINDOW_SLOTS;
+    count(&slots.first) - nonexistent + slots.grown.iter().map(count).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_hands_out_each_slot_once_and_takes_it_back() {
+        let mut table = Table::new(0x1000, 256);
+        let all: Vec<usize> = core::iter::from_fn(|| table.take()).collect();
+        assert_eq!(all.len(), 256);
+        assert_eq!((all[0], all[255]), (0x1000, 0x1000 + 255 * PAGE_SIZE));
+        assert!(table.give(all[77]));
+        assert!(!table.give(all[77]), "given twice");
+        assert_eq!(table.take(), Some(all[77]));
+        assert!(!table.give(0), "below the table");
+        assert!(!table.give(0x1000 + 512 * PAGE_SIZE), "behind the table");
+    }
+}
