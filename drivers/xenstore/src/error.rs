@@ -11,7 +11,7 @@ pub enum Error {
     /// Xenstored said no, with one of the names of `xs_wire.h`.
     #[error("xenstored answered {0}")]
     Store(Errno),
-    /// Xenstored said no with a name that `xs_wire.h` (4.20) does not list; at most [`Error::MAX_NAME`] characters of it.
+    /// Xenstored said no with a name that `xs_wire.h` (4.17) does not list; at most [`Error::MAX_NAME`] characters of it.
     #[error("xenstored answered {0:?}")]
     Unknown(String),
     /// The path cannot exist in xenstore: empty, a character outside `A-Za-z0-9-/_@`, an empty component or a slash at its end.

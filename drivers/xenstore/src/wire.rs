@@ -1,4 +1,4 @@
-//! Messages as they are on the wire (`xen/include/public/io/xs_wire.h`, 4.20): a header of four little-endian `u32`
+//! Messages as they are on the wire (`xen/include/public/io/xs_wire.h`, 4.17): a header of four little-endian `u32`
 //! and a payload.
 
 use alloc::vec::Vec;
