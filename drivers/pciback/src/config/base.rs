@@ -1,0 +1,71 @@
+//! Base address registers and the expansion ROM as a guest sizes them (pci-protocol §6.4, PCI Local Bus 3.0 §6.2.5).
+
+use crate::device::{RESOURCES, Resource, ResourceKind};
+
+/// What one base address register answers. A guest cannot move anything: it reads either the address or, after it wrote all
+/// ones, the mask from which it computes the size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BaseRegister {
+    /// Address and type bits.
+    pub address: u32,
+    /// Size as a mask (the address bits that a guest could set on real hardware), and the type bits.
+    pub size_mask: u32,
+    /// Low bits that need not be ones in a write that asks for the size.
+    low_bits: u32,
+}
+
+/// A memory register that claims nothing, which reads as zero whatever is written.
+const NONE: BaseRegister = BaseRegister { address: 0, size_mask: 0, low_bits: 0xf };
+
+impl BaseRegister {
+    /// What the register reads after `value` was written to it.
+    pub(super) const fn after_write(self, value: u32) -> u32 {
+        if value | self.low_bits == u32::MAX { self.size_mask } else { self.address }
+    }
+
+    /// The register, or the lower half of it.
+    fn lower(resource: Resource) -> Self {
+        let (type_bits, low_bits) = match resource.kind() {
+            ResourceKind::Io => (1, 0x3),
+            ResourceKind::Mem32 => (0, 0xf),
+            ResourceKind::Mem64 => (0b0100, 0xf),
+            ResourceKind::Mem32Prefetch => (0b1000, 0xf),
+            ResourceKind::Mem64Prefetch => (0b1100, 0xf),
+            // The enable bit stays 0 whatever the guest writes: Linux's backend does not let guests enable a ROM either.
+            ResourceKind::Rom => (0, 0x7ff),
+        };
+        Self {
+            address: low(resource.start()) | type_bits,
+            size_mask: low(resource.size().wrapping_neg()) | type_bits,
+            low_bits,
+        }
+    }
+
+    fn upper(resource: Resource) -> Self {
+        Self { address: high(resource.start()), size_mask: high(resource.size().wrapping_neg()), low_bits: 0 }
+    }
+}
+
+/// The registers for a function's resources: six base address registers, then the ROM.
+pub(super) fn registers(resources: &[Option<Resource>; RESOURCES]) -> [BaseRegister; RESOURCES] {
+    let mut registers = [NONE; RESOURCES];
+    let mut below: Option<Resource> = None;
+    for (register, resource) in registers.iter_mut().zip(resources) {
+        *register = match (resource, below.filter(|resource| resource.kind().is_64bit())) {
+            (Some(resource), _) => BaseRegister::lower(*resource),
+            (None, Some(resource)) => BaseRegister::upper(resource),
+            (None, None) => NONE,
+        };
+        below = *resource;
+    }
+    registers
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+const fn low(value: u64) -> u32 {
+    value as u32
+}
+
+const fn high(value: u64) -> u32 {
+    low(value >> 32)
+}

@@ -1,0 +1,194 @@
+//! Writes: what they change in our copy, and what they leave for the hardware.
+
+use core::fmt;
+
+use thiserror::Error;
+
+use super::VirtualConfig;
+use super::access::{Access, BadAccess};
+use super::rules::{self, Write};
+use crate::platform::{ConfigSpace, Width};
+
+/// A register of the hardware that a guest may have written under the policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Register {
+    /// Command: bus master and memory-write-and-invalidate; decode is never touched.
+    Command,
+    /// Cache Line Size.
+    CacheLineSize,
+    /// BIST: start of the self-test.
+    Bist,
+    /// Power management control/status: D-state, data select, PME status.
+    PowerState,
+    /// VPD address: a read of vital product data.
+    VpdAddress,
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Command => "Command",
+            Self::CacheLineSize => "Cache Line Size",
+            Self::Bist => "BIST",
+            Self::PowerState => "power state",
+            Self::VpdAddress => "VPD address",
+        })
+    }
+}
+
+/// A write that passed the policy and that only the hardware can carry out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HardwareWrite {
+    /// Which register.
+    pub register: Register,
+    /// Where it is, in bytes.
+    pub offset: u16,
+    /// How wide the whole register is; a narrower write would not do, a wider one would touch neighbours.
+    pub width: Width,
+    /// The bits of the register that shall change, or be written with ones where a one clears. No others.
+    pub mask: u16,
+    /// Their new value; zero outside the mask.
+    pub value: u16,
+}
+
+/// What a write left to be done or told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct WriteOutcome {
+    hardware: [Option<HardwareWrite>; 2],
+    /// True where the write reached no register that a guest has to write, and did nothing.
+    pub is_dropped: bool,
+}
+
+impl WriteOutcome {
+    /// The hardware writes that the policy allows, in order; most writes have none. Carrying them out is the caller's part.
+    pub fn hardware(&self) -> impl Iterator<Item = &HardwareWrite> {
+        self.hardware.iter().flatten()
+    }
+
+    fn push(&mut self, write: HardwareWrite) {
+        // No dword has more than two such registers, which a test over all rules checks.
+        if let Some(free) = self.hardware.iter_mut().find(|place| place.is_none()) {
+            *free = Some(write);
+        }
+    }
+}
+
+/// A register that a guest may never write so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// Enable or mask bits of MSI or MSI-X. Linux guests try that around every `enable_msix` and do not mind; not worth a
+    /// line in the log.
+    InterruptControl,
+    /// Writing vital product data, which would outlive the guest.
+    VpdWrite,
+}
+
+/// Why nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WriteError {
+    /// No register there.
+    #[error(transparent)]
+    Access(#[from] BadAccess),
+    /// The policy says no.
+    #[error("{}", match .0 { Denied::InterruptControl => "MSI control is not the guest's", Denied::VpdWrite => "VPD is not written" })]
+    Denied(Denied),
+}
+
+/// Command bits that a guest has on the hardware: bus master and memory-write-and-invalidate (§6.3).
+const COMMAND_HARDWARE: u32 = 0x0004 | 0x0010;
+/// BIST bit: start, and running.
+const BIST_START: u32 = 0x40;
+/// PMCSR bits: the D-state, what the data register shows, and the status that a one clears.
+const PM_STATE: u32 = 0x0003;
+const PM_DATA_SELECT: u32 = 0x1e00;
+const PM_STATUS: u32 = 0x8000;
+/// VPD address bit: 0 asks the device to read, 1 to write.
+const VPD_WRITE: u32 = 0x8000;
+
+/// A field as a write finds it, all in the field's own bits.
+struct Change {
+    /// What the guest would have read.
+    before: u32,
+    /// The same with the written bytes in place.
+    after: u32,
+    /// The bits that were written at all.
+    written: u32,
+}
+
+impl VirtualConfig {
+    pub(super) fn write_fields(
+        &mut self,
+        hw: &impl ConfigSpace,
+        access: &Access,
+        value: u32,
+    ) -> Result<WriteOutcome, WriteError> {
+        let mut outcome = WriteOutcome { is_dropped: true, ..WriteOutcome::default() };
+        for field in self.rule(access.dword).fields {
+            if field.mask() & access.mask == 0 || field.write == Write::Drop {
+                continue;
+            }
+            outcome.is_dropped = false;
+            if field.write == Write::Ignore {
+                continue;
+            }
+            let place = access.whole_field(field);
+            let before = self.read_dword_bits(hw, &place) >> place.shift;
+            let written = (access.mask & place.mask) >> place.shift;
+            let value = (value << access.shift) >> place.shift;
+            let change = Change { before, after: before & !written | value & written, written };
+            if let Some((register, mask)) = self.apply(field.write, access.dword, &change)? {
+                outcome.push(HardwareWrite {
+                    register,
+                    offset: place.offset,
+                    width: place.width,
+                    mask: low(mask),
+                    value: low(change.after & mask),
+                });
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Changes what is ours; returns which bits of which register remain for the hardware.
+    fn apply(&mut self, rule: Write, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, WriteError> {
+        let &Change { before, after, written } = change;
+        let differ = before ^ after;
+        let (register, mask) = match rule {
+            Write::Drop | Write::Ignore => return Ok(None),
+            Write::Command => {
+                self.set(dword, rules::VIRTUAL_COMMAND, after);
+                (Register::Command, differ & COMMAND_HARDWARE)
+            }
+            Write::CacheLineSize => (Register::CacheLineSize, differ),
+            Write::Bist => {
+                let starts = differ & BIST_START != 0 && after & BIST_START != 0;
+                let allowed = differ & !BIST_START == 0 || after == BIST_START;
+                (Register::Bist, if starts && allowed { BIST_START } else { 0 })
+            }
+            Write::Base => {
+                if let Some(register) =
+                    rules::BASE.iter().position(|base| *base == dword).and_then(|at| self.base.get(at))
+                {
+                    self.set(dword, u32::MAX, register.after_write(after));
+                }
+                return Ok(None);
+            }
+            Write::PowerState => {
+                // PME status is cleared only where the guest itself wrote the one, not where it came from reading the field.
+                let clears = written & after & before & PM_STATUS;
+                (Register::PowerState, differ & (PM_STATE | PM_DATA_SELECT) | clears)
+            }
+            Write::VpdAddress if after & VPD_WRITE != 0 => return Err(WriteError::Denied(Denied::VpdWrite)),
+            // The same address again is a new read.
+            Write::VpdAddress => (Register::VpdAddress, 0xffff),
+            Write::InterruptControl if differ != 0 => return Err(WriteError::Denied(Denied::InterruptControl)),
+            Write::InterruptControl => return Ok(None),
+        };
+        Ok((mask != 0).then_some((register, mask)))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "no register that the hardware gets is wider than two bytes")]
+const fn low(bits: u32) -> u16 {
+    bits as u16
+}

@@ -1,0 +1,125 @@
+//! What the tool told us about one function, and how we name it to ourselves.
+
+use thiserror::Error;
+use xen_types::{Mfn, Sbdf};
+
+pub use xen_types::{Resource, ResourceKind};
+
+/// Our own short name of a function that is lent to a frontend. What the number means is the caller's choice (an index);
+/// it stays the same while the function is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub u16);
+
+/// Registers of a type 0 header that claim ranges: six base address registers and the expansion ROM
+/// (`resource-0` to `resource-6` in the pool).
+pub const RESOURCES: usize = 7;
+
+/// Where the expansion ROM stands among a function's resources.
+pub const ROM: usize = 6;
+
+/// One function of the pool, as the tool describes it in `pool/BDF`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    sbdf: Sbdf,
+    ecam: Mfn,
+    resources: [Option<Resource>; RESOURCES],
+    irq: u32,
+}
+
+impl DeviceInfo {
+    /// Puts the description together. `resources` are `resource-0` to `resource-6`, `irq` is the host's GSI or 0.
+    ///
+    /// # Errors
+    /// When a resource is of a kind that its register cannot be, or a register is the upper half of another and has a
+    /// resource of its own.
+    pub fn new(
+        sbdf: Sbdf,
+        ecam: Mfn,
+        resources: [Option<Resource>; RESOURCES],
+        irq: u32,
+    ) -> Result<Self, DeviceInfoError> {
+        let mut below = None;
+        for (register, resource) in resources.iter().enumerate() {
+            let kind = resource.map(Resource::kind);
+            let is_rom = kind == Some(ResourceKind::Rom);
+            let is_64bit = kind.is_some_and(ResourceKind::is_64bit);
+            if kind.is_some() && is_rom != (register == ROM) || is_64bit && register + 1 == ROM {
+                return Err(DeviceInfoError::WrongKind { register });
+            }
+            if resource.is_some() && register < ROM && below.is_some_and(ResourceKind::is_64bit) {
+                return Err(DeviceInfoError::UpperHalf { register });
+            }
+            below = kind;
+        }
+        Ok(Self { sbdf, ecam, resources, irq })
+    }
+
+    /// The real address.
+    #[must_use]
+    pub const fn sbdf(&self) -> Sbdf {
+        self.sbdf
+    }
+
+    /// The machine frame of the function's page of configuration space.
+    #[must_use]
+    pub const fn ecam(&self) -> Mfn {
+        self.ecam
+    }
+
+    /// What the six base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
+    #[must_use]
+    pub const fn resources(&self) -> &[Option<Resource>; RESOURCES] {
+        &self.resources
+    }
+
+    /// The host's GSI, 0 where the function has no interrupt line.
+    #[must_use]
+    pub const fn irq(&self) -> u32 {
+        self.irq
+    }
+}
+
+/// The description of a device contradicts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DeviceInfoError {
+    /// Only the seventh resource may be a ROM, and it must be; the sixth cannot be 64 bits wide.
+    #[error("resource-{register} is of a kind that this register cannot be")]
+    WrongKind {
+        /// Which resource.
+        register: usize,
+    },
+    /// The resource below is 64 bits wide and takes this register too.
+    #[error("resource-{register} is the upper half of the 64-bit one before it")]
+    UpperHalf {
+        /// Which resource.
+        register: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(list: &[(usize, &str)]) -> Result<DeviceInfo, DeviceInfoError> {
+        let mut resources = [None; RESOURCES];
+        for (register, text) in list {
+            resources[*register] = Some(text.parse().expect("a resource"));
+        }
+        DeviceInfo::new(Sbdf::from_devfn(0, 3, 0), Mfn(0xb0028), resources, 0)
+    }
+
+    #[test]
+    fn a_64_bit_register_takes_two() {
+        const MEM64: &str = "0x380000000 0x10000000 mem64p";
+        assert!(info(&[(0, MEM64), (2, MEM64), (4, MEM64), (6, "0xfe000000 0x1000 rom")]).is_ok());
+        assert_eq!(info(&[(5, MEM64)]), Err(DeviceInfoError::WrongKind { register: 5 }));
+        assert_eq!(info(&[(0, MEM64), (1, "0xe000 0x20 io")]), Err(DeviceInfoError::UpperHalf { register: 1 }));
+    }
+
+    #[test]
+    fn the_rom_is_the_seventh_and_nothing_else_is() {
+        assert!(info(&[(5, "0xe000 0x20 io"), (6, "0xfe000000 0x1000 rom")]).is_ok());
+        assert_eq!(info(&[(0, "0xfe000000 0x1000 rom")]), Err(DeviceInfoError::WrongKind { register: 0 }));
+        assert_eq!(info(&[(6, "0xfe000000 0x1000 mem32")]), Err(DeviceInfoError::WrongKind { register: 6 }));
+    }
+}

@@ -1,0 +1,156 @@
+//! Which virtual address each lent function has, and which function is at a virtual address.
+//!
+//! One [`Topology`] belongs to one frontend. Functions are kept sorted by virtual address, so a look-up is a binary search
+//! over the few functions a guest has, and every mode of export shares it: a mode only decides where a new function goes
+//! ([`vpci`]) and which roots the guest is told.
+
+mod vpci;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use thiserror::Error;
+use xen_types::Sbdf;
+
+use crate::device::DeviceId;
+
+/// How virtual addresses are chosen: `export=` on the stub's command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExportMode {
+    /// One invented bus 0; functions of one physical slot stay together and keep their numbers.
+    #[default]
+    Vpci,
+}
+
+impl fmt::Display for ExportMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vpci => "vpci",
+        })
+    }
+}
+
+/// What a mode must know about a function beside its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traits {
+    /// A virtual function of an SR-IOV device.
+    pub is_virtual_function: bool,
+    /// A bridge to another bus: base class 06 with header type 1.
+    pub is_bridge: bool,
+}
+
+/// A function with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Our name of it.
+    pub id: DeviceId,
+    /// Where it really is.
+    pub physical: Sbdf,
+    /// Where the guest sees it.
+    pub address: Sbdf,
+    /// What the placement took into account.
+    pub traits: Traits,
+}
+
+/// Why a function got no address. Only this function is concerned; the others stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TopologyError {
+    /// Bridges are not for guests (pci-protocol §5.1).
+    #[error("a bridge cannot be exported")]
+    Bridge,
+    /// The function is exported already.
+    #[error("already exported as {0}")]
+    Present(Sbdf),
+    /// All slots are taken.
+    #[error("no free slot on the virtual bus")]
+    Full,
+    /// Our own memory is exhausted.
+    #[error("out of memory")]
+    OutOfMemory,
+}
+
+/// The virtual addresses of one frontend's functions.
+#[derive(Debug, Default)]
+pub struct Topology {
+    mode: ExportMode,
+    /// Sorted by [`Entry::address`], no address twice.
+    entries: Vec<Entry>,
+}
+
+impl Topology {
+    /// An empty topology.
+    #[must_use]
+    pub const fn new(mode: ExportMode) -> Self {
+        Self { mode, entries: Vec::new() }
+    }
+
+    /// Gives the function at `physical` a virtual address, which it keeps until [`Topology::remove`]. `wanted_slot` is the
+    /// admin's wish (`vdevfn-N`): honoured where it can be, ignored otherwise.
+    ///
+    /// # Errors
+    /// When this function cannot have an address; nothing has changed then.
+    pub fn add(
+        &mut self,
+        id: DeviceId,
+        physical: Sbdf,
+        traits: Traits,
+        wanted_slot: Option<u8>,
+    ) -> Result<Sbdf, TopologyError> {
+        if traits.is_bridge {
+            return Err(TopologyError::Bridge);
+        }
+        if let Some(entry) = self.entries.iter().find(|entry| entry.id == id || entry.physical == physical) {
+            return Err(TopologyError::Present(entry.address));
+        }
+        let address = match self.mode {
+            ExportMode::Vpci => vpci::place(&self.entries, physical, traits, wanted_slot),
+        }
+        .ok_or(TopologyError::Full)?;
+        // A mode never proposes a taken address; were one to, the look-up must still find one function only.
+        let Err(position) = self.position(address) else { return Err(TopologyError::Full) };
+        self.entries.try_reserve(1).map_err(|_| TopologyError::OutOfMemory)?;
+        self.entries.insert(position, Entry { id, physical, address, traits });
+        Ok(address)
+    }
+
+    /// The function at a virtual address, in the frontend's raw words. Anything out of range is simply not there: Linux's
+    /// backend lets `devfn` 0x100 alias 0, ours does not (pci-protocol §4.1).
+    #[must_use]
+    pub fn lookup(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
+        let address = Sbdf::from_devfn(u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?);
+        let position = self.position(address).ok()?;
+        self.entries.get(position).map(|entry| entry.id)
+    }
+
+    /// Takes a function's address back; it is free for the next one. `None` where it had none.
+    pub fn remove(&mut self, id: DeviceId) -> Option<Entry> {
+        let position = self.entries.iter().position(|entry| entry.id == id)?;
+        Some(self.entries.remove(position))
+    }
+
+    /// Everything about one function.
+    #[must_use]
+    pub fn entry(&self, id: DeviceId) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.id == id)
+    }
+
+    /// All functions, in the order of their virtual addresses.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// The virtual buses to publish as `root-N`, as (segment, bus). Publish them before state 3: a frontend without roots
+    /// either guesses or gives up (pci-protocol §5.5).
+    pub fn roots(&self) -> impl Iterator<Item = (u16, u8)> {
+        match self.mode {
+            ExportMode::Vpci => core::iter::once((vpci::SEGMENT, vpci::BUS)),
+        }
+    }
+
+    fn position(&self, address: Sbdf) -> Result<usize, usize> {
+        self.entries.binary_search_by_key(&address, |entry| entry.address)
+    }
+}
+
+#[cfg(test)]
+mod tests;
