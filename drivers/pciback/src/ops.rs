@@ -133,7 +133,8 @@ fn conf_write(
             (ErrorCode::AccessDenied, (denied == Denied::VpdWrite).then_some(Notice::VpdWrite))
         }
     };
-    (Reply::error(err, request.value), notice)
+    // The value goes back as it came, as from Linux's backend.
+    (Reply { err, value: request.value, vectors: &[] }, notice)
 }
 
 /// Counts a write that passed the policy, and says what should be told about it. Nobody carries out hardware writes yet, so

@@ -1,16 +1,16 @@
 //! The configuration space that a guest sees of a function that was lent to it (pci-protocol §4.2 and §6).
 //!
-//! Every register is either real or ours. [`rules`] says which bits of each dword are ours, and what a write does to each
-//! field; [`VirtualConfig`] holds our bits of the first 256 bytes in one array, so a read is one mask: what is ours comes
-//! from the array, what is not comes from the hardware, and where all is ours the hardware is not touched. Bits are
-//! ours for one of two reasons: they are virtual (address registers, decode enables, interrupt line), or they cannot change
-//! and asking again would cost time and trust (ids, class, capability headers).
+//! Every register is either real or ours. The tables in `rules.rs` say which bits of each dword are ours, and what a write
+//! does to each field; [`VirtualConfig`] holds our bits of the first 256 bytes in one array, so a read is one mask: what is
+//! ours comes from the array, what is not comes from the hardware, and where all is ours the hardware is not touched. Bits
+//! are ours for one of two reasons: they are virtual (address registers, decode enables, interrupt line), or they cannot
+//! change and asking again would cost time and trust (ids, class, capability headers).
 //!
 //! A write changes our bits at once. What remains for the hardware is returned as [`HardwareWrite`]s: this module never
 //! writes to a device.
 //!
 //! The device is not trusted either: its capability list may loop or leave the space, and what it reads may change. The
-//! walk is bounded, a register's meaning is fixed when the function is lent, and no value read decides an index.
+//! walk is bounded, a register's meaning is fixed when the function is lent, and no value read indexes anything unchecked.
 
 mod access;
 mod base;
@@ -47,6 +47,9 @@ pub struct VirtualConfig {
     /// 4096 bytes of configuration space instead of 256.
     is_extended: bool,
 }
+
+// A stub with 256 functions shall not need more than 100 KiB for them.
+const _: () = assert!(size_of::<VirtualConfig>() <= 400);
 
 impl VirtualConfig {
     /// Builds the view: reads the header and the capability list of the function once.
@@ -174,3 +177,6 @@ impl VirtualConfig {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

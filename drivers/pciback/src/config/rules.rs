@@ -196,3 +196,60 @@ impl Slot {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOTS: [Slot; 8] = [
+        Slot::Raw,
+        Slot::Header,
+        Slot::PowerHeader,
+        Slot::PowerControl,
+        Slot::VpdHeader,
+        Slot::VpdData,
+        Slot::InterruptHeader,
+        Slot::Constant,
+    ];
+
+    fn all() -> impl Iterator<Item = &'static Dword> {
+        HEADER.iter().chain(SLOTS.into_iter().map(Slot::rule))
+    }
+
+    #[test]
+    fn fields_lie_side_by_side_inside_their_dword() {
+        for dword in all() {
+            let mut end = 0;
+            for field in dword.fields {
+                assert!(field.at >= end && field.at + field.bytes <= 4, "{dword:?}");
+                end = field.at + field.bytes;
+            }
+        }
+    }
+
+    #[test]
+    fn a_field_that_may_be_written_is_a_register_that_can_be_accessed() {
+        for field in all().flat_map(|dword| dword.fields).filter(|field| field.write != Write::Drop) {
+            assert!([1, 2, 4].contains(&field.bytes) && field.at.is_multiple_of(field.bytes), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn no_write_can_leave_more_than_an_outcome_holds_or_be_refused_half_way() {
+        for dword in all() {
+            let count = |writes: &[Write]| dword.fields.iter().filter(|field| writes.contains(&field.write)).count();
+            let refusing = count(&[Write::VpdAddress, Write::InterruptControl]);
+            let acting = count(&[Write::Command, Write::CacheLineSize, Write::Bist, Write::PowerState, Write::Base]);
+            assert!(acting + refusing <= 2 && (refusing == 0 || acting == 0 && refusing == 1), "{dword:?}");
+        }
+    }
+
+    #[test]
+    fn the_named_dwords_are_those_of_the_table() {
+        assert!(HEADER[COMMAND].fields.iter().any(|field| field.write == Write::Command));
+        let base: std::vec::Vec<_> =
+            (0..16).filter(|at| HEADER[*at].fields.iter().any(|f| f.write == Write::Base)).collect();
+        assert_eq!(base, BASE);
+        assert_eq!(HEADER[INTERRUPT].own, u32::MAX);
+    }
+}

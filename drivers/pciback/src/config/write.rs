@@ -74,12 +74,14 @@ impl WriteOutcome {
 }
 
 /// A register that a guest may never write so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// Enable or mask bits of MSI or MSI-X. Linux guests try that around every `enable_msix` and do not mind; not worth a
     /// line in the log.
+    #[error("interrupt control is not the guest's to change")]
     InterruptControl,
     /// Writing vital product data, which would outlive the guest.
+    #[error("vital product data is not written")]
     VpdWrite,
 }
 
@@ -90,8 +92,8 @@ pub enum WriteError {
     #[error(transparent)]
     Access(#[from] BadAccess),
     /// The policy says no.
-    #[error("{}", match .0 { Denied::InterruptControl => "MSI control is not the guest's", Denied::VpdWrite => "VPD is not written" })]
-    Denied(Denied),
+    #[error(transparent)]
+    Denied(#[from] Denied),
 }
 
 /// Command bits that a guest has on the hardware: bus master and memory-write-and-invalidate (§6.3).
@@ -150,7 +152,7 @@ impl VirtualConfig {
     }
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
-    fn apply(&mut self, rule: Write, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, WriteError> {
+    fn apply(&mut self, rule: Write, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
         let &Change { before, after, written } = change;
         let differ = before ^ after;
         let (register, mask) = match rule {
@@ -178,10 +180,10 @@ impl VirtualConfig {
                 let clears = written & after & before & PM_STATUS;
                 (Register::PowerState, differ & (PM_STATE | PM_DATA_SELECT) | clears)
             }
-            Write::VpdAddress if after & VPD_WRITE != 0 => return Err(WriteError::Denied(Denied::VpdWrite)),
+            Write::VpdAddress if after & VPD_WRITE != 0 => return Err(Denied::VpdWrite),
             // The same address again is a new read.
             Write::VpdAddress => (Register::VpdAddress, 0xffff),
-            Write::InterruptControl if differ != 0 => return Err(WriteError::Denied(Denied::InterruptControl)),
+            Write::InterruptControl if differ != 0 => return Err(Denied::InterruptControl),
             Write::InterruptControl => return Ok(None),
         };
         Ok((mask != 0).then_some((register, mask)))

@@ -2,7 +2,7 @@
 //!
 //! One [`Topology`] belongs to one frontend. Functions are kept sorted by virtual address, so a look-up is a binary search
 //! over the few functions a guest has, and every mode of export shares it: a mode only decides where a new function goes
-//! ([`vpci`]) and which roots the guest is told.
+//! (`vpci.rs`) and which roots the guest is told.
 
 mod vpci;
 
