@@ -6,8 +6,18 @@
 
 extern crate alloc;
 
+mod backend;
 pub mod config;
+mod control;
 pub mod device;
+mod guest;
 pub mod ops;
 pub mod platform;
+mod pool;
+mod rate;
+mod service;
 pub mod topology;
+mod xenbus;
+
+pub use backend::{Backend, Options, Served};
+pub use ops::Counters;

@@ -68,6 +68,6 @@ pub trait Clock {
 }
 
 /// Everything together: what a `Backend` is built on.
-pub trait Platform: Events + Grants + ConfigAccess + Clock {}
+pub trait Platform: Events + Grants + ConfigAccess + Clock + 'static {}
 
-impl<T: Events + Grants + ConfigAccess + Clock> Platform for T {}
+impl<T: Events + Grants + ConfigAccess + Clock + 'static> Platform for T {}

@@ -1,0 +1,131 @@
+//! The whole backend, for a shell that moves bytes and events.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use xen_types::{DomId, Port};
+use xenstore::Client;
+
+use crate::Counters;
+use crate::control::core::{Core, Handle};
+use crate::control::executor::Executor;
+use crate::control::{directory, startup, stock};
+use crate::platform::Platform;
+use crate::topology::ExportMode;
+
+/// What the stub's command line decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How virtual addresses are chosen.
+    pub export: ExportMode,
+    /// What to announce as our version.
+    pub version: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { export: ExportMode::default(), version: env!("CARGO_PKG_VERSION") }
+    }
+}
+
+/// What one event came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Served {
+    /// Everything that was asked is answered.
+    Done,
+    /// There is more, and others had better get their turn first: call again for this port without waiting for an event.
+    More,
+    /// Nobody had asked anything. Xen makes each new port pending once, so one such event is no fault.
+    Nothing,
+    /// Not a port of ours, or not any more.
+    UnknownPort,
+}
+
+/// The backend. Its owner
+/// 1. moves bytes between [`Backend::with_store`] and xenstored,
+/// 2. calls [`Backend::run`] after bytes came in and when [`Backend::next_deadline_ns`] has passed,
+/// 3. calls [`Backend::serve`] for each pending port among [`Backend::ports`].
+///
+/// None of them waits for anything.
+pub struct Backend<P: Platform> {
+    executor: Executor,
+    core: Handle<P>,
+}
+
+impl<P: Platform> Backend<P> {
+    /// A backend that has not said anything yet: the first [`Backend::run`] does.
+    #[must_use]
+    pub fn new(platform: P, options: Options) -> Self {
+        let core = Handle::new(Core::new(platform, options));
+        let mut executor = Executor::default();
+        executor.spawn(Box::pin(startup::run(core.clone())));
+        executor.spawn(Box::pin(directory::run(core.clone())));
+        executor.spawn(Box::pin(stock::run(core.clone())));
+        Self { executor, core }
+    }
+
+    /// Gives access to the client of xenstored: take bytes from it and feed it with what arrives.
+    pub fn with_store<R>(&mut self, work: impl FnOnce(&mut Client) -> R) -> R {
+        self.core.with(|core| work(&mut core.client))
+    }
+
+    /// Everything of the control plane that can go on now: answers and watch events that were fed, deadlines that are over.
+    /// Afterwards there may be bytes to send.
+    pub fn run(&mut self) {
+        loop {
+            let handle = self.core.clone();
+            let spawned = self.core.with(|core| {
+                core.ring_alarms();
+                core.dispatch(&handle);
+                core::mem::take(&mut core.spawned)
+            });
+            spawned.into_iter().for_each(|task| self.executor.spawn(task));
+            // A task goes on by answers alone, and those are fed outside of here: this ends.
+            if !self.executor.pass() {
+                return;
+            }
+        }
+    }
+
+    /// One event channel's event: answers what is in the page. Never allocates, and never waits for xenstored: it works while
+    /// any of its frontend's other business is under way.
+    pub fn serve(&mut self, port: Port) -> Served {
+        self.core.with(|core| core.serve(port))
+    }
+
+    /// The bound ports.
+    pub fn ports(&self) -> impl Iterator<Item = Port> + use<P> {
+        self.core.with(|core| core.ports.keys().copied().collect::<Vec<_>>()).into_iter()
+    }
+
+    /// When [`Backend::run`] has something to do by itself, by the platform's clock.
+    #[must_use]
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.core.with(|core| core.next_alarm_ns())
+    }
+
+    /// True when the stub has announced itself in xenstore.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.core.with(|core| core.is_ready)
+    }
+
+    /// What the requests of all frontends came to, those that are gone included.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.core.with(|core| core.counters)
+    }
+
+    /// The frontends that there is a BE dir for.
+    pub fn frontends(&self) -> impl Iterator<Item = DomId> + use<P> {
+        self.core.with(|core| core.guests.keys().copied().collect::<Vec<_>>()).into_iter()
+    }
+}
+
+impl<P: Platform> Drop for Backend<P> {
+    fn drop(&mut self) {
+        // A task that nobody has taken over holds the core, which holds the task.
+        let spawned = self.core.with(|core| core::mem::take(&mut core.spawned));
+        drop(spawned);
+    }
+}

@@ -1,0 +1,195 @@
+//! What the tasks of the control plane and the data plane share.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::task::Waker;
+
+use xen_types::{DomId, Port};
+use xenstore::{Client, ReqId, WatchEvent, path};
+
+use super::executor::BoxedTask;
+use super::signal::Signal;
+use crate::Counters;
+use crate::Options;
+use crate::guest::Guest;
+use crate::platform::Platform;
+use crate::pool::Pool;
+
+/// Watch on [`path::relative::BACKEND_ROOT`].
+pub(crate) const BACKEND_TOKEN: &str = "backend";
+/// Watch on [`path::relative::POOL`].
+pub(crate) const POOL_TOKEN: &str = "pool";
+/// Watches on the frontends' `state` nodes: this and the domain's number.
+pub(crate) const FRONTEND_TOKEN: &str = "frontend-";
+
+/// Transactions at a time. Xenstored allows an unprivileged domain ten.
+const TRANSACTIONS: u32 = 4;
+
+/// Everything that is not in a task.
+pub(crate) struct Core<P: Platform> {
+    pub(crate) platform: P,
+    pub(crate) options: Options,
+    pub(crate) client: Client,
+    /// Who waits for which answer.
+    pub(crate) waiting: BTreeMap<ReqId, Waker>,
+    /// Signals to raise, by time; the second number tells alarms of the same time apart.
+    alarms: BTreeMap<(u64, u64), Rc<Signal>>,
+    last_alarm: u64,
+    pub(crate) free_transactions: u32,
+    pub(crate) transaction_queue: VecDeque<Waker>,
+    /// Tasks to be taken over by the executor.
+    pub(crate) spawned: Vec<BoxedTask>,
+    pub(crate) guests: BTreeMap<DomId, Guest<P>>,
+    /// Whose port it is.
+    pub(crate) ports: BTreeMap<Port, DomId>,
+    pub(crate) pool: Pool<P>,
+    /// Raised when `backend/pci` is to be listed.
+    pub(crate) list_backends: Rc<Signal>,
+    pub(crate) is_ready: bool,
+    pub(crate) counters: Counters,
+}
+
+impl<P: Platform> Core<P> {
+    pub(crate) fn new(platform: P, options: Options) -> Self {
+        Self {
+            platform,
+            options,
+            client: Client::new(),
+            waiting: BTreeMap::new(),
+            alarms: BTreeMap::new(),
+            last_alarm: 0,
+            free_transactions: TRANSACTIONS,
+            transaction_queue: VecDeque::new(),
+            spawned: Vec::new(),
+            guests: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            pool: Pool::default(),
+            list_backends: Signal::new(),
+            is_ready: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Raises `signal` once at `deadline_ns`.
+    pub(crate) fn set_alarm(&mut self, deadline_ns: u64, signal: Rc<Signal>) {
+        self.last_alarm = self.last_alarm.wrapping_add(1);
+        self.alarms.insert((deadline_ns, self.last_alarm), signal);
+    }
+
+    /// When the next alarm is due.
+    pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
+        self.alarms.first_key_value().map(|((deadline_ns, _), _)| *deadline_ns)
+    }
+
+    /// Raises what is due.
+    pub(crate) fn ring_alarms(&mut self) {
+        if self.alarms.is_empty() {
+            return;
+        }
+        let now_ns = self.platform.now_ns();
+        while let Some(first) = self.alarms.first_entry() {
+            if first.key().0 > now_ns {
+                return;
+            }
+            first.remove().raise();
+        }
+    }
+
+    /// Passes on what xenstored has said: wakes who waits for an answer, raises the flags that events are about.
+    pub(crate) fn dispatch(&mut self, handle: &Handle<P>) {
+        while let Some(id) = self.client.take_answered() {
+            if let Some(waker) = self.waiting.remove(&id) {
+                waker.wake();
+            }
+        }
+        if self.client.take_overflowed() {
+            log::warn!("too many watch events at once: looking at everything");
+            self.pool.look_at_all();
+            self.look_at_backends();
+        }
+        while let Some(event) = self.client.take_watch_event() {
+            self.watch_event(handle, &event);
+        }
+    }
+
+    fn watch_event(&mut self, handle: &Handle<P>, event: &WatchEvent) {
+        match event.token.as_str() {
+            BACKEND_TOKEN => match path::relative::split_backend(&event.path) {
+                Some((domid, _)) => self.guest_or_new(handle, domid).signal.raise(),
+                None => self.look_at_backends(),
+            },
+            POOL_TOKEN => match path::relative::split_pool(&event.path) {
+                Some((address, _)) => self.pool.look_at(address),
+                None => self.pool.look_at_all(),
+            },
+            token => {
+                let number = token.strip_prefix(FRONTEND_TOKEN).and_then(|domid| domid.parse().ok());
+                if let Some(guest) = number.and_then(|domid| self.guests.get_mut(&DomId(domid))) {
+                    guest.touched = true;
+                    guest.signal.raise();
+                }
+            }
+        }
+    }
+
+    /// An event was about more than one directory: lists them, and has everybody look again.
+    fn look_at_backends(&mut self) {
+        for guest in self.guests.values() {
+            guest.signal.raise();
+        }
+        self.list_backends.raise();
+    }
+
+    /// The guest, which gets its task when it is not known yet.
+    pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
+        let Self { guests, spawned, options, .. } = self;
+        guests.entry(domid).or_insert_with(|| {
+            spawned.push(alloc::boxed::Box::pin(super::frontend::run(handle.clone(), domid)));
+            Guest::new(domid, options.export)
+        })
+    }
+
+    /// The pool has changed for the better: guests that were refused one of its devices ask again.
+    pub(crate) fn retry_failed(&mut self, address: xen_types::Sbdf) {
+        for guest in self.guests.values_mut() {
+            if guest.forget_failure(address) {
+                guest.signal.raise();
+            }
+        }
+    }
+}
+
+/// A task's way to the [`Core`].
+pub(crate) struct Handle<P: Platform>(Rc<RefCell<Core<P>>>);
+
+impl<P: Platform> Clone for Handle<P> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<P: Platform> Handle<P> {
+    pub(crate) fn new(core: Core<P>) -> Self {
+        Self(Rc::new(RefCell::new(core)))
+    }
+
+    /// Works on the core. `work` cannot wait, and gets the core itself and no handle to borrow it a second time with: that,
+    /// and that no future is dropped in `work` (they live in the executor), is why the borrow here never fails.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Core<P>) -> R) -> R {
+        work(&mut self.0.borrow_mut())
+    }
+
+    /// Nanoseconds by the platform's clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.with(|core| core.platform.now_ns())
+    }
+
+    /// Waits until `deadline_ns`.
+    pub(crate) async fn sleep_until(&self, deadline_ns: u64) {
+        let signal = Signal::new();
+        self.with(|core| core.set_alarm(deadline_ns, Rc::clone(&signal)));
+        signal.wait().await;
+    }
+}

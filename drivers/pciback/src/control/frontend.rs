@@ -1,0 +1,241 @@
+//! One frontend's handshake: the shell around [`decide`].
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use xen_types::DomId;
+use xenstore::{Error, Request, TxId, path};
+
+use super::core::{FRONTEND_TOKEN, Handle};
+use super::read;
+use super::store::{Answer, Transaction};
+use crate::platform::Platform;
+use crate::xenbus::{Action, Failure, Node, Nodes, decide};
+
+/// First wait after xenstored refused something; doubles each time.
+const RETRY_NS: u64 = 250_000_000;
+/// The longest of these waits.
+const MAX_RETRY_NS: u64 = 32_000_000_000;
+/// Where the frontend's node could not be watched (xenstored allows us only so many), how often it is looked at instead.
+const POLL_NS: u64 = 1_000_000_000;
+
+/// What a look at the nodes came to.
+enum Progress {
+    /// Something was done: look again.
+    Again,
+    /// All is as it should be, until somebody changes something.
+    Settled,
+    /// Our directory is gone and nothing is held any more.
+    Gone,
+}
+
+/// Runs as long as there is a BE dir for the frontend.
+pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
+    let task = Task { handle, domid };
+    let is_watched = task.watch().await;
+    task.serve(is_watched).await;
+    if is_watched {
+        drop(task.ask(&Request::Unwatch { path: &task.watched_path(), token: &task.token() }));
+    }
+    // Whatever we said about it is of no use to anybody now, and each node counts against our quota.
+    let error_dir = path::relative::error_node(domid);
+    if let Some(error_dir) = error_dir.strip_suffix("/0/error") {
+        drop(task.ask(&Request::Remove { path: error_dir }));
+    }
+}
+
+struct Task<P: Platform> {
+    handle: Handle<P>,
+    domid: DomId,
+}
+
+impl<P: Platform> Task<P> {
+    fn ask(&self, request: &Request<'_>) -> Answer<P> {
+        self.handle.ask(TxId::NONE, request)
+    }
+
+    fn watched_path(&self) -> alloc::string::String {
+        path::child(&path::frontend_dir(self.domid), "state")
+    }
+
+    fn token(&self) -> alloc::string::String {
+        format!("{FRONTEND_TOKEN}{}", self.domid)
+    }
+
+    async fn watch(&self) -> bool {
+        match self.ask(&Request::Watch { path: &self.watched_path(), token: &self.token() }).await {
+            Ok(_) => true,
+            Err(error) => {
+                log::warn!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
+                false
+            }
+        }
+    }
+
+    /// Looks at the nodes whenever something may have changed, until the directory is gone.
+    async fn serve(&self, is_watched: bool) {
+        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.guests.get(&self.domid)?.signal))) else {
+            return;
+        };
+        let mut retry_ns = RETRY_NS;
+        loop {
+            self.pace().await;
+            let deadline_ns = match self.look().await {
+                Ok(Progress::Again) => {
+                    retry_ns = RETRY_NS;
+                    continue;
+                }
+                Ok(Progress::Gone) => {
+                    if signal.is_raised() {
+                        continue; // a new directory appeared behind our reading
+                    }
+                    self.handle.with(|core| core.guests.remove(&self.domid));
+                    return;
+                }
+                Ok(Progress::Settled) => {
+                    retry_ns = RETRY_NS;
+                    (!is_watched).then_some(POLL_NS)
+                }
+                Err(error) => {
+                    log::error!("frontend {}: xenstore: {error}", self.domid);
+                    let wait_ns = retry_ns;
+                    retry_ns = retry_ns.saturating_mul(2).min(MAX_RETRY_NS);
+                    Some(wait_ns)
+                }
+            };
+            if let Some(wait_ns) = deadline_ns {
+                self.handle.with(|core| {
+                    let now_ns = core.platform.now_ns();
+                    core.set_alarm(now_ns.saturating_add(wait_ns), Rc::clone(&signal));
+                });
+            }
+            signal.wait().await;
+        }
+    }
+
+    /// A frontend that touches its nodes more often than any real one has to wait, so that the others do not.
+    async fn pace(&self) {
+        loop {
+            let wait = self.handle.with(|core| {
+                let now_ns = core.platform.now_ns();
+                core.guests.get_mut(&self.domid).map_or(Ok(()), |guest| guest.may_look(now_ns))
+            });
+            match wait {
+                Ok(()) => return,
+                Err(deadline_ns) => self.handle.sleep_until(deadline_ns).await,
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Progress, Error> {
+        let transaction = Transaction::begin(&self.handle).await?;
+        let nodes = read::nodes(&self.handle, &transaction, self.domid).await?;
+        let (local, rest) = self.decide(nodes.as_ref());
+        if !local.is_empty() {
+            // Nothing is given away or taken on the word of nodes that were not all true at once.
+            if transaction.commit().await? {
+                self.apply(local);
+            }
+            return Ok(Progress::Again);
+        }
+        if nodes.is_none() {
+            return Ok(Progress::Gone);
+        }
+        self.write(transaction, rest).await
+    }
+
+    /// The steps that concern only ourselves, and the others.
+    fn decide(&self, nodes: Option<&Nodes>) -> (Vec<Action>, Vec<Action>) {
+        let actions = self.handle.with(|core| {
+            let now_ns = core.platform.now_ns();
+            let Some(guest) = core.guests.get_mut(&self.domid) else { return Vec::new() };
+            match nodes {
+                Some(nodes) => {
+                    guest.observe(nodes, now_ns);
+                    decide(nodes, &guest.held)
+                }
+                None => guest.held.let_go(),
+            }
+        });
+        actions.into_iter().partition(Action::is_local)
+    }
+
+    fn apply(&self, actions: Vec<Action>) {
+        self.handle.with(|core| {
+            let super::core::Core { guests, pool, ports, platform, .. } = core;
+            let Some(guest) = guests.get_mut(&self.domid) else { return };
+            for action in actions {
+                match action {
+                    Action::Disconnect => guest.disconnect(platform, ports),
+                    Action::ReleaseAll => guest.release_all(pool),
+                    Action::Release(address) => guest.release(pool, address),
+                    Action::Renew => guest.renew(),
+                    Action::Take { address, wish } => guest.take(pool, address, wish),
+                    Action::Connect(keys) => guest.connect(platform, ports, keys),
+                    Action::Refuse(invalid) => guest.refuse(invalid),
+                    Action::Report(_) | Action::ClearReport | Action::Write(_) => {}
+                }
+            }
+        });
+    }
+
+    /// Carries out what is for others to see. The reason of a failure is there before the state that tells of it.
+    async fn write(&self, transaction: Transaction<P>, actions: Vec<Action>) -> Result<Progress, Error> {
+        let error_node = path::relative::error_node(self.domid);
+        let mut writes = Vec::new();
+        for action in actions {
+            match action {
+                Action::Report(failure) => self.report(&failure).await,
+                Action::ClearReport => {
+                    let _ = self.ask(&Request::Remove { path: &error_node }).await; // ENOENT is what we want
+                }
+                Action::Write(nodes) => writes.extend(nodes),
+                _ => {}
+            }
+        }
+        if writes.is_empty() {
+            return Ok(Progress::Settled);
+        }
+        let dir = path::relative::backend_dir(self.domid);
+        let mut answers = Vec::new();
+        for (node, value) in &writes {
+            let path = format!("{dir}/{}", name(*node));
+            log::debug!("frontend {}: {} = {value}", self.domid, name(*node));
+            answers.push(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
+        }
+        for (answer, (node, _)) in answers.into_iter().zip(&writes) {
+            if let Err(error) = answer.await {
+                let errno = if let Error::Store(errno) = error { errno } else { xen_types::Errno::EIO };
+                self.report(&Failure { errno, text: format!("cannot write {}", name(*node)) }).await;
+                return Err(error);
+            }
+        }
+        transaction.commit().await?;
+        Ok(Progress::Again)
+    }
+
+    /// Says what went wrong, in the log and in the error node.
+    async fn report(&self, failure: &Failure) {
+        self.handle.with(|core| {
+            let now_ns = core.platform.now_ns();
+            if let Some(guest) = core.guests.get_mut(&self.domid) {
+                guest.say(now_ns, log::Level::Error, format_args!("{}: {}", failure.text, failure.errno));
+            }
+        });
+        let text = format!("{} {}", failure.errno.0, failure.text);
+        let path = path::relative::error_node(self.domid);
+        // Best effort: with or without it, the state tells that something is wrong.
+        let _ = self.ask(&Request::Write { path: &path, value: text.as_bytes() }).await;
+    }
+}
+
+fn name(node: Node) -> alloc::string::String {
+    match node {
+        Node::State => "state".into(),
+        Node::DeviceState(index) => format!("state-{index}"),
+        Node::VirtualDevice(index) => format!("vdev-{index}"),
+        Node::Root(index) => format!("root-{index}"),
+        Node::RootCount => "root_num".into(),
+    }
+}

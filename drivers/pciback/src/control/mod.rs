@@ -1,0 +1,21 @@
+//! The control plane: everything that talks to xenstore, as small tasks that wait for its answers and never for each other.
+//!
+//! | task | how many | does |
+//! |---|---|---|
+//! | [`startup`] | one | sets the two watches of the stub, then announces itself |
+//! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
+//! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide), does it |
+//! | [`stock`] | one | the pool's nodes |
+//!
+//! They share one [`Core`](core::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises
+//! a flag ([`Signal`](signal::Signal)) of the task that it concerns.
+
+pub(crate) mod core;
+pub(crate) mod directory;
+pub(crate) mod executor;
+pub(crate) mod frontend;
+pub(crate) mod read;
+pub(crate) mod signal;
+pub(crate) mod startup;
+pub(crate) mod stock;
+pub(crate) mod store;

@@ -1,0 +1,46 @@
+//! "Look again": a flag that a task waits for.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::future::poll_fn;
+use core::task::{Poll, Waker};
+
+/// Raised any number of times, seen once: however often a guest touches a watched node, there is one flag for it and never a
+/// queue (XSA-349).
+#[derive(Default)]
+pub(crate) struct Signal {
+    raised: Cell<bool>,
+    waiter: Cell<Option<Waker>>,
+}
+
+impl Signal {
+    /// A signal and its sharer's handle.
+    pub(crate) fn new() -> Rc<Self> {
+        Rc::new(Self::default())
+    }
+
+    /// Raises the flag and wakes who waits.
+    pub(crate) fn raise(&self) {
+        self.raised.set(true);
+        if let Some(waker) = self.waiter.take() {
+            waker.wake();
+        }
+    }
+
+    /// True when the flag is up and nobody has waited for it yet.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.raised.get()
+    }
+
+    /// Waits until the flag is raised and lowers it.
+    pub(crate) async fn wait(&self) {
+        poll_fn(|cx| {
+            if self.raised.replace(false) {
+                return Poll::Ready(());
+            }
+            self.waiter.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -1,0 +1,132 @@
+//! Questions to xenstored as futures, and transactions.
+
+use alloc::vec::Vec;
+use core::future::{Future, poll_fn};
+use core::pin::Pin;
+use core::task::{Context, Poll};
+
+use xenstore::{Error, ReqId, Request, TxId, transaction_id};
+
+use super::core::Handle;
+use crate::platform::Platform;
+
+/// The answer to a question that is on its way. Dropping it leaves the question asked and its answer unread.
+pub(crate) struct Answer<P: Platform> {
+    handle: Handle<P>,
+    state: State,
+}
+
+enum State {
+    Waiting(ReqId),
+    /// It was not even sent.
+    Refused(Error),
+    Done,
+}
+
+impl<P: Platform> Handle<P> {
+    /// Asks at once; the answer is awaited later, so that several questions share one round trip.
+    pub(crate) fn ask(&self, tx: TxId, request: &Request<'_>) -> Answer<P> {
+        let state = match self.with(|core| core.client.submit(tx, request)) {
+            Ok(id) => State::Waiting(id),
+            Err(error) => State::Refused(error),
+        };
+        Answer { handle: self.clone(), state }
+    }
+}
+
+impl<P: Platform> Future for Answer<P> {
+    type Output = Result<Vec<u8>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = match &self.state {
+            State::Waiting(id) => self.handle.with(|core| {
+                let answer = core.client.take_reply(*id);
+                if answer.is_none() {
+                    core.waiting.insert(*id, cx.waker().clone());
+                }
+                answer
+            }),
+            State::Refused(error) => Some(Err(error.clone())),
+            // Nobody polls a future that is done; if somebody did, this says so without ending the stub.
+            State::Done => Some(Err(Error::Protocol)),
+        };
+        match answer {
+            Some(answer) => {
+                self.state = State::Done;
+                Poll::Ready(answer)
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<P: Platform> Drop for Answer<P> {
+    fn drop(&mut self) {
+        if let State::Waiting(id) = self.state {
+            self.handle.with(|core| {
+                core.waiting.remove(&id);
+                core.client.forget(id);
+            });
+        }
+    }
+}
+
+/// An open transaction. Dropping it throws its changes away.
+pub(crate) struct Transaction<P: Platform> {
+    handle: Handle<P>,
+    /// `None` when it is ended.
+    id: Option<TxId>,
+}
+
+impl<P: Platform> Transaction<P> {
+    /// Begins one, as soon as there is room for it among those that xenstored allows us.
+    pub(crate) async fn begin(handle: &Handle<P>) -> Result<Self, Error> {
+        poll_fn(|cx| {
+            handle.with(|core| match core.free_transactions.checked_sub(1) {
+                Some(left) => {
+                    core.free_transactions = left;
+                    Poll::Ready(())
+                }
+                None => {
+                    core.transaction_queue.push_back(cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+        let mut transaction = Self { handle: handle.clone(), id: None };
+        let answer = handle.ask(TxId::NONE, &Request::TransactionStart).await?;
+        transaction.id = Some(transaction_id(&answer)?);
+        Ok(transaction)
+    }
+
+    /// Asks within the transaction.
+    pub(crate) fn ask(&self, request: &Request<'_>) -> Answer<P> {
+        self.handle.ask(self.id.unwrap_or(TxId::NONE), request)
+    }
+
+    /// Ends it and keeps its changes. False when xenstored did not, because others changed what was read in it.
+    pub(crate) async fn commit(mut self) -> Result<bool, Error> {
+        let end = self.ask(&Request::TransactionEnd { commit: true });
+        self.id = None;
+        match end.await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(xen_types::Errno::EAGAIN) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl<P: Platform> Drop for Transaction<P> {
+    fn drop(&mut self) {
+        if self.id.is_some() {
+            drop(self.ask(&Request::TransactionEnd { commit: false }));
+        }
+        self.handle.with(|core| {
+            core.free_transactions += 1;
+            if let Some(waker) = core.transaction_queue.pop_front() {
+                waker.wake();
+            }
+        });
+    }
+}

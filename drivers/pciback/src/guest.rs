@@ -1,0 +1,255 @@
+//! One frontend: what it holds, and its page.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::ToString as _;
+use alloc::vec::Vec;
+use core::fmt;
+
+use pciif::{BackendPage, Reply};
+use xen_types::{DomId, Errno, Port, Sbdf};
+
+use crate::Counters;
+use crate::backend::Served;
+use crate::control::signal::Signal;
+use crate::device::DeviceId;
+use crate::ops;
+use crate::platform::{Grants, Platform};
+use crate::pool::{Pool, PoolDevice};
+use crate::rate::TokenBucket;
+use crate::topology::{ExportMode, Topology};
+use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
+
+/// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
+/// a handshake needs a handful.
+const LOOKS: TokenBucket = TokenBucket::new(128, 5_000_000);
+/// Lines in the log that it may cause at once, and how often after that.
+const LINES: TokenBucket = TokenBucket::new(16, 5_000_000_000);
+
+/// The mapped page and the port that goes with it.
+struct Session<P: Platform> {
+    port: Port,
+    page: BackendPage<<P as Grants>::Page>,
+}
+
+/// A frontend and everything that is held for it.
+pub(crate) struct Guest<P: Platform> {
+    domid: DomId,
+    /// "Look at the nodes again."
+    pub(crate) signal: Rc<Signal>,
+    /// The frontend has touched its `state` since the last look.
+    pub(crate) touched: bool,
+    /// The same as the fields below, as decisions see it.
+    pub(crate) held: Held,
+    session: Option<Session<P>>,
+    topology: Topology,
+    /// By [`DeviceId`].
+    devices: Vec<Option<Box<PoolDevice<P>>>>,
+    /// Its side when it was last looked at.
+    last_peer: Option<Peer>,
+    looks: TokenBucket,
+    lines: TokenBucket,
+    unsaid: u64,
+}
+
+impl<P: Platform> Guest<P> {
+    pub(crate) fn new(domid: DomId, export: ExportMode) -> Self {
+        Self {
+            domid,
+            signal: Signal::new(),
+            touched: false,
+            held: Held::default(),
+            session: None,
+            topology: Topology::new(export),
+            devices: Vec::new(),
+            last_peer: None,
+            looks: LOOKS,
+            lines: LINES,
+            unsaid: 0,
+        }
+    }
+
+    /// Whether its nodes may be looked at now: always, unless it has caused too many looks. Then: when.
+    pub(crate) fn may_look(&mut self, now_ns: u64) -> Result<(), u64> {
+        if self.touched {
+            self.looks.take(now_ns)?;
+            self.touched = false;
+        }
+        Ok(())
+    }
+
+    /// Takes note of what the nodes say, before deciding on them.
+    pub(crate) fn observe(&mut self, nodes: &Nodes, now_ns: u64) {
+        self.held.observe(nodes);
+        if self.last_peer == Some(nodes.peer) {
+            return;
+        }
+        self.last_peer = Some(nodes.peer);
+        self.touched = true; // whichever event brought us here, the next look is on its account
+        if !makes_sense(nodes.own, nodes.peer.state) {
+            let (own, peer) = (name(nodes.own), name(nodes.peer.state));
+            self.say(now_ns, log::Level::Warn, format_args!("ignoring its state {peer} while ours is {own}"));
+        }
+    }
+
+    /// A line in the log that the frontend has caused. Too many are counted instead.
+    pub(crate) fn say(&mut self, now_ns: u64, level: log::Level, text: fmt::Arguments<'_>) {
+        if self.lines.take(now_ns).is_err() {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return;
+        }
+        let unsaid = core::mem::take(&mut self.unsaid);
+        if unsaid > 0 {
+            log::warn!("frontend {}: {unsaid} more lines like these", self.domid);
+        }
+        log::log!(level, "frontend {}: {text}", self.domid);
+    }
+
+    /// Takes a device from the pool and gives it a virtual address, or notes why not.
+    pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) {
+        let outcome = match self.try_take(pool, address, wish) {
+            Ok(virtual_address) => Outcome::Exported(virtual_address),
+            Err(failure) => Outcome::Failed(failure),
+        };
+        self.held.devices.insert(address, outcome);
+        self.held.roots = self.topology.roots().collect();
+    }
+
+    fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) -> Result<Sbdf, Failure> {
+        let mut device = pool.lend(address, self.domid)?;
+        device.reset();
+        let index = self.devices.iter().position(Option::is_none).unwrap_or(self.devices.len());
+        let added = match u16::try_from(index) {
+            Ok(id) => self
+                .topology
+                .add(DeviceId(id), address, device.traits(), wish)
+                .map_err(|error| Failure { errno: Errno::ENOSPC, text: format!("{address}: {error}") }),
+            Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
+        };
+        if added.is_err() {
+            pool.give_back(device);
+        } else if let Some(free) = self.devices.get_mut(index) {
+            *free = Some(device);
+        } else {
+            self.devices.push(Some(device));
+        }
+        added
+    }
+
+    /// Gives one device back.
+    pub(crate) fn release(&mut self, pool: &mut Pool<P>, address: Sbdf) {
+        self.held.devices.remove(&address);
+        let Some(id) = self.topology.iter().find(|entry| entry.physical == address).map(|entry| entry.id) else {
+            return;
+        };
+        self.topology.remove(id);
+        if let Some(device) = self.devices.get_mut(usize::from(id.0)).and_then(Option::take) {
+            pool.give_back(device);
+        }
+    }
+
+    /// Gives all devices back.
+    pub(crate) fn release_all(&mut self, pool: &mut Pool<P>) {
+        while let Some((address, _)) = self.held.devices.pop_first() {
+            self.release(pool, address);
+        }
+    }
+
+    /// Makes the virtual devices new for the next connection.
+    pub(crate) fn renew(&mut self) {
+        self.devices.iter_mut().flatten().for_each(|device| device.reset());
+        self.held.devices.retain(|_, outcome| matches!(outcome, Outcome::Exported(_)));
+        self.held.renewed = true;
+    }
+
+    /// A device that could not be had may be had now. True when this guest had wanted it.
+    pub(crate) fn forget_failure(&mut self, address: Sbdf) -> bool {
+        let failed = matches!(self.held.devices.get(&address), Some(Outcome::Failed(_)));
+        if failed {
+            self.held.devices.remove(&address);
+        }
+        failed
+    }
+
+    /// Maps the page and binds the port, or notes why not.
+    pub(crate) fn connect(&mut self, platform: &P, ports: &mut BTreeMap<Port, DomId>, keys: Keys) {
+        self.held.tried = Some(Ok(keys));
+        self.held.renewed = false;
+        self.held.refused = match self.open(platform, keys) {
+            Ok(session) => {
+                ports.insert(session.port, self.domid);
+                self.session = Some(session);
+                self.held.connection = Some(keys);
+                None
+            }
+            Err(failure) => Some(failure),
+        };
+    }
+
+    fn open(&self, platform: &P, keys: Keys) -> Result<Session<P>, Failure> {
+        let page = platform.map_grant(self.domid, keys.gref).map_err(|errno| Failure {
+            errno,
+            text: format!("cannot map the page that it granted as {}", keys.gref),
+        })?;
+        // From here on a failure drops the page, which unmaps it.
+        let port = platform
+            .bind_interdomain(self.domid, keys.port)
+            .map_err(|errno| Failure { errno, text: format!("cannot bind its event channel {}", keys.port) })?;
+        Ok(Session { port, page: BackendPage::new(page) })
+    }
+
+    /// Notes keys that nobody could connect with.
+    pub(crate) fn refuse(&mut self, invalid: InvalidKey) {
+        self.held.tried = Some(Err(invalid));
+        self.held.refused = Some(Failure { errno: invalid.errno(), text: invalid.to_string() });
+    }
+
+    /// Answers what is still in the page, closes the port and lets the page go.
+    pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut BTreeMap<Port, DomId>) {
+        self.held.connection = None;
+        self.held.announced = false;
+        self.held.peer_was_connected = false;
+        let Some(Session { port, page }) = self.session.take() else { return };
+        // NetBSD and mini-os wait for ever for an answer (pci-protocol §9).
+        if let Some(request) = page.take_request() {
+            page.reply(&request, Reply::NO_DEVICE);
+            platform.notify(port);
+        }
+        ports.remove(&port);
+        platform.close(port);
+    }
+}
+
+/// Requests that one event may bring before the other frontends get their turn.
+const REQUESTS: usize = 16;
+
+impl<P: Platform> Guest<P> {
+    /// Answers what is in the page, looks again, and so on for a bounded number of times.
+    pub(crate) fn serve(&mut self, platform: &P, counters: &mut Counters) -> Served {
+        for served in 0..REQUESTS {
+            let Some(Session { port, page }) = &self.session else { return Served::UnknownPort };
+            let Some(request) = page.take_request() else {
+                return if served == 0 { Served::Nothing } else { Served::Done };
+            };
+            let devices = &mut self.devices;
+            let executed = ops::execute(
+                &request,
+                &self.topology,
+                |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
+                counters,
+            );
+            page.reply(&request, executed.reply);
+            platform.notify(*port);
+            if let Some(notice) = executed.notice {
+                self.say(platform.now_ns(), log::Level::Info, format_args!("{request}: {notice}"));
+            }
+        }
+        Served::More
+    }
+}
+
+fn name(state: Option<xenstore::XenbusState>) -> &'static str {
+    state.map_or("nonsense", xenstore::XenbusState::name)
+}

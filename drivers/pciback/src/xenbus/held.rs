@@ -1,0 +1,86 @@
+//! What we hold for one frontend, as far as decisions depend on it.
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use xen_types::{Errno, Sbdf};
+use xenstore::XenbusState;
+
+use super::{Action, InvalidKey, Keys, Nodes};
+
+/// Why something cannot be done, for the error node and the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// The number that stands first in the error node.
+    pub(crate) errno: Errno,
+    /// The sentence behind it.
+    pub(crate) text: String,
+}
+
+/// What became of a device that the toolstack listed, by its real address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The frontend has it at this virtual address.
+    Exported(Sbdf),
+    /// It cannot be had.
+    Failed(Failure),
+}
+
+/// Everything held for one frontend.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The devices that were asked for.
+    pub(crate) devices: BTreeMap<Sbdf, Outcome>,
+    /// Virtual buses in the order in which they were first used: segment and bus.
+    pub(crate) roots: Vec<(u16, u8)>,
+    /// The page is mapped and the port bound, by these keys.
+    pub(crate) connection: Option<Keys>,
+    /// The keys of the last attempt to connect, good or bad, while the frontend has not withdrawn them. What failed with
+    /// them would fail again.
+    pub(crate) tried: Option<Result<Keys, InvalidKey>>,
+    /// Why that attempt failed.
+    pub(crate) refused: Option<Failure>,
+    /// Our node has said Connected since the connection was made.
+    pub(crate) announced: bool,
+    /// The frontend has been at Connected since the connection was made.
+    pub(crate) peer_was_connected: bool,
+    /// The virtual devices are as at a first connect.
+    pub(crate) renewed: bool,
+}
+
+impl Held {
+    /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide).
+    pub(crate) fn observe(&mut self, nodes: &Nodes) {
+        self.announced |= self.connection.is_some() && nodes.own == Some(XenbusState::Connected);
+        match nodes.peer.state {
+            Some(
+                XenbusState::Unknown
+                | XenbusState::Initialising
+                | XenbusState::InitWait
+                | XenbusState::Closing
+                | XenbusState::Closed,
+            ) => {
+                self.tried = None;
+                self.refused = None;
+            }
+            Some(XenbusState::Connected) => self.peer_was_connected |= self.connection.is_some(),
+            Some(XenbusState::Initialised | XenbusState::Reconfiguring | XenbusState::Reconfigured) | None => {}
+        }
+    }
+
+    /// What to do when nobody is there any more to be told.
+    pub(crate) fn let_go(&self) -> Vec<Action> {
+        let mut actions: Vec<_> = self.connection.iter().map(|_| Action::Disconnect).collect();
+        if !self.devices.is_empty() {
+            actions.push(Action::ReleaseAll);
+        }
+        actions
+    }
+
+    /// Nothing that would have to be given back.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.connection.is_none() && self.devices.is_empty()
+    }
+}

@@ -1,0 +1,335 @@
+//! Every pair of states, and the rows about devices and keys.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString as _};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use xen_types::{Errno, GrantRef, Port, Sbdf};
+use xenstore::XenbusState;
+
+use super::*;
+
+const KEYS: Keys = Keys { gref: GrantRef(8), port: Port(17) };
+const OTHER_KEYS: Keys = Keys { gref: GrantRef(9), port: Port(17) };
+
+fn real(devfn: u8) -> Sbdf {
+    Sbdf::from_devfn(0, 3, devfn)
+}
+
+fn virt(devfn: u8) -> Sbdf {
+    Sbdf::from_devfn(0, 0, devfn)
+}
+
+/// The state behind a column's or row's number; 9 is nonsense.
+fn state(number: usize) -> Option<XenbusState> {
+    XenbusState::ALL.get(number).copied()
+}
+
+/// One device, exported and published.
+fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
+    Nodes {
+        own,
+        online: true,
+        frontend: Ok(()),
+        num_devs: Some(1),
+        devices: vec![DeviceNodes {
+            address: Some(real(0)),
+            state: Some(3),
+            vdev: virt(0).virtual_key().to_string(),
+            wish: None,
+        }],
+        root_num: Some(1),
+        peer: Peer { state: peer, keys: Ok(KEYS) },
+    }
+}
+
+fn held(is_connected: bool) -> Held {
+    Held {
+        devices: BTreeMap::from([(real(0), Outcome::Exported(virt(0)))]),
+        roots: vec![(0, 0)],
+        connection: is_connected.then_some(KEYS),
+        tried: is_connected.then_some(Ok(KEYS)),
+        announced: is_connected,
+        ..Held::default()
+    }
+}
+
+/// A decision in the letters of the table in `decide`.
+fn letters(actions: &[Action]) -> String {
+    let letter = |action: &Action| match action {
+        Action::Disconnect => "d".to_string(),
+        Action::ReleaseAll => "r".to_string(),
+        Action::Release(_) => "R".to_string(),
+        Action::Renew => "n".to_string(),
+        Action::Take { .. } => "t".to_string(),
+        Action::Connect(_) => "c".to_string(),
+        Action::Refuse(_) => "x".to_string(),
+        Action::Report(_) => "!".to_string(),
+        Action::ClearReport => String::new(),
+        Action::Write(nodes) => nodes
+            .iter()
+            .filter(|(node, _)| *node == Node::State)
+            .map(|(_, value)| value.clone())
+            .collect::<Vec<_>>()
+            .concat(),
+    };
+    let text = actions.iter().map(letter).collect::<String>();
+    if text.is_empty() { "-".to_string() } else { text }
+}
+
+/// Compares a row with what is decided for each state of the frontend: gone, 1 to 8, nonsense.
+fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mut Held), is_connected: bool) {
+    let decided = (0..10).map(|peer| {
+        let (mut nodes, mut held) = (nodes(state(own), state(peer)), held(is_connected));
+        change(&mut nodes, &mut held);
+        held.observe(&nodes);
+        letters(&decide(&nodes, &held))
+    });
+    let want = row.split_whitespace().collect::<Vec<_>>();
+    assert_eq!(decided.collect::<Vec<_>>(), want, "row {name}");
+}
+
+#[test]
+fn every_pair_of_states_is_decided_as_the_table_says() {
+    let as_is = |_: &mut Nodes, _: &mut Held| {};
+    let nothing_held = |_: &mut Nodes, held: &mut Held| *held = Held::default();
+    //                                   gone 1   2  3  4  5  6  7  8  nonsense
+    assert_row("1", "                    6    2   2  2  2  5  6  2  2  2", 1, nothing_held, false);
+    assert_row("1, held before", "       r    r   r  r  r  r  r  r  r  r", 1, as_is, false);
+    assert_row("1, in use before", "     dr   dr  dr dr dr dr dr dr dr dr", 1, as_is, true);
+    assert_row("2", "                    r6   3   3  3  3  5  6  3  3  3", 2, as_is, false);
+    assert_row("3", "                    r6   -   -  c  -  5  6  -  -  -", 3, as_is, false);
+    assert_row("4", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 4, as_is, true);
+    assert_row("4, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 4, as_is, false);
+    assert_row("5", "                    dr6  dn2 -  -  -  d  d6 -  -  -", 5, as_is, true);
+    assert_row("5, not connected", "     r6   n2  -  n2 -  -  6  -  -  -", 5, as_is, false);
+    assert_row("6", "                    r    n2  -  n2 -  -  -  -  -  -", 6, as_is, false);
+    assert_row("6, connected", "         d    d   d  d  d  d  d  d  d  d", 6, as_is, true);
+    assert_row("7", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 7, as_is, true);
+    assert_row("7, not connected", "     r6   3   3  c  3  5  6  3  3  3", 7, as_is, false);
+    assert_row("8", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 8, as_is, true);
+    assert_row("8, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 8, as_is, false);
+    assert_row("nonsense", "             dr6  -   -  -  -  d5 d6 -  -  -", 9, as_is, true);
+    assert_row("gone", "                 dr   dr  dr dr dr dr dr dr dr dr", 0, as_is, true);
+    assert_row("gone, nothing held", "   -    -   -  -  -  -  -  -  -  -", 0, nothing_held, false);
+}
+
+#[test]
+fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
+    let offline = |nodes: &mut Nodes, _: &mut Held| nodes.online = false;
+    let given_back = |nodes: &mut Nodes, held: &mut Held| {
+        nodes.online = false;
+        *held = Held::default();
+    };
+    //                                       gone 1   2  3  4  5  6   7  8  nonsense
+    assert_row("4", "                        dr6  dr6 -  -  -  d5 dr6 -  -  -", 4, offline, true);
+    assert_row("5", "                        dr6  dr6 -  -  -  d  dr6 -  -  -", 5, offline, true);
+    assert_row("5, not connected", "         r6   r6  -  -  -  -  r6  -  -  -", 5, offline, false);
+    assert_row("6", "                        r    r   r  r  r  -  r   r  r  r", 6, offline, false);
+    assert_row("6, nothing held", "          -    -   -  -  -  -  -   -  -  -", 6, given_back, false);
+}
+
+#[test]
+fn a_frontend_node_that_names_another_directory_ends_everything() {
+    let wrong = |nodes: &mut Nodes, _: &mut Held| nodes.frontend = Err("no".to_string());
+    for own in [2, 3, 4, 7, 8] {
+        assert_row("wrong", "dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5", own, wrong, true);
+    }
+    assert_row("wrong at 5", "dr dr dr dr dr dr dr dr dr dr", 5, wrong, true);
+    let wrong_and_nothing_held = |nodes: &mut Nodes, held: &mut Held| {
+        wrong(nodes, held);
+        *held = Held::default();
+    };
+    assert_row("wrong at 1", "!5 !5 !5 !5 !5 !5 !5 !5 !5 !5", 1, wrong_and_nothing_held, false);
+    assert_row("wrong at 6", "- - - - - - - - - -", 6, wrong_and_nothing_held, false);
+}
+
+#[test]
+fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
+    for own in [4, 7, 8] {
+        let (at_3, mut now) = (nodes(state(own), state(3)), held(true));
+        now.peer_was_connected = true;
+        assert_eq!(letters(&decide(&at_3, &now)), "dn2");
+        let mut changed = at_3.clone();
+        changed.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
+        changed.peer.keys = Err(InvalidKey::Magic);
+        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
+        // Not while it is at 4: keys that are rewritten under a running connection mean nothing.
+        changed.peer.state = state(4);
+        assert_eq!(letters(&decide(&changed, &held(true))), "-");
+    }
+}
+
+#[test]
+fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
+    let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
+    let mut now = Held { tried: Some(Ok(KEYS)), refused: Some(refused), ..held(false) };
+    assert_eq!(letters(&decide(&nodes(state(3), state(3)), &now)), "!5");
+    for own in [5, 6] {
+        assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "-");
+        let mut changed = nodes(state(own), state(3));
+        changed.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(letters(&decide(&changed, &now)), "n2");
+    }
+    now.observe(&nodes(state(5), state(6)));
+    assert_eq!(letters(&decide(&nodes(state(5), state(3)), &now)), "n2");
+}
+
+#[test]
+fn invalid_keys_are_refused_and_reported() {
+    let mut at_3 = nodes(state(3), state(3));
+    at_3.peer.keys = Err(InvalidKey::Missing("magic"));
+    let mut now = held(false);
+    assert_eq!(decide(&at_3, &now), [Action::Refuse(InvalidKey::Missing("magic"))]);
+    now.tried = Some(at_3.peer.keys);
+    now.refused = Some(Failure { errno: Errno::ENOENT, text: "no magic".to_string() });
+    assert_eq!(letters(&decide(&at_3, &now)), "!5");
+}
+
+#[test]
+fn a_connection_is_announced_once_it_is_made_and_dropped_if_the_frontend_went_back() {
+    for own in [3, 7] {
+        let now = Held { announced: false, ..held(true) };
+        assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "4");
+        assert_eq!(letters(&decide(&nodes(state(own), state(1)), &now)), "d");
+        let mut changed = nodes(state(own), state(3));
+        changed.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(letters(&decide(&changed, &now)), "d");
+    }
+}
+
+/// Entry N for each pair of `dev-N` and `state-N`, nothing published.
+fn listed(own: usize, entries: &[(Option<Sbdf>, Option<u32>)]) -> Nodes {
+    let devices = entries.iter().map(|(address, state)| DeviceNodes {
+        address: *address,
+        state: *state,
+        ..DeviceNodes::default()
+    });
+    Nodes {
+        num_devs: u32::try_from(entries.len()).ok(),
+        devices: devices.collect(),
+        root_num: None,
+        ..nodes(state(own), state(1))
+    }
+}
+
+#[test]
+fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
+    let nodes = listed(2, &[(Some(real(0)), Some(1)), (Some(real(1)), Some(1))]);
+    let take = |address| Action::Take { address, wish: None };
+    assert_eq!(decide(&nodes, &Held::default()), [take(real(0)), take(real(1))]);
+
+    let devices = BTreeMap::from([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
+    let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
+    let text = |node, text: &str| (node, text.to_string());
+    let want = vec![
+        text(Node::VirtualDevice(0), "0000:00:00.00"),
+        text(Node::DeviceState(0), "3"),
+        text(Node::VirtualDevice(1), "0000:00:00.01"),
+        text(Node::DeviceState(1), "3"),
+        text(Node::Root(0), "0000:00"),
+        text(Node::RootCount, "1"),
+        text(Node::State, "3"),
+    ];
+    assert_eq!(decide(&nodes, &now), [Action::Write(want)]);
+}
+
+#[test]
+fn one_bad_device_fails_alone() {
+    let failed = |text: &str| Failure { errno: Errno::ENODEV, text: text.to_string() };
+    let entries =
+        [(Some(real(0)), Some(1)), (None, Some(1)), (Some(real(1)), Some(1)), (Some(real(0)), Some(1)), (None, None)];
+    let devices =
+        BTreeMap::from([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Failed(failed("not in the pool")))]);
+    let now = Held { devices, ..Held::default() };
+    for own in [2, 3] {
+        let actions = decide(&listed(own, &entries), &now);
+        let [Action::Report(report), Action::Write(writes)] = actions.as_slice() else {
+            panic!("{actions:?}");
+        };
+        assert_eq!(report.errno, Errno::EINVAL);
+        for reason in ["dev-1 is no PCI address", "not in the pool", "0000:03:00.0 is listed twice"] {
+            assert!(report.text.contains(reason), "{reason}: {}", report.text);
+        }
+        let states = writes.iter().filter_map(|(node, value)| match node {
+            Node::DeviceState(index) => Some((*index, value.as_str())),
+            _ => None,
+        });
+        assert_eq!(states.collect::<Vec<_>>(), [(0, "3"), (1, "6"), (2, "6"), (3, "6")]);
+    }
+    // Once told, it is not told again.
+    let told = entries.map(|(address, state)| (address, state.map(|_| 6)));
+    let mut nodes = listed(3, &told);
+    nodes.devices[0] = DeviceNodes { state: Some(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
+    assert_eq!(decide(&nodes, &now), []);
+}
+
+#[test]
+fn devices_come_and_go_at_3_and_are_left_alone_while_connected() {
+    let both = [(Some(real(0)), Some(3)), (Some(real(1)), Some(1))];
+    let take = Action::Take { address: real(1), wish: None };
+    assert_eq!(decide(&listed(3, &both), &held(false)), [take]);
+
+    let leaving = listed(3, &[(Some(real(0)), Some(5))]);
+    assert_eq!(decide(&leaving, &held(false)), [Action::Release(real(0))]);
+    assert_eq!(decide(&listed(3, &[]), &held(false)), [Action::Release(real(0))]);
+
+    for own in [4, 7, 8] {
+        for nodes in [&listed(own, &both), &listed(own, &[]), &listed(own, &[(Some(real(0)), Some(5))])] {
+            let nodes = Nodes { peer: Peer { state: state(4), keys: Ok(KEYS) }, ..nodes.clone() };
+            assert_eq!(decide(&nodes, &held(true)), []);
+        }
+    }
+}
+
+#[test]
+fn a_device_on_its_way_out_is_not_exported_at_the_start() {
+    let nodes = listed(2, &[(Some(real(0)), Some(5))]);
+    let now = Held { roots: vec![(0, 0)], ..Held::default() };
+    let actions = decide(&nodes, &now);
+    let [Action::Write(writes)] = actions.as_slice() else { panic!("{actions:?}") };
+    let written = writes.iter().map(|(node, _)| *node).collect::<Vec<_>>();
+    assert_eq!(written, [Node::Root(0), Node::RootCount, Node::State]);
+}
+
+#[test]
+fn a_missing_or_absurd_num_devs_waits_at_2() {
+    let missing = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(2), state(1)) };
+    assert_eq!(decide(&missing, &held(false)), []);
+    let absurd = Nodes { num_devs: Some(u32::MAX), devices: Vec::new(), ..nodes(state(2), state(1)) };
+    assert_eq!(letters(&decide(&absurd, &held(false))), "!");
+    let later = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(3), state(1)) };
+    assert_eq!(decide(&later, &held(false)), [], "a missing count takes nothing away");
+}
+
+#[test]
+fn keys_are_decimal_numbers_and_the_magic_is_exact() {
+    let read = |gref: &str, port: &str, magic: &str| {
+        Keys::read(Some(gref.as_bytes()), Some(port.as_bytes()), Some(magic.as_bytes()))
+    };
+    assert_eq!(read("8", "17", "7"), Ok(KEYS));
+    assert_eq!(read(" 8\n", "17\0", "7\0"), Ok(KEYS));
+    for bad in ["", "-1", "+8", "0x8", "8x", "eight", "4294967296", "99999999999999999999", "\u{663}"] {
+        assert_eq!(read(bad, "17", "7"), Err(InvalidKey::NotANumber("pci-op-ref")), "{bad:?}");
+        assert_eq!(read("8", bad, "7"), Err(InvalidKey::NotANumber("event-channel")), "{bad:?}");
+    }
+    for bad in ["", "8", "77", "07", " 7", "7 "] {
+        assert_eq!(read("8", "17", bad), Err(InvalidKey::Magic), "{bad:?}");
+    }
+    assert_eq!(Keys::read(None, None, None), Err(InvalidKey::Missing("pci-op-ref")));
+    assert_eq!(Keys::read(Some(b"8"), None, None), Err(InvalidKey::Missing("event-channel")));
+    assert_eq!(Keys::read(Some(b"8"), Some(b"17"), None), Err(InvalidKey::Missing("magic")));
+    assert_eq!(Keys::read(Some(b"8\xff"), Some(b"17"), None), Err(InvalidKey::NotANumber("pci-op-ref")));
+}
+
+#[test]
+fn a_state_node_is_a_state_or_gone_or_nonsense() {
+    assert_eq!(read_state(None), Some(XenbusState::Unknown));
+    assert_eq!(read_state(Some(b"0")), Some(XenbusState::Unknown));
+    assert_eq!(read_state(Some(b"4")), Some(XenbusState::Connected));
+    for nonsense in [&b""[..], b"9", b"-1", b"four", b"\xff", b"4 4", b"44"] {
+        assert_eq!(read_state(Some(nonsense)), None, "{nonsense:?}");
+    }
+}
