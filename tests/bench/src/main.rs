@@ -1,1 +1,96 @@
-fn main() {}
+//! The bench: boots Xen in QEMU with what this repository builds and reports test cases, one a line.
+//!
+//! `make help` lists the targets that call this program.
+
+mod boot;
+mod command;
+mod cpio;
+mod demo;
+mod fast;
+mod full;
+mod image_check;
+mod images;
+mod layout;
+mod notes;
+mod packages;
+mod qemu;
+mod release;
+mod report;
+mod sources;
+mod suite;
+mod tally;
+mod unpacked;
+mod vmlinux;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::release::Release;
+
+#[derive(Parser)]
+#[command(about = "Boots Xen in QEMU with what this repository builds, and reports test cases")]
+struct Arguments {
+    /// Shows the commands that are run, and the consoles
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Debian release that dom0 and the guests come from
+    #[arg(long, global = true, default_value_t = 12, value_name = "NUMBER")]
+    debian: u32,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Boots the kernel's self-test image on Xen
+    Fast,
+    /// Boots Xen with a Linux dom0 and runs the cases there
+    Full {
+        /// Only cases whose names contain this
+        #[arg(long, default_value = "")]
+        case: String,
+    },
+    /// Shows the main job on the bench
+    Demo,
+    /// Downloads the packages and builds the archives that the full lane boots
+    Fetch,
+    /// Checks how an image is linked
+    ImageCheck {
+        /// The image
+        image: PathBuf,
+    },
+    /// Runs make targets one after the other and adds up their cases
+    Suite {
+        /// The targets
+        #[arg(required = true)]
+        targets: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True when everything passed.
+fn run(arguments: &Arguments) -> Result<bool> {
+    layout::check_current_dir()?;
+    let verbose = arguments.verbose;
+    let release = Release::numbered(arguments.debian)?;
+    match &arguments.what {
+        What::Fast => fast::run(release, verbose),
+        What::Full { case } => full::run(release, case, verbose),
+        What::Demo => demo::run(release, verbose),
+        What::Fetch => images::Images::build(release).map(|_| true),
+        What::ImageCheck { image } => image_check::run(image),
+        What::Suite { targets } => suite::run(targets),
+    }
+}

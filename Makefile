@@ -1,0 +1,85 @@
+# Every task of the project. `make help` lists them.
+
+# The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
+DEBIAN ?= 12
+# Only cases with this in their names, for test-full.
+CASE ?=
+# V=1 shows commands and consoles.
+V ?=
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+TRIPLE := x86_64-unknown-linux-gnu
+IMAGES := cargo --config boot/kernel.toml
+BENCH = cargo run --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
+
+# Copies a build product only when it changed, so that what depends on it is not made again for nothing.
+update = cmp --silent $(1) $(2) || cp $(1) $(2)
+
+.DEFAULT_GOAL := all
+MAKEFLAGS += --no-builtin-rules
+.PHONY: all help setup stub selftest tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+
+all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
+
+run: stub tool agent ## Boot Xen in QEMU and show the main job on real devices
+	@$(BENCH) demo
+
+test: setup ## Run everything: lint, host tests, image checks, both Xen lanes
+	@$(BENCH) suite lint test-host image-check test-fast test-full
+
+test-host: setup ## Run the tests that need no Xen
+	cargo test --no-fail-fast
+
+test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
+	@$(BENCH) fast
+
+test-full: stub tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
+	@$(BENCH) full --case '$(CASE)'
+
+test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
+	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
+
+lint: setup ## Formatting, clippy and rustdoc; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --quiet --all-targets -- -D warnings
+	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
+
+image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
+	@$(BENCH) image-check build/pcidom.elf
+
+stub: setup
+	@mkdir -p build
+	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
+	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/pcidom-stub,build/pcidom.debug.elf)
+	@strip -o build/pcidom.elf build/pcidom.debug.elf
+
+selftest: setup
+	@mkdir -p build
+	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p selftest
+	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/selftest,build/selftest.elf)
+
+tool: setup
+	@mkdir -p build
+	cargo build --release --package pcidom
+	@$(call update,$(TARGET_DIR)/release/pcidom,build/pcidom)
+
+agent: setup
+	@mkdir -p build/bench
+	cargo --config tests/agent/static.toml build --quiet --target-dir $(TARGET_DIR)/agent --package agent
+	@$(call update,$(TARGET_DIR)/agent/$(TRIPLE)/debug/agent,build/bench/agent)
+
+setup:
+	@tests/bench/setup.sh
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "Options: DEBIAN=12|13, CASE=part of a case's name, V=1. Consoles of the last runs: build/bench/logs."
+
+clean: ## Remove build products and logs, keep downloaded packages
+	rm -rf build/pcidom build/*.elf build/bench/agent build/bench/logs build/bench/*/images
+	cargo clean
+
+distclean: ## Remove everything that was built or downloaded
+	rm -rf build
+	cargo clean

@@ -1,0 +1,84 @@
+//! What every case works with: commands of dom0, xenstore, and the domains that exist.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+
+use super::guests::Domain;
+use crate::{
+    process::{self, Outcome},
+    store::Store,
+};
+
+/// The state of dom0 that cases share. What a case leaves (the stub, guests) is there for the next, which asks for it in a way
+/// that makes it where it is missing; after a failure everything is taken down.
+pub(crate) struct Bed {
+    pub(crate) store: Store,
+    /// Domains that exist because of us, oldest first.
+    pub(crate) domains: Vec<Domain>,
+    /// When the running case has to end.
+    pub(crate) deadline: Instant,
+    /// Numbers the commands given to guests.
+    pub(crate) requests: u32,
+}
+
+impl Bed {
+    /// Before the first case.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { store: Store::open()?, domains: Vec::new(), deadline: Instant::now(), requests: 0 })
+    }
+
+    /// Gives what comes next so much time.
+    pub(crate) fn set_limit(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
+    /// Runs a command of dom0, which must succeed, and returns its output.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        process::check(Command::new(program).args(arguments), self.deadline)
+    }
+
+    /// Runs `xl`, which must succeed, and returns its output.
+    pub(crate) fn xl(&self, arguments: &[&str]) -> Result<String> {
+        self.run("xl", arguments)
+    }
+
+    /// Runs the tool, however it ends.
+    pub(crate) fn try_pcidom(&self, arguments: &[&str]) -> Result<Outcome> {
+        process::run(Command::new("pcidom").args(arguments), self.deadline)
+    }
+
+    /// Runs the tool, which must succeed, and returns its output.
+    pub(crate) fn pcidom(&self, arguments: &[&str]) -> Result<String> {
+        self.run("pcidom", arguments)
+    }
+
+    /// Runs the tool, which must end with `code` and say something with `word` in it.
+    pub(crate) fn pcidom_fails(&self, arguments: &[&str], code: i32, word: &str) -> Result<()> {
+        let outcome = self.try_pcidom(arguments)?;
+        let said = outcome.stderr.trim();
+        if outcome.code() != code || !said.to_lowercase().contains(&word.to_lowercase()) {
+            bail!(
+                "pcidom {} ended with {} (not {code}) and said {said:?} (with no {word:?})",
+                arguments.join(" "),
+                outcome.code()
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes down what a failed case left.
+    pub(crate) fn clear(&mut self) {
+        self.set_limit(Duration::from_secs(30));
+        // Youngest first: the stub last, so that it can let go of what guests had. Whatever goes wrong here shows in the next
+        // case.
+        for domain in std::mem::take(&mut self.domains).iter().rev() {
+            if let Err(error) = self.destroy(domain) {
+                println!("agent: {error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `make run`: what a user does, with the commands shown as they would be typed.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+use super::{bed::Bed, guests::Domain, report::Report};
+use crate::process;
+
+/// The devices, in the short form that `lspci` prints.
+const DEVICES: [&str; 3] = ["00:05.0", "00:06.0", "00:07.0"];
+
+struct Demo<'a> {
+    bed: &'a mut Bed,
+    report: &'a mut Report,
+}
+
+/// Shows how devices get into a guest and back.
+pub(crate) fn run(bed: &mut Bed, report: &mut Report) -> Result<()> {
+    let mut demo = Demo { bed, report };
+    let result = demo.show();
+    if let Err(error) = &result {
+        report.line(format_args!("{error:#}"))?;
+    }
+    result
+}
+
+impl Demo<'_> {
+    fn show(&mut self) -> Result<()> {
+        self.say("The stub, a domain of 1 MiB, will serve PCI devices in place of dom0's kernel.")?;
+        self.dom0("xl create /etc/xen/pcidom.cfg")?;
+        self.bed.store.wait_for(
+            &format!("/local/domain/{}/data/pcidom/version", self.domid("pcidom")?),
+            self.bed.deadline,
+            |value| value.is_some(),
+        )?;
+        self.say("It takes three devices into its pool.")?;
+        for device in DEVICES {
+            self.dom0(&format!("pcidom assignable add {device}"))?;
+        }
+        self.dom0("pcidom assignable list")?;
+        self.say("A Debian guest, not started yet, gets all of them.")?;
+        self.dom0("xl create -p /etc/xen/guest.cfg")?;
+        self.dom0(&format!("pcidom attach -v guest {}", DEVICES.join(" ")))?;
+        self.dom0("xl unpause guest")?;
+        let guest = Domain { name: "guest".into(), id: self.domid("guest")? };
+        let deadline = self.bed.deadline;
+        self.bed.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
+        self.bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+        self.dom0("xl list")?;
+        self.say("The guest's unchanged kernel finds them on its own bus 0.")?;
+        self.guest(&guest, "lspci")?;
+        self.guest(&guest, "lspci -v -s 00:02.0")?;
+        self.dom0("pcidom list")?;
+        self.say("And back into the pool.")?;
+        self.dom0(&format!("pcidom detach guest {}", DEVICES.join(" ")))?;
+        self.guest(&guest, "lspci")?;
+        self.dom0("pcidom list")?;
+        self.dom0("xl destroy guest")?;
+        self.report.line(format_args!("done"))
+    }
+
+    fn domid(&self, name: &str) -> Result<u16> {
+        self.bed.xl(&["domid", name])?.trim().parse().with_context(|| format!("the id of {name}"))
+    }
+
+    fn say(&mut self, text: &str) -> Result<()> {
+        self.report.line(format_args!("\n{text}"))
+    }
+
+    fn dom0(&mut self, command: &str) -> Result<()> {
+        self.bed.set_limit(Duration::from_mins(1));
+        self.report.line(format_args!("dom0# {command}"))?;
+        let outcome = process::run(Command::new("sh").args(["-c", command]), self.bed.deadline)?;
+        // The first line that xl prints says what file it reads.
+        let said = outcome.text() + &outcome.stderr;
+        for line in said.lines().filter(|line| !line.starts_with("Parsing config")) {
+            self.report.line(format_args!("{line}"))?;
+        }
+        match outcome.code() {
+            0 => Ok(()),
+            code => bail!("that ended with {code}"),
+        }
+    }
+
+    fn guest(&mut self, guest: &Domain, command: &str) -> Result<()> {
+        self.report.line(format_args!("guest# {command}"))?;
+        let output = self.bed.in_guest(guest, command)?;
+        for line in String::from_utf8_lossy(&output).lines() {
+            self.report.line(format_args!("{line}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The devices that QEMU gives the machine for passing through (`tests/bench/src/boot.rs`), and what dom0 knows about them.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Intel 82540EM: 32-bit memory and port BARs, INTx, no reset method.
+pub(crate) const E1000: &str = "0000:00:05.0";
+/// QEMU's educational device: one BAR of 1 MiB, INTx and MSI, no reset method.
+pub(crate) const EDU: &str = "0000:00:06.0";
+/// An NVMe disk: PCI Express, a 64-bit BAR, MSI-X, function level reset.
+pub(crate) const NVME: &str = "0000:00:07.0";
+/// All of them.
+pub(crate) const ALL: [&str; 3] = [E1000, EDU, NVME];
+
+/// A device's folder in sysfs, the same in dom0 and in guests.
+pub(crate) fn sysfs(device: &str) -> String {
+    format!("/sys/bus/pci/devices/{device}")
+}
+
+/// A file of a device in dom0, without the newline at its end.
+pub(crate) fn attribute(device: &str, name: &str) -> Result<String> {
+    let path = format!("{}/{name}", sysfs(device));
+    Ok(fs::read_to_string(&path).with_context(|| format!("reading {path}"))?.trim_end().to_owned())
+}
+
+/// A device's configuration space as dom0 reads it: 256 bytes, or 4,096 of a PCI Express device.
+pub(crate) fn config(device: &str) -> Result<Vec<u8>> {
+    let path = format!("{}/config", sysfs(device));
+    fs::read(&path).with_context(|| format!("reading {path}"))
+}
+
+/// An address as a component of a xenstore path.
+pub(crate) fn component(device: &str) -> String {
+    device.replace([':', '.'], "-")
+}

@@ -1,0 +1,110 @@
+//! Linux guests: creating them, and having them do things.
+
+use std::{fmt::Write, fs};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::bed::Bed;
+
+/// Options of a guest. The defaults are those of a guest that pcidom can serve.
+#[derive(Clone, Copy)]
+pub(crate) struct GuestOptions {
+    /// Prepared for devices by `passthrough=`.
+    pub(crate) passthrough: bool,
+    /// Modules that it loads first.
+    pub(crate) modules: &'static str,
+}
+
+impl Default for GuestOptions {
+    fn default() -> Self {
+        Self { passthrough: true, modules: "xen-pcifront" }
+    }
+}
+
+/// A domain that the cases made: a guest or the stub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Domain {
+    pub(crate) name: String,
+    pub(crate) id: u16,
+}
+
+impl Domain {
+    /// A node of the domain's own.
+    pub(crate) fn node(&self, path: &str) -> String {
+        format!("/local/domain/{}/{path}", self.id)
+    }
+}
+
+impl Bed {
+    /// Creates a guest and leaves it paused.
+    pub(crate) fn create_guest(&mut self, name: &str, options: GuestOptions) -> Result<Domain> {
+        let example = fs::read_to_string("/etc/xen/guest.cfg")?;
+        let without = if options.passthrough { "" } else { "passthrough" };
+        let kept = example.lines().filter(|line| without.is_empty() || !line.starts_with(without));
+        let mut config: String = kept.flat_map(|line| [line, "\n"]).collect();
+        // What comes later counts.
+        write!(
+            config,
+            "name = \"{name}\"\nextra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load={}\"\n\
+             on_reboot = \"destroy\"\non_crash = \"destroy\"\n",
+            options.modules
+        )?;
+        self.create_paused(name, &config)
+    }
+
+    /// Creates a domain from the text of its configuration and leaves it paused.
+    pub(crate) fn create_paused(&mut self, name: &str, config: &str) -> Result<Domain> {
+        let file = format!("/tmp/{name}.cfg");
+        fs::write(&file, config)?;
+        self.xl(&["create", "-p", &file])?;
+        let id = self.xl(&["domid", name])?.trim().parse().with_context(|| format!("the id of {name}"))?;
+        let domain = Domain { name: name.to_owned(), id };
+        self.domains.push(domain.clone());
+        Ok(domain)
+    }
+
+    /// Lets a guest run and waits until it takes commands.
+    pub(crate) fn unpause(&mut self, guest: &Domain) -> Result<()> {
+        self.xl(&["unpause", &guest.name])?;
+        let deadline = self.deadline;
+        self.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+        Ok(())
+    }
+
+    /// Runs a command in a guest and returns its exit code and output.
+    pub(crate) fn try_in_guest(&mut self, guest: &Domain, command: &str) -> Result<(i32, Vec<u8>)> {
+        self.requests += 1;
+        let number = self.requests.to_string();
+        let dir = guest.node("data/bench");
+        self.store.write(&format!("{dir}/request"), format!("{number} {command}").as_bytes())?;
+        let deadline = self.deadline;
+        let ours = |value: Option<&str>| value.and_then(|value| value.split(' ').next()) == Some(&number);
+        let done = self.store.wait_for(&format!("{dir}/done"), deadline, ours);
+        let done = done.with_context(|| format!("{} did not answer {command:?}", guest.name))?.unwrap_or_default();
+        let words: Vec<&str> = done.split(' ').collect();
+        let [_, code, pieces] = words[..] else { bail!("{} answered {done:?}", guest.name) };
+        let mut output = Vec::new();
+        for piece in 0..pieces.parse()? {
+            output.extend(self.store.bytes(&format!("{dir}/output/{piece}"))?.context("a piece of output is missing")?);
+        }
+        self.store.remove(&format!("{dir}/output"))?;
+        Ok((code.parse()?, output))
+    }
+
+    /// Runs a command in a guest, which must succeed, and returns its output.
+    pub(crate) fn in_guest(&mut self, guest: &Domain, command: &str) -> Result<Vec<u8>> {
+        let (code, output) = self.try_in_guest(guest, command)?;
+        ensure!(code == 0, "{command:?} in {} ended with {code}: {}", guest.name, String::from_utf8_lossy(&output));
+        Ok(output)
+    }
+
+    /// Ends a domain at once and waits until it is gone.
+    pub(crate) fn destroy(&mut self, domain: &Domain) -> Result<()> {
+        self.xl(&["destroy", &domain.name])?;
+        self.domains.retain(|other| other != domain);
+        let deadline = self.deadline;
+        // xenstored drops the directory's owner's nodes when Xen says that the domain is gone.
+        self.store.wait_for(&domain.node("vm"), deadline, |value| value.is_none())?;
+        Ok(())
+    }
+}

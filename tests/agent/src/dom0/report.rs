@@ -1,0 +1,55 @@
+//! Telling the host what happens, in the file that it follows (`tests/bench/src/report.rs` has the lines' meaning).
+
+use std::{fmt, fs::File, io::Write, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::services::SHARE;
+
+/// The report of one boot.
+pub(crate) struct Report {
+    file: File,
+    passed: u32,
+    failed: u32,
+}
+
+impl Report {
+    /// Starts an empty report.
+    pub(crate) fn create() -> Result<Self> {
+        let path = format!("{SHARE}/report");
+        Ok(Self { file: File::create(&path).with_context(|| format!("creating {path}"))?, passed: 0, failed: 0 })
+    }
+
+    /// Writes a line, also to the console, so that it stands among the messages of the kernel and Xen.
+    pub(crate) fn line(&mut self, line: fmt::Arguments<'_>) -> Result<()> {
+        println!("{line}");
+        Ok(self.file.write_all(format!("{line}\n").as_bytes())?)
+    }
+
+    /// A case starts.
+    pub(crate) fn start(&mut self, name: &str) -> Result<()> {
+        self.line(format_args!("start {name}"))
+    }
+
+    /// A case has ended.
+    pub(crate) fn end(&mut self, name: &str, took: Duration, result: &Result<()>) -> Result<()> {
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                self.line(format_args!("case {name} ... ok ({:.1} s)", took.as_secs_f64()))
+            }
+            Err(error) => {
+                self.failed += 1;
+                // One line a case: what programs printed may have several.
+                let why = format!("{error:#}").trim_end().replace('\n', " | ");
+                self.line(format_args!("case {name} ... FAILED: {why}"))
+            }
+        }
+    }
+
+    /// All cases have ended.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        let (passed, failed) = (self.passed, self.failed);
+        self.line(format_args!("{passed} passed, {failed} failed"))
+    }
+}

@@ -1,0 +1,72 @@
+//! The state of Xen and xenstore, to be compared with what it was before.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+
+use super::{bed::Bed, devices::ALL, guests::Domain};
+
+/// What a domain that came and went must not have changed.
+pub(crate) struct Snapshot {
+    /// One line per fact: a xenstore node with its value, a grant, an event channel, a right, a device's driver.
+    facts: BTreeSet<String>,
+}
+
+impl Snapshot {
+    /// Looks at everything. The grants and event channels are those of `stub`, the rights those of all domains.
+    pub(crate) fn take(bed: &Bed, stub: &Domain) -> Result<Self> {
+        let mut facts = BTreeSet::new();
+        // -f: whole paths; -p: permissions.
+        facts.extend(bed.run("xenstore-ls", &["-f", "-p"])?.lines().map(str::to_owned));
+        let channels = bed.run("lsevtchn", &[&stub.id.to_string()])?;
+        facts.extend(channels.lines().map(|line| format!("event channel of the stub: {}", line.trim())));
+        facts.extend(debug_key(bed, "g")?.into_iter().filter_map(|line| grant(&line)));
+        facts.extend(rights(&debug_key(bed, "q")?));
+        for device in ALL {
+            let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{device}/driver")).unwrap_or_default();
+            facts.insert(format!("{device} is with {}", driver.display()));
+        }
+        Ok(Self { facts })
+    }
+
+    /// Fails with what is different in `later`.
+    pub(crate) fn compare(&self, later: &Self) -> Result<()> {
+        let gone = self.facts.difference(&later.facts).map(|fact| format!("no longer: {fact}"));
+        let new = later.facts.difference(&self.facts).map(|fact| format!("new: {fact}"));
+        let all: Vec<String> = gone.chain(new).collect();
+        if !all.is_empty() {
+            bail!("{}", all.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// What Xen prints for a debug key.
+fn debug_key(bed: &Bed, key: &str) -> Result<Vec<String>> {
+    bed.xl(&["dmesg", "-c"])?;
+    bed.xl(&["debug-keys", key])?;
+    let text = bed.xl(&["dmesg"])?;
+    Ok(text.lines().map(|line| line.trim_start_matches("(XEN)").trim().to_owned()).collect())
+}
+
+/// An active entry of a grant table, for the key `g`; headings and counters are no facts.
+fn grant(line: &str) -> Option<String> {
+    // [ref] localdom mfn pin … as numbers.
+    line.starts_with('[').then(|| format!("grant: {line}"))
+}
+
+/// The rights of all domains, from the "Rangesets belonging to domain N" parts of the key `q`.
+fn rights(lines: &[String]) -> Vec<String> {
+    let mut owner = None;
+    let mut rights = Vec::new();
+    for line in lines {
+        if let Some(domain) = line.strip_prefix("Rangesets belonging to ") {
+            owner = Some(domain.trim_end_matches(':'));
+        } else if let Some(owner) = owner.filter(|_| line.contains('{')) {
+            rights.push(format!("rights of {owner}: {line}"));
+        } else {
+            owner = None;
+        }
+    }
+    rights
+}

@@ -1,0 +1,96 @@
+//! The guest side: does what dom0 says and sends back what came of it.
+//!
+//! Requests and answers travel as xenstore nodes below the guest's own `data/bench`, so they need no network, no disk and no
+//! second console, and they work however little of the guest does:
+//!
+//! | node | value |
+//! |---|---|
+//! | `ready` | written once the guest listens |
+//! | `request` | `NUMBER COMMAND`, written by dom0 |
+//! | `output/N` | what the command printed, in pieces |
+//! | `done` | `NUMBER CODE PIECES`, written after the pieces |
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{boot, process, store::Store};
+
+/// Size of one piece of output: xenstored refuses larger values from guests.
+const PIECE: usize = 2048;
+/// Most pieces: a guest may own 1,000 nodes. Longer output is cut.
+const PIECES: usize = 900;
+/// Nothing that a case asks of a guest takes longer.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// Serves dom0 for ever.
+pub(crate) fn run() -> Result<()> {
+    let options = std::fs::read_to_string("/proc/cmdline")?;
+    let modules =
+        options.split_whitespace().find_map(|option| option.strip_prefix("bench.load=")).unwrap_or("xen-pcifront");
+    for module in modules.split(',').filter(|module| !module.is_empty()) {
+        boot::load_module(module)?;
+    }
+    let mut store = Store::open()?;
+    store.watch("data/bench/request")?;
+    store.write("data/bench/ready", b"1")?;
+    println!("agent: ready");
+    let mut last = String::new();
+    loop {
+        store.wait(Instant::now() + Duration::from_hours(1))?;
+        let Some(request) = store.text("data/bench/request")? else { continue };
+        let (number, command) = request.split_once(' ').context("a request without a number")?;
+        if number == last {
+            continue;
+        }
+        number.clone_into(&mut last);
+        let (code, output) = execute(command);
+        let pieces = output.chunks(PIECE).take(PIECES);
+        let count = pieces.len();
+        for (index, piece) in pieces.enumerate() {
+            store.write(&format!("data/bench/output/{index}"), piece)?;
+        }
+        store.write("data/bench/done", format!("{number} {code} {count}").as_bytes())?;
+    }
+}
+
+/// Runs a command: one of our own, or a line for the shell.
+fn execute(command: &str) -> (i32, Vec<u8>) {
+    let words: Vec<&str> = command.split(' ').collect();
+    let done = match words[..] {
+        ["load", module] => boot::load_module(module).map(|()| Vec::new()),
+        ["read-often", path, offset, count] => read_often(path, offset, count),
+        _ => return shell(command).unwrap_or_else(|error| (255, format!("{error:#}").into_bytes())),
+    };
+    done.map_or_else(|error| (255, format!("{error:#}").into_bytes()), |output| (0, output))
+}
+
+fn shell(command: &str) -> Result<(i32, Vec<u8>)> {
+    let outcome = process::run(Command::new("sh").args(["-c", command]), Instant::now() + LIMIT)?;
+    Ok((outcome.code(), [outcome.stdout, outcome.stderr.into_bytes()].concat()))
+}
+
+/// `read-often FILE OFFSET COUNT`: reads the dword at `OFFSET` of a configuration space file `COUNT` times, which must give
+/// the same value each time. A shell would need a process for each.
+fn read_often(path: &str, offset: &str, count: &str) -> Result<Vec<u8>> {
+    let (offset, count): (u64, u32) = (offset.parse()?, count.parse()?);
+    let file = File::open(path).with_context(|| format!("opening {path}"))?;
+    let read = || -> Result<[u8; 4]> {
+        let mut dword = [0; 4];
+        file.read_exact_at(&mut dword, offset)?;
+        Ok(dword)
+    };
+    let first = read()?;
+    for _ in 1..count {
+        let next = read()?;
+        if next != first {
+            bail!("read {first:02x?}, then {next:02x?}");
+        }
+    }
+    Ok(first.to_vec())
+}

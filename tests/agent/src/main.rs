@@ -1,0 +1,24 @@
+//! `/init` on the bench: drives the test cases in dom0, and does what dom0 says in guests.
+
+mod boot;
+mod dom0;
+mod guest;
+mod process;
+mod store;
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+fn main() {
+    if let Err(error) = run() {
+        println!("agent: {error:#}");
+    }
+    // The first program must not end; the host side notices that the last line is missing.
+    boot::restart();
+}
+
+fn run() -> Result<()> {
+    boot::mount_system()?;
+    if fs::read_to_string("/bench/role")?.trim() == "dom0" { dom0::run(Path::new("/bench/plan")) } else { guest::run() }
+}

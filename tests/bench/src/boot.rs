@@ -1,0 +1,112 @@
+//! One boot of the full lane's machine: Xen, a Linux dom0 with the agent, and devices to pass through.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use crate::{
+    images::Images,
+    layout,
+    qemu::{Line, Logs, Machine},
+    release::Release,
+};
+
+/// Memory for dom0, which holds its archive twice while it unpacks it.
+const DOM0_MIB: u32 = 768;
+/// Memory of the machine: dom0, the guests and what Xen takes for itself.
+const MACHINE_MIB: u32 = 2560;
+/// No boot takes longer.
+const LIMIT: Duration = Duration::from_mins(10);
+
+/// What one boot is for.
+pub(crate) struct Boot<'a> {
+    /// The release that dom0 and guests come from.
+    pub(crate) release: &'a Release,
+    /// Name of the folder for logs.
+    pub(crate) name: String,
+    /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
+    pub(crate) plan: String,
+    /// Whether the machine has an IOMMU.
+    pub(crate) iommu: bool,
+    /// Shows the command and the consoles.
+    pub(crate) verbose: bool,
+}
+
+impl Boot<'_> {
+    /// The folder for this boot's logs.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        layout::log_dir(&self.name)
+    }
+
+    /// Boots, passes every line of the agent's report to `on_report` and returns when the machine has ended by itself.
+    pub(crate) fn run(&self, on_report: &mut dyn FnMut(&str)) -> Result<()> {
+        let _lock = layout::lock()?;
+        let images = Images::build(self.release)?;
+        let dir = self.log_dir();
+        layout::prepare_logs(&dir)?;
+        self.boot(&images, &dir, on_report)
+    }
+
+    fn boot(&self, images: &Images, dir: &Path, on_report: &mut dyn FnMut(&str)) -> Result<()> {
+        let initramfs = dir.join("dom0.cpio");
+        images.dom0_for_run(&self.plan, &initramfs)?;
+        let share = dir.join("share");
+        fs::create_dir(&share)?;
+        let machine = Machine {
+            xen: images.xen.clone(),
+            xen_options: format!("dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all"),
+            // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.
+            modules: vec![
+                (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
+                (initramfs.clone(), String::new()),
+            ],
+            memory: MACHINE_MIB,
+            devices: devices(dir, self.iommu)?,
+        };
+        let logs = Logs {
+            serial: dir.join("dom0.log"),
+            report: Some(share.join("report")),
+            on_line: &mut |line| match line {
+                Line::Serial(line) if self.verbose => println!("| {line}"),
+                Line::Serial(_) => {}
+                Line::Report(line) => on_report(&line),
+            },
+        };
+        let result = machine.run(LIMIT, self.verbose, logs);
+        // Large, and made anew by every run.
+        for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio", "nvme.img"] {
+            fs::remove_file(dir.join(file))?;
+        }
+        result.map(drop)
+    }
+}
+
+/// The shared folder and the devices that cases work on, at the addresses where dom0 sees them (`addr=5` is `00:05.0`).
+fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
+    let disk = dir.join("nvme.img");
+    fs::File::create(&disk)?.set_len(16 << 20)?;
+    let share = dir.join("share");
+    let mut arguments = Vec::new();
+    let mut device = |description: &str| arguments.extend(["-device".to_owned(), description.to_owned()]);
+    if iommu {
+        device("intel-iommu,intremap=on,device-iotlb=off");
+    }
+    device("virtio-9p-pci,fsdev=share,mount_tag=share,addr=3");
+    device("e1000,addr=5,netdev=net");
+    device("edu,addr=6");
+    device("nvme,serial=bench,drive=disk,addr=7");
+    arguments.extend([
+        "-fsdev".to_owned(),
+        format!("local,id=share,path={},security_model=none", share.display()),
+        // A network that leads nowhere: the card has a link and QEMU has nothing to warn about.
+        "-netdev".to_owned(),
+        "hubport,id=net,hubid=0".to_owned(),
+        "-drive".to_owned(),
+        format!("if=none,id=disk,format=raw,file={}", disk.display()),
+    ]);
+    Ok(arguments)
+}

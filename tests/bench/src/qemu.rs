@@ -1,0 +1,153 @@
+//! QEMU runs with an end: by themselves, by time, or with this process.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+/// A virtual machine to run.
+pub(crate) struct Machine {
+    /// Xen's ELF file.
+    pub(crate) xen: PathBuf,
+    /// Xen's command line, beside what every run has.
+    pub(crate) xen_options: String,
+    /// Files that Xen gets as modules, each with its command line (may be empty): first the kernel, then an initramfs.
+    pub(crate) modules: Vec<(PathBuf, String)>,
+    /// Memory in MiB.
+    pub(crate) memory: u32,
+    /// More arguments: devices.
+    pub(crate) devices: Vec<String>,
+}
+
+/// One line of output while a machine runs.
+pub(crate) enum Line {
+    /// On the serial console: Xen and dom0.
+    Serial(String),
+    /// In the file that cases are reported in.
+    Report(String),
+}
+
+/// Where a machine's lines come from and go to.
+pub(crate) struct Logs<'a> {
+    /// The serial console is copied to this file.
+    pub(crate) serial: PathBuf,
+    /// A file that the machine appends its reports to, if it does.
+    pub(crate) report: Option<PathBuf>,
+    /// Called for every line.
+    pub(crate) on_line: &'a mut dyn FnMut(Line),
+}
+
+impl Machine {
+    fn command(&self) -> Result<Command> {
+        // PDEATHSIG ends QEMU when this process ends in any way, SIGKILL included. (setpriv is in util-linux, always there.)
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
+        // smap=off: with SMAP under TCG a PV guest dies in its first upcall. la57=off: Xen 4.17 has no use for it.
+        command.args(["-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off,smap=off"]);
+        command.args(["-smp", "2", "-m", &self.memory.to_string()]);
+        command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
+        let mut modules = Vec::new();
+        for (path, options) in &self.modules {
+            let path =
+                path.to_str().filter(|path| !path.contains([',', ' '])).context("a path that -initrd cannot take")?;
+            modules.push(format!("{path} {options}").trim_end().to_owned());
+        }
+        command.arg("-kernel").arg(&self.xen).args(["-initrd", &modules.join(",")]);
+        command.args(["-append", &format!("console=com1 com1=115200,8n1 {}", self.xen_options)]).args(&self.devices);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        Ok(command)
+    }
+
+    /// Runs the machine until it ends, or ends it after `limit`, which is an error.
+    pub(crate) fn run(&self, limit: Duration, verbose: bool, logs: Logs<'_>) -> Result<ExitStatus> {
+        let mut command = self.command()?;
+        if verbose {
+            println!("bench: {command:?}");
+        }
+        let started = Instant::now();
+        let mut child = command.spawn().context("starting QEMU")?;
+        let lines = serial_lines(child.stdout.take().context("no pipe")?, &logs.serial)?;
+        let mut running = Running(child);
+        let mut report = logs.report.map(Tail::new);
+        loop {
+            let serial = lines.recv_timeout(Duration::from_millis(100));
+            for line in report.iter_mut().flat_map(Tail::lines) {
+                (logs.on_line)(Line::Report(line));
+            }
+            match serial {
+                Ok(line) => (logs.on_line)(Line::Serial(line)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(running.0.wait()?),
+            }
+            if started.elapsed() > limit {
+                bail!("ended after {} s without a result", limit.as_secs());
+            }
+        }
+    }
+}
+
+/// A QEMU that dies with this value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Copies the serial console to a file and hands its lines out, in a thread that ends with QEMU.
+fn serial_lines(console: ChildStdout, log: &Path) -> Result<Receiver<String>> {
+    let mut log = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut console = BufReader::new(console);
+        let mut line = Vec::new();
+        while console.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            // A full disk is no reason to stop the run.
+            let _ = log.write_all(&line);
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+/// Follows a file that somebody else appends whole lines to.
+struct Tail {
+    path: PathBuf,
+    position: u64,
+}
+
+impl Tail {
+    fn new(path: PathBuf) -> Self {
+        Self { path, position: 0 }
+    }
+
+    /// The complete lines that were appended since the last call.
+    fn lines(&mut self) -> Vec<String> {
+        let mut text = Vec::new();
+        let read = fs::File::open(&self.path).and_then(|mut file| {
+            file.seek(SeekFrom::Start(self.position))?;
+            file.read_to_end(&mut text)
+        });
+        // The file appears when the machine has something to say.
+        if read.is_err() {
+            return Vec::new();
+        }
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        self.position += u64::try_from(whole).unwrap_or_default();
+        String::from_utf8_lossy(&text[..whole]).lines().map(str::to_owned).collect()
+    }
+}
