@@ -1,1 +1,145 @@
-fn main() {}
+//! The stub: a PCI backend as a Xen PV domain of its own. This file joins the platform (`kernel`) and the backend (`drivers/pciback`).
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod options;
+mod platform;
+mod ports;
+
+use alloc::vec::Vec;
+use kernel::control::{ShutdownReason, shutdown};
+use kernel::xenstore_ring::XenstoreRing;
+use kernel::{BootInfo, clock, console, events, heap, trace};
+use pciback::{Backend, Served, Shutdown};
+use platform::Xen;
+use ports::PollList;
+use xen_types::Port;
+
+kernel::image!(main);
+
+fn main(info: &'static BootInfo) -> ! {
+    let options = options::parse(info.command_line(), |word| {
+        log::error!("command line: {word:?} is not understood (known: export=vpci, log=error|warn|info|debug|trace)");
+    });
+    log::set_max_level(options.log);
+    let (major, minor) = kernel::xen_version();
+    log::info!(
+        "pcidom {} on Xen {major}.{minor}: {} KiB of memory, heap {} KiB, export={}",
+        env!("CARGO_PKG_VERSION"),
+        info.nr_pages * kernel::layout::PAGE_SIZE / 1024,
+        heap::usage().total / 1024,
+        options.export,
+    );
+    let ring = match XenstoreRing::take() {
+        Ok(ring) => ring,
+        Err(error) => {
+            log::error!("no xenstore ({error}): this image runs as a guest that xl created");
+            shutdown(ShutdownReason::Poweroff)
+        }
+    };
+    Stub::new(ring, &options).run()
+}
+
+/// What the main loop works on.
+struct Stub {
+    ring: XenstoreRing,
+    backend: Backend<Xen>,
+    poll_list: PollList,
+    /// Ports with more requests than one turn serves.
+    unfinished: Vec<Port>,
+}
+
+impl Stub {
+    fn new(ring: XenstoreRing, options: &options::Options) -> Self {
+        let backend = Backend::new(Xen, pciback::Options { export: options.export, ..pciback::Options::default() });
+        Self { poll_list: PollList::new(ring.port()), unfinished: Vec::new(), ring, backend }
+    }
+
+    /// Serves for ever.
+    fn run(mut self) -> ! {
+        let mut was_ready = false;
+        loop {
+            self.serve();
+            self.control();
+            if !was_ready && self.backend.is_ready() {
+                was_ready = true;
+                log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
+            }
+            match self.backend.shutdown_request() {
+                None => {}
+                Some(Shutdown::Poweroff) => end(ShutdownReason::Poweroff),
+                Some(Shutdown::Reboot) => end(ShutdownReason::Reboot),
+            }
+            if self.unfinished.is_empty() {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Serves the ports that had an event, and those that the last turn left unfinished.
+    fn serve(&mut self) {
+        let Self { ring, backend, poll_list, unfinished } = self;
+        let left_over = unfinished.len();
+        let mut serve = |port, unfinished: &mut Vec<Port>| {
+            let served = backend.serve(port);
+            trace::record("served", [u64::from(port.0), served as u64]);
+            if served == Served::More {
+                unfinished.push(port);
+            }
+        };
+        for index in 0..left_over {
+            if let Some(&port) = unfinished.get(index) {
+                serve(port, unfinished);
+            }
+        }
+        unfinished.drain(..left_over);
+        events::take_pending(|port| {
+            poll_list.active(port);
+            if port != ring.port() && !unfinished.contains(&port) {
+                serve(port, unfinished);
+            }
+        });
+    }
+
+    /// Moves bytes between xenstored and the control plane and lets that act, until neither has anything to do.
+    fn control(&mut self) {
+        let Self { ring, backend, .. } = self;
+        let mut buffer = [0; 1024];
+        loop {
+            backend.run();
+            let moved = backend.with_store(|client| {
+                let sent = ring.send(client.outgoing());
+                client.sent(sent);
+                let received = ring.receive(&mut buffer);
+                if let Err(error) = client.feed(buffer.get(..received).unwrap_or_default()) {
+                    log::error!("xenstored breaks its protocol ({error}): every question under way is given up");
+                    client.reset();
+                }
+                sent + received
+            });
+            if moved == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Waits for the next event, or for the next thing that is due.
+    fn sleep(&mut self) {
+        let Self { backend, poll_list, .. } = self;
+        poll_list.update(backend.ports_version(), || backend.ports());
+        let (ports, deadline_ns) = poll_list.sleep(backend.next_deadline_ns());
+        if let Err(error) = events::wait(ports, deadline_ns) {
+            panic!("SCHEDOP_poll on our own ports: {error}");
+        }
+    }
+}
+
+/// Ends the domain as the toolstack asked.
+fn end(reason: ShutdownReason) -> ! {
+    const PATIENCE_NS: u64 = 100_000_000;
+    log::info!("ending as asked: {reason:?}");
+    console::flush(PATIENCE_NS);
+    shutdown(reason)
+}

@@ -1,7 +1,7 @@
 //! Time since Xen started: the paravirtual clock (`struct vcpu_time_info`, `xen/include/public/xen.h`).
 
 use crate::shared_info;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// Nanoseconds since Xen started. Never goes back on the one vCPU.
 #[must_use]
@@ -22,8 +22,24 @@ pub fn now_ns() -> u64 {
     })
 }
 
+/// When the image's first instructions ran, in [`now_ns`]'s time.
+static START_NS: AtomicU64 = AtomicU64::new(0);
+
+/// When this domain started to run, in [`now_ns`]'s time: for figures such as the time until it is ready.
+#[must_use]
+pub fn start_ns() -> u64 {
+    START_NS.load(Ordering::Relaxed)
+}
+
+/// Keeps the time of the start, told by the counter's value there ([`tsc`]): at that moment there was no clock yet.
+pub(crate) fn set_start(tsc_at_start: u64) {
+    let record = shared_info::get().time().read();
+    let passed = scale(tsc().wrapping_sub(tsc_at_start), record.tsc_to_system_mul, record.tsc_shift);
+    START_NS.store(now_ns().saturating_sub(passed), Ordering::Relaxed);
+}
+
 /// The CPU's time-stamp counter. Xen emulates it for guests without `tsc_mode="native"` on hosts without an invariant one.
-fn tsc() -> u64 {
+pub(crate) fn tsc() -> u64 {
     // SAFETY: every x86-64 CPU has rdtsc, and Xen never takes it away from a PV guest (it emulates it at most).
     unsafe { core::arch::x86_64::_rdtsc() }
 }

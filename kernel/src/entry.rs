@@ -1,6 +1,6 @@
 //! From Xen's entry to the image's `main`.
 
-use crate::{BootInfo, console, events, heap, hypercall, memory, shared_info, start_info, timer, traps};
+use crate::{BootInfo, clock, console, events, heap, hypercall, memory, shared_info, start_info, timer, traps};
 use core::ptr::NonNull;
 
 /// Bytes of the stack, in pages above a guard page (`linker.ld` reserves both).
@@ -56,6 +56,7 @@ macro_rules! image {
 /// # Panics
 /// When Xen refuses something without which nothing works (mapping `shared_info`).
 pub unsafe fn init(start_info: *mut core::ffi::c_void) -> &'static BootInfo {
+    let tsc = clock::tsc();
     #[expect(clippy::expect_used, reason = "without it there is nothing to run on, nor a console to say so")]
     let pointer = NonNull::new(start_info).expect("Xen passes start_info").cast();
     // SAFETY: the caller's promise.
@@ -64,6 +65,7 @@ pub unsafe fn init(start_info: *mut core::ffi::c_void) -> &'static BootInfo {
     let heap = unsafe { heap::init() };
     #[expect(clippy::expect_used, reason = "documented")]
     shared_info::init().expect("Xen maps shared_info for every domain");
+    clock::set_start(tsc);
     events::init();
     console::init();
     for (what, result) in [

@@ -29,6 +29,8 @@ pub(crate) fn init() {
     for word in 0..EVENT_WORDS {
         page.mask(word).store(0, Ordering::Relaxed);
     }
+    // What became pending while it was masked is not in the selector: the first scan looks at every word.
+    page.pending_selector().store(u64::MAX, Ordering::Release);
 }
 
 /// Makes a port that `peer` may bind to.

@@ -9,6 +9,7 @@ use xenstore::Client;
 use crate::Counters;
 use crate::control::core::{Core, Handle};
 use crate::control::executor::Executor;
+use crate::control::shutdown::{self, Shutdown};
 use crate::control::{directory, startup, stock};
 use crate::platform::Platform;
 use crate::topology::ExportMode;
@@ -59,6 +60,7 @@ impl<P: Platform> Backend<P> {
         let core = Handle::new(Core::new(platform, options));
         let mut executor = Executor::default();
         executor.spawn(Box::pin(startup::run(core.clone())));
+        executor.spawn(Box::pin(shutdown::run(core.clone())));
         executor.spawn(Box::pin(directory::run(core.clone())));
         executor.spawn(Box::pin(stock::run(core.clone())));
         Self { executor, core }
@@ -93,9 +95,15 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| core.serve(port))
     }
 
+    /// A number that changes whenever [`Backend::ports`] does.
+    #[must_use]
+    pub fn ports_version(&self) -> u64 {
+        self.core.with(|core| core.ports.version())
+    }
+
     /// The bound ports.
     pub fn ports(&self) -> impl Iterator<Item = Port> + use<P> {
-        self.core.with(|core| core.ports.keys().copied().collect::<Vec<_>>()).into_iter()
+        self.core.with(|core| core.ports.iter().collect::<Vec<_>>()).into_iter()
     }
 
     /// When [`Backend::run`] has something to do by itself, by the platform's clock.
@@ -108,6 +116,12 @@ impl<P: Platform> Backend<P> {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.core.with(|core| core.is_ready)
+    }
+
+    /// What the toolstack has asked the domain to do, once it is acknowledged.
+    #[must_use]
+    pub fn shutdown_request(&self) -> Option<Shutdown> {
+        self.core.with(|core| core.shutdown)
     }
 
     /// What the requests of all frontends came to, those that are gone included.

@@ -1,7 +1,6 @@
 //! One frontend: what it holds, and its page.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::ToString as _;
@@ -18,6 +17,7 @@ use crate::device::DeviceId;
 use crate::ops;
 use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice};
+use crate::port_table::PortTable;
 use crate::rate::TokenBucket;
 use crate::topology::{ExportMode, Topology};
 use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
@@ -174,7 +174,7 @@ impl<P: Platform> Guest<P> {
     }
 
     /// Maps the page and binds the port, or notes why not.
-    pub(crate) fn connect(&mut self, platform: &P, ports: &mut BTreeMap<Port, DomId>, keys: Keys) {
+    pub(crate) fn connect(&mut self, platform: &P, ports: &mut PortTable, keys: Keys) {
         self.held.tried = Some(Ok(keys));
         self.held.renewed = false;
         self.held.refused = match self.open(platform, keys) {
@@ -207,7 +207,7 @@ impl<P: Platform> Guest<P> {
     }
 
     /// Answers what is still in the page, closes the port and lets the page go.
-    pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut BTreeMap<Port, DomId>) {
+    pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut PortTable) {
         self.held.connection = None;
         self.held.announced = false;
         self.held.peer_was_connected = false;
@@ -217,7 +217,7 @@ impl<P: Platform> Guest<P> {
             page.reply(&request, Reply::NO_DEVICE);
             platform.notify(port);
         }
-        ports.remove(&port);
+        ports.remove(port);
         platform.close(port);
     }
 }

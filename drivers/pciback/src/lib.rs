@@ -14,10 +14,12 @@ mod guest;
 pub mod ops;
 pub mod platform;
 mod pool;
+mod port_table;
 mod rate;
 mod service;
 pub mod topology;
 mod xenbus;
 
 pub use backend::{Backend, Options, Served};
+pub use control::shutdown::Shutdown;
 pub use ops::Counters;

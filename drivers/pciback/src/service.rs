@@ -9,7 +9,7 @@ use crate::platform::Platform;
 impl<P: Platform> Core<P> {
     pub(crate) fn serve(&mut self, port: Port) -> Served {
         let Self { ports, guests, platform, counters, .. } = self;
-        match ports.get(&port).and_then(|domid| guests.get_mut(domid)) {
+        match ports.owner(port).and_then(|domid| guests.get_mut(&domid)) {
             Some(guest) => guest.serve(platform, counters),
             None => Served::UnknownPort,
         }

@@ -6,21 +6,25 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::Waker;
 
-use xen_types::{DomId, Port};
+use xen_types::DomId;
 use xenstore::{Client, ReqId, WatchEvent, path};
 
 use super::executor::BoxedTask;
+use super::shutdown::Shutdown;
 use super::signal::Signal;
 use crate::Counters;
 use crate::Options;
 use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::pool::Pool;
+use crate::port_table::PortTable;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
 pub(crate) const BACKEND_TOKEN: &str = "backend";
 /// Watch on [`path::relative::POOL`].
 pub(crate) const POOL_TOKEN: &str = "pool";
+/// Watch on [`path::relative::CONTROL_SHUTDOWN`].
+pub(crate) const SHUTDOWN_TOKEN: &str = "shutdown";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
 pub(crate) const FRONTEND_TOKEN: &str = "frontend-";
 
@@ -42,13 +46,16 @@ pub(crate) struct Core<P: Platform> {
     /// Tasks to be taken over by the executor.
     pub(crate) spawned: Vec<BoxedTask>,
     pub(crate) guests: BTreeMap<DomId, Guest<P>>,
-    /// Whose port it is.
-    pub(crate) ports: BTreeMap<Port, DomId>,
+    pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
     /// Raised when `backend/pci` is to be listed.
     pub(crate) list_backends: Rc<Signal>,
     pub(crate) is_ready: bool,
     pub(crate) counters: Counters,
+    /// Raised when `control/shutdown` has changed.
+    pub(crate) shutdown_signal: Rc<Signal>,
+    /// What it asked for.
+    pub(crate) shutdown: Option<Shutdown>,
 }
 
 impl<P: Platform> Core<P> {
@@ -64,11 +71,13 @@ impl<P: Platform> Core<P> {
             transaction_queue: VecDeque::new(),
             spawned: Vec::new(),
             guests: BTreeMap::new(),
-            ports: BTreeMap::new(),
+            ports: PortTable::default(),
             pool: Pool::default(),
             list_backends: Signal::new(),
             is_ready: false,
             counters: Counters::default(),
+            shutdown_signal: Signal::new(),
+            shutdown: None,
         }
     }
 
@@ -124,6 +133,7 @@ impl<P: Platform> Core<P> {
                 Some((address, _)) => self.pool.look_at(address),
                 None => self.pool.look_at_all(),
             },
+            SHUTDOWN_TOKEN => self.shutdown_signal.raise(),
             token => {
                 let number = token.strip_prefix(FRONTEND_TOKEN).and_then(|domid| domid.parse().ok());
                 if let Some(guest) = number.and_then(|domid| self.guests.get_mut(&DomId(domid))) {

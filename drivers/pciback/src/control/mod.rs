@@ -3,6 +3,7 @@
 //! | task | how many | does |
 //! |---|---|---|
 //! | [`startup`] | one | sets the two watches of the stub, then announces itself |
+//! | [`shutdown`] | one | obeys `control/shutdown` |
 //! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
 //! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide), does it |
 //! | [`stock`] | one | the pool's nodes |
@@ -15,6 +16,7 @@ pub(crate) mod directory;
 pub(crate) mod executor;
 pub(crate) mod frontend;
 pub(crate) mod read;
+pub(crate) mod shutdown;
 pub(crate) mod signal;
 pub(crate) mod startup;
 pub(crate) mod stock;

@@ -8,6 +8,7 @@ mod vpci;
 
 use alloc::vec::Vec;
 use core::fmt;
+use core::str::FromStr;
 
 use thiserror::Error;
 use xen_types::Sbdf;
@@ -27,6 +28,22 @@ impl fmt::Display for ExportMode {
         f.write_str(match self {
             Self::Vpci => "vpci",
         })
+    }
+}
+
+/// The text is no export mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownMode;
+
+impl FromStr for ExportMode {
+    type Err = UnknownMode;
+
+    /// Reads the word that the stub's command line and `data/pcidom/export` use.
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        match text {
+            "vpci" => Ok(Self::Vpci),
+            _ => Err(UnknownMode),
+        }
     }
 }
 

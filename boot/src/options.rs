@@ -1,0 +1,28 @@
+//! The stub's command line: `extra="export=vpci log=info"` in its configuration.
+
+use log::LevelFilter;
+use pciback::topology::ExportMode;
+
+/// What the command line says; what it does not say has its default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) export: ExportMode,
+    pub(crate) log: LevelFilter,
+}
+
+/// Reads the command line. A word that is not understood is given to `complain` and otherwise ignored: a stub that refuses to start over
+/// a typing error would take all devices away from their guests.
+pub(crate) fn parse<'a>(command_line: &'a str, mut complain: impl FnMut(&'a str)) -> Options {
+    let mut options = Options { export: ExportMode::default(), log: LevelFilter::Info };
+    for word in command_line.split_whitespace() {
+        let understood = match word.split_once('=') {
+            Some(("export", value)) => value.parse().map(|export| options.export = export).is_ok(),
+            Some(("log", value)) => value.parse().map(|level| options.log = level).is_ok(),
+            _ => false,
+        };
+        if !understood {
+            complain(word);
+        }
+    }
+    options
+}
