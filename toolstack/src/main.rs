@@ -1,1 +1,7 @@
-fn main() {}
+//! See the library: `pcidom::main`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pcidom::main()
+}

@@ -1,0 +1,208 @@
+//! `pcidom assignable`: which devices may be given to guests, with the same bookkeeping as `xl pci-assignable-*`.
+
+use xen_types::{DomId, Errno, Sbdf};
+use xenstore::path;
+
+use crate::domain;
+use crate::error::{Doing, DomainName, Error};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::journal::Journal;
+use crate::pool;
+use crate::store::Change;
+use crate::sysfs::PCIBACK;
+use crate::table;
+
+/// Only endpoints that dom0 knows can be given away.
+pub(crate) fn check_endpoint(host: &Host, device: Sbdf) -> Result<(), Error> {
+    if !host.sysfs.exists(device) {
+        return Err(Error::NoSuchDevice(device));
+    }
+    if host.sysfs.is_bridge(device)? {
+        return Err(Error::Bridge(device));
+    }
+    Ok(())
+}
+
+/// Where `xl` keeps the driver to which the device goes back.
+fn driver_path_node(device: Sbdf) -> String {
+    path::child(&path::libxl_pci_dir(device), "driver_path")
+}
+
+/// Takes a device from dom0's driver, parks it with xen-pciback and puts its DMA into quarantine.
+pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
+    if let Some(driver) = host.sysfs.driver(device) {
+        let remembered = host.read(&driver_path_node(device))?;
+        let path = format!("/sys/bus/pci/drivers/{driver}");
+        journal.step(
+            format!("remember that {driver} had {device}"),
+            |host| host.commit(&[Change::write(driver_path_node(device), path)]),
+            move |host| host.commit(&set_driver(device, remembered)),
+        )?;
+        let back = driver.clone();
+        journal.step(
+            format!("unbind {device} from {driver}"),
+            |host| host.sysfs.unbind(device, &driver),
+            move |host| host.sysfs.bind(device, &back),
+        )?;
+    }
+    if !host.sysfs.has_pciback_slot(device)? {
+        journal.step(
+            format!("have xen-pciback accept {device}"),
+            |host| host.sysfs.add_pciback_slot(device),
+            move |host| host.sysfs.remove_pciback_slot(device),
+        )?;
+    }
+    journal.step(
+        format!("bind {device} to xen-pciback"),
+        |host| host.sysfs.bind(device, PCIBACK),
+        move |host| host.sysfs.unbind(device, PCIBACK),
+    )?;
+    journal.step(
+        format!("put {device} into quarantine"),
+        |host| quarantine(host, device),
+        move |host| host.hypervisor.deassign(DomId::IO, device).doing(|| format!("end the quarantine of {device}")),
+    )
+}
+
+/// Gives the device's DMA to nobody.
+pub(crate) fn quarantine(host: &Host, device: Sbdf) -> Result<(), Error> {
+    match host.hypervisor.assign(DomId::IO, device, false) {
+        Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(Error::NoIommu),
+        outcome => outcome.doing(|| format!("quarantine {device}")),
+    }
+}
+
+/// What `xl` shall know of the driver that had the device.
+fn set_driver(device: Sbdf, path: Option<String>) -> Vec<Change> {
+    let dir = path::libxl_pci_dir(device);
+    match path {
+        Some(path) => vec![Change::write(driver_path_node(device), path)],
+        None => vec![
+            Change::remove(driver_path_node(device)),
+            Change::remove_if_empty(dir),
+            Change::remove_if_empty(path::LIBXL_PCI),
+        ],
+    }
+}
+
+/// `assignable add`: parks devices and gives them to the stub; without a stub they are handed over at their first attach.
+pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Error> {
+    if !host.hypervisor.has_iommu().doing(|| "looking at the host".to_owned())? {
+        return Err(Error::NoIommu);
+    }
+    if !host.sysfs.has_pciback() {
+        return Err(Error::NoPciback);
+    }
+    let stub = ready_stub(host, backend)?;
+    Journal::run(host, |journal| devices.iter().try_for_each(|device| add_one(journal, host, *device, stub.as_ref())))?;
+    if stub.is_none() {
+        host.note(&format!("the backend {backend} is not ready; it gets the devices when they are first attached"));
+    }
+    Ok(())
+}
+
+/// The stub, if it could take a device now.
+fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName>, Error> {
+    let Some((stub, info)) = domain::find(host, backend)? else {
+        return Ok(None);
+    };
+    let ready = stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&path::version_node(stub.id))?;
+    Ok(ready.then_some(stub))
+}
+
+fn add_one<'a>(
+    journal: &mut Journal<'a>,
+    host: &'a Host,
+    device: Sbdf,
+    stub: Option<&DomainName>,
+) -> Result<(), Error> {
+    check_endpoint(host, device)?;
+    if let Some(owner) = table::libxl_owner(host, device)? {
+        return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+    }
+    if let Some(record) = table::load_one(host, device)? {
+        if stub.is_some_and(|stub| stub.id != record.stub) {
+            return Err(Error::OtherPool { device, stub: domain::named(host, record.stub)? });
+        }
+        host.note(&format!("{device} is in the pool already"));
+        return Ok(());
+    }
+    if stub.is_some() {
+        host.sysfs.ecam_frame(device)?; // before anything is done
+    }
+    if host.sysfs.driver(device).as_deref() != Some(PCIBACK) {
+        park(journal, host, device)?;
+    }
+    match stub {
+        Some(stub) => pool::hand_over(journal, stub, &Facts::gather(host, device)?),
+        None => Ok(()),
+    }
+}
+
+/// `assignable remove`: takes devices from the stub and from xen-pciback; with `rebind` the drivers that had them get them
+/// back.
+pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), Error> {
+    for device in devices.iter().copied() {
+        check_removable(host, device)?;
+    }
+    let facts = devices.iter().map(|device| Facts::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
+    Journal::run(host, |journal| facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind)))
+}
+
+fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
+    check_endpoint(host, device)?;
+    let record = table::load_one(host, device)?;
+    if let Some(owner) = table::libxl_owner(host, device)?.or_else(|| record?.frontend) {
+        return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+    }
+    match host.sysfs.driver(device) {
+        Some(driver) if driver == PCIBACK => Ok(()),
+        driver => Err(Error::NotAssignable { device, driver }),
+    }
+}
+
+fn remove_one<'a>(journal: &mut Journal<'a>, host: &Host, facts: &'a Facts, rebind: bool) -> Result<(), Error> {
+    let device = facts.device;
+    if let Some(record) = table::load_one(host, device)? {
+        pool::take(journal, &domain::named(host, record.stub)?, facts)?;
+    }
+    let what = format!("end the quarantine of {device}");
+    match host.hypervisor.deassign(DomId::IO, device) {
+        // Parked since boot (xen-pciback.hide=): it never was in quarantine.
+        Err(error) if matches!(error.errno, Errno::ENODEV | Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
+        outcome => journal.step(what.clone(), |_| outcome.doing(|| what), move |host| quarantine(host, device))?,
+    }
+    journal.step(
+        format!("unbind {device} from xen-pciback"),
+        |host| host.sysfs.unbind(device, PCIBACK),
+        move |host| host.sysfs.bind(device, PCIBACK),
+    )?;
+    if host.sysfs.has_pciback_slot(device)? {
+        journal.step(
+            format!("have xen-pciback forget {device}"),
+            |host| host.sysfs.remove_pciback_slot(device),
+            move |host| host.sysfs.add_pciback_slot(device),
+        )?;
+    }
+    if rebind { rebind_driver(journal, host, device) } else { Ok(()) }
+}
+
+fn rebind_driver(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
+    let remembered = host.read(&driver_path_node(device))?;
+    let Some(driver) = remembered.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned) else {
+        host.note(&format!("nothing is known of a driver that had {device}; it has none now"));
+        return Ok(());
+    };
+    let back = driver.clone();
+    journal.step(
+        format!("bind {device} to {driver}"),
+        |host| host.sysfs.bind(device, &driver),
+        move |host| host.sysfs.unbind(device, &back),
+    )?;
+    journal.step(
+        format!("forget the driver of {device}"),
+        |host| host.commit(&set_driver(device, None)),
+        move |host| host.commit(&set_driver(device, remembered)),
+    )
+}

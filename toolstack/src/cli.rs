@@ -1,0 +1,156 @@
+//! The command line.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use xen_types::Sbdf;
+
+use crate::device_spec::DeviceSpec;
+
+/// Gives PCI devices to Xen PV guests through a PCI driver domain
+#[derive(Debug, Parser)]
+#[command(name = "pcidom", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Print each step and each xenbus transition with the milliseconds since the start
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage, 3 the guest did not answer in time, \
+                          4 not permitted on this host";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Give devices to a guest that has none, and wait until it uses them
+    Attach(AttachArgs),
+    /// Take all its devices from a guest
+    Detach(DetachArgs),
+    /// Show which guest has which device
+    List(ListArgs),
+    /// The devices that may be given to guests
+    #[command(subcommand)]
+    Assignable(AssignableCommand),
+}
+
+/// What `attach` takes.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// How long the guest may take
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Name or id of the guest
+    pub(crate) domain: String,
+    /// Devices, with the options of xl: permissive, msitranslate, power_mgmt, seize, rdm_policy, name
+    #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
+    pub(crate) devices: Vec<DeviceSpec>,
+}
+
+/// What `detach` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Refuse unless this driver domain (name or id) serves the devices
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// How long the guest may take
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Name or id of the guest
+    pub(crate) domain: String,
+    /// All devices that the guest has
+    #[arg(required = true, value_name = "BDF")]
+    pub(crate) devices: Vec<Sbdf>,
+}
+
+/// What `list` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Show this guest's devices only (name or id)
+    pub(crate) domain: Option<String>,
+    /// Print JSON (docs/pcidom.md describes it)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AssignableCommand {
+    /// Show the devices that no guest has
+    List {
+        /// Print JSON (docs/pcidom.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take devices from dom0's drivers and give them to the driver domain
+    Add {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        #[arg(required = true, value_name = "BDF")]
+        devices: Vec<Sbdf>,
+    },
+    /// Give devices back to dom0
+    Remove {
+        /// Bind each device to the driver that had it before
+        #[arg(short)]
+        rebind: bool,
+        #[arg(required = true, value_name = "BDF")]
+        devices: Vec<Sbdf>,
+    },
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    const MAX_SECONDS: f64 = 86_400.0;
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("want a number of seconds up to {MAX_SECONDS}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_devices_go_to_one_guest() {
+        let cli = parse("pcidom attach -v --timeout 2.5 web 00:05.0 0000:00:06.0@3,seize=1").unwrap();
+        assert!(cli.verbose);
+        let Command::Attach(args) = cli.command else { panic!("not attach") };
+        assert_eq!((args.backend.as_str(), args.domain.as_str(), args.devices.len()), ("pcidom", "web", 2));
+        assert_eq!(args.timeout, Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "pcidom",
+            "pcidom attach web",
+            "pcidom attach web 00:05",
+            "pcidom attach web 00:05.0,permissive=1",
+            "pcidom attach --timeout -1 web 00:05.0",
+            "pcidom attach --timeout inf web 00:05.0",
+            "pcidom detach web",
+            "pcidom detach web 00:05.0,seize=1",
+            "pcidom assignable",
+            "pcidom assignable add",
+            "pcidom assignable remove",
+            "pcidom serve",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! From the command line to the command.
+
+use crate::assignable;
+use crate::attach;
+use crate::cli::{AssignableCommand, Command};
+use crate::connect::Connection;
+use crate::detach;
+use crate::error::Error;
+use crate::host::Host;
+use crate::list;
+use crate::lock::Lock;
+use crate::reclaim::{Reclaimed, reclaim};
+
+/// Runs one command; its result goes to standard output.
+pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
+    match command {
+        Command::Attach(args) => {
+            let request = attach::Request {
+                guest: args.domain.clone(),
+                backend: args.backend.clone(),
+                devices: args.devices.clone(),
+                timeout: args.timeout,
+            };
+            changing(host, |_| match attach::attach(host, &request)? {
+                Connection::Connected => Ok(()),
+                Connection::Waiting => {
+                    host.note(&format!("{} is paused and will see the devices when it runs", args.domain));
+                    Ok(())
+                }
+            })
+        }
+        Command::Detach(args) => {
+            let request = detach::Request {
+                guest: args.domain.clone(),
+                backend: args.backend.clone(),
+                devices: args.devices.clone(),
+                timeout: args.timeout,
+            };
+            changing(host, |reclaimed| detach::detach(host, &request, reclaimed))
+        }
+        Command::List(args) => {
+            let devices = list::devices(host, args.domain.as_deref())?;
+            println!("{}", if args.json { list::json(&devices) } else { list::table(&devices) });
+            Ok(())
+        }
+        Command::Assignable(command) => run_assignable(host, command),
+    }
+}
+
+fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error> {
+    match command {
+        AssignableCommand::List { json } => {
+            let devices = list::assignable(host)?;
+            println!("{}", if *json { list::json(&devices) } else { list::table(&devices) });
+            Ok(())
+        }
+        AssignableCommand::Add { backend, devices } => changing(host, |_| assignable::add(host, devices, backend)),
+        AssignableCommand::Remove { rebind, devices } => changing(host, |_| assignable::remove(host, devices, *rebind)),
+    }
+}
+
+/// A command that changes something: alone, and after what others left was put right.
+fn changing(host: &Host, act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>) -> Result<(), Error> {
+    let _lock = Lock::take(|| host.note("waiting for another pcidom command to end"))?;
+    let reclaimed = reclaim(host)?;
+    act(&reclaimed)
+}

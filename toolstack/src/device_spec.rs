@@ -1,0 +1,186 @@
+//! A device as the user names it, in the words of `xl`: `BDF[@VSLOT][,KEY=VALUE]…`.
+
+use std::str::FromStr;
+
+use xen_types::Sbdf;
+
+/// How strictly memory that firmware reserved for the device must be honoured (`rdm_policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum RdmPolicy {
+    #[default]
+    Strict,
+    Relaxed,
+}
+
+/// What was asked for one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceSpec {
+    pub(crate) device: Sbdf,
+    /// The slot wanted on the guest's bus.
+    pub(crate) vslot: Option<u8>,
+    /// Means something for HVM guests only; it is passed on into the guest's `opts-N`.
+    pub(crate) msitranslate: bool,
+    pub(crate) power_mgmt: bool,
+    /// Take the device from dom0's driver if need be.
+    pub(crate) seize: bool,
+    pub(crate) rdm_policy: RdmPolicy,
+    pub(crate) name: Option<String>,
+}
+
+impl DeviceSpec {
+    /// A device without options.
+    pub(crate) fn plain(device: Sbdf) -> Self {
+        Self {
+            device,
+            vslot: None,
+            msitranslate: false,
+            power_mgmt: false,
+            seize: false,
+            rdm_policy: RdmPolicy::Strict,
+            name: None,
+        }
+    }
+
+    /// The text of `opts-N`, as libxl writes it.
+    pub(crate) fn opts(&self) -> String {
+        let policy = match self.rdm_policy {
+            RdmPolicy::Strict => "strict",
+            RdmPolicy::Relaxed => "relaxed",
+        };
+        let (msitranslate, power_mgmt) = (u8::from(self.msitranslate), u8::from(self.power_mgmt));
+        format!("msitranslate={msitranslate},power_mgmt={power_mgmt},permissive=0,rdm_policy={policy}")
+    }
+
+    /// The number of `vdevfn-N`: slot and function. Like libxl, none for slot 0 function 0.
+    pub(crate) fn vdevfn(&self) -> Option<u8> {
+        self.vslot.map(|slot| slot << 3 | self.device.function()).filter(|devfn| *devfn != 0)
+    }
+}
+
+/// The text is no device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ParseSpecError {
+    #[error(transparent)]
+    Address(#[from] xen_types::ParseSbdfError),
+    #[error("a virtual slot is a hexadecimal number up to 1f, not {0:?}")]
+    Slot(String),
+    #[error("{0:?} is no option of a device (permissive, msitranslate, power_mgmt, seize, rdm_policy, name)")]
+    Unknown(String),
+    #[error("{option} cannot be {value:?}")]
+    Value { option: &'static str, value: String },
+    #[error(
+        "permissive=1 is not supported by this version: it would let the guest write configuration space unchecked"
+    )]
+    Permissive,
+}
+
+fn flag(option: &'static str, value: &str) -> Result<bool, ParseSpecError> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(ParseSpecError::Value { option, value: value.to_owned() }),
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = ParseSpecError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSpecError> {
+        let mut parts = text.split(',');
+        let address = parts.next().unwrap_or_default();
+        let (device, slot) = address.split_once('@').map_or((address, None), |(device, slot)| (device, Some(slot)));
+        let mut spec = Self::plain(device.parse()?);
+        spec.vslot = slot.map(parse_slot).transpose()?;
+        for part in parts {
+            let (option, value) = part.split_once('=').ok_or_else(|| ParseSpecError::Unknown(part.to_owned()))?;
+            match option {
+                "permissive" if flag("permissive", value)? => return Err(ParseSpecError::Permissive),
+                "permissive" => {}
+                "msitranslate" => spec.msitranslate = flag("msitranslate", value)?,
+                "power_mgmt" => spec.power_mgmt = flag("power_mgmt", value)?,
+                "seize" => spec.seize = flag("seize", value)?,
+                "rdm_policy" => spec.rdm_policy = parse_policy(value)?,
+                "name" => spec.name = Some(parse_name(value)?),
+                _ => return Err(ParseSpecError::Unknown(part.to_owned())),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+fn parse_slot(text: &str) -> Result<u8, ParseSpecError> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let slot = if digits.starts_with('+') { None } else { u8::from_str_radix(digits, 16).ok() };
+    slot.filter(|slot| *slot < 32).ok_or_else(|| ParseSpecError::Slot(text.to_owned()))
+}
+
+fn parse_policy(value: &str) -> Result<RdmPolicy, ParseSpecError> {
+    match value {
+        "strict" => Ok(RdmPolicy::Strict),
+        "relaxed" => Ok(RdmPolicy::Relaxed),
+        _ => Err(ParseSpecError::Value { option: "rdm_policy", value: value.to_owned() }),
+    }
+}
+
+fn parse_name(value: &str) -> Result<String, ParseSpecError> {
+    const MAX_BYTES: usize = 64;
+    if value.is_empty() || value.len() > MAX_BYTES || value.contains(char::is_control) {
+        return Err(ParseSpecError::Value { option: "name", value: value.to_owned() });
+    }
+    Ok(value.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<DeviceSpec, ParseSpecError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_bare_address_has_the_defaults_of_xl() {
+        let spec = parse("03:00.1").unwrap();
+        assert_eq!(spec, DeviceSpec::plain(Sbdf::new(0, 3, 0, 1).unwrap()));
+        assert_eq!(spec.opts(), "msitranslate=0,power_mgmt=0,permissive=0,rdm_policy=strict");
+        assert_eq!(spec.vdevfn(), None);
+    }
+
+    #[test]
+    fn every_option_word_of_xl_is_known() {
+        let spec =
+            parse("0000:03:00.1@1f,permissive=0,msitranslate=1,power_mgmt=1,seize=1,rdm_policy=relaxed,name=disk")
+                .unwrap();
+        assert_eq!(spec.vdevfn(), Some(0xf9));
+        assert_eq!(spec.opts(), "msitranslate=1,power_mgmt=1,permissive=0,rdm_policy=relaxed");
+        assert!(spec.seize);
+        assert_eq!(spec.name.as_deref(), Some("disk"));
+    }
+
+    #[test]
+    fn permissive_is_refused_by_name() {
+        assert_eq!(parse("03:00.0,permissive=1"), Err(ParseSpecError::Permissive));
+    }
+
+    #[test]
+    fn what_xl_would_not_take_is_refused() {
+        for text in [
+            "",
+            "03:00",
+            "03:00.0@",
+            "03:00.0@20",
+            "03:00.0@+1",
+            "03:00.0@-1",
+            "03:00.0,",
+            "03:00.0,seize",
+            "03:00.0,seize=2",
+            "03:00.0,seize=yes",
+            "03:00.0,rdm_policy=none",
+            "03:00.0,name=",
+            "03:00.0,name=a\nb",
+            "03:00.0,colour=red",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}

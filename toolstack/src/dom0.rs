@@ -1,0 +1,70 @@
+//! The real host.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::host::{Clock, Console, Host};
+use crate::store::{Connection, XenbusDevice};
+use crate::sysfs::{Linux, Sysfs};
+use crate::xen::{Libxc, XenVersion};
+
+/// Names a libxenctrl to load instead of the one that is found.
+const LIBRARY_VARIABLE: &str = "PCIDOM_LIBXENCTRL";
+const SYSFS: &str = "/sys";
+
+struct SinceStart(Instant);
+
+impl Clock for SinceStart {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+struct StandardError {
+    verbose: bool,
+}
+
+impl Console for StandardError {
+    fn note(&self, text: &str) {
+        eprintln!("pcidom: note: {text}");
+    }
+
+    fn trace(&self, at: Duration, text: &str) {
+        if self.verbose {
+            eprintln!("{:>7} ms  {text}", at.as_millis());
+        }
+    }
+}
+
+/// Opens everything, or says why this host cannot be used.
+pub(crate) fn open(verbose: bool) -> Result<Host, Error> {
+    let clock = SinceStart(Instant::now());
+    let version = XenVersion::detect(Path::new(SYSFS))
+        .ok_or_else(|| Error::NoHost("it does not run on Xen, or sysfs is not mounted".to_owned()))?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::NoHost("this command must be run by root".to_owned()));
+    }
+    if !is_dom0() {
+        return Err(Error::NoHost("this command must be run in dom0".to_owned()));
+    }
+    let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
+    let hypervisor = Libxc::open(version, library).map_err(|error| Error::NoHost(error.to_string()))?;
+    let device = XenbusDevice::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
+    Ok(Host::new(
+        Box::new(hypervisor),
+        Sysfs::new(SYSFS, Box::new(Linux)),
+        Box::new(Connection::new(device)),
+        Box::new(clock),
+        Box::new(StandardError { verbose }),
+    ))
+}
+
+/// xenfs says it; where that is not mounted, dom0 is the domain whose UUID is zero.
+fn is_dom0() -> bool {
+    match std::fs::read_to_string("/proc/xen/capabilities") {
+        Ok(capabilities) => capabilities.contains("control_d"),
+        Err(_) => std::fs::read_to_string("/sys/hypervisor/uuid")
+            .is_ok_and(|uuid| uuid.trim() == "00000000-0000-0000-0000-000000000000"),
+    }
+}

@@ -1,0 +1,44 @@
+//! Guests and stubs: who is meant by a name, and whether they are still there.
+
+use xen_types::DomId;
+use xenstore::path;
+
+use crate::error::Doing;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::xen::DomainInfo;
+
+/// A domain by its id, with the name that xenstore knows.
+pub(crate) fn named(host: &Host, id: DomId) -> Result<DomainName, Error> {
+    Ok(DomainName { id, name: host.read(&path::child(&path::domain_path(id), "name"))? })
+}
+
+/// What Xen says about a domain.
+pub(crate) fn info(host: &Host, id: DomId) -> Result<Option<DomainInfo>, Error> {
+    host.hypervisor.domain(id).doing(|| format!("looking at domain {id}"))
+}
+
+/// Whether a domain is there and not on its way out.
+pub(crate) fn is_alive(host: &Host, id: DomId) -> Result<bool, Error> {
+    Ok(info(host, id)?.is_some_and(|info| !info.dying))
+}
+
+/// Finds a domain by number or name, as `xl` does: what reads as a number is one.
+pub(crate) fn find(host: &Host, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
+    let ids = match wanted.parse() {
+        Ok(number) => vec![DomId(number)],
+        Err(_) => host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect(),
+    };
+    let by_number = ids.len() == 1 && wanted.parse::<u16>().is_ok();
+    for id in ids {
+        let domain = named(host, id)?;
+        if !by_number && domain.name.as_deref() != Some(wanted) {
+            continue;
+        }
+        // xenstore may be late to forget a domain.
+        if let Some(info) = info(host, id)? {
+            return Ok(Some((domain, info)));
+        }
+    }
+    Ok(None)
+}

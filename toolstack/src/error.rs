@@ -1,0 +1,229 @@
+//! Why a command fails: one line that names the device, the side and the cause, and what to try.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use xen_types::{DomId, Sbdf};
+use xenstore::XenbusState;
+
+use crate::store::StoreFailure;
+use crate::xen::HypercallError;
+
+/// How the process ends when it does not succeed (`design.md`, "The tool").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ExitCause {
+    /// It failed and what had been done was undone.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// The guest did not answer in time.
+    GuestSilent = 3,
+    /// This host, or the way the guest was created, does not allow it.
+    NotPermitted = 4,
+}
+
+/// A guest or stub as messages name it: `web (domain 5)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DomainName {
+    pub(crate) id: DomId,
+    /// `None` where xenstore knows none (any more).
+    pub(crate) name: Option<String>,
+}
+
+impl std::fmt::Display for DomainName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} (domain {})", self.id),
+            None => write!(f, "domain {}", self.id),
+        }
+    }
+}
+
+/// Everything that can stop a command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("this host cannot be used: {0}")]
+    NoHost(String),
+    #[error("Xen uses no IOMMU on this host, so no device can be given to a guest")]
+    NoIommu,
+    #[error("the xen-pciback module is not loaded in dom0, so no device can be taken from dom0's drivers")]
+    NoPciback,
+
+    #[error("there is no guest {0}")]
+    NoSuchGuest(String),
+    #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
+    NotPv(DomainName),
+    #[error("{guest} cannot get devices: {why}")]
+    UnfitGuest { guest: DomainName, why: &'static str },
+    #[error("{guest} was created without passthrough, so Xen refuses to give it {device}")]
+    NoPassthrough { guest: DomainName, device: Sbdf },
+    #[error("{guest} has PCI devices from dom0's xen-pciback, and a guest has one PCI backend only")]
+    ServedByDom0 { guest: DomainName },
+    #[error("{guest} has PCI devices from another backend, {backend}")]
+    ServedByOther { guest: DomainName, backend: DomainName },
+    #[error("{guest} has PCI devices already, and adding to them is not supported by this version")]
+    HasDevices { guest: DomainName },
+    #[error("{guest} has PCI devices of a backend that is gone")]
+    BackendGone { guest: DomainName },
+
+    #[error("the backend {0} is not running")]
+    StubNotRunning(String),
+    #[error("the backend {0} is running but has not announced that it is ready")]
+    StubNotReady(DomainName),
+    #[error("the backend {stub} refuses {device}: {reason}")]
+    StubRefuses { stub: DomainName, device: Sbdf, reason: String },
+    #[error("the backend {stub} did not answer within {} s: {waiting_for}", .after.as_secs())]
+    StubSilent { stub: DomainName, after: Duration, waiting_for: String },
+    #[error("the backend {0} went away")]
+    StubWentAway(DomainName),
+
+    #[error("there is no PCI device {0}")]
+    NoSuchDevice(Sbdf),
+    #[error("{0} is a bridge, and only endpoints can be given to a guest")]
+    Bridge(Sbdf),
+    #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
+    NotAssignable { device: Sbdf, driver: Option<String> },
+    #[error("{device} is already assigned to {owner}")]
+    AlreadyAssigned { device: Sbdf, owner: DomainName },
+    #[error("Xen says {0} is in use by another domain")]
+    OwnedElsewhere(Sbdf),
+    #[error("{device} is in the pool of another backend, {stub}")]
+    OtherPool { device: Sbdf, stub: DomainName },
+    #[error("{0} is being moved between domains by another command")]
+    Unsettled(Sbdf),
+    #[error("{device} shares the memory page {page:#x} with {other}")]
+    SharedPage { device: Sbdf, other: Sbdf, page: u64 },
+    #[error("firmware describes no ECAM window for {0} (ACPI table MCFG), so its configuration space cannot be served")]
+    NoEcam(Sbdf),
+    #[error("{device} is not attached to {guest}")]
+    NotAttached { device: Sbdf, guest: DomainName },
+    #[error("{guest} keeps {}, and taking only some of a guest's devices is not supported by this version", list(.staying))]
+    PartialDetach { guest: DomainName, staying: Vec<Sbdf> },
+
+    #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
+    GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
+    #[error("{guest} stopped closing its devices half-way for {} s (frontend {frontend})", .after.as_secs())]
+    GuestHalfClosed { guest: DomainName, after: Duration, frontend: StateName },
+    #[error("{guest} closed the connection instead of using the devices{}", suffix(.text))]
+    GuestRefused { guest: DomainName, text: Option<String> },
+    #[error("{0} went away")]
+    GuestWentAway(DomainName),
+    #[error("the backend {stub} could not export {device}{}", suffix(.text))]
+    ExportFailed { stub: DomainName, device: Sbdf, text: Option<String> },
+    #[error("the backend {stub} gave up{}", suffix(.text))]
+    StubGaveUp { stub: DomainName, text: Option<String> },
+
+    #[error("{what}: Xen refused {source}")]
+    Hypercall { what: String, source: HypercallError },
+    #[error(transparent)]
+    Store(#[from] StoreFailure),
+    #[error("{}: {source}", .path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error("{place} holds {value:?}, which makes no sense")]
+    Nonsense { place: String, value: String },
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// A xenbus state by its word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateName(pub(crate) XenbusState);
+
+impl std::fmt::Display for StateName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+fn driver_text(driver: Option<&str>) -> String {
+    match driver {
+        Some(driver) => format!("dom0's driver {driver} has it"),
+        None => "no driver has it, xen-pciback should".to_owned(),
+    }
+}
+
+fn list(devices: &[Sbdf]) -> String {
+    devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn suffix(text: &Option<String>) -> String {
+    text.as_ref().map(|text| format!(": {text}")).unwrap_or_default()
+}
+
+impl Error {
+    /// The exit code's meaning.
+    pub(crate) fn cause(&self) -> ExitCause {
+        match self {
+            Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
+            Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
+            Self::Usage(_) => ExitCause::Usage,
+            _ => ExitCause::Failed,
+        }
+    }
+
+    /// What to try.
+    pub(crate) fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoIommu => {
+                "enable VT-d or AMD-Vi in the firmware setup and see that `xl info` lists pv_directio".to_owned()
+            }
+            Self::NoPciback => "modprobe xen-pciback".to_owned(),
+            Self::NoSuchGuest(_) => "`xl list` shows the guests".to_owned(),
+            Self::NotPv(_) => "create the guest with type=\"pv\"".to_owned(),
+            Self::NoPassthrough { .. } => {
+                "put passthrough=\"enabled\" and e820_host=1 into the guest's xl.cfg and create it anew".to_owned()
+            }
+            Self::ServedByDom0 { .. } => "detach those with `xl pci-detach` first".to_owned(),
+            Self::ServedByOther { .. } | Self::HasDevices { .. } => {
+                "detach all of them, then attach all with one command".to_owned()
+            }
+            Self::BackendGone { .. } => {
+                "`pcidom list` shows them; take them from the guest with `pcidom detach`".to_owned()
+            }
+            Self::StubNotRunning(_) => {
+                "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
+            }
+            Self::StubNotReady(stub) => format!("look at its console: `xl console {}`", stub.id),
+            Self::StubRefuses { device, .. } => {
+                format!("`pcidom assignable remove {device}` and `add` prepare the device anew")
+            }
+            Self::StubSilent { stub, .. } | Self::StubGaveUp { stub, .. } | Self::ExportFailed { stub, .. } => {
+                format!("look at its console: `xl console {}`", stub.id)
+            }
+            Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
+            Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
+            Self::AlreadyAssigned { device, owner } => {
+                format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)
+            }
+            Self::OwnedElsewhere(_) => "`xl debug-keys Q; xl dmesg` shows which domain has it".to_owned(),
+            Self::OtherPool { device, .. } => {
+                format!("name that backend with --backend, or `pcidom assignable remove {device}` first")
+            }
+            Self::SharedPage { other, .. } => {
+                format!(
+                    "give {other} to the same guest, or have dom0's kernel move BARs apart (pci=resource_alignment=)"
+                )
+            }
+            Self::NotAttached { .. } => "`pcidom list` shows what is where".to_owned(),
+            Self::PartialDetach { .. } => "name all of them".to_owned(),
+            Self::GuestSilent { .. } => {
+                "the guest needs the xen-pcifront driver, built in or loaded; --timeout gives it longer".to_owned()
+            }
+            Self::GuestHalfClosed { .. } => "once it has finished or is gone, run the same command again".to_owned(),
+            Self::GuestRefused { .. } => "look at the guest's kernel log".to_owned(),
+            _ => return None,
+        })
+    }
+}
+
+/// Attaches what was being done to a hypercall's error.
+pub(crate) trait Doing<T> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error>;
+}
+
+impl<T> Doing<T> for Result<T, HypercallError> {
+    fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
+        self.map_err(|source| Error::Hypercall { what: what(), source })
+    }
+}

@@ -1,0 +1,152 @@
+//! What a device has: its registers' addresses, its interrupt, and the rights that a guest needs to use them.
+
+use xen_types::{Mfn, Resource, ResourceKind, Sbdf};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::sysfs::Decode;
+use crate::xen::{Frames, Ports};
+
+const PAGE_BYTES: u64 = 4096;
+
+/// A device as dom0 sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) device: Sbdf,
+    /// BARs and ROM by index.
+    pub(crate) resources: Vec<(u8, Resource)>,
+    pub(crate) gsi: Option<u32>,
+}
+
+impl Facts {
+    pub(crate) fn gather(host: &Host, device: Sbdf) -> Result<Self, Error> {
+        Ok(Self { device, resources: host.sysfs.resources(device)?, gsi: host.sysfs.gsi(device)? })
+    }
+
+    /// Which decoders the device needs. A ROM has its own switch and stays off.
+    pub(crate) fn decode(&self) -> Decode {
+        let kinds = || self.resources.iter().map(|(_, resource)| resource.kind());
+        Decode {
+            io: kinds().any(|kind| kind == ResourceKind::Io),
+            memory: kinds().any(|kind| !matches!(kind, ResourceKind::Io | ResourceKind::Rom)),
+        }
+    }
+
+    fn frames(&self) -> impl Iterator<Item = Frames> {
+        self.resources.iter().filter(|(_, resource)| resource.kind() != ResourceKind::Io).map(|(_, resource)| {
+            let first = resource.start() / PAGE_BYTES;
+            let last = (resource.start() + (resource.size() - 1)) / PAGE_BYTES;
+            Frames { first: Mfn(first), count: last - first + 1 }
+        })
+    }
+
+    fn ports(&self) -> impl Iterator<Item = Ports> {
+        self.resources.iter().filter(|(_, resource)| resource.kind() == ResourceKind::Io).filter_map(|(_, resource)| {
+            let [first, count] = [resource.start(), resource.size()].map(u32::try_from);
+            Some(Ports { first: first.ok()?, count: count.ok()? })
+        })
+    }
+
+    /// The first page of memory that both devices have registers in. A guest with the page could reach the other's
+    /// registers (XSA-461).
+    pub(crate) fn shared_page(&self, other: &Self) -> Option<u64> {
+        let overlap = |a: Frames, b: Frames| {
+            let first = a.first.max(b.first);
+            (first.0 < (a.first.0 + a.count).min(b.first.0 + b.count)).then_some(first.0 * PAGE_BYTES)
+        };
+        self.frames().find_map(|mine| other.frames().find_map(|theirs| overlap(mine, theirs)))
+    }
+}
+
+/// What Xen must let a guest do so that it can use its devices. Devices of one guest may share pages and interrupts, so
+/// ranges are merged and each interrupt stands once: what is given once is taken back once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct GuestRights {
+    pub(crate) frames: Vec<Frames>,
+    pub(crate) ports: Vec<Ports>,
+    pub(crate) gsis: Vec<u32>,
+}
+
+impl GuestRights {
+    pub(crate) fn of(devices: &[Facts]) -> Self {
+        let frames = merge(devices.iter().flat_map(Facts::frames).map(|frames| (frames.first.0, frames.count)));
+        let ports = merge(devices.iter().flat_map(Facts::ports).map(|ports| (ports.first, ports.count)));
+        let mut gsis: Vec<u32> = devices.iter().filter_map(|facts| facts.gsi).collect();
+        gsis.sort_unstable();
+        gsis.dedup();
+        Self {
+            frames: frames.into_iter().map(|(first, count)| Frames { first: Mfn(first), count }).collect(),
+            ports: ports.into_iter().map(|(first, count)| Ports { first, count }).collect(),
+            gsis,
+        }
+    }
+}
+
+/// Joins ranges of (first, count) that overlap or touch.
+fn merge<N>(ranges: impl Iterator<Item = (N, N)>) -> Vec<(N, N)>
+where
+    N: Copy + Ord + std::ops::Add<Output = N> + std::ops::Sub<Output = N>,
+{
+    let mut sorted: Vec<_> = ranges.collect();
+    sorted.sort_unstable();
+    let mut merged: Vec<(N, N)> = Vec::new();
+    for (first, count) in sorted {
+        match merged.last_mut() {
+            Some(last) if first <= last.0 + last.1 => last.1 = last.1.max(first + count - last.0),
+            _ => merged.push((first, count)),
+        }
+    }
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> Facts {
+        let resources = (0..).zip(resources).map(|(index, text)| (index, text.parse().unwrap())).collect();
+        Facts { device: device.parse().unwrap(), resources, gsi }
+    }
+
+    fn frames(first: u64, count: u64) -> Frames {
+        Frames { first: Mfn(first), count }
+    }
+
+    #[test]
+    fn rights_cover_every_page_that_a_bar_touches() {
+        let device =
+            facts("00:05.0", Some(21), &["0xfeb40000 0x20000 mem32", "0xc000 0x40 io", "0xfeb00800 0x800 rom"]);
+        let rights = GuestRights::of(&[device]);
+        assert_eq!(rights.frames, [frames(0xfeb00, 1), frames(0xfeb40, 0x20)]);
+        assert_eq!(rights.ports, [Ports { first: 0xc000, count: 0x40 }]);
+        assert_eq!(rights.gsis, [21]);
+    }
+
+    #[test]
+    fn what_two_devices_of_a_guest_share_is_given_once() {
+        let rights = GuestRights::of(&[
+            facts("00:05.0", Some(21), &["0xfeb00000 0x800 mem32", "0x8c0000000 0x4000 mem64"]),
+            facts("00:05.1", Some(21), &["0xfeb00800 0x800 mem32", "0xfeb01000 0x1000 mem32p"]),
+        ]);
+        assert_eq!(rights.frames, [frames(0xfeb00, 2), frames(0x8c0000, 4)]);
+        assert_eq!(rights.gsis, [21]);
+    }
+
+    #[test]
+    fn a_page_with_registers_of_two_devices_is_found() {
+        let one = facts("00:05.0", None, &["0xfe000000 0x1000 mem32", "0xfeb00000 0x800 mem32"]);
+        let neighbour = facts("00:06.0", None, &["0xfeb00800 0x800 mem32"]);
+        let apart = facts("00:07.0", None, &["0xfeb01000 0x1000 mem32", "0xc000 0x20 io"]);
+        assert_eq!(one.shared_page(&neighbour), Some(0xfeb0_0000));
+        assert_eq!(neighbour.shared_page(&one), Some(0xfeb0_0000));
+        assert_eq!(one.shared_page(&apart), None);
+    }
+
+    #[test]
+    fn decoders_are_those_of_the_bars_alone() {
+        let decode = |resources: &[&str]| facts("00:05.0", None, resources).decode();
+        assert_eq!(decode(&["0xc000 0x20 io"]), Decode { io: true, memory: false });
+        assert_eq!(decode(&["0xfeb00000 0x1000 mem64p"]), Decode { io: false, memory: true });
+        assert_eq!(decode(&["0xfeb00000 0x1000 rom"]), Decode::default());
+    }
+}

@@ -1,0 +1,139 @@
+//! A strict hypervisor: it knows who has which right, and that a right is taken back once.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::rc::Rc;
+
+use xen_types::{DomId, Errno, Pirq, Sbdf};
+
+use super::World;
+use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Permission, Ports};
+
+const ESRCH: Errno = Errno(3);
+
+pub(crate) struct FakeHypervisor(pub(crate) Rc<RefCell<World>>);
+
+type Outcome<T = ()> = Result<T, HypercallError>;
+
+fn refuse<T>(call: &'static str, errno: Errno) -> Outcome<T> {
+    Err(HypercallError { call, errno })
+}
+
+impl FakeHypervisor {
+    /// A change of one domain.
+    fn change(&self, call: &'static str, domain: DomId, act: impl FnOnce(&mut World) -> Outcome) -> Outcome {
+        let mut world = self.0.borrow_mut();
+        if world.change_fails() {
+            return refuse(call, Errno::EIO);
+        }
+        if domain != DomId::IO && !world.domains.contains_key(&domain) {
+            return refuse(call, ESRCH);
+        }
+        act(&mut world)
+    }
+}
+
+/// Gives or takes rights one by one. Taking one that is not there is a bug of the tool unless it cannot know.
+fn set<R: Ord + Debug>(
+    rights: &mut BTreeSet<R>,
+    violations: &mut Vec<String>,
+    uncertain: bool,
+    permission: Permission,
+    wanted: impl Iterator<Item = R>,
+) {
+    for right in wanted {
+        let text = format!("{permission:?} {right:?} twice");
+        let done = match permission {
+            Permission::Allow => rights.insert(right),
+            Permission::Revoke => rights.remove(&right),
+        };
+        if !done && !uncertain {
+            violations.push(text);
+        }
+    }
+}
+
+impl Hypervisor for FakeHypervisor {
+    fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
+        Ok(self.0.borrow().domains.get(&id).copied())
+    }
+
+    fn has_iommu(&self) -> Outcome<bool> {
+        Ok(self.0.borrow().iommu)
+    }
+
+    fn set_iomem(&self, domain: DomId, frames: Frames, permission: Permission) -> Outcome {
+        self.change("xc_domain_iomem_permission", domain, |world| {
+            let wanted = (0..frames.count).map(|index| (domain, frames.first.0 + index));
+            set(&mut world.iomem, &mut world.violations, world.uncertain, permission, wanted);
+            Ok(())
+        })
+    }
+
+    fn set_ioports(&self, domain: DomId, ports: Ports, permission: Permission) -> Outcome {
+        self.change("xc_domain_ioport_permission", domain, |world| {
+            let wanted = (0..ports.count).map(|index| (domain, ports.first + index));
+            set(&mut world.ioports, &mut world.violations, world.uncertain, permission, wanted);
+            Ok(())
+        })
+    }
+
+    fn set_irq(&self, domain: DomId, pirq: Pirq, permission: Permission) -> Outcome {
+        self.change("xc_domain_irq_permission", domain, |world| {
+            let wanted = [(domain, pirq.0)].into_iter();
+            set(&mut world.irqs, &mut world.violations, world.uncertain, permission, wanted);
+            Ok(())
+        })
+    }
+
+    fn map_gsi(&self, domain: DomId, gsi: u32) -> Outcome<Pirq> {
+        self.change("xc_physdev_map_pirq", domain, |world| {
+            let wanted = [(domain, gsi)].into_iter();
+            set(&mut world.pirqs, &mut world.violations, world.uncertain, Permission::Allow, wanted);
+            Ok(())
+        })?;
+        Ok(Pirq(gsi))
+    }
+
+    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
+        self.change("xc_physdev_unmap_pirq", domain, |world| {
+            if world.pirqs.remove(&(domain, pirq.0)) { Ok(()) } else { refuse("xc_physdev_unmap_pirq", Errno::EINVAL) }
+        })
+    }
+
+    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
+        assignable(&self.0.borrow(), "xc_test_assign_device", domain, device)
+    }
+
+    fn assign(&self, domain: DomId, device: Sbdf, _relaxed_rdm: bool) -> Outcome {
+        self.change("xc_assign_device", domain, |world| {
+            assignable(world, "xc_assign_device", domain, device)?;
+            world.owners.insert(device, domain);
+            Ok(())
+        })
+    }
+
+    fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {
+        self.change("xc_deassign_device", domain, |world| {
+            if world.owners.get(&device) != Some(&domain) {
+                return refuse("xc_deassign_device", Errno::ENODEV);
+            }
+            let next = if domain == DomId::IO { DomId::DOM0 } else { DomId::IO };
+            world.owners.insert(device, next);
+            Ok(())
+        })
+    }
+}
+
+/// Xen's own rules (`spec/xen-platform.md` C3).
+fn assignable(world: &World, call: &'static str, domain: DomId, device: Sbdf) -> Outcome {
+    if !world.iommu || (domain != DomId::IO && !world.passthrough.contains(&domain)) {
+        return refuse(call, Errno::EOPNOTSUPP);
+    }
+    match world.owners.get(&device) {
+        Some(&(DomId::DOM0 | DomId::IO)) => Ok(()),
+        Some(_) => refuse(call, Errno::EBUSY),
+        None => refuse(call, Errno::ENODEV),
+    }
+}

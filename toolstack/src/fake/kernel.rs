@@ -1,0 +1,65 @@
+//! What Linux does when something is written to sysfs.
+
+use std::cell::RefCell;
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{TempTree, World};
+use crate::sysfs::Kernel;
+
+pub(crate) struct FakeKernel {
+    pub(crate) world: Rc<RefCell<World>>,
+    pub(crate) tree: Rc<TempTree>,
+}
+
+fn no_device() -> io::Error {
+    io::Error::from_raw_os_error(19) // ENODEV
+}
+
+impl Kernel for FakeKernel {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        if self.world.borrow_mut().change_fails() {
+            return Err(io::Error::from_raw_os_error(5)); // EIO
+        }
+        let attribute = path.file_name().unwrap().to_str().unwrap();
+        let driver = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        let link = format!("bus/pci/devices/{text}/driver");
+        let bound = std::fs::read_link(self.tree.path().join(&link)).ok();
+        let is_bound_here = bound.as_ref().is_some_and(|target| target.ends_with(driver));
+        match attribute {
+            "unbind" if is_bound_here => std::fs::remove_file(self.tree.path().join(&link)),
+            "bind" if bound.is_none() && (driver != "pciback" || self.slots().iter().any(|slot| slot == text)) => {
+                self.tree.link(&link, &format!("../../drivers/{driver}"));
+                Ok(())
+            }
+            "new_slot" => {
+                let mut slots = self.slots();
+                slots.push(text.to_owned());
+                self.set_slots(slots)
+            }
+            "remove_slot" => {
+                let mut slots = self.slots();
+                slots.retain(|slot| slot != text);
+                self.set_slots(slots)
+            }
+            "reset" => Ok(()), // Linux restores the registers after it
+            _ => Err(no_device()),
+        }
+    }
+}
+
+impl FakeKernel {
+    fn slots_path(&self) -> std::path::PathBuf {
+        self.tree.path().join("bus/pci/drivers/pciback/slots")
+    }
+
+    fn slots(&self) -> Vec<String> {
+        std::fs::read_to_string(self.slots_path()).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn set_slots(&self, mut slots: Vec<String>) -> io::Result<()> {
+        slots.sort_unstable();
+        std::fs::write(self.slots_path(), slots.iter().map(|slot| format!("{slot}\n")).collect::<String>())
+    }
+}

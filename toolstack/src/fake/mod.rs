@@ -1,0 +1,18 @@
+//! A simulated machine for tests: dom0's sysfs on a temporary folder, a hypervisor that knows every domain's rights, xenstore
+//! in memory with permissions, and a stub and guests that follow the protocol when a command waits for them.
+//!
+//! Time is simulated too: a wait that nobody answers takes no time. Faults can be injected into every change.
+
+mod hypervisor;
+mod image;
+mod kernel;
+mod machine;
+mod peers;
+mod store;
+mod tree;
+mod world;
+
+pub(crate) use image::{ConfigImage, mcfg_table};
+pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
+pub(crate) use tree::TempTree;
+pub(crate) use world::World;

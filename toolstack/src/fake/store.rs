@@ -1,0 +1,49 @@
+//! xenstore in memory. A wait lets the others act; when nobody has anything to do, the time passes at once.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{World, peers};
+use crate::fake::TempTree;
+use crate::store::{Change, Store, StoreFailure};
+
+pub(crate) struct FakeStore {
+    pub(crate) world: Rc<RefCell<World>>,
+    pub(crate) tree: Rc<TempTree>,
+}
+
+impl Store for FakeStore {
+    fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
+        Ok(self.world.borrow().value(path).map(str::to_owned))
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
+        Ok(self.world.borrow().children(path))
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<(), StoreFailure> {
+        let mut world = self.world.borrow_mut();
+        if world.change_fails() {
+            return Err(StoreFailure { what: "transaction".to_owned(), why: "EIO (injected)".to_owned() });
+        }
+        changes.iter().try_for_each(|change| world.apply(change))
+    }
+
+    fn watch(&self, paths: &[String]) -> Result<(), StoreFailure> {
+        self.world.borrow_mut().watches.extend_from_slice(paths);
+        Ok(())
+    }
+
+    fn unwatch(&self, paths: &[String]) -> Result<(), StoreFailure> {
+        self.world.borrow_mut().watches.retain(|path| !paths.contains(path));
+        Ok(())
+    }
+
+    fn wait(&self, timeout: Duration) -> Result<bool, StoreFailure> {
+        let mut world = self.world.borrow_mut();
+        let acted = peers::act(&mut world, &self.tree);
+        world.clock += if acted { Duration::from_millis(1) } else { timeout };
+        Ok(acted)
+    }
+}

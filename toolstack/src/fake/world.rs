@@ -1,0 +1,155 @@
+//! What the fakes share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{Access, Permission};
+
+use super::peers::{GuestScript, StubScript};
+use crate::store::{Change, StoreFailure};
+use crate::xen::DomainInfo;
+
+/// A xenstore node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) value: String,
+    pub(crate) permissions: Vec<Permission>,
+}
+
+/// Something that happens once, as soon as it can: it says whether it did.
+pub(crate) type Incident = Box<dyn FnMut(&mut World) -> bool>;
+
+/// Everything outside of sysfs.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) nodes: BTreeMap<String, Node>,
+    pub(crate) domains: BTreeMap<DomId, DomainInfo>,
+    /// Guests created with `passthrough=`.
+    pub(crate) passthrough: BTreeSet<DomId>,
+    pub(crate) iommu: bool,
+    pub(crate) iomem: BTreeSet<(DomId, u64)>,
+    pub(crate) ioports: BTreeSet<(DomId, u32)>,
+    pub(crate) irqs: BTreeSet<(DomId, u32)>,
+    pub(crate) pirqs: BTreeSet<(DomId, u32)>,
+    /// Whose DMA a device does.
+    pub(crate) owners: BTreeMap<Sbdf, DomId>,
+    /// Rights that are not there may be revoked: a command was killed.
+    pub(crate) uncertain: bool,
+    /// What should never have happened.
+    pub(crate) violations: Vec<String>,
+
+    pub(crate) clock: Duration,
+    pub(crate) watches: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) traces: Vec<String>,
+    /// Changes so far, and the one that fails.
+    pub(crate) changes: usize,
+    pub(crate) failing_change: Option<usize>,
+    /// From this change on nothing works: the command is dead.
+    pub(crate) failing_after: Option<usize>,
+
+    pub(crate) stub: StubScript,
+    pub(crate) guest: GuestScript,
+    pub(crate) incidents: Vec<Incident>,
+}
+
+impl World {
+    /// Counts a change; true when it is the one that fails.
+    pub(crate) fn change_fails(&mut self) -> bool {
+        self.changes += 1;
+        self.failing_change == Some(self.changes) || self.failing_after.is_some_and(|last| self.changes > last)
+    }
+
+    pub(crate) fn value(&self, path: &str) -> Option<&str> {
+        self.nodes.get(path).map(|node| node.value.as_str())
+    }
+
+    pub(crate) fn children(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{path}/");
+        let below = self.nodes.keys().filter_map(|other| other.strip_prefix(&prefix));
+        below.filter(|name| !name.contains('/')).map(str::to_owned).collect()
+    }
+
+    /// As dom0, to whom everything is allowed.
+    pub(crate) fn apply(&mut self, change: &Change) -> Result<(), StoreFailure> {
+        match change {
+            Change::Write { path, value } => self.make(path).value.clone_from(value),
+            Change::Mkdir { path } => drop(self.make(path)),
+            Change::Permit { path, permissions } => match self.nodes.get_mut(path) {
+                Some(node) => node.permissions.clone_from(permissions),
+                None => return Err(StoreFailure { what: format!("permissions {path}"), why: "ENOENT".to_owned() }),
+            },
+            Change::Remove { path } => self.remove(path),
+            Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
+            Change::RemoveIfEmpty { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn write(&mut self, path: &str, value: &str) {
+        self.make(path).value = value.to_owned();
+    }
+
+    pub(crate) fn remove(&mut self, path: &str) {
+        let below = format!("{path}/");
+        self.nodes.retain(|other, _| other != path && !other.starts_with(&below));
+    }
+
+    /// As a domain: only where the node is there and its permissions let it.
+    pub(crate) fn write_as(&mut self, domain: DomId, path: &str, value: &str) {
+        let allowed = self.nodes.get(path).is_some_and(|node| may_write(domain, &node.permissions));
+        if !allowed {
+            self.violations.push(format!("domain {domain} cannot write {path}"));
+        }
+        self.write(path, value);
+    }
+
+    /// The node, created below its parent and with its parent's permissions if need be.
+    fn make(&mut self, path: &str) -> &mut Node {
+        if !self.nodes.contains_key(path) {
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let permissions = match parent {
+                "" => vec![Permission::none(DomId::DOM0)],
+                parent => self.make(parent).permissions.clone(),
+            };
+            self.nodes.insert(path.to_owned(), Node { value: String::new(), permissions });
+        }
+        self.nodes.get_mut(path).unwrap()
+    }
+
+    /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.
+    pub(crate) fn destroy(&mut self, domain: DomId) {
+        self.domains.remove(&domain);
+        self.iomem.retain(|(other, _)| *other != domain);
+        self.ioports.retain(|(other, _)| *other != domain);
+        self.irqs.retain(|(other, _)| *other != domain);
+        self.pirqs.retain(|(other, _)| *other != domain);
+        for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
+            *owner = DomId::IO;
+        }
+        self.remove(&xenstore::path::domain_path(domain));
+    }
+
+    /// Everything that a failed command must leave as it was.
+    pub(crate) fn dump(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().map(|(path, node)| {
+            let permissions: Vec<String> = node.permissions.iter().map(Permission::to_string).collect();
+            format!("{path} = {:?} ({})", node.value, permissions.join(" "))
+        });
+        let rights = [
+            format!("iomem {:x?}", self.iomem),
+            format!("ioports {:x?}", self.ioports),
+            format!("irqs {:?} pirqs {:?}", self.irqs, self.pirqs),
+            format!("owners {:?}", self.owners),
+            format!("watches {:?}", self.watches),
+        ];
+        nodes.chain(rights).collect()
+    }
+}
+
+fn may_write(domain: DomId, permissions: &[Permission]) -> bool {
+    let named = permissions.iter().skip(1).find(|entry| entry.domid == domain);
+    let owner = permissions.first().is_some_and(|entry| entry.domid == domain);
+    owner || named.is_some_and(|entry| matches!(entry.access, Access::Write | Access::Both))
+}

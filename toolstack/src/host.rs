@@ -1,0 +1,138 @@
+//! Everything a command works on, in one place: the real things in dom0, fakes in tests.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use xenstore::XenbusState;
+
+use crate::error::Error;
+use crate::store::{Change, Store};
+use crate::sysfs::Sysfs;
+use crate::xen::Hypervisor;
+
+/// Time since the command began.
+pub(crate) trait Clock {
+    fn elapsed(&self) -> Duration;
+}
+
+/// Where a command says what is going on, apart from its result.
+pub(crate) trait Console {
+    /// Something the user should know though the command goes on.
+    fn note(&self, text: &str);
+
+    /// A step or a transition, for `-v`.
+    fn trace(&self, at: Duration, text: &str);
+}
+
+/// dom0.
+pub(crate) struct Host {
+    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) sysfs: Sysfs,
+    store: Box<dyn Store>,
+    clock: Box<dyn Clock>,
+    console: Box<dyn Console>,
+    /// The state nodes as last shown, so that each transition is shown once.
+    shown: RefCell<BTreeMap<String, String>>,
+}
+
+impl Host {
+    pub(crate) fn new(
+        hypervisor: Box<dyn Hypervisor>,
+        sysfs: Sysfs,
+        store: Box<dyn Store>,
+        clock: Box<dyn Clock>,
+        console: Box<dyn Console>,
+    ) -> Self {
+        Self { hypervisor, sysfs, store, clock, console, shown: RefCell::default() }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        self.console.note(text);
+    }
+
+    pub(crate) fn trace(&self, text: &str) {
+        self.console.trace(self.elapsed(), text);
+    }
+
+    pub(crate) fn read(&self, path: &str) -> Result<Option<String>, Error> {
+        let value = self.store.read(path)?;
+        self.show(path, value.as_deref());
+        Ok(value)
+    }
+
+    /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.
+    pub(crate) fn read_state(&self, path: &str) -> Result<XenbusState, Error> {
+        Ok(self.read(path)?.map(XenbusState::parse).unwrap_or_default())
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.read(path)?.is_some())
+    }
+
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<String>, Error> {
+        Ok(self.store.list(path)?)
+    }
+
+    /// Makes the changes in one transaction.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), Error> {
+        self.store.commit(changes)?;
+        for change in changes {
+            if let Change::Write { path, value } = change {
+                self.show(path, Some(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed
+    /// first. `check` also runs about once a second, for what xenstore does not tell.
+    pub(crate) fn wait_for<T>(
+        &self,
+        paths: &[String],
+        timeout: Duration,
+        mut check: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        let deadline = self.elapsed() + timeout;
+        let mut look = || loop {
+            if let Some(answer) = check()? {
+                return Ok(Some(answer));
+            }
+            let left = deadline.saturating_sub(self.elapsed());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.store.wait(left.min(LOOK_AGAIN))?;
+        };
+        self.store.watch(paths)?;
+        let result = look();
+        self.store.unwatch(paths)?;
+        result
+    }
+
+    /// Shows a state node's transition.
+    fn show(&self, path: &str, value: Option<&str>) {
+        let is_state = path.rsplit('/').next().is_some_and(|name| name == "state" || name.starts_with("state-"));
+        let (true, Some(value)) = (is_state, value) else {
+            return;
+        };
+        let old = self.shown.borrow_mut().insert(path.to_owned(), value.to_owned());
+        if old.as_deref() != Some(value) {
+            let old = old.map(|old| format!("{} -> ", words(&old))).unwrap_or_default();
+            self.trace(&format!("{path}: {old}{}", words(value)));
+        }
+    }
+}
+
+/// A state with its name: `4 Connected`. The pool's states are words already.
+fn words(value: &str) -> String {
+    match XenbusState::parse(value) {
+        XenbusState::Unknown => value.to_owned(),
+        state => format!("{state} {}", state.name()),
+    }
+}

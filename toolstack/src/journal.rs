@@ -1,0 +1,54 @@
+//! Steps that are undone when a later one fails.
+//!
+//! A command that changes several things in several places (Xen, sysfs, xenstore) runs each change as a step of a
+//! [`Journal`]: what to do, and what takes it back. Either all steps stay, or none does.
+
+use crate::error::Error;
+use crate::host::Host;
+
+type Undo<'a> = Box<dyn FnOnce(&Host) -> Result<(), Error> + 'a>;
+
+/// What was done so far.
+pub(crate) struct Journal<'a> {
+    host: &'a Host,
+    done: Vec<(String, Undo<'a>)>,
+}
+
+impl<'a> Journal<'a> {
+    /// Runs `body` with an empty journal, and undoes what it recorded, last first, if it fails. An undo that fails itself is
+    /// reported, and the others go on.
+    ///
+    /// # Errors
+    /// The body's.
+    pub(crate) fn run<T>(host: &'a Host, body: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        let mut journal = Self { host, done: Vec::new() };
+        let result = body(&mut journal);
+        if result.is_err() {
+            journal.roll_back();
+        }
+        result
+    }
+
+    /// Does one step. If it fails there is nothing of it to undo: `act` does one thing or nothing.
+    pub(crate) fn step(
+        &mut self,
+        name: impl Into<String>,
+        act: impl FnOnce(&Host) -> Result<(), Error>,
+        undo: impl FnOnce(&Host) -> Result<(), Error> + 'a,
+    ) -> Result<(), Error> {
+        let name = name.into();
+        self.host.trace(&name);
+        act(self.host)?;
+        self.done.push((name, Box::new(undo)));
+        Ok(())
+    }
+
+    fn roll_back(self) {
+        for (name, undo) in self.done.into_iter().rev() {
+            self.host.trace(&format!("undo: {name}"));
+            if let Err(error) = undo(self.host) {
+                self.host.note(&format!("could not undo \"{name}\": {error}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The `pcidom` command: what the toolstack of a PCI driver domain does in dom0.
+//!
+//! [`main`] reads the command line and opens dom0 ([`host::Host`]: hypervisor, sysfs, xenstore). Each command is a module of
+//! its own that works on a `Host` and on nothing else, so the tests run every command on a simulated machine (`fake`).
+#![deny(unsafe_code)]
+
+mod assignable;
+mod attach;
+mod cli;
+mod command;
+mod connect;
+mod detach;
+mod device_spec;
+mod directories;
+mod dom0;
+mod domain;
+mod error;
+mod facts;
+#[cfg(test)]
+mod fake;
+mod host;
+mod journal;
+mod list;
+mod lock;
+mod pool;
+mod reclaim;
+mod release;
+mod store;
+mod sysfs;
+mod table;
+#[cfg(test)]
+mod tests;
+mod xen;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    match dom0::open(cli.verbose).and_then(|host| command::run(&host, &cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pcidom: {error}");
+            if let Some(hint) = error.hint() {
+                eprintln!("        {hint}");
+            }
+            ExitCode::from(error.cause() as u8)
+        }
+    }
+}

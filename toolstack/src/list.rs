@@ -1,0 +1,192 @@
+//! `pcidom list` and `pcidom assignable list`: what is where. They look and change nothing.
+
+use serde::Serialize;
+use xen_types::{DomId, Sbdf};
+use xenstore::{XenbusState, path};
+
+use crate::attach::end_state;
+use crate::directories;
+use crate::domain;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::reclaim;
+use crate::sysfs::PCIBACK;
+use crate::table::{self, Record};
+
+/// Version of the JSON form; grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// A domain in the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct DomainEntry {
+    id: u16,
+    name: Option<String>,
+}
+
+impl From<DomainName> for DomainEntry {
+    fn from(domain: DomainName) -> Self {
+        Self { id: domain.id.0, name: domain.name }
+    }
+}
+
+/// One device. The order of the fields is the one of the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct DeviceEntry {
+    device: String,
+    /// Where the guest sees it; none before it is exported.
+    vdev: Option<String>,
+    guest: Option<DomainEntry>,
+    backend_state: Option<&'static str>,
+    frontend_state: Option<&'static str>,
+    stub: Option<DomainEntry>,
+    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`.
+    phase: &'static str,
+    /// The stub's word: `free`, `lent 5`, …
+    pool: Option<String>,
+    /// What is wrong: `guest gone`, `stub gone`.
+    problem: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    devices: &'a [DeviceEntry],
+}
+
+/// The devices that stubs hold; with `guest` only that guest's.
+pub(crate) fn devices(host: &Host, guest: Option<&str>) -> Result<Vec<DeviceEntry>, Error> {
+    let guest = match guest {
+        None => None,
+        Some(wanted) => Some(domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0),
+    };
+    let records = table::load(host)?;
+    let wanted = |record: &&Record| guest.as_ref().is_none_or(|guest| record.frontend == Some(guest.id));
+    records.iter().filter(wanted).map(|record| entry(host, record)).collect()
+}
+
+/// The devices that may be given to guests: parked with xen-pciback, or with a stub and free.
+pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
+    let mut entries = Vec::new();
+    for device in host.sysfs.devices()? {
+        match table::load_one(host, device)? {
+            Some(record) if record.frontend.is_none() => entries.push(entry(host, &record)?),
+            Some(_) => {}
+            None => {
+                let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
+                if parked && table::libxl_owner(host, device)?.is_none() {
+                    entries.push(parked_entry(device));
+                }
+            }
+        }
+    }
+    Ok(entries)
+}
+
+fn parked_entry(device: Sbdf) -> DeviceEntry {
+    DeviceEntry {
+        device: device.to_string(),
+        vdev: None,
+        guest: None,
+        backend_state: None,
+        frontend_state: None,
+        stub: None,
+        phase: "parked",
+        pool: None,
+        problem: None,
+    }
+}
+
+fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
+    let problem = if !reclaim::holds(host, record.stub, record.device)? {
+        Some("stub gone")
+    } else if let Some(guest) = record.frontend
+        && !domain::is_alive(host, guest)?
+    {
+        Some("guest gone")
+    } else {
+        None
+    };
+    let mut entry = DeviceEntry {
+        stub: Some(domain::named(host, record.stub)?.into()),
+        phase: record.phase.name(),
+        pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
+        problem,
+        ..parked_entry(record.device)
+    };
+    let Some(guest) = record.frontend else {
+        return Ok(entry);
+    };
+    let backend = path::backend_dir(record.stub, guest);
+    let mut name = domain::named(host, guest)?;
+    if name.name.is_none() {
+        name.name = host.read(&path::child(&backend, "domain"))?;
+    }
+    entry.guest = Some(name.into());
+    entry.vdev = vdev(host, &backend, record.device)?;
+    entry.backend_state = state(host, &backend)?;
+    entry.frontend_state = state(host, &path::frontend_dir(guest))?;
+    Ok(entry)
+}
+
+fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
+    Ok(match end_state(host, dir)? {
+        XenbusState::Unknown => None,
+        state => Some(state.name()),
+    })
+}
+
+/// The address that the stub wrote down for the device, in the usual form.
+fn vdev(host: &Host, backend: &str, device: Sbdf) -> Result<Option<String>, Error> {
+    let count: u32 = host.read(&path::child(backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut names = Vec::new();
+    for index in 0..count {
+        names.push((index, host.read(&path::child(backend, &format!("dev-{index}")))?.unwrap_or_default()));
+    }
+    let Some(index) = directories::index_of(device, names) else {
+        return Ok(None);
+    };
+    let text = host.read(&path::child(backend, &format!("vdev-{index}")))?.unwrap_or_default();
+    Ok(text.parse::<Sbdf>().ok().map(|vdev| vdev.to_string()))
+}
+
+/// The JSON form.
+pub(crate) fn json(devices: &[DeviceEntry]) -> String {
+    // Strings, numbers and nothing that could fail.
+    serde_json::to_string_pretty(&Document { version: JSON_VERSION, devices }).unwrap_or_default()
+}
+
+/// A table for people: columns as wide as they need to be.
+pub(crate) fn table(devices: &[DeviceEntry]) -> String {
+    let header = ["DEVICE", "VDEV", "GUEST", "BACKEND", "FRONTEND", "STUB", "PHASE", "NOTE"];
+    let rows: Vec<[String; 8]> = devices.iter().map(row).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain(header.get(column).map(|title| title.len())).max().unwrap_or(0)
+    };
+    let line = |cells: &[&str]| {
+        let padded = cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![line(&header)];
+    lines.extend(rows.iter().map(|row| line(&row.each_ref().map(String::as_str))));
+    lines.join("\n")
+}
+
+fn row(entry: &DeviceEntry) -> [String; 8] {
+    let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let domain = |domain: &Option<DomainEntry>| match domain {
+        Some(DomainEntry { id, name: Some(name) }) => format!("{name} ({id})"),
+        Some(DomainEntry { id, name: None }) => format!("{}", DomId(*id)),
+        None => "-".to_owned(),
+    };
+    [
+        entry.device.clone(),
+        or_dash(entry.vdev.as_deref()),
+        domain(&entry.guest),
+        or_dash(entry.backend_state),
+        or_dash(entry.frontend_state),
+        domain(&entry.stub),
+        entry.phase.to_owned(),
+        entry.problem.map(str::to_owned).or_else(|| entry.pool.clone()).unwrap_or_default(),
+    ]
+}

@@ -1,0 +1,194 @@
+//! The pool: devices that the stub holds. Giving a device to the stub and taking it back (`docs/xenstore.md`, "The pool").
+
+use std::time::Duration;
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{Permission, path};
+
+use crate::domain;
+use crate::error::{Doing, DomainName, Error};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::journal::Journal;
+use crate::store::Change;
+use crate::table;
+use crate::xen::{Frames, Permission as Right};
+
+/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds.
+pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the stub says about one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PoolState {
+    /// The stub has not looked yet.
+    New,
+    Free,
+    Lent(DomId),
+    Refused(String),
+    Released,
+    /// No entry, or a word that is not in the contract.
+    Unknown(String),
+}
+
+impl PoolState {
+    fn parse(text: &str) -> Self {
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        match (word, rest.parse()) {
+            ("new", _) => Self::New,
+            ("free", _) => Self::Free,
+            ("released", _) => Self::Released,
+            ("refused", _) => Self::Refused(rest.to_owned()),
+            ("lent", Ok(guest)) => Self::Lent(DomId(guest)),
+            _ => Self::Unknown(text.to_owned()),
+        }
+    }
+}
+
+fn state_path(stub: DomId, device: Sbdf) -> String {
+    path::child(&path::pool_dir(stub, device), "state")
+}
+
+pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState, Error> {
+    Ok(PoolState::parse(&host.read(&state_path(stub, device))?.unwrap_or_default()))
+}
+
+/// Quiets a device and gives it to the stub, which must find it fit.
+pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
+    let (device, id) = (facts.device, stub.id);
+    let decode = facts.decode();
+    journal.step(
+        format!("quiet {device}"),
+        |host| host.sysfs.config(device)?.quiesce(decode),
+        |_| Ok(()), // a quiet device is how any driver finds one
+    )?;
+    journal.step(
+        format!("let {stub} read the configuration space of {device}"),
+        |host| set_ecam(host, id, device, Right::Allow),
+        move |host| set_ecam(host, id, device, Right::Revoke),
+    )?;
+    let owner = stub.clone();
+    journal.step(
+        format!("enter {device} into the pool of {stub}"),
+        |host| host.commit(&entry(host, id, facts)?),
+        move |host| {
+            let released = ask_back(host, &owner, device);
+            host.commit(&removal(id, device))?;
+            released
+        },
+    )?;
+    journal.step(
+        format!("wait until {stub} has looked at {device}"),
+        |host| await_verdict(host, stub, device),
+        |_| Ok(()),
+    )
+}
+
+/// Takes a free device from the stub.
+pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a Facts) -> Result<(), Error> {
+    let (device, id) = (facts.device, stub.id);
+    let owner = stub.clone();
+    journal.step(
+        format!("have {stub} let go of {device}"),
+        |host| {
+            ask_back(host, stub, device).or_else(|error| {
+                host.commit(&[Change::write(path::child(&path::pool_dir(id, device), "online"), 1)])?;
+                Err(error)
+            })
+        },
+        move |host| {
+            host.commit(&removal(id, device))?;
+            host.commit(&entry(host, id, facts)?)?;
+            await_verdict(host, &owner, device)
+        },
+    )?;
+    journal.step(
+        format!("forbid {stub} the configuration space of {device}"),
+        |host| set_ecam(host, id, device, Right::Revoke),
+        move |host| set_ecam(host, id, device, Right::Allow),
+    )?;
+    // The first step's undo enters it again.
+    journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(id, device)), |_| Ok(()))
+}
+
+fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), Error> {
+    let frames = Frames { first: host.sysfs.ecam_frame(device)?, count: 1 };
+    host.hypervisor.set_iomem(stub, frames, right).doing(|| format!("configuration space of {device}"))
+}
+
+/// The description of a device, as docs/xenstore.md has it.
+fn entry(host: &Host, stub: DomId, facts: &Facts) -> Result<Vec<Change>, Error> {
+    let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
+    let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
+    let dir = path::pool_dir(stub, facts.device);
+    let node = |name: &str| path::child(&dir, name);
+    let mut changes = Change::directory(path::pool_root(stub), &readable).to_vec();
+    changes.extend(Change::directory(dir.clone(), &readable));
+    changes.push(Change::write(node("ecam"), format!("{:x}", host.sysfs.ecam_frame(facts.device)?)));
+    for (index, resource) in &facts.resources {
+        changes.push(Change::write(node(&format!("resource-{index}")), resource));
+    }
+    changes.push(Change::write(node("irq"), facts.gsi.unwrap_or(0)));
+    changes.push(Change::write(node("online"), 1));
+    changes.extend(Change::node(node("state"), "new", &writable));
+    changes.extend(table::enter(facts.device, stub));
+    Ok(changes)
+}
+
+fn removal(stub: DomId, device: Sbdf) -> Vec<Change> {
+    let mut changes =
+        vec![Change::remove(path::pool_dir(stub, device)), Change::remove_if_empty(path::pool_root(stub))];
+    changes.extend(table::forget(device));
+    changes
+}
+
+fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+    let verdict = await_state(host, stub, device, |state| match state {
+        PoolState::Free => Some(Ok(())),
+        PoolState::Refused(reason) => Some(Err(reason)),
+        _ => None,
+    })?;
+    match verdict {
+        Some(Ok(())) => Ok(()),
+        Some(Err(reason)) => Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
+        None => Err(silent(stub, format!("whether it takes {device}"))),
+    }
+}
+
+/// Asks the stub to let go of a device and waits until it has.
+fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+    host.commit(&[Change::write(path::child(&path::pool_dir(stub.id, device), "online"), 0)])?;
+    match await_state(host, stub, device, |state| (state == PoolState::Released).then_some(())) {
+        Ok(Some(())) | Err(Error::StubWentAway(_)) => Ok(()),
+        Ok(None) => Err(silent(stub, format!("letting go of {device}"))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until the stub has the device back from `guest`, whose directories are gone.
+pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, device: Sbdf) -> Result<(), Error> {
+    match await_state(host, stub, device, |state| (state != PoolState::Lent(guest)).then_some(())) {
+        Ok(Some(())) | Err(Error::StubWentAway(_)) => Ok(()),
+        Ok(None) => Err(silent(stub, format!("taking {device} back from domain {guest}"))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the stub's word on a device; `None` when it took too long.
+fn await_state<T>(
+    host: &Host,
+    stub: &DomainName,
+    device: Sbdf,
+    wanted: impl Fn(PoolState) -> Option<T>,
+) -> Result<Option<T>, Error> {
+    let paths = [state_path(stub.id, device), path::RELEASE_DOMAIN.to_owned()];
+    host.wait_for(&paths, STUB_PATIENCE, || {
+        if !domain::is_alive(host, stub.id)? {
+            return Err(Error::StubWentAway(stub.clone()));
+        }
+        Ok(wanted(state(host, stub.id, device)?))
+    })
+}
+
+fn silent(stub: &DomainName, waiting_for: String) -> Error {
+    Error::StubSilent { stub: stub.clone(), after: STUB_PATIENCE, waiting_for }
+}

@@ -1,0 +1,111 @@
+//! The kernel's way to xenstored: a character device that takes one request at a time and gives answers and events.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+use xenstore::Transport;
+
+use super::connection::Timed;
+
+/// Where Linux offers it: the device, and its older name under xenfs.
+const PATHS: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
+
+/// An open `/dev/xen/xenbus`.
+pub(crate) struct XenbusDevice {
+    file: File,
+}
+
+impl XenbusDevice {
+    /// Opens the first of the two that is there.
+    ///
+    /// # Errors
+    /// That of the last try: not dom0, not root, or the module is not loaded.
+    pub(crate) fn open() -> io::Result<Self> {
+        let mut last = io::Error::from(io::ErrorKind::NotFound);
+        for path in PATHS {
+            match Self::open_at(Path::new(path)) {
+                Ok(device) => return Ok(device),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn open_at(path: &Path) -> io::Result<Self> {
+        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file })
+    }
+
+    /// Waits until there is something to read; false when the deadline has passed.
+    fn readable(&self, deadline_ns: Option<u64>) -> io::Result<bool> {
+        loop {
+            let left = deadline_ns.map(|deadline| timespec(deadline.saturating_sub(self.now_ns())));
+            let mut fds = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::IN)];
+            match poll(&mut fds, left.as_ref()) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn timespec(ns: u64) -> Timespec {
+    const NS_PER_S: u64 = 1_000_000_000;
+    let part = |value| i64::try_from(value).unwrap_or(i64::MAX);
+    Timespec { tv_sec: part(ns / NS_PER_S), tv_nsec: part(ns % NS_PER_S) }
+}
+
+impl Timed for XenbusDevice {
+    fn now_ns(&self) -> u64 {
+        let now = clock_gettime(ClockId::Monotonic);
+        let part = |value: i64| u64::try_from(value).unwrap_or(0); // the monotonic clock starts at 0
+        part(now.tv_sec) * 1_000_000_000 + part(now.tv_nsec)
+    }
+}
+
+impl Transport for XenbusDevice {
+    type Error = io::Error;
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> io::Result<usize> {
+        if !self.readable(deadline_ns)? {
+            return Ok(0);
+        }
+        match self.file.read(buffer)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            count => Ok(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deadlines_are_whole_seconds_and_the_rest() {
+        let time = timespec(3_000_000_007);
+        assert_eq!((time.tv_sec, time.tv_nsec), (3, 7));
+    }
+
+    #[test]
+    fn nothing_to_read_until_the_deadline_is_no_error() {
+        // A FIFO that we hold open ourselves behaves like a xenbus without news.
+        let tree = crate::fake::TempTree::new();
+        let path = tree.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let mut device = XenbusDevice::open_at(&path).unwrap();
+        let deadline = device.now_ns() + 1_000_000;
+        assert_eq!(device.receive(&mut [0; 16], Some(deadline)).unwrap(), 0);
+        assert_eq!(device.send(b"abc").unwrap(), 3);
+        assert_eq!(device.receive(&mut [0; 16], None).unwrap(), 3);
+    }
+}

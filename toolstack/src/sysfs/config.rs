@@ -1,0 +1,170 @@
+//! A function's configuration space through sysfs, for what the tool itself sets: the state in which a device changes hands.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use crate::error::Error;
+
+/// Registers of the header (`PCI Local Bus 3.0 §6.1`).
+const COMMAND: u64 = 0x04;
+const STATUS: u64 = 0x06;
+const CAPABILITIES: u64 = 0x34;
+/// Bits of Command (§6.2.2) and of Status (§6.2.3).
+const IO_DECODE: u16 = 1 << 0;
+const MEMORY_DECODE: u16 = 1 << 1;
+const BUS_MASTER: u16 = 1 << 2;
+const INTX_DISABLE: u16 = 1 << 10;
+const HAS_CAPABILITIES: u16 = 1 << 4;
+
+/// Capabilities and their control words (§6.8.1.3, §6.8.2.3).
+const MSI: u8 = 0x05;
+const MSI_ENABLE: u16 = 1 << 0;
+const MSIX: u8 = 0x11;
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_MASK_ALL: u16 = 1 << 14;
+/// More capabilities than this do not fit behind the header: the list is a circle.
+const MAX_CAPABILITIES: u32 = 48;
+
+/// Which decoders a device needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decode {
+    pub(crate) io: bool,
+    pub(crate) memory: bool,
+}
+
+/// An open `config` attribute.
+pub(crate) struct Config {
+    file: File,
+    path: PathBuf,
+}
+
+impl Config {
+    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => Ok(Self { file, path }),
+            Err(source) => Err(Error::File { path, source }),
+        }
+    }
+
+    /// Makes the device quiet, as it must be while nobody uses it: no DMA, no interrupt of any kind. It goes on
+    /// decoding its BARs: a guest may still have them mapped, and an access that nothing answers can bring the host down
+    /// (XSA-120).
+    pub(crate) fn quiesce(&self, decode: Decode) -> Result<(), Error> {
+        self.change_word(COMMAND, |command| (command & !BUS_MASTER) | INTX_DISABLE | decode.bits())?;
+        if let Some(msi) = self.find_capability(MSI)? {
+            self.change_word(msi + 2, |control| control & !MSI_ENABLE)?;
+        }
+        if let Some(msix) = self.find_capability(MSIX)? {
+            // Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
+            self.change_word(msix + 2, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
+        }
+        Ok(())
+    }
+
+    /// Prepares a quiet device for its guest: interrupts by pin work, DMA waits until the guest's driver asks for it.
+    pub(crate) fn prepare(&self, decode: Decode) -> Result<(), Error> {
+        self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
+    }
+
+    /// The offset of a capability in the conventional list. The device is not trusted: the list may be anything.
+    fn find_capability(&self, id: u8) -> Result<Option<u64>, Error> {
+        if self.read_word(STATUS)? & HAS_CAPABILITIES == 0 {
+            return Ok(None);
+        }
+        let mut at = self.read_byte(CAPABILITIES)? & !3;
+        for _ in 0..MAX_CAPABILITIES {
+            if at < 0x40 {
+                break;
+            }
+            let offset = u64::from(at);
+            match self.read_byte(offset)? {
+                0xff => break,
+                found if found == id => return Ok(Some(offset)),
+                _ => at = self.read_byte(offset + 1)? & !3,
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_byte(&self, offset: u64) -> Result<u8, Error> {
+        let mut bytes = [0];
+        self.result(self.file.read_exact_at(&mut bytes, offset))?;
+        Ok(bytes[0])
+    }
+
+    fn read_word(&self, offset: u64) -> Result<u16, Error> {
+        let mut bytes = [0; 2];
+        self.result(self.file.read_exact_at(&mut bytes, offset))?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// Writes only what changes, in one access of 16 bits: Xen intercepts writes to MSI-X control and refuses other widths.
+    fn change_word(&self, offset: u64, change: impl Fn(u16) -> u16) -> Result<(), Error> {
+        let old = self.read_word(offset)?;
+        let new = change(old);
+        if new == old {
+            return Ok(());
+        }
+        self.result(self.file.write_all_at(&new.to_le_bytes(), offset))
+    }
+
+    fn result<T>(&self, result: io::Result<T>) -> Result<T, Error> {
+        result.map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+}
+
+impl Decode {
+    fn bits(self) -> u16 {
+        (if self.io { IO_DECODE } else { 0 }) | (if self.memory { MEMORY_DECODE } else { 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{ConfigImage, TempTree};
+
+    const MEMORY: Decode = Decode { io: false, memory: true };
+
+    fn with_config(image: ConfigImage, act: impl FnOnce(&Config)) -> ConfigImage {
+        let tree = TempTree::new();
+        tree.write("config", image.0);
+        act(&Config::open(tree.path().join("config")).unwrap());
+        ConfigImage(std::fs::read(tree.path().join("config")).unwrap())
+    }
+
+    #[test]
+    fn a_quiet_device_neither_interrupts_nor_masters() {
+        let mut busy = ConfigImage::endpoint();
+        busy.set_word(COMMAND, BUS_MASTER | IO_DECODE);
+        busy.add_capability(0x40, 0x01, 0x50);
+        busy.add_capability(0x50, MSI, 0x60);
+        busy.add_capability(0x60, MSIX, 0);
+        busy.set_word(0x52, 0x0181);
+        busy.set_word(0x62, 0xc040);
+        let quiet = with_config(busy, |config| config.quiesce(MEMORY).unwrap());
+        assert_eq!(quiet.word(COMMAND), INTX_DISABLE | IO_DECODE | MEMORY_DECODE);
+        assert_eq!(quiet.word(0x52), 0x0180);
+        assert_eq!(quiet.word(0x62), 0x0040);
+    }
+
+    #[test]
+    fn a_prepared_device_may_use_its_pin_but_not_master() {
+        let mut quiet = ConfigImage::endpoint();
+        quiet.set_word(COMMAND, INTX_DISABLE);
+        let ready = with_config(quiet, |config| config.prepare(Decode { io: true, memory: true }).unwrap());
+        assert_eq!(ready.word(COMMAND), IO_DECODE | MEMORY_DECODE);
+    }
+
+    #[test]
+    fn capability_lists_that_never_end_are_left() {
+        let mut circle = ConfigImage::endpoint();
+        circle.add_capability(0x40, 0x01, 0x40);
+        with_config(circle, |config| assert_eq!(config.find_capability(MSIX).unwrap(), None));
+        with_config(ConfigImage(vec![0xff; 256]), |config| {
+            assert_eq!(config.find_capability(MSI).unwrap(), None);
+        });
+    }
+}

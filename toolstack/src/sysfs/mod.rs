@@ -1,0 +1,173 @@
+//! dom0's view of the PCI devices: `/sys/bus/pci`, and what firmware says about their configuration space.
+//!
+//! Everything is read below one root, and everything written goes through [`Kernel`], so that tests run on a folder with a
+//! fake kernel that answers writes as Linux does.
+
+mod config;
+mod mcfg;
+mod resource;
+
+pub(crate) use config::{Config, Decode};
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use xen_types::{Mfn, Resource, Sbdf};
+
+use crate::error::Error;
+
+/// The directory of Linux's xen-pciback among the drivers; it parks the devices.
+pub(crate) const PCIBACK: &str = "pciback";
+
+/// Class code of PCI bridges (`PCI Code and ID Assignment 1.11 §1.7`): base class 06h.
+const CLASS_BRIDGE: u32 = 0x06;
+
+/// What happens when something is written to an attribute.
+pub(crate) trait Kernel {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+}
+
+/// Linux.
+pub(crate) struct Linux;
+
+impl Kernel for Linux {
+    fn write(&self, path: &Path, text: &str) -> io::Result<()> {
+        // An attribute is not to be created, and one write is one command.
+        fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
+    }
+}
+
+/// Whether a device could be reset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResetOutcome {
+    Done,
+    /// Linux knows no way to reset this function alone.
+    NoMethod,
+}
+
+/// sysfs.
+pub(crate) struct Sysfs {
+    root: PathBuf,
+    kernel: Box<dyn Kernel>,
+}
+
+impl Sysfs {
+    pub(crate) fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Self {
+        Self { root: root.into(), kernel }
+    }
+
+    fn device_dir(&self, device: Sbdf) -> PathBuf {
+        self.root.join("bus/pci/devices").join(device.to_string())
+    }
+
+    fn driver_dir(&self, driver: &str) -> PathBuf {
+        self.root.join("bus/pci/drivers").join(driver)
+    }
+
+    fn read(&self, path: &Path) -> Result<String, Error> {
+        fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+    }
+
+    fn write(&self, path: &Path, text: &str) -> Result<(), Error> {
+        self.kernel.write(path, text).map_err(|source| Error::File { path: path.to_owned(), source })
+    }
+
+    /// All functions that Linux has found, in order.
+    pub(crate) fn devices(&self) -> Result<Vec<Sbdf>, Error> {
+        let path = self.root.join("bus/pci/devices");
+        let entries = fs::read_dir(&path).map_err(|source| Error::File { path, source })?;
+        let mut devices: Vec<Sbdf> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        devices.sort_unstable();
+        Ok(devices)
+    }
+
+    pub(crate) fn exists(&self, device: Sbdf) -> bool {
+        self.device_dir(device).exists()
+    }
+
+    /// Whether the function is a bridge of any kind.
+    pub(crate) fn is_bridge(&self, device: Sbdf) -> Result<bool, Error> {
+        let path = self.device_dir(device).join("class");
+        let text = self.read(&path)?;
+        let class = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16)
+            .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
+        Ok(class >> 16 == CLASS_BRIDGE)
+    }
+
+    /// BARs and ROM with their addresses, by index (6 is the ROM).
+    pub(crate) fn resources(&self, device: Sbdf) -> Result<Vec<(u8, Resource)>, Error> {
+        let path = self.device_dir(device).join("resource");
+        let text = self.read(&path)?;
+        resource::parse(&text).map_err(|value| Error::Nonsense { place: path.display().to_string(), value })
+    }
+
+    /// The global interrupt of the device's INTx pin; `None` where it has none. 255 in the interrupt line register means
+    /// "not connected" on x86 (PCI Local Bus 3.0 §6.2.4), and a guest's register could hold no more anyway.
+    pub(crate) fn gsi(&self, device: Sbdf) -> Result<Option<u32>, Error> {
+        let path = self.device_dir(device).join("irq");
+        let text = self.read(&path)?;
+        let irq: u32 = text
+            .trim()
+            .parse()
+            .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
+        Ok((1..255).contains(&irq).then_some(irq))
+    }
+
+    /// The name of the driver that has the device.
+    pub(crate) fn driver(&self, device: Sbdf) -> Option<String> {
+        let target = fs::read_link(self.device_dir(device).join("driver")).ok()?;
+        Some(target.file_name()?.to_str()?.to_owned())
+    }
+
+    pub(crate) fn bind(&self, device: Sbdf, driver: &str) -> Result<(), Error> {
+        self.write(&self.driver_dir(driver).join("bind"), &device.to_string())
+    }
+
+    pub(crate) fn unbind(&self, device: Sbdf, driver: &str) -> Result<(), Error> {
+        self.write(&self.driver_dir(driver).join("unbind"), &device.to_string())
+    }
+
+    pub(crate) fn has_pciback(&self) -> bool {
+        self.driver_dir(PCIBACK).exists()
+    }
+
+    /// Whether xen-pciback would accept the device: it has a slot for it.
+    pub(crate) fn has_pciback_slot(&self, device: Sbdf) -> Result<bool, Error> {
+        let slots = self.read(&self.driver_dir(PCIBACK).join("slots"))?;
+        Ok(slots.lines().any(|line| line.trim().parse() == Ok(device)))
+    }
+
+    pub(crate) fn add_pciback_slot(&self, device: Sbdf) -> Result<(), Error> {
+        self.write(&self.driver_dir(PCIBACK).join("new_slot"), &device.to_string())
+    }
+
+    pub(crate) fn remove_pciback_slot(&self, device: Sbdf) -> Result<(), Error> {
+        self.write(&self.driver_dir(PCIBACK).join("remove_slot"), &device.to_string())
+    }
+
+    /// Resets the function by whatever way Linux knows.
+    pub(crate) fn reset(&self, device: Sbdf) -> Result<ResetOutcome, Error> {
+        let path = self.device_dir(device).join("reset");
+        if !path.exists() {
+            return Ok(ResetOutcome::NoMethod);
+        }
+        self.write(&path, "1").map(|()| ResetOutcome::Done)
+    }
+
+    /// The function's configuration space.
+    pub(crate) fn config(&self, device: Sbdf) -> Result<Config, Error> {
+        Config::open(self.device_dir(device).join("config"))
+    }
+
+    /// The machine frame that holds the function's 4 KiB of configuration space.
+    pub(crate) fn ecam_frame(&self, device: Sbdf) -> Result<Mfn, Error> {
+        let path = self.root.join("firmware/acpi/tables/MCFG");
+        match fs::read(&path) {
+            Ok(table) => mcfg::ecam_frame(&table, device).ok_or(Error::NoEcam(device)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoEcam(device)),
+            Err(source) => Err(Error::File { path, source }),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The tool's own table: which stub holds a device, who has it, and what the next command must finish.
+//!
+//! It lives in xenstore under `/tool/pcidom`, where no guest may read or write (`docs/xenstore.md`). Beside it stands
+//! libxl's own note of the guest that has a device, so that `xl` and `pcidom` respect each other.
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{Permission, path};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::store::Change;
+
+/// Where a device is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// With the stub, nobody's.
+    Pool,
+    /// On its way to a guest: a command is at work, or died at it.
+    Attaching,
+    /// A guest has it.
+    Attached,
+    /// On its way back.
+    Detaching,
+}
+
+impl Phase {
+    const ALL: [Self; 4] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching];
+
+    /// The word in the node.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pool => "pool",
+            Self::Attaching => "attaching",
+            Self::Attached => "attached",
+            Self::Detaching => "detaching",
+        }
+    }
+}
+
+/// One device that a stub holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) device: Sbdf,
+    pub(crate) stub: DomId,
+    pub(crate) frontend: Option<DomId>,
+    pub(crate) phase: Phase,
+}
+
+/// Reads the whole table, in order of the devices.
+pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
+    let mut records = Vec::new();
+    for name in host.list(path::TOOL_DEVICES)? {
+        let device = Sbdf::parse_path_component(&name)
+            .map_err(|_| Error::Nonsense { place: path::TOOL_DEVICES.to_owned(), value: name })?;
+        records.extend(load_one(host, device)?);
+    }
+    records.sort_unstable_by_key(|record| record.device);
+    Ok(records)
+}
+
+/// One device's record.
+pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Error> {
+    let dir = path::tool_device_dir(device);
+    let Some(stub) = read_id(host, &path::child(&dir, "stub"))? else {
+        return Ok(None);
+    };
+    let phase_path = path::child(&dir, "phase");
+    let phase = host.read(&phase_path)?.unwrap_or_default();
+    let phase = Phase::ALL
+        .into_iter()
+        .find(|known| known.name() == phase)
+        .ok_or(Error::Nonsense { place: phase_path, value: phase })?;
+    Ok(Some(Record { device, stub, frontend: read_id(host, &path::child(&dir, "frontend"))?, phase }))
+}
+
+/// The guest that xl (or this tool) says has the device.
+pub(crate) fn libxl_owner(host: &Host, device: Sbdf) -> Result<Option<DomId>, Error> {
+    read_id(host, &path::child(&path::libxl_pci_dir(device), "domid"))
+}
+
+fn read_id(host: &Host, path: &str) -> Result<Option<DomId>, Error> {
+    let Some(value) = host.read(path)? else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(id) => Ok(Some(DomId(id))),
+        Err(_) => Err(Error::Nonsense { place: path.to_owned(), value }),
+    }
+}
+
+/// Enters a device that the stub got.
+pub(crate) fn enter(device: Sbdf, stub: DomId) -> Vec<Change> {
+    let dir = path::tool_device_dir(device);
+    let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
+    changes.extend(Change::directory(path::TOOL_DEVICES, &[Permission::none(DomId::DOM0)]));
+    changes.extend(Change::directory(dir.clone(), &[Permission::none(DomId::DOM0)]));
+    changes.push(Change::write(path::child(&dir, "stub"), stub));
+    changes.push(set_phase(device, Phase::Pool));
+    changes
+}
+
+/// Forgets a device: no stub has it any more.
+pub(crate) fn forget(device: Sbdf) -> Vec<Change> {
+    vec![
+        Change::remove(path::tool_device_dir(device)),
+        Change::remove_if_empty(path::TOOL_DEVICES),
+        Change::remove_if_empty("/tool/pcidom"),
+    ]
+}
+
+pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
+    Change::write(path::child(&path::tool_device_dir(device), "phase"), phase.name())
+}
+
+/// Notes that a guest is getting the device, for us and for xl.
+pub(crate) fn reserve(device: Sbdf, guest: DomId) -> Vec<Change> {
+    vec![
+        Change::write(path::child(&path::libxl_pci_dir(device), "domid"), guest),
+        Change::write(path::child(&path::tool_device_dir(device), "frontend"), guest),
+        set_phase(device, Phase::Attaching),
+    ]
+}
+
+/// Notes that no guest has the device any more.
+pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
+    let mut changes =
+        vec![Change::remove(path::child(&path::tool_device_dir(device), "frontend")), set_phase(device, Phase::Pool)];
+    changes.extend(forget_libxl_owner(device));
+    changes
+}
+
+/// Notes for xl that no guest has the device.
+pub(crate) fn forget_libxl_owner(device: Sbdf) -> Vec<Change> {
+    let dir = path::libxl_pci_dir(device);
+    vec![
+        Change::remove(path::child(&dir, "domid")),
+        Change::remove_if_empty(dir),
+        Change::remove_if_empty(path::LIBXL_PCI),
+    ]
+}

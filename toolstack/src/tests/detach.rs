@@ -1,0 +1,217 @@
+//! Detaching.
+
+use super::{add_all, attach_to_web, attached, detach_from_web, pause};
+use crate::error::{Error, ExitCause};
+use crate::fake::{DB, Dump, E1000, EDU, Machine, NVME, STUB, WEB, device};
+use xenstore::path;
+
+const ALL: [&str; 3] = [E1000, EDU, NVME];
+
+/// A machine as `add_all` leaves it, for comparison.
+fn with_pool() -> Dump {
+    let machine = Machine::new();
+    add_all(&machine);
+    machine.dump()
+}
+
+#[test]
+fn attach_and_detach_leave_no_trace() {
+    let machine = attached();
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.dump().assert_same(&with_pool(), "");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn the_guest_is_told_before_anything_is_taken() {
+    let machine = attached();
+    machine.with(|world| {
+        world.incidents.push(Box::new(|world| {
+            let told = world.value("/local/domain/3/backend/pci/5/0/state") == Some("5");
+            if told {
+                let complete = world.owners[&device(E1000)] == WEB
+                    && world.iomem.contains(&(WEB, 0xfeb40))
+                    && world.irqs.contains(&(WEB, 21))
+                    && world.value("/local/domain/3/backend/pci/5/0/online") == Some("0");
+                if !complete {
+                    world.violations.push("rights went first".to_owned());
+                }
+            }
+            told
+        }));
+    });
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.with(|world| assert!(world.incidents.is_empty(), "the guest was never told"));
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_paused_guest_that_never_booted_is_not_waited_for() {
+    let machine = Machine::new();
+    add_all(&machine);
+    pause(&machine, WEB);
+    attach_to_web(&machine, &ALL).unwrap();
+    let before = machine.with(|world| world.clock);
+    detach_from_web(&machine, &ALL).unwrap();
+    assert!(machine.with(|world| world.clock) - before < std::time::Duration::from_secs(1));
+    machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = false);
+    machine.dump().assert_same(&with_pool(), "");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_keeps_its_devices_goes_on_with_them() {
+    let machine = attached();
+    machine.with(|world| world.guest.keeps = true);
+    let before = machine.dump();
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(matches!(error, Error::GuestSilent { .. }), "{error}");
+    assert_eq!(error.cause(), ExitCause::GuestSilent);
+    machine.dump().assert_same(&before, "");
+    machine.with(|world| world.guest.keeps = false);
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.dump().assert_same(&with_pool(), "");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_stops_half_way_can_be_finished_later() {
+    let machine = attached();
+    machine.with(|world| world.guest.half_closes = true);
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(matches!(error, Error::GuestHalfClosed { .. }), "{error}");
+    machine.with(|world| assert_eq!(world.owners[&device(E1000)], WEB));
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(matches!(error, Error::GuestHalfClosed { .. }), "{error}");
+    machine.with(|world| {
+        world.guest.half_closes = false;
+        world.write("/local/domain/5/device/pci/0/state", "6");
+    });
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.dump().assert_same(&with_pool(), "");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_dies_while_it_is_asked_is_cleaned_up() {
+    let machine = attached();
+    machine.with(|world| {
+        world.guest.keeps = true;
+        world.incidents.push(Box::new(|world| {
+            let told = world.value("/local/domain/3/backend/pci/5/0/state") == Some("5");
+            if told {
+                world.destroy(WEB);
+            }
+            told
+        }));
+    });
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.with(|world| {
+        assert!(world.owners.values().all(|owner| *owner != WEB));
+        assert!(!world.nodes.keys().any(|path| path.contains("/pci/5")));
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn some_of_several_devices_is_refused() {
+    let machine = attached();
+    let before = machine.dump();
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "web (domain 5) keeps 0000:00:05.0, 0000:00:07.0, and taking only some of a guest's devices is not supported \
+         by this version"
+    );
+    machine.dump().assert_same(&before, "");
+}
+
+#[test]
+fn what_the_guest_does_not_have_is_refused() {
+    let machine = Machine::new();
+    add_all(&machine);
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err();
+    assert_eq!(error.to_string(), "0000:00:06.0 is not attached to web (domain 5)");
+}
+
+#[test]
+fn another_backend_than_the_one_named_is_refused() {
+    let machine = attached();
+    let request = crate::detach::Request {
+        guest: "5".to_owned(),
+        backend: Some("db".to_owned()),
+        devices: ALL.map(device).to_vec(),
+        timeout: super::TIMEOUT,
+    };
+    let error = crate::detach::detach(&machine.host, &request, &[]).unwrap_err();
+    assert!(matches!(error, Error::OtherPool { .. }), "{error}");
+}
+
+#[test]
+fn a_guest_whose_stub_is_gone_gives_its_devices_back() {
+    let machine = attached();
+    machine.with(|world| world.destroy(STUB));
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.with(|world| {
+        assert_eq!((&world.iomem.len(), &world.ioports.len(), &world.irqs.len()), (&0, &0, &0));
+        assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom") || path.contains("device/pci")));
+        assert!(!world.nodes.contains_key(&path::libxl_pci_dir(device(EDU))));
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_stub_that_does_not_let_go_is_told_and_finished_later() {
+    let machine = attached();
+    machine.with(|world| {
+        world.incidents.push(Box::new(|world| {
+            let closed = world.value("/local/domain/5/device/pci/0/state") == Some("6");
+            world.stub.silent |= closed;
+            closed
+        }));
+    });
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(matches!(error, Error::StubSilent { .. }), "{error}");
+    machine.with(|world| {
+        world.stub.silent = false;
+        world.uncertain = true;
+    });
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.dump().assert_same(&with_pool(), "");
+}
+
+#[test]
+fn whatever_fails_once_the_next_command_finishes() {
+    let changes = {
+        let machine = attached();
+        let start = machine.with(|world| world.changes);
+        detach_from_web(&machine, &ALL).unwrap();
+        machine.with(|world| world.changes) - start
+    };
+    for failing in 1..=changes {
+        let machine = attached();
+        machine.with(|world| {
+            world.failing_change = Some(world.changes + failing);
+            world.uncertain = true;
+        });
+        let Err(error) = detach_from_web(&machine, &ALL) else { continue };
+        detach_from_web(&machine, &ALL).unwrap_or_else(|again| panic!("change {failing}: {error}; again: {again}"));
+        machine.dump().assert_same(&with_pool(), format!("change {failing}: {error}"));
+        machine.assert_no_violations();
+    }
+}
+
+#[test]
+fn two_guests_come_and_go_apart() {
+    let machine = Machine::new();
+    add_all(&machine);
+    attach_to_web(&machine, &[EDU]).unwrap();
+    crate::attach::attach(&machine.host, &super::request("db", &[NVME])).unwrap();
+    detach_from_web(&machine, &[EDU]).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.owners[&device(NVME)], DB);
+        assert_eq!(world.value("/local/domain/3/backend/pci/6/0/state"), Some("4"));
+        assert!(world.iomem.contains(&(DB, 0x8c0000)));
+    });
+    machine.assert_no_violations();
+}

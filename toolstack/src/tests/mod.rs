@@ -1,0 +1,64 @@
+//! The commands on a simulated machine.
+
+mod assignable;
+mod attach;
+mod detach;
+mod golden;
+mod list;
+mod reclaim;
+mod refusals;
+
+use std::time::Duration;
+
+use xen_types::DomId;
+
+use crate::connect::Connection;
+use crate::error::Error;
+use crate::fake::{E1000, EDU, Machine, NVME, device};
+use crate::reclaim::reclaim;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
+    crate::attach::Request {
+        guest: guest.to_owned(),
+        backend: "pcidom".to_owned(),
+        devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+        timeout: TIMEOUT,
+    }
+}
+
+/// `pcidom attach web …` as the command does it.
+fn attach_to_web(machine: &Machine, devices: &[&str]) -> Result<Connection, Error> {
+    reclaim(&machine.host)?;
+    crate::attach::attach(&machine.host, &request("web", devices))
+}
+
+/// `pcidom detach web …` as the command does it.
+fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
+    let reclaimed = reclaim(&machine.host)?;
+    let request = crate::detach::Request {
+        guest: "web".to_owned(),
+        backend: None,
+        devices: devices.iter().map(|text| device(text)).collect(),
+        timeout: TIMEOUT,
+    };
+    crate::detach::detach(&machine.host, &request, &reclaimed)
+}
+
+/// A machine on which "web" uses all three devices.
+fn attached() -> Machine {
+    let machine = Machine::new();
+    add_all(&machine);
+    attach_to_web(&machine, &[E1000, EDU, NVME]).unwrap();
+    machine
+}
+
+/// `pcidom assignable add` of all three devices.
+fn add_all(machine: &Machine) {
+    crate::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+}
+
+fn pause(machine: &Machine, guest: DomId) {
+    machine.with(|world| world.domains.get_mut(&guest).unwrap().paused = true);
+}
