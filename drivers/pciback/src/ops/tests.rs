@@ -156,8 +156,8 @@ fn each_reason_is_told_once_while_a_function_is_lent() {
         (Request::conf_write(DEVICE, 4, 2, 0), Some(Notice::NoBroker(Register::Command))),
         (Request::conf_write(DEVICE, 0x44, 2, 3), Some(Notice::NoBroker(Register::PowerState))),
         (Request::conf_write(DEVICE, 4, 2, 0), None),
+        (Request::conf_write(DEVICE, 0x62, 2, 0x0181), None), // routine, and does not use up the next
         (Request::conf_write(DEVICE, 0x52, 2, 0x8000), Some(Notice::VpdWrite)),
-        (Request::conf_write(DEVICE, 0x62, 2, 0x0181), None), // routine
         (Request::new(Command::EnableMsi, DEVICE), Some(Notice::NoInterrupts)),
         (Request::new(Command::EnableMsix, DEVICE), None),
         (Request::new(Command::EnableMultiMsi, DEVICE), Some(Notice::UnknownCommand)),
