@@ -175,7 +175,6 @@ impl<P: Platform> Guest<P> {
 
     /// Maps the page and binds the port, or notes why not.
     pub(crate) fn connect(&mut self, platform: &P, ports: &mut PortTable, keys: Keys) {
-        self.held.tried = Some(Ok(keys));
         self.held.renewed = false;
         self.held.refused = match self.open(platform, keys) {
             Ok(session) => {
@@ -184,7 +183,7 @@ impl<P: Platform> Guest<P> {
                 self.held.connection = Some(keys);
                 None
             }
-            Err(failure) => Some(failure),
+            Err(failure) => Some((Ok(keys), failure)),
         };
     }
 
@@ -202,8 +201,8 @@ impl<P: Platform> Guest<P> {
 
     /// Notes keys that nobody could connect with.
     pub(crate) fn refuse(&mut self, invalid: InvalidKey) {
-        self.held.tried = Some(Err(invalid));
-        self.held.refused = Some(Failure { errno: invalid.errno(), text: invalid.to_string() });
+        let failure = Failure { errno: invalid.errno(), text: invalid.to_string() };
+        self.held.refused = Some((Err(invalid), failure));
     }
 
     /// Answers what is still in the page, closes the port and lets the page go.

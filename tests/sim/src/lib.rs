@@ -1,1 +1,30 @@
+//! A simulated Xen for host tests: everything the stub meets outside of its own code.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`store`] | a xenstored that speaks the bytes of the wire, with permissions, watches, transactions and quotas |
+//! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
+//! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
+//! | [`frontend`] | a guest that does what Linux's pcifront does |
+//! | [`tool`] | dom0: the directories that the toolstack writes |
+//! | [`world`] | all of it together |
+//!
+//! It is strict where the real Xen is only unhelpful: a port closed twice, an event on a port that never was, a page that stays
+//! mapped or a transaction that stays open fail the test.
+#![forbid(unsafe_code)]
 
+pub mod device;
+pub mod frontend;
+pub mod logs;
+pub mod store;
+pub mod stub;
+pub mod tool;
+pub mod world;
+pub mod xen;
+
+pub use frontend::SimFrontend;
+pub use store::Xenstored;
+pub use stub::SimStub;
+pub use tool::SimTool;
+pub use world::World;
+pub use xen::SimXen;

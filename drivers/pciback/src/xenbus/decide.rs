@@ -19,7 +19,7 @@
 //! | gone                   | dr   | dr  | dr| dr    | dr| dr | dr  | dr| dr| dr       |
 //!
 //! (a) `dn2` when the keys have changed or the frontend had been at 4: then it started anew without our seeing it close.
-//! (b) nothing while the keys are the ones that were tried last: what failed with them would fail again.
+//! (b) nothing while the keys are the ones that were refused: what failed with them would fail again.
 //!
 //! With `online`=0 the toolstack removes the device for good: in column 6, and in column 1 from state 4 on, everything is given back
 //! (`dr6`), and 3 brings nothing back from 5 and 6. A `frontend` node that names another directory than that of our domain ends
@@ -190,20 +190,18 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
 
 /// The frontend is at 3 and everything is published.
 fn connect(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    let keys = match nodes.peer.keys {
-        Ok(keys) if held.connection == Some(keys) => return then_state(Vec::new(), nodes, Connected),
-        _ if held.connection.is_some() => return vec![Action::Disconnect],
-        keys if held.tried == Some(keys) => {
-            let refused = held.refused.clone();
-            let failure = refused.unwrap_or(Failure { errno: Errno::EIO, text: "the connection broke".into() });
-            return then_state(vec![Action::Report(failure)], nodes, Closing);
+    let keys = nodes.peer.keys;
+    if let Some(connected) = held.connection {
+        let is_same = keys == Ok(connected);
+        return if is_same { then_state(Vec::new(), nodes, Connected) } else { vec![Action::Disconnect] };
+    }
+    match (keys, &held.refused) {
+        (keys, Some((refused, failure))) if *refused == keys => {
+            then_state(vec![Action::Report(failure.clone())], nodes, Closing)
         }
-        keys => keys,
-    };
-    vec![match keys {
-        Ok(keys) => Action::Connect(keys),
-        Err(invalid) => Action::Refuse(invalid),
-    }]
+        (Ok(keys), _) => vec![Action::Connect(keys)],
+        (Err(invalid), _) => vec![Action::Refuse(invalid)],
+    }
 }
 
 /// 4, 5, 7 or 8 with a connection.
@@ -220,7 +218,7 @@ fn in_use(nodes: &Nodes, held: &Held) -> Vec<Action> {
 fn at_rest(nodes: &Nodes, held: &Held) -> Vec<Action> {
     match nodes.peer.state {
         Some(Initialising) => restart(nodes, held),
-        Some(Initialised) if nodes.online && held.tried != Some(nodes.peer.keys) => restart(nodes, held),
+        Some(Initialised) if nodes.online && !held.has_refused(nodes.peer.keys) => restart(nodes, held),
         _ if !nodes.online && nodes.own == Some(Closed) => held.let_go(),
         _ => release_unlisted(nodes, held),
     }

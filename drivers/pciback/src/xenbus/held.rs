@@ -36,11 +36,9 @@ pub(crate) struct Held {
     pub(crate) roots: Vec<(u16, u8)>,
     /// The page is mapped and the port bound, by these keys.
     pub(crate) connection: Option<Keys>,
-    /// The keys of the last attempt to connect, good or bad, while the frontend has not withdrawn them. What failed with
-    /// them would fail again.
-    pub(crate) tried: Option<Result<Keys, InvalidKey>>,
-    /// Why that attempt failed.
-    pub(crate) refused: Option<Failure>,
+    /// The keys that nobody could connect with, and why, while the frontend has not withdrawn them. What failed with them
+    /// would fail again.
+    pub(crate) refused: Option<(Result<Keys, InvalidKey>, Failure)>,
     /// Our node has said Connected since the connection was made.
     pub(crate) announced: bool,
     /// The frontend has been at Connected since the connection was made.
@@ -60,10 +58,7 @@ impl Held {
                 | XenbusState::InitWait
                 | XenbusState::Closing
                 | XenbusState::Closed,
-            ) => {
-                self.tried = None;
-                self.refused = None;
-            }
+            ) => self.refused = None,
             Some(XenbusState::Connected) => self.peer_was_connected |= self.connection.is_some(),
             Some(XenbusState::Initialised | XenbusState::Reconfiguring | XenbusState::Reconfigured) | None => {}
         }
@@ -76,6 +71,11 @@ impl Held {
             actions.push(Action::ReleaseAll);
         }
         actions
+    }
+
+    /// Whether these keys are the ones that were refused.
+    pub(crate) fn has_refused(&self, keys: Result<Keys, InvalidKey>) -> bool {
+        self.refused.as_ref().is_some_and(|(refused, _)| *refused == keys)
     }
 
     /// Nothing that would have to be given back.

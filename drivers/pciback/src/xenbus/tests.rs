@@ -49,7 +49,6 @@ fn held(is_connected: bool) -> Held {
         devices: BTreeMap::from([(real(0), Outcome::Exported(virt(0)))]),
         roots: vec![(0, 0)],
         connection: is_connected.then_some(KEYS),
-        tried: is_connected.then_some(Ok(KEYS)),
         announced: is_connected,
         ..Held::default()
     }
@@ -165,7 +164,7 @@ fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
 #[test]
 fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
     let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-    let mut now = Held { tried: Some(Ok(KEYS)), refused: Some(refused), ..held(false) };
+    let mut now = Held { refused: Some((Ok(KEYS), refused)), ..held(false) };
     assert_eq!(letters(&decide(&nodes(state(3), state(3)), &now)), "!5");
     for own in [5, 6] {
         assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "-");
@@ -183,8 +182,8 @@ fn invalid_keys_are_refused_and_reported() {
     at_3.peer.keys = Err(InvalidKey::Missing("magic"));
     let mut now = held(false);
     assert_eq!(decide(&at_3, &now), [Action::Refuse(InvalidKey::Missing("magic"))]);
-    now.tried = Some(at_3.peer.keys);
-    now.refused = Some(Failure { errno: Errno::ENOENT, text: "no magic".to_string() });
+    let failure = Failure { errno: Errno::ENOENT, text: "no magic".to_string() };
+    now.refused = Some((at_3.peer.keys, failure));
     assert_eq!(letters(&decide(&at_3, &now)), "!5");
 }
 

@@ -1,0 +1,204 @@
+//! A guest with Linux's pcifront (pci-protocol §1.3, §2.4), as far as a host test needs it.
+
+use std::sync::Arc;
+
+use pciif::{FrontendPage, OwnedPage, Request, Response};
+use xen_types::{DomId, GrantRef, Port, Sbdf};
+
+use crate::store::Refusal;
+use crate::stub::SimStub;
+use crate::tool::SimTool;
+use crate::xen::SimXen;
+
+/// What a driver has while it is loaded.
+#[derive(Debug)]
+struct Link {
+    gref: GrantRef,
+    port: Port,
+    page: Arc<OwnedPage>,
+    front: FrontendPage<Arc<OwnedPage>>,
+}
+
+/// A guest's driver.
+#[derive(Debug)]
+pub struct SimFrontend {
+    domid: DomId,
+    stub: DomId,
+    xen: SimXen,
+    link: Option<Link>,
+    /// What the last scan found: virtual address, and vendor and device in one word.
+    pub found: Vec<(Sbdf, u32)>,
+    /// Looks at every function of its buses, as Linux does; otherwise at the first eight.
+    pub scans_everything: bool,
+}
+
+impl SimFrontend {
+    /// A guest whose driver is not loaded yet.
+    #[must_use]
+    pub const fn new(xen: SimXen, domid: DomId, stub: DomId) -> Self {
+        Self { domid, stub, xen, link: None, found: Vec::new(), scans_everything: true }
+    }
+
+    /// Its domain.
+    #[must_use]
+    pub const fn domid(&self) -> DomId {
+        self.domid
+    }
+
+    /// The page, while the driver is loaded.
+    #[must_use]
+    pub fn page(&self) -> Option<&Arc<OwnedPage>> {
+        self.link.as_ref().map(|link| &link.page)
+    }
+
+    /// The grant and the port, while the driver is loaded.
+    #[must_use]
+    pub fn keys(&self) -> Option<(GrantRef, Port)> {
+        self.link.as_ref().map(|link| (link.gref, link.port))
+    }
+
+    /// Writes a node of its own directory.
+    ///
+    /// # Errors
+    /// As xenstored, for instance when the directory is gone.
+    pub fn write(&self, name: &str, value: impl AsRef<[u8]>) -> Result<(), Refusal> {
+        let path = format!("{}/{name}", SimTool::frontend_dir(self.domid));
+        self.xen.store().change(self.domid, |store| store.write(&path, value))
+    }
+
+    /// Goes to a state.
+    pub fn set_state(&self, state: u32) {
+        let _ = self.write("state", state.to_string()); // a guest whose directory is gone does nothing
+    }
+
+    /// Its own state; 0 when there is no such node.
+    #[must_use]
+    pub fn state(&self) -> u32 {
+        self.number(&format!("{}/state", SimTool::frontend_dir(self.domid)))
+    }
+
+    fn backend_state(&self) -> u32 {
+        self.number(&format!("{}/state", self.backend_dir()))
+    }
+
+    fn backend_dir(&self) -> String {
+        format!("/local/domain/{}/backend/pci/{}/0", self.stub, self.domid)
+    }
+
+    fn number(&self, path: &str) -> u32 {
+        self.xen.store().peek(path).and_then(|value| value.parse().ok()).unwrap_or(0)
+    }
+
+    /// Loads the driver: page, port, keys, state 3.
+    pub fn probe(&mut self) {
+        let page = Arc::new(OwnedPage::new());
+        let front = FrontendPage::new(Arc::clone(&page));
+        front.announce_aer();
+        let gref = self.xen.grant(self.domid, self.stub, Arc::clone(&page));
+        let port = self.xen.offer_port(self.domid, self.stub);
+        self.link = Some(Link { gref, port, page, front });
+        self.publish_keys();
+        self.set_state(3);
+    }
+
+    /// Writes the three keys, as one.
+    pub fn publish_keys(&self) {
+        let Some(link) = &self.link else { return };
+        let dir = SimTool::frontend_dir(self.domid);
+        let written = self.xen.store().change(self.domid, |store| {
+            store.write(&format!("{dir}/pci-op-ref"), link.gref.to_string())?;
+            store.write(&format!("{dir}/event-channel"), link.port.to_string())?;
+            store.write(&format!("{dir}/magic"), "7")
+        });
+        let _ = written; // a guest whose directory is gone does nothing
+    }
+
+    /// Frees page and port without telling anybody: what is left of a driver that was unloaded, or of a kernel that crashed.
+    pub fn forget(&mut self) {
+        if let Some(link) = self.link.take() {
+            self.xen.revoke(self.domid, link.gref);
+            self.xen.close_port(self.domid, link.port);
+        }
+        self.found.clear();
+    }
+
+    /// The guest's domain is gone, and with it what the driver had.
+    pub fn died(&mut self) {
+        self.link = None;
+    }
+
+    /// Unloads the driver: state 6, then everything is freed.
+    pub fn unload(&mut self) {
+        self.set_state(6);
+        self.forget();
+    }
+
+    /// Looks at the backend's state and does what Linux does. True when it did anything.
+    pub fn step(&mut self, stub: &mut SimStub) -> bool {
+        match (self.backend_state(), self.state()) {
+            (1 | 2 | 3, 1) if self.link.is_none() => {
+                self.probe();
+                true
+            }
+            (4, 3) if self.link.is_some() => {
+                self.scan(stub);
+                self.set_state(4);
+                true
+            }
+            (5 | 6, 1..5) => {
+                self.found.clear();
+                self.set_state(6);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads the ids of every function on every root.
+    pub fn scan(&mut self, stub: &mut SimStub) {
+        let dir = self.backend_dir();
+        let roots = self.number(&format!("{dir}/root_num"));
+        let devfns = if self.scans_everything { 0..=255 } else { 0..=7 };
+        let mut found = Vec::new();
+        for root in 0..roots {
+            let text = self.xen.store().peek(&format!("{dir}/root-{root}")).unwrap_or_default();
+            let Some((segment, bus)) = text.split_once(':') else { continue };
+            let (Ok(segment), Ok(bus)) = (u16::from_str_radix(segment, 16), u8::from_str_radix(bus, 16)) else {
+                continue;
+            };
+            for devfn in devfns.clone() {
+                let address = Sbdf::from_devfn(segment, bus, devfn);
+                match self.ask(stub, &Request::conf_read(address, 0, 4)) {
+                    Some(Response { err: 0, value }) => found.push((address, value)),
+                    _ => {}
+                }
+            }
+        }
+        self.found = found;
+    }
+
+    /// Puts a request into the page and raises the event.
+    pub fn publish(&self, request: &Request) {
+        if let Some(link) = &self.link {
+            link.front.publish(request);
+            self.xen.notify(self.domid, link.port);
+        }
+    }
+
+    /// The answer, if there is one.
+    #[must_use]
+    pub fn response(&self) -> Option<Response> {
+        self.link.as_ref()?.front.response()
+    }
+
+    /// A request and its answer; `None` when nobody answers.
+    pub fn ask(&self, stub: &mut SimStub, request: &Request) -> Option<Response> {
+        self.publish(request);
+        stub.serve();
+        let response = self.response();
+        if response.is_none() {
+            self.link.as_ref()?.front.withdraw(); // as after two seconds
+        }
+        response
+    }
+}

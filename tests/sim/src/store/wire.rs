@@ -1,0 +1,73 @@
+//! The wire format once more, written from `xs_wire.h` and not with the `xenstore` crate: one mistake in both would show nowhere.
+
+/// `enum xsd_sockmsg_type`.
+pub(super) mod kind {
+    pub(in crate::store) const DIRECTORY: u32 = 1;
+    pub(in crate::store) const READ: u32 = 2;
+    pub(in crate::store) const GET_PERMS: u32 = 3;
+    pub(in crate::store) const WATCH: u32 = 4;
+    pub(in crate::store) const UNWATCH: u32 = 5;
+    pub(in crate::store) const TRANSACTION_START: u32 = 6;
+    pub(in crate::store) const TRANSACTION_END: u32 = 7;
+    pub(in crate::store) const GET_DOMAIN_PATH: u32 = 10;
+    pub(in crate::store) const WRITE: u32 = 11;
+    pub(in crate::store) const MKDIR: u32 = 12;
+    pub(in crate::store) const RM: u32 = 13;
+    pub(in crate::store) const SET_PERMS: u32 = 14;
+    pub(in crate::store) const WATCH_EVENT: u32 = 15;
+    pub(in crate::store) const ERROR: u32 = 16;
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) kind: u32,
+    pub(super) req_id: u32,
+    pub(super) tx_id: u32,
+}
+
+/// Takes a whole message from the front of `input`, if there is one.
+pub(super) fn take(input: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
+    let word = |index: usize| {
+        let bytes = input.get(index * 4..index * 4 + 4)?;
+        bytes.try_into().ok().map(u32::from_le_bytes)
+    };
+    let header = Header { kind: word(0)?, req_id: word(1)?, tx_id: word(2)? };
+    let length = usize::try_from(word(3)?).ok()?;
+    assert!(length <= 4096, "a request of {length} bytes");
+    if input.len() < 16 + length {
+        return None;
+    }
+    let payload = input[16..16 + length].to_vec();
+    input.drain(..16 + length);
+    Some((header, payload))
+}
+
+pub(super) fn encode(kind: u32, req_id: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("payloads are short");
+    let words = [kind, req_id, tx_id, length];
+    words.into_iter().flat_map(u32::to_le_bytes).chain(payload.iter().copied()).collect()
+}
+
+pub(super) fn event(path: &str, token: &str) -> Vec<u8> {
+    encode(kind::WATCH_EVENT, 0, 0, format!("{path}\0{token}\0").as_bytes())
+}
+
+/// The strings of a payload, each ended by a NUL (the last perhaps not).
+pub(super) fn strings(payload: &[u8]) -> Vec<&str> {
+    let payload = payload.strip_suffix(&[0]).unwrap_or(payload);
+    payload.split(|byte| *byte == 0).map(|part| std::str::from_utf8(part).unwrap_or_default()).collect()
+}
+
+pub(super) fn behind_first_nul(payload: &[u8]) -> &[u8] {
+    let nul = payload.iter().position(|byte| *byte == 0);
+    nul.and_then(|nul| payload.get(nul + 1..)).unwrap_or_default()
+}
+
+pub(super) fn is_valid_path(path: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
+    path.len() <= 3072
+        && path.bytes().all(good)
+        && !path.contains("//")
+        && (path == "/" || !path.ends_with('/'))
+        && path.starts_with(['/', '@'])
+}

@@ -1,0 +1,366 @@
+//! The machine: domains with their grants and event channels, ECAM pages, and the time.
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use pciback::platform::{Clock, ConfigAccess, ConfigSpace, Events, Grants, Width};
+use pciif::OwnedPage;
+use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
+
+use crate::device::Function;
+use crate::store::Xenstored;
+
+/// `ESRCH`, which no code of ours tells from other errors.
+const NO_SUCH_DOMAIN: Errno = Errno(3);
+
+/// A page as the backend has it mapped. Xen knows that it is mapped as long as this lives.
+pub type MappedPage = Arc<Arc<OwnedPage>>;
+
+#[derive(Debug)]
+struct Grant {
+    page: Arc<OwnedPage>,
+    to: DomId,
+    mappings: Vec<Weak<Arc<OwnedPage>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Channel {
+    /// Offered to a domain; also when the other end was closed, so that it can bind again.
+    Unbound(DomId),
+    /// Bound to the other end.
+    Bound(DomId, Port),
+}
+
+#[derive(Debug, Default)]
+struct Domain {
+    grants: BTreeMap<GrantRef, Grant>,
+    channels: BTreeMap<Port, Channel>,
+    pending: BTreeSet<Port>,
+}
+
+impl Domain {
+    /// The lowest free port, as Xen gives them out.
+    fn allocate(&mut self, channel: Channel) -> Port {
+        let port = (1..).map(Port).find(|port| !self.channels.contains_key(port)).expect("a free port");
+        self.channels.insert(port, channel);
+        port
+    }
+}
+
+/// Everything below the store.
+#[derive(Debug, Default)]
+pub struct Machine {
+    /// The daemon, with which the machine shares its life.
+    pub store: Xenstored,
+    domains: BTreeMap<DomId, Domain>,
+    /// Mappings of pages of domains that are gone.
+    orphans: Vec<Weak<Arc<OwnedPage>>>,
+    functions: BTreeMap<Mfn, Function>,
+    iomem: BTreeSet<(DomId, Mfn)>,
+    windows: BTreeMap<Mfn, usize>,
+    now_ns: u64,
+    /// Events that were raised, by the domain that gets them.
+    events: BTreeMap<DomId, u64>,
+    /// Hypercalls that shall fail, by name: `map_grant`, `bind_interdomain`, `map_config`.
+    failures: Vec<(&'static str, Errno)>,
+}
+
+/// The machine, as everybody in a test holds it.
+#[derive(Clone, Debug, Default)]
+pub struct SimXen(Rc<RefCell<Machine>>);
+
+impl SimXen {
+    /// With dom0 and nothing else.
+    #[must_use]
+    pub fn new() -> Self {
+        let xen = Self::default();
+        xen.machine().domains.insert(DomId::DOM0, Domain::default());
+        xen
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> RefMut<'_, Xenstored> {
+        RefMut::map(self.0.borrow_mut(), |machine| &mut machine.store)
+    }
+
+    fn machine(&self) -> RefMut<'_, Machine> {
+        self.0.borrow_mut()
+    }
+
+    fn look(&self) -> Ref<'_, Machine> {
+        self.0.borrow()
+    }
+
+    /// A new domain. The toolstack writes its nodes.
+    ///
+    /// # Panics
+    /// When there is one of this number.
+    pub fn create_domain(&self, domid: DomId) {
+        let before = self.machine().domains.insert(domid, Domain::default());
+        assert!(before.is_none(), "domain {domid} exists");
+    }
+
+    /// A domain dies: its ports are closed; pages of it that are mapped stay until they are unmapped.
+    ///
+    /// # Panics
+    /// When there is none of this number.
+    pub fn destroy_domain(&self, domid: DomId) {
+        let mut machine = self.machine();
+        let domain = machine.domains.remove(&domid).expect("a domain to destroy");
+        machine.orphans.extend(domain.grants.into_values().flat_map(|grant| grant.mappings));
+        for other in machine.domains.values_mut() {
+            for channel in other.channels.values_mut() {
+                if matches!(*channel, Channel::Bound(peer, _) if peer == domid) {
+                    *channel = Channel::Unbound(domid);
+                }
+            }
+        }
+    }
+
+    /// `domid` grants a page to another domain.
+    ///
+    /// # Panics
+    /// When there is no such domain.
+    pub fn grant(&self, domid: DomId, to: DomId, page: Arc<OwnedPage>) -> GrantRef {
+        let mut machine = self.machine();
+        let domain = machine.domains.get_mut(&domid).expect("a domain that grants");
+        // The first eight are reserved, as in Xen.
+        let gref = (8..).map(GrantRef).find(|gref| !domain.grants.contains_key(gref)).expect("a free entry");
+        domain.grants.insert(gref, Grant { page, to, mappings: Vec::new() });
+        gref
+    }
+
+    /// Takes a grant back: no new mapping of it. Existing ones stay.
+    pub fn revoke(&self, domid: DomId, gref: GrantRef) {
+        let mut machine = self.machine();
+        let grant = machine.domains.get_mut(&domid).and_then(|domain| domain.grants.remove(&gref));
+        machine.orphans.extend(grant.into_iter().flat_map(|grant| grant.mappings));
+    }
+
+    /// `domid` offers a port to `remote` (`EVTCHNOP_alloc_unbound`).
+    ///
+    /// # Panics
+    /// When there is no such domain.
+    pub fn offer_port(&self, domid: DomId, remote: DomId) -> Port {
+        let mut machine = self.machine();
+        machine.domains.get_mut(&domid).expect("a domain that offers").allocate(Channel::Unbound(remote))
+    }
+
+    /// Raises the event at the other end of a port, if it has one.
+    ///
+    /// # Panics
+    /// When the domain has no such port.
+    pub fn notify(&self, domid: DomId, port: Port) {
+        let mut machine = self.machine();
+        let channel = machine.domains.get(&domid).and_then(|domain| domain.channels.get(&port).copied());
+        let channel = channel.unwrap_or_else(|| panic!("domain {domid} notifies port {port}, which it has not"));
+        if let Channel::Bound(peer, remote) = channel
+            && let Some(domain) = machine.domains.get_mut(&peer)
+        {
+            domain.pending.insert(remote);
+            *machine.events.entry(peer).or_default() += 1;
+        }
+    }
+
+    /// Closes a port.
+    ///
+    /// # Panics
+    /// When the domain has no such port.
+    pub fn close_port(&self, domid: DomId, port: Port) {
+        let mut machine = self.machine();
+        let domain = machine.domains.get_mut(&domid).unwrap_or_else(|| panic!("no domain {domid}"));
+        domain.pending.remove(&port);
+        let channel = domain.channels.remove(&port);
+        let channel = channel.unwrap_or_else(|| panic!("domain {domid} closes port {port}, which it has not"));
+        if let Channel::Bound(peer, remote) = channel
+            && let Some(other) = machine.domains.get_mut(&peer).and_then(|peer| peer.channels.get_mut(&remote))
+        {
+            *other = Channel::Unbound(domid);
+        }
+    }
+
+    /// Takes the pending bits of a domain.
+    #[must_use]
+    pub fn take_pending(&self, domid: DomId) -> Vec<Port> {
+        let mut machine = self.machine();
+        let pending = machine.domains.get_mut(&domid).map(|domain| std::mem::take(&mut domain.pending));
+        pending.into_iter().flatten().collect()
+    }
+
+    /// Events that a domain has got so far.
+    #[must_use]
+    pub fn events(&self, domid: DomId) -> u64 {
+        self.look().events.get(&domid).copied().unwrap_or(0)
+    }
+
+    /// Plugs a function in; its configuration space is the page at this frame.
+    pub fn plug(&self, ecam: Mfn, function: Function) {
+        self.machine().functions.insert(ecam, function);
+    }
+
+    /// Pulls a function out: it reads as ones from now on.
+    pub fn unplug(&self, ecam: Mfn) {
+        self.machine().functions.remove(&ecam);
+    }
+
+    /// Works on a function's configuration space, as its hardware would.
+    pub fn with_function<R>(&self, ecam: Mfn, work: impl FnOnce(&mut Function) -> R) -> Option<R> {
+        self.machine().functions.get_mut(&ecam).map(work)
+    }
+
+    /// Gives a domain the right to map a frame, or takes it back.
+    pub fn permit(&self, domid: DomId, ecam: Mfn, is_permitted: bool) {
+        if is_permitted {
+            self.machine().iomem.insert((domid, ecam));
+        } else {
+            self.machine().iomem.remove(&(domid, ecam));
+        }
+    }
+
+    /// Has the next hypercall of this name fail.
+    pub fn fail_next(&self, name: &'static str, errno: Errno) {
+        self.machine().failures.push((name, errno));
+    }
+
+    /// Lets time pass.
+    pub fn advance_ns(&self, by_ns: u64) {
+        let mut machine = self.machine();
+        machine.now_ns = machine.now_ns.saturating_add(by_ns);
+    }
+
+    /// What a domain has in hand: pages mapped by anybody, its ports, windows to configuration space.
+    #[must_use]
+    pub fn held_by(&self, domid: DomId) -> HeldResources {
+        let machine = self.look();
+        let granted = machine.domains.values().flat_map(|domain| domain.grants.values());
+        let mappings = granted.filter(|grant| grant.to == domid).flat_map(|grant| &grant.mappings);
+        HeldResources {
+            pages: mappings.chain(&machine.orphans).filter(|mapping| mapping.strong_count() > 0).count(),
+            ports: machine.domains.get(&domid).map_or(0, |domain| domain.channels.len()),
+            windows: machine.windows.values().sum(),
+        }
+    }
+
+    /// The platform of a domain: its hypercalls.
+    #[must_use]
+    pub fn platform(&self, domid: DomId) -> SimPlatform {
+        SimPlatform { xen: self.clone(), domid }
+    }
+
+    fn failure(&self, name: &str) -> Result<(), Errno> {
+        let mut machine = self.machine();
+        let Some(index) = machine.failures.iter().position(|(failing, _)| *failing == name) else { return Ok(()) };
+        Err(machine.failures.remove(index).1)
+    }
+}
+
+/// What would have leaked if it were not zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeldResources {
+    /// Mapped pages.
+    pub pages: usize,
+    /// Ports.
+    pub ports: usize,
+    /// Mapped ECAM pages.
+    pub windows: usize,
+}
+
+/// One domain's hypercalls.
+#[derive(Clone, Debug)]
+pub struct SimPlatform {
+    xen: SimXen,
+    domid: DomId,
+}
+
+impl Events for SimPlatform {
+    fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
+        self.xen.failure("bind_interdomain")?;
+        let mut machine = self.xen.machine();
+        let offered = machine.domains.get_mut(&peer).ok_or(NO_SUCH_DOMAIN)?.channels.get_mut(&remote);
+        offered.filter(|channel| **channel == Channel::Unbound(self.domid)).ok_or(Errno::EINVAL)?;
+        let ours = machine.domains.get_mut(&self.domid).ok_or(NO_SUCH_DOMAIN)?;
+        let port = ours.allocate(Channel::Bound(peer, remote));
+        ours.pending.insert(port);
+        if let Some(theirs) = machine.domains.get_mut(&peer) {
+            theirs.channels.insert(remote, Channel::Bound(self.domid, port));
+        }
+        Ok(port)
+    }
+
+    fn notify(&self, port: Port) {
+        self.xen.notify(self.domid, port);
+    }
+
+    fn close(&self, port: Port) {
+        self.xen.close_port(self.domid, port);
+    }
+}
+
+impl Grants for SimPlatform {
+    type Page = MappedPage;
+
+    fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<MappedPage, Errno> {
+        self.xen.failure("map_grant")?;
+        let mut machine = self.xen.machine();
+        let grant = machine.domains.get_mut(&peer).ok_or(NO_SUCH_DOMAIN)?.grants.get_mut(&gref);
+        let grant = grant.filter(|grant| grant.to == self.domid).ok_or(Errno::EINVAL)?;
+        let page = Arc::new(Arc::clone(&grant.page));
+        grant.mappings.retain(|mapping| mapping.strong_count() > 0);
+        grant.mappings.push(Arc::downgrade(&page));
+        Ok(page)
+    }
+}
+
+/// A mapped ECAM page.
+#[derive(Debug)]
+pub struct SimWindow {
+    xen: SimXen,
+    ecam: Mfn,
+}
+
+impl ConfigSpace for SimWindow {
+    fn read_config(&self, offset: u16, width: Width) -> u32 {
+        assert!(offset.is_multiple_of(width as u16) && offset < 4096, "{width:?} at {offset:#x}");
+        self.xen
+            .look()
+            .functions
+            .get(&self.ecam)
+            .map_or(u32::MAX >> (32 - 8 * width as u32), |function| function.read(offset, width))
+    }
+}
+
+impl Drop for SimWindow {
+    fn drop(&mut self) {
+        let mut machine = self.xen.machine();
+        match machine.windows.get_mut(&self.ecam) {
+            Some(1) => {
+                machine.windows.remove(&self.ecam);
+            }
+            Some(count) => *count -= 1,
+            None => panic!("frame {:#x} unmapped twice", self.ecam),
+        }
+    }
+}
+
+impl ConfigAccess for SimPlatform {
+    type Window = SimWindow;
+
+    fn map_config(&self, ecam: Mfn) -> Result<SimWindow, Errno> {
+        self.xen.failure("map_config")?;
+        let mut machine = self.xen.machine();
+        if !machine.iomem.contains(&(self.domid, ecam)) {
+            return Err(Errno::EPERM);
+        }
+        *machine.windows.entry(ecam).or_default() += 1;
+        Ok(SimWindow { xen: self.xen.clone(), ecam })
+    }
+}
+
+impl Clock for SimPlatform {
+    fn now_ns(&self) -> u64 {
+        self.xen.look().now_ns
+    }
+}
