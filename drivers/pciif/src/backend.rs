@@ -14,7 +14,7 @@ use crate::{Command, Flags, MsixEntries, Reply, Request, SharedPage};
 /// acquire, so the words read after it are the request's. We write the answer and then clear the bit with a release, so a
 /// frontend that sees the bit clear sees the answer. The words themselves need no order among themselves.
 #[derive(Debug)]
-pub struct BackendPage<P>(Cells<P>);
+pub struct BackendPage<P>(pub(crate) Cells<P>);
 
 impl<P: SharedPage> BackendPage<P> {
     /// Takes the backend's part on a page. Nothing is written until the first [`BackendPage::reply`].

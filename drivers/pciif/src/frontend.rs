@@ -26,7 +26,7 @@ impl Response {
 
 /// A page that we granted to a backend, seen from the frontend. One request at a time: publish, wait, take the response.
 #[derive(Debug)]
-pub struct FrontendPage<P>(Cells<P>);
+pub struct FrontendPage<P>(pub(crate) Cells<P>);
 
 impl<P: SharedPage> FrontendPage<P> {
     /// Takes the frontend's part on a page.

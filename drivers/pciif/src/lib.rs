@@ -9,6 +9,7 @@
 //! | [`layout`] | the structs of the header, only ever used for their sizes and offsets |
 //! | [`Flags`], [`Command`], [`ErrorCode`], [`Request`], [`Reply`] | the words of the protocol |
 //! | [`BackendPage`], [`FrontendPage`] | the two ends of a page |
+//! | [`BrokerCommand`], [`Features`] | what stub and broker say on a page of their own |
 //! | [`SharedPage`], [`OwnedPage`] | memory for a page: any that promises to stay, or our own for tests and simulation |
 //!
 //! The only `unsafe` is in the module `page`, which turns offsets into atomic cells.
@@ -18,6 +19,7 @@
 extern crate alloc;
 
 mod backend;
+mod broker;
 mod command;
 mod error_code;
 mod flags;
@@ -27,6 +29,7 @@ mod page;
 mod request;
 
 pub use backend::BackendPage;
+pub use broker::{BrokerCommand, Features};
 pub use command::Command;
 pub use error_code::ErrorCode;
 pub use flags::Flags;

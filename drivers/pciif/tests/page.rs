@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use pciif::layout::MsixEntry;
-use pciif::{BackendPage, Command, ErrorCode, Flags, FrontendPage, OwnedPage, Reply, Request};
+use pciif::{BackendPage, BrokerCommand, Command, ErrorCode, Features, Flags, FrontendPage, OwnedPage, Reply, Request};
 use proptest::prelude::*;
 use xen_types::Sbdf;
 
@@ -224,4 +224,28 @@ proptest! {
         let code = number.cast_signed();
         prop_assert_eq!(ErrorCode::from_raw(code).map(ErrorCode::raw), (-5..=0).contains(&code).then_some(code));
     }
+}
+
+#[test]
+fn the_broker_answers_with_a_word_more() {
+    let page = OwnedPage::new();
+    let (stub, broker) = (FrontendPage::new(&page), BackendPage::new(&page));
+    let request = Request { cmd: BrokerCommand::Query.raw(), ..Request::new(Command::ConfWrite, DEVICE) };
+    stub.publish(&request);
+    let taken = broker.take_request().unwrap();
+    assert_eq!(BrokerCommand::from_raw(taken.cmd), Some(BrokerCommand::Query));
+    broker.reply_with_info(&taken, Reply::success(Features::MSIX.bits()), 7);
+    assert_eq!(stub.response().map(|response| (response.err, response.value, stub.info())), Some((0, 2, 7)));
+}
+
+#[test]
+fn broker_commands_share_the_headers_numbers() {
+    for command in BrokerCommand::ALL {
+        assert_eq!(BrokerCommand::from_raw(command.raw()), Some(command));
+        match Command::from_raw(command.raw()) {
+            Some(shared) => assert_eq!(shared.name(), command.name()),
+            None => assert!(command.raw() >= 0x100),
+        }
+    }
+    assert_eq!(BrokerCommand::from_raw(Command::ConfRead.raw()), None);
 }

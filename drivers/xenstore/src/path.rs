@@ -101,6 +101,24 @@ pub fn export_node(stub: DomId) -> String {
     child(&domain_path(stub), relative::EXPORT)
 }
 
+/// Where the stub announces itself: `/local/domain/S/data/pcidom`.
+#[must_use]
+pub fn announcements_dir(stub: DomId) -> String {
+    child(&domain_path(stub), relative::ANNOUNCEMENTS)
+}
+
+/// The grant of the page that the stub shares with the broker: `/local/domain/S/data/pcidom/ring-ref`.
+#[must_use]
+pub fn ring_ref_node(stub: DomId) -> String {
+    child(&domain_path(stub), relative::RING_REF)
+}
+
+/// The port that the stub offers to the broker: `/local/domain/S/data/pcidom/event-channel`.
+#[must_use]
+pub fn ring_port_node(stub: DomId) -> String {
+    child(&domain_path(stub), relative::RING_PORT)
+}
+
 /// What xl keeps about a device: `/libxl/pci/BDF`, with `domid` and `driver_path` in it.
 #[must_use]
 pub fn libxl_pci_dir(device: Sbdf) -> String {

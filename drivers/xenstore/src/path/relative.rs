@@ -15,6 +15,12 @@ pub const POOL: &str = "pool";
 pub const VERSION: &str = "data/pcidom/version";
 /// How the stub arranges virtual buses.
 pub const EXPORT: &str = "data/pcidom/export";
+/// Where the stub announces itself.
+pub const ANNOUNCEMENTS: &str = "data/pcidom";
+/// The grant of the page that the stub shares with the broker (`docs/broker.md`).
+pub const RING_REF: &str = "data/pcidom/ring-ref";
+/// The port that the stub offers to the broker.
+pub const RING_PORT: &str = "data/pcidom/event-channel";
 /// How a domain is asked to shut down (`xen-platform.md` E12).
 pub const CONTROL_SHUTDOWN: &str = "control/shutdown";
 
