@@ -21,16 +21,19 @@ kernel::image!(main);
 
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
-        log::error!("command line: {word:?} is not understood (known: export=vpci, log=error|warn|info|debug|trace)");
+        log::error!(
+            "command line: `{word}` is not understood (known: export=vpci, config=broker|direct, log=error|warn|info|debug|trace)"
+        );
     });
     log::set_max_level(options.log);
     let (major, minor) = kernel::xen_version();
     log::info!(
-        "pcidom {} on Xen {major}.{minor}: {} KiB of memory, heap {} KiB, export={}",
+        "pcidom {} on Xen {major}.{minor}: {} KiB of memory, heap {} KiB, export={}, config={}",
         env!("CARGO_PKG_VERSION"),
         info.nr_pages * kernel::layout::PAGE_SIZE / 1024,
         heap::usage().total / 1024,
         options.export,
+        if options.is_direct { "direct" } else { "broker" },
     );
     let ring = match XenstoreRing::take() {
         Ok(ring) => ring,
@@ -53,7 +56,8 @@ struct Stub {
 
 impl Stub {
     fn new(ring: XenstoreRing, options: &options::Options) -> Self {
-        let backend = Backend::new(Xen, pciback::Options { export: options.export, ..pciback::Options::default() });
+        let &options::Options { export, is_direct, .. } = options;
+        let backend = Backend::new(Xen, pciback::Options { export, is_direct, ..pciback::Options::default() });
         Self { poll_list: PollList::new(ring.port()), unfinished: Vec::new(), ring, backend }
     }
 

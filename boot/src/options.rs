@@ -1,4 +1,4 @@
-//! The stub's command line: `extra="export=vpci log=info"` in its configuration.
+//! The stub's command line: `extra="export=vpci config=broker log=info"` in its configuration.
 
 use log::LevelFilter;
 use pciback::topology::ExportMode;
@@ -7,16 +7,22 @@ use pciback::topology::ExportMode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) export: ExportMode,
+    /// `config=direct`: the stub writes to configuration space by itself.
+    pub(crate) is_direct: bool,
     pub(crate) log: LevelFilter,
 }
 
 /// Reads the command line. A word that is not understood is given to `complain` and otherwise ignored: a stub that refuses to start over
 /// a typing error would take all devices away from their guests.
 pub(crate) fn parse<'a>(command_line: &'a str, mut complain: impl FnMut(&'a str)) -> Options {
-    let mut options = Options { export: ExportMode::default(), log: LevelFilter::Info };
+    let mut options = Options { export: ExportMode::default(), is_direct: false, log: LevelFilter::Info };
     for word in command_line.split_whitespace() {
         let understood = match word.split_once('=') {
             Some(("export", value)) => value.parse().map(|export| options.export = export).is_ok(),
+            Some(("config", value @ ("broker" | "direct"))) => {
+                options.is_direct = value == "direct";
+                true
+            }
             Some(("log", value)) => value.parse().map(|level| options.log = level).is_ok(),
             _ => false,
         };

@@ -1,10 +1,11 @@
 //! The real Xen behind the backend's traits.
 
 use core::ptr::NonNull;
+use kernel::grants::table::GrantedPage;
 use kernel::grants::{self, GrantMapping, MapRequest};
 use kernel::mmio::MmioPage;
 use kernel::{clock, events};
-use pciback::platform::{Clock, ConfigAccess, ConfigSpace, Events, Grants, Width};
+use pciback::platform::{Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, RingOffer, Width};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
 /// Xen.
@@ -65,11 +66,52 @@ impl ConfigSpace for EcamPage {
     }
 }
 
+impl ConfigWrite for EcamPage {
+    fn is_writable(&self) -> bool {
+        self.0.is_writable()
+    }
+
+    fn write_config(&self, offset: u16, width: Width, value: u32) {
+        let [byte, high, ..] = value.to_le_bytes();
+        match width {
+            Width::Byte => self.0.write_u8(offset, byte),
+            Width::Word => self.0.write_u16(offset, u16::from_le_bytes([byte, high])),
+            Width::Dword => self.0.write_u32(offset, value),
+        }
+    }
+}
+
 impl ConfigAccess for Xen {
     type Window = EcamPage;
 
-    fn map_config(&self, ecam: Mfn) -> Result<EcamPage, Errno> {
-        MmioPage::map(ecam).map(EcamPage)
+    fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<EcamPage, Errno> {
+        if for_writing { MmioPage::map_writable(ecam) } else { MmioPage::map(ecam) }.map(EcamPage)
+    }
+}
+
+/// The page that dom0's broker maps.
+#[derive(Debug)]
+pub(crate) struct RingPage(GrantedPage);
+
+// SAFETY: (1) the page stays where it is while the grant lives; (2) it is a page of the heap, which is writable; (3) the grant hands its
+// address out to nobody else.
+unsafe impl pciif::SharedPage for RingPage {
+    fn base(&self) -> NonNull<u8> {
+        self.0.base()
+    }
+}
+
+impl Broker for Xen {
+    type Ring = RingPage;
+
+    fn offer_ring(&self) -> Result<RingOffer<RingPage>, Errno> {
+        let page = GrantedPage::new(DomId::DOM0, true)?;
+        let port = events::alloc_unbound(DomId::DOM0)?;
+        Ok(RingOffer { gref: page.reference(), port, page: RingPage(page) })
+    }
+
+    fn is_connected(&self, port: Port) -> bool {
+        events::is_connected(port)
     }
 }
 

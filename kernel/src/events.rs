@@ -16,6 +16,7 @@ pub const MAX_POLL_PORTS: usize = 128;
 const _: () = assert!(size_of::<xen_sys::evtchn_bind_interdomain>() == 12);
 const _: () = assert!(size_of::<xen_sys::evtchn_alloc_unbound>() == 8);
 const _: () = assert!(size_of::<xen_sys::evtchn_bind_virq>() == 12);
+const _: () = assert!(size_of::<xen_sys::evtchn_status>() == 24);
 const _: () = assert!(size_of::<xen_sys::sched_poll>() == 24);
 
 fn event_op<T>(op: u32, argument: &mut T) -> Result<(), Errno> {
@@ -51,6 +52,15 @@ pub fn bind_interdomain(peer: DomId, remote: Port) -> Result<Port, Errno> {
     let mut argument = xen_sys::evtchn_bind_interdomain { remote_dom: peer.0, remote_port: remote.0, local_port: 0 };
     event_op(xen_sys::EVTCHNOP_bind_interdomain, &mut argument)?;
     Ok(Port(argument.local_port))
+}
+
+/// True while a port that we made has its other end bound. When that is closed, by whatever end of the peer, our port is
+/// as it was after [`alloc_unbound`], and the same peer may bind it again (`evtchn_close`, `xen/common/event_channel.c`).
+#[must_use]
+pub fn is_connected(port: Port) -> bool {
+    let nothing = xen_sys::evtchn_status__bindgen_ty_1 { pirq: 0 };
+    let mut argument = xen_sys::evtchn_status { dom: DomId::SELF.0, port: port.0, status: 0, vcpu: 0, u: nothing };
+    event_op(xen_sys::EVTCHNOP_status, &mut argument).is_ok() && argument.status == xen_sys::EVTCHNSTAT_interdomain
 }
 
 /// Binds a virtual interrupt of our vCPU.

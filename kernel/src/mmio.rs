@@ -1,41 +1,89 @@
 //! MMIO frames that dom0 gave us iomem permission for: the ECAM pages of our functions.
 
+use crate::memory;
 use crate::paging::{self, PteFlags};
 use crate::window::Slot;
 use core::ptr::NonNull;
 use volatile::VolatilePtr;
-use volatile::access::ReadOnly;
+use volatile::access::{ReadOnly, ReadWrite};
 use xen_types::{Errno, Mfn};
 
-/// One mapped MMIO page, read-only. Dropping it unmaps it.
+/// One mapped MMIO page. Dropping it unmaps it.
 ///
-/// Reads of the device through it cost one bus access each and no exit to anybody.
+/// Accesses to the device through it cost one bus access each and no exit to anybody.
 #[derive(Debug)]
 pub struct MmioPage {
     slot: Slot,
+    is_writable: bool,
 }
 
 impl MmioPage {
-    /// Maps the page at machine frame `mfn`, uncached.
+    /// Maps the page at machine frame `mfn`, uncached and read-only.
     ///
     /// # Errors
     /// `EPERM` where dom0 has not granted the frame (`get_page_from_l1e`, `xen/arch/x86/mm.c`), `ENOMEM`/`ENOSPC` without a free slot.
     pub fn map(mfn: Mfn) -> Result<Self, Errno> {
+        Self::map_with(mfn, PteFlags::empty())
+    }
+
+    /// As [`MmioPage::map`], and writable where Xen lets it be: configuration space is so with `mmcfg=0` only. Otherwise Xen takes
+    /// the write bit off without a word, which is what [`MmioPage::is_writable`] tells.
+    ///
+    /// # Errors
+    /// As [`MmioPage::map`].
+    pub fn map_writable(mfn: Mfn) -> Result<Self, Errno> {
+        Self::map_with(mfn, PteFlags::WRITABLE)
+    }
+
+    fn map_with(mfn: Mfn, rights: PteFlags) -> Result<Self, Errno> {
         let slot = Slot::take()?;
-        let flags = PteFlags::PRESENT | PteFlags::NO_EXECUTE | PteFlags::NO_CACHE | PteFlags::USER_ACCESSIBLE;
+        let flags = rights | PteFlags::PRESENT | PteFlags::NO_EXECUTE | PteFlags::NO_CACHE | PteFlags::USER_ACCESSIBLE;
         // SAFETY: the slot is ours alone and empty. Xen refuses frames that are neither ours nor granted; own memory cannot be reached this
         // way because callers pass MMIO frames, and a second read-only mapping of own memory would be read by volatile loads only.
         unsafe { paging::set_entry(slot.address(), paging::entry(mfn, flags)) }?;
-        Ok(Self { slot })
+        let is_writable = memory::mapping_of(slot.address()).is_some_and(|mapping| mapping.writable);
+        Ok(Self { slot, is_writable })
+    }
+
+    /// True where stores reach the device.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    fn pointer<T>(&self, offset: u16) -> NonNull<T> {
+        let offset = usize::from(offset) & (crate::layout::PAGE_SIZE - 1) & !(size_of::<T>() - 1);
+        #[expect(clippy::expect_used, reason = "window slots are not at address 0")]
+        NonNull::new((self.slot.address() + offset) as *mut T).expect("slots are not at 0")
     }
 
     fn register<T: Copy>(&self, offset: u16) -> VolatilePtr<'_, T, ReadOnly> {
-        let offset = usize::from(offset) & (crate::layout::PAGE_SIZE - 1) & !(size_of::<T>() - 1);
-        #[expect(clippy::expect_used, reason = "window slots are not at address 0")]
-        let pointer = NonNull::new((self.slot.address() + offset) as *mut T).expect("slots are not at 0");
         // SAFETY: the page is mapped readable while `self` lives, the offset is inside and aligned (masked above); volatile loads are
         // the only access to it.
-        unsafe { VolatilePtr::new_read_only(pointer) }
+        unsafe { VolatilePtr::new_read_only(self.pointer(offset)) }
+    }
+
+    fn write<T: Copy>(&self, offset: u16, value: T) {
+        if self.is_writable {
+            // SAFETY: as in `register`, and the entry was read back writable; the device stands behind it, not memory of ours.
+            let register: VolatilePtr<'_, T, ReadWrite> = unsafe { VolatilePtr::new(self.pointer(offset)) };
+            register.write(value);
+        }
+    }
+
+    /// Writes a byte, where the page is writable.
+    pub fn write_u8(&self, offset: u16, value: u8) {
+        self.write(offset, value);
+    }
+
+    /// Writes two bytes, where the page is writable; the offset is rounded down to their alignment.
+    pub fn write_u16(&self, offset: u16, value: u16) {
+        self.write(offset, value);
+    }
+
+    /// Writes four bytes, where the page is writable; the offset is rounded down to their alignment.
+    pub fn write_u32(&self, offset: u16, value: u32) {
+        self.write(offset, value);
     }
 
     /// Reads a byte.

@@ -19,13 +19,15 @@ use crate::topology::ExportMode;
 pub struct Options {
     /// How virtual addresses are chosen.
     pub export: ExportMode,
+    /// Configuration writes go to the hardware by ourselves, on hosts that allow it; the broker only sets up interrupts.
+    pub is_direct: bool,
     /// What to announce as our version.
     pub version: &'static str,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { export: ExportMode::default(), version: env!("CARGO_PKG_VERSION") }
+        Self { export: ExportMode::default(), is_direct: false, version: env!("CARGO_PKG_VERSION") }
     }
 }
 
@@ -71,7 +73,8 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| work(&mut core.client))
     }
 
-    /// Everything of the control plane that can go on now: answers and watch events that were fed, deadlines that are over.
+    /// Everything of the control plane that can go on now: answers and watch events that were fed, deadlines that are over, what
+    /// waits for the broker.
     /// Afterwards there may be bytes to send.
     pub fn run(&mut self) {
         loop {
@@ -79,6 +82,7 @@ impl<P: Platform> Backend<P> {
             let spawned = self.core.with(|core| {
                 core.ring_alarms();
                 core.dispatch(&handle);
+                core.turn();
                 core::mem::take(&mut core.spawned)
             });
             spawned.into_iter().for_each(|task| self.executor.spawn(task));

@@ -7,19 +7,20 @@ use alloc::string::ToString as _;
 use alloc::vec::Vec;
 use core::fmt;
 
-use pciif::{BackendPage, Reply};
+use pciif::{BackendPage, MsixEntries, Reply, Request};
 use xen_types::{DomId, Errno, Port, Sbdf};
 
-use crate::Counters;
-use crate::backend::Served;
+use crate::backend::{Options, Served};
+use crate::broker::{Asked, Availability, Broker, Cleanup};
+use crate::config::Register;
 use crate::control::signal::Signal;
 use crate::device::DeviceId;
-use crate::ops;
+use crate::ops::{self, Answer, Counters, Interrupts, Job, Notice, Verdict};
 use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
 use crate::rate::TokenBucket;
-use crate::topology::{ExportMode, Topology};
+use crate::topology::Topology;
 use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
@@ -49,22 +50,30 @@ pub(crate) struct Guest<P: Platform> {
     devices: Vec<Option<Box<PoolDevice<P>>>>,
     /// Its side when it was last looked at.
     last_peer: Option<Peer>,
+    /// The request that the broker has.
+    pub(crate) asked: Option<Request>,
+    /// The request in the page waits for its turn with the broker; the lowest number is next.
+    pub(crate) ticket: Option<u64>,
+    is_direct: bool,
     looks: TokenBucket,
     lines: TokenBucket,
     unsaid: u64,
 }
 
 impl<P: Platform> Guest<P> {
-    pub(crate) fn new(domid: DomId, export: ExportMode) -> Self {
+    pub(crate) fn new(domid: DomId, options: Options) -> Self {
         Self {
             domid,
             signal: Signal::new(),
             touched: false,
             held: Held::default(),
             session: None,
-            topology: Topology::new(export),
+            topology: Topology::new(options.export),
             devices: Vec::new(),
             last_peer: None,
+            asked: None,
+            ticket: None,
+            is_direct: options.is_direct,
             looks: LOOKS,
             lines: LINES,
             unsaid: 0,
@@ -205,8 +214,11 @@ impl<P: Platform> Guest<P> {
         self.held.refused = Some((Err(invalid), failure));
     }
 
-    /// Answers what is still in the page, closes the port and lets the page go.
-    pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut PortTable) {
+    /// Answers what is still in the page, closes the port and lets the page go. The devices are to become quiet.
+    pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut PortTable, broker: &mut Broker<P>) {
+        (self.asked, self.ticket) = (None, None);
+        broker.forget(self.domid);
+        self.devices().for_each(PoolDevice::let_go);
         self.held.connection = None;
         self.held.announced = false;
         self.held.peer_was_connected = false;
@@ -222,16 +234,32 @@ impl<P: Platform> Guest<P> {
 }
 
 /// Requests that one event may bring before the other frontends get their turn.
-const REQUESTS: usize = 16;
+pub(crate) const REQUESTS: usize = 16;
 
 impl<P: Platform> Guest<P> {
-    /// Answers what is in the page, looks again, and so on for a bounded number of times.
-    pub(crate) fn serve(&mut self, platform: &P, counters: &mut Counters) -> Served {
-        for served in 0..REQUESTS {
-            let Some(Session { port, page }) = &self.session else { return Served::UnknownPort };
+    /// Answers what is in the page, looks again, and so on for up to `limit` times. What only the broker can do is left there.
+    pub(crate) fn serve(
+        &mut self,
+        platform: &P,
+        counters: &mut Counters,
+        broker: &mut Broker<P>,
+        limit: usize,
+    ) -> Served {
+        for served in 0..limit {
+            let Some(Session { page, .. }) = &self.session else { return Served::UnknownPort };
+            let rest = if served == 0 { Served::Nothing } else { Served::Done };
             let Some(request) = page.take_request() else {
-                return if served == 0 { Served::Nothing } else { Served::Done };
+                self.ticket = None;
+                return rest;
             };
+            if let Some(asked) = &self.asked {
+                if *asked == request {
+                    return rest;
+                }
+                // It has given up on what the broker has, and asks for something else.
+                self.asked = None;
+                broker.forget(self.domid);
+            }
             let devices = &mut self.devices;
             let executed = ops::execute(
                 &request,
@@ -239,13 +267,100 @@ impl<P: Platform> Guest<P> {
                 |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
                 counters,
             );
-            page.reply(&request, executed.reply);
-            platform.notify(*port);
-            if let Some(notice) = executed.notice {
-                self.say(platform.now_ns(), log::Level::Info, format_args!("{request}: {notice}"));
+            match executed.answer {
+                Answer::Now(reply) => {
+                    self.ticket = None;
+                    self.reply(platform, &request, reply, executed.notice);
+                }
+                Answer::Later(job) => {
+                    if !self.ask(platform, counters, broker, &request, executed.device, job) {
+                        return Served::Done;
+                    }
+                }
             }
         }
         Served::More
+    }
+
+    /// Gives a job to the broker or has it wait in the page. True when it is done, or cannot be done, and the guest has its answer.
+    fn ask(
+        &mut self,
+        platform: &P,
+        counters: &mut Counters,
+        broker: &mut Broker<P>,
+        request: &Request,
+        id: Option<DeviceId>,
+        job: Job,
+    ) -> bool {
+        let Some(Session { page, .. }) = &self.session else { return true };
+        let device = id.and_then(|id| self.devices.get_mut(usize::from(id.0))?.as_mut());
+        let Some(device) = device else { return true };
+        let mut verdict = Verdict::Away;
+        match job {
+            // Not before it is quiet: what is written now would be undone.
+            Job::Write { now, then, .. }
+                if self.is_direct && now.register != Register::PowerState && device.cleanup != Cleanup::Quiesce =>
+            {
+                [Some(now), then].iter().flatten().for_each(|write| device.write(write));
+                verdict = Verdict::Done;
+            }
+            _ => match broker.availability(platform) {
+                Availability::Free if !broker.has_cleanups => {
+                    let entries = page.take_entries(request);
+                    let entries = entries.as_ref().map_or(&[][..], MsixEntries::as_slice);
+                    let (function, hw) = device.parts();
+                    if ops::are_entries_valid(function, hw, entries) {
+                        device.is_touched = true;
+                        if job.is_enable() {
+                            device.cleanup = Cleanup::None; // the broker turns off what is on
+                        }
+                        let what = Asked { device: device.info().sbdf(), job, guest: Some(self.domid) };
+                        broker.ask(platform, what, entries);
+                        (self.asked, self.ticket) = (Some(*request), None);
+                        return false;
+                    }
+                    verdict = Verdict::Impossible;
+                }
+                Availability::Free | Availability::Busy => {
+                    self.ticket.get_or_insert_with(|| broker.ticket());
+                    return false;
+                }
+                Availability::Away => {}
+            },
+        }
+        if job == Job::Disable {
+            device.parts().0.interrupts = Interrupts::Off; // as the guest is told; it happens when the broker is there
+            device.cleanup = device.cleanup.max(Cleanup::Disable);
+        }
+        let function = device.parts().0;
+        let (reply, notice) = job.reply(verdict, request, function, None, counters);
+        let notice = function.news(notice);
+        self.ticket = None;
+        self.reply(platform, request, reply, notice);
+        true
+    }
+
+    /// Answers a request that the broker had, unless the frontend has given up on it. True when it was answered.
+    pub(crate) fn answer(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<Notice>) -> bool {
+        let is_there = self.session.as_ref().is_some_and(|session| session.page.still_carries(request));
+        if is_there {
+            self.reply(platform, request, reply, notice);
+        }
+        is_there
+    }
+
+    fn reply(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<Notice>) {
+        let Some(Session { port, page }) = &self.session else { return };
+        page.reply(request, reply);
+        platform.notify(*port);
+        if let Some(notice) = notice {
+            self.say(platform.now_ns(), log::Level::Info, format_args!("{request}: {notice}"));
+        }
+    }
+
+    /// The devices that it has.
+    pub(crate) fn devices(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
+        self.devices.iter_mut().flatten().map(|device| &mut **device)
     }
 }
 

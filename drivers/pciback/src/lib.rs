@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod backend;
+mod broker;
 pub mod config;
 mod control;
 pub mod device;

@@ -4,9 +4,14 @@
 //! which each function issues once for each reason while it is lent, so no frontend can flood the log (XSA-43).
 
 mod counters;
+mod interrupts;
+mod job;
 mod notice;
 
 pub use counters::{Count, Counters};
+pub(crate) use interrupts::are_entries_valid;
+pub(crate) use job::{BrokerAnswer, Verdict};
+pub use job::{Interrupts, Job};
 pub use notice::{Notice, Noticed};
 
 use pciif::{Command, ErrorCode, Reply, Request};
@@ -21,6 +26,8 @@ use crate::topology::Topology;
 pub struct LentFunction {
     /// The guest's view.
     pub config: VirtualConfig,
+    /// What the broker has turned on for the guest.
+    pub interrupts: Interrupts,
     noticed: Noticed,
 }
 
@@ -28,21 +35,36 @@ impl LentFunction {
     /// Builds the guest's view from the description and the hardware.
     #[must_use]
     pub fn new(info: &DeviceInfo, hw: &impl ConfigSpace) -> Self {
-        Self { config: VirtualConfig::new(info, hw), noticed: Noticed::default() }
+        Self { config: VirtualConfig::new(info, hw), interrupts: Interrupts::Off, noticed: Noticed::default() }
     }
 
     /// As new: for the next guest, or the same after a restart.
     pub fn reset(&mut self) {
         self.config.reset();
+        self.interrupts = Interrupts::Off;
         self.noticed = Noticed::default();
     }
+
+    /// The notice, if the function has not issued it yet.
+    pub(crate) fn news(&mut self, notice: Option<Notice>) -> Option<Notice> {
+        notice.filter(|notice| self.noticed.is_news(*notice))
+    }
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// At once.
+    Now(Reply<'static>),
+    /// When the broker has done this. Nothing that is counted or told has happened yet, so the request may be executed again.
+    Later(Job),
 }
 
 /// What became of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Executed {
     /// The answer for the frontend.
-    pub reply: Reply<'static>,
+    pub answer: Answer,
     /// The function it was about, `None` where there is no such one.
     pub device: Option<DeviceId>,
     /// Something for the log, together with the request.
@@ -63,33 +85,36 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
     // The look-up comes before everything else: an unknown command to an unknown function is answered "no such function".
     let Some((function, hw)) = device.and_then(find) else {
         counters.no_device.bump();
-        return Executed { reply: Reply::NO_DEVICE, device: None, notice: None };
+        return Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None };
     };
-    let (reply, notice) = match request.command() {
-        Some(Command::ConfRead) => conf_read(request, function, hw, counters),
+    let (answer, notice) = match request.command() {
+        Some(Command::ConfRead) => (Answer::Now(conf_read(request, function, hw, counters)), None),
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
-        Some(Command::EnableMsi | Command::EnableMsix) => {
-            counters.interrupts_refused.bump();
-            (Reply::error(ErrorCode::OpFailed, 0), Some(Notice::NoInterrupts))
+        Some(command @ (Command::EnableMsi | Command::EnableMsix | Command::EnableMultiMsi)) => {
+            match interrupts::enable(command, request, function, hw) {
+                Some(job) => (Answer::Later(job), None),
+                None => {
+                    counters.interrupts_refused.bump();
+                    (Answer::Now(Reply::error(ErrorCode::OpFailed, 0)), Some(Notice::BadInterrupts))
+                }
+            }
         }
-        // Never on, so off already; the value is the pirq that the function has then, that of its line.
-        Some(Command::DisableMsi | Command::DisableMsix) => {
-            counters.interrupts_disabled.bump();
-            (Reply::success(function.config.interrupt_line().into()), None)
-        }
-        Some(
-            Command::AerDetected
-            | Command::AerResume
-            | Command::AerMmio
-            | Command::AerSlotReset
-            | Command::EnableMultiMsi,
-        )
-        | None => {
+        // Either turns off what is on: Debian's frontend asks for MSI to be turned off where it had turned MSI-X on.
+        Some(Command::DisableMsi | Command::DisableMsix) => match function.interrupts {
+            // The value is the pirq that the function has then, that of its line.
+            Interrupts::Off => {
+                counters.interrupts_disabled.bump();
+                (Answer::Now(Reply::success(function.config.interrupt_line().into())), None)
+            }
+            Interrupts::Msi | Interrupts::MsiX => (Answer::Later(Job::Disable), None),
+        },
+        Some(Command::AerDetected | Command::AerResume | Command::AerMmio | Command::AerSlotReset) | None => {
             counters.unknown_commands.bump();
-            (Reply::error(ErrorCode::NotImplemented, request.value), Some(Notice::UnknownCommand))
+            let reply = Reply::error(ErrorCode::NotImplemented, request.value);
+            (Answer::Now(reply), Some(Notice::UnknownCommand))
         }
     };
-    Executed { reply, device, notice: notice.filter(|notice| function.noticed.is_news(*notice)) }
+    Executed { answer, device, notice: function.news(notice) }
 }
 
 fn conf_read(
@@ -97,17 +122,17 @@ fn conf_read(
     function: &LentFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
-) -> (Reply<'static>, Option<Notice>) {
+) -> Reply<'static> {
     match function.config.read(hw, request.offset, request.size) {
         Ok(value) => {
             counters.reads.bump();
-            (Reply::success(value), None)
+            Reply::success(value)
         }
         Err(error) => {
             counters.bad_accesses.bump();
             // Behind the end there is nothing, which reads as ones; a read that cannot exist reads nothing.
             let value = if error == BadAccess::PastEnd { u32::MAX } else { 0 };
-            (Reply::error(ErrorCode::InvalidOffset, value), None)
+            Reply::error(ErrorCode::InvalidOffset, value)
         }
     }
 }
@@ -117,12 +142,17 @@ fn conf_write(
     function: &mut LentFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
-) -> (Reply<'static>, Option<Notice>) {
+) -> (Answer, Option<Notice>) {
     let (err, notice) = match function.config.write(hw, request.offset, request.size, request.value) {
         Ok(outcome) => {
-            let notice = after_write(&outcome, counters);
-            let refused = matches!(notice, Some(Notice::NoBroker(_)));
-            (if refused { ErrorCode::AccessDenied } else { ErrorCode::Success }, notice)
+            if let Some(job) = job(&outcome) {
+                return (Answer::Later(job), None);
+            }
+            counters.writes.bump();
+            if outcome.is_dropped {
+                counters.dropped_writes.bump();
+            }
+            (ErrorCode::Success, outcome.is_dropped.then_some(Notice::DroppedWrite))
         }
         Err(WriteError::Access(_)) => {
             counters.bad_accesses.bump();
@@ -134,22 +164,13 @@ fn conf_write(
         }
     };
     // The value goes back as it came, as from Linux's backend.
-    (Reply { err, value: request.value, vectors: &[] }, notice)
+    (Answer::Now(Reply { err, value: request.value, vectors: &[] }), notice)
 }
 
-/// Counts a write that passed the policy, and says what should be told about it. Nobody carries out hardware writes yet, so
-/// the guest is told that they were refused; what is virtual has taken place.
-fn after_write(outcome: &WriteOutcome, counters: &mut Counters) -> Option<Notice> {
-    if let Some(write) = outcome.hardware().next() {
-        counters.no_broker.bump();
-        return Some(Notice::NoBroker(write.register));
-    }
-    counters.writes.bump();
-    if outcome.is_dropped {
-        counters.dropped_writes.bump();
-        return Some(Notice::DroppedWrite);
-    }
-    None
+/// What a write that passed the policy leaves for the hardware. What is virtual has taken place.
+fn job(outcome: &WriteOutcome) -> Option<Job> {
+    let mut writes = outcome.hardware().copied();
+    Some(Job::Write { now: writes.next()?, then: writes.next(), failed: false })
 }
 
 #[cfg(test)]

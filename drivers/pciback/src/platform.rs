@@ -49,16 +49,52 @@ pub trait ConfigSpace {
     fn read_config(&self, offset: u16, width: Width) -> u32;
 }
 
+/// Writes to one function's real configuration space, where Xen allows them (`mmcfg=0` on its command line).
+pub trait ConfigWrite: ConfigSpace {
+    /// True where Xen left the mapping writable.
+    fn is_writable(&self) -> bool;
+
+    /// Writes the register at `offset` (as for reads), all of it. Nothing happens where [`ConfigWrite::is_writable`] is false.
+    fn write_config(&self, offset: u16, width: Width, value: u32);
+}
+
 /// Access to the configuration space of functions that dom0 gave us the ECAM page of.
 pub trait ConfigAccess {
-    /// One function's ECAM page, mapped read-only. Dropping it unmaps it.
-    type Window: ConfigSpace;
+    /// One function's ECAM page. Dropping it unmaps it.
+    type Window: ConfigWrite;
 
-    /// Maps the ECAM page at machine frame `ecam`.
+    /// Maps the ECAM page at machine frame `ecam`, and asks Xen to let us write to it if `for_writing`. Xen maps it read-only
+    /// without saying so where it protects the page.
     ///
     /// # Errors
     /// `EPERM` where dom0 has not granted the frame; anything else Xen says; `ENOMEM` where there is no room to map it.
-    fn map_config(&self, ecam: Mfn) -> Result<Self::Window, Errno>;
+    fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<Self::Window, Errno>;
+}
+
+/// What dom0's broker needs to talk to us: it maps the page and binds the port, and does so again after a restart.
+#[derive(Clone, Copy, Debug)]
+pub struct RingOffer<R> {
+    /// The page.
+    pub page: R,
+    /// Its number in our grant table.
+    pub gref: GrantRef,
+    /// Our end of the event channel, for [`Events::notify`].
+    pub port: Port,
+}
+
+/// The way to the broker in dom0 (`docs/broker.md`).
+pub trait Broker {
+    /// The page that we grant to dom0.
+    type Ring: pciif::SharedPage;
+
+    /// Grants a page to dom0 and offers it an event channel. Called once.
+    ///
+    /// # Errors
+    /// No memory, or Xen's refusal.
+    fn offer_ring(&self) -> Result<RingOffer<Self::Ring>, Errno>;
+
+    /// True while dom0 has the other end of `port` bound (`EVTCHNOP_status`).
+    fn is_connected(&self, port: Port) -> bool;
 }
 
 /// Time since some fixed moment.
@@ -68,6 +104,6 @@ pub trait Clock {
 }
 
 /// Everything together: what a `Backend` is built on.
-pub trait Platform: Events + Grants + ConfigAccess + Clock + 'static {}
+pub trait Platform: Events + Grants + ConfigAccess + Broker + Clock + 'static {}
 
-impl<T: Events + Grants + ConfigAccess + Clock + 'static> Platform for T {}
+impl<T: Events + Grants + ConfigAccess + Broker + Clock + 'static> Platform for T {}

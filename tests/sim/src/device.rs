@@ -4,6 +4,10 @@ use pciback::platform::Width;
 
 const COMMAND: u16 = 0x04;
 const BUS_MASTER: u32 = 0x4;
+const MSI: u16 = 0x50;
+const MSI_ENABLE: u32 = 1 << 16;
+const MSIX: u16 = 0x60;
+const MSIX_ENABLE: u32 = 1 << 31;
 
 /// 4 KiB of configuration space.
 #[derive(Clone, Debug)]
@@ -25,6 +29,48 @@ impl Function {
         function.write(0x40, 0x0002_0010);
         function.write(0x100, 0x0001_0001);
         function
+    }
+
+    /// The same with power management at 48h, MSI for eight vectors at 50h and MSI-X with so many entries at 60h.
+    #[must_use]
+    pub fn with_interrupts(mut self, entries: u16) -> Self {
+        self.write(0x40, 0x0002_4810);
+        self.write(0x48, 0x0003_5001);
+        self.write(MSI, 0x0086_6005);
+        self.write(MSIX, u32::from(entries - 1) << 16 | 0x11);
+        self
+    }
+
+    /// Nothing happens on its own: no bus mastering, no MSI, no MSI-X.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.read(COMMAND, Width::Word) & BUS_MASTER == 0 && !self.has_msi_on() && !self.has_msix_on()
+    }
+
+    /// MSI Enable.
+    #[must_use]
+    pub fn has_msi_on(&self) -> bool {
+        self.read(MSI, Width::Byte) == 0x05 && self.read(MSI, Width::Dword) & MSI_ENABLE != 0
+    }
+
+    /// MSI-X Enable.
+    #[must_use]
+    pub fn has_msix_on(&self) -> bool {
+        self.read(MSIX, Width::Byte) == 0x11 && self.read(MSIX, Width::Dword) & MSIX_ENABLE != 0
+    }
+
+    /// Sets MSI's and MSI-X' Enable, as only dom0 can.
+    pub fn enable(&mut self, msi: bool, msix: bool) {
+        for (register, bit, is_on) in [(MSI, MSI_ENABLE, msi), (MSIX, MSIX_ENABLE, msix)] {
+            let control = self.read(register, Width::Dword);
+            self.write(register, if is_on { control | bit } else { control & !bit });
+        }
+    }
+
+    /// Writes a register of this width.
+    pub fn write_register(&mut self, offset: u16, width: Width, value: u32) {
+        let offset = usize::from(offset);
+        self.bytes[offset..offset + width as usize].copy_from_slice(&value.to_le_bytes()[..width as usize]);
     }
 
     /// The same behind a bridge's header.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use pciif::layout::MsixEntry;
 use pciif::{FrontendPage, OwnedPage, Request, Response};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
@@ -136,7 +137,7 @@ impl SimFrontend {
     /// Looks at the backend's state and does what Linux does. True when it did anything.
     pub fn step(&mut self, stub: &mut SimStub) -> bool {
         match (self.backend_state(), self.state()) {
-            (1 | 2 | 3, 1) if self.link.is_none() => {
+            (1..=3, 1) if self.link.is_none() => {
                 self.probe();
                 true
             }
@@ -168,9 +169,8 @@ impl SimFrontend {
             };
             for devfn in devfns.clone() {
                 let address = Sbdf::from_devfn(segment, bus, devfn);
-                match self.ask(stub, &Request::conf_read(address, 0, 4)) {
-                    Some(Response { err: 0, value }) => found.push((address, value)),
-                    _ => {}
+                if let Some(Response { err: 0, value }) = self.ask(stub, &Request::conf_read(address, 0, 4)) {
+                    found.push((address, value));
                 }
             }
         }
@@ -179,8 +179,27 @@ impl SimFrontend {
 
     /// Puts a request into the page and raises the event.
     pub fn publish(&self, request: &Request) {
+        self.publish_with_entries(request, &[]);
+    }
+
+    /// The pirqs in the first entries of the page.
+    #[must_use]
+    pub fn vectors(&self, count: usize) -> Vec<u16> {
+        let entry = |index| self.link.as_ref()?.front.entry(index);
+        (0..count).filter_map(|index| Some(entry(index)?.vector)).collect()
+    }
+
+    /// Waits no longer, as after two seconds.
+    pub fn give_up(&self) {
         if let Some(link) = &self.link {
-            link.front.publish(request);
+            link.front.withdraw();
+        }
+    }
+
+    /// A request with MSI-X entries.
+    pub fn publish_with_entries(&self, request: &Request, entries: &[MsixEntry]) {
+        if let Some(link) = &self.link {
+            link.front.publish_with_entries(request, entries);
             self.xen.notify(self.domid, link.port);
         }
     }

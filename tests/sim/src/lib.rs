@@ -5,6 +5,7 @@
 //! | [`store`] | a xenstored that speaks the bytes of the wire, with permissions, watches, transactions and quotas |
 //! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
+//! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
 //! | [`frontend`] | a guest that does what Linux's pcifront does |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`world`] | all of it together |
@@ -13,6 +14,7 @@
 //! mapped or a transaction that stays open fail the test.
 #![forbid(unsafe_code)]
 
+pub mod broker;
 pub mod device;
 pub mod frontend;
 pub mod logs;
@@ -22,6 +24,7 @@ pub mod tool;
 pub mod world;
 pub mod xen;
 
+pub use broker::SimBroker;
 pub use frontend::SimFrontend;
 pub use store::Xenstored;
 pub use stub::SimStub;

@@ -35,8 +35,14 @@ impl SimStub {
     /// A stub that has not run yet, in a domain that the toolstack has created.
     #[must_use]
     pub fn new(xen: &SimXen, domid: DomId) -> Self {
+        Self::with_options(xen, domid, Options::default())
+    }
+
+    /// The same with a command line.
+    #[must_use]
+    pub fn with_options(xen: &SimXen, domid: DomId, options: Options) -> Self {
         Self {
-            backend: Backend::new(xen.platform(domid), Options::default()),
+            backend: Backend::new(xen.platform(domid), options),
             domid,
             xen: xen.clone(),
             connection: xen.store().connect(domid),

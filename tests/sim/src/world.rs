@@ -4,6 +4,11 @@ use std::collections::BTreeMap;
 
 use xen_types::{DomId, Sbdf};
 
+use pciback::Options;
+use pciif::layout::MsixEntry;
+use pciif::{Command, Request, Response};
+
+use crate::broker::SimBroker;
 use crate::device::Function;
 use crate::frontend::SimFrontend;
 use crate::stub::SimStub;
@@ -21,6 +26,8 @@ pub struct World {
     pub tool: SimTool,
     /// The stub.
     pub stub: SimStub,
+    /// dom0's broker, which does not run yet.
+    pub broker: SimBroker,
     /// The guests, by their domains.
     pub guests: BTreeMap<DomId, SimFrontend>,
 }
@@ -29,14 +36,19 @@ impl World {
     /// A stub that is ready, with these devices in its pool: vendor 8086, and the device id that goes with the address.
     #[must_use]
     pub fn new(devices: &[Sbdf]) -> Self {
-        let xen = SimXen::new();
+        Self::with(SimXen::new(), devices, Options::default(), |function| function)
+    }
+
+    /// The same on this machine, with a command line of the stub's, and devices that were changed.
+    pub fn with(xen: SimXen, devices: &[Sbdf], options: Options, change: fn(Function) -> Function) -> Self {
         let tool = SimTool::new(xen.clone(), STUB);
         tool.create_stub();
         for address in devices {
-            tool.add_to_pool(*address, Function::endpoint(0x8086, device_id(*address)));
+            tool.add_to_pool(*address, change(Function::endpoint(0x8086, device_id(*address))));
         }
-        let stub = SimStub::new(&xen, STUB);
-        let mut world = Self { xen, tool, stub, guests: BTreeMap::new() };
+        let stub = SimStub::with_options(&xen, STUB, options);
+        let broker = SimBroker::new(xen.clone(), STUB);
+        let mut world = Self { xen, tool, stub, broker, guests: BTreeMap::new() };
         world.settle();
         world
     }
@@ -61,14 +73,57 @@ impl World {
     pub fn connect(&mut self, domid: u16, devices: &[Sbdf]) -> DomId {
         let domid = self.create_guest(domid);
         self.tool.attach(domid, devices);
+        self.broker.attach(domid, devices);
         self.settle();
         domid
+    }
+
+    /// Lets stub and broker go on until both wait, which takes no time by the clock.
+    ///
+    /// # Panics
+    /// When that does not happen.
+    pub fn work(&mut self) {
+        for _ in 0..1_000 {
+            self.stub.settle();
+            self.stub.serve();
+            if !self.broker.step() && self.stub.backend.next_deadline_ns() != Some(0) {
+                return;
+            }
+        }
+        panic!("stub and broker never come to rest");
+    }
+
+    /// A guest's request and its answer, if it comes without the clock.
+    pub fn ask(&mut self, guest: DomId, request: &Request) -> Option<Response> {
+        self.guest(guest).publish(request);
+        self.work();
+        self.guest(guest).response()
+    }
+
+    /// As [`World::ask`], for these entries of the MSI-X table. The vectors are empty unless the answer is success.
+    pub fn ask_msix(&mut self, guest: DomId, address: Sbdf, entries: &[u16]) -> (Option<Response>, Vec<u16>) {
+        let value = u32::try_from(entries.len()).expect("few");
+        let request = Request { value, ..Request::new(Command::EnableMsix, address) };
+        let list = entries.iter().map(|entry| MsixEntry { vector: 0xffff, entry: *entry }).collect::<Vec<_>>();
+        self.guest(guest).publish_with_entries(&request, &list);
+        self.work();
+        let response = self.guest(guest).response();
+        let is_done = response.is_some_and(|response| response.err == 0);
+        let vectors = if is_done { self.guest(guest).vectors(entries.len()) } else { Vec::new() };
+        (response, vectors)
+    }
+
+    /// Lets the broker's time run out.
+    pub fn run_out_of_time(&mut self) {
+        self.xen.advance_ns(1_000_000_000);
+        self.work();
     }
 
     /// Ends a guest's domain.
     pub fn destroy(&mut self, domid: DomId) {
         if let Some(mut guest) = self.guests.remove(&domid) {
             guest.died();
+            self.broker.guest_died(domid);
             self.tool.destroy_guest(domid);
         }
     }
@@ -79,8 +134,7 @@ impl World {
     /// When that does not happen.
     pub fn settle(&mut self) {
         for _ in 0..1_000 {
-            self.stub.settle();
-            self.stub.serve();
+            self.work();
             let moved = self.guests.values_mut().map(|guest| guest.step(&mut self.stub)).filter(|moved| *moved).count();
             if moved == 0 {
                 return;
@@ -115,7 +169,7 @@ impl World {
         let in_pool = self.pool_states().values().filter(|state| *state == "free").count();
         let want = HeldResources { windows: in_pool, ..HeldResources::default() };
         assert_eq!(self.xen.held_by(STUB), want, "held for nobody");
-        assert_eq!(self.stub.backend.ports().count(), 0, "ports");
+        assert_eq!(self.stub.backend.ports().count(), 1, "ports but for the broker's");
         assert_eq!(self.stub.backend.frontends().collect::<Vec<_>>(), [], "frontends");
         let store = self.xen.store();
         let watches = store.watches(self.stub.connection());

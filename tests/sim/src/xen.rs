@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use pciback::platform::{Clock, ConfigAccess, ConfigSpace, Events, Grants, Width};
+use pciback::platform::{Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, RingOffer, Width};
 use pciif::OwnedPage;
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
@@ -59,11 +59,13 @@ pub struct Machine {
     orphans: Vec<Weak<Arc<OwnedPage>>>,
     functions: BTreeMap<Mfn, Function>,
     iomem: BTreeSet<(DomId, Mfn)>,
+    /// Booted with `mmcfg=0`.
+    is_ecam_writable: bool,
     windows: BTreeMap<Mfn, usize>,
     now_ns: u64,
     /// Events that were raised, by the domain that gets them.
     events: BTreeMap<DomId, u64>,
-    /// Hypercalls that shall fail, by name: `map_grant`, `bind_interdomain`, `map_config`.
+    /// Hypercalls that shall fail, by name: `map_grant`, `bind_interdomain`, `map_config`, `offer_ring`.
     failures: Vec<(&'static str, Errno)>,
 }
 
@@ -211,6 +213,11 @@ impl SimXen {
         self.machine().functions.get_mut(&ecam).map(work)
     }
 
+    /// Has this machine let domains write to ECAM pages that they may map, as with `mmcfg=0`.
+    pub fn make_ecam_writable(&self) {
+        self.machine().is_ecam_writable = true;
+    }
+
     /// Gives a domain the right to map a frame, or takes it back.
     pub fn permit(&self, domid: DomId, ecam: Mfn, is_permitted: bool) {
         if is_permitted {
@@ -239,7 +246,12 @@ impl SimXen {
         let mappings = granted.filter(|grant| grant.to == domid).flat_map(|grant| &grant.mappings);
         HeldResources {
             pages: mappings.chain(&machine.orphans).filter(|mapping| mapping.strong_count() > 0).count(),
-            ports: machine.domains.get(&domid).map_or(0, |domain| domain.channels.len()),
+            ports: machine.domains.get(&domid).map_or(0, |domain| {
+                let towards_dom0 = |channel: &&Channel| {
+                    matches!(**channel, Channel::Unbound(DomId::DOM0) | Channel::Bound(DomId::DOM0, _))
+                };
+                domain.channels.len() - domain.channels.values().filter(towards_dom0).count()
+            }),
             windows: machine.windows.values().sum(),
         }
     }
@@ -262,7 +274,7 @@ impl SimXen {
 pub struct HeldResources {
     /// Mapped pages.
     pub pages: usize,
-    /// Ports.
+    /// Ports, but for the broker's.
     pub ports: usize,
     /// Mapped ECAM pages.
     pub windows: usize,
@@ -319,6 +331,7 @@ impl Grants for SimPlatform {
 pub struct SimWindow {
     xen: SimXen,
     ecam: Mfn,
+    is_writable: bool,
 }
 
 impl ConfigSpace for SimWindow {
@@ -329,6 +342,18 @@ impl ConfigSpace for SimWindow {
             .functions
             .get(&self.ecam)
             .map_or(u32::MAX >> (32 - 8 * width as u32), |function| function.read(offset, width))
+    }
+}
+
+impl ConfigWrite for SimWindow {
+    fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    fn write_config(&self, offset: u16, width: Width, value: u32) {
+        assert!(self.is_writable, "a store to a page that is read-only: page fault");
+        assert!(offset.is_multiple_of(width as u16) && offset < 4096, "{width:?} at {offset:#x}");
+        self.xen.with_function(self.ecam, |function| function.write_register(offset, width, value));
     }
 }
 
@@ -348,14 +373,32 @@ impl Drop for SimWindow {
 impl ConfigAccess for SimPlatform {
     type Window = SimWindow;
 
-    fn map_config(&self, ecam: Mfn) -> Result<SimWindow, Errno> {
+    fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<SimWindow, Errno> {
         self.xen.failure("map_config")?;
         let mut machine = self.xen.machine();
         if !machine.iomem.contains(&(self.domid, ecam)) {
             return Err(Errno::EPERM);
         }
         *machine.windows.entry(ecam).or_default() += 1;
-        Ok(SimWindow { xen: self.xen.clone(), ecam })
+        let is_writable = for_writing && machine.is_ecam_writable;
+        Ok(SimWindow { xen: self.xen.clone(), ecam, is_writable })
+    }
+}
+
+impl Broker for SimPlatform {
+    type Ring = Arc<OwnedPage>;
+
+    fn offer_ring(&self) -> Result<RingOffer<Arc<OwnedPage>>, Errno> {
+        self.xen.failure("offer_ring")?;
+        let page = Arc::new(OwnedPage::new());
+        let gref = self.xen.grant(self.domid, DomId::DOM0, Arc::clone(&page));
+        Ok(RingOffer { page, gref, port: self.xen.offer_port(self.domid, DomId::DOM0) })
+    }
+
+    fn is_connected(&self, port: Port) -> bool {
+        let machine = self.xen.look();
+        let channel = machine.domains.get(&self.domid).and_then(|domain| domain.channels.get(&port));
+        matches!(channel.expect("a port of its own"), Channel::Bound(DomId::DOM0, _))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::device::{DeviceInfo, RESOURCES};
 use crate::platform::{ConfigSpace, Width};
 use access::Access;
 use base::BaseRegister;
-use capabilities::{Capabilities, Capability};
+use capabilities::{Capabilities, Capability, id};
 use rules::{Dword, Slot};
 
 /// Dwords of conventional configuration space: those that may hold anything of ours.
@@ -117,6 +117,26 @@ impl VirtualConfig {
     #[must_use]
     pub fn interrupt_line(&self) -> u8 {
         self.own[rules::INTERRUPT].to_le_bytes()[0]
+    }
+
+    /// How many vectors MSI can have here, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
+    #[must_use]
+    pub fn msi_vectors(&self, hw: &impl ConfigSpace) -> u32 {
+        self.interrupt_control(id::MSI, hw).map_or(0, |control| 1 << (control >> 1 & 7).min(5))
+    }
+
+    /// Entries of the MSI-X table, up to 2048; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
+    #[must_use]
+    pub fn msix_entries(&self, hw: &impl ConfigSpace) -> u32 {
+        self.interrupt_control(id::MSI_X, hw).map_or(0, |control| (control & 0x7ff) + 1)
+    }
+
+    /// The control word of one of the interrupt capabilities.
+    fn interrupt_control(&self, id: u8, hw: &impl ConfigSpace) -> Option<u32> {
+        let behind = self.own.get(HEADER_DWORDS..)?;
+        let is_it = |(slot, own): (&Slot, &u32)| *slot == Slot::InterruptHeader && own.to_le_bytes()[0] == id;
+        let dword = HEADER_DWORDS + self.slots.iter().zip(behind).position(is_it)?;
+        Some(hw.read_config(u16::try_from(dword * 4).ok()? + 2, Width::Word))
     }
 
     /// The bits of `access`, at their places in their dword.

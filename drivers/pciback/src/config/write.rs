@@ -51,6 +51,13 @@ pub struct HardwareWrite {
     pub value: u16,
 }
 
+impl HardwareWrite {
+    /// Bus mastering off.
+    pub(crate) const fn bus_master_off() -> Self {
+        Self { register: Register::Command, offset: 4, width: Width::Word, mask: 0x0004, value: 0 }
+    }
+}
+
 /// What a write left to be done or told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct WriteOutcome {

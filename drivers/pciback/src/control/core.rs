@@ -14,6 +14,7 @@ use super::shutdown::Shutdown;
 use super::signal::Signal;
 use crate::Counters;
 use crate::Options;
+use crate::broker::Broker;
 use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::pool::Pool;
@@ -48,6 +49,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) guests: BTreeMap<DomId, Guest<P>>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
+    pub(crate) broker: Broker<P>,
     /// Raised when `backend/pci` is to be listed.
     pub(crate) list_backends: Rc<Signal>,
     pub(crate) is_ready: bool,
@@ -72,7 +74,8 @@ impl<P: Platform> Core<P> {
             spawned: Vec::new(),
             guests: BTreeMap::new(),
             ports: PortTable::default(),
-            pool: Pool::default(),
+            pool: Pool::new(options.is_direct),
+            broker: Broker::default(),
             list_backends: Signal::new(),
             is_ready: false,
             counters: Counters::default(),
@@ -87,9 +90,10 @@ impl<P: Platform> Core<P> {
         self.alarms.insert((deadline_ns, self.last_alarm), signal);
     }
 
-    /// When the next alarm is due.
+    /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
-        self.alarms.first_key_value().map(|((deadline_ns, _), _)| *deadline_ns)
+        let alarm = self.alarms.first_key_value().map(|((deadline_ns, _), _)| *deadline_ns);
+        alarm.into_iter().chain(self.broker.deadline_ns()).min()
     }
 
     /// Raises what is due.
@@ -157,7 +161,7 @@ impl<P: Platform> Core<P> {
         let Self { guests, spawned, options, .. } = self;
         guests.entry(domid).or_insert_with(|| {
             spawned.push(alloc::boxed::Box::pin(super::frontend::run(handle.clone(), domid)));
-            Guest::new(domid, options.export)
+            Guest::new(domid, *options)
         })
     }
 

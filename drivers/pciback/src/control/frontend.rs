@@ -163,11 +163,12 @@ impl<P: Platform> Task<P> {
 
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
-            let super::core::Core { guests, pool, ports, platform, .. } = core;
+            let super::core::Core { guests, pool, ports, platform, broker, .. } = core;
             let Some(guest) = guests.get_mut(&self.domid) else { return };
+            broker.has_cleanups = true; // most of these may leave one
             for action in actions {
                 match action {
-                    Action::Disconnect => guest.disconnect(platform, ports),
+                    Action::Disconnect => guest.disconnect(platform, ports, broker),
                     Action::ReleaseAll => guest.release_all(pool),
                     Action::Release(address) => guest.release(pool, address),
                     Action::Renew => guest.renew(),

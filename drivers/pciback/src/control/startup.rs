@@ -3,7 +3,7 @@
 use xen_types::Errno;
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::core::{BACKEND_TOKEN, Handle, POOL_TOKEN};
+use super::core::{BACKEND_TOKEN, Core, Handle, POOL_TOKEN};
 use crate::platform::Platform;
 
 /// Until xenstored takes it.
@@ -11,16 +11,17 @@ const RETRY_NS: u64 = 1_000_000_000;
 
 /// Runs once.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
+    handle.with(Core::offer_ring);
     while let Err(error) = announce(&handle).await {
         log::error!("cannot announce this stub: {error}");
         handle.sleep_until(handle.now_ns().saturating_add(RETRY_NS)).await;
     }
     handle.with(|core| core.is_ready = true);
-    log::info!("ready");
 }
 
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
-    let (export, version) = handle.with(|core| (core.options.export, core.options.version));
+    let (export, version, ring) =
+        handle.with(|core| (core.options.export, core.options.version, core.broker.offered()));
     let watch = |path, token| handle.ask(TxId::NONE, &Request::Watch { path, token });
     // What is there already comes as the event that every new watch begins with.
     for watch in [watch(relative::POOL, POOL_TOKEN), watch(relative::BACKEND_ROOT, BACKEND_TOKEN)] {
@@ -30,6 +31,10 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
         }
     }
     let write = |path, value: &str| handle.ask(TxId::NONE, &Request::Write { path, value: value.as_bytes() });
+    if let Some((gref, port)) = ring {
+        write(relative::RING_REF, &alloc::format!("{gref}")).await?;
+        write(relative::RING_PORT, &alloc::format!("{port}")).await?;
+    }
     write(relative::EXPORT, &alloc::format!("{export}")).await?;
     // Last: who sees it may rely on everything above.
     write(relative::VERSION, version).await?;

@@ -32,8 +32,10 @@ pub struct Counters {
     pub bad_accesses: Count,
     /// Writes that the policy refused.
     pub denied_writes: Count,
-    /// Writes that need the hardware while there is no broker.
+    /// Writes that need the hardware and that no broker carried out.
     pub no_broker: Count,
+    /// Requests for MSI or MSI-X that were granted.
+    pub interrupts_enabled: Count,
     /// Requests for MSI or MSI-X that were refused.
     pub interrupts_refused: Count,
     /// Requests to turn MSI or MSI-X off.

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use xen_types::Errno;
+
 use crate::config::Register;
 
 /// Something about a request that belongs in the log.
@@ -11,27 +13,34 @@ pub enum Notice {
     DroppedWrite,
     /// A write passed the policy but needs the hardware, and there is no broker to write it.
     NoBroker(Register),
+    /// A write passed our policy and not the broker's, or the register could not be written.
+    WriteRefused(Register),
     /// The guest tried to write vital product data.
     VpdWrite,
     /// The guest wants MSI or MSI-X, which nobody is there to set up.
     NoInterrupts,
+    /// The guest wants MSI or MSI-X where it cannot be: it is on already, the function has none, no such entries.
+    BadInterrupts,
+    /// The broker could not set up interrupts.
+    InterruptsRefused(Errno),
+    /// The guest has used up its pirqs.
+    OutOfInterrupts,
     /// A command that we do not know.
     UnknownCommand,
 }
 
 impl Notice {
-    /// A bit of its own for each reason; one for each register of [`Notice::NoBroker`].
+    /// A bit of its own for each reason; one for each register that could not be written.
     const fn bit(self) -> u16 {
         1 << match self {
             Self::DroppedWrite => 0,
             Self::VpdWrite => 1,
             Self::NoInterrupts => 2,
             Self::UnknownCommand => 3,
-            Self::NoBroker(Register::Command) => 4,
-            Self::NoBroker(Register::CacheLineSize) => 5,
-            Self::NoBroker(Register::Bist) => 6,
-            Self::NoBroker(Register::PowerState) => 7,
-            Self::NoBroker(Register::VpdAddress) => 8,
+            Self::BadInterrupts => 4,
+            Self::InterruptsRefused(_) => 5,
+            Self::OutOfInterrupts => 6,
+            Self::NoBroker(register) | Self::WriteRefused(register) => 7 + register as u16,
         }
     }
 }
@@ -41,8 +50,14 @@ impl fmt::Display for Notice {
         match self {
             Self::DroppedWrite => f.write_str("dropped: not a register that guests write"),
             Self::NoBroker(register) => write!(f, "refused: no broker to write {register}"),
+            Self::WriteRefused(register) => write!(f, "the broker did not write {register}"),
             Self::VpdWrite => f.write_str("refused: vital product data is not written"),
             Self::NoInterrupts => f.write_str("refused: no broker to set up interrupts"),
+            Self::BadInterrupts => f.write_str("refused: not while the other kind is on, or no such vectors"),
+            Self::InterruptsRefused(errno) => write!(f, "the broker could not set up interrupts: {errno}"),
+            Self::OutOfInterrupts => {
+                f.write_str("the guest is out of interrupts: raise extra_guest_irqs= on Xen's command line")
+            }
             Self::UnknownCommand => f.write_str("refused: unknown command"),
         }
     }

@@ -37,9 +37,28 @@ impl Frontend {
     }
 
     fn reply(&mut self, request: &Request) -> (i32, u32) {
-        let reply = self.execute(request).reply;
-        assert!(reply.vectors.is_empty());
-        (reply.err.raw(), reply.value)
+        match self.execute(request).answer {
+            Answer::Now(reply) => {
+                assert!(reply.vectors.is_empty());
+                (reply.err.raw(), reply.value)
+            }
+            Answer::Later(job) => panic!("{request} leaves {job:?}"),
+        }
+    }
+
+    fn job(&mut self, request: &Request) -> Job {
+        match self.execute(request).answer {
+            Answer::Later(job) => job,
+            Answer::Now(reply) => panic!("{request} is answered {reply:?}"),
+        }
+    }
+
+    /// As if the broker had answered like this.
+    fn conclude(&mut self, request: &Request, answer: Option<BrokerAnswer>) -> ((i32, u32), Option<Notice>) {
+        let job = self.job(request);
+        let verdict = job.verdict(answer.as_ref());
+        let (reply, notice) = job.reply(verdict, request, &self.function, answer.as_ref(), &mut self.counters);
+        ((reply.err.raw(), reply.value), self.function.news(notice))
     }
 
     fn read(&mut self, offset: i32, size: i32) -> (i32, u32) {
@@ -78,7 +97,7 @@ fn a_function_that_is_not_there_is_an_error_and_all_ones() {
     }
     let aliased = Request { devfn: 0x100, ..Request::conf_read(DEVICE, 0, 4) };
     let executed = frontend.execute(&aliased);
-    assert_eq!(executed, Executed { reply: Reply::NO_DEVICE, device: None, notice: None });
+    assert_eq!(executed, Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None });
     assert_eq!(frontend.counters, Counters { no_device: count(9), ..Counters::default() });
 }
 
@@ -104,34 +123,101 @@ fn bad_sizes_and_offsets_are_invalid_offsets() {
 #[test]
 fn unknown_commands_are_not_implemented() {
     let mut frontend = Frontend::new();
-    for cmd in [6, 7, 8, 9, 10, 11, 0x8000_0000, u32::MAX] {
+    for cmd in [6, 7, 8, 9, 11, 0x8000_0000, u32::MAX] {
         assert_eq!(frontend.command(cmd).0, -4, "command {cmd}");
     }
-    assert_eq!(frontend.counters, Counters { unknown_commands: count(8), ..Counters::default() });
+    assert_eq!(frontend.counters, Counters { unknown_commands: count(7), ..Counters::default() });
+}
+
+fn enable(command: Command, value: u32, info: u32) -> Request {
+    Request { value, info, ..Request::new(command, DEVICE) }
 }
 
 #[test]
-fn interrupts_cannot_be_enabled_and_are_disabled_always() {
+fn interrupts_are_checked_before_anybody_is_asked() {
+    use Interrupts::{Msi, MsiX, Off};
+    // What is on, what is asked for; the network card has one MSI vector and five MSI-X entries.
+    let rows = [
+        (Off, enable(Command::EnableMsi, 0, 0), Some(Job::EnableMsi(1))),
+        (Msi, enable(Command::EnableMsi, 0, 0), None),
+        (MsiX, enable(Command::EnableMsi, 0, 0), None),
+        (Off, enable(Command::EnableMultiMsi, 0, 1), Some(Job::EnableMsi(1))),
+        (Off, enable(Command::EnableMultiMsi, 0, 0), None),
+        (Off, enable(Command::EnableMultiMsi, 0, 2), None),
+        (Off, enable(Command::EnableMultiMsi, 0, u32::MAX), None),
+        (Off, enable(Command::EnableMsix, 2, 0), Some(Job::EnableMsix(2))),
+        (MsiX, enable(Command::EnableMsix, 128, 0), Some(Job::EnableMsix(128))),
+        (Msi, enable(Command::EnableMsix, 2, 0), None),
+        (Off, enable(Command::EnableMsix, 0, 0), None),
+        (Off, enable(Command::EnableMsix, 129, 0), None),
+        (Off, enable(Command::EnableMsix, 0x8000_0000, 0), None),
+        (Off, enable(Command::EnableMsix, u32::MAX, 0), None),
+        (Msi, enable(Command::DisableMsi, 0, 0), Some(Job::Disable)),
+        (Msi, enable(Command::DisableMsix, 0, 0), Some(Job::Disable)),
+        (MsiX, enable(Command::DisableMsi, 0, 0), Some(Job::Disable)),
+        (MsiX, enable(Command::DisableMsix, 0, 0), Some(Job::Disable)),
+    ];
+    for (interrupts, request, want) in rows {
+        let mut frontend = Frontend::new();
+        frontend.function.interrupts = interrupts;
+        match want {
+            Some(job) => assert_eq!(frontend.job(&request), job, "{request} with {interrupts:?}"),
+            None => assert_eq!(frontend.reply(&request), (-5, 0), "{request} with {interrupts:?}"),
+        }
+        assert_eq!(frontend.function.interrupts, interrupts);
+    }
+}
+
+#[test]
+fn a_function_without_the_capability_has_no_such_interrupts() {
     let mut frontend = Frontend::new();
-    assert_eq!(frontend.command(2), (-5, 0));
-    assert_eq!(frontend.command(4), (-5, 0));
-    assert_eq!(frontend.command(3), (0, 11));
-    assert_eq!(frontend.command(5), (0, 11));
-    assert_eq!(frontend.command(5), (0, 11));
-    let want = Counters { interrupts_refused: count(2), interrupts_disabled: count(3), ..Counters::default() };
-    assert_eq!(frontend.counters, want);
+    frontend.hw.set(0x06, &[0]);
+    frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
+    assert_eq!(frontend.reply(&enable(Command::EnableMsi, 0, 0)), (-5, 0));
+    assert_eq!(frontend.reply(&enable(Command::EnableMultiMsi, 0, 1)), (-5, 0));
+    assert_eq!(frontend.reply(&enable(Command::EnableMsix, 1, 0)), (-5, 0));
 }
 
 #[test]
-fn virtual_writes_succeed_and_hardware_writes_need_a_broker() {
+fn what_is_off_is_turned_off_by_nobody() {
+    let mut frontend = Frontend::new();
+    for cmd in [3, 5, 5] {
+        assert_eq!(frontend.command(cmd), (0, 11));
+    }
+    assert_eq!(frontend.counters, Counters { interrupts_disabled: count(3), ..Counters::default() });
+}
+
+#[test]
+fn entries_are_of_the_table_and_there_once() {
+    let frontend = Frontend::new();
+    let are_valid = |entries: &[u16]| {
+        let list = entries.iter().map(|entry| pciif::layout::MsixEntry { vector: 0xffff, entry: *entry });
+        are_entries_valid(&frontend.function, &frontend.hw, &list.collect::<Vec<_>>())
+    };
+    assert!(are_valid(&[0, 4, 2]));
+    assert!(!are_valid(&[0, 5]), "the table has five");
+    assert!(!are_valid(&[3, 0, 3]));
+    assert!(!are_valid(&[2048]));
+    assert!(!are_valid(&[0xffff]));
+}
+
+#[test]
+fn what_is_virtual_takes_place_at_once_and_the_rest_is_for_the_broker() {
     let mut frontend = Frontend::new();
     frontend.hw.set(4, &[0x02]);
     assert_eq!(frontend.write(4, 2, 0x0002), 0);
     assert_eq!(frontend.read(4, 2), (0, 2));
-    assert_eq!(frontend.write(4, 2, 0x0007), -3);
+    let command = Request::conf_write(DEVICE, 4, 2, 0x0007);
+    for _ in 0..2 {
+        let Job::Write { now, then: None, failed: false } = frontend.job(&command) else { panic!("a write") };
+        assert_eq!(
+            (now.register, now.mask, now.value),
+            (Register::Command, 4, 4),
+            "the same when it is executed again"
+        );
+    }
     assert_eq!(frontend.read(4, 2), (0, 3), "the virtual part has taken place, bus master has not");
     assert_eq!(frontend.write(0x10, 4, u32::MAX), 0);
-    assert_eq!(frontend.write(0x44, 2, 3), -3);
     assert_eq!(frontend.write(0x52, 2, 0x8000), -3);
     assert_eq!(frontend.write(0x62, 2, 0x0181), -3);
     assert_eq!(frontend.write(0x62, 2, 0x0180), 0);
@@ -140,11 +226,10 @@ fn virtual_writes_succeed_and_hardware_writes_need_a_broker() {
         reads: count(2),
         writes: count(4),
         dropped_writes: count(1),
-        no_broker: count(2),
         denied_writes: count(2),
         ..Counters::default()
     };
-    assert_eq!(frontend.counters, want);
+    assert_eq!(frontend.counters, want, "nothing is counted before it is answered");
 }
 
 #[test]
@@ -153,14 +238,11 @@ fn each_reason_is_told_once_while_a_function_is_lent() {
     let requests = [
         (Request::conf_write(DEVICE, 0x2c, 4, 0), Some(Notice::DroppedWrite)),
         (Request::conf_write(DEVICE, 0x100, 4, 0), None),
-        (Request::conf_write(DEVICE, 4, 2, 0), Some(Notice::NoBroker(Register::Command))),
-        (Request::conf_write(DEVICE, 0x44, 2, 3), Some(Notice::NoBroker(Register::PowerState))),
-        (Request::conf_write(DEVICE, 4, 2, 0), None),
         (Request::conf_write(DEVICE, 0x62, 2, 0x0181), None), // routine, and does not use up the next
         (Request::conf_write(DEVICE, 0x52, 2, 0x8000), Some(Notice::VpdWrite)),
-        (Request::new(Command::EnableMsi, DEVICE), Some(Notice::NoInterrupts)),
-        (Request::new(Command::EnableMsix, DEVICE), None),
-        (Request::new(Command::EnableMultiMsi, DEVICE), Some(Notice::UnknownCommand)),
+        (enable(Command::EnableMsix, 0, 0), Some(Notice::BadInterrupts)),
+        (enable(Command::EnableMultiMsi, 0, 3), None),
+        (enable(Command::AerMmio, 0, 0), Some(Notice::UnknownCommand)),
         (Request::conf_read(DEVICE, 3, 2), None), // a guest could count through all of them
     ];
     let told = |frontend: &mut Frontend| requests.map(|(request, want)| (frontend.execute(&request).notice, want));
@@ -170,9 +252,59 @@ fn each_reason_is_told_once_while_a_function_is_lent() {
     assert!(told(&mut frontend).iter().all(|(got, want)| got == want), "the next guest's are told again");
 }
 
+fn answer(err: i32, value: u32, info: u32) -> BrokerAnswer {
+    BrokerAnswer { err, value, info, vectors: [0; _] }
+}
+
+#[test]
+fn the_broker_s_answers_become_the_guest_s() {
+    let bus_master = Request::conf_write(DEVICE, 4, 2, 4);
+    let power = Request::conf_write(DEVICE, 0x44, 2, 3);
+    let msi = enable(Command::EnableMsi, 0, 0);
+    let msix = enable(Command::EnableMsix, 1, 0);
+    let mut vectors = answer(0, 7, 0);
+    vectors.vectors[0] = 55;
+    let rows = [
+        (bus_master, None, (-3, 4), Some(Notice::NoBroker(Register::Command))),
+        (bus_master, None, (-3, 4), None),
+        (power, None, (-3, 3), Some(Notice::NoBroker(Register::PowerState))),
+        (bus_master, Some(answer(0, 0, 0)), (0, 4), None),
+        (power, Some(answer(-5, 0, 5)), (-3, 3), None), // told already that it was not written
+        (
+            Request::conf_write(DEVICE, 0x0c, 1, 8),
+            Some(answer(77, 0, 1)),
+            (-3, 8),
+            Some(Notice::WriteRefused(Register::CacheLineSize)),
+        ),
+        (msi, None, (-5, 0), Some(Notice::NoInterrupts)),
+        (msi, Some(answer(0, 55, 0)), (0, 55), None),
+        (msi, Some(answer(0, 0, 0)), (-5, 0), None), // no pirq
+        (msi, Some(answer(0, 0x1_0000, 0)), (-5, 0), None),
+        (msi, Some(answer(-5, 1, 28)), (-5, 0), Some(Notice::OutOfInterrupts)),
+        (msi, Some(answer(-1, 1, 1)), (-5, 0), Some(Notice::InterruptsRefused(xen_types::Errno::EPERM))),
+        (msix, Some(vectors), (0, 0), None),
+        (msix, Some(answer(0, 0, 0)), (-5, 0), None), // a vector that no guest would take
+    ];
+    let mut frontend = Frontend::new();
+    frontend.hw.set(4, &[0x02]);
+    for (request, answer, want, notice) in rows {
+        let (reply, told) = frontend.conclude(&request, answer);
+        assert_eq!((reply, told), (want, notice), "{request}: {answer:?}");
+    }
+    let want = Counters {
+        writes: count(1),
+        no_broker: count(5),
+        interrupts_enabled: count(2),
+        interrupts_refused: count(6),
+        ..Counters::default()
+    };
+    assert_eq!(frontend.counters, want);
+}
+
 #[test]
 fn notices_say_what_to_do_about_them() {
     assert_eq!(Notice::NoBroker(Register::Command).to_string(), "refused: no broker to write Command");
+    assert!(Notice::OutOfInterrupts.to_string().contains("extra_guest_irqs="));
 }
 
 proptest! {
@@ -197,7 +329,8 @@ proptest! {
             frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
         }
         let executed = frontend.execute(&request);
-        prop_assert_eq!(executed.device.is_none(), executed.reply.err == ErrorCode::DevNotFound);
+        let is_absent = matches!(executed.answer, Answer::Now(Reply { err: ErrorCode::DevNotFound, .. }));
+        prop_assert_eq!(executed.device.is_none(), is_absent);
         prop_assert_eq!(executed.device.is_some(), request.domain | request.bus | request.devfn == 0);
     }
 }

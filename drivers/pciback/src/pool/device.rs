@@ -2,10 +2,11 @@
 
 use alloc::string::{String, ToString as _};
 
-use crate::config::VirtualConfig;
+use crate::broker::Cleanup;
+use crate::config::{HardwareWrite, VirtualConfig};
 use crate::device::DeviceInfo;
-use crate::ops::LentFunction;
-use crate::platform::Platform;
+use crate::ops::{Interrupts, LentFunction};
+use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
 use crate::topology::Traits;
 
 /// One function: what the tool said about it, its mapped configuration space, and what a guest sees of that.
@@ -13,6 +14,10 @@ pub(crate) struct PoolDevice<P: Platform> {
     info: DeviceInfo,
     window: P::Window,
     function: LentFunction,
+    /// What the broker still has to do about it.
+    pub(crate) cleanup: Cleanup,
+    /// Its guest has had something written to it or turned on.
+    pub(crate) is_touched: bool,
 }
 
 impl<P: Platform> PoolDevice<P> {
@@ -20,7 +25,7 @@ impl<P: Platform> PoolDevice<P> {
     pub(crate) fn new(info: DeviceInfo, window: P::Window) -> Result<Self, String> {
         let function = LentFunction::new(&info, &window);
         function.config.check_servable().map_err(|error| error.to_string())?;
-        Ok(Self { info, window, function })
+        Ok(Self { info, window, function, cleanup: Cleanup::None, is_touched: false })
     }
 
     /// What the tool said about it.
@@ -49,5 +54,29 @@ impl<P: Platform> PoolDevice<P> {
     /// Makes the guest's view as at the first connect.
     pub(crate) fn reset(&mut self) {
         self.function.reset();
+    }
+
+    /// Its guest lets go of it: whatever it had turned on goes off, as soon as the broker can.
+    pub(crate) fn let_go(&mut self) {
+        self.function.interrupts = Interrupts::Off;
+        if self.is_touched {
+            self.cleanup = Cleanup::Quiesce;
+        }
+    }
+
+    /// Nobody is there to make it quiet. Vectors of a guest that is alive can still be turned off later.
+    pub(crate) fn give_up_quiet(&mut self) {
+        self.cleanup = Cleanup::Disable;
+        if self.window.is_writable() {
+            self.write(&HardwareWrite::bus_master_off());
+        }
+    }
+
+    /// Writes a register ourselves, where the page lets us.
+    pub(crate) fn write(&mut self, write: &HardwareWrite) {
+        self.is_touched = true;
+        let before = self.window.read_config(write.offset, write.width);
+        let value = before & !u32::from(write.mask) | u32::from(write.value);
+        self.window.write_config(write.offset, write.width, value);
     }
 }

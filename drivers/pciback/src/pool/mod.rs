@@ -10,9 +10,10 @@ use alloc::string::{String, ToString as _};
 
 use xen_types::{DomId, Errno, Sbdf};
 
+use crate::broker::Cleanup;
 use crate::control::signal::Signal;
 use crate::device::DeviceInfo;
-use crate::platform::Platform;
+use crate::platform::{ConfigWrite as _, Platform};
 use crate::xenbus::Failure;
 pub(crate) use device::PoolDevice;
 
@@ -22,6 +23,8 @@ enum Place<P: Platform> {
     Free(Box<PoolDevice<P>>),
     /// With this frontend, which holds it.
     With(DomId),
+    /// Here again from this frontend, and not fit to be lent before the broker is done with it.
+    Leaving(Box<PoolDevice<P>>, DomId),
     /// Here by its nodes only: the reason why it cannot be used.
     Refused(String),
     /// Let go, as the tool asked.
@@ -50,12 +53,8 @@ pub(crate) struct Pool<P: Platform> {
     all_dirty: bool,
     /// Raised with either.
     pub(crate) signal: Rc<Signal>,
-}
-
-impl<P: Platform> Default for Pool<P> {
-    fn default() -> Self {
-        Self { entries: BTreeMap::new(), dirty: BTreeSet::new(), all_dirty: false, signal: Signal::new() }
-    }
+    /// Devices must be writable.
+    is_direct: bool,
 }
 
 /// Whose nodes are to be read.
@@ -67,6 +66,11 @@ pub(crate) struct Dirty {
 }
 
 impl<P: Platform> Pool<P> {
+    /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
+    pub(crate) fn new(is_direct: bool) -> Self {
+        Self { entries: BTreeMap::new(), dirty: BTreeSet::new(), all_dirty: false, signal: Signal::new(), is_direct }
+    }
+
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
         self.dirty.insert(address);
@@ -98,7 +102,7 @@ impl<P: Platform> Pool<P> {
     /// The nodes of a device are gone.
     pub(crate) fn removed(&mut self, address: Sbdf) {
         if let Some(entry) = self.entries.get_mut(&address) {
-            if matches!(entry.place, Place::With(_)) {
+            if matches!(entry.place, Place::With(_) | Place::Leaving(..)) {
                 entry.online = false; // it is dropped when it comes back
             } else {
                 self.entries.remove(&address);
@@ -112,21 +116,21 @@ impl<P: Platform> Pool<P> {
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
         entry.place = match core::mem::replace(&mut entry.place, Place::Released) {
-            Place::With(domid) => Place::With(domid),
+            place @ (Place::With(_) | Place::Leaving(..)) => place,
             _ if !description.online => Place::Released,
             Place::Free(device) => match &description.info {
                 Ok(info) if info == device.info() => inspect(device),
                 // Described anew: let go of the old page first.
                 info => {
                     drop(device);
-                    admit(platform, info)
+                    admit(platform, info, self.is_direct)
                 }
             },
-            Place::Refused(_) | Place::Released => admit(platform, &description.info),
+            Place::Refused(_) | Place::Released => admit(platform, &description.info, self.is_direct),
         };
         match &entry.place {
             Place::Free(_) => "free".to_string(),
-            Place::With(domid) => format!("lent {domid}"),
+            Place::With(domid) | Place::Leaving(_, domid) => format!("lent {domid}"),
             Place::Refused(reason) => format!("refused {reason}"),
             Place::Released => "released".to_string(),
         }
@@ -144,7 +148,9 @@ impl<P: Platform> Pool<P> {
             return fail(Errno::ENODEV, "is not in the pool");
         };
         match &entry.place {
-            Place::With(other) => return fail(Errno::EBUSY, &format!("is lent to domain {other}")),
+            Place::With(other) | Place::Leaving(_, other) => {
+                return fail(Errno::EBUSY, &format!("is lent to domain {other}"));
+            }
             Place::Refused(reason) => return fail(Errno::EIO, &format!("was refused: {reason}")),
             Place::Released => return fail(Errno::ENODEV, "is not in the pool"),
             Place::Free(_) if !entry.online => return fail(Errno::ENODEV, "is leaving the pool"),
@@ -163,23 +169,52 @@ impl<P: Platform> Pool<P> {
         }
     }
 
-    /// Takes a device back, looks whether it is as quiet as it must be, and has its nodes read and `state` written.
-    pub(crate) fn give_back(&mut self, device: Box<PoolDevice<P>>) {
+    /// Takes a device back. One that was in use is made quiet first. Then it is looked at whether it is as quiet as it must be, and its nodes
+    /// are read and `state` is written.
+    pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>) {
+        device.let_go();
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
-            entry.place = inspect(device);
+            entry.place = match entry.place {
+                Place::With(domid) if device.cleanup != Cleanup::None => Place::Leaving(device, domid),
+                _ => inspect(device),
+            };
         }
         self.look_at(address);
+    }
+
+    /// The devices that are to be made quiet.
+    pub(crate) fn leaving(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
+        self.entries.values_mut().filter_map(|entry| match &mut entry.place {
+            Place::Leaving(device, _) => Some(&mut **device),
+            _ => None,
+        })
+    }
+
+    /// Takes those back that nothing is to be done about any more. Not while the broker is at work on one of them.
+    pub(crate) fn settle_leaving(&mut self) {
+        let Self { entries, dirty, signal, .. } = self;
+        for (address, entry) in entries {
+            let is_done = matches!(&entry.place, Place::Leaving(device, _) if device.cleanup == Cleanup::None);
+            if is_done && let Place::Leaving(device, _) = core::mem::replace(&mut entry.place, Place::Released) {
+                entry.place = inspect(device);
+                dirty.insert(*address);
+                signal.raise();
+            }
+        }
     }
 }
 
 /// Maps a device that was described, and looks at it.
-fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>) -> Place<P> {
+fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct: bool) -> Place<P> {
     let info = match info {
         Ok(info) => info.clone(),
         Err(reason) => return Place::Refused(reason.clone()),
     };
-    match platform.map_config(info.ecam()) {
+    match platform.map_config(info.ecam(), is_direct) {
+        Ok(window) if is_direct && !window.is_writable() => {
+            Place::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
+        }
         Ok(window) => match PoolDevice::new(info, window) {
             Ok(device) => inspect(Box::new(device)),
             Err(reason) => Place::Refused(reason),

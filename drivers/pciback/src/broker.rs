@@ -1,0 +1,219 @@
+//! The broker's ring from our side (`docs/broker.md`): one request at a time, and what we know of who answers.
+//!
+//! Whoever has waited for a second waits no longer, but a late answer must never be taken for that of the next request. So a
+//! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
+//! free again: whichever of the two is answered then, and whoever does it, the broker is there.
+
+use pciif::layout::MsixEntry;
+use pciif::{BrokerCommand, FrontendPage, Request};
+use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
+
+use crate::ops::{BrokerAnswer, Job};
+use crate::platform::{self, Platform};
+
+/// How long a request may take. Guests wait twice as long.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+/// Where a function must be brought to as soon as the broker can, the weaker first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cleanup {
+    /// It is where it should be.
+    #[default]
+    None,
+    /// MSI and MSI-X may be on, and nobody knows of it.
+    Disable,
+    /// Its guest let go of it.
+    Quiesce,
+}
+
+impl Cleanup {
+    pub(crate) const fn job(self) -> Option<Job> {
+        match self {
+            Self::None => None,
+            Self::Disable => Some(Job::Disable),
+            Self::Quiesce => Some(Job::Quiesce),
+        }
+    }
+}
+
+/// A job that the broker has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    /// The function's real address.
+    pub(crate) device: Sbdf,
+    /// What is to be done.
+    pub(crate) job: Job,
+    /// Who waits for it; nobody for a cleanup, or when the frontend has given up.
+    pub(crate) guest: Option<DomId>,
+}
+
+enum State {
+    Idle,
+    Asked {
+        what: Asked,
+        request: Request,
+        deadline_ns: u64,
+    },
+    /// It did not answer in time, and the query is in the page.
+    Silent,
+}
+
+/// Whether something can be asked now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Availability {
+    /// Yes.
+    Free,
+    /// Not before what it has is done.
+    Busy,
+    /// Nobody is there.
+    Away,
+}
+
+/// The broker, as far as we see it.
+pub(crate) struct Broker<P: Platform> {
+    ring: Option<Ring<P>>,
+    state: State,
+    /// Some function has a [`Cleanup`] to do.
+    pub(crate) has_cleanups: bool,
+    /// Some frontend has a ticket.
+    pub(crate) has_waiting: bool,
+    last_ticket: u64,
+    /// The log says that it is not there.
+    is_told: bool,
+}
+
+struct Ring<P: Platform> {
+    gref: GrantRef,
+    port: Port,
+    page: FrontendPage<<P as platform::Broker>::Ring>,
+}
+
+impl<P: Platform> Default for Broker<P> {
+    fn default() -> Self {
+        Self { ring: None, state: State::Idle, has_cleanups: false, has_waiting: false, last_ticket: 0, is_told: false }
+    }
+}
+
+impl<P: Platform> Broker<P> {
+    /// Makes the ring. Once, at the start.
+    pub(crate) fn offer(&mut self, platform: &P) -> Result<Port, Errno> {
+        let platform::RingOffer { page, gref, port } = platform.offer_ring()?;
+        self.ring = Some(Ring { gref, port, page: FrontendPage::new(page) });
+        Ok(port)
+    }
+
+    /// What to announce.
+    pub(crate) fn offered(&self) -> Option<(GrantRef, Port)> {
+        self.ring.as_ref().map(|ring| (ring.gref, ring.port))
+    }
+
+    /// When [`Broker::poll`] has something to do by itself; 0 for at once.
+    pub(crate) fn deadline_ns(&self) -> Option<u64> {
+        match self.state {
+            State::Asked { deadline_ns, .. } => Some(deadline_ns),
+            State::Idle | State::Silent => self.is_due().then_some(0),
+        }
+    }
+
+    /// True while it has something to do.
+    pub(crate) const fn is_busy(&self) -> bool {
+        matches!(self.state, State::Asked { .. })
+    }
+
+    /// True when there is something to ask or to answer.
+    pub(crate) const fn is_due(&self) -> bool {
+        self.has_cleanups || self.has_waiting
+    }
+
+    /// A place in the queue.
+    pub(crate) const fn ticket(&mut self) -> u64 {
+        self.has_waiting = true;
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    /// Whether something can be asked now. Says so in the log, once, where nobody is there.
+    pub(crate) fn availability(&mut self, platform: &P) -> Availability {
+        if matches!(self.state, State::Silent) && self.ring.as_ref().is_some_and(|ring| !ring.page.is_active()) {
+            self.state = State::Idle;
+            self.is_here();
+        }
+        let reason = match (&self.state, &self.ring) {
+            (State::Asked { .. }, _) => return Availability::Busy,
+            (State::Idle, Some(ring)) if platform.is_connected(ring.port) => return Availability::Free,
+            (State::Idle, _) => "is not connected",
+            (State::Silent, _) => "has not answered within a second",
+        };
+        if !core::mem::replace(&mut self.is_told, true) {
+            log::warn!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");
+        }
+        Availability::Away
+    }
+
+    /// Puts a job into the page, with its MSI-X entries. Only where [`Broker::availability`] says that it is free.
+    pub(crate) fn ask(&mut self, platform: &P, what: Asked, entries: &[MsixEntry]) {
+        let Some(ring) = &self.ring else { return };
+        let request = what.job.request(what.device);
+        ring.page.publish_with_entries(&request, entries);
+        platform.notify(ring.port);
+        self.state = State::Asked { what, request, deadline_ns: platform.now_ns().saturating_add(PATIENCE_NS) };
+    }
+
+    /// A frontend has given up waiting, or is gone.
+    pub(crate) fn forget(&mut self, domid: DomId) {
+        if let State::Asked { what, .. } = &mut self.state
+            && what.guest == Some(domid)
+        {
+            what.guest = None;
+        }
+    }
+
+    /// The next job that came to an end, and its answer; none where that did not come in time.
+    pub(crate) fn poll(&mut self, platform: &P) -> Option<(Asked, Option<BrokerAnswer>)> {
+        let Self { ring: Some(ring), state, .. } = self else { return None };
+        let (what, answer) = match state {
+            State::Idle | State::Silent => return None,
+            State::Asked { what, request, deadline_ns } => {
+                let answer = ring.page.response();
+                if answer.is_none() && platform.now_ns() < *deadline_ns {
+                    return None;
+                }
+                if answer.is_none() {
+                    ring.page.withdraw();
+                    ring.page.publish(&Request { cmd: BrokerCommand::Query.raw(), ..*request });
+                    platform.notify(ring.port);
+                }
+                (*what, answer)
+            }
+        };
+        let Some(response) = answer else {
+            *state = State::Silent;
+            self.availability(platform); // for the log
+            return Some((what, None));
+        };
+        let mut answer =
+            BrokerAnswer { err: response.err, value: response.value, info: ring.page.info(), vectors: [0; _] };
+        if let Job::EnableMsix(entries) = what.job {
+            for ((index, vector), _) in answer.vectors.iter_mut().enumerate().zip(0..entries) {
+                *vector = ring.page.entry(index).map_or(0, |entry| entry.vector);
+            }
+        }
+        *state = State::Idle;
+        self.is_here();
+        Some((what, Some(answer)))
+    }
+
+    /// The broker's event: it has answered, or it is new.
+    pub(crate) fn on_event(&mut self, platform: &P) {
+        self.has_cleanups = true; // those that had to wait for it
+        if self.is_told && self.availability(platform) == Availability::Free {
+            self.is_here();
+        }
+    }
+
+    fn is_here(&mut self) {
+        if core::mem::take(&mut self.is_told) {
+            log::info!("the broker is there again");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What only the broker can carry out, and what its answer means.
+
+use pciif::{BrokerCommand, ErrorCode, Reply, Request};
+use xen_types::{Errno, Sbdf};
+
+use super::{Counters, LentFunction, Notice};
+use crate::config::HardwareWrite;
+
+/// The pirqs of an answer, as many as the job has entries.
+pub(crate) type Vectors = [u16; pciif::layout::MAX_VECTORS];
+
+/// Which interrupts a function has besides its line. No pirq is kept: the broker unmaps what it has mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Interrupts {
+    /// None.
+    #[default]
+    Off,
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    MsiX,
+}
+
+/// One thing to ask of the broker (`docs/broker.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Write a register, and then perhaps another.
+    Write {
+        /// This one.
+        now: HardwareWrite,
+        /// Then this one.
+        then: Option<HardwareWrite>,
+        /// One before could not be written.
+        failed: bool,
+    },
+    /// Turn MSI on with so many vectors.
+    EnableMsi(u32),
+    /// Turn MSI-X on with so many entries of the page.
+    EnableMsix(u32),
+    /// Turn MSI and MSI-X off.
+    Disable,
+    /// Bus master off, vectors off.
+    Quiesce,
+}
+
+/// The broker's words. It is dom0's, but it may be of another version: nothing here is taken for granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BrokerAnswer {
+    pub(crate) err: i32,
+    pub(crate) value: u32,
+    pub(crate) info: u32,
+    pub(crate) vectors: Vectors,
+}
+
+/// What a job came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Done.
+    Done,
+    /// The broker said no, or tried and failed.
+    Refused(Errno),
+    /// Nobody is there to do it: nothing was asked.
+    Away,
+    /// It cannot be: nothing was asked.
+    Impossible,
+    /// It was asked and there is no answer that can be used: perhaps it is done, perhaps not.
+    Unknown,
+}
+
+impl Job {
+    /// The request for the broker's page.
+    pub(crate) fn request(&self, device: Sbdf) -> Request {
+        let zero = Request {
+            cmd: 0,
+            domain: device.segment().into(),
+            bus: device.bus().into(),
+            devfn: device.devfn().into(),
+            offset: 0,
+            size: 0,
+            value: 0,
+            info: 0,
+        };
+        let (command, request) = match *self {
+            Self::Write { now, .. } => {
+                let (offset, size) = (now.offset.into(), now.width as i32);
+                let (value, info) = (now.value.into(), now.mask.into());
+                (BrokerCommand::ConfWrite, Request { offset, size, value, info, ..zero })
+            }
+            Self::EnableMsi(1) => (BrokerCommand::EnableMsi, zero),
+            Self::EnableMsi(info) => (BrokerCommand::EnableMultiMsi, Request { info, ..zero }),
+            Self::EnableMsix(value) => (BrokerCommand::EnableMsix, Request { value, ..zero }),
+            Self::Disable => (BrokerCommand::DisableMsi, zero),
+            Self::Quiesce => (BrokerCommand::Quiesce, zero),
+        };
+        Request { cmd: command.raw(), ..request }
+    }
+
+    pub(crate) const fn is_enable(&self) -> bool {
+        matches!(self, Self::EnableMsi(_) | Self::EnableMsix(_))
+    }
+
+    /// What an answer to it means.
+    pub(crate) fn verdict(&self, answer: Option<&BrokerAnswer>) -> Verdict {
+        let Some(answer) = answer else { return Verdict::Unknown };
+        if answer.err != ErrorCode::Success.raw() {
+            return Verdict::Refused(Errno(i32::try_from(answer.info).unwrap_or(0)));
+        }
+        // A pirq that the guest could not name or would take for an error is of no use to anybody.
+        let is_usable = match *self {
+            Self::EnableMsi(vectors) => {
+                answer.value != 0 && answer.value.saturating_add(vectors - 1) <= u16::MAX.into()
+            }
+            Self::EnableMsix(entries) => answer.vectors.iter().zip(0..entries).all(|(vector, _)| *vector != 0),
+            Self::Write { .. } | Self::Disable | Self::Quiesce => true,
+        };
+        if is_usable { Verdict::Done } else { Verdict::Unknown }
+    }
+
+    /// The guest's answer. `vectors` and `value` are the broker's.
+    pub(crate) fn reply<'a>(
+        &self,
+        verdict: Verdict,
+        request: &Request,
+        function: &LentFunction,
+        answer: Option<&'a BrokerAnswer>,
+        counters: &mut Counters,
+    ) -> (Reply<'a>, Option<Notice>) {
+        let is_done = verdict == Verdict::Done;
+        match *self {
+            Self::Write { now, failed, .. } => {
+                let is_done = is_done && !failed;
+                let count = if is_done { &mut counters.writes } else { &mut counters.no_broker };
+                count.bump();
+                let notice = (!is_done).then_some(match verdict {
+                    Verdict::Away | Verdict::Unknown => Notice::NoBroker(now.register),
+                    _ => Notice::WriteRefused(now.register),
+                });
+                let err = if is_done { ErrorCode::Success } else { ErrorCode::AccessDenied };
+                (Reply { err, value: request.value, vectors: &[] }, notice)
+            }
+            Self::EnableMsi(_) | Self::EnableMsix(_) if is_done => {
+                counters.interrupts_enabled.bump();
+                let entries = if let Self::EnableMsix(entries) = *self { entries as usize } else { 0 };
+                let vectors = answer.and_then(|answer| answer.vectors.get(..entries)).unwrap_or(&[]);
+                let value = if entries == 0 { answer.map_or(0, |answer| answer.value) } else { 0 };
+                (Reply { err: ErrorCode::Success, value, vectors }, None)
+            }
+            Self::EnableMsi(_) | Self::EnableMsix(_) => {
+                counters.interrupts_refused.bump();
+                let notice = match verdict {
+                    Verdict::Refused(Errno::ENOSPC) => Notice::OutOfInterrupts,
+                    Verdict::Refused(errno) => Notice::InterruptsRefused(errno),
+                    Verdict::Impossible => Notice::BadInterrupts,
+                    _ => Notice::NoInterrupts,
+                };
+                (Reply::error(ErrorCode::OpFailed, 0), Some(notice))
+            }
+            // No frontend knows what to do if this fails: they all go on. We see to it that it happens later.
+            Self::Disable | Self::Quiesce => {
+                counters.interrupts_disabled.bump();
+                (Reply::success(function.config.interrupt_line().into()), None)
+            }
+        }
+    }
+}
