@@ -9,6 +9,7 @@ use xen_types::{DomId, Errno, Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::assignable;
+use crate::broker;
 use crate::connect::{self, Connection};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
 use crate::directories;
@@ -298,8 +299,11 @@ fn publish(
         "write the backend's and the frontend's directory",
         |host| host.commit(&changes),
         move |host| {
+            // From here on the broker does nothing for the guest any more.
+            let detaching = facts.iter().map(|facts| table::set_phase(facts.device, Phase::Detaching));
+            host.commit(&detaching.collect::<Vec<_>>())?;
             for facts in &facts {
-                host.sysfs.config(facts.device)?.quiesce(facts.decode())?;
+                broker::make_quiet(host, guest, facts)?;
             }
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))

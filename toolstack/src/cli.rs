@@ -33,6 +33,14 @@ pub(crate) enum Command {
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),
+    /// Be the broker: carry out for driver domains what only dom0 may do. One per host, until SIGTERM
+    Serve {
+        /// Stay in the foreground, which it always does
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
+    Reclaim,
 }
 
 /// What `attach` takes.
@@ -135,6 +143,13 @@ mod tests {
     }
 
     #[test]
+    fn the_broker_needs_no_words() {
+        for line in ["pcidom serve", "pcidom serve --foreground"] {
+            assert!(matches!(parse(line).unwrap().command, Command::Serve { .. }), "{line}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_a_usage_error() {
         for line in [
             "pcidom",
@@ -148,7 +163,8 @@ mod tests {
             "pcidom assignable",
             "pcidom assignable add",
             "pcidom assignable remove",
-            "pcidom serve",
+            "pcidom serve now",
+            "pcidom reclaim web",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

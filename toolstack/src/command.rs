@@ -44,6 +44,8 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             Ok(())
         }
         Command::Assignable(command) => run_assignable(host, command),
+        Command::Reclaim => changing(host, |_| Ok(())),
+        Command::Serve { .. } => Err(Error::Usage("serve is not a command that ends".to_owned())),
     }
 }
 

@@ -37,8 +37,8 @@ impl Console for StandardError {
     }
 }
 
-/// Opens everything, or says why this host cannot be used.
-pub(crate) fn open(verbose: bool) -> Result<Host, Error> {
+/// Opens everything, or says why this host cannot be used. The version is for libraries that only some commands need.
+pub(crate) fn open(verbose: bool) -> Result<(Host, XenVersion), Error> {
     let clock = SinceStart(Instant::now());
     let version = XenVersion::detect(Path::new(SYSFS))
         .ok_or_else(|| Error::NoHost("it does not run on Xen, or sysfs is not mounted".to_owned()))?;
@@ -51,13 +51,14 @@ pub(crate) fn open(verbose: bool) -> Result<Host, Error> {
     let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     let hypervisor = Libxc::open(version, library).map_err(|error| Error::NoHost(error.to_string()))?;
     let device = XenbusDevice::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
-    Ok(Host::new(
+    let host = Host::new(
         Box::new(hypervisor),
         Sysfs::new(SYSFS, Box::new(Linux)),
         Box::new(Connection::new(device)),
         Box::new(clock),
         Box::new(StandardError { verbose }),
-    ))
+    );
+    Ok((host, version))
 }
 
 /// xenfs says it; where that is not mounted, dom0 is the domain whose UUID is zero.

@@ -14,6 +14,11 @@ use crate::xen::Hypervisor;
 /// Time since the command began.
 pub(crate) trait Clock {
     fn elapsed(&self) -> Duration;
+
+    /// Lets time pass, for hardware that needs it.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
 }
 
 /// Where a command says what is going on, apart from its result.
@@ -49,6 +54,10 @@ impl Host {
 
     pub(crate) fn elapsed(&self) -> Duration {
         self.clock.elapsed()
+    }
+
+    pub(crate) fn pause(&self, time: Duration) {
+        self.clock.pause(time);
     }
 
     pub(crate) fn note(&self, text: &str) {

@@ -6,6 +6,7 @@
 
 mod assignable;
 mod attach;
+mod broker;
 mod cli;
 mod command;
 mod connect;
@@ -40,7 +41,11 @@ use clap::Parser;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    match dom0::open(cli.verbose).and_then(|host| command::run(&host, &cli.command)) {
+    let done = dom0::open(cli.verbose).and_then(|(host, version)| match &cli.command {
+        cli::Command::Serve { .. } => broker::serve(&host, version),
+        command => command::run(&host, command),
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pcidom: {error}");

@@ -1,7 +1,7 @@
 //! One command at a time: a lock that the kernel gives back when the process ends, however it ends.
 
 use std::fs::{File, OpenOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -11,6 +11,8 @@ use crate::error::Error;
 /// Where the lock may be, in the order to try.
 const FOLDERS: [&str; 2] = ["/run", "/var/run"];
 const NAME: &str = "pcidom.lock";
+/// The broker's own: commands and the broker do not exclude each other.
+const BROKER_NAME: &str = "pcidom-serve.lock";
 
 /// Held until dropped.
 pub(crate) struct Lock {
@@ -20,14 +22,22 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock; calls `waiting` once if another command has it, then waits for that one to end.
     pub(crate) fn take(waiting: impl FnOnce()) -> Result<Self, Error> {
-        let folder = FOLDERS.iter().map(Path::new).find(|folder| folder.is_dir()).unwrap_or(Path::new("/tmp"));
-        Self::take_in(folder, waiting)
+        Self::take_in(folder(), waiting)
+    }
+
+    /// Takes the broker's lock; `None` when a broker is running.
+    pub(crate) fn try_take_broker() -> Result<Option<Self>, Error> {
+        let (path, file) = open(folder(), BROKER_NAME)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(Error::File { path, source: error.into() }),
+        }
     }
 
     fn take_in(folder: &Path, waiting: impl FnOnce()) -> Result<Self, Error> {
-        let path = folder.join(NAME);
+        let (path, file) = open(folder, NAME)?;
         let failed = |source| Error::File { path: path.clone(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Self { _file: file }),
             Err(Errno::WOULDBLOCK) => waiting(),
@@ -40,6 +50,18 @@ impl Lock {
                 Err(error) => return Err(failed(error.into())),
             }
         }
+    }
+}
+
+fn folder() -> &'static Path {
+    FOLDERS.iter().map(Path::new).find(|folder| folder.is_dir()).unwrap_or(Path::new("/tmp"))
+}
+
+fn open(folder: &Path, name: &str) -> Result<(PathBuf, File), Error> {
+    let path = folder.join(name);
+    match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(Error::File { path, source }),
     }
 }
 

@@ -75,6 +75,8 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
         }
     }
     let loan = Loan { stub: domain::named(host, stub)?, stub_alive, guest: name, guest_alive, devices };
+    // The broker does nothing for them any more.
+    host.commit(&loan.devices.iter().map(|device| table::set_phase(*device, Phase::Detaching)).collect::<Vec<_>>())?;
     release::take_back(host, &loan, Rights::Uncertain)?;
     let Loan { guest, devices, .. } = loan;
     let list = devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ");

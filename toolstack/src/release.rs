@@ -4,6 +4,7 @@ use xen_types::{Errno, Pirq, Sbdf};
 
 use crate::assignable;
 use crate::attach;
+use crate::broker;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, GuestRights};
@@ -38,7 +39,7 @@ pub(crate) enum Rights {
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let facts = gather(host, &loan.devices);
     for facts in &facts {
-        host.sysfs.config(facts.device)?.quiesce(facts.decode())?;
+        broker::make_quiet(host, loan.guest.id, facts)?;
     }
     host.trace(&format!("remove the directories of {}", loan.guest));
     host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;

@@ -97,9 +97,34 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
-        self.change("xc_physdev_unmap_pirq", domain, |world| {
-            if world.pirqs.remove(&(domain, pirq.0)) { Ok(()) } else { refuse("xc_physdev_unmap_pirq", Errno::EINVAL) }
+        let call = "xc_physdev_unmap_pirq";
+        let key = (domain, pirq.0);
+        let is_mapped = |world: &World| world.pirqs.contains(&key) || !world.domains.contains_key(&domain);
+        if !is_mapped(&self.0.borrow()) {
+            return refuse(call, Errno::EINVAL); // and nothing changed
+        }
+        self.change(call, domain, |world| {
+            let Some(mapped) = world.vectors.get(&key).copied() else {
+                world.pirqs.remove(&key);
+                return Ok(());
+            };
+            if mapped.first != pirq.0 {
+                return refuse(call, Errno::EBUSY); // it goes with the first
+            }
+            let together = |other: &super::world::Mapped| (other.device, other.first) == (mapped.device, mapped.first);
+            let gone: Vec<_> =
+                world.vectors.iter().filter(|((other, _), vector)| *other == domain && together(vector)).collect();
+            let gone: Vec<(DomId, u32)> = gone.into_iter().map(|(key, _)| *key).collect();
+            for key in gone {
+                world.vectors.remove(&key);
+                world.pirqs.remove(&key);
+            }
+            Ok(())
         })
+    }
+
+    fn vector_pirqs(&self) -> std::ops::RangeInclusive<u32> {
+        16..=super::broker::TOP_PIRQ
     }
 
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {

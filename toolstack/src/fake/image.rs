@@ -30,6 +30,18 @@ impl ConfigImage {
         self.0[usize::from(offset) + 1] = next;
     }
 
+    /// Where a capability is; the list is a sound one.
+    pub(crate) fn capability(&self, id: u8) -> Option<u64> {
+        let mut at = self.0[0x34];
+        while at != 0 {
+            if self.0[usize::from(at)] == id {
+                return Some(at.into());
+            }
+            at = self.0[usize::from(at) + 1];
+        }
+        None
+    }
+
     /// No bus master, no INTx, no MSI, no MSI-X: what the stub demands of a device in the pool.
     pub(crate) fn is_quiet(&self) -> bool {
         let mut quiet = self.word(4) & 0x404 == 0x400;

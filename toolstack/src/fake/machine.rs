@@ -58,6 +58,10 @@ impl Clock for FakeClock {
     fn elapsed(&self) -> Duration {
         self.0.borrow().clock
     }
+
+    fn pause(&self, time: Duration) {
+        self.0.borrow_mut().clock += time;
+    }
 }
 
 struct FakeConsole(Rc<RefCell<World>>);

@@ -3,6 +3,7 @@
 //!
 //! Time is simulated too: a wait that nobody answers takes no time. Faults can be injected into every change.
 
+mod broker;
 mod hypervisor;
 mod image;
 mod kernel;
@@ -12,7 +13,8 @@ mod store;
 mod tree;
 mod world;
 
+pub(crate) use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
 pub(crate) use image::{ConfigImage, mcfg_table};
 pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 pub(crate) use tree::TempTree;
-pub(crate) use world::World;
+pub(crate) use world::{Killed, World};

@@ -8,13 +8,25 @@ use xenstore::{Access, Permission};
 
 use super::peers::{GuestScript, StubScript};
 use crate::store::{Change, StoreFailure};
-use crate::xen::DomainInfo;
+use crate::xen::{DomainInfo, Vector};
 
 /// A xenstore node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) value: String,
     pub(crate) permissions: Vec<Permission>,
+}
+
+/// How a killed process unwinds.
+pub(crate) struct Killed;
+
+/// A mapped vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapped {
+    pub(crate) device: Sbdf,
+    pub(crate) vector: Vector,
+    /// The first of those that were mapped together.
+    pub(crate) first: u32,
 }
 
 /// Something that happens once, as soon as it can: it says whether it did.
@@ -32,6 +44,8 @@ pub(crate) struct World {
     pub(crate) ioports: BTreeSet<(DomId, u32)>,
     pub(crate) irqs: BTreeSet<(DomId, u32)>,
     pub(crate) pirqs: BTreeSet<(DomId, u32)>,
+    /// Those of them that are vectors of a device.
+    pub(crate) vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub(crate) owners: BTreeMap<Sbdf, DomId>,
     /// Rights that are not there may be revoked: a command was killed.
@@ -48,6 +62,14 @@ pub(crate) struct World {
     pub(crate) failing_change: Option<usize>,
     /// From this change on nothing works: the command is dead.
     pub(crate) failing_after: Option<usize>,
+    /// The change at which the process is killed: it unwinds.
+    pub(crate) killing_change: Option<usize>,
+
+    /// At the so-manyth mapping of a vector this node gets this value.
+    pub(crate) on_map: Option<(u32, String, String)>,
+
+    /// What else happens while a vector is mapped.
+    pub(crate) during_map: Option<Box<dyn Fn()>>,
 
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
@@ -58,6 +80,10 @@ impl World {
     /// Counts a change; true when it is the one that fails.
     pub(crate) fn change_fails(&mut self) -> bool {
         self.changes += 1;
+        if self.killing_change == Some(self.changes) {
+            self.killing_change = None;
+            std::panic::resume_unwind(Box::new(Killed));
+        }
         self.failing_change == Some(self.changes) || self.failing_after.is_some_and(|last| self.changes > last)
     }
 
@@ -125,6 +151,7 @@ impl World {
         self.ioports.retain(|(other, _)| *other != domain);
         self.irqs.retain(|(other, _)| *other != domain);
         self.pirqs.retain(|(other, _)| *other != domain);
+        self.vectors.retain(|(other, _), _| *other != domain);
         for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
             *owner = DomId::IO;
         }
@@ -140,7 +167,7 @@ impl World {
         let rights = [
             format!("iomem {:x?}", self.iomem),
             format!("ioports {:x?}", self.ioports),
-            format!("irqs {:?} pirqs {:?}", self.irqs, self.pirqs),
+            format!("irqs {:?} pirqs {:?} vectors {:?}", self.irqs, self.pirqs, self.vectors),
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
         ];

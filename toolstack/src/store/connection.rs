@@ -27,7 +27,7 @@ impl<T: Transport<Error: Display> + Timed> Connection<T> {
     }
 }
 
-fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>) -> StoreFailure {
+pub(super) fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>) -> StoreFailure {
     StoreFailure { what: format!("{what} {path}"), why: error.to_string() }
 }
 

@@ -36,6 +36,11 @@ impl XenbusDevice {
         Err(last)
     }
 
+    /// Something to poll while the device itself belongs to a connection: readable when the device is.
+    pub(crate) fn readable_end(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     fn open_at(path: &Path) -> io::Result<Self> {
         OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file })
     }

@@ -5,9 +5,11 @@
 
 mod connection;
 mod device;
+mod watches;
 
 pub(crate) use connection::Connection;
 pub(crate) use device::XenbusDevice;
+pub(crate) use watches::WatchConnection;
 
 use std::time::Duration;
 

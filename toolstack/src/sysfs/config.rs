@@ -34,6 +34,14 @@ pub(crate) struct Decode {
     pub(crate) memory: bool,
 }
 
+/// The width of one access; the offset is a multiple of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Width {
+    Byte = 1,
+    Word = 2,
+    Dword = 4,
+}
+
 /// An open `config` attribute.
 pub(crate) struct Config {
     file: File,
@@ -68,8 +76,23 @@ impl Config {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
     }
 
+    /// Reads one register.
+    pub(crate) fn read(&self, offset: u64, width: Width) -> Result<u32, Error> {
+        let mut bytes = [0; 4];
+        let (read, _) = bytes.split_at_mut(width as usize);
+        self.result(self.file.read_exact_at(read, offset))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// Writes one register, in one access: Linux makes one of what comes in one piece, aligned and of this length.
+    pub(crate) fn write(&self, offset: u64, width: Width, value: u32) -> Result<(), Error> {
+        let bytes = value.to_le_bytes();
+        let (written, _) = bytes.split_at(width as usize);
+        self.result(self.file.write_all_at(written, offset))
+    }
+
     /// The offset of a capability in the conventional list. The device is not trusted: the list may be anything.
-    fn find_capability(&self, id: u8) -> Result<Option<u64>, Error> {
+    pub(crate) fn find_capability(&self, id: u8) -> Result<Option<u64>, Error> {
         if self.read_word(STATUS)? & HAS_CAPABILITIES == 0 {
             return Ok(None);
         }
@@ -101,7 +124,7 @@ impl Config {
     }
 
     /// Writes only what changes, in one access of 16 bits: Xen intercepts writes to MSI-X control and refuses other widths.
-    fn change_word(&self, offset: u64, change: impl Fn(u16) -> u16) -> Result<(), Error> {
+    pub(crate) fn change_word(&self, offset: u64, change: impl Fn(u16) -> u16) -> Result<(), Error> {
         let old = self.read_word(offset)?;
         let new = change(old);
         if new == old {
@@ -116,7 +139,8 @@ impl Config {
 }
 
 impl Decode {
-    fn bits(self) -> u16 {
+    /// As Command has them.
+    pub(crate) fn bits(self) -> u16 {
         (if self.io { IO_DECODE } else { 0 }) | (if self.memory { MEMORY_DECODE } else { 0 })
     }
 }

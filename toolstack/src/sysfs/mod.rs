@@ -7,7 +7,7 @@ mod config;
 mod mcfg;
 mod resource;
 
-pub(crate) use config::{Config, Decode};
+pub(crate) use config::{Config, Decode, Width};
 
 use std::fs;
 use std::io::{self, Write};

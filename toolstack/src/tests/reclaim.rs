@@ -56,7 +56,7 @@ fn a_dying_guest_is_gone_but_its_devices_may_need_another_try() {
     let machine = attached();
     machine.with(|world| world.domains.get_mut(&WEB).unwrap().dying = true);
     assert_eq!(reclaim(&machine.host).unwrap(), []);
-    assert_eq!(phase(&machine, E1000).as_deref(), Some("attached"));
+    assert_eq!(phase(&machine, E1000).as_deref(), Some("detaching"));
     machine.with(|world| world.destroy(WEB));
     assert_eq!(reclaim(&machine.host).unwrap().len(), 1);
     assert_eq!(phase(&machine, E1000).as_deref(), Some("pool"));

@@ -40,12 +40,12 @@ const RDM_RELAXED: u32 = 1;
 /// Why there is no hypervisor to talk to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    #[error("no libxenctrl of Xen {version} found (tried {tried}; last: {last})")]
-    NoLibrary { version: XenVersion, tried: String, last: String },
-    #[error("libxenctrl has no {0}")]
+    #[error("no {name} of Xen {version} found (tried {tried}; last: {last})")]
+    NoLibrary { name: &'static str, version: XenVersion, tried: String, last: String },
+    #[error("Xen's library has no {0}")]
     NoSymbol(&'static str),
-    #[error("xc_interface_open: {0}")]
-    Refused(Errno),
+    #[error("{0}: {1}")]
+    Refused(&'static str, Errno),
 }
 
 /// The functions, looked up once.
@@ -74,19 +74,21 @@ pub(crate) struct Libxc {
 /// Looks a function up; the type comes from the place that takes it.
 macro_rules! symbol {
     ($library:expr, $name:literal) => {{
-        // SAFETY: the type at the receiving field is the prototype in xenctrl.h (4.17), widened as the module's text says;
-        // the pointer lives in `Libxc`, which keeps the library loaded.
-        *unsafe { $library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| OpenError::NoSymbol($name))?
+        // SAFETY: the type at the receiving field is the prototype in the library's header (4.17; xenctrl.h widened as the
+        // module's text says); the pointer lives beside the `Library`, which keeps the code loaded.
+        *unsafe { $library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| $crate::xen::OpenError::NoSymbol($name))?
     }};
 }
 
+pub(super) use symbol;
+
 /// The errno that the C library left behind.
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(Errno::EIO.0))
 }
 
 /// Turns libxenctrl's "negative means errno is set" into a result.
-fn check(call: &'static str, result: c_int) -> Result<(), HypercallError> {
+pub(super) fn check(call: &'static str, result: c_int) -> Result<(), HypercallError> {
     if result < 0 { Err(HypercallError { call, errno: last_errno() }) } else { Ok(()) }
 }
 
@@ -120,23 +122,28 @@ impl Libxc {
         };
         // SAFETY: null loggers mean "to stderr", no flags; both documented at the prototype.
         let handle = unsafe { open(null_mut(), null_mut(), 0) };
-        let handle = Handle::new(handle).ok_or_else(|| OpenError::Refused(last_errno()))?;
+        let handle = Handle::new(handle).ok_or_else(|| OpenError::Refused("xc_interface_open", last_errno()))?;
         Ok(Self { handle, functions, _library: library })
     }
 
     fn load(version: XenVersion, only: Option<PathBuf>) -> Result<Library, OpenError> {
         let candidates = only.map_or_else(|| version.library_candidates(), |path| vec![path]);
-        let mut last = String::new();
-        for path in &candidates {
-            // SAFETY: loading runs the library's initialisers; libxenctrl and what it needs have none that depend on us.
-            match unsafe { Library::new(path) } {
-                Ok(library) => return Ok(library),
-                Err(error) => last = error.to_string(),
-            }
-        }
-        let tried = candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
-        Err(OpenError::NoLibrary { version, tried, last })
+        load("libxenctrl", version, &candidates)
     }
+}
+
+/// Loads the first library of these that is there.
+pub(super) fn load(name: &'static str, version: XenVersion, candidates: &[PathBuf]) -> Result<Library, OpenError> {
+    let mut last = String::new();
+    for path in candidates {
+        // SAFETY: loading runs the library's initialisers; Xen's libraries and what they need have none that depend on us.
+        match unsafe { Library::new(path) } {
+            Ok(library) => return Ok(library),
+            Err(error) => last = error.to_string(),
+        }
+    }
+    let tried = candidates.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    Err(OpenError::NoLibrary { name, version, tried, last })
 }
 
 impl Drop for Libxc {

@@ -1,16 +1,31 @@
 //! What the tool asks of the hypervisor.
 //!
-//! [`Hypervisor`] is the seam: [`Libxc`] is the real one and the only code of this crate that says `unsafe`, the tests have a
-//! strict fake that keeps every domain's rights and fails on a right that is taken back twice.
+//! [`Hypervisor`] is the seam for commands, [`Physdev`] and [`Rings`] are the broker's: the real ones call Xen's libraries, the
+//! tests have strict fakes that keep every domain's rights and fail on a right that is taken back twice. This folder holds the
+//! only code of the crate that says `unsafe`: calls into C.
 
+#[expect(unsafe_code, reason = "calls into libxenevtchn, a C library")]
+mod events;
+#[expect(unsafe_code, reason = "calls into libxengnttab, a C library")]
+mod grants;
 #[expect(unsafe_code, reason = "calls into libxenctrl, a C library")]
 mod libxc;
+#[expect(unsafe_code, reason = "calls into libxencall, a C library")]
+mod physdev;
+mod rings;
+#[expect(unsafe_code, reason = "calls into the C library")]
+mod signals;
 mod version;
 
-pub(crate) use libxc::Libxc;
+pub(crate) use libxc::{Libxc, OpenError};
+pub(crate) use physdev::Libxencall;
+pub(crate) use rings::LibxenRings;
+pub(crate) use signals::{Signal, Signals};
 pub(crate) use version::XenVersion;
 
-use xen_types::{DomId, Errno, Mfn, Pirq, Sbdf};
+use std::ops::RangeInclusive;
+
+use xen_types::{DomId, Errno, GrantRef, Mfn, Pirq, Port, Sbdf};
 
 /// Consecutive machine frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +65,7 @@ pub(crate) struct DomainInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {errno}")]
 pub(crate) struct HypercallError {
-    /// The libxenctrl function.
+    /// The library's function, or Xen's operation.
     pub(crate) call: &'static str,
     pub(crate) errno: Errno,
 }
@@ -76,8 +91,16 @@ pub(crate) trait Hypervisor {
     /// line register for both.
     fn map_gsi(&self, domain: DomId, gsi: u32) -> Result<Pirq, HypercallError>;
 
-    /// Undoes [`Hypervisor::map_gsi`] (`xc_physdev_unmap_pirq`).
+    /// Undoes [`Hypervisor::map_gsi`] or a mapping of [`Physdev`] (`xc_physdev_unmap_pirq`). Of vectors that were mapped
+    /// together the first one stands for all.
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Result<(), HypercallError>;
+
+    /// Where a guest's vectors are. Xen gives out numbers from the end of the guest's own downwards, wherever that is
+    /// (`get_free_pirqs`, `xen/arch/x86/irq.c`); below are the GSIs, of which there are 16 at least. Higher ones do not fit into
+    /// `pciif.h`'s answer to a guest.
+    fn vector_pirqs(&self) -> RangeInclusive<u32> {
+        16..=u32::from(u16::MAX)
+    }
 
     /// Asks whether the device may be given to the domain (`xc_test_assign_device`).
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;
@@ -88,4 +111,45 @@ pub(crate) trait Hypervisor {
 
     /// Takes the device from the domain, into the quarantine; from the quarantine to dom0 (`xc_deassign_device`).
     fn deassign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;
+}
+
+/// What shall interrupt a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vector {
+    /// MSI with so many consecutive vectors.
+    Msi { count: u32 },
+    /// An entry of the MSI-X table that lies in the BAR at this address.
+    Msix { entry: u16, table_bar: u64 },
+}
+
+/// Interrupt vectors of devices for guests (`PHYSDEVOP_*`, `xen/include/public/physdev.h`).
+pub(crate) trait Physdev {
+    /// Maps a vector of the device, which must be assigned to the domain; answers with the (first) pirq in the domain's own
+    /// numbering (`PHYSDEVOP_map_pirq`).
+    fn map(&self, domain: DomId, device: Sbdf, vector: Vector) -> Result<Pirq, HypercallError>;
+
+    /// Has Xen write messages and masks into a device that lost them in a reset (`PHYSDEVOP_restore_msi_ext`).
+    fn restore(&self, device: Sbdf) -> Result<(), HypercallError>;
+}
+
+/// Pages and event channels shared with stubs.
+pub(crate) trait Rings {
+    /// A mapped page. Dropping it unmaps it.
+    type Page: pciif::SharedPage;
+
+    /// Maps a page that the stub granted (`xengnttab_map_grant_ref`).
+    fn map(&self, stub: DomId, grant: GrantRef) -> Result<Self::Page, HypercallError>;
+
+    /// Binds a port that the stub offers (`xenevtchn_bind_interdomain`). The new port is pending once.
+    fn bind(&self, stub: DomId, remote: Port) -> Result<Port, HypercallError>;
+
+    /// Raises the event at the stub's end (`xenevtchn_notify`).
+    fn notify(&self, port: Port) -> Result<(), HypercallError>;
+
+    /// Closes our end (`xenevtchn_unbind`); the stub's end is open to us again afterwards.
+    fn unbind(&self, port: Port) -> Result<(), HypercallError>;
+
+    /// Takes a port with an event and makes it ready for the next one (`xenevtchn_pending`, `xenevtchn_unmask`); `None` when
+    /// there is none.
+    fn next_event(&self) -> Result<Option<Port>, HypercallError>;
 }

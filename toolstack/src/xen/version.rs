@@ -17,10 +17,14 @@ impl XenVersion {
         Some(Self { major: number("major")?, minor: number("minor")? })
     }
 
-    /// Where that release's libxenctrl may be, in the order to try: the loader's own search path (Debian), a tree per
-    /// release, a build from source.
+    /// Where that release's libxenctrl may be, in the order to try.
     pub(crate) fn library_candidates(self) -> Vec<PathBuf> {
-        let name = format!("libxenctrl.so.{self}");
+        self.candidates(&format!("libxenctrl.so.{self}"))
+    }
+
+    /// Where a library that comes with that release may be, in the order to try: the loader's own search path (Debian), a
+    /// tree per release, a build from source.
+    pub(crate) fn candidates(self, name: &str) -> Vec<PathBuf> {
         let folders = [
             String::new(),
             format!("/usr/lib/xen-{self}/lib"),
@@ -29,7 +33,7 @@ impl XenVersion {
             "/usr/lib64".to_owned(),
             "/usr/local/lib".to_owned(),
         ];
-        folders.into_iter().map(|folder| Path::new(&folder).join(&name)).collect()
+        folders.into_iter().map(|folder| Path::new(&folder).join(name)).collect()
     }
 }
 

@@ -1,0 +1,97 @@
+//! What a device's configuration space says it can, read by the broker itself each time. A guest cannot write these registers; a
+//! device that lies about them is caught by Xen, which checks vectors against its own reading.
+
+use xen_types::{Resource, ResourceKind};
+
+use crate::error::Error;
+use crate::sysfs::{Config, Width};
+
+/// Capability ids (PCI Local Bus 3.0, appendix H).
+const POWER: u8 = 0x01;
+const VPD: u8 = 0x03;
+const MSI: u8 = 0x05;
+const MSIX: u8 = 0x11;
+
+/// Message Control of MSI (§6.8.1.3).
+const MSI_64BIT: u32 = 1 << 7;
+const MSI_MASKABLE: u32 = 1 << 8;
+/// log2 of 32 vectors; larger values are reserved.
+const MSI_MAX_LOG2: u32 = 5;
+
+/// The MSI capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Msi {
+    pub(crate) at: u64,
+    /// Its registers' length, masks included.
+    pub(crate) bytes: u64,
+    /// Vectors that the device can send, a power of two.
+    pub(crate) vectors: u32,
+}
+
+/// The MSI-X capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Msix {
+    pub(crate) at: u64,
+    /// Entries of the table, 1 to 2,048.
+    pub(crate) entries: u16,
+    /// The BAR with the table.
+    pub(crate) bar: u8,
+}
+
+impl Msix {
+    const BYTES: u64 = 12;
+
+    /// The address of the BAR with the table, as dom0's kernel knows it; `None` where that is no memory BAR.
+    pub(crate) fn table_bar(&self, resources: &[(u8, Resource)]) -> Option<u64> {
+        let (_, resource) = resources.iter().find(|(index, _)| *index == self.bar)?;
+        (!matches!(resource.kind(), ResourceKind::Io | ResourceKind::Rom)).then(|| resource.start())
+    }
+}
+
+/// The capabilities that the broker deals with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capabilities {
+    /// Power management.
+    pub(crate) power: Option<u64>,
+    /// Vital product data.
+    pub(crate) vpd: Option<u64>,
+    pub(crate) msi: Option<Msi>,
+    pub(crate) msix: Option<Msix>,
+}
+
+impl Capabilities {
+    pub(crate) fn read(config: &Config) -> Result<Self, Error> {
+        let msi = match config.find_capability(MSI)? {
+            Some(at) => Some(read_msi(config, at)?),
+            None => None,
+        };
+        let msix = match config.find_capability(MSIX)? {
+            Some(at) => Some(read_msix(config, at)?),
+            None => None,
+        };
+        Ok(Self { power: config.find_capability(POWER)?, vpd: config.find_capability(VPD)?, msi, msix })
+    }
+
+    /// Whether a register lies in what only the vector commands may touch. Capabilities do not overlap in a sound device.
+    pub(crate) fn is_interrupt_register(&self, at: u64, bytes: u64) -> bool {
+        let overlaps = |start: u64, length: u64| at < start + length && start < at + bytes;
+        self.msi.is_some_and(|msi| overlaps(msi.at, msi.bytes))
+            || self.msix.is_some_and(|msix| overlaps(msix.at, Msix::BYTES))
+    }
+}
+
+/// Layouts: §6.8.1, figure 6-9.
+fn read_msi(config: &Config, at: u64) -> Result<Msi, Error> {
+    let control = config.read(at + 2, Width::Word)?;
+    let upper_address = if control & MSI_64BIT != 0 { 4 } else { 0 };
+    let bytes = if control & MSI_MASKABLE != 0 { 20 } else { 10 } + upper_address;
+    Ok(Msi { at, bytes, vectors: 1 << (control >> 1 & 7).min(MSI_MAX_LOG2) })
+}
+
+/// §6.8.2.3, §6.8.2.4.
+fn read_msix(config: &Config, at: u64) -> Result<Msix, Error> {
+    let control = config.read(at + 2, Width::Word)?;
+    let table = config.read(at + 4, Width::Dword)?;
+    let entries = u16::try_from(control & 0x7ff).unwrap_or_default() + 1;
+    Ok(Msix { at, entries, bar: u8::try_from(table & 7).unwrap_or_default() })
+}

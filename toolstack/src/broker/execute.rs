@@ -1,0 +1,128 @@
+//! One request: looked up, checked, carried out.
+
+use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
+use xen_types::{DomId, Sbdf};
+
+use super::allow::{self, Asked, INTX_DISABLE, Kind};
+use super::capabilities::Capabilities;
+use super::failure::Failure;
+use super::interrupts::Work;
+use super::lent::Lent;
+use super::power;
+use super::quiet;
+use super::vectors::{self, Vectors};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::xen::Physdev;
+
+/// What the stub gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) value: u32,
+    pub(crate) info: u32,
+    pub(crate) vectors: Vec<u16>,
+}
+
+impl Answer {
+    fn value(value: u32) -> Self {
+        Self { value, ..Self::default() }
+    }
+}
+
+/// The real address that a request names; `None` where it is none.
+pub(crate) fn address(request: &Request) -> Option<Sbdf> {
+    let segment = u16::try_from(request.domain).ok()?;
+    let bus = u8::try_from(request.bus).ok()?;
+    Some(Sbdf::from_devfn(segment, bus, u8::try_from(request.devfn).ok()?))
+}
+
+/// Carries out a request of `stub`. `entries` are those that came with it.
+pub(crate) fn execute(
+    host: &Host,
+    physdev: &dyn Physdev,
+    stub: DomId,
+    request: &Request,
+    entries: Option<&MsixEntries>,
+) -> Result<Answer, Failure> {
+    let device = address(request).ok_or(Failure::NotYours)?;
+    let lent = Lent::find(host, stub, device)?;
+    let command = BrokerCommand::from_raw(request.cmd).ok_or(Failure::UnknownCommand)?;
+    if !host.sysfs.exists(device) {
+        return Err(Failure::NotYours); // it was pulled out
+    }
+    let config = host.sysfs.config(device)?;
+    let capabilities = Capabilities::read(&config)?;
+    let work = Work { host, physdev, lent, config, capabilities };
+    match command {
+        BrokerCommand::ConfWrite => write(&work, request),
+        BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1)?.0)),
+        BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info)?.0)),
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable().map(|()| Answer::default()),
+        BrokerCommand::EnableMsix => enable_msix(&work, entries),
+        BrokerCommand::Quiesce => {
+            let facts = Facts::gather(host, device)?;
+            quiet::make_quiet(host, lent.guest, &facts)?;
+            work.config.prepare(facts.decode())?;
+            Ok(Answer::default())
+        }
+        BrokerCommand::Query => query(&work),
+    }
+}
+
+fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
+    let Request { offset, size, value, info, .. } = *request;
+    let allowed = allow::check(&Asked { offset, size, value, mask: info }, &work.capabilities)?;
+    let old = work.config.read(allowed.offset, allowed.rule.width)?;
+    let mut new = allowed.merged(old)?;
+    let device = work.lent.device;
+    match allowed.rule.kind {
+        Kind::PowerState => {
+            let facts = Facts::gather(work.host, device)?;
+            if power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new)? {
+                restore_vectors(work)?;
+            }
+            return Ok(Answer::default());
+        }
+        // While vectors are mapped the bit stays, and what the guest wants is noted for afterwards.
+        Kind::Command if allowed.mask & INTX_DISABLE != 0 && Vectors::load(work.host, device)? != Vectors::None => {
+            work.host.commit(&[vectors::set_intx_off(device, new & INTX_DISABLE != 0)])?;
+            new |= INTX_DISABLE;
+        }
+        _ => {}
+    }
+    work.config.write(allowed.offset, allowed.rule.width, new)?;
+    Ok(Answer::default())
+}
+
+/// A device that came back from D3hot has forgotten its messages.
+fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
+    let mapped = Vectors::load(work.host, work.lent.device)?;
+    if mapped.pirqs().is_empty() {
+        return Ok(());
+    }
+    work.physdev.restore(work.lent.device)?;
+    work.switch_on(&mapped)
+}
+
+fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>) -> Result<Answer, Failure> {
+    let entries = entries.ok_or(Failure::Refused("asked for more MSI-X entries than fit into a request"))?;
+    let indexes: Vec<u16> = entries.as_slice().iter().map(|entry| entry.entry).collect();
+    let facts = Facts::gather(work.host, work.lent.device)?;
+    let pirqs = work.enable_msix(&indexes, &facts)?;
+    // Checked before: each fits.
+    let vectors = pirqs.iter().map(|pirq| u16::try_from(pirq.0).unwrap_or_default()).collect();
+    Ok(Answer { vectors, ..Answer::default() })
+}
+
+fn query(work: &Work<'_>) -> Result<Answer, Failure> {
+    let mut features = Features::empty();
+    features.set(Features::MSI, work.capabilities.msi.is_some());
+    features.set(Features::MSIX, work.capabilities.msix.is_some());
+    let mapped = Vectors::load(work.host, work.lent.device)?.pirqs().len();
+    Ok(Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() })
+}
+
+/// The words of a failure: an error, and the number behind it.
+pub(crate) fn failed(failure: &Failure) -> (ErrorCode, u32) {
+    (failure.code(), failure.errno().0.unsigned_abs())
+}

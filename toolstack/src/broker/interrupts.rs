@@ -1,0 +1,237 @@
+//! A guest's vectors: mapping, the switch in the device, and putting right what somebody left who died in the middle.
+//!
+//! | | order |
+//! |---|---|
+//! | on | `busy` → what is on goes → (MSI-X: memory decode) → map → Enable → INTx off → what is mapped |
+//! | off | `busy` → Enable off → unmap → INTx as the guest wants it → `none` |
+//!
+//! Enable is one write of 16 bits: Xen refuses other widths for MSI-X (`pci_msi_conf_write_intercept`, `xen/arch/x86/msi.c`).
+
+use std::collections::BTreeSet;
+
+use xen_types::{DomId, Errno, Pirq, Sbdf};
+
+use super::allow::INTX_DISABLE;
+use super::capabilities::{Capabilities, Msi, Msix};
+use super::failure::Failure;
+use super::lent::Lent;
+use super::power;
+use super::vectors::{self, Vectors};
+use crate::error::{Doing, Error};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::sysfs::{Config, Width};
+use crate::table;
+use crate::xen::{HypercallError, Physdev, Vector};
+
+const COMMAND: u64 = 0x04;
+const MEMORY_DECODE: u16 = 1 << 1;
+const INTX_OFF: u16 = 1 << 10;
+const _: () = assert!(INTX_OFF as u32 == INTX_DISABLE);
+/// Message Control, and its bits (PCI Local Bus 3.0 §6.8.1.3, §6.8.2.3).
+const CONTROL: u64 = 2;
+const MSI_ENABLE: u16 = 1 << 0;
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_MASK_ALL: u16 = 1 << 14;
+/// MSI knows no more (§6.8.1.3).
+const MAX_MSI: u32 = 32;
+
+/// A device under our hands.
+pub(crate) struct Work<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) physdev: &'a dyn Physdev,
+    pub(crate) lent: Lent,
+    pub(crate) config: Config,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl Work<'_> {
+    /// Maps `count` consecutive vectors and turns MSI on; the first pirq.
+    pub(crate) fn enable_msi(&self, count: u32) -> Result<Pirq, Failure> {
+        let msi = self.capabilities.msi.ok_or(Failure::Refused("asked for MSI of a device without it"))?;
+        if !count.is_power_of_two() || count > MAX_MSI || count > msi.vectors {
+            return Err(Failure::Refused("asked for more MSI vectors than the device has"));
+        }
+        self.check_awake()?;
+        let enabled = self.replace(|mapped| {
+            let first = self.physdev.map(self.lent.guest, self.lent.device, Vector::Msi { count })?;
+            *mapped = Vectors::Msi((0..count).map(|number| Pirq(first.0.saturating_add(number))).collect());
+            Ok(())
+        })?;
+        enabled.pirqs().first().copied().ok_or(Failure::Refused("nothing was mapped"))
+    }
+
+    /// Maps these entries and turns MSI-X on; their pirqs in the same order.
+    pub(crate) fn enable_msix(&self, indexes: &[u16], facts: &Facts) -> Result<Vec<Pirq>, Failure> {
+        let msix = self.capabilities.msix.ok_or(Failure::Refused("asked for MSI-X of a device without it"))?;
+        let distinct: BTreeSet<u16> = indexes.iter().copied().collect();
+        if indexes.is_empty() || distinct.len() != indexes.len() || indexes.iter().any(|index| *index >= msix.entries) {
+            return Err(Failure::Refused("asked for MSI-X entries that the table does not have"));
+        }
+        let table_bar = msix
+            .table_bar(&facts.resources)
+            .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
+        self.check_awake()?;
+        let enabled = self.replace(|mapped| {
+            // Xen reads and masks the table.
+            self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
+            let mut outcome = Ok(());
+            let pirqs = indexes.iter().copied().map_while(|entry| {
+                let vector = Vector::Msix { entry, table_bar };
+                match self.physdev.map(self.lent.guest, self.lent.device, vector) {
+                    Ok(pirq) => Some((entry, pirq)),
+                    Err(error) => {
+                        outcome = Err(error.into());
+                        None
+                    }
+                }
+            });
+            *mapped = Vectors::Msix(pirqs.collect());
+            outcome
+        })?;
+        Ok(enabled.pirqs())
+    }
+
+    /// Turns off what is on and unmaps it.
+    pub(crate) fn disable(&self) -> Result<(), Failure> {
+        let Lent { device, guest, .. } = self.lent;
+        let old = Vectors::load(self.host, device)?;
+        if old == Vectors::None {
+            return Ok(());
+        }
+        self.host.commit(&[Vectors::Busy.store(device)])?;
+        clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
+        self.host.commit(&vectors::forget(device))?;
+        Ok(())
+    }
+
+    /// In D3hot the device answers no access to its MSI-X table and forgets what MSI is told.
+    fn check_awake(&self) -> Result<(), Failure> {
+        if power::is_awake(&self.config, &self.capabilities)? {
+            Ok(())
+        } else {
+            Err(Failure::Refused("asked for vectors of a device that sleeps"))
+        }
+    }
+
+    /// Puts a new set of vectors in the place of the old one. `map` says what it has mapped, also where it fails.
+    fn replace(&self, map: impl FnOnce(&mut Vectors) -> Result<(), Failure>) -> Result<Vectors, Failure> {
+        let Lent { device, guest, .. } = self.lent;
+        let old = Vectors::load(self.host, device)?;
+        let mut begin = vec![Vectors::Busy.store(device)];
+        if old == Vectors::None {
+            let off = self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
+            begin.push(vectors::set_intx_off(device, off));
+        }
+        self.host.commit(&begin)?;
+        clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
+        let mut mapped = Vectors::None;
+        let done = map(&mut mapped)
+            .and_then(|()| check_expressible(&mapped))
+            .and_then(|()| self.switch_on(&mapped))
+            .and_then(|()| Ok(self.host.commit(&[mapped.store(device)])?))
+            .and_then(|()| self.lent.check_still(self.host));
+        match done {
+            Ok(()) => Ok(mapped),
+            Err(failure) => {
+                self.take_down(&mapped)?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Turns MSI or MSI-X on in the device.
+    pub(crate) fn switch_on(&self, mapped: &Vectors) -> Result<(), Failure> {
+        match (mapped, self.capabilities.msi, self.capabilities.msix) {
+            (Vectors::Msi(_), Some(Msi { at, .. }), _) => {
+                self.config.change_word(at + CONTROL, |control| control | MSI_ENABLE)?;
+            }
+            (Vectors::Msix(_), _, Some(Msix { at, .. })) => {
+                self.config.change_word(at + CONTROL, |control| control & !MSIX_MASK_ALL | MSIX_ENABLE)?;
+            }
+            _ => return Ok(()),
+        }
+        self.config.change_word(COMMAND, |command| command | INTX_OFF)?;
+        Ok(())
+    }
+
+    /// Undoes what was just done; the device may be nobody's by now.
+    fn take_down(&self, mapped: &Vectors) -> Result<(), Failure> {
+        let Lent { device, guest, .. } = self.lent;
+        clear(self.host, guest, device, &self.config, &self.capabilities, mapped)?;
+        // A command that takes the device back must not find a word of ours behind it.
+        vectors::remove(self.host, device)?;
+        Ok(())
+    }
+}
+
+/// Whether the stub can tell the guest: `pciif.h` has 16 bits for the pirq of an MSI-X entry, and 0 means "none".
+fn check_expressible(mapped: &Vectors) -> Result<(), Failure> {
+    if mapped.pirqs().iter().all(|pirq| (1..=u32::from(u16::MAX)).contains(&pirq.0)) {
+        return Ok(());
+    }
+    Err(Failure::Xen(HypercallError { call: "PHYSDEVOP_map_pirq", errno: Errno::E2BIG }))
+}
+
+/// Turns a device's vectors off and unmaps them; finds out which they are where `mapped` does not say. INTx goes back to what the
+/// guest wants.
+pub(crate) fn clear(
+    host: &Host,
+    guest: DomId,
+    device: Sbdf,
+    config: &Config,
+    capabilities: &Capabilities,
+    mapped: &Vectors,
+) -> Result<(), Error> {
+    if *mapped == Vectors::None {
+        return Ok(());
+    }
+    if let Some(Msi { at, .. }) = capabilities.msi {
+        config.change_word(at + CONTROL, |control| control & !MSI_ENABLE)?;
+    }
+    if let Some(Msix { at, .. }) = capabilities.msix {
+        // Not masked either: Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
+        config.change_word(at + CONTROL, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
+    }
+    match mapped {
+        Vectors::Busy => sweep(host, guest, device)?,
+        mapped => unmap_all(host, guest, mapped.mappings())?,
+    }
+    if !vectors::intx_is_off(host, device)? {
+        config.change_word(COMMAND, |command| command & !INTX_OFF)?;
+    }
+    Ok(())
+}
+
+/// Unmaps what is there. A vector that is not mapped any more, or whose guest is gone, is no error. Another error does not keep the
+/// rest, but the journal must go on saying `busy`.
+fn unmap_all(host: &Host, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -> Result<(), Error> {
+    /// No such process: the domain is gone, and Xen has taken everything back.
+    const ESRCH: Errno = Errno(3);
+    let mut result = Ok(());
+    for pirq in pirqs {
+        match host.hypervisor.unmap_pirq(guest, pirq) {
+            Ok(()) => {}
+            Err(error) if error.errno == ESRCH => break,
+            Err(error) if error.errno == Errno::EINVAL => {}
+            outcome => result = result.and(outcome.doing(|| format!("unmap pirq {pirq} of domain {guest}"))),
+        }
+    }
+    result
+}
+
+/// Unmaps every vector of the guest that is not known to belong to another of its devices. Upwards: the first of consecutive
+/// vectors must go first.
+fn sweep(host: &Host, guest: DomId, device: Sbdf) -> Result<(), Error> {
+    let mut keep = BTreeSet::new();
+    for record in table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
+        if host.sysfs.exists(record.device) {
+            keep.extend(host.sysfs.gsi(record.device)?);
+        }
+        if record.device != device {
+            keep.extend(Vectors::load(host, record.device)?.pirqs().into_iter().map(|pirq| pirq.0));
+        }
+    }
+    let all = host.hypervisor.vector_pirqs();
+    unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq))
+}

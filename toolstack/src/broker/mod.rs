@@ -1,0 +1,312 @@
+//! The broker: carries out for stubs what Xen lets only dom0 do (`docs/broker.md`).
+//!
+//! | module | what |
+//! |---|---|
+//! | [`serve`] | the process: opens everything, waits, stops |
+//! | [`Broker`] | which stubs there are, and whose turn it is |
+//! | `ring` | one stub's page and port |
+//! | `execute`, `failure` | one request and its end |
+//! | `lent`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
+//! | `interrupts`, `vectors`, `power`, `quiet` | what is done; commands do some of it too |
+//! | `log` | lines that a stub cannot flood the journal with |
+//! | `reclaim` | devices of guests that are gone |
+//!
+//! Nothing about devices is kept in memory: what is mapped stands in xenstore before and after each change, so a broker may be
+//! killed at any moment and another one started.
+
+mod allow;
+mod capabilities;
+mod execute;
+mod failure;
+mod interrupts;
+mod lent;
+mod log;
+mod power;
+mod quiet;
+mod reclaim;
+mod ring;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use xen_types::{DomId, Port};
+use xenstore::path;
+
+pub(crate) use quiet::make_quiet;
+pub(crate) use serve::serve;
+
+use crate::domain;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::reclaim::holds;
+use crate::store::StoreFailure;
+use crate::table::{self, Phase, Record};
+use crate::xen::{Physdev, Rings};
+use log::Log;
+pub(crate) use reclaim::Reclaimer;
+use reclaim::Retry;
+use ring::{Announced, Ring};
+use vectors::Vectors;
+
+/// Events taken in one turn; the rest waits until the stubs were served.
+const EVENTS_A_TURN: usize = 64;
+/// A stub can change what it announced as often as it likes; we look this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// News from xenstore.
+pub(crate) trait Watches {
+    fn watch(&self, path: &str) -> Result<(), StoreFailure>;
+
+    fn unwatch(&self, path: &str) -> Result<(), StoreFailure>;
+
+    /// The next path at or below a watched one that changed; `None` when nothing has. An empty path means that some were lost.
+    fn next(&self) -> Result<Option<String>, StoreFailure>;
+}
+
+/// What a broker stands on.
+pub(crate) struct Outside<'a, R: Rings> {
+    pub(crate) host: &'a Host,
+    pub(crate) physdev: &'a dyn Physdev,
+    pub(crate) rings: &'a R,
+    pub(crate) watches: &'a dyn Watches,
+    pub(crate) reclaimer: &'a dyn Reclaimer,
+}
+
+/// The stubs' servant.
+pub(crate) struct Broker<'a, R: Rings> {
+    outside: Outside<'a, R>,
+    rings: BTreeMap<DomId, Ring<R::Page>>,
+    /// The stubs whose announcements are watched, and when to try again what did not work.
+    watched: BTreeMap<DomId, Retry>,
+    log: Log,
+    /// When to look at table and announcements again.
+    look_at: Option<Duration>,
+    looked: Duration,
+    retry: Retry,
+    more_events: bool,
+}
+
+impl<'a, R: Rings> Broker<'a, R> {
+    /// Takes up the work, wherever the last broker left it.
+    ///
+    /// # Errors
+    /// Xenstore's. A device in trouble is noted and does not keep the others.
+    pub(crate) fn start(outside: Outside<'a, R>) -> Result<Self, Error> {
+        let now = outside.host.elapsed();
+        outside.watches.watch(path::TOOL_DEVICES)?;
+        outside.watches.watch(path::RELEASE_DOMAIN)?;
+        let mut broker = Self {
+            outside,
+            rings: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            log: Log::default(),
+            look_at: Some(now),
+            looked: now,
+            retry: Retry::default(),
+            more_events: false,
+        };
+        broker.recover()?;
+        broker.look()?;
+        Ok(broker)
+    }
+
+    /// Finishes what a broker was doing when it died.
+    fn recover(&self) -> Result<(), Error> {
+        let host = self.outside.host;
+        for record in table::load(host)? {
+            // Those on their way back are the commands' business.
+            let (Phase::Attaching | Phase::Attached, Some(guest)) = (record.phase, record.frontend) else { continue };
+            if Vectors::load(host, record.device)? == Vectors::Busy {
+                match recover_device(host, record, guest) {
+                    Ok(()) => {
+                        host.note(&format!("cleared the vectors of {}: a broker died changing them", record.device))
+                    }
+                    Err(error) => host.note(&format!("the vectors of {} are not cleared: {error}", record.device)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the events that are there, serves every stub that asks once, and looks after what changed.
+    ///
+    /// # Errors
+    /// Those after which nothing would work any more.
+    pub(crate) fn turn(&mut self) -> Result<(), Error> {
+        let mut events = 0;
+        while events < EVENTS_A_TURN
+            && let Some(port) = self.outside.rings.next_event().map_err(fatal)?
+        {
+            self.mark(port);
+            events += 1;
+        }
+        while events < EVENTS_A_TURN
+            && let Some(path) = self.outside.watches.next()?
+        {
+            self.note_change(&path);
+            events += 1;
+        }
+        self.more_events = events == EVENTS_A_TURN;
+        let Outside { host, physdev, rings, .. } = self.outside;
+        for ring in self.rings.values_mut().filter(|ring| ring.look) {
+            ring.serve(host, rings, physdev, &mut self.log);
+        }
+        if self.look_at.is_some_and(|at| at <= host.elapsed()) {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// How long nothing needs to be done unless something happens; `None` for ever.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        if self.more_events || self.rings.values().any(|ring| ring.look) {
+            return Some(Duration::ZERO);
+        }
+        self.look_at.map(|at| at.saturating_sub(self.outside.host.elapsed()))
+    }
+
+    /// A child has ended.
+    pub(crate) fn child_ended(&mut self) {
+        self.outside.reclaimer.is_busy();
+        self.look_soon();
+    }
+
+    /// Lets go of every stub. Devices are left as they are.
+    pub(crate) fn stop(mut self) {
+        let stubs: Vec<DomId> = self.rings.keys().copied().collect();
+        for stub in stubs {
+            self.disconnect(stub);
+        }
+    }
+
+    fn mark(&mut self, port: Port) {
+        if let Some(ring) = self.rings.values_mut().find(|ring| ring.port == port) {
+            ring.look = true;
+        }
+    }
+
+    /// Our own notes about vectors, and phases, change nothing about who is to be served.
+    fn note_change(&mut self, path: &str) {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if !matches!(name, "vectors" | "intx" | "phase" | "frontend") {
+            self.look_soon();
+        }
+    }
+
+    fn look_soon(&mut self) {
+        self.look_by(self.looked + LOOK_AGAIN);
+    }
+
+    fn look_by(&mut self, at: Duration) {
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Looks who is there.
+    fn look(&mut self) -> Result<(), Error> {
+        let host = self.outside.host;
+        self.looked = host.elapsed();
+        self.look_at = None;
+        let records = table::load(host)?;
+        let mut stubs = BTreeSet::new();
+        for record in &records {
+            if !stubs.contains(&record.stub) && holds(host, record.stub, record.device)? {
+                stubs.insert(record.stub);
+            }
+        }
+        let gone: Vec<DomId> = self.watched.keys().filter(|stub| !stubs.contains(stub)).copied().collect();
+        for stub in gone {
+            self.disconnect(stub);
+            self.outside.watches.unwatch(&path::announcements_dir(stub))?;
+            self.watched.remove(&stub);
+            self.log.forget(stub);
+        }
+        for stub in stubs {
+            if !self.watched.contains_key(&stub) {
+                self.outside.watches.watch(&path::announcements_dir(stub))?;
+                self.watched.insert(stub, Retry::default());
+            }
+            self.meet(stub)?;
+        }
+        self.look_after_guests(&records)
+    }
+
+    /// Connects to a stub that has announced a ring, anew if it is another one.
+    fn meet(&mut self, stub: DomId) -> Result<(), Error> {
+        let announced = Announced::read(self.outside.host, stub)?;
+        if self.rings.get(&stub).map(|ring| ring.announced) == announced {
+            return Ok(());
+        }
+        self.disconnect(stub);
+        let now = self.outside.host.elapsed();
+        let (Some(announced), Some(retry)) = (announced, self.watched.get_mut(&stub)) else { return Ok(()) };
+        if retry.is_due(now) {
+            match Ring::connect(self.outside.rings, stub, announced) {
+                Ok(ring) => {
+                    *retry = Retry::default();
+                    self.rings.insert(stub, ring);
+                    self.log.tell(self.outside.host, stub, None, "is served", None);
+                    return Ok(());
+                }
+                Err(error) => {
+                    retry.tried(now);
+                    let (what, detail) = ("announced a ring that does not work", error.to_string());
+                    self.log.tell(self.outside.host, stub, None, what, Some(&detail));
+                }
+            }
+        }
+        let at = retry.at();
+        self.look_by(at);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, stub: DomId) {
+        if let Some(ring) = self.rings.remove(&stub)
+            && let Err(error) = self.outside.rings.unbind(ring.port)
+        {
+            self.outside.host.note(&format!("the port to domain {stub} was not closed: {error}"));
+        }
+    }
+
+    /// Has the devices of dead guests taken back, and tries again later if that did not work out.
+    fn look_after_guests(&mut self, records: &[Record]) -> Result<(), Error> {
+        let host = self.outside.host;
+        let mut orphans = false;
+        for guest in records.iter().filter_map(|record| record.frontend) {
+            orphans |= !domain::is_alive(host, guest)?;
+        }
+        if !orphans {
+            self.retry = Retry::default();
+            return Ok(());
+        }
+        if self.outside.reclaimer.is_busy() {
+            return Ok(());
+        }
+        let now = host.elapsed();
+        if self.retry.is_due(now) {
+            self.retry.tried(now);
+            match self.outside.reclaimer.start() {
+                Ok(()) => return Ok(()), // its end is an event
+                Err(error) => host.note(&format!("devices of guests that are gone cannot be taken back: {error}")),
+            }
+        }
+        self.look_by(self.retry.at());
+        Ok(())
+    }
+}
+
+fn recover_device(host: &Host, record: Record, guest: DomId) -> Result<(), Error> {
+    let config = host.sysfs.config(record.device)?;
+    let capabilities = capabilities::Capabilities::read(&config)?;
+    power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?)?;
+    interrupts::clear(host, guest, record.device, &config, &capabilities, &Vectors::Busy)?;
+    host.commit(&vectors::forget(record.device))
+}
+
+fn fatal(source: crate::xen::HypercallError) -> Error {
+    Error::Hypercall { what: "waiting for stubs".to_owned(), source }
+}

@@ -1,0 +1,179 @@
+//! Stubs and guests that come and go.
+
+use super::*;
+use std::time::Duration;
+
+fn pass(bench: &Bench, time: Duration) {
+    bench.machine.with(|world| world.clock += time);
+}
+
+fn changed(process: &Process, path: &str) {
+    process.watches.events.borrow_mut().push_back(path.to_owned());
+}
+
+#[test]
+fn a_stub_learns_that_somebody_is_there() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let _broker = bench.start(&process);
+    let wires = bench.wires.borrow();
+    assert_eq!((wires.raised[&(STUB, PORT)], wires.raised[&(OTHER, PORT)]), (1, 1));
+}
+
+#[test]
+fn a_stub_that_comes_later_is_met() {
+    let bench = Bench::new();
+    bench.machine.with(|world| world.remove(&path::ring_port_node(STUB)));
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.turn().unwrap();
+    bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
+    pass(&bench, Duration::from_secs(1));
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 0), None);
+    bench.announce(STUB);
+    bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
+    changed(&process, &path::ring_port_node(STUB));
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(broker.idle(), Some(Duration::ZERO), "it has not looked at the page yet");
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success);
+}
+
+#[test]
+fn a_stub_that_is_gone_is_let_go() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| world.destroy(STUB));
+    changed(&process, path::RELEASE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, Duration::from_secs(1));
+    broker.turn().unwrap();
+    let granted = bench.wires.borrow().granted[&(STUB, GRANT)].clone();
+    assert_eq!(Arc::strong_count(&granted), 2, "the page is not mapped any more");
+    assert_eq!(bench.wires.borrow().bound.len(), 1);
+    assert!(!process.watches.paths.borrow().contains(&path::announcements_dir(STUB)));
+    assert_eq!(bench.ask(&mut broker, OTHER, &request(BrokerCommand::Query, EDU), &[]).code, ErrorCode::Success);
+}
+
+#[test]
+fn a_broker_that_is_told_to_stop_leaves_devices_alone() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1]), &[0, 1]);
+    let before = bench.machine.dump();
+    broker.stop();
+    bench.machine.dump().assert_same(&before, "");
+    assert!(bench.wires.borrow().bound.is_empty());
+    assert!(bench.wires.borrow().granted.values().all(|page| Arc::strong_count(page) == 1));
+}
+
+#[test]
+fn the_next_broker_answers_what_the_last_one_left() {
+    let bench = Bench::new();
+    bench.publish(STUB, &enable_msix(NVME, &[3]), &[3]);
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 1).unwrap().vectors, [55]);
+    drop(broker);
+    drop(process);
+    bench.publish(STUB, &request(BrokerCommand::DisableMsix, NVME), &[]);
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 0), Some(success(0)));
+    bench.assert_sound();
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_is_not_given_to_the_next_question() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let page = bench.page(STUB);
+    // While the vector is mapped the stub gives up and asks something else.
+    bench.machine.with(|world| {
+        let page = page.clone();
+        world.during_map = Some(Box::new(move || {
+            let front = FrontendPage::new(page.clone());
+            assert!(front.withdraw());
+            front.publish(&request(BrokerCommand::Query, NVME));
+        }));
+    });
+    bench.publish(STUB, &request(BrokerCommand::EnableMsi, NVME), &[]);
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 0), None, "the first answer is dropped");
+    assert_eq!(broker.idle(), Some(Duration::ZERO));
+    broker.turn().unwrap();
+    let heard = bench.answer(STUB, 0).unwrap();
+    assert_eq!((heard.code, heard.value, heard.info), (ErrorCode::Success, 3, 1));
+    bench.assert_sound();
+}
+
+#[test]
+fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1]), &[0, 1]);
+    assert_eq!(bench.reclaimer.started.get(), 0);
+    bench.machine.with(|world| world.destroy(WEB));
+    changed(&process, path::RELEASE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.reclaimer.started.get(), 1);
+    assert_eq!(broker.idle(), None, "its end is an event");
+    // It does its work; stubs are served all the while.
+    assert_eq!(bench.ask(&mut broker, OTHER, &request(BrokerCommand::Query, EDU), &[]).code, ErrorCode::Success);
+    bench.machine.with(|world| world.stub.silent = true);
+    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    bench.reclaimer.busy.set(false);
+    broker.child_ended();
+    // The stub was silent: not settled, so it is tried again, but not at once and not for ever.
+    let mut tries = 0;
+    for _ in 0..200 {
+        let Some(idle) = broker.idle() else { break };
+        pass(&bench, idle);
+        broker.turn().unwrap();
+        if bench.reclaimer.busy.get() {
+            tries += 1;
+            bench.reclaimer.busy.set(false);
+            if tries == 3 {
+                bench.machine.with(|world| world.stub.silent = false);
+                crate::reclaim::reclaim(&bench.machine.host).unwrap();
+            }
+            broker.child_ended();
+        }
+    }
+    assert_eq!(tries, 3);
+    assert_eq!(broker.idle(), None);
+    assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, ErrorCode::DevNotFound);
+    assert!(bench.machine.with(|world| world.vectors.is_empty()));
+}
+
+#[test]
+fn an_idle_broker_sleeps() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let mut turns = 0;
+    while let Some(idle) = broker.idle() {
+        pass(&bench, idle);
+        broker.turn().unwrap();
+        turns += 1;
+        assert!(turns < 5, "it does not come to rest");
+    }
+    // Its own notes do not wake it.
+    bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
+    for name in ["vectors", "intx", "phase", "frontend"] {
+        changed(&process, &path::child(&path::tool_device_dir(device(NVME)), name));
+    }
+    broker.turn().unwrap();
+    assert_eq!(broker.idle(), None);
+}

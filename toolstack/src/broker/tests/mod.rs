@@ -1,0 +1,256 @@
+//! The broker on a simulated machine: two stubs, three devices, two guests.
+
+mod config_writes;
+mod death;
+mod hostile;
+mod life;
+mod random;
+mod vectors;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use pciif::layout::MsixEntry;
+use pciif::{BrokerCommand, ErrorCode, FrontendPage, OwnedPage, Request};
+use xen_types::{DomId, Sbdf};
+use xenstore::{Permission, path};
+
+use super::vectors::Vectors as Journal;
+use super::{Broker, Outside};
+use crate::fake::{
+    ConfigImage, DB, E1000, EDU, FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, STUB, WEB, Wires,
+    device,
+};
+use crate::store::Change;
+use crate::table;
+
+/// The second stub.
+const OTHER: DomId = DomId(4);
+/// What every stub announces.
+const GRANT: u32 = 8;
+const PORT: u32 = 11;
+
+/// Capabilities of every device here.
+const PM: u64 = 0x40;
+const MSI: u64 = 0x50;
+const MSIX: u64 = 0x70;
+const MSI_VECTORS: u32 = 8;
+const TABLE_ENTRIES: u16 = 64;
+
+const COMMAND: u64 = 4;
+const INTX_OFF: u16 = 1 << 10;
+
+/// What an answer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Heard {
+    code: ErrorCode,
+    value: u32,
+    info: u32,
+    vectors: Vec<u16>,
+}
+
+struct Bench {
+    machine: Machine,
+    wires: Rc<RefCell<Wires>>,
+    physdev: FakePhysdev,
+    reclaimer: FakeReclaimer,
+}
+
+/// What a broker process has of its own.
+struct Process {
+    rings: FakeRings,
+    watches: FakeWatches,
+}
+
+impl Bench {
+    /// WEB has the NVMe and the e1000 from STUB, DB the edu from OTHER.
+    fn new() -> Self {
+        let machine = Machine::new();
+        machine.add_domain(OTHER, "pcidom-2");
+        let bench = Self {
+            wires: Rc::default(),
+            physdev: FakePhysdev {
+                world: machine.world.clone(),
+                tree: machine.tree.clone(),
+                restored: RefCell::default(),
+            },
+            reclaimer: FakeReclaimer::default(),
+            machine,
+        };
+        for (name, stub, guest) in [(NVME, STUB, WEB), (E1000, STUB, WEB), (EDU, OTHER, DB)] {
+            bench.lend(name, stub, guest);
+        }
+        for stub in [STUB, OTHER] {
+            bench.announce(stub);
+        }
+        bench
+    }
+
+    fn lend(&self, name: &str, stub: DomId, guest: DomId) {
+        let device = device(name);
+        let gsi =
+            std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
+        self.machine.with(|world| {
+            let mut changes = table::enter(device, stub);
+            changes.extend(table::reserve(device, guest));
+            changes.push(table::set_phase(device, table::Phase::Attached));
+            changes.iter().for_each(|change| world.apply(change).unwrap());
+            let pool = path::pool_dir(stub, device);
+            world.write(&path::child(&pool, "online"), "1");
+            for change in Change::node(
+                path::child(&pool, "state"),
+                format!("lent {guest}"),
+                &[Permission::none(DomId::DOM0), Permission::both(stub)],
+            ) {
+                world.apply(&change).unwrap();
+            }
+            world.owners.insert(device, guest);
+            world.pirqs.insert((guest, gsi.trim().parse().unwrap()));
+        });
+        self.set_config(name, |config| *config = image());
+    }
+
+    fn announce(&self, stub: DomId) {
+        self.machine.with(|world| {
+            world.write(&path::ring_ref_node(stub), &GRANT.to_string());
+            world.write(&path::ring_port_node(stub), &PORT.to_string());
+        });
+        let mut wires = self.wires.borrow_mut();
+        wires.granted.insert((stub, GRANT), Arc::default());
+        wires.offered.insert((stub, PORT));
+    }
+
+    fn process(&self) -> Process {
+        Process { rings: FakeRings::new(self.wires.clone()), watches: FakeWatches::default() }
+    }
+
+    fn start<'a>(&'a self, process: &'a Process) -> Broker<'a, FakeRings> {
+        Broker::start(Outside {
+            host: &self.machine.host,
+            physdev: &self.physdev,
+            rings: &process.rings,
+            watches: &process.watches,
+            reclaimer: &self.reclaimer,
+        })
+        .unwrap()
+    }
+
+    fn page(&self, stub: DomId) -> Arc<OwnedPage> {
+        self.wires.borrow().granted[&(stub, GRANT)].clone()
+    }
+
+    /// A stub publishes a request.
+    fn publish(&self, stub: DomId, request: &Request, entries: &[u16]) {
+        let entries: Vec<MsixEntry> = entries.iter().map(|entry| MsixEntry { vector: 0xffff, entry: *entry }).collect();
+        FrontendPage::new(self.page(stub)).publish_with_entries(request, &entries);
+        self.wires.borrow_mut().raise(stub, PORT);
+    }
+
+    /// What it finds in its page; `None` while the broker owes it an answer.
+    fn answer(&self, stub: DomId, entries: usize) -> Option<Heard> {
+        let page = FrontendPage::new(self.page(stub));
+        let response = page.response()?;
+        Some(Heard {
+            code: response.code().unwrap(),
+            value: response.value,
+            info: page.info(),
+            vectors: (0..entries).map(|index| page.entry(index).unwrap().vector).collect(),
+        })
+    }
+
+    /// A stub asks and gets its answer within one turn.
+    fn ask(&self, broker: &mut Broker<'_, FakeRings>, stub: DomId, request: &Request, entries: &[u16]) -> Heard {
+        self.publish(stub, request, entries);
+        broker.turn().unwrap();
+        self.answer(stub, entries.len()).expect("answered in one turn")
+    }
+
+    fn config(&self, name: &str) -> ConfigImage {
+        self.machine.config(name)
+    }
+
+    fn set_config(&self, name: &str, change: impl FnOnce(&mut ConfigImage)) {
+        let mut config = self.machine.config(name);
+        change(&mut config);
+        self.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.0);
+    }
+
+    fn set_phase(&self, name: &str, phase: table::Phase) {
+        self.machine.with(|world| world.apply(&table::set_phase(device(name), phase)).unwrap());
+    }
+
+    fn journal(&self, name: &str) -> Journal {
+        Journal::load(&self.machine.host, device(name)).unwrap()
+    }
+
+    /// The pirqs that Xen has mapped for a device.
+    fn mapped(&self, name: &str) -> BTreeSet<u32> {
+        let device = device(name);
+        self.machine.with(|world| {
+            world.vectors.iter().filter(|(_, mapped)| mapped.device == device).map(|((_, pirq), _)| *pirq).collect()
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.machine.with(|world| world.notes.clone())
+    }
+
+    /// Journal, Xen and registers agree about every device.
+    #[track_caller]
+    fn assert_sound(&self) {
+        for name in [NVME, E1000, EDU] {
+            let (journal, config) = (self.journal(name), self.config(name));
+            assert_ne!(journal, Journal::Busy, "{name}");
+            let noted: Vec<u32> = journal.pirqs().into_iter().map(|pirq| pirq.0).collect();
+            assert_eq!(noted.len(), self.mapped(name).len(), "{name}: a pirq stands twice");
+            assert_eq!(noted.into_iter().collect::<BTreeSet<_>>(), self.mapped(name), "{name}");
+            let enabled = (config.word(MSI + 2) & 1 != 0, config.word(MSIX + 2) & 0x8000 != 0);
+            let wanted = (matches!(journal, Journal::Msi(_)), matches!(journal, Journal::Msix(_)));
+            assert_eq!(enabled, wanted, "{name}");
+            assert!(journal == Journal::None || config.word(COMMAND) & INTX_OFF != 0, "{name}: INTx beside vectors");
+            assert_eq!(config.word(COMMAND) & 3, image().word(COMMAND) & 3, "{name}: decoders");
+        }
+        self.machine.assert_no_violations();
+    }
+}
+
+/// A device with everything, as attach leaves it.
+fn image() -> ConfigImage {
+    let mut config = ConfigImage::endpoint();
+    config.0.resize(4096, 0);
+    config.set_word(COMMAND, 0x0003);
+    config.add_capability(0x40, 0x01, 0x48);
+    config.add_capability(0x48, 0x03, 0x50);
+    config.add_capability(0x50, 0x05, 0x70);
+    config.add_capability(0x70, 0x11, 0);
+    config.set_word(MSI + 2, 3 << 1 | 1 << 7 | 1 << 8); // 8 vectors, 64 bits, masks
+    config.set_word(MSIX + 2, TABLE_ENTRIES - 1);
+    config
+}
+
+fn request(command: BrokerCommand, name: &str) -> Request {
+    raw(command.raw(), device(name))
+}
+
+fn raw(cmd: u32, device: Sbdf) -> Request {
+    Request { cmd, ..Request::conf_write(device, 0, 0, 0) }
+}
+
+fn conf_write(name: &str, offset: u64, size: i32, value: u32, mask: u32) -> Request {
+    let offset = i32::try_from(offset).unwrap();
+    Request { info: mask, ..Request::conf_write(device(name), offset, size, value) }
+}
+
+fn enable_msix(name: &str, entries: &[u16]) -> Request {
+    Request { value: u32::try_from(entries.len()).unwrap(), ..request(BrokerCommand::EnableMsix, name) }
+}
+
+fn success(value: u32) -> Heard {
+    Heard { code: ErrorCode::Success, value, info: 0, vectors: Vec::new() }
+}
+
+fn refused(code: ErrorCode) -> Heard {
+    Heard { code, value: 0, info: 1, vectors: Vec::new() }
+}

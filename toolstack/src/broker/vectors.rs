@@ -1,0 +1,149 @@
+//! The node that says which vectors of a device are mapped: `/tool/pcidom/device/BDF/vectors`.
+//!
+//! The broker keeps nothing about vectors in its own memory, so that one that is killed leaves nothing behind that the next one, or
+//! a command, does not know of.
+
+use xen_types::{Pirq, Sbdf};
+use xenstore::path;
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::store::Change;
+
+/// What is mapped for one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    None,
+    /// Consecutive pirqs that were mapped together.
+    Msi(Vec<Pirq>),
+    /// Table index and pirq of each entry.
+    Msix(Vec<(u16, Pirq)>),
+    /// Somebody is changing it, or died at it.
+    Busy,
+}
+
+impl Vectors {
+    pub(crate) fn load(host: &Host, device: Sbdf) -> Result<Self, Error> {
+        Ok(host.read(&vectors_node(device))?.map_or(Self::None, |text| Self::parse(&text)))
+    }
+
+    /// What cannot be read says nothing about what is mapped, just as `busy`.
+    fn parse(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let pirq = |text: &str| text.parse().map(Pirq).ok();
+        let entry = |text: &str| {
+            let (index, number) = text.split_once(':')?;
+            Some((index.parse().ok()?, pirq(number)?))
+        };
+        let parsed = match words.next() {
+            Some("none") => words.next().is_none().then_some(Self::None),
+            Some("msi") => words.map(pirq).collect::<Option<_>>().map(Self::Msi),
+            Some("msix") => words.map(entry).collect::<Option<_>>().map(Self::Msix),
+            _ => None,
+        };
+        parsed.unwrap_or(Self::Busy)
+    }
+
+    pub(crate) fn store(&self, device: Sbdf) -> Change {
+        Change::write(vectors_node(device), self)
+    }
+
+    /// Every pirq.
+    pub(crate) fn pirqs(&self) -> Vec<Pirq> {
+        match self {
+            Self::None | Self::Busy => Vec::new(),
+            Self::Msi(pirqs) => pirqs.clone(),
+            Self::Msix(entries) => entries.iter().map(|(_, pirq)| *pirq).collect(),
+        }
+    }
+
+    /// What to unmap: consecutive vectors go with their first (`unmap_domain_pirq`, `xen/arch/x86/irq.c`).
+    pub(crate) fn mappings(&self) -> Vec<Pirq> {
+        let mut pirqs = self.pirqs();
+        if matches!(self, Self::Msi(_)) {
+            pirqs.truncate(1);
+        }
+        pirqs
+    }
+}
+
+impl std::fmt::Display for Vectors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Busy => f.write_str("busy"),
+            Self::Msi(pirqs) => {
+                f.write_str("msi")?;
+                pirqs.iter().try_for_each(|pirq| write!(f, " {pirq}"))
+            }
+            Self::Msix(entries) => {
+                f.write_str("msix")?;
+                entries.iter().try_for_each(|(index, pirq)| write!(f, " {index}:{pirq}"))
+            }
+        }
+    }
+}
+
+fn vectors_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "vectors")
+}
+
+fn intx_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "intx")
+}
+
+/// Whether the guest itself wants INTx off: what the register goes back to when the last vector is gone.
+pub(crate) fn intx_is_off(host: &Host, device: Sbdf) -> Result<bool, Error> {
+    Ok(host.read(&intx_node(device))?.as_deref() == Some("off"))
+}
+
+pub(crate) fn set_intx_off(device: Sbdf, off: bool) -> Change {
+    Change::write(intx_node(device), if off { "off" } else { "on" })
+}
+
+/// No vectors, and nothing to go back to.
+pub(crate) fn forget(device: Sbdf) -> Vec<Change> {
+    vec![Vectors::None.store(device), Change::remove(intx_node(device))]
+}
+
+/// Removes both nodes, if there are any: the device leaves its guest. Nothing there means no vectors.
+pub(crate) fn remove(host: &Host, device: Sbdf) -> Result<(), Error> {
+    let nodes = [vectors_node(device), intx_node(device)];
+    let mut changes = Vec::new();
+    for node in nodes {
+        if host.exists(&node)? {
+            changes.push(Change::remove(node));
+        }
+    }
+    if changes.is_empty() {
+        return Ok(());
+    }
+    // Were the device forgotten while somebody made these nodes, its directory would be theirs alone.
+    changes.push(Change::remove_if_empty(path::tool_device_dir(device)));
+    host.commit(&changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_reads_back() {
+        for (vectors, text) in [
+            (Vectors::None, "none"),
+            (Vectors::Busy, "busy"),
+            (Vectors::Msi(vec![Pirq(52), Pirq(53)]), "msi 52 53"),
+            (Vectors::Msix(vec![(0, Pirq(55)), (2047, Pirq(54))]), "msix 0:55 2047:54"),
+        ] {
+            assert_eq!(vectors.to_string(), text);
+            assert_eq!(Vectors::parse(text), vectors);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_needs_to_be_found_out() {
+        for text in ["", "None", "none 5", "msi x", "msi -1", "msix 1", "msix 1:2:3", "msix 70000:1", "msi  5"] {
+            assert_eq!(Vectors::parse(text), Vectors::Busy, "{text:?}");
+        }
+    }
+}
