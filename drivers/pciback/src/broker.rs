@@ -54,8 +54,10 @@ enum State {
         request: Request,
         deadline_ns: u64,
     },
-    /// It did not answer in time, and the query is in the page.
-    Silent,
+    /// It did not answer in time, and the query is in the page. It may still do the job, late, to whoever has the function then.
+    Silent {
+        late: Asked,
+    },
 }
 
 /// Whether something can be asked now.
@@ -111,7 +113,7 @@ impl<P: Platform> Broker<P> {
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         match self.state {
             State::Asked { deadline_ns, .. } => Some(deadline_ns),
-            State::Idle | State::Silent => self.is_due().then_some(0),
+            State::Idle | State::Silent { .. } => self.is_due().then_some(0),
         }
     }
 
@@ -134,15 +136,11 @@ impl<P: Platform> Broker<P> {
 
     /// Whether something can be asked now. Says so in the log, once, where nobody is there.
     pub(crate) fn availability(&mut self, platform: &P) -> Availability {
-        if matches!(self.state, State::Silent) && self.ring.as_ref().is_some_and(|ring| !ring.page.is_active()) {
-            self.state = State::Idle;
-            self.is_here();
-        }
         let reason = match (&self.state, &self.ring) {
             (State::Asked { .. }, _) => return Availability::Busy,
             (State::Idle, Some(ring)) if platform.is_connected(ring.port) => return Availability::Free,
             (State::Idle, _) => "is not connected",
-            (State::Silent, _) => "has not answered within a second",
+            (State::Silent { .. }, _) => "has not answered within a second",
         };
         if !core::mem::replace(&mut self.is_told, true) {
             log::warn!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");
@@ -168,11 +166,19 @@ impl<P: Platform> Broker<P> {
         }
     }
 
-    /// The next job that came to an end, and its answer; none where that did not come in time.
+    /// The next job that came to an end, and its answer; none where that did not come in time. Such a job comes to its end
+    /// once more when the broker is there again, with nobody waiting for it, because it may have been done only then.
     pub(crate) fn poll(&mut self, platform: &P) -> Option<(Asked, Option<BrokerAnswer>)> {
         let Self { ring: Some(ring), state, .. } = self else { return None };
         let (what, answer) = match state {
-            State::Idle | State::Silent => return None,
+            State::Idle => return None,
+            State::Silent { late } => {
+                ring.page.response()?;
+                let late = *late;
+                *state = State::Idle;
+                self.is_here();
+                return Some((late, None));
+            }
             State::Asked { what, request, deadline_ns } => {
                 let answer = ring.page.response();
                 if answer.is_none() && platform.now_ns() < *deadline_ns {
@@ -187,7 +193,8 @@ impl<P: Platform> Broker<P> {
             }
         };
         let Some(response) = answer else {
-            *state = State::Silent;
+            let job = if what.job == Job::Quiesce { Job::Disable } else { what.job };
+            *state = State::Silent { late: Asked { job, guest: None, ..what } };
             self.availability(platform); // for the log
             return Some((what, None));
         };

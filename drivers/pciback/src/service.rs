@@ -7,7 +7,7 @@
 use alloc::collections::BTreeMap;
 
 use pciif::Reply;
-use xen_types::{DomId, Port, Sbdf};
+use xen_types::{DomId, Port};
 
 use crate::backend::Served;
 use crate::broker::{Asked, Availability, Cleanup};
@@ -86,8 +86,12 @@ impl<P: Platform> Core<P> {
 
     fn next_cleanup(&mut self) -> Option<Asked> {
         let Self { guests, pool, .. } = self;
-        let mut devices = guests.values_mut().flat_map(Guest::devices).chain(pool.leaving());
-        devices.find_map(|device| Some(Asked { device: device.info().sbdf(), job: device.cleanup.job()?, guest: None }))
+        let mut next = None;
+        visit(guests, pool, &mut |device| {
+            next = device.cleanup.job().map(|job| Asked { device: device.info().sbdf(), job, guest: None });
+            next.is_some()
+        });
+        next
     }
 
     /// Nobody can make functions quiet: goes on without. Those that stay with their guest have their vectors turned off later,
@@ -136,34 +140,42 @@ impl<P: Platform> Core<P> {
         let is_delivered = owner.is_some_and(|guest| {
             let Some(request) = guest.asked.take() else { return false };
             let Some(device) = guest.devices().find(|device| device.info().sbdf() == asked.device) else {
-                return guest.answer(platform, &request, Reply::NO_DEVICE, None);
+                guest.answer(platform, &request, Reply::NO_DEVICE, None);
+                return false;
             };
             let function = device.parts().0;
             let (reply, notice) = job.reply(verdict, &request, function, answer, counters);
             let notice = function.news(notice);
             guest.answer(platform, &request, reply, notice)
         });
-        let Some(device) = find(guests, pool, asked.device) else { return };
-        device.finished(&job, verdict, is_delivered);
-        broker.has_cleanups |= device.cleanup != Cleanup::None;
+        visit(guests, pool, &mut |device| {
+            let is_it = device.info().sbdf() == asked.device;
+            if is_it {
+                device.finished(&job, verdict, is_delivered);
+                broker.has_cleanups |= device.cleanup != Cleanup::None;
+            }
+            is_it
+        });
         pool.settle_leaving();
     }
 }
 
-/// Where a function is now: with a frontend, or on its way back.
-fn find<'a, P: Platform>(
-    guests: &'a mut BTreeMap<DomId, Guest<P>>,
-    pool: &'a mut Pool<P>,
-    address: Sbdf,
-) -> Option<&'a mut PoolDevice<P>> {
-    let mut devices = guests.values_mut().flat_map(Guest::devices).chain(pool.leaving());
-    devices.find(|device| device.info().sbdf() == address)
+/// Visits the functions that are with a frontend or on their way back, until one is the right one.
+fn visit<P: Platform>(
+    guests: &mut BTreeMap<DomId, Guest<P>>,
+    pool: &mut Pool<P>,
+    is_it: &mut dyn FnMut(&mut PoolDevice<P>) -> bool,
+) {
+    if !guests.values_mut().any(|guest| guest.devices().any(&mut *is_it)) {
+        pool.leaving().any(is_it);
+    }
 }
 
 impl<P: Platform> PoolDevice<P> {
     /// Takes note of what a job did to it.
     fn finished(&mut self, job: &Job, verdict: Verdict, is_delivered: bool) {
-        let (has_interrupts, cleanup) = match (job, verdict) {
+        self.is_touched = true;
+        let (interrupts, cleanup) = match (job, verdict) {
             (Job::Write { .. }, _) => return,
             (Job::Quiesce, Verdict::Done) => {
                 self.is_touched = false;
@@ -181,6 +193,6 @@ impl<P: Platform> PoolDevice<P> {
             _ => (Interrupts::Off, self.cleanup.max(Cleanup::Disable)),
         };
         self.cleanup = cleanup;
-        self.parts().0.interrupts = has_interrupts;
+        self.parts().0.interrupts = interrupts;
     }
 }

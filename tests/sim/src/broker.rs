@@ -161,7 +161,11 @@ impl SimBroker {
         if let Some(link) = self.link.take() {
             self.xen.close_port(DomId::DOM0, link.port);
         }
-        if let Some((request, Some(_))) = self.in_hand.take() {
+        let is_about_vectors =
+            |cmd| ![BrokerCommand::ConfWrite, BrokerCommand::Query].map(BrokerCommand::raw).contains(&cmd);
+        if let Some((request, Some(_))) = self.in_hand.take()
+            && is_about_vectors(request.cmd)
+        {
             self.busy.extend(self.device(&request));
         }
     }
@@ -200,6 +204,8 @@ impl SimBroker {
             }
             Some(Fault::Lie { err, value, info }) => {
                 let mut outcome = self.execute(&request);
+                // Nobody could see through a failure that looks like a success.
+                let err = if outcome.err == ErrorCode::Success { err } else { outcome.err.raw() };
                 // Only `pciif.h`'s numbers fit the type; others go into the page behind its back.
                 outcome.err = ErrorCode::from_raw(err).unwrap_or(ErrorCode::OpFailed);
                 (outcome.value, outcome.info) = (value, info);

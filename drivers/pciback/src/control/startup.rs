@@ -1,5 +1,7 @@
 //! What the stub does first: sets its watches, and says that it is there.
 
+use alloc::string::ToString as _;
+
 use xen_types::Errno;
 use xenstore::{Error, Request, TxId, path::relative};
 
@@ -30,13 +32,15 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
             _ => {}
         }
     }
-    let write = |path, value: &str| handle.ask(TxId::NONE, &Request::Write { path, value: value.as_bytes() });
+    let mut nodes = alloc::vec![(relative::EXPORT, export.to_string())];
     if let Some((gref, port)) = ring {
-        write(relative::RING_REF, &alloc::format!("{gref}")).await?;
-        write(relative::RING_PORT, &alloc::format!("{port}")).await?;
+        nodes.push((relative::RING_REF, gref.to_string()));
+        nodes.push((relative::RING_PORT, port.to_string()));
     }
-    write(relative::EXPORT, &alloc::format!("{export}")).await?;
     // Last: who sees it may rely on everything above.
-    write(relative::VERSION, version).await?;
+    nodes.push((relative::VERSION, version.to_string()));
+    for (path, value) in nodes {
+        handle.ask(TxId::NONE, &Request::Write { path, value: value.as_bytes() }).await?;
+    }
     Ok(())
 }
