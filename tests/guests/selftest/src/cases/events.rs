@@ -36,6 +36,21 @@ pub(super) fn pair() -> Outcome {
     Ok(())
 }
 
+/// A peer that went away may come back to the same port.
+pub(super) fn reconnect() -> Outcome {
+    let offered = ok!(events::alloc_unbound(SELF));
+    check!(!events::is_connected(offered), "nobody is there yet");
+    for _ in 0..2 {
+        let bound = ok!(events::bind_interdomain(SELF, offered));
+        check!(events::is_connected(offered), "bound");
+        events::close(bound);
+        check!(!events::is_connected(offered), "closed by the peer");
+        ok!(events::notify(offered));
+    }
+    events::close(offered);
+    Ok(())
+}
+
 pub(super) fn scan() -> Outcome {
     let mut channels = Vec::new();
     for _ in 0..150 {

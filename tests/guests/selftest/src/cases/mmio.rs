@@ -23,6 +23,16 @@ pub(super) fn ecam() -> Outcome {
     Ok(())
 }
 
+/// Xen protects configuration space, and a store to it would be the end: it must be seen before.
+pub(super) fn protected() -> Outcome {
+    let page = ok!(MmioPage::map_writable(EDU));
+    check!(!page.is_writable(), "without mmcfg=0");
+    let before = page.read_u16(4);
+    page.write_u16(4, before ^ 0x0004);
+    check_eq!(page.read_u16(4), before);
+    Ok(())
+}
+
 pub(super) fn refused() -> Outcome {
     let before = window::slots_in_use();
     let refusal = MmioPage::map(LOCAL_APIC).err();
