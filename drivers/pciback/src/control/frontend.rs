@@ -87,7 +87,7 @@ impl<P: Platform> Task<P> {
                     continue;
                 }
                 Ok(Progress::Gone) => {
-                    if signal.is_raised() {
+                    if signal.lower() {
                         continue; // a new directory appeared behind our reading
                     }
                     self.handle.with(|core| core.guests.remove(&self.domid));
