@@ -174,7 +174,7 @@ fn perform<'a>(
     }
     reserve(journal, guest, &facts)?;
     for facts in &facts {
-        prepare(journal, facts)?;
+        prepare(journal, stub, facts)?;
     }
     grant(journal, guest, &GuestRights::of(&facts))?;
     for spec in &request.devices {
@@ -199,15 +199,31 @@ fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Re
 }
 
 /// Resets a device and brings it into the state in which a guest's driver expects to find it.
-fn prepare(journal: &mut Journal<'_>, facts: &Facts) -> Result<(), Error> {
+fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
     let (device, decode) = (facts.device, facts.decode());
+    let stub = stub.clone();
     journal.step(
         format!("reset {device}"),
         |host| {
             host.sysfs.config(device)?.quiesce(decode)?;
-            reset(host, device, decode)
+            if reset(host, device, decode)? == ResetOutcome::NoMethod {
+                host.note(&format!(
+                    "{device} cannot be reset by itself; it was made quiet through its registers instead"
+                ));
+            }
+            Ok(())
         },
-        |_| Ok(()),
+        // By then the guest, if it got so far, cannot reach it any more.
+        move |host| {
+            reset(host, device, decode)?;
+            match pool::state(host, stub.id, device)? {
+                PoolState::Refused(_) => {
+                    host.commit(&[pool::present_again(stub.id, device)])?;
+                    pool::await_verdict(host, &stub, device)
+                }
+                _ => Ok(()),
+            }
+        },
     )?;
     journal.step(
         format!("make {device} ready for a driver"),
@@ -218,15 +234,13 @@ fn prepare(journal: &mut Journal<'_>, facts: &Facts) -> Result<(), Error> {
 
 /// Resets a device if that is possible, and leaves it quiet. That it is not possible is not rare and no reason to stop (libxl
 /// does not even tell).
-pub(crate) fn reset(host: &Host, device: Sbdf, decode: Decode) -> Result<(), Error> {
-    match host.sysfs.reset(device) {
-        Ok(ResetOutcome::Done) => {}
-        Ok(ResetOutcome::NoMethod) => {
-            host.note(&format!("{device} cannot be reset by itself; it was made quiet through its registers instead"));
-        }
-        Err(error) => host.note(&format!("{device} was not reset: {error}")),
-    }
-    host.sysfs.config(device)?.quiesce(decode)
+pub(crate) fn reset(host: &Host, device: Sbdf, decode: Decode) -> Result<ResetOutcome, Error> {
+    let outcome = host.sysfs.reset(device).unwrap_or_else(|error| {
+        host.note(&format!("{device} was not reset: {error}"));
+        ResetOutcome::Done
+    });
+    host.sysfs.config(device)?.quiesce(decode)?;
+    Ok(outcome)
 }
 
 /// Lets the guest use registers and interrupts.

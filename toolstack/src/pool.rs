@@ -141,7 +141,14 @@ fn removal(stub: DomId, device: Sbdf) -> Vec<Change> {
     changes
 }
 
-fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+/// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may
+/// have been a device still at work. Then comes [`await_verdict`].
+pub(crate) fn present_again(stub: DomId, device: Sbdf) -> Change {
+    Change::write(state_path(stub, device), "new")
+}
+
+/// Waits until the stub has looked at a device, and found it fit.
+pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     let verdict = await_state(host, stub, device, |state| match state {
         PoolState::Free => Some(Ok(())),
         PoolState::Refused(reason) => Some(Err(reason)),

@@ -33,8 +33,8 @@ pub(crate) enum Rights {
 }
 
 /// Takes everything back, in the order in which it hurts nobody: the devices become quiet, the guest loses sight of them and
-/// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool (or, without a stub,
-/// to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
+/// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool, where the stub looks at them
+/// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let facts = gather(host, &loan.devices);
     for facts in &facts {
@@ -60,14 +60,27 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
         attach::reset(host, facts.device, facts.decode())?;
     }
     let back = |device: Sbdf| {
+        let mut changes;
         if loan.stub_alive {
-            return table::unreserve(device);
+            changes = table::unreserve(device);
+            changes.push(pool::present_again(loan.stub.id, device));
+        } else {
+            changes = table::forget(device);
+            changes.extend(table::forget_libxl_owner(device));
         }
-        let mut changes = table::forget(device);
-        changes.extend(table::forget_libxl_owner(device));
         changes
     };
-    host.commit(&loan.devices.iter().copied().flat_map(back).collect::<Vec<_>>())
+    host.commit(&loan.devices.iter().copied().flat_map(back).collect::<Vec<_>>())?;
+    if loan.stub_alive {
+        for device in &loan.devices {
+            match pool::await_verdict(host, &loan.stub, *device) {
+                // The guest has nothing any more, so this is no failure of the command.
+                Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
+                outcome => outcome?,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The devices that dom0 still sees. One that was pulled out has no registers any more.

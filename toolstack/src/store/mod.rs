@@ -7,6 +7,8 @@ mod connection;
 mod device;
 
 pub(crate) use connection::Connection;
+#[cfg(test)]
+pub(crate) use connection::Timed;
 pub(crate) use device::XenbusDevice;
 
 use std::time::Duration;
