@@ -152,7 +152,7 @@ impl<P: Platform> Guest<P> {
 
     /// Gives all devices back.
     pub(crate) fn release_all(&mut self, pool: &mut Pool<P>) {
-        while let Some((address, _)) = self.held.devices.pop_first() {
+        while let Some(address) = self.held.devices.first().map(|(address, _)| *address) {
             self.release(pool, address);
         }
     }

@@ -25,10 +25,11 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         if dirty.all {
             let listing = handle.ask(TxId::NONE, &Request::Directory { path: relative::POOL }).await;
             let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
-            let listed = directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok());
-            dirty.addresses.extend(listed);
+            for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
+                dirty.addresses.insert(address, ());
+            }
         }
-        for address in dirty.addresses {
+        for (address, ()) in dirty.addresses {
             if let Err(error) = look(&handle, address).await {
                 log::error!("pool: {address}: xenstore: {error}");
                 handle.with(|core| {

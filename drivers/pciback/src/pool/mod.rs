@@ -3,11 +3,11 @@
 mod device;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
+use litemap::LiteMap;
 use xen_types::{DomId, Errno, Sbdf};
 
 use crate::control::signal::Signal;
@@ -44,9 +44,9 @@ pub(crate) struct Description {
 
 /// All devices, by their real addresses.
 pub(crate) struct Pool<P: Platform> {
-    entries: BTreeMap<Sbdf, Entry<P>>,
+    entries: LiteMap<Sbdf, Entry<P>>,
     /// Whose nodes are to be read.
-    dirty: BTreeSet<Sbdf>,
+    dirty: LiteMap<Sbdf, ()>,
     all_dirty: bool,
     /// Raised with either.
     pub(crate) signal: Rc<Signal>,
@@ -54,14 +54,14 @@ pub(crate) struct Pool<P: Platform> {
 
 impl<P: Platform> Default for Pool<P> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), dirty: BTreeSet::new(), all_dirty: false, signal: Signal::new() }
+        Self { entries: LiteMap::new(), dirty: LiteMap::new(), all_dirty: false, signal: Signal::new() }
     }
 }
 
 /// Whose nodes are to be read.
 pub(crate) struct Dirty {
     /// These.
-    pub(crate) addresses: BTreeSet<Sbdf>,
+    pub(crate) addresses: LiteMap<Sbdf, ()>,
     /// And all that are in the store.
     pub(crate) all: bool,
 }
@@ -69,13 +69,13 @@ pub(crate) struct Dirty {
 impl<P: Platform> Pool<P> {
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
-        self.dirty.insert(address);
+        self.dirty.insert(address, ());
         self.signal.raise();
     }
 
     /// As [`Pool::look_at`], but only together with the next look.
     pub(crate) fn mark(&mut self, address: Sbdf) {
-        self.dirty.insert(address);
+        self.dirty.insert(address, ());
     }
 
     /// The nodes of any device may have changed.
@@ -90,7 +90,9 @@ impl<P: Platform> Pool<P> {
         let mut addresses = core::mem::take(&mut self.dirty);
         let all = core::mem::take(&mut self.all_dirty);
         if all {
-            addresses.extend(self.entries.keys());
+            for address in self.entries.keys() {
+                addresses.insert(*address, ());
+            }
         }
         Dirty { addresses, all }
     }
