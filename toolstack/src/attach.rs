@@ -130,7 +130,8 @@ fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &Domai
     }
     host.hypervisor.test_assign(guest.id, device).or_else(|error| match error.errno {
         Errno::EOPNOTSUPP | Errno::ENOSYS => Err(Error::NoPassthrough { guest: guest.clone(), device }),
-        Errno::EBUSY => Err(Error::OwnedElsewhere(device)),
+        // Xen says EINVAL for both "another domain's" and "no such device" here.
+        Errno::EINVAL | Errno::EBUSY | Errno::ENODEV => Err(Error::OwnedElsewhere(device)),
         _ => Err(error).doing(|| format!("whether {device} can be given to {guest}")),
     })
 }

@@ -86,7 +86,7 @@ pub(crate) enum Error {
     NotAssignable { device: Sbdf, driver: Option<String> },
     #[error("{device} is already assigned to {owner}")]
     AlreadyAssigned { device: Sbdf, owner: DomainName },
-    #[error("Xen says {0} is in use by another domain")]
+    #[error("Xen says that another domain has {0}, or that there is no such device")]
     OwnedElsewhere(Sbdf),
     #[error("{device} is in the pool of another backend, {stub}")]
     OtherPool { device: Sbdf, stub: DomainName },

@@ -43,9 +43,9 @@ pub fn main() -> ExitCode {
     match dom0::open(cli.verbose).and_then(|host| command::run(&host, &cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pcidom: {error}");
+            dom0::say(format_args!("pcidom: {error}"));
             if let Some(hint) = error.hint() {
-                eprintln!("        {hint}");
+                dom0::say(format_args!("pcidom: hint: {hint}"));
             }
             ExitCode::from(error.cause() as u8)
         }

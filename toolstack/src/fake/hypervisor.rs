@@ -103,7 +103,11 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        assignable(&self.0.borrow(), "xc_test_assign_device", domain, device)
+        let call = "xc_test_assign_device";
+        assignable(&self.0.borrow(), call, domain, device).map_err(|error| match error.errno {
+            Errno::EBUSY | Errno::ENODEV => HypercallError { call, errno: Errno::EINVAL },
+            _ => error,
+        })
     }
 
     fn assign(&self, domain: DomId, device: Sbdf, _relaxed_rdm: bool) -> Outcome {

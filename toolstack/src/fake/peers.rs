@@ -97,10 +97,14 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     true
 }
 
-/// A device that comes in or back must be quiet.
+/// A device that comes in or back must be there and quiet.
 fn verdict(tree: &TempTree, device: Sbdf) -> String {
-    let quiet = ConfigImage(std::fs::read(config_path(tree, device)).unwrap()).is_quiet();
-    if quiet { "free" } else { "refused it is not quiet" }.to_owned()
+    match std::fs::read(config_path(tree, device)) {
+        Ok(config) if ConfigImage(config).is_quiet() => "free",
+        Ok(_) => "refused it is not quiet",
+        Err(_) => "refused the function does not answer",
+    }
+    .to_owned()
 }
 
 fn config_path(tree: &TempTree, device: Sbdf) -> std::path::PathBuf {
