@@ -99,8 +99,8 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
 
 /// A device that comes in or back must be there and quiet.
 fn verdict(tree: &TempTree, device: Sbdf) -> String {
-    match std::fs::read(config_path(tree, device)) {
-        Ok(config) if ConfigImage(config).is_quiet() => "free",
+    match std::fs::read(config_path(tree, device)).map(ConfigImage) {
+        Ok(config) if config.is_quiet() => "free",
         Ok(_) => "refused it is not quiet",
         Err(_) => "refused the function does not answer",
     }
