@@ -10,7 +10,7 @@ use xenstore::XenbusState;
 use crate::store::StoreFailure;
 use crate::xen::HypercallError;
 
-/// How the process ends when it does not succeed (`design.md`, "The tool").
+/// How the process ends when it does not succeed (`docs/pcidom.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     /// It failed and what had been done was undone.

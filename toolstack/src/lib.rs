@@ -25,6 +25,7 @@ mod lock;
 mod pool;
 mod reclaim;
 mod release;
+mod reset;
 mod store;
 mod sysfs;
 mod table;

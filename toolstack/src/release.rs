@@ -3,12 +3,12 @@
 use xen_types::{Errno, Pirq, Sbdf};
 
 use crate::assignable;
-use crate::attach;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::pool;
+use crate::reset::reset;
 use crate::table;
 use crate::xen::HypercallError;
 use crate::xen::Permission::Revoke;
@@ -57,7 +57,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
     }
     for facts in &facts {
         host.trace(&format!("reset {}", facts.device));
-        attach::reset(host, facts.device, facts.decode())?;
+        reset(host, facts.device, facts.decode())?;
     }
     let back = |device: Sbdf| {
         let mut changes;

@@ -130,7 +130,7 @@ impl Hypervisor for FakeHypervisor {
     }
 }
 
-/// Xen's own rules (`spec/xen-platform.md` C3).
+/// Xen's own rules (`iommu_do_pci_domctl`, 4.17).
 fn assignable(world: &World, call: &'static str, domain: DomId, device: Sbdf) -> Outcome {
     if !world.iommu || (domain != DomId::IO && !world.passthrough.contains(&domain)) {
         return refuse(call, Errno::EOPNOTSUPP);

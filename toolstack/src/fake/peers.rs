@@ -121,7 +121,7 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId) {
     }
 }
 
-/// One frontend: `spec/pci-protocol.md` §2.9 as far as these tests go.
+/// One frontend: pci-protocol §2.9 as far as these tests go.
 fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let backend = backend_dir(STUB, guest);
     let set = |world: &mut World, name: &str, value: &str| world.write_as(STUB, &child(&backend, name), value);
