@@ -136,7 +136,7 @@ impl SimFrontend {
     /// Looks at the backend's state and does what Linux does. True when it did anything.
     pub fn step(&mut self, stub: &mut SimStub) -> bool {
         match (self.backend_state(), self.state()) {
-            (1 | 2 | 3, 1) if self.link.is_none() => {
+            (1..=3, 1) if self.link.is_none() => {
                 self.probe();
                 true
             }
@@ -168,9 +168,8 @@ impl SimFrontend {
             };
             for devfn in devfns.clone() {
                 let address = Sbdf::from_devfn(segment, bus, devfn);
-                match self.ask(stub, &Request::conf_read(address, 0, 4)) {
-                    Some(Response { err: 0, value }) => found.push((address, value)),
-                    _ => {}
+                if let Some(Response { err: 0, value }) = self.ask(stub, &Request::conf_read(address, 0, 4)) {
+                    found.push((address, value));
                 }
             }
         }

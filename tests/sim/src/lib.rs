@@ -16,6 +16,7 @@
 pub mod device;
 pub mod frontend;
 pub mod logs;
+pub mod random;
 pub mod store;
 pub mod stub;
 pub mod tool;
