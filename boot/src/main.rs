@@ -21,7 +21,7 @@ kernel::image!(main);
 
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
-        log::error!("command line: {word:?} is not understood (known: export=vpci, log=error|warn|info|debug|trace)");
+        log::error!("command line: \"{word}\" is not understood (known: export=vpci, log=error|warn|info|debug|trace)");
     });
     log::set_max_level(options.log);
     let (major, minor) = kernel::xen_version();

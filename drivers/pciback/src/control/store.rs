@@ -46,7 +46,7 @@ impl<P: Platform> Future for Answer<P> {
                 }
                 answer
             }),
-            State::Refused(error) => Some(Err(error.clone())),
+            State::Refused(error) => Some(Err(*error)),
             // Nobody polls a future that is done; if somebody did, this says so without ending the stub.
             State::Done => Some(Err(Error::Protocol)),
         };
