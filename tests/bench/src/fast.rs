@@ -23,7 +23,7 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     layout::prepare_logs(&dir)?;
     let mut machine = Machine {
         xen: images.xen,
-        xen_options: "dom0_mem=16M loglvl=warning guest_loglvl=all".into(),
+        xen_options: "dom0_mem=16M loglvl=all guest_loglvl=all".into(),
         modules: vec![(PathBuf::from(layout::SELFTEST_IMAGE), String::new())],
         memory: 512,
         // The self-test reads the configuration space of this one, at 00:06.0.
