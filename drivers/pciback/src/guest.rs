@@ -129,7 +129,7 @@ impl<P: Platform> Guest<P> {
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };
         if added.is_err() {
-            pool.give_back(device);
+            pool.decline(device);
         } else if let Some(free) = self.devices.get_mut(index) {
             *free = Some(device);
         } else {

@@ -62,6 +62,41 @@ fn a_refused_device_is_looked_at_again_when_its_nodes_change() {
 }
 
 #[test]
+fn a_device_presented_again_is_looked_at_again() {
+    let mut world = World::new(&[]);
+    world.tool.add_to_pool(A, Function::endpoint(0x8086, 1));
+    world.xen.with_function(ecam(A), |function| function.set_bus_master(true));
+    world.settle();
+    world.xen.with_function(ecam(A), |function| function.set_bus_master(false));
+    write(&world, "state", "new"); // what the tool does once it has reset a device
+    world.settle();
+    assert_eq!((state(&world, A).as_str(), windows(&world)), ("free", 1));
+}
+
+#[test]
+fn our_own_answer_is_no_reason_to_look_again() {
+    let mut world = World::new(&[]);
+    world.tool.add_to_pool(A, Function::endpoint(0x8086, 1));
+    world.xen.fail_next("map_config", Errno::ENOMEM);
+    world.settle();
+    // It would be found well now. But a device that changes its mind at each look would then be looked at for ever.
+    assert_eq!(state(&world, A), "refused cannot map its configuration space: ENOMEM");
+}
+
+#[test]
+fn the_33rd_slot_is_refused_alone_and_not_asked_for_again_and_again() {
+    let devices = (0..33).map(|bus| Sbdf::from_devfn(0, bus, 0)).collect::<Vec<_>>();
+    let mut world = World::new(&devices);
+    let guest = world.connect(5, &devices);
+    assert_eq!(world.states(guest), ("4".to_string(), 4));
+    assert_eq!(world.guest(guest).found.len(), 32);
+    assert_eq!(world.tool.backend(guest, "state-32").as_deref(), Some("6"));
+    let error = world.tool.error(guest).unwrap_or_default();
+    assert_eq!(error, "28 0000:20:00.0: no free slot on the virtual bus");
+    assert_eq!(state(&world, devices[32]), "free");
+}
+
+#[test]
 fn a_device_is_let_go_when_asked_but_not_while_it_is_lent() {
     let mut world = World::new(&[A]);
     let guest = world.connect(5, &[A]);

@@ -9,6 +9,7 @@ use core::task::Waker;
 
 use litemap::LiteMap;
 use xen_types::DomId;
+use xenstore::path::key;
 use xenstore::{Client, ReqId, WatchEvent, path};
 
 use super::executor::BoxedTask;
@@ -131,8 +132,7 @@ impl<P: Platform> Core<P> {
                 None => self.look_at_backends(),
             },
             POOL_TOKEN => match path::relative::split_pool(&event.path) {
-                // Ours to write. Looking again because of it would go on for ever with a device that keeps changing its mind.
-                Some((_, "state")) => {}
+                Some((address, key::STATE)) => self.pool.look_at_state(address),
                 Some((address, _)) => self.pool.look_at(address),
                 None => self.pool.look_at_all(),
             },

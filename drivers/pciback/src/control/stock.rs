@@ -12,7 +12,7 @@ use super::core::Handle;
 use super::values::Values;
 use crate::device::{DeviceInfo, RESOURCES};
 use crate::platform::Platform;
-use crate::pool::Description;
+use crate::pool::{Cause, Description};
 
 /// Until a node of the pool can be read again.
 const RETRY_NS: u64 = 1_000_000_000;
@@ -36,11 +36,11 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             let listing = handle.ask(TxId::NONE, &Request::Directory { path: relative::POOL }).await;
             let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
             for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
-                dirty.addresses.insert(address, ());
+                dirty.addresses.insert(address, Cause::Other);
             }
         }
-        for (address, ()) in dirty.addresses {
-            if let Err(error) = look(&handle, address).await {
+        for (address, cause) in dirty.addresses {
+            if let Err(error) = look(&handle, address, cause).await {
                 log::error!("pool: {address}: xenstore: {error}");
                 handle.with(|core| {
                     core.pool.mark(address);
@@ -52,11 +52,15 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     }
 }
 
-async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf) -> Result<(), Error> {
+async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> Result<(), Error> {
     let dir = relative::pool_dir(address);
     let nodes = handle.read(TxId::NONE, &dir, &NODES, "").values(&[Errno::ENOENT]).await?;
     if nodes.get(key::ECAM).is_none() && nodes.get(key::ONLINE).is_none() {
         handle.with(|core| core.pool.removed(address));
+        return Ok(());
+    }
+    // Our own answer is no reason to look at the device: one that keeps changing its mind would keep us looking for ever.
+    if cause == Cause::State && handle.with(|core| core.pool.has_said(address, nodes.get(key::STATE))) {
         return Ok(());
     }
     let description = Description {
@@ -65,7 +69,7 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf) -> Result<(), Erro
     };
     let wanted = handle.with(|core| {
         let wanted = core.pool.described(&core.platform, address, description);
-        if core.pool.is_free(address) {
+        if core.pool.take_news(address) {
             core.retry_failed(address);
         }
         wanted

@@ -32,6 +32,19 @@ struct Entry<P: Platform> {
     place: Place<P>,
     /// `online`: false when the tool wants it back.
     online: bool,
+    /// What we last wanted in `state`.
+    said: String,
+    /// It has become free, and who wanted it before has not been told.
+    is_news: bool,
+}
+
+/// Why the nodes of a device are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// `state` has changed, and perhaps only because we wrote it.
+    State,
+    /// Anything else.
+    Other,
 }
 
 /// What the nodes of a device say.
@@ -46,7 +59,7 @@ pub(crate) struct Description {
 pub(crate) struct Pool<P: Platform> {
     entries: LiteMap<Sbdf, Entry<P>>,
     /// Whose nodes are to be read.
-    dirty: LiteMap<Sbdf, ()>,
+    dirty: LiteMap<Sbdf, Cause>,
     all_dirty: bool,
     /// Raised with either.
     pub(crate) signal: Rc<Signal>,
@@ -61,7 +74,7 @@ impl<P: Platform> Default for Pool<P> {
 /// Whose nodes are to be read.
 pub(crate) struct Dirty {
     /// These.
-    pub(crate) addresses: LiteMap<Sbdf, ()>,
+    pub(crate) addresses: LiteMap<Sbdf, Cause>,
     /// And all that are in the store.
     pub(crate) all: bool,
 }
@@ -69,13 +82,19 @@ pub(crate) struct Dirty {
 impl<P: Platform> Pool<P> {
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
-        self.dirty.insert(address, ());
+        self.dirty.insert(address, Cause::Other);
+        self.signal.raise();
+    }
+
+    /// The `state` of one device has changed.
+    pub(crate) fn look_at_state(&mut self, address: Sbdf) {
+        self.dirty.entry(address).or_insert(Cause::State);
         self.signal.raise();
     }
 
     /// As [`Pool::look_at`], but only together with the next look.
     pub(crate) fn mark(&mut self, address: Sbdf) {
-        self.dirty.insert(address, ());
+        self.dirty.insert(address, Cause::Other);
     }
 
     /// The nodes of any device may have changed.
@@ -91,7 +110,7 @@ impl<P: Platform> Pool<P> {
         let all = core::mem::take(&mut self.all_dirty);
         if all {
             for address in self.entries.keys() {
-                addresses.insert(*address, ());
+                addresses.insert(*address, Cause::Other);
             }
         }
         Dirty { addresses, all }
@@ -110,9 +129,10 @@ impl<P: Platform> Pool<P> {
 
     /// Brings a device in line with its nodes and says what its `state` shall be.
     pub(crate) fn described(&mut self, platform: &P, address: Sbdf, description: Description) -> String {
-        let new = || Entry { place: Place::Released, online: false };
+        let new = || Entry { place: Place::Released, online: false, said: String::new(), is_news: false };
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
+        let was_free = matches!(entry.place, Place::Free(_));
         entry.place = match core::mem::replace(&mut entry.place, Place::Released) {
             Place::With(domid) => Place::With(domid),
             _ if !description.online => Place::Released,
@@ -126,17 +146,24 @@ impl<P: Platform> Pool<P> {
             },
             Place::Refused(_) | Place::Released => admit(platform, &description.info),
         };
-        match &entry.place {
+        entry.is_news |= !was_free && matches!(entry.place, Place::Free(_));
+        entry.said = match &entry.place {
             Place::Free(_) => "free".to_string(),
             Place::With(domid) => format!("lent {domid}"),
             Place::Refused(reason) => format!("refused {reason}"),
             Place::Released => "released".to_string(),
-        }
+        };
+        entry.said.clone()
     }
 
-    /// True when a frontend can have the device.
-    pub(crate) fn is_free(&self, address: Sbdf) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, Place::Free(_)))
+    /// True when `state` says what we last wanted it to.
+    pub(crate) fn has_said(&self, address: Sbdf, state: Option<&[u8]>) -> bool {
+        self.entries.get(&address).is_some_and(|entry| state == Some(entry.said.as_bytes()))
+    }
+
+    /// True once after a device has become free: who wanted it before can have it now.
+    pub(crate) fn take_news(&mut self, address: Sbdf) -> bool {
+        self.entries.get_mut(&address).is_some_and(|entry| core::mem::take(&mut entry.is_news))
     }
 
     /// Hands a device to a frontend.
@@ -170,8 +197,16 @@ impl<P: Platform> Pool<P> {
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.place = inspect(device);
+            entry.is_news = matches!(entry.place, Place::Free(_));
         }
         self.look_at(address);
+    }
+
+    /// Takes back a device that the frontend could not use after all. That is no news: it would only ask again.
+    pub(crate) fn decline(&mut self, device: Box<PoolDevice<P>>) {
+        if let Some(entry) = self.entries.get_mut(&device.info().sbdf()) {
+            entry.place = Place::Free(device);
+        }
     }
 }
 
