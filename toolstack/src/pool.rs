@@ -14,8 +14,9 @@ use crate::store::Change;
 use crate::table;
 use crate::xen::{Frames, Permission as Right};
 
-/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds.
-pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds; this is what libxl grants a
+/// backend on a machine that is busy with other things.
+pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the stub says about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
