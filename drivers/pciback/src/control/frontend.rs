@@ -132,23 +132,22 @@ impl<P: Platform> Task<P> {
     async fn look(&self) -> Result<Progress, Error> {
         let transaction = Transaction::begin(&self.handle).await?;
         let nodes = read::nodes(&self.handle, &transaction, self.domid).await?;
-        let (local, rest) = self.decide(nodes.as_ref());
-        if !local.is_empty() {
+        let actions = self.decide(nodes.as_ref());
+        if actions.iter().any(Action::is_local) {
             // Nothing is given away or taken on the word of nodes that were not all true at once.
             if transaction.commit().await? {
-                self.apply(local);
+                self.apply(actions);
             }
             return Ok(Progress::Again);
         }
         if nodes.is_none() {
             return Ok(Progress::Gone);
         }
-        self.write(transaction, rest).await
+        self.write(transaction, actions).await
     }
 
-    /// The steps that concern only ourselves, and the others.
-    fn decide(&self, nodes: Option<&Nodes>) -> (Vec<Action>, Vec<Action>) {
-        let actions = self.handle.with(|core| {
+    fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
+        self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
             let Some(guest) = core.guests.get_mut(&self.domid) else { return Vec::new() };
             match nodes {
@@ -158,10 +157,10 @@ impl<P: Platform> Task<P> {
                 }
                 None => guest.held.let_go(),
             }
-        });
-        actions.into_iter().partition(Action::is_local)
+        })
     }
 
+    /// The steps that concern only ourselves. The others are decided again afterwards.
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
             let super::core::Core { guests, pool, ports, platform, .. } = core;
