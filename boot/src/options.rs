@@ -16,7 +16,7 @@ pub(crate) struct Options {
 /// a typing error would take all devices away from their guests.
 pub(crate) fn parse<'a>(command_line: &'a str, mut complain: impl FnMut(&'a str)) -> Options {
     let mut options = Options { export: ExportMode::default(), is_direct: false, log: LevelFilter::Info };
-    for word in command_line.split_whitespace() {
+    for word in command_line.split_ascii_whitespace() {
         let understood = match word.split_once('=') {
             Some(("export", value)) => value.parse().map(|export| options.export = export).is_ok(),
             Some(("config", value @ ("broker" | "direct"))) => {

@@ -63,8 +63,9 @@ pub unsafe fn init(start_info: *mut core::ffi::c_void) -> &'static BootInfo {
     let info = unsafe { start_info::init(pointer) };
     // SAFETY: nothing was allocated yet, and the boot stack was left by the entry code.
     let heap = unsafe { heap::init() };
-    #[expect(clippy::expect_used, reason = "documented")]
-    shared_info::init().expect("Xen maps shared_info for every domain");
+    if let Err(error) = shared_info::init() {
+        panic!("mapping shared_info: {error}");
+    }
     clock::set_start(tsc);
     events::init();
     console::init();

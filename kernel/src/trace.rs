@@ -20,28 +20,30 @@ pub struct Entry {
 }
 
 struct Ring {
-    entries: [Entry; CAPACITY],
+    /// `None` is all zero bits, so an empty ring takes no room in the image's file.
+    entries: [Option<Entry>; CAPACITY],
     next: usize,
 }
 
-static RING: Mutex<Ring> =
-    Mutex::new(Ring { entries: [Entry { time_ns: 0, what: "", values: [0; 2], count: 0 }; CAPACITY], next: 0 });
+static RING: Mutex<Ring> = Mutex::new(Ring { entries: [None; CAPACITY], next: 0 });
 
 impl Ring {
     fn record(&mut self, time_ns: u64, what: &'static str, values: [u64; 2]) {
-        let last = &mut self.entries[(self.next + CAPACITY - 1) % CAPACITY];
-        if last.count > 0 && core::ptr::eq(last.what, what) && last.values == values {
+        if let Some(last) = &mut self.entries[(self.next + CAPACITY - 1) % CAPACITY]
+            && core::ptr::eq(last.what, what)
+            && last.values == values
+        {
             last.count = last.count.saturating_add(1);
             last.time_ns = time_ns;
             return;
         }
-        self.entries[self.next] = Entry { time_ns, what, values, count: 1 };
+        self.entries[self.next] = Some(Entry { time_ns, what, values, count: 1 });
         self.next = (self.next + 1) % CAPACITY;
     }
 
     fn oldest_first(&self) -> impl Iterator<Item = Entry> {
         let (new, old) = self.entries.split_at(self.next);
-        old.iter().chain(new).copied().filter(|entry| entry.count > 0)
+        old.iter().chain(new).copied().flatten()
     }
 }
 
@@ -68,8 +70,7 @@ mod tests {
 
     #[test]
     fn keeps_the_newest_in_order_and_folds_repeats() {
-        const EMPTY: Entry = Entry { time_ns: 0, what: "", values: [0; 2], count: 0 };
-        let mut ring = Ring { entries: [EMPTY; CAPACITY], next: 0 };
+        let mut ring = Ring { entries: [None; CAPACITY], next: 0 };
         for value in 0..CAPACITY as u64 + 5 {
             ring.record(value, "event", [value, 0]);
             ring.record(value, "event", [value, 0]);

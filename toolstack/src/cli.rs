@@ -98,6 +98,7 @@ pub(crate) enum AssignableCommand {
         /// Name or id of the driver domain
         #[arg(long, value_name = "NAME", default_value = "pcidom")]
         backend: String,
+        /// Devices to take
         #[arg(required = true, value_name = "BDF")]
         devices: Vec<Sbdf>,
     },
@@ -106,6 +107,7 @@ pub(crate) enum AssignableCommand {
         /// Bind each device to the driver that had it before
         #[arg(short)]
         rebind: bool,
+        /// Devices to give back
         #[arg(required = true, value_name = "BDF")]
         devices: Vec<Sbdf>,
     },

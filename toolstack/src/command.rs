@@ -1,5 +1,7 @@
 //! From the command line to the command.
 
+use std::io::{ErrorKind, Write as _};
+
 use crate::assignable;
 use crate::attach;
 use crate::cli::{AssignableCommand, Command};
@@ -7,7 +9,7 @@ use crate::connect::Connection;
 use crate::detach;
 use crate::error::Error;
 use crate::host::Host;
-use crate::list;
+use crate::list::{self, DeviceEntry};
 use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
 
@@ -40,8 +42,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         }
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
-            println!("{}", if args.json { list::json(&devices) } else { list::table(&devices) });
-            Ok(())
+            print(&devices, args.json)
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
@@ -53,11 +54,21 @@ fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error>
     match command {
         AssignableCommand::List { json } => {
             let devices = list::assignable(host)?;
-            println!("{}", if *json { list::json(&devices) } else { list::table(&devices) });
-            Ok(())
+            print(&devices, *json)
         }
         AssignableCommand::Add { backend, devices } => changing(host, |_| assignable::add(host, devices, backend)),
         AssignableCommand::Remove { rebind, devices } => changing(host, |_| assignable::remove(host, devices, *rebind)),
+    }
+}
+
+/// Prints a listing. That nobody reads it to its end (`pcidom list | head -1`) is no error.
+fn print(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
+    let text = if json { list::json(devices) } else { list::table(devices) };
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::File { path: "standard output".into(), source: error })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use xen_types::DomId;
 use xenstore::{XenbusState, path};
 
-use crate::attach::end_state;
 use crate::device_spec::DeviceSpec;
+use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
 use crate::host::Host;
@@ -69,7 +69,7 @@ pub(crate) fn await_connection(
 /// Whether the stub has exported all devices.
 ///
 /// # Errors
-/// It could not export one: `state-N` is Closed (`spec/pci-protocol.md` §2.9).
+/// It could not export one: `state-N` is Closed (pci-protocol §2.9).
 fn exported(host: &Host, stub: &DomainName, guest: DomId, devices: &[DeviceSpec]) -> Result<bool, Error> {
     let backend = path::backend_dir(stub.id, guest);
     let mut all = true;

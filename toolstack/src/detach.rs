@@ -5,7 +5,7 @@ use std::time::Duration;
 use xen_types::Sbdf;
 use xenstore::{XenbusState, path};
 
-use crate::attach::end_state;
+use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
 use crate::host::Host;

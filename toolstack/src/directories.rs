@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use xen_types::{DomId, Sbdf};
+use xen_types::DomId;
 use xenstore::{Permission, XenbusState, path};
 
 use crate::device_spec::DeviceSpec;
-use crate::error::DomainName;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
 use crate::store::Change;
 
 /// Slots of a PCI bus.
@@ -82,7 +83,7 @@ pub(crate) fn remove(stub: DomId, guest: DomId) -> Vec<Change> {
     ]
 }
 
-/// Finds a device in a backend directory: its index, as of now. Indices move when devices go.
-pub(crate) fn index_of(device: Sbdf, names: impl IntoIterator<Item = (u32, String)>) -> Option<u32> {
-    names.into_iter().find(|(_, text)| text.parse() == Ok(device)).map(|(index, _)| index)
+/// The state of the end whose directory this is.
+pub(crate) fn end_state(host: &Host, dir: &str) -> Result<XenbusState, Error> {
+    host.read_state(&path::child(dir, "state"))
 }

@@ -1,5 +1,7 @@
 //! The real host.
 
+use std::fmt::Arguments;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,18 +23,23 @@ impl Clock for SinceStart {
     }
 }
 
+/// A line on standard error. A command at work does not stop because nobody listens any more.
+pub(crate) fn say(line: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 struct StandardError {
     verbose: bool,
 }
 
 impl Console for StandardError {
     fn note(&self, text: &str) {
-        eprintln!("pcidom: note: {text}");
+        say(format_args!("pcidom: note: {text}"));
     }
 
     fn trace(&self, at: Duration, text: &str) {
         if self.verbose {
-            eprintln!("{:>7} ms  {text}", at.as_millis());
+            say(format_args!("{:>7} ms  {text}", at.as_millis()));
         }
     }
 }

@@ -25,18 +25,19 @@ pub(crate) fn is_alive(host: &Host, id: DomId) -> Result<bool, Error> {
 
 /// Finds a domain by number or name, as `xl` does: what reads as a number is one.
 pub(crate) fn find(host: &Host, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
-    let ids = match wanted.parse() {
-        Ok(number) => vec![DomId(number)],
-        Err(_) => host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect(),
-    };
-    let by_number = ids.len() == 1 && wanted.parse::<u16>().is_ok();
-    for id in ids {
+    if let Ok(number) = wanted.parse() {
+        let id = DomId(number);
+        return Ok(match info(host, id)? {
+            Some(info) => Some((named(host, id)?, info)),
+            None => None,
+        });
+    }
+    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
         let domain = named(host, id)?;
-        if !by_number && domain.name.as_deref() != Some(wanted) {
-            continue;
-        }
-        // xenstore may be late to forget a domain.
-        if let Some(info) = info(host, id)? {
+        // xenstore may be late to forget a domain: only Xen knows.
+        if domain.name.as_deref() == Some(wanted)
+            && let Some(info) = info(host, id)?
+        {
             return Ok(Some((domain, info)));
         }
     }

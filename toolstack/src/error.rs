@@ -10,7 +10,7 @@ use xenstore::XenbusState;
 use crate::store::StoreFailure;
 use crate::xen::HypercallError;
 
-/// How the process ends when it does not succeed (`design.md`, "The tool").
+/// How the process ends when it does not succeed (`docs/pcidom.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     /// It failed and what had been done was undone.
@@ -86,7 +86,7 @@ pub(crate) enum Error {
     NotAssignable { device: Sbdf, driver: Option<String> },
     #[error("{device} is already assigned to {owner}")]
     AlreadyAssigned { device: Sbdf, owner: DomainName },
-    #[error("Xen says {0} is in use by another domain")]
+    #[error("Xen says that another domain has {0}, or that there is no such device")]
     OwnedElsewhere(Sbdf),
     #[error("{device} is in the pool of another backend, {stub}")]
     OtherPool { device: Sbdf, stub: DomainName },

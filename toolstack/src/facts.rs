@@ -1,6 +1,7 @@
 //! What a device has: its registers' addresses, its interrupt, and the rights that a guest needs to use them.
 
-use xen_types::{Mfn, Resource, ResourceKind, Sbdf};
+use xen_types::{DomId, Mfn, Resource, ResourceKind, Sbdf};
+use xenstore::path;
 
 use crate::error::Error;
 use crate::host::Host;
@@ -8,6 +9,8 @@ use crate::sysfs::Decode;
 use crate::xen::{Frames, Ports};
 
 const PAGE_BYTES: u64 = 4096;
+/// BARs come before it.
+const ROM_INDEX: u8 = 6;
 
 /// A device as dom0 sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +24,20 @@ pub(crate) struct Facts {
 impl Facts {
     pub(crate) fn gather(host: &Host, device: Sbdf) -> Result<Self, Error> {
         Ok(Self { device, resources: host.sysfs.resources(device)?, gsi: host.sysfs.gsi(device)? })
+    }
+
+    /// What the pool says about a device that dom0 does not see any more.
+    pub(crate) fn recall(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
+        let dir = path::pool_dir(stub, device);
+        let mut resources = Vec::new();
+        for index in 0..=ROM_INDEX {
+            let place = path::child(&dir, &format!("resource-{index}"));
+            if let Some(value) = host.read(&place)? {
+                resources.push((index, value.parse().map_err(|_| Error::Nonsense { place, value })?));
+            }
+        }
+        let irq = host.read(&path::child(&dir, "irq"))?.and_then(|value| value.parse().ok());
+        Ok(Self { device, resources, gsi: irq.filter(|irq| *irq != 0) })
     }
 
     /// Which decoders the device needs. A ROM has its own switch and stays off.

@@ -1,6 +1,6 @@
 //! The `pcidom` command: what the toolstack of a PCI driver domain does in dom0.
 //!
-//! [`main`] reads the command line and opens dom0 ([`host::Host`]: hypervisor, sysfs, xenstore). Each command is a module of
+//! [`main`] reads the command line and opens dom0 (`host::Host`: hypervisor, sysfs, xenstore). Each command is a module of
 //! its own that works on a `Host` and on nothing else, so the tests run every command on a simulated machine (`fake`).
 #![deny(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod lock;
 mod pool;
 mod reclaim;
 mod release;
+mod reset;
 mod store;
 mod sysfs;
 mod table;
@@ -48,9 +49,9 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pcidom: {error}");
+            dom0::say(format_args!("pcidom: {error}"));
             if let Some(hint) = error.hint() {
-                eprintln!("        {hint}");
+                dom0::say(format_args!("pcidom: hint: {hint}"));
             }
             ExitCode::from(error.cause() as u8)
         }

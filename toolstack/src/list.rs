@@ -4,8 +4,7 @@ use serde::Serialize;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
-use crate::attach::end_state;
-use crate::directories;
+use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -137,16 +136,15 @@ fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
 
 /// The address that the stub wrote down for the device, in the usual form.
 fn vdev(host: &Host, backend: &str, device: Sbdf) -> Result<Option<String>, Error> {
+    let numbered = |name: &str, index: u32| host.read(&path::child(backend, &format!("{name}-{index}")));
     let count: u32 = host.read(&path::child(backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
-    let mut names = Vec::new();
     for index in 0..count {
-        names.push((index, host.read(&path::child(backend, &format!("dev-{index}")))?.unwrap_or_default()));
+        if numbered("dev", index)?.is_some_and(|text| text.parse() == Ok(device)) {
+            let text = numbered("vdev", index)?.unwrap_or_default();
+            return Ok(text.parse::<Sbdf>().ok().map(|vdev| vdev.to_string()));
+        }
     }
-    let Some(index) = directories::index_of(device, names) else {
-        return Ok(None);
-    };
-    let text = host.read(&path::child(backend, &format!("vdev-{index}")))?.unwrap_or_default();
-    Ok(text.parse::<Sbdf>().ok().map(|vdev| vdev.to_string()))
+    Ok(None)
 }
 
 /// The JSON form.

@@ -14,8 +14,9 @@ use crate::store::Change;
 use crate::table;
 use crate::xen::{Frames, Permission as Right};
 
-/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds.
-pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds; this is what libxl grants a
+/// backend on a machine that is busy with other things.
+pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the stub says about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,7 +142,14 @@ fn removal(stub: DomId, device: Sbdf) -> Vec<Change> {
     changes
 }
 
-fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+/// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may
+/// have been a device still at work. Then comes [`await_verdict`].
+pub(crate) fn present_again(stub: DomId, device: Sbdf) -> Change {
+    Change::write(state_path(stub, device), "new")
+}
+
+/// Waits until the stub has looked at a device, and found it fit.
+pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     let verdict = await_state(host, stub, device, |state| match state {
         PoolState::Free => Some(Ok(())),
         PoolState::Refused(reason) => Some(Err(reason)),

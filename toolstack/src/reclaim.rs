@@ -4,7 +4,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
-use crate::attach::end_state;
+use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;

@@ -3,13 +3,13 @@
 use xen_types::{Errno, Pirq, Sbdf};
 
 use crate::assignable;
-use crate::attach;
 use crate::broker;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::pool;
+use crate::reset::reset;
 use crate::table;
 use crate::xen::HypercallError;
 use crate::xen::Permission::Revoke;
@@ -34,10 +34,10 @@ pub(crate) enum Rights {
 }
 
 /// Takes everything back, in the order in which it hurts nobody: the devices become quiet, the guest loses sight of them and
-/// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool (or, without a stub,
-/// to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
+/// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool, where the stub looks at them
+/// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
-    let facts = gather(host, &loan.devices);
+    let (facts, vanished) = gather(host, loan);
     for facts in &facts {
         broker::make_quiet(host, loan.guest.id, facts)?;
     }
@@ -49,7 +49,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
         }
     }
     if loan.guest_alive {
-        revoke(host, loan, &facts, rights)?;
+        revoke(host, loan, &[facts.as_slice(), vanished.as_slice()].concat(), rights)?;
     } else {
         // Xen has taken the rights back with the domain. Where a device went depends on Xen's quarantine setting: make sure.
         for facts in &facts {
@@ -58,60 +58,82 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
     }
     for facts in &facts {
         host.trace(&format!("reset {}", facts.device));
-        attach::reset(host, facts.device, facts.decode())?;
+        reset(host, facts.device, facts.decode())?;
     }
     let back = |device: Sbdf| {
+        let mut changes;
         if loan.stub_alive {
-            return table::unreserve(device);
+            changes = table::unreserve(device);
+            changes.push(pool::present_again(loan.stub.id, device));
+        } else {
+            changes = table::forget(device);
+            changes.extend(table::forget_libxl_owner(device));
         }
-        let mut changes = table::forget(device);
-        changes.extend(table::forget_libxl_owner(device));
         changes
     };
-    host.commit(&loan.devices.iter().copied().flat_map(back).collect::<Vec<_>>())
+    host.commit(&loan.devices.iter().copied().flat_map(back).collect::<Vec<_>>())?;
+    if loan.stub_alive {
+        for device in &loan.devices {
+            match pool::await_verdict(host, &loan.stub, *device) {
+                // The guest has nothing any more, so this is no failure of the command.
+                Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
+                outcome => outcome?,
+            }
+        }
+    }
+    Ok(())
 }
 
-/// The devices that dom0 still sees. One that was pulled out has no registers any more.
-fn gather(host: &Host, devices: &[Sbdf]) -> Vec<Facts> {
-    let present = devices.iter().filter(|device| host.sysfs.exists(**device));
-    present
-        .filter_map(|device| match Facts::gather(host, *device) {
-            Ok(facts) => Some(facts),
-            Err(error) => {
-                host.note(&format!("{device}: {error}"));
-                None
-            }
-        })
-        .collect()
+/// What is known of the devices that dom0 sees, and of those that were pulled out: these have no registers any more, but the
+/// guest still has its rights.
+fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
+    let (mut present, mut vanished) = (Vec::new(), Vec::new());
+    for device in loan.devices.iter().copied() {
+        let (known, facts) = if host.sysfs.exists(device) {
+            (&mut present, Facts::gather(host, device))
+        } else {
+            (&mut vanished, Facts::recall(host, loan.stub.id, device))
+        };
+        match facts {
+            Ok(facts) => known.push(facts),
+            Err(error) => host.note(&format!("{device}: {error}")),
+        }
+    }
+    (present, vanished)
 }
 
 /// Takes every right from a living guest. One that cannot be taken does not keep the others; the first such is the result.
 fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(), Error> {
     let guest = loan.guest.id;
     let mut result = Ok(());
-    let mut note = |what: String, outcome: Result<(), HypercallError>| {
+    let mut note = |what: String, may_be_absent: bool, outcome: Result<(), HypercallError>| {
         host.trace(&what);
         match outcome {
-            Err(error) if rights == Rights::Uncertain && is_absent(error.errno) => {}
+            Err(error) if may_be_absent && is_absent(error.errno) => {}
             Err(_) if result.is_err() => {}
             outcome => result = outcome.doing(|| what),
         }
     };
-    for device in &loan.devices {
-        note(format!("take {device} from {}", loan.guest), host.hypervisor.deassign(guest, *device));
+    let uncertain = rights == Rights::Uncertain;
+    for device in loan.devices.iter().copied() {
+        let may_be_absent = uncertain || !host.sysfs.exists(device);
+        let what = format!("take {device} from {}", loan.guest);
+        note(what, may_be_absent, host.hypervisor.deassign(guest, device));
     }
     let GuestRights { frames, ports, gsis } = GuestRights::of(facts);
     for gsi in gsis.into_iter().map(Pirq) {
-        note(format!("forbid {} interrupt {gsi}", loan.guest), host.hypervisor.set_irq(guest, gsi, Revoke));
-        note(format!("unmap interrupt {gsi} from {}", loan.guest), host.hypervisor.unmap_pirq(guest, gsi));
+        let what = format!("forbid {} interrupt {gsi}", loan.guest);
+        note(what, uncertain, host.hypervisor.set_irq(guest, gsi, Revoke));
+        let what = format!("unmap interrupt {gsi} from {}", loan.guest);
+        note(what, uncertain, host.hypervisor.unmap_pirq(guest, gsi));
     }
     for ports in ports {
         let what = format!("forbid {} {} ports from {:#x}", loan.guest, ports.count, ports.first);
-        note(what, host.hypervisor.set_ioports(guest, ports, Revoke));
+        note(what, uncertain, host.hypervisor.set_ioports(guest, ports, Revoke));
     }
     for frames in frames {
         let what = format!("forbid {} {} pages from frame {:#x}", loan.guest, frames.count, frames.first);
-        note(what, host.hypervisor.set_iomem(guest, frames, Revoke));
+        note(what, uncertain, host.hypervisor.set_iomem(guest, frames, Revoke));
     }
     result
 }

@@ -138,7 +138,7 @@ impl<P: Platform> Guest<P> {
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };
         if added.is_err() {
-            pool.give_back(device);
+            pool.decline(device);
         } else if let Some(free) = self.devices.get_mut(index) {
             *free = Some(device);
         } else {
@@ -161,7 +161,7 @@ impl<P: Platform> Guest<P> {
 
     /// Gives all devices back.
     pub(crate) fn release_all(&mut self, pool: &mut Pool<P>) {
-        while let Some((address, _)) = self.held.devices.pop_first() {
+        while let Some(address) = self.held.devices.first().map(|(address, _)| *address) {
             self.release(pool, address);
         }
     }

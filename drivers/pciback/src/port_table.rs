@@ -1,14 +1,13 @@
 //! Which frontend each bound port belongs to.
 
-use alloc::collections::BTreeMap;
-
+use litemap::LiteMap;
 use xen_types::{DomId, Port};
 
 /// The bound ports. Its version changes with each change of them, so that who keeps a list for sleeping on them knows when it is out of
 /// date without comparing.
 #[derive(Debug, Default)]
 pub(crate) struct PortTable {
-    owners: BTreeMap<Port, DomId>,
+    owners: LiteMap<Port, DomId>,
     version: u64,
 }
 

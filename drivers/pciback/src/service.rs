@@ -4,7 +4,9 @@
 //! turn comes the request is taken from the page as if it were new. So nothing is kept that a frontend could have changed
 //! meanwhile, and one that gave up is not in the queue any more. Cleanups, which are flags of functions, come first.
 
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
+
+use litemap::LiteMap;
 
 use pciif::Reply;
 use xen_types::{DomId, Port};
@@ -73,7 +75,11 @@ impl<P: Platform> Core<P> {
     /// Serves the frontend that has waited longest.
     fn serve_waiting(&mut self) {
         let Self { guests, platform, counters, broker, .. } = self;
-        let waiting = guests.values_mut().filter(|guest| guest.ticket.is_some()).min_by_key(|guest| guest.ticket);
+        let waiting = guests
+            .iter_mut()
+            .map(|(_, guest)| guest)
+            .filter(|guest| guest.ticket.is_some())
+            .min_by_key(|guest| guest.ticket);
         match waiting {
             Some(guest) => {
                 guest.ticket = None;
@@ -99,7 +105,7 @@ impl<P: Platform> Core<P> {
     fn give_cleanups_up(&mut self) {
         let Self { guests, pool, platform, broker, .. } = self;
         let now_ns = platform.now_ns();
-        for guest in guests.values_mut() {
+        for (_, guest) in guests.iter_mut() {
             let mut has_given_up = false;
             for device in guest.devices().filter(|device| device.cleanup == Cleanup::Quiesce) {
                 has_given_up = true;
@@ -162,11 +168,11 @@ impl<P: Platform> Core<P> {
 
 /// Visits the functions that are with a frontend or on their way back, until one is the right one.
 fn visit<P: Platform>(
-    guests: &mut BTreeMap<DomId, Guest<P>>,
+    guests: &mut LiteMap<DomId, Box<Guest<P>>>,
     pool: &mut Pool<P>,
     is_it: &mut dyn FnMut(&mut PoolDevice<P>) -> bool,
 ) {
-    if !guests.values_mut().any(|guest| guest.devices().any(&mut *is_it)) {
+    if !guests.iter_mut().any(|(_, guest)| guest.devices().any(&mut *is_it)) {
         pool.leaving().any(is_it);
     }
 }

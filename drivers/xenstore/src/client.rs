@@ -1,7 +1,9 @@
 //! The client: turns requests into bytes and bytes into answers and events. It does no I/O and never waits.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+
+use litemap::LiteMap;
 
 use crate::error::{Error, ProtocolError};
 use crate::events::{EventQueue, Queued, WatchEvent};
@@ -45,7 +47,7 @@ enum Open {
 pub struct Client {
     parser: Parser,
     outgoing: Outgoing,
-    requests: BTreeMap<ReqId, Open>,
+    requests: LiteMap<ReqId, Open>,
     /// In order of the answers; all of them are `Open::Answered`.
     answered: VecDeque<ReqId>,
     events: EventQueue,
@@ -154,7 +156,7 @@ impl Client {
         self.parser = Parser::new();
         self.outgoing = Outgoing::default();
         self.requests.retain(|_, open| !matches!(open, Open::Forgotten(_)));
-        for (id, open) in &mut self.requests {
+        for (id, open) in self.requests.iter_mut() {
             match open {
                 Open::Waiting(kind) => {
                     *open = Open::Answered(*kind, Err(Error::Disconnected));

@@ -1,19 +1,20 @@
 //! What can go wrong, by whose doing.
 
-use alloc::string::String;
+use core::fmt;
+use core::str;
 
 use thiserror::Error;
 use xen_types::Errno;
 
 /// Why one request did not succeed. The connection is fine, except after [`Error::Disconnected`].
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Error {
     /// Xenstored said no, with one of the names of `xs_wire.h`.
     #[error("xenstored answered {0}")]
     Store(Errno),
-    /// Xenstored said no with a name that `xs_wire.h` (4.17) does not list; at most [`Error::MAX_NAME`] characters of it.
-    #[error("xenstored answered {0:?}")]
-    Unknown(String),
+    /// Xenstored said no with a name that `xs_wire.h` (4.17) does not list.
+    #[error("xenstored answered {0}")]
+    Unknown(UnknownName),
     /// The path cannot exist in xenstore: empty, a character outside `A-Za-z0-9-/_@`, an empty component or a slash at its end.
     /// Also a token with a NUL in it. Nothing was sent.
     #[error("not a xenstore path or token")]
@@ -33,9 +34,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// How much of an unknown error name is kept.
-    pub const MAX_NAME: usize = 64;
-
     /// True when this is xenstored's answer `errno`.
     #[must_use]
     pub fn is(&self, errno: Errno) -> bool {
@@ -48,11 +46,42 @@ impl Error {
         let name = payload.strip_suffix(&[0]).unwrap_or(payload);
         match NAMES.iter().find(|(known, _)| known.as_bytes() == name) {
             Some((_, errno)) => Self::Store(*errno),
-            None => {
-                let kept = name.get(..Self::MAX_NAME).unwrap_or(name);
-                Self::Unknown(String::from_utf8_lossy(kept).into_owned())
-            }
+            None => Self::Unknown(UnknownName::new(name)),
         }
+    }
+}
+
+/// The beginning of an error name that we do not know, printable whatever was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownName {
+    bytes: [u8; Self::MAX],
+    length: usize,
+}
+
+impl UnknownName {
+    /// How much of a name is kept: more than the longest that `xs_wire.h` lists.
+    pub const MAX: usize = 16;
+
+    /// Keeps what fits, with `?` in place of what is not printable.
+    #[must_use]
+    pub fn new(name: &[u8]) -> Self {
+        let mut bytes = [0; Self::MAX];
+        for (place, byte) in bytes.iter_mut().zip(name) {
+            *place = if byte.is_ascii_graphic() { *byte } else { b'?' };
+        }
+        Self { bytes, length: name.len().min(Self::MAX) }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.bytes.get(..self.length).and_then(|name| str::from_utf8(name).ok()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -101,9 +130,10 @@ mod tests {
 
     #[test]
     fn unknown_names_are_kept_but_bounded() {
-        assert_eq!(Error::from_reply(b"EWHATEVER\0"), Error::Unknown("EWHATEVER".into()));
-        assert_eq!(Error::from_reply(b""), Error::Unknown(String::new()));
-        assert_eq!(Error::from_reply(&[b'x'; 4096]), Error::Unknown("x".repeat(Error::MAX_NAME)));
-        assert!(matches!(Error::from_reply(&[0xff, 0]), Error::Unknown(_)));
+        let text = |payload: &[u8]| Error::from_reply(payload).to_string();
+        assert_eq!(text(b"EWHATEVER\0"), "xenstored answered EWHATEVER");
+        assert_eq!(text(b""), "xenstored answered ");
+        assert_eq!(text(&[b'x'; 4096]), format!("xenstored answered {}", "x".repeat(UnknownName::MAX)));
+        assert_eq!(text(b"\xff\n\0E\0"), "xenstored answered ???E");
     }
 }

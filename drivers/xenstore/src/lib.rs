@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use blocking::{Store, StoreError, Transaction, Transport};
 pub use client::{Client, Stats};
-pub use error::{Error, ProtocolError};
+pub use error::{Error, ProtocolError, UnknownName};
 pub use events::WatchEvent;
 pub use nodes::Nodes;
 pub use parser::Parser;

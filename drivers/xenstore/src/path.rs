@@ -24,7 +24,8 @@ pub fn validate(path: &str) -> Result<(), Error> {
     }
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
     let ends_well = path == "/" || !path.ends_with('/');
-    if path.is_empty() || !ends_well || path.contains("//") || !path.bytes().all(good) {
+    let has_empty = path.as_bytes().windows(2).any(|pair| pair == b"//");
+    if path.is_empty() || !ends_well || has_empty || !path.bytes().all(good) {
         return Err(Error::InvalidPath);
     }
     Ok(())

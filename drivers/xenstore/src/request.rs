@@ -118,7 +118,7 @@ impl Request<'_> {
             }
             Self::Watch { path, token } | Self::Unwatch { path, token } => {
                 path::validate(path)?;
-                if token.contains('\0') {
+                if token.bytes().any(|byte| byte == 0) {
                     return Err(Error::InvalidPath);
                 }
                 if token.len() > MAX_TOKEN {

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use xen_types::Errno;
 use xenstore::wire::{Message, MessageType, ReqId, TxId};
-use xenstore::{Client, Error, Parser, ProtocolError, Request, Stats, WatchEvent};
+use xenstore::{Client, Error, Parser, ProtocolError, Request, Stats, UnknownName, WatchEvent};
 
 fn message(kind: MessageType, req_id: ReqId, payload: &[u8]) -> Vec<u8> {
     Message { kind, req_id, tx_id: TxId::NONE, payload: payload.to_vec() }.encode().unwrap()
@@ -63,7 +63,7 @@ fn refusals_keep_their_reason() {
     client.feed(&message(MessageType::ERROR, first, b"ENOENT\0")).unwrap();
     client.feed(&message(MessageType::ERROR, second, b"EODD\0")).unwrap();
     assert_eq!(client.take_reply(first), Some(Err(Error::Store(Errno::ENOENT))));
-    assert_eq!(client.take_reply(second), Some(Err(Error::Unknown("EODD".into()))));
+    assert_eq!(client.take_reply(second), Some(Err(Error::Unknown(UnknownName::new(b"EODD")))));
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(crate) fn run() -> Result<()> {
     for module in modules.split(',').filter(|module| !module.is_empty()) {
         boot::load_module(module)?;
     }
+    // It booted quietly, to be quick; from now on everything it says may explain a failure.
+    std::fs::write("/proc/sys/kernel/printk", "8")?;
     let mut store = Store::open()?;
     store.watch("data/bench/request")?;
     store.write("data/bench/ready", b"1")?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     images::Images,
-    layout,
+    last_words, layout,
     qemu::{Line, Logs, Machine},
     release::Release,
     report::Report,
@@ -21,9 +21,9 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     let images = Images::build(release)?;
     let dir = layout::log_dir(&format!("fast-{}", release.number));
     layout::prepare_logs(&dir)?;
-    let machine = Machine {
+    let mut machine = Machine {
         xen: images.xen,
-        xen_options: "dom0_mem=16M loglvl=warning guest_loglvl=all".into(),
+        xen_options: "dom0_mem=16M loglvl=all guest_loglvl=all".into(),
         modules: vec![(PathBuf::from(layout::SELFTEST_IMAGE), String::new())],
         memory: 512,
         // The self-test reads the configuration space of this one, at 00:06.0.
@@ -47,10 +47,11 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     if let Err(error) = &result {
         eprintln!("bench: {error:#}");
     }
-    let (tally, missing) = report.finish(result.is_ok());
+    let (mut tally, missing) = report.finish(result.is_ok());
     if let Some(missing) = missing {
         println!("{missing}");
     }
+    tally += last_words::run(&mut machine, &dir, verbose)?;
     if tally.failed > 0 {
         layout::keep_logs(&dir)?;
         eprintln!("bench: the console is in {}", dir.display());

@@ -10,6 +10,7 @@ mod fast;
 mod full;
 mod image_check;
 mod images;
+mod last_words;
 mod layout;
 mod notes;
 mod packages;

@@ -29,7 +29,7 @@ pub struct SimFrontend {
     link: Option<Link>,
     /// What the last scan found: virtual address, and vendor and device in one word.
     pub found: Vec<(Sbdf, u32)>,
-    /// Looks at every function of its buses, as Linux does; otherwise at the first eight.
+    /// Looks at every function of its buses, as Linux does; otherwise at the first two slots.
     pub scans_everything: bool,
 }
 
@@ -159,7 +159,7 @@ impl SimFrontend {
     pub fn scan(&mut self, stub: &mut SimStub) {
         let dir = self.backend_dir();
         let roots = self.number(&format!("{dir}/root_num"));
-        let devfns = if self.scans_everything { 0..=255 } else { 0..=7 };
+        let devfns = if self.scans_everything { 0..=255 } else { 0..=15 };
         let mut found = Vec::new();
         for root in 0..roots {
             let text = self.xen.store().peek(&format!("{dir}/root-{root}")).unwrap_or_default();

@@ -18,6 +18,7 @@ pub mod broker;
 pub mod device;
 pub mod frontend;
 pub mod logs;
+pub mod random;
 pub mod store;
 pub mod stub;
 pub mod tool;

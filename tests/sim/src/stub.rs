@@ -71,7 +71,8 @@ impl SimStub {
             Turn::Send(count) => {
                 let (xen, connection) = (&self.xen, self.connection);
                 self.backend.with_store(|client| {
-                    let bytes = client.outgoing().iter().copied().take(count).collect::<Vec<_>>();
+                    let bytes = client.outgoing();
+                    let bytes = bytes[..count.min(bytes.len())].to_vec();
                     client.sent(bytes.len());
                     xen.store().send(connection, &bytes);
                     !bytes.is_empty()

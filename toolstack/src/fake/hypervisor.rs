@@ -128,7 +128,11 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        assignable(&self.0.borrow(), "xc_test_assign_device", domain, device)
+        let call = "xc_test_assign_device";
+        assignable(&self.0.borrow(), call, domain, device).map_err(|error| match error.errno {
+            Errno::EBUSY | Errno::ENODEV => HypercallError { call, errno: Errno::EINVAL },
+            _ => error,
+        })
     }
 
     fn assign(&self, domain: DomId, device: Sbdf, _relaxed_rdm: bool) -> Outcome {
@@ -151,7 +155,7 @@ impl Hypervisor for FakeHypervisor {
     }
 }
 
-/// Xen's own rules (`spec/xen-platform.md` C3).
+/// Xen's own rules (`iommu_do_pci_domctl`, 4.17).
 fn assignable(world: &World, call: &'static str, domain: DomId, device: Sbdf) -> Outcome {
     if !world.iommu || (domain != DomId::IO && !world.passthrough.contains(&domain)) {
         return refuse(call, Errno::EOPNOTSUPP);

@@ -52,7 +52,7 @@ pub(crate) struct Machine {
     pub(crate) host: Host,
 }
 
-struct FakeClock(Rc<RefCell<World>>);
+pub(super) struct FakeClock(pub(super) Rc<RefCell<World>>);
 
 impl Clock for FakeClock {
     fn elapsed(&self) -> Duration {
@@ -64,7 +64,7 @@ impl Clock for FakeClock {
     }
 }
 
-struct FakeConsole(Rc<RefCell<World>>);
+pub(super) struct FakeConsole(pub(super) Rc<RefCell<World>>);
 
 impl Console for FakeConsole {
     fn note(&self, text: &str) {

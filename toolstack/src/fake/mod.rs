@@ -11,10 +11,12 @@ mod machine;
 mod peers;
 mod store;
 mod tree;
+mod with_stub;
 mod world;
 
 pub(crate) use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
 pub(crate) use image::{ConfigImage, mcfg_table};
 pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 pub(crate) use tree::TempTree;
+pub(crate) use with_stub::MachineWithStub;
 pub(crate) use world::{Killed, World};

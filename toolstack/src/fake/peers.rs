@@ -39,7 +39,7 @@ pub(crate) fn act(world: &mut World, tree: &TempTree) -> bool {
         drop(incidents.remove(index));
     }
     world.incidents = incidents;
-    happened.is_some() || stub(world, tree) || guests(world)
+    happened.is_some() || stub(world, tree) || guests(world, tree)
 }
 
 fn devices(world: &World, backend: &str) -> Vec<(usize, Sbdf)> {
@@ -59,7 +59,7 @@ fn stub(world: &mut World, tree: &TempTree) -> bool {
     }
     let domain = format!("/local/domain/{STUB}");
     let guests = world.children(&format!("{domain}/backend/pci"));
-    guests.iter().any(|guest| serve(world, DomId(guest.parse().unwrap())))
+    guests.iter().any(|guest| serve(world, tree, DomId(guest.parse().unwrap())))
 }
 
 /// The pool: answers `new` and `online` = 0, and takes back what has no directory any more.
@@ -74,13 +74,9 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
             if !world.iomem.contains(&(STUB, ecam)) {
                 world.violations.push(format!("{device} without its frame {ecam:x}"));
             }
-            let config = std::fs::read(tree.path().join(format!("bus/pci/devices/{device}/config"))).unwrap();
-            if !ConfigImage(config).is_quiet() {
-                world.violations.push(format!("{device} is not quiet"));
-            }
             match world.stub.refuses {
                 Some((other, why)) if other == device => format!("refused {why}"),
-                _ => "free".to_owned(),
+                _ => verdict(tree, device),
             }
         }
         (lent, true) if lent.starts_with("lent ") => {
@@ -88,7 +84,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
             if world.nodes.contains_key(&backend_dir(STUB, guest)) {
                 return false;
             }
-            "free".to_owned()
+            verdict(tree, device)
         }
         (lent, false) if lent.starts_with("lent ") => {
             world.violations.push(format!("{device} asked back while lent"));
@@ -101,15 +97,44 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     true
 }
 
-/// One frontend: `spec/pci-protocol.md` §2.9 as far as these tests go.
-fn serve(world: &mut World, guest: DomId) -> bool {
+/// A device that comes in or back must be there and quiet.
+fn verdict(tree: &TempTree, device: Sbdf) -> String {
+    match std::fs::read(config_path(tree, device)).map(ConfigImage) {
+        Ok(config) if config.is_quiet() => "free",
+        Ok(_) => "refused it is not quiet",
+        Err(_) => "refused the function does not answer",
+    }
+    .to_owned()
+}
+
+fn config_path(tree: &TempTree, device: Sbdf) -> std::path::PathBuf {
+    tree.path().join(format!("bus/pci/devices/{device}/config"))
+}
+
+/// Gives back what a frontend has, as soon as it cannot use it any more.
+fn give_back(world: &mut World, tree: &TempTree, guest: DomId) {
+    for (_, device) in devices(world, &backend_dir(STUB, guest)) {
+        let node = child(&pool_dir(STUB, device), "state");
+        if world.value(&node) == Some(&format!("lent {guest}")) {
+            world.write_as(STUB, &node, &verdict(tree, device));
+        }
+    }
+}
+
+/// One frontend: pci-protocol §2.9 as far as these tests go.
+fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let backend = backend_dir(STUB, guest);
     let set = |world: &mut World, name: &str, value: &str| world.write_as(STUB, &child(&backend, name), value);
     let state = world.value(&child(&backend, "state")).unwrap_or("0").to_owned();
     let front = world.value(&child(&frontend_dir(guest), "state")).unwrap_or("0").to_owned();
     match (state.as_str(), front.as_str()) {
         ("6", _) => return false,
-        (_, "0" | "6") => set(world, "state", "6"),
+        (_, "0" | "6") => {
+            if front == "0" || world.value(&child(&backend, "online")) == Some("0") {
+                give_back(world, tree, guest);
+            }
+            set(world, "state", "6");
+        }
         ("1", _) => set(world, "state", "2"),
         ("2", _) if world.stub.gives_up.is_some() => {
             world.write(&error_node(STUB, guest), world.stub.gives_up.unwrap());
@@ -145,12 +170,12 @@ fn export(world: &mut World, guest: DomId) {
     }
 }
 
-fn guests(world: &mut World) -> bool {
+fn guests(world: &mut World, tree: &TempTree) -> bool {
     let running: Vec<DomId> = world.domains.iter().filter(|(_, info)| !info.paused).map(|(id, _)| *id).collect();
-    running.into_iter().any(|guest| use_devices(world, guest))
+    running.into_iter().any(|guest| use_devices(world, tree, guest))
 }
 
-fn use_devices(world: &mut World, guest: DomId) -> bool {
+fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let front = child(&frontend_dir(guest), "state");
     let Some(state) = world.value(&front).map(str::to_owned) else { return false };
     let back = world.value(&child(&backend_dir(STUB, guest), "state")).unwrap_or("0").to_owned();
@@ -162,7 +187,15 @@ fn use_devices(world: &mut World, guest: DomId) -> bool {
             world.write(&node, world.guest.refuses.unwrap());
             "5"
         }
-        ("3", "4") => "4",
+        ("3", "4") => {
+            // Its drivers get to work.
+            for (_, device) in devices(world, &backend_dir(STUB, guest)) {
+                let mut config = ConfigImage(std::fs::read(config_path(tree, device)).unwrap());
+                config.set_word(4, config.word(4) | 4);
+                std::fs::write(config_path(tree, device), config.0).unwrap();
+            }
+            "4"
+        }
         ("1" | "2" | "3" | "4", "5" | "6") if world.guest.half_closes => "5",
         ("1" | "2" | "3" | "4", "5" | "6") if !world.guest.keeps => "6",
         _ => return false,

@@ -8,6 +8,8 @@ mod device;
 mod watches;
 
 pub(crate) use connection::Connection;
+#[cfg(test)]
+pub(crate) use connection::Timed;
 pub(crate) use device::XenbusDevice;
 pub(crate) use watches::WatchConnection;
 

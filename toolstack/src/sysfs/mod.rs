@@ -41,6 +41,7 @@ impl Kernel for Linux {
 /// Whether a device could be reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResetOutcome {
+    /// Linux tried.
     Done,
     /// Linux knows no way to reset this function alone.
     NoMethod,

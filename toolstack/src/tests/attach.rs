@@ -47,6 +47,7 @@ fn the_stub_gets_exactly_the_configuration_pages() {
 #[test]
 fn the_guest_finds_decoders_on_and_bus_mastering_off() {
     let machine = Machine::new();
+    pause(&machine, WEB);
     attach_to_web(&machine, &[E1000, NVME]).unwrap();
     assert_eq!(machine.config(E1000).word(4), 0x0003);
     assert_eq!(machine.config(NVME).word(4) & 0x0406, 0x0002);

@@ -215,3 +215,17 @@ fn two_guests_come_and_go_apart() {
     });
     machine.assert_no_violations();
 }
+
+#[test]
+fn a_device_that_was_pulled_out_leaves_no_rights_behind() {
+    let machine = attached();
+    std::fs::remove_dir_all(machine.tree.path().join(format!("bus/pci/devices/{EDU}"))).unwrap();
+    machine.with(|world| world.owners.remove(&device(EDU)));
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.with(|world| {
+        assert!(world.iomem.iter().all(|(domain, _)| *domain == STUB));
+        assert_eq!((world.irqs.len(), world.pirqs.len()), (0, 0));
+        assert!(world.notes.iter().any(|note| note.contains("refuses 0000:00:06.0")), "{:?}", world.notes);
+    });
+    machine.assert_no_violations();
+}

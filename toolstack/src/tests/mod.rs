@@ -7,6 +7,7 @@ mod golden;
 mod list;
 mod reclaim;
 mod refusals;
+mod with_stub;
 
 use std::time::Duration;
 

@@ -1,12 +1,15 @@
 //! What the tasks of the control plane and the data plane share.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::Waker;
 
+use litemap::LiteMap;
 use xen_types::DomId;
+use xenstore::path::key;
 use xenstore::{Client, ReqId, WatchEvent, path};
 
 use super::executor::BoxedTask;
@@ -38,15 +41,15 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) options: Options,
     pub(crate) client: Client,
     /// Who waits for which answer.
-    pub(crate) waiting: BTreeMap<ReqId, Waker>,
+    pub(crate) waiting: LiteMap<ReqId, Waker>,
     /// Signals to raise, by time; the second number tells alarms of the same time apart.
-    alarms: BTreeMap<(u64, u64), Rc<Signal>>,
+    alarms: LiteMap<(u64, u64), Rc<Signal>>,
     last_alarm: u64,
     pub(crate) free_transactions: u32,
     pub(crate) transaction_queue: VecDeque<Waker>,
     /// Tasks to be taken over by the executor.
     pub(crate) spawned: Vec<BoxedTask>,
-    pub(crate) guests: BTreeMap<DomId, Guest<P>>,
+    pub(crate) guests: LiteMap<DomId, Box<Guest<P>>>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
     pub(crate) broker: Broker<P>,
@@ -66,13 +69,13 @@ impl<P: Platform> Core<P> {
             platform,
             options,
             client: Client::new(),
-            waiting: BTreeMap::new(),
-            alarms: BTreeMap::new(),
+            waiting: LiteMap::new(),
+            alarms: LiteMap::new(),
             last_alarm: 0,
             free_transactions: TRANSACTIONS,
             transaction_queue: VecDeque::new(),
             spawned: Vec::new(),
-            guests: BTreeMap::new(),
+            guests: LiteMap::new(),
             ports: PortTable::default(),
             pool: Pool::new(options.is_direct),
             broker: Broker::default(),
@@ -92,7 +95,7 @@ impl<P: Platform> Core<P> {
 
     /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
-        let alarm = self.alarms.first_key_value().map(|((deadline_ns, _), _)| *deadline_ns);
+        let alarm = self.alarms.first().map(|((deadline_ns, _), _)| *deadline_ns);
         alarm.into_iter().chain(self.broker.deadline_ns()).min()
     }
 
@@ -102,11 +105,10 @@ impl<P: Platform> Core<P> {
             return;
         }
         let now_ns = self.platform.now_ns();
-        while let Some(first) = self.alarms.first_entry() {
-            if first.key().0 > now_ns {
-                return;
+        while let Some(first) = self.alarms.first().map(|(key, _)| *key).filter(|(due_ns, _)| *due_ns <= now_ns) {
+            if let Some(signal) = self.alarms.remove(&first) {
+                signal.raise();
             }
-            first.remove().raise();
         }
     }
 
@@ -134,6 +136,7 @@ impl<P: Platform> Core<P> {
                 None => self.look_at_backends(),
             },
             POOL_TOKEN => match path::relative::split_pool(&event.path) {
+                Some((address, key::STATE)) => self.pool.look_at_state(address),
                 Some((address, _)) => self.pool.look_at(address),
                 None => self.pool.look_at_all(),
             },
@@ -160,14 +163,14 @@ impl<P: Platform> Core<P> {
     pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
         let Self { guests, spawned, options, .. } = self;
         guests.entry(domid).or_insert_with(|| {
-            spawned.push(alloc::boxed::Box::pin(super::frontend::run(handle.clone(), domid)));
-            Guest::new(domid, *options)
+            spawned.push(Box::pin(super::frontend::run(handle.clone(), domid)));
+            Box::new(Guest::new(domid, *options))
         })
     }
 
     /// The pool has changed for the better: guests that were refused one of its devices ask again.
     pub(crate) fn retry_failed(&mut self, address: xen_types::Sbdf) {
-        for guest in self.guests.values_mut() {
+        for guest in self.guests.iter_mut().map(|(_, guest)| guest) {
             if guest.forget_failure(address) {
                 guest.signal.raise();
             }

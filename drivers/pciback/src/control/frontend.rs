@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use xen_types::DomId;
@@ -11,7 +12,7 @@ use super::core::{FRONTEND_TOKEN, Handle};
 use super::read;
 use super::store::{Answer, Transaction};
 use crate::platform::Platform;
-use crate::xenbus::{Action, Failure, Node, Nodes, decide};
+use crate::xenbus::{Action, Failure, Nodes, decide};
 
 /// First wait after xenstored refused something; doubles each time.
 const RETRY_NS: u64 = 250_000_000;
@@ -55,11 +56,11 @@ impl<P: Platform> Task<P> {
         self.handle.ask(TxId::NONE, request)
     }
 
-    fn watched_path(&self) -> alloc::string::String {
+    fn watched_path(&self) -> String {
         path::child(&path::frontend_dir(self.domid), "state")
     }
 
-    fn token(&self) -> alloc::string::String {
+    fn token(&self) -> String {
         format!("{FRONTEND_TOKEN}{}", self.domid)
     }
 
@@ -87,7 +88,7 @@ impl<P: Platform> Task<P> {
                     continue;
                 }
                 Ok(Progress::Gone) => {
-                    if signal.is_raised() {
+                    if signal.lower() {
                         continue; // a new directory appeared behind our reading
                     }
                     self.handle.with(|core| core.guests.remove(&self.domid));
@@ -131,23 +132,22 @@ impl<P: Platform> Task<P> {
     async fn look(&self) -> Result<Progress, Error> {
         let transaction = Transaction::begin(&self.handle).await?;
         let nodes = read::nodes(&self.handle, &transaction, self.domid).await?;
-        let (local, rest) = self.decide(nodes.as_ref());
-        if !local.is_empty() {
+        let actions = self.decide(nodes.as_ref());
+        if actions.iter().any(Action::is_local) {
             // Nothing is given away or taken on the word of nodes that were not all true at once.
             if transaction.commit().await? {
-                self.apply(local);
+                self.apply(actions);
             }
             return Ok(Progress::Again);
         }
         if nodes.is_none() {
             return Ok(Progress::Gone);
         }
-        self.write(transaction, rest).await
+        self.write(transaction, actions).await
     }
 
-    /// The steps that concern only ourselves, and the others.
-    fn decide(&self, nodes: Option<&Nodes>) -> (Vec<Action>, Vec<Action>) {
-        let actions = self.handle.with(|core| {
+    fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
+        self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
             let Some(guest) = core.guests.get_mut(&self.domid) else { return Vec::new() };
             match nodes {
@@ -157,10 +157,10 @@ impl<P: Platform> Task<P> {
                 }
                 None => guest.held.let_go(),
             }
-        });
-        actions.into_iter().partition(Action::is_local)
+        })
     }
 
+    /// The steps that concern only ourselves. The others are decided again afterwards.
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
             let super::core::Core { guests, pool, ports, platform, broker, .. } = core;
@@ -183,32 +183,14 @@ impl<P: Platform> Task<P> {
 
     /// Carries out what is for others to see. The reason of a failure is there before the state that tells of it.
     async fn write(&self, transaction: Transaction<P>, actions: Vec<Action>) -> Result<Progress, Error> {
-        let error_node = path::relative::error_node(self.domid);
-        let mut writes = Vec::new();
-        for action in actions {
-            match action {
-                Action::Report(failure) => self.report(&failure).await,
-                Action::ClearReport => {
-                    let _ = self.ask(&Request::Remove { path: &error_node }).await; // ENOENT is what we want
-                }
-                Action::Write(nodes) => writes.extend(nodes),
-                _ => {}
-            }
-        }
-        if writes.is_empty() {
+        let answers = self.ask_to_write(&transaction, actions);
+        if answers.is_empty() {
             return Ok(Progress::Settled);
         }
-        let dir = path::relative::backend_dir(self.domid);
-        let mut answers = Vec::new();
-        for (node, value) in &writes {
-            let path = format!("{dir}/{}", name(*node));
-            log::debug!("frontend {}: {} = {value}", self.domid, name(*node));
-            answers.push(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
-        }
-        for (answer, (node, _)) in answers.into_iter().zip(&writes) {
+        for (node, answer) in answers {
             if let Err(error) = answer.await {
                 let errno = if let Error::Store(errno) = error { errno } else { xen_types::Errno::EIO };
-                self.report(&Failure { errno, text: format!("cannot write {}", name(*node)) }).await;
+                self.report(&Failure { errno, text: format!("cannot write {node}") });
                 return Err(error);
             }
         }
@@ -216,8 +198,34 @@ impl<P: Platform> Task<P> {
         Ok(Progress::Again)
     }
 
+    /// Asks for everything at once: xenstored does it in this order. What concerns the error node is best effort and not waited
+    /// for; with or without it, the state tells that something is wrong.
+    fn ask_to_write(&self, transaction: &Transaction<P>, actions: Vec<Action>) -> Vec<(String, Answer<P>)> {
+        let dir = path::relative::backend_dir(self.domid);
+        let mut answers = Vec::new();
+        for action in actions {
+            match action {
+                Action::Report(failure) => self.report(&failure),
+                Action::ClearReport => {
+                    let path = path::relative::error_node(self.domid);
+                    drop(self.ask(&Request::Remove { path: &path })); // ENOENT is what we want
+                }
+                Action::Write(nodes) => {
+                    for (node, value) in nodes {
+                        log::debug!("frontend {}: {node} = {value}", self.domid);
+                        let node = node.to_string();
+                        let (path, value) = (path::child(&dir, &node), value.as_bytes());
+                        answers.push((node, transaction.ask(&Request::Write { path: &path, value })));
+                    }
+                }
+                _ => {}
+            }
+        }
+        answers
+    }
+
     /// Says what went wrong, in the log and in the error node.
-    async fn report(&self, failure: &Failure) {
+    fn report(&self, failure: &Failure) {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
             if let Some(guest) = core.guests.get_mut(&self.domid) {
@@ -226,17 +234,6 @@ impl<P: Platform> Task<P> {
         });
         let text = format!("{} {}", failure.errno.0, failure.text);
         let path = path::relative::error_node(self.domid);
-        // Best effort: with or without it, the state tells that something is wrong.
-        let _ = self.ask(&Request::Write { path: &path, value: text.as_bytes() }).await;
-    }
-}
-
-fn name(node: Node) -> alloc::string::String {
-    match node {
-        Node::State => "state".into(),
-        Node::DeviceState(index) => format!("state-{index}"),
-        Node::VirtualDevice(index) => format!("vdev-{index}"),
-        Node::Root(index) => format!("root-{index}"),
-        Node::RootCount => "root_num".into(),
+        drop(self.ask(&Request::Write { path: &path, value: text.as_bytes() }));
     }
 }

@@ -21,3 +21,4 @@ pub(crate) mod signal;
 pub(crate) mod startup;
 pub(crate) mod stock;
 pub(crate) mod store;
+pub(crate) mod values;

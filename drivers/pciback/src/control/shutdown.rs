@@ -29,7 +29,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         signal.wait().await;
         // Missing until somebody asks. Whatever else is wrong, the next request fires the watch again.
         let Ok(value) = handle.ask(TxId::NONE, &Request::Read { path }).await else { continue };
-        let request = match text(&value).map(str::trim) {
+        let request = match text(&value).map(str::trim_ascii) {
             Ok("") => continue,
             Ok("poweroff" | "halt") => Shutdown::Poweroff,
             Ok("reboot") => Shutdown::Reboot,

@@ -27,9 +27,9 @@ impl Signal {
         }
     }
 
-    /// True when the flag is up and nobody has waited for it yet.
-    pub(crate) fn is_raised(&self) -> bool {
-        self.raised.get()
+    /// Lowers the flag without waiting. True when it was up.
+    pub(crate) fn lower(&self) -> bool {
+        self.raised.replace(false)
     }
 
     /// Waits until the flag is raised and lowers it.

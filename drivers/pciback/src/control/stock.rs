@@ -3,18 +3,28 @@
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
-use alloc::vec::Vec;
 
 use xen_types::{Errno, Mfn, Resource, Sbdf};
-use xenstore::{Error, Request, TxId, directory_entries, number, path::relative, text};
+use xenstore::path::{self, key, relative};
+use xenstore::{Error, Request, TxId, directory_entries, number};
 
 use super::core::Handle;
+use super::values::Values;
 use crate::device::{DeviceInfo, RESOURCES};
 use crate::platform::Platform;
-use crate::pool::Description;
+use crate::pool::{Cause, Description};
 
 /// Until a node of the pool can be read again.
 const RETRY_NS: u64 = 1_000_000_000;
+
+/// `resource-0` to `resource-6`.
+const RESOURCE_NODES: [&str; RESOURCES] =
+    ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
+/// Everything about one device.
+const NODES: [&str; 4 + RESOURCES] = {
+    let [r0, r1, r2, r3, r4, r5, r6] = RESOURCE_NODES;
+    [key::ECAM, key::IRQ, key::ONLINE, key::STATE, r0, r1, r2, r3, r4, r5, r6]
+};
 
 /// Runs for ever.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
@@ -25,11 +35,12 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         if dirty.all {
             let listing = handle.ask(TxId::NONE, &Request::Directory { path: relative::POOL }).await;
             let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
-            let listed = directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok());
-            dirty.addresses.extend(listed);
+            for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
+                dirty.addresses.insert(address, Cause::Other);
+            }
         }
-        for address in dirty.addresses {
-            if let Err(error) = look(&handle, address).await {
+        for (address, cause) in dirty.addresses {
+            if let Err(error) = look(&handle, address, cause).await {
                 log::error!("pool: {address}: xenstore: {error}");
                 handle.with(|core| {
                     core.pool.mark(address);
@@ -41,62 +52,46 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     }
 }
 
-async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf) -> Result<(), Error> {
+async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> Result<(), Error> {
     let dir = relative::pool_dir(address);
-    let read = |name: &str| handle.ask(TxId::NONE, &Request::Read { path: &format!("{dir}/{name}") });
-    let (ecam, irq, online, state) = (read("ecam"), read("irq"), read("online"), read("state"));
-    let resources: [_; RESOURCES] = core::array::from_fn(|register| read(&format!("resource-{register}")));
-
-    let (ecam, irq) = (found(ecam.await)?, found(irq.await)?);
-    let (online, state) = (found(online.await)?, found(state.await)?);
-    let mut texts = [const { None }; RESOURCES];
-    for (text, resource) in texts.iter_mut().zip(resources) {
-        *text = found(resource.await)?;
-    }
-    if ecam.is_none() && online.is_none() {
+    let nodes = handle.read(TxId::NONE, &dir, &NODES, "").values(&[Errno::ENOENT]).await?;
+    if nodes.get(key::ECAM).is_none() && nodes.get(key::ONLINE).is_none() {
         handle.with(|core| core.pool.removed(address));
         return Ok(());
     }
+    // Our own answer is no reason to look at the device: one that keeps changing its mind would keep us looking for ever.
+    if cause == Cause::State && handle.with(|core| core.pool.has_said(address, nodes.get(key::STATE))) {
+        return Ok(());
+    }
     let description = Description {
-        info: describe(address, ecam.as_deref(), irq.as_deref(), &texts),
-        online: online.is_some_and(|value| number::decimal(value).is_ok_and(|online| online != 0)),
+        info: describe(address, &nodes),
+        online: nodes.decimal(key::ONLINE).is_some_and(|online| online != 0),
     };
     let wanted = handle.with(|core| {
         let wanted = core.pool.described(&core.platform, address, description);
-        if core.pool.is_free(address) {
+        if core.pool.take_news(address) {
             core.retry_failed(address);
         }
         wanted
     });
-    if state.as_deref() != Some(wanted.as_bytes()) {
+    if nodes.get(key::STATE) != Some(wanted.as_bytes()) {
         log::info!("pool: {address}: {wanted}");
-        let path = format!("{dir}/state");
+        let path = path::child(&dir, key::STATE);
         handle.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }).await?;
     }
     Ok(())
 }
 
-fn describe(
-    address: Sbdf,
-    ecam: Option<&[u8]>,
-    irq: Option<&[u8]>,
-    resources: &[Option<Vec<u8>>; RESOURCES],
-) -> Result<DeviceInfo, String> {
-    let ecam = ecam.and_then(|value| number::hexadecimal(value).ok()).ok_or("ecam is no frame number")?;
-    let irq = irq.and_then(|value| number::decimal(value).ok()).ok_or("irq is no number")?;
-    let mut parsed: [Option<Resource>; RESOURCES] = [None; RESOURCES];
-    for (register, (place, value)) in parsed.iter_mut().zip(resources).enumerate() {
-        let Some(value) = value else { continue };
-        let resource = text(value).ok().and_then(|text| text.parse().ok());
-        *place = Some(resource.ok_or_else(|| format!("resource-{register} is no resource"))?);
+fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
+    let ecam =
+        nodes.get(key::ECAM).and_then(|value| number::hexadecimal(value).ok()).ok_or("ecam is no frame number")?;
+    let irq = nodes.decimal(key::IRQ).ok_or("irq is no number")?;
+    let mut resources: [Option<Resource>; RESOURCES] = [None; RESOURCES];
+    for (place, name) in resources.iter_mut().zip(RESOURCE_NODES) {
+        if nodes.get(name).is_some() {
+            let resource = nodes.text(name).and_then(|text| text.parse().ok());
+            *place = Some(resource.ok_or_else(|| format!("{name} is no resource"))?);
+        }
     }
-    DeviceInfo::new(address, Mfn(ecam), parsed, irq).map_err(|error| error.to_string())
-}
-
-fn found(answer: Result<Vec<u8>, Error>) -> Result<Option<Vec<u8>>, Error> {
-    match answer {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.is(Errno::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
+    DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())
 }

@@ -46,7 +46,7 @@ impl<P: Platform> Future for Answer<P> {
                 }
                 answer
             }),
-            State::Refused(error) => Some(Err(error.clone())),
+            State::Refused(error) => Some(Err(*error)),
             // Nobody polls a future that is done; if somebody did, this says so without ending the stub.
             State::Done => Some(Err(Error::Protocol)),
         };
@@ -100,9 +100,14 @@ impl<P: Platform> Transaction<P> {
         Ok(transaction)
     }
 
+    /// What to ask with, so that it is within the transaction.
+    pub(crate) fn id(&self) -> TxId {
+        self.id.unwrap_or(TxId::NONE)
+    }
+
     /// Asks within the transaction.
     pub(crate) fn ask(&self, request: &Request<'_>) -> Answer<P> {
-        self.handle.ask(self.id.unwrap_or(TxId::NONE), request)
+        self.handle.ask(self.id(), request)
     }
 
     /// Ends it and keeps its changes. False when xenstored did not, because others changed what was read in it.

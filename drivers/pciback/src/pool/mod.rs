@@ -3,11 +3,11 @@
 mod device;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
+use litemap::LiteMap;
 use xen_types::{DomId, Errno, Sbdf};
 
 use crate::broker::Cleanup;
@@ -35,6 +35,19 @@ struct Entry<P: Platform> {
     place: Place<P>,
     /// `online`: false when the tool wants it back.
     online: bool,
+    /// What we last wanted in `state`.
+    said: String,
+    /// It has become free, and who wanted it before has not been told.
+    is_news: bool,
+}
+
+/// Why the nodes of a device are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// `state` has changed, and perhaps only because we wrote it.
+    State,
+    /// Anything else.
+    Other,
 }
 
 /// What the nodes of a device say.
@@ -47,9 +60,9 @@ pub(crate) struct Description {
 
 /// All devices, by their real addresses.
 pub(crate) struct Pool<P: Platform> {
-    entries: BTreeMap<Sbdf, Entry<P>>,
+    entries: LiteMap<Sbdf, Entry<P>>,
     /// Whose nodes are to be read.
-    dirty: BTreeSet<Sbdf>,
+    dirty: LiteMap<Sbdf, Cause>,
     all_dirty: bool,
     /// Raised with either.
     pub(crate) signal: Rc<Signal>,
@@ -60,7 +73,7 @@ pub(crate) struct Pool<P: Platform> {
 /// Whose nodes are to be read.
 pub(crate) struct Dirty {
     /// These.
-    pub(crate) addresses: BTreeSet<Sbdf>,
+    pub(crate) addresses: LiteMap<Sbdf, Cause>,
     /// And all that are in the store.
     pub(crate) all: bool,
 }
@@ -68,18 +81,24 @@ pub(crate) struct Dirty {
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
     pub(crate) fn new(is_direct: bool) -> Self {
-        Self { entries: BTreeMap::new(), dirty: BTreeSet::new(), all_dirty: false, signal: Signal::new(), is_direct }
+        Self { entries: LiteMap::new(), dirty: LiteMap::new(), all_dirty: false, signal: Signal::new(), is_direct }
     }
 
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
-        self.dirty.insert(address);
+        self.dirty.insert(address, Cause::Other);
+        self.signal.raise();
+    }
+
+    /// The `state` of one device has changed.
+    pub(crate) fn look_at_state(&mut self, address: Sbdf) {
+        self.dirty.entry(address).or_insert(Cause::State);
         self.signal.raise();
     }
 
     /// As [`Pool::look_at`], but only together with the next look.
     pub(crate) fn mark(&mut self, address: Sbdf) {
-        self.dirty.insert(address);
+        self.dirty.insert(address, Cause::Other);
     }
 
     /// The nodes of any device may have changed.
@@ -94,7 +113,9 @@ impl<P: Platform> Pool<P> {
         let mut addresses = core::mem::take(&mut self.dirty);
         let all = core::mem::take(&mut self.all_dirty);
         if all {
-            addresses.extend(self.entries.keys());
+            for address in self.entries.keys() {
+                addresses.insert(*address, Cause::Other);
+            }
         }
         Dirty { addresses, all }
     }
@@ -112,9 +133,10 @@ impl<P: Platform> Pool<P> {
 
     /// Brings a device in line with its nodes and says what its `state` shall be.
     pub(crate) fn described(&mut self, platform: &P, address: Sbdf, description: Description) -> String {
-        let new = || Entry { place: Place::Released, online: false };
+        let new = || Entry { place: Place::Released, online: false, said: String::new(), is_news: false };
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
+        let was_free = matches!(entry.place, Place::Free(_));
         entry.place = match core::mem::replace(&mut entry.place, Place::Released) {
             place @ (Place::With(_) | Place::Leaving(..)) => place,
             _ if !description.online => Place::Released,
@@ -128,17 +150,24 @@ impl<P: Platform> Pool<P> {
             },
             Place::Refused(_) | Place::Released => admit(platform, &description.info, self.is_direct),
         };
-        match &entry.place {
+        entry.is_news |= !was_free && matches!(entry.place, Place::Free(_));
+        entry.said = match &entry.place {
             Place::Free(_) => "free".to_string(),
             Place::With(domid) | Place::Leaving(_, domid) => format!("lent {domid}"),
             Place::Refused(reason) => format!("refused {reason}"),
             Place::Released => "released".to_string(),
-        }
+        };
+        entry.said.clone()
     }
 
-    /// True when a frontend can have the device.
-    pub(crate) fn is_free(&self, address: Sbdf) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, Place::Free(_)))
+    /// True when `state` says what we last wanted it to.
+    pub(crate) fn has_said(&self, address: Sbdf, state: Option<&[u8]>) -> bool {
+        self.entries.get(&address).is_some_and(|entry| state == Some(entry.said.as_bytes()))
+    }
+
+    /// True once after a device has become free: who wanted it before can have it now.
+    pub(crate) fn take_news(&mut self, address: Sbdf) -> bool {
+        self.entries.get_mut(&address).is_some_and(|entry| core::mem::take(&mut entry.is_news))
     }
 
     /// Hands a device to a frontend.
@@ -179,13 +208,14 @@ impl<P: Platform> Pool<P> {
                 Place::With(domid) if device.cleanup != Cleanup::None => Place::Leaving(device, domid),
                 _ => inspect(device),
             };
+            entry.is_news = matches!(entry.place, Place::Free(_));
         }
         self.look_at(address);
     }
 
     /// The devices that are to be made quiet.
     pub(crate) fn leaving(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
-        self.entries.values_mut().filter_map(|entry| match &mut entry.place {
+        self.entries.iter_mut().filter_map(|(_, entry)| match &mut entry.place {
             Place::Leaving(device, _) => Some(&mut **device),
             _ => None,
         })
@@ -194,13 +224,21 @@ impl<P: Platform> Pool<P> {
     /// Takes those back that nothing is to be done about any more. Not while the broker is at work on one of them.
     pub(crate) fn settle_leaving(&mut self) {
         let Self { entries, dirty, signal, .. } = self;
-        for (address, entry) in entries {
+        for (address, entry) in entries.iter_mut() {
             let is_done = matches!(&entry.place, Place::Leaving(device, _) if device.cleanup == Cleanup::None);
             if is_done && let Place::Leaving(device, _) = core::mem::replace(&mut entry.place, Place::Released) {
                 entry.place = inspect(device);
-                dirty.insert(*address);
+                entry.is_news = matches!(entry.place, Place::Free(_));
+                dirty.insert(*address, Cause::Other);
                 signal.raise();
             }
+        }
+    }
+
+    /// Takes back a device that the frontend could not use after all. That is no news: it would only ask again.
+    pub(crate) fn decline(&mut self, device: Box<PoolDevice<P>>) {
+        if let Some(entry) = self.entries.get_mut(&device.info().sbdf()) {
+            entry.place = Place::Free(device);
         }
     }
 }

@@ -32,6 +32,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::fmt;
 
 use xen_types::{Errno, Sbdf};
 use xenstore::XenbusState::{
@@ -53,6 +54,18 @@ pub(crate) enum Node {
     Root(u32),
     /// `root_num`.
     RootCount,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::State => f.write_str("state"),
+            Self::DeviceState(index) => write!(f, "state-{index}"),
+            Self::VirtualDevice(index) => write!(f, "vdev-{index}"),
+            Self::Root(index) => write!(f, "root-{index}"),
+            Self::RootCount => f.write_str("root_num"),
+        }
+    }
 }
 
 /// One step. The steps of a decision are carried out in order.
@@ -159,7 +172,7 @@ fn export(nodes: &Nodes, held: &Held) -> Vec<Action> {
     }
     let mut actions = report_failures(nodes, held);
     let mut writes = publish(nodes, held);
-    writes.push((Node::State, Initialised.to_string()));
+    writes.push((Node::State, Initialised.digit().into()));
     actions.push(Action::Write(writes));
     actions
 }
@@ -180,7 +193,7 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
             return connect(nodes, held);
         }
     } else if nodes.own == Some(Reconfiguring) {
-        writes.push((Node::State, Initialised.to_string()));
+        writes.push((Node::State, Initialised.digit().into()));
     }
     if !writes.is_empty() {
         actions.push(Action::Write(writes));
@@ -262,7 +275,7 @@ fn disconnect(held: &Held) -> Vec<Action> {
 /// Ends with our node at `state`, which is no write where it is there already.
 fn then_state(mut actions: Vec<Action>, nodes: &Nodes, state: XenbusState) -> Vec<Action> {
     if nodes.own != Some(state) {
-        actions.push(Action::Write(vec![(Node::State, state.to_string())]));
+        actions.push(Action::Write(vec![(Node::State, state.digit().into())]));
     }
     actions
 }
@@ -327,7 +340,7 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
         // 6 is ours for "failed" (§2.9). Old toolstacks have no `state-N`, and we may not create any.
         let state = if exported.is_some() { Initialised } else { Closed };
         if device.state.is_some_and(|now| now != u32::from(state.number())) {
-            writes.push((Node::DeviceState(number), state.to_string()));
+            writes.push((Node::DeviceState(number), state.digit().into()));
         }
     }
     // Roots are only ever added, and `root-N` stands before the count that includes it.

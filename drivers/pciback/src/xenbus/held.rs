@@ -1,9 +1,9 @@
 //! What we hold for one frontend, as far as decisions depend on it.
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use litemap::LiteMap;
 use xen_types::{Errno, Sbdf};
 use xenstore::XenbusState;
 
@@ -31,7 +31,7 @@ pub(crate) enum Outcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
     /// The devices that were asked for.
-    pub(crate) devices: BTreeMap<Sbdf, Outcome>,
+    pub(crate) devices: LiteMap<Sbdf, Outcome>,
     /// Virtual buses in the order in which they were first used: segment and bus.
     pub(crate) roots: Vec<(u16, u8)>,
     /// The page is mapped and the port bound, by these keys.

@@ -9,7 +9,7 @@ mod held;
 mod keys;
 mod nodes;
 
-pub(crate) use decide::{Action, Node, decide, makes_sense};
+pub(crate) use decide::{Action, decide, makes_sense};
 pub(crate) use held::{Failure, Held, Outcome};
 pub(crate) use keys::{InvalidKey, Keys};
 pub(crate) use nodes::{DeviceNodes, MAX_DEVICES, Nodes, Peer, read_state};

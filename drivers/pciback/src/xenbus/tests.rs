@@ -1,13 +1,14 @@
 //! Every pair of states, and the rows about devices and keys.
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use litemap::LiteMap;
 use xen_types::{Errno, GrantRef, Port, Sbdf};
 use xenstore::XenbusState;
 
+use super::decide::Node;
 use super::*;
 
 const KEYS: Keys = Keys { gref: GrantRef(8), port: Port(17) };
@@ -46,7 +47,7 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
 
 fn held(is_connected: bool) -> Held {
     Held {
-        devices: BTreeMap::from([(real(0), Outcome::Exported(virt(0)))]),
+        devices: LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]),
         roots: vec![(0, 0)],
         connection: is_connected.then_some(KEYS),
         announced: is_connected,
@@ -220,7 +221,7 @@ fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
     let take = |address| Action::Take { address, wish: None };
     assert_eq!(decide(&nodes, &Held::default()), [take(real(0)), take(real(1))]);
 
-    let devices = BTreeMap::from([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
+    let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
     let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
     let text = |node, text: &str| (node, text.to_string());
     let want = vec![
@@ -240,8 +241,10 @@ fn one_bad_device_fails_alone() {
     let failed = |text: &str| Failure { errno: Errno::ENODEV, text: text.to_string() };
     let entries =
         [(Some(real(0)), Some(1)), (None, Some(1)), (Some(real(1)), Some(1)), (Some(real(0)), Some(1)), (None, None)];
-    let devices =
-        BTreeMap::from([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Failed(failed("not in the pool")))]);
+    let devices = LiteMap::from_iter([
+        (real(0), Outcome::Exported(virt(0))),
+        (real(1), Outcome::Failed(failed("not in the pool"))),
+    ]);
     let now = Held { devices, ..Held::default() };
     for own in [2, 3] {
         let actions = decide(&listed(own, &entries), &now);

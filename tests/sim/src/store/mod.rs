@@ -3,7 +3,7 @@
 mod tree;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use xen_types::DomId;
 
@@ -26,7 +26,7 @@ pub struct Connection(u32);
 struct Peer {
     domid: DomId,
     input: Vec<u8>,
-    output: VecDeque<u8>,
+    output: Vec<u8>,
     watches: Vec<Watch>,
     transactions: BTreeMap<u32, Overlay>,
 }
@@ -74,13 +74,8 @@ impl Xenstored {
     pub fn connect(&mut self, domid: DomId) -> Connection {
         self.last_connection += 1;
         let connection = Connection(self.last_connection);
-        let peer = Peer {
-            domid,
-            input: Vec::new(),
-            output: VecDeque::new(),
-            watches: Vec::new(),
-            transactions: BTreeMap::new(),
-        };
+        let peer =
+            Peer { domid, input: Vec::new(), output: Vec::new(), watches: Vec::new(), transactions: BTreeMap::new() };
         self.peers.insert(connection, peer);
         connection
     }
@@ -188,11 +183,11 @@ impl Xenstored {
             Ok(payload) => (header.kind, payload.clone()),
             Err(error) => (kind::ERROR, format!("{error}\0").into_bytes()),
         };
-        peer.output.extend(wire::encode(kind, header.req_id, header.tx_id, &payload));
+        peer.output.extend_from_slice(&wire::encode(kind, header.req_id, header.tx_id, &payload));
         if header.kind == kind::WATCH && answer.is_ok() {
             // The first event of a watch comes at once, whatever is there.
             if let Some(watch) = peer.watches.last() {
-                peer.output.extend(wire::event(&watch.path, &watch.token));
+                peer.output.extend_from_slice(&wire::event(&watch.path, &watch.token));
             }
         }
     }
@@ -271,7 +266,7 @@ impl Xenstored {
                     let is_below = change.path.strip_prefix(&watch.absolute).is_some_and(|rest| rest.starts_with('/'));
                     if change.path == watch.absolute || is_below && !change.is_exact {
                         let relative = change.path.strip_prefix(&watch.absolute).unwrap_or_default();
-                        peer.output.extend(wire::event(&format!("{}{relative}", watch.path), &watch.token));
+                        peer.output.extend_from_slice(&wire::event(&format!("{}{relative}", watch.path), &watch.token));
                     }
                 }
             }

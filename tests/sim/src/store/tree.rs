@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::rc::Rc;
 
 use xen_types::DomId;
 
@@ -103,7 +104,7 @@ pub(super) struct Change {
     pub(super) path: String,
     /// Only for watches on this very node: it went away with one above it.
     pub(super) is_exact: bool,
-    readers: Vec<Node>,
+    readers: Vec<Rc<Node>>,
 }
 
 impl Change {
@@ -115,7 +116,9 @@ impl Change {
 
 #[derive(Debug)]
 pub(super) struct Tree {
-    nodes: BTreeMap<String, Node>,
+    nodes: BTreeMap<String, Rc<Node>>,
+    /// Nodes by owner.
+    owned: BTreeMap<DomId, usize>,
     generation: u64,
 }
 
@@ -129,12 +132,16 @@ impl Default for Tree {
             generation: 0,
         };
         let nodes = [("/", node(&["local"])), ("/local", node(&["domain"])), ("/local/domain", node(&[]))];
-        Self { nodes: nodes.into_iter().map(|(path, node)| (path.to_owned(), node)).collect(), generation: 0 }
+        Self {
+            nodes: nodes.into_iter().map(|(path, node)| (path.to_owned(), Rc::new(node))).collect(),
+            owned: BTreeMap::new(),
+            generation: 0,
+        }
     }
 }
 
 impl Tree {
-    pub(super) fn get(&self, path: &str) -> Option<&Node> {
+    pub(super) fn get(&self, path: &str) -> Option<&Rc<Node>> {
         self.nodes.get(path)
     }
 
@@ -143,7 +150,7 @@ impl Tree {
     }
 
     pub(super) fn dump(&self) -> Vec<String> {
-        let line = |(path, node): (&String, &Node)| {
+        let line = |(path, node): (&String, &Rc<Node>)| {
             let permissions = node.permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             format!("{path} = {:?} ({permissions})", String::from_utf8_lossy(&node.value))
         };
@@ -162,22 +169,22 @@ impl Tree {
         }
         self.generation += 1;
         for (path, node) in overlay.nodes {
-            match node {
+            let before = match node {
                 Some(mut node) if overlay.written.contains(&path) => {
-                    node.generation = self.generation;
-                    self.nodes.insert(path, node);
+                    Rc::make_mut(&mut node).generation = self.generation;
+                    *self.owned.entry(node.owner()).or_default() += 1;
+                    self.nodes.insert(path, node)
                 }
-                Some(_) => {}
-                None => {
-                    self.nodes.remove(&path);
-                }
+                Some(_) => None,
+                None => self.nodes.remove(&path),
+            };
+            if let Some(count) = before.and_then(|node| self.owned.get_mut(&node.owner())) {
+                *count -= 1;
             }
         }
-        // Checked by the caller's requests; a transaction of many could still pass it in sum.
-        for domid in self.nodes.values().map(Node::owner).filter(|owner| *owner != DomId::DOM0).collect::<BTreeSet<_>>()
-        {
-            let owned = self.owned_by(domid).len();
-            assert!(owned <= quota, "domain {domid} owns {owned} nodes");
+        for (domid, count) in &self.owned {
+            // Each request was checked; a transaction of many could still pass it in sum.
+            assert!(*domid == DomId::DOM0 || *count <= quota, "domain {domid} owns {count} nodes");
         }
         Some(overlay.changes)
     }
@@ -188,22 +195,22 @@ impl Tree {
 pub(super) struct Overlay {
     /// Generation of each node at its first reading, `None` where there was none.
     seen: BTreeMap<String, Option<u64>>,
-    nodes: BTreeMap<String, Option<Node>>,
+    nodes: BTreeMap<String, Option<Rc<Node>>>,
     written: BTreeSet<String>,
     changes: Vec<Change>,
 }
 
 impl Overlay {
     pub(super) fn read(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Vec<u8>, Refusal> {
-        self.readable(tree, domid, path).map(|node| node.value)
+        self.readable(tree, domid, path).map(|node| node.value.clone())
     }
 
     pub(super) fn directory(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Vec<String>, Refusal> {
-        self.readable(tree, domid, path).map(|node| node.children.into_iter().collect())
+        self.readable(tree, domid, path).map(|node| node.children.iter().cloned().collect())
     }
 
     pub(super) fn permissions(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Vec<Access>, Refusal> {
-        self.readable(tree, domid, path).map(|node| node.permissions)
+        self.readable(tree, domid, path).map(|node| node.permissions.clone())
     }
 
     pub(super) fn set_permissions(
@@ -218,7 +225,7 @@ impl Overlay {
         if domid != DomId::DOM0 && (node.owner() != domid || owner != Some(domid)) {
             return Err(Refusal::Denied);
         }
-        node.permissions = permissions;
+        Rc::make_mut(&mut node).permissions = permissions;
         self.changed(tree, path, &node);
         self.put(path, node);
         Ok(())
@@ -231,7 +238,7 @@ impl Overlay {
                 return Err(Refusal::Denied);
             }
             if let Some(value) = value {
-                node.value = value.to_vec();
+                Rc::make_mut(&mut node).value = value.to_vec();
                 self.changed(tree, path, &node);
                 self.put(path, node);
             }
@@ -256,13 +263,13 @@ impl Overlay {
             if let Some(owner) = permissions.first_mut() {
                 owner.domid = domid;
             }
-            if tree.owned_by(domid).len() >= super::NODE_QUOTA {
+            if tree.owned.get(&domid).is_some_and(|count| *count >= super::NODE_QUOTA) {
                 return Err(Refusal::Quota);
             }
         }
-        parent.children.insert(name.to_owned());
+        Rc::make_mut(&mut parent).children.insert(name.to_owned());
         self.put(above, parent);
-        let node = Node { value: value.to_vec(), permissions, children: BTreeSet::new(), generation: 0 };
+        let node = Rc::new(Node { value: value.to_vec(), permissions, children: BTreeSet::new(), generation: 0 });
         self.changed(tree, path, &node);
         self.put(path, node);
         Ok(())
@@ -280,7 +287,7 @@ impl Overlay {
         }
         self.changed(tree, path, &node);
         if let Some(mut parent) = self.node(tree, above) {
-            parent.children.remove(name);
+            Rc::make_mut(&mut parent).children.remove(name);
             self.put(above, parent);
         }
         self.remove_below(tree, path, &node);
@@ -292,14 +299,14 @@ impl Overlay {
         for name in &node.children {
             let below = format!("{path}/{name}");
             if let Some(child) = self.node(tree, &below) {
-                self.changes.push(Change { path: below.clone(), is_exact: true, readers: vec![child.clone()] });
+                self.changes.push(Change { path: below.clone(), is_exact: true, readers: vec![Rc::clone(&child)] });
                 self.remove_below(tree, &below, &child);
                 self.delete(&below);
             }
         }
     }
 
-    fn readable(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Node, Refusal> {
+    fn readable(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Rc<Node>, Refusal> {
         if let Some(node) = self.node(tree, path) {
             return if node.allows(domid, |access| access.read) { Ok(node) } else { Err(Refusal::Denied) };
         }
@@ -314,7 +321,7 @@ impl Overlay {
         }
     }
 
-    fn node(&mut self, tree: &Tree, path: &str) -> Option<Node> {
+    fn node(&mut self, tree: &Tree, path: &str) -> Option<Rc<Node>> {
         if let Some(node) = self.nodes.get(path) {
             return node.clone();
         }
@@ -324,7 +331,7 @@ impl Overlay {
         node
     }
 
-    fn put(&mut self, path: &str, node: Node) {
+    fn put(&mut self, path: &str, node: Rc<Node>) {
         self.written.insert(path.to_owned());
         self.nodes.insert(path.to_owned(), Some(node));
     }
@@ -333,9 +340,9 @@ impl Overlay {
         self.nodes.insert(path.to_owned(), None);
     }
 
-    fn changed(&mut self, tree: &Tree, path: &str, node: &Node) {
+    fn changed(&mut self, tree: &Tree, path: &str, node: &Rc<Node>) {
         let above = path.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
-        let mut readers = vec![node.clone()];
+        let mut readers = vec![Rc::clone(node)];
         // Not through `node`: who may hear of it is no part of what the transaction has read.
         readers.extend(match self.nodes.get(above) {
             Some(above) => above.clone(),

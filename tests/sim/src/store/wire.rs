@@ -44,8 +44,12 @@ pub(super) fn take(input: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
 
 pub(super) fn encode(kind: u32, req_id: u32, tx_id: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("payloads are short");
-    let words = [kind, req_id, tx_id, length];
-    words.into_iter().flat_map(u32::to_le_bytes).chain(payload.iter().copied()).collect()
+    let mut bytes = Vec::with_capacity(16 + payload.len());
+    for word in [kind, req_id, tx_id, length] {
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.extend_from_slice(payload);
+    bytes
 }
 
 pub(super) fn event(path: &str, token: &str) -> Vec<u8> {

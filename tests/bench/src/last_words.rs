@@ -1,0 +1,49 @@
+//! What an image with a bug leaves on the console: the self-test is told to fail in each way and its last words are read.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    qemu::{Line, Logs, Machine},
+    tally::Tally,
+};
+
+/// Xen waits five seconds before it restarts a machine whose only domain has crashed.
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// How it is to fail (the self-test's command line), and what must stand on the console, in this order.
+const FAILURES: [(&str, &[&str]); 3] = [
+    ("panic", &["PANIC at tests/guests/selftest/src/crash.rs:", "before crash", "Hardware Dom0 crashed"]),
+    ("trap", &["error 0x2, address 0x1000", "before crash", "Hardware Dom0 crashed"]),
+    // Xen cannot deliver the fault, for there is no stack to deliver it on: the page below the stack is not there.
+    ("overflow", &["Fault while accessing guest memory", "Hardware Dom0 crashed"]),
+];
+
+/// Runs `machine`, whose first module is the self-test, once for each failure. Consoles go to `dir`.
+pub(crate) fn run(machine: &mut Machine, dir: &Path, verbose: bool) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (failure, expected) in FAILURES {
+        if let Some((_, options)) = machine.modules.first_mut() {
+            failure.clone_into(options);
+        }
+        let mut missing = expected.iter().peekable();
+        let logs = Logs {
+            serial: dir.join(format!("{failure}.log")),
+            report: None,
+            on_line: &mut |line| {
+                if let Line::Serial(line) = line
+                    && missing.peek().is_some_and(|text| line.contains(**text))
+                {
+                    missing.next();
+                }
+            },
+        };
+        machine.run(LIMIT, verbose, logs)?;
+        let verdict =
+            missing.next().map_or_else(|| "ok".to_owned(), |text| format!("FAILED: no {text:?} on the console"));
+        println!("case last words: {failure} ... {verdict}");
+        tally += Tally::one(verdict == "ok");
+    }
+    Ok(tally)
+}

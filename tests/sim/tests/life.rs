@@ -1,0 +1,256 @@
+//! How connections end and begin again: closed, torn away at any moment, restarted.
+
+use pciif::{ErrorCode, Request};
+use sim::stub::Turn;
+use sim::world::{World, device_id};
+use sim::{SimStub, SimTool};
+use xen_types::{DomId, Sbdf};
+
+const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
+const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
+const FIRST: Sbdf = Sbdf::from_devfn(0, 0, 0);
+
+/// As little as can happen, `steps` times: some bytes, one run, one event, one look of the guest. False when less happened,
+/// because everybody had come to rest.
+fn steps(world: &mut World, steps: usize) -> bool {
+    let mut idle = 0;
+    for step in 0..steps {
+        let moved = match step % 5 {
+            0 => world.stub.turn(Turn::Run),
+            1 => world.stub.turn(Turn::Send(200)),
+            2 => world.stub.turn(Turn::Receive(100)),
+            3 => world.stub.turn(Turn::Serve),
+            _ => {
+                let World { stub, guests, .. } = world;
+                guests.values_mut().map(|guest| guest.step(stub)).filter(|moved| *moved).count() > 0
+            }
+        };
+        idle = if moved { 0 } else { idle + 1 };
+        if idle > 15 {
+            return false;
+        }
+    }
+    true
+}
+
+fn two_devices() -> (World, DomId) {
+    let mut world = World::new(&[A, B]);
+    let guest = world.create_guest(5);
+    world.guest(guest).scans_everything = false;
+    world.tool.attach(guest, &[A, B]);
+    (world, guest)
+}
+
+/// Does `end` after each possible number of steps of a connect, then `check`s.
+fn at_every_step(end: fn(&mut World, DomId), check: fn(&mut World, DomId)) {
+    at_steps(1, end, check);
+}
+
+/// The same after every third step: for ends that share their first half with one that is tried at every step.
+fn at_every_third_step(end: fn(&mut World, DomId), check: fn(&mut World, DomId)) {
+    at_steps(3, end, check);
+}
+
+fn at_steps(stride: usize, end: fn(&mut World, DomId), check: fn(&mut World, DomId)) {
+    let mut count = 0;
+    loop {
+        let (mut world, guest) = two_devices();
+        let was_under_way = steps(&mut world, count);
+        end(&mut world, guest);
+        world.settle();
+        check(&mut world, guest);
+        if !was_under_way {
+            assert!(count > 50, "a connect takes more than {count} steps");
+            return;
+        }
+        count += stride;
+    }
+}
+
+#[test]
+fn a_guest_that_dies_at_any_moment_leaves_nothing() {
+    at_every_step(World::destroy, |world, guest| {
+        assert_eq!(world.tool.backend(guest, "state").as_deref(), Some("6"));
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+        assert_eq!(world.tool.pool_state(B).as_deref(), Some("free"));
+        world.tool.remove_dirs(guest);
+        world.settle();
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_directory_that_is_removed_at_any_moment_leaves_nothing() {
+    let remove = |world: &mut World, guest: DomId| {
+        world.guests.remove(&guest); // a guest without a directory does nothing
+        world.tool.remove_dirs(guest);
+    };
+    at_every_step(remove, |world, _| {
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+        world.assert_clean();
+    });
+}
+
+#[test]
+fn a_directory_that_is_replaced_at_any_moment_starts_anew() {
+    let replace = |world: &mut World, guest: DomId| {
+        world.guest(guest).forget();
+        world.tool.remove_dirs(guest);
+        world.tool.attach(guest, &[B]);
+    };
+    at_every_third_step(replace, |world, guest| {
+        assert_eq!(world.states(guest), ("4".to_string(), 4));
+        let ids = u32::from(device_id(B)) << 16 | 0x8086;
+        assert_eq!(world.guest(guest).found, [(FIRST, ids)]);
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+        assert_eq!(world.tool.pool_state(B).as_deref(), Some("lent 5"));
+    });
+}
+
+#[test]
+fn a_close_that_is_asked_for_at_any_moment_gives_everything_back() {
+    at_every_third_step(
+        |world, guest| world.tool.request_close(guest),
+        |world, guest| {
+            assert_eq!(world.tool.backend(guest, "state").as_deref(), Some("6"));
+            assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+            world.guests.remove(&guest);
+            world.tool.remove_dirs(guest);
+            world.settle();
+            world.assert_clean();
+        },
+    );
+}
+
+#[test]
+fn a_driver_that_is_reloaded_at_any_moment_connects_again_at_the_same_addresses() {
+    let reload = |world: &mut World, guest: DomId| {
+        let guest = world.guest(guest);
+        guest.unload();
+        guest.set_state(1);
+    };
+    at_every_step(reload, |world, guest| {
+        assert_eq!(world.states(guest), ("4".to_string(), 4));
+        assert_eq!(world.guest(guest).found.len(), 2);
+        assert_eq!(world.tool.backend(guest, "vdev-0").as_deref(), Some("0000:00:00.00"));
+        assert_eq!(world.tool.backend(guest, "vdev-1").as_deref(), Some("0000:00:01.00"));
+    });
+}
+
+#[test]
+fn a_kernel_that_crashed_and_starts_again_without_closing_connects_again() {
+    for state in [1, 3] {
+        let (mut world, guest) = two_devices();
+        world.settle();
+        let before = world.guest(guest).found.clone();
+        world.guest(guest).forget();
+        if state == 1 {
+            world.guest(guest).set_state(1);
+        } else {
+            world.guest(guest).probe(); // its new keys and 3 at once, which may be the same numbers as before
+        }
+        world.settle();
+        assert_eq!(world.states(guest), ("4".to_string(), 4));
+        assert_eq!(world.guest(guest).found, before);
+    }
+}
+
+#[test]
+fn mini_os_closes_in_three_steps_and_is_waited_for_in_each() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    for (theirs, ours) in [(5, "5"), (6, "6"), (1, "3")] {
+        world.guest(guest).set_state(theirs);
+        world.stub.settle();
+        assert_eq!(world.tool.backend(guest, "state").as_deref(), Some(ours), "frontend at {theirs}");
+    }
+}
+
+#[test]
+fn a_closed_frontend_keeps_its_devices_while_it_is_online() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    world.guest(guest).unload();
+    world.stub.settle();
+    assert_eq!(world.states(guest), ("6".to_string(), 6));
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("lent 5"));
+    let held = world.xen.held_by(world.stub.domid());
+    assert_eq!((held.pages, held.ports), (0, 0));
+}
+
+#[test]
+fn the_next_connection_sees_nothing_of_the_one_before() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    let read = |world: &mut World| {
+        let World { stub, guests, .. } = world;
+        let ask = |request: &Request, stub: &mut SimStub| guests[&guest].ask(stub, request).expect("an answer");
+        let bar = ask(&Request::conf_read(FIRST, 0x10, 4), stub).value;
+        (bar, ask(&Request::conf_read(FIRST, 4, 2), stub).value & 3)
+    };
+    let fresh = read(&mut world);
+    {
+        let World { stub, guests, .. } = &mut world;
+        guests[&guest].ask(stub, &Request::conf_write(FIRST, 0x10, 4, u32::MAX));
+        guests[&guest].ask(stub, &Request::conf_write(FIRST, 4, 1, 3));
+    }
+    assert_ne!(read(&mut world), fresh, "sizing and decode were taken");
+    world.guest(guest).unload();
+    world.guest(guest).set_state(1);
+    world.settle();
+    assert_eq!(read(&mut world), fresh);
+}
+
+#[test]
+fn a_request_that_waits_when_the_connection_ends_is_answered() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    world.guest(guest).publish(&Request::conf_read(FIRST, 0, 4));
+    world.guest(guest).set_state(5);
+    world.stub.settle(); // no event is served here
+    let response = world.guest(guest).response().expect("an answer");
+    assert_eq!((response.code(), response.value), (Some(ErrorCode::DevNotFound), u32::MAX));
+}
+
+#[test]
+fn requests_are_answered_between_all_steps_of_another_guests_connect() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    let other = world.create_guest(6);
+    world.tool.attach(other, &[]);
+    for _ in 0..300 {
+        steps(&mut world, 1);
+        let World { stub, guests, .. } = &mut world;
+        let response = guests[&guest].ask(stub, &Request::conf_read(FIRST, 0, 2)).expect("an answer");
+        assert_eq!(response.value, 0x8086);
+    }
+    world.settle();
+    assert_eq!(world.states(other), ("4".to_string(), 4));
+}
+
+#[test]
+fn a_hundred_lives_of_one_guest_leave_nothing_more_than_one() {
+    let mut world = World::new(&[A]);
+    let mut nodes = Vec::new();
+    for life in 0..100 {
+        let guest = world.create_guest(5);
+        world.guest(guest).scans_everything = false;
+        world.tool.attach(guest, &[A]);
+        world.settle();
+        assert_eq!(world.states(guest).0, "4", "life {life}");
+        world.destroy(guest);
+        world.tool.remove_dirs(guest);
+        world.settle();
+        if life == 0 {
+            nodes = world.xen.store().dump();
+        }
+    }
+    assert_eq!(world.xen.store().dump(), nodes);
+    world.assert_clean();
+}
+
+#[test]
+fn frontend_dirs_are_where_the_tool_says() {
+    // The path that the stub derives from its directory's name is the one that the toolstack writes.
+    assert_eq!(SimTool::frontend_dir(DomId(5)), xenstore::path::frontend_dir(DomId(5)));
+}

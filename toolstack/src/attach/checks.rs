@@ -1,0 +1,107 @@
+//! What can be refused is refused before anything is touched.
+
+use xen_types::{DomId, Errno};
+use xenstore::path;
+
+use crate::assignable;
+use crate::device_spec::DeviceSpec;
+use crate::domain;
+use crate::error::{Doing, DomainName, Error};
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::pool::{self, PoolState};
+use crate::sysfs::PCIBACK;
+use crate::table;
+
+/// The stub, ready to serve.
+pub(super) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
+    let (stub, info) = domain::find(host, wanted)?.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
+    if info.dying || info.shutdown || stub.id == DomId::DOM0 {
+        return Err(Error::StubNotRunning(wanted.to_owned()));
+    }
+    if !host.exists(&path::version_node(stub.id))? {
+        return Err(Error::StubNotReady(stub));
+    }
+    Ok(stub)
+}
+
+/// A PV guest that has no PCI devices.
+pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<DomainName, Error> {
+    let (guest, info) = domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
+    let unfit = |guest, why| Err(Error::UnfitGuest { guest, why });
+    if guest.id == DomId::DOM0 {
+        return unfit(guest, "it is dom0, which has the devices by itself");
+    }
+    if guest.id == stub {
+        return unfit(guest, "it is the backend");
+    }
+    if info.dying || info.shutdown {
+        return unfit(guest, "it has shut down");
+    }
+    if info.hvm {
+        return Err(Error::NotPv(guest));
+    }
+    let Some(backend) = host.read(&path::child(&path::frontend_dir(guest.id), "backend-id"))? else {
+        return Ok(guest);
+    };
+    match backend.parse().map(DomId) {
+        Ok(DomId::DOM0) => Err(Error::ServedByDom0 { guest }),
+        Ok(id) if !domain::is_alive(host, id)? => Err(Error::BackendGone { guest }),
+        Ok(id) if id == stub => Err(Error::HasDevices { guest }),
+        Ok(id) => Err(Error::ServedByOther { guest, backend: domain::named(host, id)? }),
+        Err(_) => Err(Error::Nonsense { place: path::frontend_dir(guest.id), value: backend }),
+    }
+}
+
+/// Whether the device is there, nobody's, and Xen would give it to the guest.
+pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &DomainName) -> Result<(), Error> {
+    let device = spec.device;
+    assignable::check_endpoint(host, device)?;
+    if let Some(owner) = table::libxl_owner(host, device)? {
+        return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+    }
+    let driver = host.sysfs.driver(device);
+    if driver.as_deref() != Some(PCIBACK) && !spec.seize {
+        return Err(Error::NotAssignable { device, driver });
+    }
+    match table::load_one(host, device)? {
+        None => drop(host.sysfs.ecam_frame(device)?), // it will be handed over: is there something to hand over?
+        Some(record) if record.stub != stub.id => {
+            return Err(Error::OtherPool { device, stub: domain::named(host, record.stub)? });
+        }
+        Some(record) => {
+            if let Some(owner) = record.frontend {
+                return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+            }
+            match pool::state(host, stub.id, device)? {
+                PoolState::Free => {}
+                PoolState::Lent(owner) => {
+                    return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+                }
+                PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
+                PoolState::New | PoolState::Released | PoolState::Unknown(_) => return Err(Error::Unsettled(device)),
+            }
+        }
+    }
+    host.hypervisor.test_assign(guest.id, device).or_else(|error| match error.errno {
+        Errno::EOPNOTSUPP | Errno::ENOSYS => Err(Error::NoPassthrough { guest: guest.clone(), device }),
+        // Xen says EINVAL for both "another domain's" and "no such device" here.
+        Errno::EINVAL | Errno::EBUSY | Errno::ENODEV => Err(Error::OwnedElsewhere(device)),
+        _ => Err(error).doing(|| format!("whether {device} can be given to {guest}")),
+    })
+}
+
+/// No page of the devices may hold registers of a device that stays outside of the guest.
+pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
+    let wanted = |device| devices.iter().any(|spec| spec.device == device);
+    let all = host.sysfs.devices()?;
+    for spec in devices {
+        let facts = Facts::gather(host, spec.device)?;
+        for other in all.iter().copied().filter(|other| !wanted(*other)) {
+            if let Some(page) = facts.shared_page(&Facts::gather(host, other)?) {
+                return Err(Error::SharedPage { device: spec.device, other, page });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The steps of an attach, each with its undo.
+
+use xen_types::{Pirq, Sbdf};
+
+use crate::broker;
+use crate::device_spec::{DeviceSpec, RdmPolicy};
+use crate::directories;
+use crate::error::{Doing, DomainName, Error};
+use crate::facts::{Facts, GuestRights};
+use crate::journal::Journal;
+use crate::pool::{self, PoolState};
+use crate::reset::reset;
+use crate::sysfs::ResetOutcome;
+use crate::table::{self, Phase};
+use crate::xen::Permission::{Allow, Revoke};
+
+/// Notes whose the devices are going to be.
+pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+    let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
+    let changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    journal.step(
+        format!("note that the devices go to {guest}"),
+        |host| host.commit(&changes),
+        move |host| host.commit(&devices.into_iter().flat_map(table::unreserve).collect::<Vec<_>>()),
+    )
+}
+
+/// Resets a device and brings it into the state in which a guest's driver expects to find it.
+pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
+    let (device, decode) = (facts.device, facts.decode());
+    let stub = stub.clone();
+    journal.step(
+        format!("reset {device}"),
+        |host| {
+            host.sysfs.config(device)?.quiesce(decode)?;
+            if reset(host, device, decode)? == ResetOutcome::NoMethod {
+                host.note(&format!(
+                    "{device} cannot be reset by itself; it was made quiet through its registers instead"
+                ));
+            }
+            Ok(())
+        },
+        // By then the guest, if it got so far, cannot reach it any more.
+        move |host| {
+            reset(host, device, decode)?;
+            match pool::state(host, stub.id, device)? {
+                PoolState::Refused(_) => {
+                    host.commit(&[pool::present_again(stub.id, device)])?;
+                    pool::await_verdict(host, &stub, device)
+                }
+                _ => Ok(()),
+            }
+        },
+    )?;
+    journal.step(
+        format!("make {device} ready for a driver"),
+        |host| host.sysfs.config(device)?.prepare(decode),
+        move |host| host.sysfs.config(device)?.quiesce(decode),
+    )
+}
+
+/// Lets the guest use registers and interrupts.
+pub(super) fn grant(journal: &mut Journal<'_>, guest: &DomainName, rights: &GuestRights) -> Result<(), Error> {
+    let id = guest.id;
+    for frames in rights.frames.iter().copied() {
+        let what = format!("let {guest} map {} pages from frame {:#x}", frames.count, frames.first);
+        let doing = what.clone();
+        journal.step(
+            what.clone(),
+            |host| host.hypervisor.set_iomem(id, frames, Allow).doing(|| doing),
+            move |host| host.hypervisor.set_iomem(id, frames, Revoke).doing(|| what),
+        )?;
+    }
+    for ports in rights.ports.iter().copied() {
+        let what = format!("let {guest} use {} ports from {:#x}", ports.count, ports.first);
+        let doing = what.clone();
+        journal.step(
+            what.clone(),
+            |host| host.hypervisor.set_ioports(id, ports, Allow).doing(|| doing),
+            move |host| host.hypervisor.set_ioports(id, ports, Revoke).doing(|| what),
+        )?;
+    }
+    for gsi in rights.gsis.iter().copied() {
+        let what = format!("map interrupt {gsi} to {guest}");
+        let doing = what.clone();
+        journal.step(
+            what.clone(),
+            |host| host.hypervisor.map_gsi(id, gsi).map(drop).doing(|| doing),
+            move |host| host.hypervisor.unmap_pirq(id, Pirq(gsi)).doing(|| what),
+        )?;
+        let what = format!("let {guest} use interrupt {gsi}");
+        let doing = what.clone();
+        journal.step(
+            what.clone(),
+            |host| host.hypervisor.set_irq(id, Pirq(gsi), Allow).doing(|| doing),
+            move |host| host.hypervisor.set_irq(id, Pirq(gsi), Revoke).doing(|| what),
+        )?;
+    }
+    Ok(())
+}
+
+/// Gives the device's DMA to the guest.
+pub(super) fn assign(journal: &mut Journal<'_>, guest: &DomainName, spec: &DeviceSpec) -> Result<(), Error> {
+    let (id, device) = (guest.id, spec.device);
+    let what = format!("assign {device} to {guest}");
+    let relaxed = spec.rdm_policy == RdmPolicy::Relaxed;
+    let doing = what.clone();
+    journal.step(
+        what.clone(),
+        |host| host.hypervisor.assign(id, device, relaxed).doing(|| doing),
+        move |host| host.hypervisor.deassign(id, device).doing(|| what),
+    )
+}
+
+/// Writes both directories. To undo that, the devices are quieted, the directories removed and the stub given the time to let
+/// go, before any right is taken away.
+pub(super) fn publish(
+    journal: &mut Journal<'_>,
+    stub: &DomainName,
+    guest: &DomainName,
+    export: &str,
+    devices: &[DeviceSpec],
+    facts: &[Facts],
+) -> Result<(), Error> {
+    let changes = directories::create(stub.id, guest, export, devices);
+    let (facts, stub, guest) = (facts.to_vec(), stub.clone(), guest.id);
+    journal.step(
+        "write the backend's and the frontend's directory",
+        |host| host.commit(&changes),
+        move |host| {
+            // From here on the broker does nothing for the guest any more.
+            let detaching = facts.iter().map(|facts| table::set_phase(facts.device, Phase::Detaching));
+            host.commit(&detaching.collect::<Vec<_>>())?;
+            for facts in &facts {
+                broker::make_quiet(host, guest, facts)?;
+            }
+            host.commit(&directories::remove(stub.id, guest))?;
+            facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
+        },
+    )
+}

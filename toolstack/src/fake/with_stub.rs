@@ -1,0 +1,237 @@
+//! The same machine with the real backend in its stub: the tool's own xenstore connection speaks bytes to the simulated
+//! xenstored, and the other ends are `pciback` and the simulated pcifront (`tests/sim`).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use sim::device::Function;
+use sim::store::Connection as StoreConnection;
+use sim::{SimFrontend, SimStub, SimTool, SimXen};
+use xen_types::{DomId, Mfn, Pirq, Sbdf};
+use xenstore::Transport;
+
+use super::hypervisor::FakeHypervisor;
+use super::kernel::FakeKernel;
+use super::machine::{FakeClock, FakeConsole};
+use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
+use crate::host::Host;
+use crate::store::{Connection, Timed};
+use crate::sysfs::Sysfs;
+use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Permission, Ports};
+
+/// Everybody but the tool.
+pub(crate) struct Peers {
+    pub(crate) xen: SimXen,
+    pub(crate) tool: SimTool,
+    pub(crate) stub: SimStub,
+    pub(crate) guests: BTreeMap<DomId, SimFrontend>,
+    world: Rc<RefCell<World>>,
+    tree: Rc<TempTree>,
+}
+
+impl Peers {
+    /// Lets everybody do something; false when nobody did.
+    fn step(&mut self) -> bool {
+        self.copy_registers();
+        let before = self.xen.store().requests();
+        self.stub.settle();
+        self.stub.serve();
+        let running: Vec<DomId> =
+            self.world.borrow().domains.iter().filter(|(_, info)| !info.paused).map(|(id, _)| *id).collect();
+        let mut moved = false;
+        for (_, guest) in self.guests.iter_mut().filter(|(id, _)| running.contains(id)) {
+            moved |= guest.step(&mut self.stub);
+        }
+        moved || self.xen.store().requests() != before
+    }
+
+    pub(crate) fn settle(&mut self) {
+        while self.step() {}
+    }
+
+    /// What the tool wrote through sysfs is what the stub reads through ECAM.
+    fn copy_registers(&self) {
+        for name in [E1000, EDU, NVME] {
+            let path = self.tree.path().join(format!("bus/pci/devices/{name}/config"));
+            let bytes = std::fs::read(path).unwrap();
+            self.xen.with_function(ecam(device(name)), |function| {
+                for (index, word) in (0..).zip(bytes.chunks_exact(4)) {
+                    function.write(index * 4, u32::from_le_bytes(word.try_into().unwrap()));
+                }
+            });
+        }
+    }
+
+    pub(crate) fn destroy(&mut self, guest: DomId) {
+        self.guests.remove(&guest).unwrap().died();
+        self.tool.destroy_guest(guest);
+        self.world.borrow_mut().destroy(guest);
+    }
+}
+
+fn ecam(device: Sbdf) -> Mfn {
+    Mfn(0xb0000 + (u64::from(device.bus()) << 8) + u64::from(device.devfn()))
+}
+
+/// The machine.
+pub(crate) struct MachineWithStub {
+    /// Its hypervisor and sysfs.
+    pub(crate) machine: Machine,
+    pub(crate) peers: Rc<RefCell<Peers>>,
+    pub(crate) host: Host,
+}
+
+impl MachineWithStub {
+    /// The stub is ready, "web" runs and its driver is loaded as soon as there is something for it.
+    pub(crate) fn new() -> Self {
+        let machine = Machine::new();
+        let xen = SimXen::new();
+        let tool = SimTool::new(xen.clone(), STUB);
+        tool.create_stub();
+        tool.create_guest(WEB);
+        // What libxl (4.17, `libxl__domain_make`) leaves behind, and no more.
+        tool.change(|store| {
+            store.remove("/local/domain/3/backend")?;
+            store.remove("/local/domain/3/pool")?;
+            ["/libxl", "/tool", "/local/domain/5/device/suspend"].iter().try_for_each(|path| store.mkdir(path))
+        });
+        for (id, name) in [(STUB, "pcidom"), (WEB, "web")] {
+            tool.write(&format!("/local/domain/{id}/name"), name);
+        }
+        for name in [E1000, EDU, NVME] {
+            xen.plug(ecam(device(name)), Function::endpoint(0x8086, 0x10d3));
+        }
+        let (world, tree) = (machine.world.clone(), machine.tree.clone());
+        let stub = SimStub::new(&xen, STUB);
+        let guests = BTreeMap::from([(WEB, SimFrontend::new(xen.clone(), WEB, STUB))]);
+        let mut peers = Peers { xen: xen.clone(), tool, stub, guests, world: world.clone(), tree: tree.clone() };
+        for name in [E1000, EDU, NVME] {
+            // Ids and class as the simulated function has them.
+            let path = tree.path().join(format!("bus/pci/devices/{name}/config"));
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[..4].copy_from_slice(&0x10d3_8086_u32.to_le_bytes());
+            bytes[8..12].copy_from_slice(&0x0200_0001_u32.to_le_bytes());
+            std::fs::write(path, bytes).unwrap();
+        }
+        peers.settle();
+        let peers = Rc::new(RefCell::new(peers));
+        let connection = xen.store().connect(DomId::DOM0);
+        let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
+        let host = Host::new(
+            Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
+            Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
+            Box::new(Connection::new(transport)),
+            Box::new(FakeClock(world.clone())),
+            Box::new(FakeConsole(world)),
+        );
+        Self { machine, peers, host }
+    }
+
+    pub(crate) fn with_peers<T>(&self, act: impl FnOnce(&mut Peers) -> T) -> T {
+        act(&mut self.peers.borrow_mut())
+    }
+
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
+        self.with_peers(|peers| peers.tool.read(path))
+    }
+}
+
+/// Bytes to and from the simulated xenstored. Waiting lets the others act.
+struct SimTransport {
+    xen: SimXen,
+    connection: StoreConnection,
+    peers: Rc<RefCell<Peers>>,
+    world: Rc<RefCell<World>>,
+}
+
+impl Timed for SimTransport {
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.world.borrow().clock.as_nanos()).unwrap()
+    }
+}
+
+impl Transport for SimTransport {
+    type Error = Infallible;
+
+    fn send(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        let count = bytes.len().min(7); // the kernel takes messages in pieces too
+        self.xen.store().send(self.connection, &bytes[..count]);
+        Ok(count)
+    }
+
+    fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Infallible> {
+        loop {
+            let bytes = self.xen.store().receive(self.connection, buffer.len().min(11));
+            if !bytes.is_empty() {
+                buffer[..bytes.len()].copy_from_slice(&bytes);
+                return Ok(bytes.len());
+            }
+            let now = self.now_ns();
+            let deadline = deadline_ns.expect("an answer that will never come");
+            if deadline <= now {
+                return Ok(0);
+            }
+            let moved = self.peers.borrow_mut().step();
+            let step = if moved { 1_000_000 } else { deadline - now };
+            self.world.borrow_mut().clock += Duration::from_nanos(step);
+            self.xen.advance_ns(step);
+        }
+    }
+}
+
+/// The strict hypervisor, which tells the simulated Xen about the stub's rights.
+struct SimHypervisor {
+    fake: FakeHypervisor,
+    xen: SimXen,
+}
+
+type Outcome<T = ()> = Result<T, HypercallError>;
+
+impl Hypervisor for SimHypervisor {
+    fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
+        self.fake.domain(id)
+    }
+
+    fn has_iommu(&self) -> Outcome<bool> {
+        self.fake.has_iommu()
+    }
+
+    fn set_iomem(&self, domain: DomId, frames: Frames, permission: Permission) -> Outcome {
+        self.fake.set_iomem(domain, frames, permission)?;
+        for frame in (frames.first.0..).zip(0..frames.count).map(|(frame, _)| Mfn(frame)) {
+            self.xen.permit(domain, frame, permission == Permission::Allow);
+        }
+        Ok(())
+    }
+
+    fn set_ioports(&self, domain: DomId, ports: Ports, permission: Permission) -> Outcome {
+        self.fake.set_ioports(domain, ports, permission)
+    }
+
+    fn set_irq(&self, domain: DomId, pirq: Pirq, permission: Permission) -> Outcome {
+        self.fake.set_irq(domain, pirq, permission)
+    }
+
+    fn map_gsi(&self, domain: DomId, gsi: u32) -> Outcome<Pirq> {
+        self.fake.map_gsi(domain, gsi)
+    }
+
+    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
+        self.fake.unmap_pirq(domain, pirq)
+    }
+
+    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
+        self.fake.test_assign(domain, device)
+    }
+
+    fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {
+        self.fake.assign(domain, device, relaxed_rdm)
+    }
+
+    fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {
+        self.fake.deassign(domain, device)
+    }
+}

@@ -1,0 +1,121 @@
+//! The tool and the real backend together: what one writes, the other understands.
+
+use super::{TIMEOUT, request};
+use crate::assignable;
+use crate::attach::attach;
+use crate::connect::Connection;
+use crate::detach::{self, detach};
+use crate::error::Error;
+use crate::fake::{E1000, EDU, MachineWithStub, NVME, WEB, device};
+use crate::reclaim::reclaim;
+
+const ALL: [&str; 3] = [E1000, EDU, NVME];
+
+/// All nodes, but those that a guest's driver or the stub leave in their own directories.
+fn nodes(machine: &MachineWithStub) -> Vec<String> {
+    let dump = machine.with_peers(|peers| peers.xen.store().dump());
+    dump.into_iter().filter(|line| !line.starts_with("/local/domain/3/error")).collect()
+}
+
+fn pool_states(machine: &MachineWithStub) -> Vec<Option<String>> {
+    ["05", "06", "07"].map(|slot| machine.read(&format!("/local/domain/3/pool/0000-00-{slot}-0/state"))).to_vec()
+}
+
+fn all(word: &str) -> Vec<Option<String>> {
+    vec![Some(word.to_owned()); 3]
+}
+
+fn detach_all(machine: &MachineWithStub) -> Result<(), Error> {
+    let devices = ALL.map(device).to_vec();
+    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT };
+    detach(&machine.host, &request, &reclaim(&machine.host)?)
+}
+
+fn with_pool() -> MachineWithStub {
+    let machine = MachineWithStub::new();
+    assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
+    machine
+}
+
+#[test]
+fn the_backend_takes_devices_into_its_pool_and_lets_go() {
+    let machine = MachineWithStub::new();
+    let before = nodes(&machine);
+    assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+    assignable::remove(&machine.host, &ALL.map(device), false).unwrap();
+    assert_eq!(pool_states(&machine), vec![None; 3]);
+    assert_eq!(nodes(&machine), before);
+    machine.with_peers(|peers| assert_eq!(peers.xen.held_by(crate::fake::STUB).windows, 0));
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_finds_what_was_attached_and_loses_what_was_detached() {
+    let machine = with_pool();
+    let before = nodes(&machine);
+    assert_eq!(attach(&machine.host, &request("web", &ALL)).unwrap(), Connection::Connected);
+    assert_eq!(pool_states(&machine), all("lent 5"));
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 3));
+    detach_all(&machine).unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 0));
+    assert_eq!(nodes(&machine), before);
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_paused_guest_connects_when_it_runs() {
+    let machine = MachineWithStub::new();
+    super::pause(&machine.machine, WEB);
+    assert_eq!(attach(&machine.host, &request("web", &ALL)).unwrap(), Connection::Waiting);
+    machine.machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = false);
+    machine.with_peers(|peers| {
+        peers.settle();
+        assert_eq!(peers.guests[&WEB].found.len(), 3);
+    });
+    detach_all(&machine).unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+}
+
+#[test]
+fn a_destroyed_guest_leaves_free_devices() {
+    let machine = with_pool();
+    attach(&machine.host, &request("web", &ALL)).unwrap();
+    machine.with_peers(|peers| {
+        peers.destroy(WEB);
+        peers.settle();
+    });
+    assert_eq!(reclaim(&machine.host).unwrap().len(), 1);
+    assert_eq!(pool_states(&machine), all("free"));
+    assert_eq!(machine.read("/local/domain/3/backend/pci/5/0/state"), None);
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_device_that_was_busy_when_its_guest_died_is_free_after_its_reset() {
+    let machine = with_pool();
+    attach(&machine.host, &request("web", &ALL)).unwrap();
+    let mut config = machine.machine.config(EDU);
+    config.set_word(4, config.word(4) | 4);
+    machine.machine.tree.write(format!("bus/pci/devices/{EDU}/config"), config.0);
+    machine.with_peers(|peers| {
+        peers.destroy(WEB);
+        peers.settle();
+    });
+    assert_eq!(pool_states(&machine)[1].as_deref(), Some("refused bus mastering is on"));
+    reclaim(&machine.host).unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+}
+
+#[test]
+fn a_guest_without_driver_leaves_no_trace() {
+    let machine = with_pool();
+    let before = nodes(&machine);
+    machine.with_peers(|peers| peers.guests.clear());
+    let error = attach(&machine.host, &request("web", &ALL)).unwrap_err();
+    assert!(matches!(error, Error::GuestSilent { .. }), "{error}");
+    assert_eq!(nodes(&machine), before);
+    assert_eq!(pool_states(&machine), all("free"));
+    machine.machine.assert_no_violations();
+}
