@@ -17,4 +17,4 @@ pub(crate) use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wire
 pub(crate) use image::{ConfigImage, mcfg_table};
 pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 pub(crate) use tree::TempTree;
-pub(crate) use world::{Killed, World};
+pub(crate) use world::{Killed, Mapped, World};
