@@ -17,7 +17,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all help setup stub selftest tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+.PHONY: all broker-facts help setup stub selftest tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
@@ -44,6 +44,17 @@ lint: setup ## Formatting, clippy and rustdoc; warnings are errors
 	cargo clippy --quiet --all-targets -- -D warnings
 	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
+
+BROKER := toolstack/src/broker
+BROKER_CALLS := $(addprefix toolstack/src/xen/,events.rs grants.rs physdev.rs)
+
+broker-facts: ## How large the broker is and which privileged calls it makes (docs/threat-model.md)
+	@find $(BROKER) -name '*.rs' -not -path '*/tests/*' -exec awk 'FNR == 1 { tests = 0 } /^mod tests [{]/ { tests = 1 } \
+		!tests && NF && $$1 !~ /^(\/\/|#)/ { lines++ } END { print "lines of code: " lines }' {} +
+	@echo "calls into Xen's libraries:"
+	@grep -Eoh '"(PHYSDEVOP|xengnttab|xenevtchn|xencall)[a-z0-9_]*"' $(BROKER_CALLS) | tr -d '"' | sort -u | sed 's/^/  /'
+	@grep -rEoh --include='*.rs' --exclude-dir=tests 'hypervisor\.[a-z_]+|domain::is_alive' $(BROKER) | sort -u | \
+		sed -e 's/hypervisor.unmap_pirq/xc_physdev_unmap_pirq/' -e 's/domain::is_alive/xc_domain_getinfolist/' -e '/vector_pirqs/d' -e 's/^/  /'
 
 image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
 	@$(BENCH) image-check build/pcidom.elf

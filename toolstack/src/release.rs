@@ -38,9 +38,7 @@ pub(crate) enum Rights {
 /// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
-    for facts in &facts {
-        broker::make_quiet(host, loan.guest.id, facts)?;
-    }
+    broker::let_go(host, loan.guest.id, &loan.devices, &facts)?;
     host.trace(&format!("remove the directories of {}", loan.guest));
     host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;
     if loan.stub_alive {

@@ -82,7 +82,8 @@ impl Life {
         let held = self.world.xen.held_by(self.world.stub.domid());
         assert!(held.pages <= GUESTS.len() && held.ports == held.pages, "{held:?}");
         assert!(held.windows <= DEVICES.len(), "{held:?}");
-        assert_eq!(self.world.stub.backend.ports().count(), held.ports);
+        // And the port that is offered to the broker.
+        assert_eq!(self.world.stub.backend.ports().count(), held.ports + 1);
     }
 
     /// Whatever has happened: what is taken away is gone, and a guest that is attached properly then gets its devices.

@@ -129,11 +129,10 @@ pub(super) fn publish(
         |host| host.commit(&changes),
         move |host| {
             // From here on the broker does nothing for the guest any more.
-            let detaching = facts.iter().map(|facts| table::set_phase(facts.device, Phase::Detaching));
+            let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
+            let detaching = devices.iter().map(|device| table::set_phase(*device, Phase::Detaching));
             host.commit(&detaching.collect::<Vec<_>>())?;
-            for facts in &facts {
-                broker::make_quiet(host, guest, facts)?;
-            }
+            broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
         },

@@ -193,14 +193,19 @@ pub(crate) fn clear(
         // Not masked either: Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
         config.change_word(at + CONTROL, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
     }
-    match mapped {
-        Vectors::Busy => sweep(host, guest, device)?,
-        mapped => unmap_all(host, guest, mapped.mappings())?,
-    }
+    unmap(host, guest, device, mapped)?;
     if !vectors::intx_is_off(host, device)? {
         config.change_word(COMMAND, |command| command & !INTX_OFF)?;
     }
     Ok(())
+}
+
+/// Unmaps a device's vectors without looking at the device.
+pub(crate) fn unmap(host: &Host, guest: DomId, device: Sbdf, mapped: &Vectors) -> Result<(), Error> {
+    match mapped {
+        Vectors::Busy => sweep(host, guest, device),
+        mapped => unmap_all(host, guest, mapped.mappings()),
+    }
 }
 
 /// Unmaps what is there. A vector that is not mapped any more, or whose guest is gone, is no error. Another error does not keep the

@@ -2,7 +2,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`serve`] | the process: opens everything, waits, stops |
+//! | `serve` | the process: opens everything, waits, stops |
 //! | [`Broker`] | which stubs there are, and whose turn it is |
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
@@ -36,7 +36,7 @@ use std::time::Duration;
 use xen_types::{DomId, Port};
 use xenstore::path;
 
-pub(crate) use quiet::make_quiet;
+pub(crate) use quiet::let_go;
 pub(crate) use serve::serve;
 
 use crate::domain;
@@ -53,10 +53,13 @@ use reclaim::Retry;
 use ring::{Announced, Ring};
 use vectors::Vectors;
 
-/// Events taken in one turn; the rest waits until the stubs were served.
+/// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;
 /// A stub can change what it announced as often as it likes; we look this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long something may go on that makes no sense before it is told again.
+const LOOK_AFTER_TROUBLE: Duration = Duration::from_secs(10);
 
 /// News from xenstore.
 pub(crate) trait Watches {
@@ -110,8 +113,10 @@ impl<'a, R: Rings> Broker<'a, R> {
             retry: Retry::default(),
             more_events: false,
         };
-        broker.recover()?;
-        broker.look()?;
+        let recovered = broker.recover();
+        broker.tolerate(recovered)?;
+        let looked = broker.look();
+        broker.tolerate(looked)?;
         Ok(broker)
     }
 
@@ -138,26 +143,41 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// # Errors
     /// Those after which nothing would work any more.
     pub(crate) fn turn(&mut self) -> Result<(), Error> {
-        let mut events = 0;
-        while events < EVENTS_A_TURN
+        let mut ports = 0;
+        while ports < EVENTS_A_TURN
             && let Some(port) = self.outside.rings.next_event().map_err(fatal)?
         {
             self.mark(port);
-            events += 1;
+            ports += 1;
         }
-        while events < EVENTS_A_TURN
+        let mut changes = 0;
+        while changes < EVENTS_A_TURN
             && let Some(path) = self.outside.watches.next()?
         {
             self.note_change(&path);
-            events += 1;
+            changes += 1;
         }
-        self.more_events = events == EVENTS_A_TURN;
+        self.more_events = ports.max(changes) == EVENTS_A_TURN;
         let Outside { host, physdev, rings, .. } = self.outside;
         for ring in self.rings.values_mut().filter(|ring| ring.look) {
             ring.serve(host, rings, physdev, &mut self.log);
         }
         if self.look_at.is_some_and(|at| at <= host.elapsed()) {
-            self.look()?;
+            let looked = self.look();
+            self.tolerate(looked)?;
+        }
+        Ok(())
+    }
+
+    /// Without xenstore nothing works. Everything else may be better the next time: a node can go while others are read.
+    fn tolerate(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        match outcome {
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => {
+                self.outside.host.note(&format!("looking who is there: {error}"));
+                self.look_by(self.looked + LOOK_AFTER_TROUBLE);
+            }
+            Ok(()) => {}
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! A device that nobody may be hurt by: no DMA, awake, its header right, no vectors. The broker does it when a stub asks, a command
 //! when a guest has let go or is gone.
 
-use xen_types::DomId;
+use xen_types::{DomId, Sbdf};
 
 use super::capabilities::Capabilities;
 use super::interrupts;
@@ -10,6 +10,18 @@ use super::vectors::{self, Vectors};
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::host::Host;
+
+/// What a command does when `guest` has let go of `devices`, or is gone. `facts` are those of the devices that dom0 still sees; of
+/// others there is nothing left but the vectors.
+pub(crate) fn let_go(host: &Host, guest: DomId, devices: &[Sbdf], facts: &[Facts]) -> Result<(), Error> {
+    facts.iter().try_for_each(|facts| make_quiet(host, guest, facts))?;
+    for device in devices.iter().copied().filter(|device| facts.iter().all(|facts| facts.device != *device)) {
+        let mapped = Vectors::load(host, device)?;
+        interrupts::unmap(host, guest, device, &mapped)?;
+        vectors::remove(host, device)?;
+    }
+    Ok(())
+}
 
 /// Makes a device of `guest` quiet and forgets its vectors. INTx is off afterwards.
 pub(crate) fn make_quiet(host: &Host, guest: DomId, facts: &Facts) -> Result<(), Error> {

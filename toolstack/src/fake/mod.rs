@@ -19,4 +19,4 @@ pub(crate) use image::{ConfigImage, mcfg_table};
 pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 pub(crate) use tree::TempTree;
 pub(crate) use with_stub::MachineWithStub;
-pub(crate) use world::{Killed, World};
+pub(crate) use world::{Killed, Mapped, World};

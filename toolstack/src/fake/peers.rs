@@ -66,7 +66,8 @@ fn stub(world: &mut World, tree: &TempTree) -> bool {
 fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     let dir = pool_dir(STUB, device);
     let node = child(&dir, "state");
-    let state = world.value(&node).unwrap().to_owned();
+    // The watch also fires in the middle of the directory's removal.
+    let Some(state) = world.value(&node).map(str::to_owned) else { return false };
     let online = world.value(&child(&dir, "online")) == Some("1");
     let answer = match (state.as_str(), online) {
         ("new", true) => {

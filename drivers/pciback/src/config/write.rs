@@ -12,7 +12,7 @@ use crate::platform::{ConfigSpace, Width};
 /// A register of the hardware that a guest may have written under the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Register {
-    /// Command: bus master and memory-write-and-invalidate; decode is never touched.
+    /// Command: bus master, memory-write-and-invalidate and INTx disable; decode is never touched.
     Command,
     /// Cache Line Size.
     CacheLineSize,
@@ -103,8 +103,11 @@ pub enum WriteError {
     Denied(#[from] Denied),
 }
 
-/// Command bits that a guest has on the hardware: bus master and memory-write-and-invalidate (§6.3).
-const COMMAND_HARDWARE: u32 = 0x0004 | 0x0010;
+/// Command bits that a guest has on the hardware: bus master, memory-write-and-invalidate (§6.3) and INTx disable.
+const COMMAND_HARDWARE: u32 = 0x0004 | 0x0010 | INTX_DISABLE;
+/// A guest reads back what it wrote, because with MSI on the bit is set whatever the guest thinks of it. The broker sees to that, and
+/// gives the line back as the guest wants it.
+const INTX_DISABLE: u32 = 0x0400;
 /// BIST bit: start, and running.
 const BIST_START: u32 = 0x40;
 /// PMCSR bits: the D-state, what the data register shows, and the status that a one clears.
@@ -122,6 +125,8 @@ struct Change {
     after: u32,
     /// The bits that were written at all.
     written: u32,
+    /// The bits that would be different in the register.
+    differ: u32,
 }
 
 impl VirtualConfig {
@@ -144,7 +149,13 @@ impl VirtualConfig {
             let before = self.read_dword_bits(hw, &place) >> place.shift;
             let written = (access.mask & place.mask) >> place.shift;
             let value = (value << access.shift) >> place.shift;
-            let change = Change { before, after: before & !written | value & written, written };
+            let after = before & !written | value & written;
+            let mut differ = before ^ after;
+            if field.write == Write::Command {
+                let real = hw.read_config(place.offset, place.width);
+                differ = differ & !INTX_DISABLE | (real ^ after) & written & INTX_DISABLE;
+            }
+            let change = Change { before, after, written, differ };
             if let Some((register, mask)) = self.apply(field.write, access.dword, &change)? {
                 outcome.push(HardwareWrite {
                     register,
@@ -160,8 +171,7 @@ impl VirtualConfig {
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
     fn apply(&mut self, rule: Write, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
-        let &Change { before, after, written } = change;
-        let differ = before ^ after;
+        let &Change { before, after, written, differ } = change;
         let (register, mask) = match rule {
             Write::Drop | Write::Ignore => return Ok(None),
             Write::Command => {

@@ -1,7 +1,7 @@
 //! Brokers that are killed at any step, and commands that find what they left.
 
 use super::*;
-use crate::broker::make_quiet;
+use crate::broker::quiet::{let_go, make_quiet};
 use crate::facts::Facts;
 use crate::fake::Killed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -149,4 +149,23 @@ fn a_guest_that_died_meanwhile_is_no_trouble() {
     make_quiet(&bench.machine.host, WEB, &facts).unwrap();
     assert!(bench.config(NVME).is_quiet());
     assert_eq!(bench.journal(NVME), Journal::None);
+}
+
+#[test]
+fn a_device_that_was_pulled_out_leaves_no_vectors() {
+    for journal in ["", "busy"] {
+        let bench = busy_bench();
+        if !journal.is_empty() {
+            let node = path::child(&path::tool_device_dir(device(NVME)), "vectors");
+            bench.machine.with(|world| world.write(&node, journal));
+        }
+        std::fs::remove_dir_all(bench.machine.tree.path().join(format!("bus/pci/devices/{NVME}"))).unwrap();
+        let process = bench.process();
+        let mut broker = bench.start(&process);
+        let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]);
+        assert_eq!(heard.code, ErrorCode::DevNotFound);
+        let_go(&bench.machine.host, WEB, &[device(NVME)], &[]).unwrap();
+        assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
+        assert_eq!(bench.journal(NVME), Journal::None);
+    }
 }

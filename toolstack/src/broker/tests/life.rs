@@ -177,3 +177,57 @@ fn an_idle_broker_sleeps() {
     broker.turn().unwrap();
     assert_eq!(broker.idle(), None);
 }
+
+#[test]
+fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    // Between two reads of ours somebody removed the device.
+    let phase = path::child(&path::tool_device_dir(device(E1000)), "phase");
+    bench.machine.with(|world| world.remove(&phase));
+    changed(&process, path::TOOL_DEVICES);
+    broker.turn().unwrap();
+    pass(&bench, Duration::from_millis(100));
+    broker.turn().unwrap();
+    assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, ErrorCode::Success);
+    bench.machine.with(|world| world.destroy(OTHER));
+    bench.set_phase(E1000, table::Phase::Attached);
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.wires.borrow().bound.len(), 1, "it has looked again");
+}
+
+#[test]
+fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
+    let machine = Machine::new();
+    crate::assignable::add(&machine.host, &[device(NVME)], "pcidom").unwrap();
+    let expected = machine.dump_but_config();
+    machine.with(|world| {
+        world.guest.refuses = Some("driver trouble");
+        // The guest's driver gets its vectors, the broker writes down which, and then the guest closes.
+        world.incidents.push(Box::new(move |world| {
+            let connected = world.value("/local/domain/3/backend/pci/5/0/state") == Some("4");
+            if connected {
+                world.pirqs.insert((WEB, 55));
+                let vector = crate::xen::Vector::Msi { count: 1 };
+                world.vectors.insert((WEB, 55), crate::fake::Mapped { device: device(NVME), vector, first: 55 });
+                world.write(&path::child(&path::tool_device_dir(device(NVME)), "vectors"), "msi 55");
+            }
+            connected
+        }));
+    });
+    let request = crate::attach::Request {
+        guest: "web".to_owned(),
+        backend: "pcidom".to_owned(),
+        devices: vec![NVME.parse().unwrap()],
+        timeout: Duration::from_secs(1),
+    };
+    crate::attach::attach(&machine.host, &request).unwrap_err();
+    machine.with(|world| {
+        assert!(world.incidents.is_empty(), "it never connected");
+        world.remove("/local/domain/5/error/device"); // the guest's own words
+    });
+    machine.dump_but_config().assert_same(&expected, "");
+    machine.assert_no_violations();
+}

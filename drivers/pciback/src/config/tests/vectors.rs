@@ -119,8 +119,24 @@ fn command_shows_hardware_only_where_it_is_the_hardwares() {
     assert_eq!(guest.write(4, 2, 0), [word(Register::Command, 4, 4, 0)], "decode stays on in the hardware");
     guest.hw.set(4, &[0x02]);
     assert_eq!(guest.read(4, 2), 0);
-    assert_eq!(guest.write(4, 2, 0x0406), [word(Register::Command, 4, 4, 4)], "INTx disable is virtual");
+    assert_eq!(guest.write(4, 2, 0x0406), [word(Register::Command, 4, 0x0404, 0x0404)]);
     assert_eq!(guest.read(4, 2), 0x0402);
+}
+
+#[test]
+fn intx_disable_reads_as_written_and_goes_where_the_hardware_differs() {
+    let mut guest = Guest::card();
+    let on = [word(Register::Command, 4, 0x0400, 0x0400)];
+    assert_eq!(guest.write(4, 2, 0x0406), on);
+    assert_eq!(guest.write(4, 2, 0x0406), on, "again, while it has not been done");
+    guest.hw.set(4, &[0x06, 0x04]);
+    assert!(guest.write(4, 2, 0x0406).is_empty());
+    guest.config.reset();
+    // With MSI on it is set, and a guest does not see that.
+    assert_eq!(guest.read(4, 2), 0x0004);
+    assert!(guest.write(4, 1, 0x06).is_empty(), "a byte of it says nothing about the other");
+    assert_eq!(guest.write(4, 2, 0x0006), [word(Register::Command, 4, 0x0400, 0)]);
+    assert_eq!(guest.read(4, 2), 0x0006);
 }
 
 #[test]
@@ -135,7 +151,7 @@ fn a_write_over_command_and_status_never_reaches_status() {
 fn a_byte_of_command_leaves_the_other_alone() {
     let mut guest = Guest::card();
     guest.write(4, 2, 0x0547);
-    assert!(guest.write(5, 1, 0x04).is_empty());
+    assert_eq!(guest.write(5, 1, 0x04), [word(Register::Command, 4, 0x0400, 0x0400)]);
     assert_eq!(guest.read(4, 2), 0x0447);
     assert!(guest.write(4, 1, 0x04).is_empty());
     assert_eq!(guest.read(4, 2), 0x0404);
