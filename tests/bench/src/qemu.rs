@@ -49,8 +49,16 @@ impl Machine {
         // PDEATHSIG ends QEMU when this process ends in any way, SIGKILL included. (setpriv is in util-linux, always there.)
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
-        // smap=off: with SMAP under TCG a PV guest dies in its first upcall. la57=off: Xen 4.17 has no use for it.
-        command.args(["-M", "q35,kernel-irqchip=split", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off,smap=off"]);
+        // smap=off: with SMAP under TCG a PV guest dies in its first upcall. xsave=off: QEMU 7.2 loses parts of the AVX registers
+        // when domains take turns on a CPU, and programs in guests crash at random. la57=off: nothing here has use for it.
+        command.args([
+            "-M",
+            "q35,kernel-irqchip=split",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max,la57=off,smap=off,xsave=off",
+        ]);
         command.args(["-smp", "2", "-m", &self.memory.to_string()]);
         command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
         let mut modules = Vec::new();
