@@ -17,11 +17,11 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all broker-facts help setup stub selftest tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+.PHONY: all broker-facts help setup stub selftest rogue tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
-run: stub tool agent ## Boot Xen in QEMU and show the main job on real devices
+run: stub rogue tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
 test: setup ## Run everything: lint, host tests, image checks, both Xen lanes
@@ -33,7 +33,7 @@ test-host: setup ## Run the tests that need no Xen
 test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
 
-test-full: stub tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
+test-full: stub rogue tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
 
 test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
@@ -42,7 +42,7 @@ test-matrix: setup ## Both Xen lanes on every Debian release that the bench know
 lint: setup ## Formatting, clippy and rustdoc; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --quiet --all-targets -- -D warnings
-	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -- -D warnings
+	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
 
 BROKER := toolstack/src/broker
@@ -69,6 +69,11 @@ selftest: setup
 	@mkdir -p build
 	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p selftest
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/selftest,build/selftest.elf)
+
+rogue: setup
+	@mkdir -p build
+	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p rogue
+	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/rogue,build/rogue.elf)
 
 tool: setup
 	@mkdir -p build

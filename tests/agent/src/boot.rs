@@ -1,7 +1,7 @@
 //! What every first program has to do: mounts and kernel modules.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     fs::{self, File},
     path::Path,
 };
@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::{
     io::Errno,
     mount::{MountFlags, mount},
-    system::{RebootCommand, finit_module, reboot},
+    system::{RebootCommand, delete_module, finit_module, reboot},
 };
 
 /// Mounts the kernel's file systems and makes the folders that programs expect.
@@ -37,18 +37,31 @@ pub(crate) fn mount_at(kind: &str, source: &str, target: &str, options: Option<&
 
 /// Loads a module that the archive was built with, after those it depends on.
 pub(crate) fn load_module(name: &str) -> Result<()> {
+    load_module_with(name, "")
+}
+
+/// As [`load_module`], with parameters for the module itself.
+pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
     let list = fs::read_to_string("/bench/modules")?;
     let files = list.lines().find_map(|line| line.split_once(": ").filter(|(module, _)| *module == name));
     let (_, files) = files.with_context(|| format!("module {name} is not in the archive"))?;
-    for file in files.split_whitespace() {
+    let mut files = files.split_whitespace().peekable();
+    while let Some(file) = files.next() {
+        // The module itself is the last.
+        let parameters = CString::new(if files.peek().is_none() { parameters } else { "" })?;
         let path = Path::new("/").join(file);
         let module = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
-        match finit_module(&module, c"", 0) {
+        match finit_module(&module, &parameters, 0) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error).with_context(|| format!("loading {}", path.display())),
         }
     }
     Ok(())
+}
+
+/// Unloads a module, with its driver.
+pub(crate) fn unload_module(name: &str) -> Result<()> {
+    delete_module(&CString::new(name)?, 0).with_context(|| format!("unloading {name}"))
 }
 
 /// Names of all modules that the archive was built with, in the order to load them.

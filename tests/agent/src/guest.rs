@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{boot, process, store::Store};
+use crate::{boot, disk, latency, process, store::Store, transfer};
 
 /// Size of one piece of output: xenstored allows guests 2,048 bytes a node, with its permissions and its children's names.
 const PIECE: usize = 1536;
@@ -74,8 +74,16 @@ fn send(store: &mut Store, output: &[u8]) -> Result<usize> {
 fn execute(command: &str) -> (i32, Vec<u8>) {
     let words: Vec<&str> = command.split(' ').collect();
     let done = match words[..] {
-        ["load", module] => boot::load_module(module).map(|()| Vec::new()),
+        ["load", module, ref parameters @ ..] => {
+            boot::load_module_with(module, &parameters.join(" ")).map(|()| Vec::new())
+        }
+        ["unload", module] => boot::unload_module(module).map(|()| Vec::new()),
+        ["reload", module, times] => reload(module, times),
         ["read-often", path, offset, count] => read_often(path, offset, count),
+        ["read-latency", path, offset, milliseconds] => latency::of_reads(path, offset, milliseconds),
+        ["disk-write", path, seed, mib] => disk::write(path, seed, mib),
+        ["disk-check", path, seed, mib] => disk::check(path, seed, mib),
+        ["transfer", address, seed, mib] => transfer::from_guest(address, seed, mib),
         _ => return shell(command).unwrap_or_else(|error| (255, format!("{error:#}").into_bytes())),
     };
     done.map_or_else(|error| (255, format!("{error:#}").into_bytes()), |output| (0, output))
@@ -84,6 +92,15 @@ fn execute(command: &str) -> (i32, Vec<u8>) {
 fn shell(command: &str) -> Result<(i32, Vec<u8>)> {
     let outcome = process::run(Command::new("sh").args(["-c", command]), Instant::now() + LIMIT)?;
     Ok((outcome.code(), [outcome.stdout, outcome.stderr.into_bytes()].concat()))
+}
+
+/// `reload MODULE TIMES`: a driver that goes and comes again turns its device's interrupts off and on.
+fn reload(module: &str, times: &str) -> Result<Vec<u8>> {
+    for _ in 0..times.parse()? {
+        boot::unload_module(module)?;
+        boot::load_module(module)?;
+    }
+    Ok(Vec::new())
 }
 
 /// `read-often FILE OFFSET COUNT`: reads the dword at `OFFSET` of a configuration space file `COUNT` times, which must give

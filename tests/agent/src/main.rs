@@ -1,10 +1,14 @@
 //! `/init` on the bench: drives the test cases in dom0, and does what dom0 says in guests.
 
 mod boot;
+mod disk;
 mod dom0;
 mod guest;
+mod latency;
+mod pattern;
 mod process;
 mod store;
+mod transfer;
 
 use std::{fs, path::Path};
 

@@ -19,8 +19,10 @@ use crate::{
 const DOM0_MIB: u32 = 768;
 /// Memory of the machine: dom0, the guests and what Xen takes for itself.
 const MACHINE_MIB: u32 = 2560;
+/// Size of the disk that cases write to.
+const DISK_MIB: u64 = 64;
 /// No boot takes longer.
-const LIMIT: Duration = Duration::from_mins(10);
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// What one boot is for.
 pub(crate) struct Boot<'a> {
@@ -88,7 +90,7 @@ impl Boot<'_> {
 /// The shared folder and the devices that cases work on, at the addresses where dom0 sees them (`addr=5` is `00:05.0`).
 fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
     let disk = dir.join("nvme.img");
-    fs::File::create(&disk)?.set_len(16 << 20)?;
+    fs::File::create(&disk)?.set_len(DISK_MIB << 20)?;
     let share = dir.join("share");
     let mut arguments = Vec::new();
     let mut device = |description: &str| arguments.extend(["-device".to_owned(), description.to_owned()]);
@@ -96,15 +98,19 @@ fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
         device("intel-iommu,intremap=on,device-iotlb=off");
     }
     device("virtio-9p-pci,fsdev=share,mount_tag=share,addr=3");
-    device("e1000,addr=5,netdev=net");
+    device("e1000,addr=5,netdev=net5");
     device("edu,addr=6");
     device("nvme,serial=bench,drive=disk,addr=7");
+    device("e1000e,addr=8,netdev=net8");
+    // The one that dom0 keeps.
+    device("virtio-net-pci,addr=9,netdev=net9");
+    // A cable between them that leads nowhere else.
+    for slot in [5, 8, 9] {
+        arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);
+    }
     arguments.extend([
         "-fsdev".to_owned(),
         format!("local,id=share,path={},security_model=none", share.display()),
-        // A network that leads nowhere, so that the card has a link.
-        "-netdev".to_owned(),
-        "user,id=net,restrict=on".to_owned(),
         "-drive".to_owned(),
         format!("if=none,id=disk,format=raw,file={}", disk.display()),
     ]);

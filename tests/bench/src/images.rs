@@ -14,9 +14,18 @@ use anyhow::{Context, Result};
 
 use crate::{command, cpio::Archive, layout, packages, release::Release, unpacked::Unpacked, vmlinux};
 
-/// Modules for dom0: Xen's interfaces and the shared folder. `xen-pciback` parks the devices.
-const DOM0_MODULES: [&str; 8] =
-    ["xen-privcmd", "xenfs", "xen-evtchn", "xen-gntdev", "xen-gntalloc", "xen-pciback", "virtio_pci", "9p"];
+/// Modules for dom0: Xen's interfaces, the shared folder and the network. `xen-pciback` parks the devices.
+const DOM0_MODULES: [&str; 9] = [
+    "xen-privcmd",
+    "xenfs",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-pciback",
+    "virtio_pci",
+    "9p",
+    "virtio_net",
+];
 /// More of the shared folder: found by alias in a full system, so nothing names it as a dependency.
 const DOM0_MORE: [&str; 1] = ["9pnet_virtio"];
 /// Modules for guests. Only the first is loaded at boot, drivers on request.
@@ -97,6 +106,7 @@ impl Images {
         archive.data("etc/xen/pcidom.cfg", fs::read("examples/pcidom.cfg")?);
         archive.data("etc/xen/guest.cfg", fs::read("examples/guest.cfg")?);
         archive.program("usr/lib/xen/boot/pcidom.elf", Path::new(layout::STUB_IMAGE))?;
+        archive.program("usr/lib/xen/boot/rogue.elf", Path::new(layout::ROGUE_IMAGE))?;
         archive.program("usr/bin/pcidom", Path::new(layout::TOOL))?;
         self.unpacked.add_libraries_of(&mut archive, Path::new(layout::TOOL))?;
         let run = to.with_file_name("dom0-run.cpio");

@@ -15,6 +15,8 @@ use crate::release::Release;
 pub(crate) const STUB_IMAGE: &str = "build/pcidom.elf";
 /// The kernel's self-test image.
 pub(crate) const SELFTEST_IMAGE: &str = "build/selftest.elf";
+/// The image of a stub that misbehaves.
+pub(crate) const ROGUE_IMAGE: &str = "build/rogue.elf";
 /// The `pcidom` command.
 pub(crate) const TOOL: &str = "build/pcidom";
 /// The program that drives the cases in dom0 and answers in guests.

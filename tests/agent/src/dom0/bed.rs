@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::guests::Domain;
+use super::{broker::Broker, guests::Domain};
 use crate::{
     process::{self, Outcome},
     store::Store,
@@ -23,12 +23,14 @@ pub(crate) struct Bed {
     pub(crate) deadline: Instant,
     /// Numbers the commands given to guests.
     pub(crate) requests: u32,
+    /// The broker, once a case needed it.
+    pub(crate) broker: Option<Broker>,
 }
 
 impl Bed {
     /// Before the first case.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { store: Store::open()?, domains: Vec::new(), deadline: Instant::now(), requests: 0 })
+        Ok(Self { store: Store::open()?, domains: Vec::new(), deadline: Instant::now(), requests: 0, broker: None })
     }
 
     /// Gives what comes next so much time.
@@ -80,5 +82,6 @@ impl Bed {
                 println!("agent: {error:#}");
             }
         }
+        self.kill_broker();
     }
 }

@@ -10,7 +10,9 @@ pub(crate) const E1000: &str = "0000:00:05.0";
 pub(crate) const EDU: &str = "0000:00:06.0";
 /// An NVMe disk: PCI Express, a 64-bit BAR, MSI-X, function level reset.
 pub(crate) const NVME: &str = "0000:00:07.0";
-/// All of them.
+/// Intel 82574L: PCI Express, a conventional pin, MSI and MSI-X.
+pub(crate) const E1000E: &str = "0000:00:08.0";
+/// Those that the pool has from the start.
 pub(crate) const ALL: [&str; 3] = [E1000, EDU, NVME];
 
 /// A device's folder in sysfs, the same in dom0 and in guests.

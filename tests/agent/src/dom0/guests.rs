@@ -35,6 +35,13 @@ impl Domain {
     }
 }
 
+/// A command that a guest is doing. A guest does one at a time.
+pub(crate) struct Request {
+    guest: Domain,
+    number: String,
+    command: String,
+}
+
 impl Bed {
     /// Creates a guest and leaves it paused.
     pub(crate) fn create_guest(&mut self, name: &str, options: GuestOptions) -> Result<Domain> {
@@ -71,14 +78,21 @@ impl Bed {
         Ok(())
     }
 
-    /// Runs a command in a guest and returns its exit code and output.
-    pub(crate) fn try_in_guest(&mut self, guest: &Domain, command: &str) -> Result<(i32, Vec<u8>)> {
+    /// Has a guest start a command, and does not wait for it.
+    pub(crate) fn ask(&mut self, guest: &Domain, command: &str) -> Result<Request> {
         self.requests += 1;
         let number = self.requests.to_string();
+        let node = guest.node("data/bench/request");
+        self.store.write(&node, format!("{number} {command}").as_bytes())?;
+        Ok(Request { guest: guest.clone(), number, command: command.to_owned() })
+    }
+
+    /// Waits for the end of a command and returns its exit code and output.
+    pub(crate) fn answer(&mut self, request: &Request) -> Result<(i32, Vec<u8>)> {
+        let Request { guest, number, command } = request;
         let dir = guest.node("data/bench");
-        self.store.write(&format!("{dir}/request"), format!("{number} {command}").as_bytes())?;
         let deadline = self.deadline;
-        let ours = |value: Option<&str>| value.and_then(|value| value.split(' ').next()) == Some(&number);
+        let ours = |value: Option<&str>| value.and_then(|value| value.split(' ').next()) == Some(number);
         let done = self.store.wait_for(&format!("{dir}/done"), deadline, ours);
         let done = done.with_context(|| format!("{} did not answer {command:?}", guest.name))?.unwrap_or_default();
         let words: Vec<&str> = done.split(' ').collect();
@@ -91,11 +105,18 @@ impl Bed {
         Ok((code.parse()?, output))
     }
 
-    /// Runs a command in a guest, which must succeed, and returns its output.
-    pub(crate) fn in_guest(&mut self, guest: &Domain, command: &str) -> Result<Vec<u8>> {
-        let (code, output) = self.try_in_guest(guest, command)?;
+    /// Waits for the end of a command, which must succeed, and returns its output.
+    pub(crate) fn answer_well(&mut self, request: &Request) -> Result<Vec<u8>> {
+        let (code, output) = self.answer(request)?;
+        let Request { guest, command, .. } = request;
         ensure!(code == 0, "{command:?} in {} ended with {code}: {}", guest.name, String::from_utf8_lossy(&output));
         Ok(output)
+    }
+
+    /// Runs a command in a guest, which must succeed, and returns its output.
+    pub(crate) fn in_guest(&mut self, guest: &Domain, command: &str) -> Result<Vec<u8>> {
+        let request = self.ask(guest, command)?;
+        self.answer_well(&request)
     }
 
     /// Ends a domain at once and waits until it is gone.

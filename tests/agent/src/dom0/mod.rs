@@ -1,11 +1,15 @@
 //! The dom0 side: brings up Xen's services, then does what the plan says and reports to the host.
 
 mod bed;
+mod broker;
 mod cases;
 mod demo;
 mod devices;
+mod drivers;
 mod guests;
 mod interrupts;
+mod irqs;
+mod network;
 mod report;
 mod services;
 mod snapshot;

@@ -42,7 +42,7 @@ impl Snapshot {
 }
 
 /// What Xen prints for a debug key.
-fn debug_key(bed: &Bed, key: &str) -> Result<Vec<String>> {
+pub(crate) fn debug_key(bed: &Bed, key: &str) -> Result<Vec<String>> {
     bed.xl(&["dmesg", "-c"])?;
     bed.xl(&["debug-keys", key])?;
     let text = bed.xl(&["dmesg"])?;
@@ -56,7 +56,7 @@ fn grant(line: &str) -> Option<String> {
 }
 
 /// The rights of all domains, from the "Rangesets belonging to domain N" parts of the key `q`.
-fn rights(lines: &[String]) -> Vec<String> {
+pub(crate) fn rights(lines: &[String]) -> Vec<String> {
     let mut owner = None;
     let mut rights = Vec::new();
     for line in lines {

@@ -49,7 +49,12 @@ impl Bed {
         if let Some(guest) = self.domains.iter().find(|domain| domain.name == name) {
             return Ok(guest.clone());
         }
-        self.stub_with_pool()?;
+        let stub = self.stub_with_pool()?;
+        for device in devices {
+            if self.pool_state(&stub, device)?.is_none() {
+                self.pcidom(&["assignable", "add", device])?;
+            }
+        }
         let guest = self.create_guest(name, GuestOptions::default())?;
         self.pcidom(&[&["attach", name], devices].concat())?;
         self.unpause(&guest)?;

@@ -92,6 +92,7 @@ impl Bench {
         let device = device(name);
         let gsi =
             std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
+        let ecam = self.machine.host.sysfs.ecam_frame(device).unwrap();
         self.machine.with(|world| {
             let mut changes = table::enter(device, stub);
             changes.extend(table::reserve(device, guest));
@@ -99,6 +100,8 @@ impl Bench {
             changes.iter().for_each(|change| world.apply(change).unwrap());
             let pool = path::pool_dir(stub, device);
             world.write(&path::child(&pool, "online"), "1");
+            world.write(&path::child(&pool, "ecam"), &format!("{:x}", ecam.0));
+            world.iomem.insert((stub, ecam.0));
             for change in Change::node(
                 path::child(&pool, "state"),
                 format!("lent {guest}"),

@@ -1,7 +1,12 @@
 //! The cases, in the order they run: each group starts from nothing or from what the group before left.
 
+mod broker_death;
+mod broker_rogue;
+mod broker_stopped;
 mod config_space;
+mod data;
 mod errors;
+mod network;
 mod no_iommu;
 mod one_guest;
 mod pool;
@@ -27,13 +32,28 @@ pub(crate) struct Case {
 impl Case {
     const fn new(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Self {
         // The longest take 15 s on an idle machine.
-        Self { name, limit: Duration::from_mins(2), run }
+        Self::within(Duration::from_mins(2), name, run)
+    }
+
+    const fn within(limit: Duration, name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Self {
+        Self { name, limit, run }
     }
 }
 
 /// Cases on a host with an IOMMU.
-pub(crate) const FULL: &[&[Case]] =
-    &[pool::CASES, one_guest::CASES, config_space::CASES, stub::CASES, two_guests::CASES, errors::CASES];
+pub(crate) const FULL: &[&[Case]] = &[
+    pool::CASES,
+    one_guest::CASES,
+    config_space::CASES,
+    stub::CASES,
+    two_guests::CASES,
+    data::CASES,
+    network::CASES,
+    broker_death::CASES,
+    broker_stopped::CASES,
+    broker_rogue::CASES,
+    errors::CASES,
+];
 
 /// Cases on a host without.
 pub(crate) const NO_IOMMU: &[&[Case]] = &[no_iommu::CASES];

@@ -1,0 +1,115 @@
+//! Brokers die, and other brokers go on.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, network};
+use crate::dom0::{
+    bed::Bed,
+    devices::{E1000E, config},
+    drivers::vectors_node,
+    guests::Domain,
+    irqs::Irqs,
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::within(LIMIT, "a_transfer_does_not_notice_that_the_broker_is_killed", during_a_transfer),
+    Case::within(LIMIT, "a_broker_killed_between_mapping_and_answer_leaks_nothing", between_mapping_and_answer),
+    Case::within(LIMIT, "without_a_broker_msi_fails_cleanly_and_reads_work", without_a_broker),
+];
+
+const LIMIT: Duration = Duration::from_mins(5);
+const MIB: u64 = 20;
+
+/// The guest with the driver and one vector at least.
+fn driving(bed: &mut Bed) -> Result<Domain> {
+    let guest = network::guest(bed)?;
+    bed.in_guest(&guest, "load e1000e")?;
+    let interface = bed.interface_in(&guest, E1000E)?;
+    bed.connect(&guest, &interface)?;
+    bed.check_kind(&guest, &interface, "pcifront-msi-x", 3)?;
+    Ok(guest)
+}
+
+fn during_a_transfer(bed: &mut Bed) -> Result<()> {
+    let guest = driving(bed)?;
+    bed.transfer(&guest, MIB, |bed, peer| {
+        while peer.received() < MIB << 18 {
+            ensure!(Instant::now() < bed.deadline, "{} bytes moved", peer.received());
+            thread::sleep(Duration::from_millis(1));
+        }
+        bed.kill_broker();
+        let at = peer.received();
+        ensure!(at < MIB << 20, "the transfer was over before the broker died");
+        bed.broker()?;
+        println!("agent: killed after {at} bytes, back after {}", peer.received());
+        Ok(())
+    })?;
+    bed.in_guest(&guest, "reload e1000e 1")?;
+    let interface = bed.interface_in(&guest, E1000E)?;
+    bed.connect(&guest, &interface)?;
+    bed.check_kind(&guest, &interface, "pcifront-msi-x", 3)?;
+    bed.ping(&guest, 10)
+}
+
+/// The driver goes and comes; as soon as the broker notes that it is changing vectors it is killed, sometimes at once,
+/// sometimes when it has mapped some of them.
+fn between_mapping_and_answer(bed: &mut Bed) -> Result<()> {
+    const ROUNDS: u64 = 12;
+    const STEP: Duration = Duration::from_micros(700);
+    let guest = driving(bed)?;
+    let irqs = Irqs::now(bed)?;
+    let before = (irqs.messages(), irqs.bound_to(guest.id).len());
+    let node = vectors_node(E1000E);
+    let lines = bed.broker_lines(|bed| {
+        for round in 0..ROUNDS {
+            bed.in_guest(&guest, "unload e1000e")?;
+            let request = bed.ask(&guest, "load e1000e")?;
+            let deadline = bed.deadline;
+            bed.store.wait_for(&node, deadline, |value| value == Some("busy")).context("vectors do not change")?;
+            thread::sleep(STEP * u32::try_from(round)?);
+            bed.kill_broker();
+            bed.broker()?;
+            // The driver may have got its vectors from the second broker, or made do with a pin.
+            bed.answer_well(&request)?;
+        }
+        Ok(())
+    })?;
+    let cleared = lines.iter().filter(|line| line.contains("cleared the vectors")).count();
+    println!("agent: {cleared} of {ROUNDS} brokers died with vectors half done");
+    ensure!(cleared > 0, "no broker died at the right moment: {lines:?}");
+    bed.in_guest(&guest, "reload e1000e 1")?;
+    let interface = bed.interface_in(&guest, E1000E)?;
+    bed.connect(&guest, &interface)?;
+    bed.check_kind(&guest, &interface, "pcifront-msi-x", 3)?;
+    bed.ping(&guest, 10)?;
+    let irqs = Irqs::now(bed)?;
+    let after = (irqs.messages(), irqs.bound_to(guest.id).len());
+    ensure!(before == after, "before: (messages bound, unbound), guest's: {before:?}, after: {after:?}");
+    Ok(())
+}
+
+fn without_a_broker(bed: &mut Bed) -> Result<()> {
+    let guest = driving(bed)?;
+    bed.in_guest(&guest, "unload e1000e")?;
+    bed.kill_broker();
+    // Its driver tries MSI-X, then MSI, then the pin.
+    let started = Instant::now();
+    let (code, _) = {
+        let request = bed.ask(&guest, "load e1000e")?;
+        bed.answer(&request)?
+    };
+    println!("agent: without a broker the driver took {:.1} s and ended with {code}", started.elapsed().as_secs_f64());
+    let address = bed.virtual_address(&guest, E1000E)?;
+    let seen =
+        bed.in_guest(&guest, &format!("dd if=/sys/bus/pci/devices/{address}/config bs=4 count=1 2>/dev/null"))?;
+    ensure!(config(E1000E)?.starts_with(&seen), "the guest reads {seen:02x?}");
+    bed.in_guest(&guest, "unload e1000e")?;
+    let guest = driving(bed)?;
+    bed.ping(&guest, 10)?;
+    bed.destroy(&guest)
+}

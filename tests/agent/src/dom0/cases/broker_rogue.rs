@@ -1,0 +1,155 @@
+//! A stub that misbehaves gets nothing by it (`tests/guests/rogue`).
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::dom0::{
+    bed::Bed,
+    devices::{ALL, E1000, EDU, NVME, component, config},
+    guests::Domain,
+    irqs::Irqs,
+    services::SHARE,
+};
+
+pub(super) const CASES: &[Case] = &[Case::new("a_rogue_stub_is_refused_everything_that_is_not_its_own", rogue)];
+
+/// What it tries, and the answer (`pciif.h`). "Its own" ones show that the broker serves it at all.
+const ANSWERS: &[(&str, &str)] = &[
+    ("its own device", "0"),
+    ("its own device's cache line size", "0"),
+    ("another stub's device", "-1"),
+    ("a write to another stub's device", "-1"),
+    ("another stub's device made quiet", "-1"),
+    ("an interrupt of another stub's device", "-1"),
+    ("a device of dom0", "-1"),
+    ("a device that does not exist", "-1"),
+    ("a bus that cannot be", "-1"),
+    ("a segment that cannot be", "-1"),
+    ("a function that cannot be", "-1"),
+    ("a BAR", "-3"),
+    ("half a BAR", "-3"),
+    ("the ROM's BAR", "-3"),
+    ("decoding", "-3"),
+    ("decoding, wrapped in what is allowed", "-3"),
+    ("decoding, as a byte", "-3"),
+    ("the status register", "-3"),
+    ("the interrupt line", "-3"),
+    ("the message control word", "-3"),
+    ("the message address", "-3"),
+    ("the message data", "-3"),
+    ("nothing at all", "-3"),
+    ("no size", "-2"),
+    ("three bytes", "-2"),
+    ("a negative size", "-2"),
+    ("an odd offset", "-2"),
+    ("a negative offset", "-2"),
+    ("an offset beyond the end", "-2"),
+    ("the last offset there is", "-2"),
+    ("4,096 vectors", "-5"),
+    ("all the vectors there are in 32 bits", "-5"),
+    ("more vectors than the table has", "-5"),
+    ("a table index out of range", "-5"),
+    ("one table index twice", "-5"),
+    ("no vector", "-5"),
+    ("MSI-X of a device without", "-5"),
+    ("MSI of a device without", "-5"),
+    ("4,096 messages", "-5"),
+    ("three messages", "-5"),
+    ("a read, which is not the broker's", "-4"),
+    ("command 11", "-4"),
+    ("command 0x102", "-4"),
+    ("the last command there is", "-4"),
+    ("a storm of events", "0"),
+    ("garbage flags", "0"),
+    ("a ring that was announced wrongly for a while", "0"),
+];
+
+fn rogue(bed: &mut Bed) -> Result<()> {
+    let stub = bed.stub_with_pool()?;
+    bed.pcidom(&["assignable", "remove", EDU, NVME])?;
+    let irqs = Irqs::now(bed)?.messages();
+    let spaces = spaces()?;
+    let mut tried = Vec::new();
+    let lines = bed.broker_lines(|bed| {
+        let rogue = start(bed)?;
+        tried = said(bed, &rogue)?;
+        Ok(())
+    })?;
+    let mut wrong = Vec::new();
+    for (index, (name, answer)) in ANSWERS.iter().enumerate() {
+        let wanted = format!("{name} err={answer}");
+        if tried.get(index) != Some(&wanted) {
+            wrong.push(format!("{:?}, not {wanted:?}", tried.get(index)));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    for line in &lines {
+        println!("agent: the broker said: {line}");
+    }
+    let mut once = lines.clone();
+    once.sort();
+    once.dedup();
+    // Several dozen attempts, of which the broker tells a few kinds apart.
+    ensure!(once.len() == lines.len() && (5..20).contains(&lines.len()), "not each once: {lines:?}");
+    ensure!(Irqs::now(bed)?.messages() == irqs, "messages were mapped");
+    ensure!(self::spaces()? == spaces, "a register has changed");
+    // The real stub has not noticed.
+    let rogue = bed.domains.iter().find(|domain| domain.name == NAME).cloned().context("the rogue is gone")?;
+    for device in [EDU, NVME] {
+        bed.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
+    }
+    bed.destroy(&rogue)?;
+    let guest = bed.guest_with("after", &ALL)?;
+    ensure!(bed.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
+    ensure!(bed.domains.contains(&stub), "the stub is another one");
+    bed.destroy(&guest)
+}
+
+const NAME: &str = "rogue";
+
+/// Starts it and has the broker's table say that it serves two devices, to itself.
+fn start(bed: &mut Bed) -> Result<Domain> {
+    let config = format!(
+        "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/rogue.elf\"\nmemory = 2\nvcpus = 1\n\
+         extra = \"msi={EDU} msix={NVME} foreign={E1000}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
+    );
+    let rogue = bed.create_paused(NAME, &config)?;
+    let id = rogue.id.to_string();
+    for device in [EDU, NVME] {
+        bed.store.write(&rogue.node(&format!("pool/{}", component(device))), b"")?;
+        let dir = format!("/tool/pcidom/device/{}", component(device));
+        for (node, value) in [("phase", "attached"), ("frontend", &*id), ("stub", &*id)] {
+            bed.store.write(&format!("{dir}/{node}"), value.as_bytes())?;
+        }
+    }
+    bed.xl(&["unpause", NAME])?;
+    Ok(rogue)
+}
+
+/// What it says on its console, up to the end: the texts behind `rogue: `.
+fn said(bed: &Bed, rogue: &Domain) -> Result<Vec<String>> {
+    let path = format!("{SHARE}/console/guest-{}.log", rogue.name);
+    loop {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let lines: Vec<String> =
+            text.lines().filter_map(|line| Some(line.split_once("rogue: ")?.1.trim_end().to_owned())).collect();
+        if lines.last().is_some_and(|line| line == "done") {
+            return Ok(lines);
+        }
+        ensure!(std::time::Instant::now() < bed.deadline, "it said {lines:?}");
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Configuration spaces of all devices, without the register that the rogue may write.
+fn spaces() -> Result<Vec<Vec<u8>>> {
+    ALL.iter()
+        .map(|device| {
+            let mut space = config(device)?;
+            *space.get_mut(0x0c).context("an empty configuration space")? = 0;
+            Ok(space)
+        })
+        .collect()
+}

@@ -1,0 +1,72 @@
+//! A stub that misbehaves: announces a ring to the broker as `docs/broker.md` says and asks for what it must not get. It prints
+//! `rogue: NAME err=N` for each thing that it tried, and `rogue: done` at the end.
+//!
+//! Its command line names devices: `msi=BDF msix=BDF` for those that the broker's table says are its own (with MSI and with MSI-X), `foreign=BDF`
+//! for another stub's.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod attempts;
+mod ring;
+mod targets;
+mod transport;
+
+use kernel::control::{ShutdownReason, shutdown};
+use kernel::{console, events};
+use ring::Ring;
+use targets::Targets;
+use transport::RingTransport;
+use xenstore::{Nodes, Store, path::relative};
+
+kernel::image!(main);
+
+/// Time for the console to take what was said.
+const PATIENCE_NS: u64 = 1_000_000_000;
+
+fn main(info: &'static kernel::BootInfo) -> ! {
+    match run(info.command_line()) {
+        Ok(()) => log::info!("rogue: done"),
+        Err(why) => log::error!("rogue: gave up: {why}"),
+    }
+    console::flush(PATIENCE_NS);
+    // Stays, so that nothing is cleaned up behind it before somebody has looked.
+    loop {
+        if events::wait(&[], None).is_err() {
+            shutdown(ShutdownReason::Crash)
+        }
+    }
+}
+
+fn run(command_line: &str) -> Result<(), &'static str> {
+    let targets = Targets::parse(command_line).ok_or("the command line does not name its targets")?;
+    let mut store = Store::new(RingTransport::take().map_err(|_| "no xenstore")?);
+    let mut ring = Ring::offer().map_err(|_| "no page for the broker")?;
+    // Numbers that name nothing, and a version, which the toolstack waits for.
+    let mut announce = |reference: u32, port: u32| {
+        let nodes = [(relative::RING_REF, reference), (relative::RING_PORT, port)];
+        let version = env!("CARGO_PKG_VERSION");
+        nodes
+            .into_iter()
+            .try_for_each(|(node, number)| store.write(node, alloc::format!("{number}")))
+            .and_then(|()| store.write(relative::VERSION, version))
+            .map_err(|_| "xenstore refuses the announcement")
+    };
+    announce(ring.reference(), ring.port())?;
+    ring.wait_for_broker()?;
+    for attempt in attempts::all(&targets) {
+        let err = ring.ask(&attempt.request, &attempt.entries)?;
+        log::info!("rogue: {} err={err}", attempt.name);
+    }
+    let harmless = attempts::query(targets.msi);
+    ring.storm(&harmless)?;
+    log::info!("rogue: a storm of events err={}", ring.ask(&harmless, &[])?);
+    log::info!("rogue: garbage flags err={}", ring.ask_with_flags(&harmless, u32::MAX)?);
+    announce(u32::MAX, u32::MAX)?;
+    announce(4711, ring.port())?;
+    announce(ring.reference(), ring.port())?;
+    ring.wait_for_broker()?;
+    log::info!("rogue: a ring that was announced wrongly for a while err={}", ring.ask(&harmless, &[])?);
+    Ok(())
+}
