@@ -108,6 +108,56 @@ fn a_directory_that_is_replaced_at_any_moment_starts_anew() {
 }
 
 #[test]
+fn a_directory_that_comes_back_at_any_moment_is_noticed() {
+    for count in 0..60 {
+        let (mut world, guest) = two_devices();
+        world.settle();
+        world.guest(guest).forget();
+        world.tool.remove_dirs(guest);
+        steps(&mut world, count);
+        world.tool.attach(guest, &[A]);
+        world.settle();
+        assert_eq!(world.states(guest), ("4".to_string(), 4), "after {count} steps");
+    }
+}
+
+#[test]
+fn a_device_that_is_asked_back_goes_to_nobody_else() {
+    for count in 0..60 {
+        let (mut world, guest) = two_devices();
+        world.settle();
+        world.tool.set_online(A, false);
+        world.settle();
+        world.tool.request_close(guest);
+        steps(&mut world, count);
+        let next = world.create_guest(6);
+        world.tool.attach(next, &[A]);
+        world.settle();
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("released"), "after {count} steps");
+        assert_eq!(world.tool.backend(next, "state-0").as_deref(), Some("6"), "after {count} steps");
+    }
+}
+
+#[test]
+fn who_waits_for_a_device_gets_it_when_it_comes_back_and_as_new() {
+    let (mut world, guest) = two_devices();
+    world.settle();
+    let next = world.create_guest(6);
+    world.tool.attach(next, &[A]);
+    world.stub.settle();
+    assert_eq!(world.tool.error(next).as_deref(), Some("16 0000:03:00.0 is lent to domain 5"));
+    {
+        let World { stub, guests, .. } = &mut world;
+        guests[&guest].ask(stub, &Request::conf_write(FIRST, 0x10, 4, u32::MAX));
+    }
+    world.tool.request_close(guest);
+    world.settle();
+    let World { stub, guests, .. } = &mut world;
+    let bar = guests[&next].ask(stub, &Request::conf_read(FIRST, 0x10, 4)).map(|response| response.value);
+    assert_eq!(bar, Some(0xfeb0_0000), "not its size, as the guest before had asked");
+}
+
+#[test]
 fn a_close_that_is_asked_for_at_any_moment_gives_everything_back() {
     at_every_third_step(
         |world, guest| world.tool.request_close(guest),

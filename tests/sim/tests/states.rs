@@ -54,30 +54,44 @@ fn published(world: &mut World, guest: DomId) {
     world.stub.settle();
 }
 
+/// There was a connection, and the frontend begins again.
+fn closed_and_back(world: &mut World, guest: DomId) {
+    world.settle();
+    for state in [6, 1] {
+        world.guest(guest).set_state(state);
+        world.stub.settle();
+    }
+    assert_eq!(world.states(guest), ("3".to_string(), 1));
+}
+
 /// Both sides are at 4.
 fn connected(world: &mut World, guest: DomId) {
     world.settle();
     assert_eq!(world.states(guest), ("4".to_string(), 4));
 }
 
+/// `c` is a connection. A frontend at 3 gets one wherever it can.
+const NOT_CONNECTED: [(&str, &str); 9] = [
+    //     gone 1 2 3  4 5 6 7 8 nonsense
+    ("1", "6    3 3 4c 3 5 6 3 3 3"),
+    ("2", "6    3 3 4c 3 5 6 3 3 3"),
+    ("3", "6    3 3 4c 3 5 6 3 3 3"),
+    ("4", "6    3 4 4c 5 5 6 4 4 4"),
+    ("5", "6    3 5 4c 5 5 6 5 5 5"),
+    ("6", "6    3 6 4c 6 6 6 6 6 6"),
+    ("7", "6    3 3 4c 3 5 6 3 3 3"),
+    ("8", "6    3 8 4c 5 5 6 8 8 8"),
+    ("x", "6    x x x  x 5 6 x x x"),
+];
+
 #[test]
 fn without_a_connection() {
-    // `c` is a connection. A frontend at 3 gets one wherever it can.
-    assert_rows(
-        &[
-            //     gone 1 2 3  4 5 6 7 8 nonsense
-            ("1", "6    3 3 4c 3 5 6 3 3 3"),
-            ("2", "6    3 3 4c 3 5 6 3 3 3"),
-            ("3", "6    3 3 4c 3 5 6 3 3 3"),
-            ("4", "6    3 4 4c 5 5 6 4 4 4"),
-            ("5", "6    3 5 4c 5 5 6 5 5 5"),
-            ("6", "6    3 6 4c 6 6 6 6 6 6"),
-            ("7", "6    3 3 4c 3 5 6 3 3 3"),
-            ("8", "6    3 8 4c 5 5 6 8 8 8"),
-            ("x", "6    x x x  x 5 6 x x x"),
-        ],
-        published,
-    );
+    assert_rows(&NOT_CONNECTED, published);
+}
+
+#[test]
+fn without_a_connection_any_more() {
+    assert_rows(&NOT_CONNECTED, closed_and_back);
 }
 
 #[test]
