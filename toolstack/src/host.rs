@@ -74,6 +74,12 @@ impl Host {
         Ok(value)
     }
 
+    /// As [`Host::read`] for several nodes, with one wait for all.
+    pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
+        let values = self.store.read_many(&paths)?;
+        Ok(values.try_into().unwrap_or([const { None }; N]))
+    }
+
     /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.
     pub(crate) fn read_state(&self, path: &str) -> Result<XenbusState, Error> {
         Ok(self.read(path)?.map(XenbusState::parse).unwrap_or_default())

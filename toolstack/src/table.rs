@@ -61,16 +61,19 @@ pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
 /// One device's record.
 pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Error> {
     let dir = path::tool_device_dir(device);
-    let Some(stub) = read_id(host, &path::child(&dir, "stub"))? else {
+    let nodes = ["stub", "frontend", "phase"].map(|name| path::child(&dir, name));
+    let [stub, frontend, phase] = host.read_many(nodes.each_ref().map(String::as_str))?;
+    let [stub_node, frontend_node, phase_node] = nodes;
+    let Some(stub) = stub.map(|stub| parse_id(&stub_node, stub)).transpose()? else {
         return Ok(None);
     };
-    let phase_path = path::child(&dir, "phase");
-    let phase = host.read(&phase_path)?.unwrap_or_default();
+    let phase = phase.unwrap_or_default();
     let phase = Phase::ALL
         .into_iter()
         .find(|known| known.name() == phase)
-        .ok_or(Error::Nonsense { place: phase_path, value: phase })?;
-    Ok(Some(Record { device, stub, frontend: read_id(host, &path::child(&dir, "frontend"))?, phase }))
+        .ok_or(Error::Nonsense { place: phase_node, value: phase })?;
+    let frontend = frontend.map(|frontend| parse_id(&frontend_node, frontend)).transpose()?;
+    Ok(Some(Record { device, stub, frontend, phase }))
 }
 
 /// The guest that xl (or this tool) says has the device.
@@ -79,11 +82,12 @@ pub(crate) fn libxl_owner(host: &Host, device: Sbdf) -> Result<Option<DomId>, Er
 }
 
 fn read_id(host: &Host, path: &str) -> Result<Option<DomId>, Error> {
-    let Some(value) = host.read(path)? else {
-        return Ok(None);
-    };
+    host.read(path)?.map(|value| parse_id(path, value)).transpose()
+}
+
+fn parse_id(path: &str, value: String) -> Result<DomId, Error> {
     match value.parse() {
-        Ok(id) => Ok(Some(DomId(id))),
+        Ok(id) => Ok(DomId(id)),
         Err(_) => Err(Error::Nonsense { place: path.to_owned(), value }),
     }
 }

@@ -101,8 +101,7 @@ impl Work<'_> {
         }
         self.host.commit(&[Vectors::Busy.store(device)])?;
         clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
-        self.host.commit(&vectors::forget(device))?;
-        Ok(())
+        Ok(vectors::forget(self.host, device)?)
     }
 
     /// In D3hot the device answers no access to its MSI-X table and forgets what MSI is told.
@@ -119,9 +118,8 @@ impl Work<'_> {
         let Lent { device, guest, .. } = self.lent;
         let old = Vectors::load(self.host, device)?;
         let mut begin = vec![Vectors::Busy.store(device)];
-        if old == Vectors::None {
-            let off = self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
-            begin.push(vectors::set_intx_off(device, off));
+        if old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0 {
+            begin.push(vectors::set_intx_off(device, true));
         }
         self.host.commit(&begin)?;
         clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;

@@ -18,21 +18,23 @@ pub(crate) struct Lent {
 impl Lent {
     /// Looks the device up for a stub that asks about it.
     pub(crate) fn find(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Failure> {
-        let record = table::load_one(host, device)?.ok_or(Failure::NotYours)?;
+        let lent = Self::from_table(host, stub, device)?;
         // Domain ids come again: another domain with the dead stub's number cannot have this directory.
-        if !host.exists(&path::pool_dir(stub, device))? {
-            return Err(Failure::NotYours);
-        }
+        if host.exists(&path::pool_dir(stub, device))? { Ok(lent) } else { Err(Failure::NotYours) }
+    }
+
+    /// Looks again: has nobody taken the device back meanwhile?
+    pub(crate) fn check_still(&self, host: &Host) -> Result<(), Failure> {
+        if Self::from_table(host, self.stub, self.device)? == *self { Ok(()) } else { Err(Failure::NotYours) }
+    }
+
+    fn from_table(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Failure> {
+        let record = table::load_one(host, device)?.ok_or(Failure::NotYours)?;
         match (record.phase, record.frontend) {
             (Phase::Attaching | Phase::Attached, Some(guest)) if record.stub == stub => {
                 Ok(Self { device, stub, guest })
             }
             _ => Err(Failure::NotYours),
         }
-    }
-
-    /// Looks again: has nobody taken the device back meanwhile?
-    pub(crate) fn check_still(&self, host: &Host) -> Result<(), Failure> {
-        if Self::find(host, self.stub, self.device)? == *self { Ok(()) } else { Err(Failure::NotYours) }
     }
 }

@@ -324,7 +324,7 @@ fn recover_device(host: &Host, record: Record, guest: DomId) -> Result<(), Error
     let capabilities = capabilities::Capabilities::read(&config)?;
     power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?)?;
     interrupts::clear(host, guest, record.device, &config, &capabilities, &Vectors::Busy)?;
-    host.commit(&vectors::forget(record.device))
+    vectors::forget(host, record.device)
 }
 
 fn fatal(source: crate::xen::HypercallError) -> Error {

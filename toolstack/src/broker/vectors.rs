@@ -94,30 +94,32 @@ fn intx_node(device: Sbdf) -> String {
 
 /// Whether the guest itself wants INTx off: what the register goes back to when the last vector is gone.
 pub(crate) fn intx_is_off(host: &Host, device: Sbdf) -> Result<bool, Error> {
-    Ok(host.read(&intx_node(device))?.as_deref() == Some("off"))
+    host.exists(&intx_node(device))
 }
 
+/// Notes what the guest wants. Hardly any wants INTx off, so the usual case costs nothing.
 pub(crate) fn set_intx_off(device: Sbdf, off: bool) -> Change {
-    Change::write(intx_node(device), if off { "off" } else { "on" })
+    let node = intx_node(device);
+    if off { Change::write(node, "off") } else { Change::remove(node) }
 }
 
 /// No vectors, and nothing to go back to.
-pub(crate) fn forget(device: Sbdf) -> Vec<Change> {
-    vec![Vectors::None.store(device), Change::remove(intx_node(device))]
+pub(crate) fn forget(host: &Host, device: Sbdf) -> Result<(), Error> {
+    let mut changes = vec![Vectors::None.store(device)];
+    if intx_is_off(host, device)? {
+        changes.push(set_intx_off(device, false));
+    }
+    host.commit(&changes)
 }
 
 /// Removes both nodes, if there are any: the device leaves its guest. Nothing there means no vectors.
 pub(crate) fn remove(host: &Host, device: Sbdf) -> Result<(), Error> {
     let nodes = [vectors_node(device), intx_node(device)];
-    let mut changes = Vec::new();
-    for node in nodes {
-        if host.exists(&node)? {
-            changes.push(Change::remove(node));
-        }
-    }
-    if changes.is_empty() {
+    let found = host.read_many(nodes.each_ref().map(String::as_str))?;
+    if found.iter().all(Option::is_none) {
         return Ok(());
     }
+    let mut changes: Vec<Change> = nodes.into_iter().map(Change::remove).collect();
     // Were the device forgotten while somebody made these nodes, its directory would be theirs alone.
     changes.push(Change::remove_if_empty(path::tool_device_dir(device)));
     host.commit(&changes)
