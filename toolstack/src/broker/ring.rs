@@ -1,5 +1,7 @@
 //! One stub's page and port.
 
+use std::time::Duration;
+
 use pciif::{BackendPage, BrokerCommand, ErrorCode, Reply};
 use xen_types::{DomId, GrantRef, Port};
 use xenstore::path;
@@ -10,6 +12,9 @@ use super::log::Log;
 use crate::error::Error;
 use crate::host::Host;
 use crate::xen::{HypercallError, Physdev, Rings};
+
+/// Worth a line: a stub waits for one second.
+const LONG: Duration = Duration::from_millis(500);
 
 /// What a stub has announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,7 @@ impl<P: pciif::SharedPage> Ring<P> {
             return;
         };
         let entries = self.page.take_entries(&request);
+        let begun = host.elapsed();
         let outcome = execute(host, physdev, self.stub, &request, entries.as_ref());
         let device = execute::address(&request);
         match &outcome {
@@ -73,6 +79,11 @@ impl<P: pciif::SharedPage> Ring<P> {
             // Of devices that are not its own it may name any number.
             Err(Failure::NotYours) => log.tell(host, self.stub, None, Failure::NotYours.reason(), None),
             Err(failure) => log.tell(host, self.stub, device, failure.reason(), failure.detail().as_deref()),
+        }
+        let took = host.elapsed() - begun;
+        if took > LONG {
+            let detail = format!("{request} took {} ms", took.as_millis());
+            log.tell(host, self.stub, None, "had to wait", Some(&detail));
         }
         // A stub that waits no longer may have published something else, which must not get this answer.
         if self.page.still_carries(&request) {

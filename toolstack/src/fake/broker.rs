@@ -68,6 +68,8 @@ impl Physdev for FakePhysdev {
                 world.on_map = Some((countdown - 1, node, value));
             }
         }
+        let takes = world.map_takes;
+        world.clock += takes;
         if let Some(happens) = world.during_map.take() {
             happens();
         }

@@ -68,6 +68,8 @@ pub(crate) struct World {
     /// At the so-manyth mapping of a vector this node gets this value.
     pub(crate) on_map: Option<(u32, String, String)>,
 
+    /// How long Xen takes to map a vector.
+    pub(crate) map_takes: Duration,
     /// What else happens while a vector is mapped.
     pub(crate) during_map: Option<Box<dyn Fn()>>,
 

@@ -116,6 +116,21 @@ fn an_answer_that_nobody_waits_for_is_not_given_to_the_next_question() {
 }
 
 #[test]
+fn a_host_that_is_slow_is_told_of() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| world.map_takes = Duration::from_millis(700));
+    bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, NVME), &[]);
+    assert!(
+        bench
+            .notes()
+            .iter()
+            .any(|note| note.starts_with("domain 3 had to wait: enable_msi") && note.ends_with("700 ms"))
+    );
+}
+
+#[test]
 fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
     let bench = Bench::new();
     let process = bench.process();
