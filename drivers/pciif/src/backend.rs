@@ -42,7 +42,7 @@ impl<P: SharedPage> BackendPage<P> {
 
     /// Copies the MSI-X entries of `request` out of the page: as many as the private copy counts, each read once. Call it
     /// once for a request. `None` where the request has no entries to take, or counts more than fit
-    /// ([`MAX_VECTORS`](crate::layout::MAX_VECTORS)).
+    /// ([`MAX_VECTORS`]).
     #[must_use]
     pub fn take_entries(&self, request: &Request) -> Option<MsixEntries> {
         let len = entry_count(request)?;

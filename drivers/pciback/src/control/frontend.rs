@@ -1,4 +1,4 @@
-//! One frontend's handshake: the shell around [`decide`].
+//! One frontend's handshake: the shell around [`decide()`].
 
 use alloc::format;
 use alloc::rc::Rc;
