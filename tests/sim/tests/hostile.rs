@@ -341,6 +341,27 @@ fn more_guests_than_watches_are_served_all_the_same() {
 }
 
 #[test]
+fn a_guest_that_cannot_be_watched_is_looked_at_once_a_second_and_no_more() {
+    let (mut world, _, bad) = two_guests();
+    world.xen.store().inject(Fault { kind: Some(4), path_end: String::new(), error: "E2BIG", times: 1 });
+    world.settle_deadlines(5);
+    assert_eq!(world.states(bad), ("4".to_string(), 4));
+    // Other reasons to look do not add to that.
+    for _ in 0..50 {
+        world.tool.write(&format!("{}/online", world.tool.backend_dir(bad)), "1");
+        world.xen.advance_ns(10_000_000);
+        world.stub.settle();
+    }
+    let before = world.xen.store().requests();
+    for _ in 0..1_000 {
+        world.xen.advance_ns(10_000_000);
+        world.stub.settle();
+    }
+    let requests = world.xen.store().requests() - before;
+    assert!((100..200).contains(&requests), "{requests} requests in ten seconds");
+}
+
+#[test]
 fn a_page_full_of_lies_is_answered_and_harms_nobody() {
     let (mut world, good, bad) = two_guests();
     world.settle();

@@ -35,6 +35,9 @@ pub(crate) const FRONTEND_TOKEN: &str = "frontend-";
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
 
+/// An alarm that was set.
+pub(crate) struct Alarm(u64, u64);
+
 /// Everything that is not in a task.
 pub(crate) struct Core<P: Platform> {
     pub(crate) platform: P,
@@ -88,9 +91,16 @@ impl<P: Platform> Core<P> {
     }
 
     /// Raises `signal` once at `deadline_ns`.
-    pub(crate) fn set_alarm(&mut self, deadline_ns: u64, signal: Rc<Signal>) {
+    pub(crate) fn set_alarm(&mut self, deadline_ns: u64, signal: Rc<Signal>) -> Alarm {
         self.last_alarm = self.last_alarm.wrapping_add(1);
-        self.alarms.insert((deadline_ns, self.last_alarm), signal);
+        let alarm = Alarm(deadline_ns, self.last_alarm);
+        self.alarms.insert((alarm.0, alarm.1), signal);
+        alarm
+    }
+
+    /// Takes an alarm back that may not have rung. Who wakes for another reason must, or alarms add up.
+    pub(crate) fn cancel_alarm(&mut self, alarm: &Alarm) {
+        self.alarms.remove(&(alarm.0, alarm.1));
     }
 
     /// When the next alarm is due, or the broker's time is over.

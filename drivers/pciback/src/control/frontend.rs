@@ -1,4 +1,4 @@
-//! One frontend's handshake: the shell around [`decide`].
+//! One frontend's handshake: the shell around [`decide()`].
 
 use alloc::format;
 use alloc::rc::Rc;
@@ -82,7 +82,7 @@ impl<P: Platform> Task<P> {
         let mut retry_ns = RETRY_NS;
         loop {
             self.pace().await;
-            let deadline_ns = match self.look().await {
+            let wait_ns = match self.look().await {
                 Ok(Progress::Again) => {
                     retry_ns = RETRY_NS;
                     continue;
@@ -105,13 +105,16 @@ impl<P: Platform> Task<P> {
                     Some(wait_ns)
                 }
             };
-            if let Some(wait_ns) = deadline_ns {
+            let alarm = wait_ns.map(|wait_ns| {
                 self.handle.with(|core| {
                     let now_ns = core.platform.now_ns();
-                    core.set_alarm(now_ns.saturating_add(wait_ns), Rc::clone(&signal));
-                });
-            }
+                    core.set_alarm(now_ns.saturating_add(wait_ns), Rc::clone(&signal))
+                })
+            });
             signal.wait().await;
+            if let Some(alarm) = alarm {
+                self.handle.with(|core| core.cancel_alarm(&alarm));
+            }
         }
     }
 

@@ -5,7 +5,7 @@
 //! | [`startup`] | one | sets the two watches of the stub, then announces itself |
 //! | [`shutdown`] | one | obeys `control/shutdown` |
 //! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
-//! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide), does it |
+//! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide()), does it |
 //! | [`stock`] | one | the pool's nodes |
 //!
 //! They share one [`Core`](core::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises

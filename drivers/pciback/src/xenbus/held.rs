@@ -48,7 +48,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide).
+    /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide()).
     pub(crate) fn observe(&mut self, nodes: &Nodes) {
         self.announced |= self.connection.is_some() && nodes.own == Some(XenbusState::Connected);
         match nodes.peer.state {

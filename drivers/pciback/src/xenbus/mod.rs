@@ -1,5 +1,5 @@
 //! The xenbus handshake with one frontend, without any I/O: what the nodes say ([`Nodes`]), what we hold ([`Held`]), and what
-//! to do about it ([`decide`]).
+//! to do about it ([`decide()`]).
 //!
 //! Nothing here remembers what was written: every decision compares with the nodes as they were just read, so a toolstack that
 //! changes a node under us is simply obeyed (pci-protocol §2.2), and a decision that could not be carried out is made again.

@@ -1,6 +1,9 @@
 //! The stub at rest, and giving devices back.
 
-use std::time::Duration;
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("idle_stub_is_not_woken_for_10_s", idle_is_asleep),
     Case::new("detached_devices_are_free_again", detach),
     Case::new("detached_devices_can_go_to_another_guest", attach_to_another),
+    Case::new("stub_reboots_and_shuts_down_when_xl_asks", obeys_xl),
 ];
 
 /// With a guest connected and doing nothing on PCI, Xen wakes the stub not once.
@@ -59,5 +63,37 @@ fn attach_to_another(bed: &mut Bed) -> Result<()> {
     for domain in bed.domains.clone().iter().filter(|domain| domain.name != crate::dom0::stub::NAME) {
         bed.destroy(domain)?;
     }
+    Ok(())
+}
+
+/// Another stub, so that nobody loses a device: `xl reboot` and `xl shutdown` are acknowledged and obeyed.
+fn obeys_xl(bed: &mut Bed) -> Result<()> {
+    const NAME: &str = "second";
+    let config = fs::read_to_string("/etc/xen/pcidom.cfg")?;
+    let renamed: Vec<&str> =
+        config.lines().map(|line| if line.starts_with("name") { "name = \"second\"" } else { line }).collect();
+    let first = bed.create_paused(NAME, &renamed.join("\n"))?;
+    bed.xl(&["unpause", NAME])?;
+    await_version(bed, &first.id.to_string())?;
+    bed.xl(&["reboot", "-w", NAME])?;
+    // The name changes hands when `on_reboot="restart"` has built the new domain.
+    let second = loop {
+        match bed.xl(&["domid", NAME]) {
+            Ok(id) if id.trim() != first.id.to_string() => break id.trim().to_owned(),
+            _ => ensure!(Instant::now() < bed.deadline, "no new domain"),
+        }
+        thread::sleep(Duration::from_millis(100));
+    };
+    bed.domains.retain(|domain| domain.name != NAME);
+    await_version(bed, &second)?;
+    bed.xl(&["shutdown", "-w", NAME])?;
+    ensure!(bed.xl(&["domid", NAME]).is_err(), "it is still there");
+    Ok(())
+}
+
+/// Waits until a stub is ready to serve, and thus watches for requests to end.
+fn await_version(bed: &mut Bed, id: &str) -> Result<()> {
+    let (node, deadline) = (format!("/local/domain/{id}/data/pcidom/version"), bed.deadline);
+    bed.store.wait_for(&node, deadline, |value| value.is_some_and(|text| !text.is_empty()))?;
     Ok(())
 }
