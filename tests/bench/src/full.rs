@@ -1,6 +1,6 @@
 //! The full lane: cases that need Xen, a Linux dom0, the stub and Linux guests.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{boot::Boot, layout, release::Release, report::Report, tally::Tally};
 
@@ -10,6 +10,7 @@ pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool
     for (lane, iommu) in [("full", true), ("no-iommu", false)] {
         sum += boot(release, lane, iommu, filter, verbose)?;
     }
+    ensure!(sum != Tally::default(), "no case has {filter:?} in its name");
     println!("{sum}");
     Ok(sum.failed == 0)
 }

@@ -69,10 +69,9 @@ fn attach_to_another(bed: &mut Bed) -> Result<()> {
 /// Another stub, so that nobody loses a device: `xl reboot` and `xl shutdown` are acknowledged and obeyed.
 fn obeys_xl(bed: &mut Bed) -> Result<()> {
     const NAME: &str = "second";
-    let config = fs::read_to_string("/etc/xen/pcidom.cfg")?;
-    let renamed: Vec<&str> =
-        config.lines().map(|line| if line.starts_with("name") { "name = \"second\"" } else { line }).collect();
-    let first = bed.create_paused(NAME, &renamed.join("\n"))?;
+    // What comes later counts.
+    let config = format!("{}name = \"{NAME}\"\n", fs::read_to_string("/etc/xen/pcidom.cfg")?);
+    let first = bed.create_paused(NAME, &config)?;
     bed.xl(&["unpause", NAME])?;
     await_version(bed, &first.id.to_string())?;
     bed.xl(&["reboot", "-w", NAME])?;
