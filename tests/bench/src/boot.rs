@@ -104,7 +104,7 @@ fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
     device("e1000e,addr=8,netdev=net8");
     // The one that dom0 keeps.
     device("virtio-net-pci,addr=9,netdev=net9");
-    // A cable between them that leads nowhere else.
+    // A cable between them that leads nowhere else (which QEMU warns of).
     for slot in [5, 8, 9] {
         arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);
     }
