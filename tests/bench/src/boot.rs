@@ -19,7 +19,8 @@ use crate::{
 const DOM0_MIB: u32 = 768;
 /// Memory of the machine: dom0, the guests and what Xen takes for itself.
 const MACHINE_MIB: u32 = 2560;
-/// Size of the disk that cases write to.
+/// The disks that cases write to, an NVMe and a SATA one, and their size.
+const DISKS: [&str; 2] = ["nvme.img", "sata.img"];
 const DISK_MIB: u64 = 64;
 /// No boot takes longer.
 const LIMIT: Duration = Duration::from_mins(15);
@@ -80,7 +81,7 @@ impl Boot<'_> {
         };
         let result = machine.run(LIMIT, self.verbose, logs);
         // Large, and made anew by every run.
-        for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio", "nvme.img"] {
+        for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio"].into_iter().chain(DISKS) {
             fs::remove_file(dir.join(file))?;
         }
         result.map(drop)
@@ -89,8 +90,9 @@ impl Boot<'_> {
 
 /// The shared folder and the devices that cases work on, at the addresses where dom0 sees them (`addr=5` is `00:05.0`).
 fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
-    let disk = dir.join("nvme.img");
-    fs::File::create(&disk)?.set_len(DISK_MIB << 20)?;
+    for name in DISKS {
+        fs::File::create(dir.join(name))?.set_len(DISK_MIB << 20)?;
+    }
     let share = dir.join("share");
     let mut arguments = Vec::new();
     let mut device = |description: &str| arguments.extend(["-device".to_owned(), description.to_owned()]);
@@ -104,15 +106,16 @@ fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
     device("e1000e,addr=8,netdev=net8");
     // The one that dom0 keeps.
     device("virtio-net-pci,addr=9,netdev=net9");
+    device("ich9-ahci,id=sata,addr=a");
+    device("ide-hd,bus=sata.0,drive=sata");
     // A cable between them that leads nowhere else (which QEMU warns of).
     for slot in [5, 8, 9] {
         arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);
     }
-    arguments.extend([
-        "-fsdev".to_owned(),
-        format!("local,id=share,path={},security_model=none", share.display()),
-        "-drive".to_owned(),
-        format!("if=none,id=disk,format=raw,file={}", disk.display()),
-    ]);
+    arguments.extend(["-fsdev".to_owned(), format!("local,id=share,path={},security_model=none", share.display())]);
+    for (id, name) in ["disk", "sata"].into_iter().zip(DISKS) {
+        let file = dir.join(name);
+        arguments.extend(["-drive".to_owned(), format!("if=none,id={id},format=raw,file={}", file.display())]);
+    }
     Ok(arguments)
 }
