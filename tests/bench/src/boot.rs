@@ -25,6 +25,35 @@ const DISK_MIB: u64 = 64;
 /// No boot takes longer.
 const LIMIT: Duration = Duration::from_mins(15);
 
+/// A host that cases want.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As hosts are.
+    Full,
+    /// Without an IOMMU.
+    NoIommu,
+    /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
+    Direct,
+}
+
+impl Kind {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::NoIommu, Self::Direct];
+
+    /// What logs and the agent call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::NoIommu => "no-iommu",
+            Self::Direct => "direct",
+        }
+    }
+
+    fn xen_options(self) -> &'static str {
+        if self == Self::Direct { " mmcfg=0" } else { "" }
+    }
+}
+
 /// What one boot is for.
 pub(crate) struct Boot<'a> {
     /// The release that dom0 and guests come from.
@@ -33,8 +62,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) name: String,
     /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
     pub(crate) plan: String,
-    /// Whether the machine has an IOMMU.
-    pub(crate) iommu: bool,
+    /// The host.
+    pub(crate) kind: Kind,
     /// Shows the command and the consoles.
     pub(crate) verbose: bool,
 }
@@ -61,14 +90,17 @@ impl Boot<'_> {
         fs::create_dir(&share)?;
         let machine = Machine {
             xen: images.xen.clone(),
-            xen_options: format!("dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all"),
+            xen_options: format!(
+                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all{}",
+                self.kind.xen_options()
+            ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.
             modules: vec![
                 (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
                 (initramfs.clone(), String::new()),
             ],
             memory: MACHINE_MIB,
-            devices: devices(dir, self.iommu)?,
+            devices: devices(dir, self.kind != Kind::NoIommu)?,
         };
         let logs = Logs {
             serial: dir.join("dom0.log"),
