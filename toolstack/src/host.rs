@@ -74,10 +74,13 @@ impl Host {
         Ok(value)
     }
 
-    /// As [`Host::read`] for several nodes, with one wait for all.
+    /// As [`Host::read`] for several nodes, one after the other.
     pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
-        let values = self.store.read_many(&paths)?;
-        Ok(values.try_into().unwrap_or([const { None }; N]))
+        let mut values = [const { None }; N];
+        for (value, path) in values.iter_mut().zip(paths) {
+            *value = self.read(path)?;
+        }
+        Ok(values)
     }
 
     /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.

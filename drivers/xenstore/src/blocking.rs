@@ -1,6 +1,5 @@
 //! Xenstore for programs that do one thing at a time: every call waits for its answer.
 
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -11,10 +10,10 @@ use xen_types::{DomId, Errno};
 use crate::client::{Client, Stats};
 use crate::error::{Error, ProtocolError};
 use crate::events::WatchEvent;
-use crate::nodes::{Nodes, present};
+use crate::nodes::Nodes;
 use crate::reply;
 use crate::request::Request;
-use crate::wire::{ReqId, TxId};
+use crate::wire::TxId;
 
 /// The bytes' way to xenstored and back.
 pub trait Transport {
@@ -111,47 +110,6 @@ impl<T: Transport> Store<T> {
     /// As [`Nodes::request`].
     pub fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError<T::Error>> {
         self.request(&Request::Unwatch { path, token }).map(drop)
-    }
-
-    /// Reads nodes with one wait for all of them; `None` for those that do not exist. They are read one after the other: somebody
-    /// else's change may come in between.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`]; the first that fails.
-    pub fn read_many(&mut self, paths: &[&str]) -> Result<Vec<Option<Vec<u8>>>, StoreError<T::Error>> {
-        let mut asked = VecDeque::new();
-        let result = self.ask_and_wait(paths, &mut asked);
-        for id in asked {
-            self.client.forget(id);
-        }
-        result
-    }
-
-    fn ask_and_wait(
-        &mut self,
-        paths: &[&str],
-        asked: &mut VecDeque<ReqId>,
-    ) -> Result<Vec<Option<Vec<u8>>>, StoreError<T::Error>> {
-        for path in paths {
-            let id = self.client.submit(TxId::NONE, &Request::Read { path })?;
-            if let Err(error) = self.flush() {
-                self.client.withdraw(id);
-                return Err(error);
-            }
-            asked.push_back(id);
-        }
-        let mut values = Vec::new();
-        while let Some(id) = asked.front().copied() {
-            match self.client.take_reply(id) {
-                Some(answer) => {
-                    asked.pop_front();
-                    values.push(present(answer.map_err(StoreError::Request))?);
-                }
-                None if self.receive(self.deadline_ns)? => {}
-                None => return Err(StoreError::NoAnswer),
-            }
-        }
-        Ok(values)
     }
 
     /// The directory of a domain, whether it exists or not.

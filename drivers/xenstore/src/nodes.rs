@@ -95,7 +95,7 @@ pub trait Nodes {
 }
 
 /// "No such node" as `None`.
-pub(crate) fn present<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Option<Vec<u8>>, StoreError<E>> {
+fn present<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Option<Vec<u8>>, StoreError<E>> {
     match answer {
         Ok(payload) => Ok(Some(payload)),
         Err(error) if error.is(Errno::ENOENT) => Ok(None),

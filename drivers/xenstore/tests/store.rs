@@ -34,19 +34,6 @@ fn nodes_are_written_read_listed_and_removed() {
 }
 
 #[test]
-fn nodes_read_together_come_in_their_order() {
-    let mut store = store();
-    store.write("/a/b", "1").unwrap();
-    store.write("/a/c", "2").unwrap();
-    let read = store.read_many(&["/a/c", "/a/x", "/a/b", "/a/c"]).unwrap();
-    assert_eq!(read, [Some(b"2".to_vec()), None, Some(b"1".to_vec()), Some(b"2".to_vec())]);
-    assert_eq!(store.read_many(&[]), Ok(vec![]));
-    // One that cannot be asked spoils neither the others' answers nor what comes next.
-    assert_eq!(store.read_many(&["/a/b", "a b", "/a/c"]), Err(StoreError::Request(Error::InvalidPath)));
-    assert_eq!(store.read("/a/c"), Ok(Some("2".into())));
-}
-
-#[test]
 fn permissions_are_set_and_read() {
     let mut store = store();
     let list = [Permission::none(DomId(0)), Permission::both(DomId(3)), Permission::read(DomId(5))];

@@ -81,6 +81,11 @@ impl Store {
         self.client.watch(path, "bench").with_context(|| format!("watching {path}"))
     }
 
+    /// Ends a watch.
+    pub(crate) fn unwatch(&mut self, path: &str) -> Result<()> {
+        self.client.unwatch(path, "bench").with_context(|| format!("watching {path}"))
+    }
+
     /// Waits for any watch event; false when `deadline` came first.
     pub(crate) fn wait(&mut self, deadline: Instant) -> Result<bool> {
         let nanos = deadline.saturating_duration_since(self.opened).as_nanos();
@@ -107,7 +112,7 @@ impl Store {
                 };
             }
         };
-        self.client.unwatch(path, "bench")?;
+        self.unwatch(path)?;
         result
     }
 }

@@ -19,10 +19,40 @@ use crate::{
 const DOM0_MIB: u32 = 768;
 /// Memory of the machine: dom0, the guests and what Xen takes for itself.
 const MACHINE_MIB: u32 = 2560;
-/// Size of the disk that cases write to.
+/// The disks that cases write to, an NVMe and a SATA one, and their size.
+const DISKS: [&str; 2] = ["nvme.img", "sata.img"];
 const DISK_MIB: u64 = 64;
 /// No boot takes longer.
 const LIMIT: Duration = Duration::from_mins(15);
+
+/// A host that cases want.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// As hosts are.
+    Full,
+    /// Without an IOMMU.
+    NoIommu,
+    /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
+    Direct,
+}
+
+impl Kind {
+    /// Every kind.
+    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::NoIommu, Self::Direct];
+
+    /// What logs and the agent call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::NoIommu => "no-iommu",
+            Self::Direct => "direct",
+        }
+    }
+
+    fn xen_options(self) -> &'static str {
+        if self == Self::Direct { " mmcfg=0" } else { "" }
+    }
+}
 
 /// What one boot is for.
 pub(crate) struct Boot<'a> {
@@ -32,8 +62,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) name: String,
     /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
     pub(crate) plan: String,
-    /// Whether the machine has an IOMMU.
-    pub(crate) iommu: bool,
+    /// The host.
+    pub(crate) kind: Kind,
     /// Shows the command and the consoles.
     pub(crate) verbose: bool,
 }
@@ -60,14 +90,17 @@ impl Boot<'_> {
         fs::create_dir(&share)?;
         let machine = Machine {
             xen: images.xen.clone(),
-            xen_options: format!("dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all"),
+            xen_options: format!(
+                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all{}",
+                self.kind.xen_options()
+            ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.
             modules: vec![
                 (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
                 (initramfs.clone(), String::new()),
             ],
             memory: MACHINE_MIB,
-            devices: devices(dir, self.iommu)?,
+            devices: devices(dir, self.kind != Kind::NoIommu)?,
         };
         let logs = Logs {
             serial: dir.join("dom0.log"),
@@ -80,7 +113,7 @@ impl Boot<'_> {
         };
         let result = machine.run(LIMIT, self.verbose, logs);
         // Large, and made anew by every run.
-        for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio", "nvme.img"] {
+        for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio"].into_iter().chain(DISKS) {
             fs::remove_file(dir.join(file))?;
         }
         result.map(drop)
@@ -89,8 +122,9 @@ impl Boot<'_> {
 
 /// The shared folder and the devices that cases work on, at the addresses where dom0 sees them (`addr=5` is `00:05.0`).
 fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
-    let disk = dir.join("nvme.img");
-    fs::File::create(&disk)?.set_len(DISK_MIB << 20)?;
+    for name in DISKS {
+        fs::File::create(dir.join(name))?.set_len(DISK_MIB << 20)?;
+    }
     let share = dir.join("share");
     let mut arguments = Vec::new();
     let mut device = |description: &str| arguments.extend(["-device".to_owned(), description.to_owned()]);
@@ -104,15 +138,16 @@ fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
     device("e1000e,addr=8,netdev=net8");
     // The one that dom0 keeps.
     device("virtio-net-pci,addr=9,netdev=net9");
-    // A cable between them that leads nowhere else.
+    device("ich9-ahci,id=sata,addr=a");
+    device("ide-hd,bus=sata.0,drive=sata");
+    // A cable between them that leads nowhere else (which QEMU warns of).
     for slot in [5, 8, 9] {
         arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);
     }
-    arguments.extend([
-        "-fsdev".to_owned(),
-        format!("local,id=share,path={},security_model=none", share.display()),
-        "-drive".to_owned(),
-        format!("if=none,id=disk,format=raw,file={}", disk.display()),
-    ]);
+    arguments.extend(["-fsdev".to_owned(), format!("local,id=share,path={},security_model=none", share.display())]);
+    for (id, name) in ["disk", "sata"].into_iter().zip(DISKS) {
+        let file = dir.join(name);
+        arguments.extend(["-drive".to_owned(), format!("if=none,id={id},format=raw,file={}", file.display())]);
+    }
     Ok(arguments)
 }

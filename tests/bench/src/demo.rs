@@ -2,7 +2,11 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{boot::Boot, layout, release::Release};
+use crate::{
+    boot::{Boot, Kind},
+    layout,
+    release::Release,
+};
 
 /// The line that the agent ends a successful demonstration with.
 const DONE: &str = "done";
@@ -11,7 +15,8 @@ const DONE: &str = "done";
 pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     println!("Xen with Debian {} in QEMU (emulated, so everything takes its time) …", release.number);
     let mut done = false;
-    let boot = Boot { release, name: format!("demo-{}", release.number), plan: "demo\n".into(), iommu: true, verbose };
+    let boot =
+        Boot { release, name: format!("demo-{}", release.number), plan: "demo\n".into(), kind: Kind::Full, verbose };
     let result = boot.run(&mut |line| if line == DONE { done = true } else { println!("{line}") });
     if result.is_err() || !done {
         layout::keep_logs(&boot.log_dir())?;

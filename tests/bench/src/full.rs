@@ -2,23 +2,29 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{boot::Boot, layout, release::Release, report::Report, tally::Tally};
+use crate::{
+    boot::{Boot, Kind},
+    layout,
+    release::Release,
+    report::Report,
+    tally::Tally,
+};
 
-/// Runs the cases whose names contain `filter`: most of them in one boot, and those for a host without IOMMU in another.
+/// Runs the cases whose names contain `filter`: most of them in one boot, and those for other kinds of hosts in one each.
 pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool> {
     let mut sum = Tally::default();
-    for (lane, iommu) in [("full", true), ("no-iommu", false)] {
-        sum += boot(release, lane, iommu, filter, verbose)?;
+    for kind in Kind::ALL {
+        sum += boot(release, kind, filter, verbose)?;
     }
     ensure!(sum != Tally::default(), "no case has {filter:?} in its name");
     println!("{sum}");
     Ok(sum.failed == 0)
 }
 
-fn boot(release: &Release, lane: &str, iommu: bool, filter: &str, verbose: bool) -> Result<Tally> {
+fn boot(release: &Release, kind: Kind, filter: &str, verbose: bool) -> Result<Tally> {
     let mut report = Report::default();
-    let name = format!("{lane}-{}", release.number);
-    let boot = Boot { release, name, plan: format!("{lane} {filter}\n"), iommu, verbose };
+    let name = format!("{}-{}", kind.name(), release.number);
+    let boot = Boot { release, name, plan: format!("{} {filter}\n", kind.name()), kind, verbose };
     let result = boot.run(&mut |line| {
         if let Some(line) = report.line(line) {
             println!("{line}");

@@ -29,7 +29,8 @@ const DOM0_MODULES: [&str; 9] = [
 /// More of the shared folder: found by alias in a full system, so nothing names it as a dependency.
 const DOM0_MORE: [&str; 1] = ["9pnet_virtio"];
 /// Modules for guests. Only the first is loaded at boot, drivers on request.
-const GUEST_MODULES: [&str; 7] = ["xen-pcifront", "e1000", "e1000e", "nvme", "8139cp", "xhci-pci", "virtio_net"];
+const GUEST_MODULES: [&str; 9] =
+    ["xen-pcifront", "e1000", "e1000e", "nvme", "ahci", "sd_mod", "8139cp", "xhci-pci", "virtio_net"];
 
 /// Programs in dom0, beside busybox.
 const DOM0_PROGRAMS: [&str; 14] = [

@@ -61,21 +61,11 @@ fn remove_if_empty<T: Transport>(nodes: &mut Transaction<'_, T>, path: &str) -> 
     }
 }
 
-/// What is not UTF-8 is replaced, and what writers leave at the end goes.
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).trim_end_matches(['\0', '\n']).to_owned()
-}
-
 impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
     fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
         let bytes = self.store.borrow_mut().read_bytes(path).map_err(|error| failure("read", path, &error))?;
-        Ok(bytes.map(text))
-    }
-
-    fn read_many(&self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
-        let read = self.store.borrow_mut().read_many(paths);
-        let values = read.map_err(|error| failure("read", &paths.join(" "), &error))?;
-        Ok(values.into_iter().map(|value| value.map(text)).collect())
+        // What is not UTF-8 is replaced, and what writers leave at the end goes.
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim_end_matches(['\0', '\n']).to_owned()))
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {

@@ -1,4 +1,8 @@
 //! The kernel's way to xenstored: a character device that takes one request at a time and gives answers and events.
+//!
+//! One at a time is to be taken literally: Linux queues a request's body as a pointer into the buffer that the next write
+//! overwrites (`xenbus_dev_request_and_reply`, `drivers/xen/xenbus`). Of two requests under way the first reaches xenstored with parts of the second, and
+//! xenstored 4.17 ends on a path without its NUL (`consider_message`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -54,12 +54,11 @@ impl Bed {
         }
     }
 
-    /// Waits for the guest's block device of an NVMe disk.
-    pub(crate) fn disk_in(&mut self, guest: &Domain) -> Result<&'static str> {
-        const DISK: &str = "/dev/nvme0n1";
-        let wait = format!("for i in $(seq 100); do [ -b {DISK} ] && exit 0; usleep 100000; done; exit 1");
-        self.in_guest(guest, &wait).context("no disk appeared")?;
-        Ok(DISK)
+    /// Waits for a block device in a guest.
+    pub(crate) fn await_disk(&mut self, guest: &Domain, disk: &str) -> Result<()> {
+        let wait = format!("for i in $(seq 100); do [ -b {disk} ] && exit 0; usleep 100000; done; exit 1");
+        self.in_guest(guest, &wait).with_context(|| format!("no {disk} appeared"))?;
+        Ok(())
     }
 
     /// A guest's interrupts, which must be of one kind and at least so many.

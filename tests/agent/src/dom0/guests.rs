@@ -4,7 +4,7 @@ use std::{fmt::Write, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::bed::Bed;
+use super::{bed::Bed, devices::component};
 
 /// Options of a guest. The defaults are those of a guest that pcidom can serve.
 #[derive(Clone, Copy)]
@@ -117,6 +117,17 @@ impl Bed {
     pub(crate) fn in_guest(&mut self, guest: &Domain, command: &str) -> Result<Vec<u8>> {
         let request = self.ask(guest, command)?;
         self.answer_well(&request)
+    }
+
+    /// Ends the guest that has a device, if one has it.
+    pub(crate) fn free(&mut self, device: &str) -> Result<()> {
+        let owner = self.store.text(&format!("/tool/pcidom/device/{}/frontend", component(device)))?;
+        let guest = self.domains.iter().find(|domain| owner.as_deref() == Some(&domain.id.to_string())).cloned();
+        if let Some(guest) = guest {
+            self.destroy(&guest)?;
+            self.pcidom(&["reclaim"])?;
+        }
+        Ok(())
     }
 
     /// Ends a domain at once and waits until it is gone.

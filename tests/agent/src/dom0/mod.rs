@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use bed::Bed;
 use report::Report;
 
-/// Brings dom0 up and carries out the plan: one line, `full FILTER`, `no-iommu FILTER` or `demo`.
+/// Brings dom0 up and carries out the plan: one line, `demo` or a lane and a filter, as in `full FILTER`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
     services::start()?;
@@ -37,6 +37,7 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
         "demo" => demo::run(&mut bed, &mut report),
         "full" => run_cases(cases::FULL, filter, &mut bed, &mut report),
         "no-iommu" => run_cases(cases::NO_IOMMU, filter, &mut bed, &mut report),
+        "direct" => run_cases(cases::DIRECT, filter, &mut bed, &mut report),
         _ => bail!("no lane {lane}"),
     }
 }

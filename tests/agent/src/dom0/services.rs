@@ -6,12 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{boot, process};
 
 /// The folder shared with the host: the report, and the consoles of all guests.
 pub(crate) const SHARE: &str = "/share";
+
+const XENSTORED_PID: &str = "/run/xenstored.pid";
 
 /// Starting everything takes a fraction of this.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -24,10 +27,16 @@ pub(crate) fn start() -> Result<()> {
     boot::mount_at("xenfs", "xenfs", "/proc/xen", None)?;
     boot::mount_at("9p", "share", SHARE, Some(c"trans=virtio,version=9p2000.L,msize=131072"))?;
     let deadline = Instant::now() + LIMIT;
-    process::check(Command::new("xenstored").args(["--pid-file", "/run/xenstored.pid"]), deadline)?;
+    process::check(Command::new("xenstored").args(["--pid-file", XENSTORED_PID]), deadline)?;
     process::check(&mut Command::new("xen-init-dom0"), deadline)?;
     let logs = format!("{SHARE}/console");
     fs::create_dir(&logs)?;
     process::check(Command::new("xenconsoled").args(["--log=guest", &format!("--log-dir={logs}")]), deadline)?;
     Ok(())
+}
+
+/// Sends xenstored a signal.
+pub(crate) fn signal_xenstored(signal: Signal) -> Result<()> {
+    let number = fs::read_to_string(XENSTORED_PID)?.trim().parse()?;
+    Ok(kill_process(Pid::from_raw(number).context("no process")?, signal)?)
 }

@@ -19,8 +19,16 @@ impl Bed {
         if let Some(stub) = self.domains.iter().find(|domain| domain.name == NAME) {
             return Ok(stub.clone());
         }
-        let stub = self.create_paused(NAME, &fs::read_to_string("/etc/xen/pcidom.cfg")?)?;
-        self.xl(&["unpause", NAME])?;
+        self.start_stub(NAME, "")
+    }
+
+    /// A new stub of this name, with more words on its command line.
+    pub(crate) fn start_stub(&mut self, name: &str, words: &str) -> Result<Domain> {
+        let example = fs::read_to_string("/etc/xen/pcidom.cfg")?;
+        // What comes later counts.
+        let config = format!("{example}\nname = \"{name}\"\nextra = \"export=vpci log=info {words}\"\n");
+        let stub = self.create_paused(name, &config)?;
+        self.xl(&["unpause", name])?;
         let deadline = self.deadline;
         self.store.wait_for(&stub.node("data/pcidom/version"), deadline, |value| {
             value.is_some_and(|text| !text.is_empty())
@@ -51,6 +59,8 @@ impl Bed {
         }
         let stub = self.stub_with_pool()?;
         for device in devices {
+            // A guest of an earlier case may still have it.
+            self.free(device)?;
             if self.pool_state(&stub, device)?.is_none() {
                 self.pcidom(&["assignable", "add", device])?;
             }

@@ -14,7 +14,7 @@ mod targets;
 mod transport;
 
 use kernel::control::{ShutdownReason, shutdown};
-use kernel::{console, events};
+use kernel::{clock, console, events};
 use ring::Ring;
 use targets::Targets;
 use transport::RingTransport;
@@ -24,6 +24,8 @@ kernel::image!(main);
 
 /// Time for the console to take what was said.
 const PATIENCE_NS: u64 = 1_000_000_000;
+/// Time for the broker to notice an announcement.
+const NOTICE_NS: u64 = 500_000_000;
 
 fn main(info: &'static kernel::BootInfo) -> ! {
     match run(info.command_line()) {
@@ -43,7 +45,7 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     let targets = Targets::parse(command_line).ok_or("the command line does not name its targets")?;
     let mut store = Store::new(RingTransport::take().map_err(|_| "no xenstore")?);
     let mut ring = Ring::offer().map_err(|_| "no page for the broker")?;
-    // Numbers that name nothing, and a version, which the toolstack waits for.
+    // With a version, which toolstacks wait for.
     let mut announce = |reference: u32, port: u32| {
         let nodes = [(relative::RING_REF, reference), (relative::RING_PORT, port)];
         let version = env!("CARGO_PKG_VERSION");
@@ -63,9 +65,11 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     ring.storm(&harmless)?;
     log::info!("rogue: a storm of events err={}", ring.ask(&harmless, &[])?);
     log::info!("rogue: garbage flags err={}", ring.ask_with_flags(&harmless, u32::MAX)?);
-    announce(u32::MAX, u32::MAX)?;
-    announce(4711, ring.port())?;
-    announce(ring.reference(), ring.port())?;
+    for (reference, port) in [(u32::MAX, u32::MAX), (4711, ring.port()), (ring.reference(), ring.port())] {
+        announce(reference, port)?;
+        // It looks ten times a second.
+        events::wait(&[], Some(clock::now_ns() + NOTICE_NS)).map_err(|_| "sleeping is refused")?;
+    }
     ring.wait_for_broker()?;
     log::info!("rogue: a ring that was announced wrongly for a while err={}", ring.ask(&harmless, &[])?);
     Ok(())

@@ -68,6 +68,9 @@ const ANSWERS: &[(&str, &str)] = &[
 
 fn rogue(bed: &mut Bed) -> Result<()> {
     let stub = bed.stub_with_pool()?;
+    for device in [EDU, NVME] {
+        bed.free(device)?;
+    }
     bed.pcidom(&["assignable", "remove", EDU, NVME])?;
     let irqs = Irqs::now(bed)?.messages();
     let spaces = spaces()?;

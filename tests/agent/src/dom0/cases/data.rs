@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::dom0::{
     bed::Bed,
-    devices::{NVME, config},
+    devices::{AHCI, NVME, config},
     drivers::vectors_node,
     guests::Domain,
     irqs::Irqs,
@@ -18,8 +18,10 @@ pub(super) const CASES: &[Case] = &[
     Case::new("nvme_reads_back_16_mib_as_they_were_written", written_and_read),
     Case::new("nvme_leaves_no_vectors_rights_or_bus_mastering_with_its_first_guest", nothing_left),
     Case::new("nvme_gives_the_next_guest_the_data_of_the_first", read_by_the_next),
+    Case::new("a_sata_disk_moves_16_mib_by_msi", by_msi),
 ];
 
+const DISK: &str = "/dev/nvme0n1";
 const MIB: u32 = 16;
 /// Same data for both guests.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -33,7 +35,7 @@ fn guest(bed: &mut Bed, name: &str) -> Result<Domain> {
     bed.broker()?;
     let guest = bed.guest_with(name, &[NVME])?;
     bed.in_guest(&guest, "load nvme")?;
-    bed.disk_in(&guest)?;
+    bed.await_disk(&guest, DISK)?;
     Ok(guest)
 }
 
@@ -54,18 +56,17 @@ fn several_vectors(bed: &mut Bed) -> Result<()> {
 
 fn written_and_read(bed: &mut Bed) -> Result<()> {
     let guest = first(bed)?;
-    let disk = bed.disk_in(&guest)?;
     let data_queue = |bed: &mut Bed| -> Result<u64> {
         Ok(bed.interrupts_in(&guest, "nvme0q1")?.first().context("no queue for data")?.count)
     };
     let before = data_queue(bed)?;
     // What an earlier run left must not pass for what this one writes.
     let other = network::seed()?;
-    bed.in_guest(&guest, &format!("disk-write {disk} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-check {disk} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-write {disk} {SEED} {MIB}"))?;
+    bed.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
+    bed.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
+    bed.in_guest(&guest, &format!("disk-write {DISK} {SEED} {MIB}"))?;
     let written = data_queue(bed)?;
-    bed.in_guest(&guest, &format!("disk-check {disk} {SEED} {MIB}"))?;
+    bed.in_guest(&guest, &format!("disk-check {DISK} {SEED} {MIB}"))?;
     let read = data_queue(bed)?;
     println!("agent: {} interrupts for writes, {} for reads", written - before, read - written);
     ensure!(before < written && written < read, "interrupts: {before}, then {written}, then {read}");
@@ -112,10 +113,33 @@ fn read_by_the_next(bed: &mut Bed) -> Result<()> {
     let first = bed.domains.iter().find(|domain| domain.name == "first").cloned();
     let second = guest(bed, "second")?;
     bed.check_kind(&second, "nvme0q", "pcifront-msi-x", 2)?;
-    let disk = bed.disk_in(&second)?;
-    bed.in_guest(&second, &format!("disk-check {disk} {SEED} {MIB}"))?;
+    bed.in_guest(&second, &format!("disk-check {DISK} {SEED} {MIB}"))?;
     for guest in first.iter().chain([&second]) {
         bed.destroy(guest)?;
     }
     Ok(())
+}
+
+/// The one device that has a driver with MSI and without MSI-X.
+fn by_msi(bed: &mut Bed) -> Result<()> {
+    const DISK: &str = "/dev/sda";
+    bed.broker()?;
+    let guest = bed.guest_with("sata", &[AHCI])?;
+    bed.in_guest(&guest, "load sd_mod")?;
+    bed.in_guest(&guest, "load ahci")?;
+    bed.await_disk(&guest, DISK)?;
+    let count = |bed: &mut Bed| -> Result<u64> {
+        Ok(bed.check_kind(&guest, "ahci", "pcifront-msi", 1)?.first().context("no interrupt")?.count)
+    };
+    let before = count(bed)?;
+    let seed = network::seed()?;
+    bed.in_guest(&guest, &format!("disk-write {DISK} {seed} {MIB}"))?;
+    bed.in_guest(&guest, &format!("disk-check {DISK} {seed} {MIB}"))?;
+    let after = count(bed)?;
+    ensure!(before < after, "interrupts: {before}, then {after}");
+    let noted = bed.vectors_of(AHCI)?;
+    ensure!(noted.first().is_some_and(|word| word == "msi") && noted.len() == 2, "the broker's table has {noted:?}");
+    bed.pcidom(&["detach", &guest.name, AHCI])?;
+    ensure!(Irqs::now(bed)?.bound_to(guest.id).is_empty(), "Xen still has an interrupt for the guest");
+    bed.destroy(&guest)
 }

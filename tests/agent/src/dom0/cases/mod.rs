@@ -5,6 +5,7 @@ mod broker_rogue;
 mod broker_stopped;
 mod config_space;
 mod data;
+mod direct;
 mod errors;
 mod network;
 mod no_iommu;
@@ -52,8 +53,12 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    direct::READ_ONLY,
     errors::CASES,
 ];
 
 /// Cases on a host without.
 pub(crate) const NO_IOMMU: &[&[Case]] = &[no_iommu::CASES];
+
+/// Cases on a host that was booted for direct mode.
+pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];

@@ -1,0 +1,60 @@
+//! Direct mode: the stub writes configuration space by itself, where Xen lets it.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::dom0::{
+    bed::Bed,
+    devices::{EDU, NVME, config, sysfs},
+    stub,
+};
+
+/// On hosts as they are.
+pub(super) const READ_ONLY: &[Case] =
+    &[Case::new("direct_mode_is_refused_where_configuration_space_is_read_only", refused)];
+
+/// On a host with `mmcfg=0`.
+pub(super) const WRITABLE: &[Case] = &[
+    Case::new("direct_mode_writes_without_a_broker", writes_alone),
+    Case::new("direct_mode_gets_vectors_from_the_broker", vectors),
+];
+
+const WORDS: &str = "config=direct";
+
+fn refused(bed: &mut Bed) -> Result<()> {
+    const OTHER: &str = "direct";
+    bed.stub_with_pool()?;
+    bed.free(EDU)?;
+    let other = bed.start_stub(OTHER, WORDS)?;
+    bed.pcidom(&["assignable", "remove", EDU])?;
+    bed.pcidom_fails(&["assignable", "add", "--backend", OTHER, EDU], 1, "mmcfg=0")?;
+    bed.destroy(&other)?;
+    bed.pcidom(&["assignable", "add", EDU])?;
+    Ok(())
+}
+
+fn writes_alone(bed: &mut Bed) -> Result<()> {
+    bed.start_stub(stub::NAME, WORDS)?;
+    let guest = bed.guest_with("direct", &[EDU, NVME])?;
+    let register = format!("{}/config", sysfs(&bed.virtual_address(&guest, EDU)?));
+    for (word, wanted) in [("6", 4), ("2", 0), ("6", 4)] {
+        bed.in_guest(&guest, &format!("printf '\\{word}\\0' | dd of={register} bs=1 seek=4 conv=notrunc"))?;
+        let command = *config(EDU)?.get(4).context("an empty configuration space")?;
+        ensure!(command & 4 == wanted, "after a write of {word} the command register is {command:02x}");
+        // Decoding is on whatever the guest writes.
+        ensure!(command & 2 == 2, "the command register is {command:02x}");
+    }
+    Ok(())
+}
+
+fn vectors(bed: &mut Bed) -> Result<()> {
+    const DISK: &str = "/dev/nvme0n1";
+    bed.broker()?;
+    let guest = bed.guest_with("direct", &[EDU, NVME])?;
+    bed.in_guest(&guest, "load nvme")?;
+    bed.await_disk(&guest, DISK)?;
+    bed.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
+    bed.in_guest(&guest, &format!("disk-write {DISK} 1 4"))?;
+    bed.in_guest(&guest, &format!("disk-check {DISK} 1 4"))?;
+    Ok(())
+}
