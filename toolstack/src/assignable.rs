@@ -6,12 +6,13 @@ use xenstore::path;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
+use crate::holds;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
-use crate::table;
+use crate::table::{self, Phase, Record};
 
 /// Only endpoints that dom0 knows can be given away.
 pub(crate) fn check_endpoint(host: &Host, device: Sbdf) -> Result<(), Error> {
@@ -146,17 +147,32 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
     for device in devices.iter().copied() {
         check_removable(host, device)?;
     }
-    let facts = devices.iter().map(|device| Facts::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
+    let facts = devices.iter().map(|device| facts_of(host, *device)).collect::<Result<Vec<_>, _>>()?;
     Journal::run(host, |journal| facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind)))
 }
 
+/// Of a device that was pulled out there is what the pool says.
+fn facts_of(host: &Host, device: Sbdf) -> Result<Facts, Error> {
+    match table::load_one(host, device)? {
+        Some(record) => Facts::find(host, record.stub, device),
+        None => Facts::gather(host, device),
+    }
+}
+
 fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
-    check_endpoint(host, device)?;
     let record = table::load_one(host, device)?;
+    let is_gone = record.is_some() && !host.sysfs.exists(device);
+    if !is_gone {
+        check_endpoint(host, device)?;
+    }
+    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+        return Err(holds::refusal(host, device, holder)?);
+    }
     if let Some(owner) = table::libxl_owner(host, device)?.or_else(|| record?.frontend) {
         return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
     }
     match host.sysfs.driver(device) {
+        _ if is_gone => Ok(()),
         Some(driver) if driver == PCIBACK => Ok(()),
         driver => Err(Error::NotAssignable { device, driver }),
     }
@@ -166,6 +182,9 @@ fn remove_one<'a>(journal: &mut Journal<'a>, host: &Host, facts: &'a Facts, rebi
     let device = facts.device;
     if let Some(record) = table::load_one(host, device)? {
         pool::take(journal, &domain::named(host, record.stub)?, facts)?;
+    }
+    if !host.sysfs.exists(device) {
+        return Ok(()); // pulled out: no driver has it, and Xen has forgotten it
     }
     let what = format!("end the quarantine of {device}");
     match host.hypervisor.deassign(DomId::IO, device) {

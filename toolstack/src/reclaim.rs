@@ -11,7 +11,7 @@ use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error, list};
 use crate::host::Host;
-use crate::pool::STUB_PATIENCE;
+use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
@@ -39,6 +39,9 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
             Err(error) => host.note(&format!("the devices of domain {guest} are not settled: {error}")),
         }
     }
+    for record in records.iter().filter(|record| record.phase == Phase::Attached) {
+        tell_if_gone(host, record)?;
+    }
     for record in records.iter().filter(|record| record.frontend.is_none()) {
         if !holds(host, record.stub, record.device)? {
             host.commit(&table::forget(record.device))?;
@@ -47,6 +50,17 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     }
     sweep_directories(host)?;
     Ok(reclaimed)
+}
+
+/// Has the stub tell the guest about a device that was pulled out.
+fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
+    if !host.sysfs.exists(record.device)
+        && holds(host, record.stub, record.device)?
+        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Lent(_))
+    {
+        host.commit(&[pool::look_again(record.stub, record.device)])?;
+    }
+    Ok(())
 }
 
 /// Whether the stub is there and is still the one that was given the device: domain ids come again.
