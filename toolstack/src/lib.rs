@@ -36,6 +36,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod withdraw;
+mod work;
 mod xen;
 
 use std::process::ExitCode;

@@ -121,6 +121,11 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
     journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(id, device)), |_| Ok(()))
 }
 
+/// Takes from the stub the right to a device that has no entry.
+pub(crate) fn forbid(host: &Host, stub: DomId, device: Sbdf) -> Result<(), Error> {
+    set_ecam(host, stub, device, Right::Revoke)
+}
+
 fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), Error> {
     let frames = Frames { first: host.sysfs.ecam_frame(device)?, count: 1 };
     host.hypervisor.set_iomem(stub, frames, right).doing(|| format!("configuration space of {device}"))

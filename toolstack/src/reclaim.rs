@@ -15,6 +15,7 @@ use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
+use crate::work;
 
 /// What was taken back from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
             host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
         }
     }
+    work::recover(host)?;
     sweep_directories(host)?;
     Ok(reclaimed)
 }
@@ -97,10 +99,8 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
-        match look(host, &loan, &attaching, &detaching)? {
-            Verdict::Wait => return Ok(None),
-            Verdict::Keep(kept) => keep(host, &mut loan, &kept)?,
-        }
+        let kept = settled(host, &loan, &attaching, &detaching)?;
+        keep(host, &mut loan, &kept)?;
         if loan.devices.is_empty() {
             return Ok(None);
         }
@@ -116,25 +116,12 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
 }
 
-enum Verdict {
-    /// These the guest has for good: it has all it needs, or has not begun to let go.
-    Keep(Vec<Sbdf>),
-    /// It is about to let go.
-    Wait,
-}
-
-/// What becomes of devices in whose midst a command died, while guest and stub are there.
-fn look(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Verdict, Error> {
+/// Those of the devices, in whose midst a command died, that the guest has for good: it has all it needs, or has not begun to let
+/// go.
+fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
     let (stub, guest) = (&loan.stub, &loan.guest);
     if withdraw::unask(host, stub, guest, detaching)? {
-        return Ok(Verdict::Keep(detaching.to_vec()));
-    }
-    close::reopen(host, stub, guest)?;
-    if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Closing
-        && loan.staying.is_empty()
-        && attaching.is_empty()
-    {
-        return Ok(Verdict::Wait); // it was asked to, and `pcidom detach` waits for it
+        return Ok(detaching.to_vec());
     }
     if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Reconfiguring {
         // A round is under way. Then it is clear what came of it.
@@ -146,14 +133,14 @@ fn look(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Res
     let entries = Entries::load(host, stub.id, guest.id)?;
     let exported = |device: &Sbdf| entries.find(*device).is_some_and(|entry| entry.state == XenbusState::Initialised);
     let done = Ends::read(host, stub.id, guest.id)?.are_connected() && attaching.iter().all(exported);
-    Ok(Verdict::Keep(if done { attaching.to_vec() } else { Vec::new() }))
+    Ok(if done { attaching.to_vec() } else { Vec::new() })
 }
 
 fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
-    host.commit(&phases(devices, Phase::Attached))?;
+    host.commit(&[phases(devices, Phase::Attached), work::done(devices)].concat())?;
     host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
     loan.devices.retain(|device| !devices.contains(device));
     loan.staying.extend_from_slice(devices);

@@ -5,6 +5,7 @@ mod attach;
 mod detach;
 mod golden;
 mod hotplug;
+mod killed;
 mod list;
 mod reclaim;
 mod refusals;
