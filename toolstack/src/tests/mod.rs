@@ -4,6 +4,7 @@ mod assignable;
 mod attach;
 mod detach;
 mod golden;
+mod hotplug;
 mod list;
 mod reclaim;
 mod refusals;
