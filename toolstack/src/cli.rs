@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use xen_types::Sbdf;
 
-use crate::device_spec::DeviceSpec;
+use crate::device_request::DeviceRequest;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
@@ -54,9 +54,9 @@ pub(crate) struct AttachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: permissive, msitranslate, power_mgmt, seize, rdm_policy, name
+    /// Devices, with the options of xl: vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
-    pub(crate) devices: Vec<DeviceSpec>,
+    pub(crate) devices: Vec<DeviceRequest>,
 }
 
 /// What `detach` takes.
@@ -70,9 +70,9 @@ pub(crate) struct DetachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// All devices that the guest has
+    /// All devices that the guest has. 00:07.* means those of a slot; options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
-    pub(crate) devices: Vec<Sbdf>,
+    pub(crate) devices: Vec<DeviceRequest>,
 }
 
 /// What `list` takes.
@@ -161,7 +161,7 @@ mod tests {
             "pcidom attach --timeout -1 web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",
             "pcidom detach web",
-            "pcidom detach web 00:05.0,seize=1",
+            "pcidom detach web 00:05.0,colour=red",
             "pcidom assignable",
             "pcidom assignable add",
             "pcidom assignable remove",

@@ -7,6 +7,7 @@ use crate::attach;
 use crate::cli::{AssignableCommand, Command};
 use crate::connect::Connection;
 use crate::detach;
+use crate::device_request;
 use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
@@ -20,7 +21,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let request = attach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: args.devices.clone(),
+                devices: device_request::to_attach(host, &args.devices)?,
                 timeout: args.timeout,
             };
             changing(host, |_| match attach::attach(host, &request)? {
@@ -35,7 +36,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let request = detach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: args.devices.clone(),
+                devices: device_request::to_detach(host, &args.devices, &args.domain)?,
                 timeout: args.timeout,
             };
             changing(host, |reclaimed| detach::detach(host, &request, reclaimed))

@@ -80,6 +80,8 @@ pub(crate) enum Error {
 
     #[error("there is no PCI device {0}")]
     NoSuchDevice(Sbdf),
+    #[error("no assignable device is called {0}")]
+    NoSuchName(String),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
@@ -192,6 +194,7 @@ impl Error {
                 format!("look at its console: `xl console {}`", stub.id)
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
+            Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {
                 format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)

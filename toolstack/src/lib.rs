@@ -11,6 +11,7 @@ mod cli;
 mod command;
 mod connect;
 mod detach;
+mod device_request;
 mod device_spec;
 mod directories;
 mod dom0;

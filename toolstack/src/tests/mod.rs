@@ -3,6 +3,7 @@
 mod assignable;
 mod attach;
 mod detach;
+mod device_request;
 mod golden;
 mod list;
 mod reclaim;
