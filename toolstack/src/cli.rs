@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -26,6 +27,8 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage,
 pub(crate) enum Command {
     /// Give devices to a guest that has none, and wait until it uses them
     Attach(AttachArgs),
+    /// Create a guest from an ordinary xl.cfg, with its pci= devices from the driver domain
+    Create(CreateArgs),
     /// Take all its devices from a guest
     Detach(DetachArgs),
     /// Show which guest has which device
@@ -57,6 +60,29 @@ pub(crate) struct AttachArgs {
     /// Devices, with the options of xl: vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
     pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `create` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// How long the guest may take
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Leave the guest paused
+    #[arg(short, long)]
+    pub(crate) paused: bool,
+    /// Do nothing, print the configuration as xl would get it
+    #[arg(short = 'n', long)]
+    pub(crate) dryrun: bool,
+    /// The guest's configuration (xl.cfg(5)); - is standard input
+    #[arg(value_name = "GUEST.cfg")]
+    pub(crate) config: PathBuf,
+    /// Settings that count instead of the file's
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
 }
 
 /// What `detach` takes.

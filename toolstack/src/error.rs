@@ -54,6 +54,10 @@ pub(crate) enum Error {
     NoSuchGuest(String),
     #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
     NotPv(DomainName),
+    #[error("{0} has this uuid already")]
+    GuestExists(DomainName),
+    #[error("{0} was destroyed and is still there")]
+    StillThere(DomainName),
     #[error("{guest} cannot get devices: {why}")]
     UnfitGuest { guest: DomainName, why: &'static str },
     #[error("{guest} was created without passthrough, so Xen refuses to give it {device}")]
@@ -124,6 +128,10 @@ pub(crate) enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense { place: String, value: String },
+    #[error("xl {what}: {said}")]
+    Xl { what: &'static str, said: String },
+    #[error("{place}: {what}")]
+    Config { place: String, what: String },
     #[error("{0}")]
     Usage(String),
 }
@@ -159,7 +167,7 @@ impl Error {
         match self {
             Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
             Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
-            Self::Usage(_) => ExitCause::Usage,
+            Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }
     }

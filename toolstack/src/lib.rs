@@ -10,6 +10,7 @@ mod broker;
 mod cli;
 mod command;
 mod connect;
+mod create;
 mod detach;
 mod device_request;
 mod device_spec;
@@ -34,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod xen;
+mod xl;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ mod store;
 mod tree;
 mod with_stub;
 mod world;
+mod xl;
 
 pub(crate) use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
 pub(crate) use image::{ConfigImage, mcfg_table};
@@ -20,3 +21,4 @@ pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, d
 pub(crate) use tree::TempTree;
 pub(crate) use with_stub::MachineWithStub;
 pub(crate) use world::{Killed, Mapped, World};
+pub(crate) use xl::UUID;

@@ -2,6 +2,7 @@
 
 mod assignable;
 mod attach;
+mod create;
 mod detach;
 mod device_request;
 mod golden;
