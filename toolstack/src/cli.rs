@@ -24,9 +24,9 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage,
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Give devices to a guest that has none, and wait until it uses them
+    /// Give devices to a guest, and wait until it uses them
     Attach(AttachArgs),
-    /// Take all its devices from a guest
+    /// Take devices from a guest
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
@@ -68,9 +68,12 @@ pub(crate) struct DetachArgs {
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
+    /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// All devices that the guest has
+    /// Devices to take
     #[arg(required = true, value_name = "BDF")]
     pub(crate) devices: Vec<Sbdf>,
 }

@@ -37,6 +37,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 backend: args.backend.clone(),
                 devices: args.devices.clone(),
                 timeout: args.timeout,
+                force: args.force,
             };
             changing(host, |reclaimed| detach::detach(host, &request, reclaimed))
         }

@@ -8,6 +8,7 @@ mod assignable;
 mod attach;
 mod broker;
 mod cli;
+mod close;
 mod command;
 mod connect;
 mod detach;
@@ -15,10 +16,12 @@ mod device_spec;
 mod directories;
 mod dom0;
 mod domain;
+mod entries;
 mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod holds;
 mod host;
 mod journal;
 mod list;
@@ -32,6 +35,7 @@ mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 mod xen;
 
 use std::process::ExitCode;
