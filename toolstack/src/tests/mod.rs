@@ -2,7 +2,9 @@
 
 mod assignable;
 mod attach;
+mod create;
 mod detach;
+mod device_request;
 mod golden;
 mod hotplug;
 mod killed;
