@@ -104,7 +104,7 @@ pub(crate) enum Error {
     NoEcam(Sbdf),
     #[error("{device} is not attached to {guest}")]
     NotAttached { device: Sbdf, guest: DomainName },
-    #[error("{guest} still has {what} of {device}, which is given to nobody meanwhile")]
+    #[error("{device} is given to nobody, because it is still held by {what}")]
     Held { device: Sbdf, guest: DomainName, what: String },
 
     #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]

@@ -38,6 +38,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod withdraw;
+mod work;
 mod xen;
 mod xl;
 

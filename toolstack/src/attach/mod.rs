@@ -23,6 +23,7 @@ use crate::release;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase};
 use crate::withdraw::phases;
+use crate::work::{self, Work};
 
 /// What is to be attached to what.
 #[derive(Clone, Debug)]
@@ -80,6 +81,12 @@ struct Plan {
 /// The steps.
 fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, plan: &Plan) -> Result<Connection, Error> {
     let Plan { stub, guest, export, .. } = plan;
+    let mut works = Vec::new();
+    for device in request.devices.iter().map(|spec| spec.device) {
+        works.extend(Work::to_add(host, device, Some(stub.id))?.map(|work| (device, work)));
+    }
+    let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    work::begin(journal, works)?;
     for spec in &request.devices {
         if host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
             assignable::park(journal, host, spec.device)?;
@@ -110,6 +117,6 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
     let left = plan.deadline.saturating_sub(host.elapsed());
     let connection = connect::await_connection(host, stub, guest, &devices, left)?;
-    host.commit(&phases(&devices, Phase::Attached))?;
+    host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;
     Ok(connection)
 }

@@ -7,6 +7,7 @@ mod detach;
 mod device_request;
 mod golden;
 mod hotplug;
+mod killed;
 mod list;
 mod reclaim;
 mod refusals;
