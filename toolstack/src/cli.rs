@@ -25,11 +25,11 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage,
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Give devices to a guest that has none, and wait until it uses them
+    /// Give devices to a guest, and wait until it uses them
     Attach(AttachArgs),
     /// Create a guest from an ordinary xl.cfg, with its pci= devices from the driver domain
     Create(CreateArgs),
-    /// Take all its devices from a guest
+    /// Take devices from a guest
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
@@ -94,9 +94,12 @@ pub(crate) struct DetachArgs {
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
+    /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// All devices that the guest has. 00:07.* means those of a slot; options are ignored, as by xl
+    /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
     pub(crate) devices: Vec<DeviceRequest>,
 }

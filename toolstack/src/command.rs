@@ -53,6 +53,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 backend: args.backend.clone(),
                 devices: device_request::to_detach(host, &args.devices, &args.domain)?,
                 timeout: args.timeout,
+                force: args.force,
             };
             changing(host, |reclaimed| detach::detach(host, &request, reclaimed))
         }

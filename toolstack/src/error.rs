@@ -66,8 +66,8 @@ pub(crate) enum Error {
     ServedByDom0 { guest: DomainName },
     #[error("{guest} has PCI devices from another backend, {backend}")]
     ServedByOther { guest: DomainName, backend: DomainName },
-    #[error("{guest} has PCI devices already, and adding to them is not supported by this version")]
-    HasDevices { guest: DomainName },
+    #[error("{guest} has closed its PCI frontend, so nothing can be added to it")]
+    FrontendClosed { guest: DomainName },
     #[error("{guest} has PCI devices of a backend that is gone")]
     BackendGone { guest: DomainName },
 
@@ -104,8 +104,8 @@ pub(crate) enum Error {
     NoEcam(Sbdf),
     #[error("{device} is not attached to {guest}")]
     NotAttached { device: Sbdf, guest: DomainName },
-    #[error("{guest} keeps {}, and taking only some of a guest's devices is not supported by this version", list(.staying))]
-    PartialDetach { guest: DomainName, staying: Vec<Sbdf> },
+    #[error("{guest} still has {what} of {device}, which is given to nobody meanwhile")]
+    Held { device: Sbdf, guest: DomainName, what: String },
 
     #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
@@ -124,6 +124,8 @@ pub(crate) enum Error {
     Hypercall { what: String, source: HypercallError },
     #[error(transparent)]
     Store(#[from] StoreFailure),
+    #[error("xenstore was changed by somebody else meanwhile")]
+    ChangedMeanwhile,
     #[error("{}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
@@ -153,7 +155,8 @@ fn driver_text(driver: Option<&str>) -> String {
     }
 }
 
-fn list(devices: &[Sbdf]) -> String {
+/// Devices as messages name them.
+pub(crate) fn list(devices: &[Sbdf]) -> String {
     devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -185,8 +188,9 @@ impl Error {
                 "put passthrough=\"enabled\" and e820_host=1 into the guest's xl.cfg and create it anew".to_owned()
             }
             Self::ServedByDom0 { .. } => "detach those with `xl pci-detach` first".to_owned(),
-            Self::ServedByOther { .. } | Self::HasDevices { .. } => {
-                "detach all of them, then attach all with one command".to_owned()
+            Self::ServedByOther { .. } => "detach all of them, then attach all with one command".to_owned(),
+            Self::FrontendClosed { .. } => {
+                "load its xen-pcifront driver again, or detach the devices that it has".to_owned()
             }
             Self::BackendGone { .. } => {
                 "`pcidom list` shows them; take them from the guest with `pcidom detach`".to_owned()
@@ -217,7 +221,11 @@ impl Error {
                 )
             }
             Self::NotAttached { .. } => "`pcidom list` shows what is where".to_owned(),
-            Self::PartialDetach { .. } => "name all of them".to_owned(),
+            Self::Held { device, guest, .. } => format!(
+                "unload the device's driver in the guest and detach again; destroying the guest frees it too, and so does \
+                 `pcidom detach --force {} {device}`, which trusts the guest",
+                guest.id
+            ),
             Self::GuestSilent { .. } => {
                 "the guest needs the xen-pcifront driver, built in or loaded; --timeout gives it longer".to_owned()
             }

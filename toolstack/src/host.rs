@@ -100,13 +100,18 @@ impl Host {
 
     /// Makes the changes in one transaction.
     pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), Error> {
-        self.store.commit(changes)?;
-        for change in changes {
+        if self.commit_if(changes)? { Ok(()) } else { Err(Error::ChangedMeanwhile) }
+    }
+
+    /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
+    pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
+        let done = self.store.commit(changes)?;
+        for change in changes.iter().filter(|_| done) {
             if let Change::Write { path, value } = change {
                 self.show(path, Some(value));
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed

@@ -8,6 +8,7 @@ mod assignable;
 mod attach;
 mod broker;
 mod cli;
+mod close;
 mod command;
 mod connect;
 mod create;
@@ -17,10 +18,12 @@ mod device_spec;
 mod directories;
 mod dom0;
 mod domain;
+mod entries;
 mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod holds;
 mod host;
 mod journal;
 mod list;
@@ -34,6 +37,7 @@ mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 mod xen;
 mod xl;
 

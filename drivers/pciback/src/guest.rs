@@ -133,7 +133,7 @@ impl<P: Platform> Guest<P> {
         let added = match u16::try_from(index) {
             Ok(id) => self
                 .topology
-                .add(DeviceId(id), address, device.traits(), wish)
+                .add(DeviceId(id), address, device.traits(), wish.map(|devfn| devfn >> 3))
                 .map_err(|error| Failure { errno: Errno::ENOSPC, text: format!("{address}: {error}") }),
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };

@@ -204,7 +204,13 @@ impl SimTool {
         self.write_for_stub(store, guest, &format!("state-{index}"), "1")
     }
 
-    fn write_for_stub(&self, store: &mut Direct<'_>, guest: DomId, name: &str, value: &str) -> Result<(), Refusal> {
+    pub(crate) fn write_for_stub(
+        &self,
+        store: &mut Direct<'_>,
+        guest: DomId,
+        name: &str,
+        value: &str,
+    ) -> Result<(), Refusal> {
         let path = format!("{}/{name}", self.backend_dir(guest));
         store.write(&path, value)?;
         store.set_permissions(&path, &["n0", &format!("b{}", self.stub), &format!("r{guest}")])

@@ -11,7 +11,7 @@ use pciif::{Command, Request, Response};
 use crate::broker::SimBroker;
 use crate::device::Function;
 use crate::frontend::SimFrontend;
-use crate::stub::SimStub;
+use crate::stub::{SimStub, Turn};
 use crate::tool::SimTool;
 use crate::xen::{HeldResources, SimXen};
 
@@ -141,6 +141,29 @@ impl World {
             }
         }
         panic!("guests and stub never come to rest");
+    }
+
+    /// As little as can happen, `steps` times: some bytes, one run, one event, one look of the guests. False when less happened,
+    /// because everybody had come to rest.
+    pub fn steps(&mut self, steps: usize) -> bool {
+        let mut idle = 0;
+        for step in 0..steps {
+            let moved = match step % 5 {
+                0 => self.stub.turn(Turn::Run),
+                1 => self.stub.turn(Turn::Send(200)),
+                2 => self.stub.turn(Turn::Receive(100)),
+                3 => self.stub.turn(Turn::Serve),
+                _ => {
+                    let Self { stub, guests, .. } = self;
+                    guests.values_mut().map(|guest| guest.step(stub)).filter(|moved| *moved).count() > 0
+                }
+            };
+            idle = if moved { 0 } else { idle + 1 };
+            if idle > 15 {
+                return false;
+            }
+        }
+        true
     }
 
     /// Lets time pass until the stub has nothing to do by the clock, or `limit` deadlines have passed.

@@ -110,7 +110,11 @@ impl World {
             },
             Change::Remove { path } => self.remove(path),
             Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
-            Change::RemoveIfEmpty { .. } => {}
+            Change::Copy { from, to } => match self.value(from).map(str::to_owned) {
+                Some(value) => self.make(to).value = value,
+                None => self.remove(to),
+            },
+            Change::RemoveIfEmpty { .. } | Change::Expect { .. } => {}
         }
         Ok(())
     }

@@ -45,6 +45,7 @@ fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
         backend: None,
         devices: devices.iter().map(|text| device(text)).collect(),
         timeout: TIMEOUT,
+        force: false,
     };
     crate::detach::detach(&machine.host, &request, &reclaimed)
 }

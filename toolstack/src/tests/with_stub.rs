@@ -27,7 +27,7 @@ fn all(word: &str) -> Vec<Option<String>> {
 
 fn detach_all(machine: &MachineWithStub) -> Result<(), Error> {
     let devices = ALL.map(device).to_vec();
-    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT };
+    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: false };
     detach(&machine.host, &request, &reclaim(&machine.host)?)
 }
 

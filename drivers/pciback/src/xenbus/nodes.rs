@@ -43,6 +43,13 @@ pub(crate) struct DeviceNodes {
     pub(crate) wish: Option<u8>,
 }
 
+impl DeviceNodes {
+    /// Whether `state-N` says this.
+    pub(crate) fn is_at(&self, state: XenbusState) -> bool {
+        self.state == Some(state.number().into())
+    }
+}
+
 /// What the frontend says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
