@@ -33,6 +33,15 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show how a driver domain is: its devices, its guests, and what it counts
+    Status {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Print JSON (docs/schema/status.json)
+        #[arg(long)]
+        json: bool,
+    },
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::list::{self, DeviceEntry};
 use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
+use crate::status;
 
 /// Runs one command; its result goes to standard output.
 pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
@@ -60,6 +61,11 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
             print_devices(&devices, args.json)
+        }
+        Command::Status { backend, json } => {
+            let status = status::status(host, backend)?;
+            print(&if *json { status.json() } else { status.text() })?;
+            status.check()
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),

@@ -32,6 +32,7 @@ mod pool;
 mod reclaim;
 mod release;
 mod reset;
+mod status;
 mod store;
 mod sysfs;
 mod table;

@@ -201,7 +201,9 @@ fn free_slot(world: &World, guest: DomId) -> String {
     let backend = backend_dir(STUB, guest);
     let numbered = |name: &str, index| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap_or("");
     let is_taken = |vdev: &str| {
-        devices(world, &backend).iter().any(|(index, _)| numbered("state", *index) == "3" && numbered("vdev", *index) == vdev)
+        devices(world, &backend)
+            .iter()
+            .any(|(index, _)| numbered("state", *index) == "3" && numbered("vdev", *index) == vdev)
     };
     (0..32).map(|slot| format!("0000:00:{slot:02x}.00")).find(|vdev| !is_taken(vdev)).unwrap()
 }

@@ -9,6 +9,7 @@ mod golden;
 mod list;
 mod reclaim;
 mod refusals;
+mod status;
 mod with_stub;
 
 use std::time::Duration;
