@@ -4,11 +4,12 @@ use std::io::{ErrorKind, Write as _};
 
 use crate::assignable;
 use crate::attach;
-use crate::cli::{AssignableCommand, Command};
+use crate::cli::{AssignableCommand, Command, DoctorArgs};
 use crate::connect::Connection;
 use crate::create::{self, Plan, unfinished};
 use crate::detach;
 use crate::device_request;
+use crate::doctor::{self, Opened};
 use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
@@ -69,8 +70,17 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
-        Command::Serve { .. } => Err(Error::Usage("serve is not a command that ends".to_owned())),
+        Command::Doctor(_) | Command::Serve { .. } => {
+            Err(Error::Usage("this command does not work on an open host".to_owned()))
+        }
     }
+}
+
+/// Prints what `doctor` found.
+pub(crate) fn doctor(opened: &Opened, args: &DoctorArgs) -> Result<(), Error> {
+    let report = doctor::examine(opened, &args.backend, &args.names);
+    print(&if args.json { report.json() } else { report.text() })?;
+    report.check()
 }
 
 fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error> {

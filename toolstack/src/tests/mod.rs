@@ -5,6 +5,7 @@ mod attach;
 mod create;
 mod detach;
 mod device_request;
+mod doctor;
 mod golden;
 mod list;
 mod reclaim;
