@@ -105,7 +105,7 @@ impl Host {
 
     /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
     pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
-        let done = self.store.commit(changes)?;
+        let done = changes.is_empty() || self.store.commit(changes)?;
         for change in changes.iter().filter(|_| done) {
             if let Change::Write { path, value } = change {
                 self.show(path, Some(value));

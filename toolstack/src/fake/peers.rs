@@ -190,7 +190,11 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
         }
         ("4" | "7", "7") if connected => export(world, tree, guest, "8"),
         ("4", "4") if connected && is_pending(world, guest) => set(world, "state", "7"),
-        ("8", "4") if connected => set(world, "state", "4"),
+        ("8", "4") if connected => {
+            let online = world.value(&child(&backend, "online")) == Some("1");
+            set(world, "state", if online { "4" } else { "5" });
+        }
+        ("5", "7") if connected => set(world, "state", "8"),
         _ => return false,
     }
     true

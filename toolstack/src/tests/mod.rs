@@ -7,6 +7,7 @@ mod detach;
 mod device_request;
 mod doctor;
 mod golden;
+mod hotplug;
 mod list;
 mod reclaim;
 mod refusals;
