@@ -33,6 +33,17 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show how a driver domain is: its devices, its guests, and what it counts
+    Status {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Print JSON (docs/schema/status.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether this host, its devices and its guests are fit for passing devices through
+    Doctor(DoctorArgs),
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),
@@ -102,6 +113,20 @@ pub(crate) struct DetachArgs {
     /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
     pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// Print JSON (docs/schema/doctor.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Guests (name or id) and devices to look at; without any, all devices that are for guests
+    #[arg(value_name = "DOMAIN|BDF")]
+    pub(crate) names: Vec<String>,
 }
 
 /// What `list` takes.

@@ -130,6 +130,8 @@ pub(crate) enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense { place: String, value: String },
+    #[error("{count} {} failed", if *.count == 1 { "check" } else { "checks" })]
+    Unhealthy { count: usize },
     #[error("xl {what}: {said}")]
     Xl { what: &'static str, said: String },
     #[error("{place}: {what}")]
@@ -168,7 +170,9 @@ impl Error {
     /// The exit code's meaning.
     pub(crate) fn cause(&self) -> ExitCause {
         match self {
-            Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
+            Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
+                ExitCause::NotPermitted
+            }
             Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,

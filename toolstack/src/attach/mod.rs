@@ -6,6 +6,8 @@
 mod checks;
 mod steps;
 
+pub(crate) use checks::find_stub;
+
 use std::time::Duration;
 
 use xen_types::Sbdf;

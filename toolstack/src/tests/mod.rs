@@ -5,12 +5,14 @@ mod attach;
 mod create;
 mod detach;
 mod device_request;
+mod doctor;
 mod golden;
 mod hotplug;
 mod killed;
 mod list;
 mod reclaim;
 mod refusals;
+mod status;
 mod with_stub;
 
 use std::time::Duration;

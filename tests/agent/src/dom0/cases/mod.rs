@@ -3,6 +3,7 @@
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
+mod commands;
 mod config_space;
 mod data;
 mod direct;
@@ -54,6 +55,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_stopped::CASES,
     broker_rogue::CASES,
     direct::READ_ONLY,
+    commands::CASES,
     errors::CASES,
 ];
 
