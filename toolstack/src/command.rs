@@ -21,6 +21,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
                 devices: args.devices.clone(),
+                export: args.export,
                 timeout: args.timeout,
             };
             changing(host, |_| match attach::attach(host, &request)? {

@@ -18,6 +18,7 @@ mod dom0;
 mod domain;
 mod entries;
 mod error;
+mod export;
 mod facts;
 #[cfg(test)]
 mod fake;

@@ -3,6 +3,7 @@
 mod assignable;
 mod attach;
 mod detach;
+mod export;
 mod golden;
 mod list;
 mod reclaim;
@@ -25,6 +26,7 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         guest: guest.to_owned(),
         backend: "pcidom".to_owned(),
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+        export: None,
         timeout: TIMEOUT,
     }
 }
