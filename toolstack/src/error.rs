@@ -54,6 +54,10 @@ pub(crate) enum Error {
     NoSuchGuest(String),
     #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
     NotPv(DomainName),
+    #[error("{0} has this uuid already")]
+    GuestExists(DomainName),
+    #[error("{0} was destroyed and is still there")]
+    StillThere(DomainName),
     #[error("{guest} cannot get devices: {why}")]
     UnfitGuest { guest: DomainName, why: &'static str },
     #[error("{guest} was created without passthrough, so Xen refuses to give it {device}")]
@@ -80,6 +84,8 @@ pub(crate) enum Error {
 
     #[error("there is no PCI device {0}")]
     NoSuchDevice(Sbdf),
+    #[error("no assignable device is called {0}")]
+    NoSuchName(String),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
@@ -126,6 +132,10 @@ pub(crate) enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense { place: String, value: String },
+    #[error("xl {what}: {said}")]
+    Xl { what: &'static str, said: String },
+    #[error("{place}: {what}")]
+    Config { place: String, what: String },
     #[error("{0}")]
     Usage(String),
 }
@@ -162,7 +172,7 @@ impl Error {
         match self {
             Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
             Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
-            Self::Usage(_) => ExitCause::Usage,
+            Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }
     }
@@ -199,6 +209,7 @@ impl Error {
                 format!("look at its console: `xl console {}`", stub.id)
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
+            Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {
                 format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)

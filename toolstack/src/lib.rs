@@ -11,7 +11,9 @@ mod cli;
 mod close;
 mod command;
 mod connect;
+mod create;
 mod detach;
+mod device_request;
 mod device_spec;
 mod directories;
 mod dom0;
@@ -38,6 +40,7 @@ mod table;
 mod tests;
 mod withdraw;
 mod xen;
+mod xl;
 
 use std::process::ExitCode;
 

@@ -64,10 +64,8 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
     }
     let silent = connect::who_is_silent(host, stub, guest, timeout)?;
     let ends = Ends::read(host, stub.id, guest.id)?;
-    if ends.are_asked() {
-        if if_silent == IfSilent::Leave || restore(host, wanted, ends)? {
-            return Ok(Answer::Silent(silent));
-        }
+    if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
+        return Ok(Answer::Silent(silent));
     }
     // It moved at the last moment, or is in the middle of it.
     if let_go_within(host, wanted, STUB_PATIENCE)? {

@@ -190,7 +190,11 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
         }
         ("4" | "7", "7") if connected => export(world, tree, guest, "8"),
         ("4", "4") if connected && is_pending(world, guest) => set(world, "state", "7"),
-        ("8", "4") if connected => set(world, "state", "4"),
+        ("8", "4") if connected => {
+            let online = world.value(&child(&backend, "online")) == Some("1");
+            set(world, "state", if online { "4" } else { "5" });
+        }
+        ("5", "7") if connected => set(world, "state", "8"),
         _ => return false,
     }
     true
@@ -201,7 +205,9 @@ fn free_slot(world: &World, guest: DomId) -> String {
     let backend = backend_dir(STUB, guest);
     let numbered = |name: &str, index| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap_or("");
     let is_taken = |vdev: &str| {
-        devices(world, &backend).iter().any(|(index, _)| numbered("state", *index) == "3" && numbered("vdev", *index) == vdev)
+        devices(world, &backend)
+            .iter()
+            .any(|(index, _)| numbered("state", *index) == "3" && numbered("vdev", *index) == vdev)
     };
     (0..32).map(|slot| format!("0000:00:{slot:02x}.00")).find(|vdev| !is_taken(vdev)).unwrap()
 }

@@ -2,9 +2,12 @@
 
 mod assignable;
 mod attach;
+mod create;
 mod detach;
+mod device_request;
 mod export;
 mod golden;
+mod hotplug;
 mod list;
 mod reclaim;
 mod refusals;
