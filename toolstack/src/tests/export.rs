@@ -98,7 +98,7 @@ fn new_roots(mode: &str, published: &[&str]) -> Vec<String> {
     let export = Export { mode: mode.to_owned(), is_chosen: true };
     let changes = entries.append(&export, &["0000:42:00.0".parse().unwrap()]);
     let writes = changes.into_iter().filter_map(|change| match change {
-        Change::Write { path, value } => path.contains("/root-").then(|| (path, value)),
+        Change::Write { path, value } => path.contains("/root-").then_some((path, value)),
         _ => None,
     });
     writes.map(|(path, value)| path.replace(&format!("{BACKEND}/root-"), "") + &value).collect()

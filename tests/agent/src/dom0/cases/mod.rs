@@ -7,6 +7,7 @@ mod config_space;
 mod data;
 mod direct;
 mod errors;
+mod export;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -54,6 +55,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_stopped::CASES,
     broker_rogue::CASES,
     direct::READ_ONLY,
+    export::CASES,
     errors::CASES,
 ];
 
