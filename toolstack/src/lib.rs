@@ -21,6 +21,7 @@ mod dom0;
 mod domain;
 mod entries;
 mod error;
+mod export;
 mod facts;
 #[cfg(test)]
 mod fake;

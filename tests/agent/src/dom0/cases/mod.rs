@@ -8,6 +8,7 @@ mod config_space;
 mod data;
 mod direct;
 mod errors;
+mod export;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -56,6 +57,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_rogue::CASES,
     direct::READ_ONLY,
     commands::CASES,
+    export::CASES,
     errors::CASES,
 ];
 
