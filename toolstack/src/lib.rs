@@ -6,6 +6,7 @@
 
 mod assignable;
 mod attach;
+mod audit;
 mod broker;
 mod cli;
 mod close;

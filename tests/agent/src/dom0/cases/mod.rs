@@ -1,5 +1,6 @@
 //! The cases, in the order they run: each group starts from nothing or from what the group before left.
 
+mod audit;
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
@@ -55,6 +56,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    audit::CASES,
     direct::READ_ONLY,
     commands::CASES,
     export::CASES,
