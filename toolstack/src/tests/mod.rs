@@ -7,6 +7,7 @@ mod detach;
 mod device_request;
 mod doctor;
 mod export;
+mod follow;
 mod golden;
 mod hotplug;
 mod killed;
@@ -34,6 +35,8 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
         export: None,
         timeout: TIMEOUT,
+        following: crate::attach::Following::No,
+        until: crate::attach::Until::Used,
     }
 }
 
