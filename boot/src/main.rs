@@ -4,6 +4,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "counting")]
+mod counting;
 mod options;
 mod platform;
 mod ports;
@@ -64,7 +66,11 @@ impl Stub {
     /// Serves for ever.
     fn run(mut self) -> ! {
         let mut was_ready = false;
+        #[cfg(feature = "counting")]
+        let mut report = counting::Report::new();
         loop {
+            #[cfg(feature = "counting")]
+            report.turn(|| self.backend.counters());
             self.serve();
             self.control();
             if !was_ready && self.backend.is_ready() {
