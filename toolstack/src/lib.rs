@@ -8,17 +8,22 @@ mod assignable;
 mod attach;
 mod broker;
 mod cli;
+mod close;
 mod command;
 mod connect;
+mod create;
 mod detach;
+mod device_request;
 mod device_spec;
 mod directories;
 mod dom0;
 mod domain;
+mod entries;
 mod error;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod holds;
 mod host;
 mod journal;
 mod list;
@@ -32,7 +37,9 @@ mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod withdraw;
 mod xen;
+mod xl;
 
 use std::process::ExitCode;
 

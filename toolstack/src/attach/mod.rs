@@ -1,4 +1,4 @@
-//! `pcidom attach`: gives devices to a guest that has none yet.
+//! `pcidom attach`: gives devices to a guest, whether it has none yet or uses some already.
 //!
 //! Everything that can be refused is looked at first ([`checks`]). Then come the steps of [`perform`], each with its undo, so that
 //! a failure at any point leaves things as they were (the order is that of libxl: registers, interrupts, DMA, and then the directories).
@@ -8,18 +8,21 @@ mod steps;
 
 use std::time::Duration;
 
+use xen_types::Sbdf;
 use xenstore::path;
 
 use crate::assignable;
-use crate::connect::{self, Connection};
+use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
+use crate::release;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase};
+use crate::withdraw::phases;
 
 /// What is to be attached to what.
 #[derive(Clone, Debug)]
@@ -39,7 +42,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
         return Err(Error::NoIommu);
     }
     let stub = checks::find_stub(host, &request.backend)?;
-    let guest = checks::find_guest(host, &request.guest, stub.id)?;
+    let (guest, has_connection) = checks::find_guest(host, &request.guest, stub.id)?;
     let export = host.read(&path::export_node(stub.id))?.unwrap_or_default();
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
@@ -53,19 +56,30 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
             host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
         }
     }
-    checks::check_pages(host, &request.devices)?;
-    Journal::run(host, |journal| perform(journal, host, request, &stub, &guest, &export))
+    let others = release::others(&table::load(host)?, guest.id, &[]);
+    checks::check_pages(host, &request.devices, &others)?;
+    let deadline = host.elapsed() + request.timeout;
+    if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
+        return Err(Error::FrontendClosed { guest });
+    }
+    let plan = Plan { stub, guest, export, others, has_connection, deadline };
+    Journal::run(host, |journal| perform(journal, host, request, &plan))
+}
+
+/// What was found before anything is done.
+struct Plan {
+    stub: DomainName,
+    guest: DomainName,
+    export: String,
+    /// Devices that the guest has already.
+    others: Vec<Sbdf>,
+    has_connection: bool,
+    deadline: Duration,
 }
 
 /// The steps.
-fn perform<'a>(
-    journal: &mut Journal<'a>,
-    host: &'a Host,
-    request: &Request,
-    stub: &DomainName,
-    guest: &DomainName,
-    export: &str,
-) -> Result<Connection, Error> {
+fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, plan: &Plan) -> Result<Connection, Error> {
+    let Plan { stub, guest, export, .. } = plan;
     for spec in &request.devices {
         if host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
             assignable::park(journal, host, spec.device)?;
@@ -83,13 +97,19 @@ fn perform<'a>(
     for facts in &facts {
         steps::prepare(journal, stub, facts)?;
     }
-    steps::grant(journal, guest, &GuestRights::of(&facts))?;
+    let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {
         steps::assign(journal, guest, spec)?;
     }
-    steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
-    let connection = connect::await_connection(host, stub, guest, &request.devices, request.timeout)?;
-    let attached: Vec<_> = facts.iter().map(|facts| table::set_phase(facts.device, Phase::Attached)).collect();
-    host.commit(&attached)?;
+    if plan.has_connection {
+        steps::append(journal, stub, guest, export, &request.devices, &facts, plan.deadline)?;
+    } else {
+        steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
+    }
+    let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
+    let left = plan.deadline.saturating_sub(host.elapsed());
+    let connection = connect::await_connection(host, stub, guest, &devices, left)?;
+    host.commit(&phases(&devices, Phase::Attached))?;
     Ok(connection)
 }

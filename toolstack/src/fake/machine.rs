@@ -5,16 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xen_types::{DomId, Sbdf};
-use xenstore::Permission;
-use xenstore::path::domain_path;
 
 use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
 use super::store::FakeStore;
+use super::xl::FakeXl;
 use super::{ConfigImage, TempTree, World, mcfg_table};
 use crate::host::{Clock, Console, Host};
 use crate::sysfs::Sysfs;
-use crate::xen::DomainInfo;
 
 pub(crate) const STUB: DomId = DomId(3);
 pub(crate) const WEB: DomId = DomId(5);
@@ -80,13 +78,14 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let world = Rc::new(RefCell::new(World { iommu: true, ..World::default() }));
         let tree = Rc::new(TempTree::new());
-        let host = Host::new(
+        let mut host = Host::new(
             Box::new(FakeHypervisor(world.clone())),
             Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
             Box::new(FakeStore { world: world.clone(), tree: tree.clone() }),
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );
+        host.xl = Box::new(FakeXl(world.clone()));
         let machine = Self { world, tree, host };
         machine.add_domain(DomId::DOM0, "Domain-0");
         machine.add_domain(STUB, "pcidom");
@@ -116,24 +115,7 @@ impl Machine {
     }
 
     pub(crate) fn add_domain(&self, id: DomId, name: &str) {
-        let info = DomainInfo { dying: false, hvm: false, shutdown: false, paused: false };
-        self.with(|world| {
-            world.domains.insert(id, info);
-            world.passthrough.insert(id);
-            let path = domain_path(id);
-            for change in
-                crate::store::Change::directory(path.clone(), &[Permission::none(DomId::DOM0), Permission::read(id)])
-            {
-                world.apply(&change).unwrap();
-            }
-            world.write(&format!("{path}/name"), name);
-            world.write(&format!("{path}/device/suspend"), "");
-            for own in ["data", "error"] {
-                for change in crate::store::Change::directory(format!("{path}/{own}"), &[Permission::none(id)]) {
-                    world.apply(&change).unwrap();
-                }
-            }
-        });
+        self.with(|world| world.add_domain(id, name));
     }
 
     /// A function with BARs of (start, size, flags). Without a driver's name it has none.

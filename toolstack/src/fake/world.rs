@@ -110,7 +110,11 @@ impl World {
             },
             Change::Remove { path } => self.remove(path),
             Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
-            Change::RemoveIfEmpty { .. } => {}
+            Change::Copy { from, to } => match self.value(from).map(str::to_owned) {
+                Some(value) => self.make(to).value = value,
+                None => self.remove(to),
+            },
+            Change::RemoveIfEmpty { .. } | Change::Expect { .. } => {}
         }
         Ok(())
     }
@@ -144,6 +148,23 @@ impl World {
             self.nodes.insert(path.to_owned(), Node { value: String::new(), permissions });
         }
         self.nodes.get_mut(path).unwrap()
+    }
+
+    /// What `xl create` leaves of a domain, which may have devices.
+    pub(crate) fn add_domain(&mut self, id: DomId, name: &str) {
+        self.domains.insert(id, DomainInfo { dying: false, hvm: false, shutdown: false, paused: false });
+        self.passthrough.insert(id);
+        let path = xenstore::path::domain_path(id);
+        let readable = [Permission::none(DomId::DOM0), Permission::read(id)];
+        let mut changes = Change::directory(path.clone(), &readable).to_vec();
+        changes.push(Change::write(format!("{path}/name"), name));
+        changes.push(Change::write(format!("{path}/device/suspend"), ""));
+        for own in ["data", "error"] {
+            changes.extend(Change::directory(format!("{path}/{own}"), &[Permission::none(id)]));
+        }
+        for change in changes {
+            self.apply(&change).unwrap();
+        }
     }
 
     /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.

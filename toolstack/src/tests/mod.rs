@@ -2,8 +2,11 @@
 
 mod assignable;
 mod attach;
+mod create;
 mod detach;
+mod device_request;
 mod golden;
+mod hotplug;
 mod list;
 mod reclaim;
 mod refusals;
@@ -43,6 +46,7 @@ fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
         backend: None,
         devices: devices.iter().map(|text| device(text)).collect(),
         timeout: TIMEOUT,
+        force: false,
     };
     crate::detach::detach(&machine.host, &request, &reclaimed)
 }
