@@ -1,6 +1,6 @@
 //! Counts hypercalls, and the time spent in them: for the image that is measured (feature `counting`), not for the one that serves.
 
-use crate::clock::tsc;
+use crate::clock::ticks;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
@@ -19,14 +19,14 @@ pub struct Counted {
 #[must_use]
 pub fn counted() -> Counted {
     let hypercalls = CALLS.load(Ordering::Relaxed);
-    Counted { hypercalls, own_ticks: tsc().wrapping_sub(TICKS.load(Ordering::Relaxed)) }
+    Counted { hypercalls, own_ticks: ticks().wrapping_sub(TICKS.load(Ordering::Relaxed)) }
 }
 
 pub(crate) fn enter() -> u64 {
-    tsc()
+    ticks()
 }
 
 pub(crate) fn leave(entered: u64) {
     CALLS.fetch_add(1, Ordering::Relaxed);
-    TICKS.fetch_add(tsc().wrapping_sub(entered), Ordering::Relaxed);
+    TICKS.fetch_add(ticks().wrapping_sub(entered), Ordering::Relaxed);
 }

@@ -26,7 +26,8 @@ pub(crate) fn of_reads(path: &str, offset: &str, milliseconds: &str) -> Result<V
 }
 
 /// `time-access read|write FILE OFFSET LENGTH COUNT`: so many accesses of `LENGTH` bytes; prints median, 90th and 99th percentile in
-/// nanoseconds. What is written is what was read before, so nothing changes.
+/// nanoseconds. What is written is what was read before, with bit 4 of its first byte changed each time and as before at the end: a
+/// backend may leave out a write that changes nothing. `COUNT` is even.
 pub(crate) fn of_accesses(kind: &str, path: &str, offset: &str, length: &str, count: &str) -> Result<Vec<u8>> {
     let (offset, length, count): (u64, usize, usize) = (offset.parse()?, length.parse()?, count.parse()?);
     let is_write = kind == "write";
@@ -35,6 +36,9 @@ pub(crate) fn of_accesses(kind: &str, path: &str, offset: &str, length: &str, co
     file.read_exact_at(&mut bytes, offset)?;
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
+        if is_write {
+            bytes[0] ^= 0x10;
+        }
         let before = Instant::now();
         if is_write {
             file.write_all_at(&bytes, offset)?;

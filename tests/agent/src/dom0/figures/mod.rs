@@ -64,6 +64,19 @@ pub(crate) fn run(bed: &mut Bed, report: &mut Report, clock: Clock, options: &st
 
 impl Session<'_> {
     fn run(&mut self, rounds: u32) -> Result<()> {
+        if rounds > 0 {
+            self.in_turn(rounds)?;
+        }
+        if self.wants("noise") && self.clock == Clock::Real {
+            self.noise()?;
+        }
+        if self.wants("stub") && self.clock == Clock::Instructions {
+            self.count_in_the_stub()?;
+        }
+        Ok(())
+    }
+
+    fn in_turn(&mut self, rounds: u32) -> Result<()> {
         self.bed.set_limit(LIMIT);
         let guests = [self.measured_guest("default", "")?, self.measured_guest("native", "tsc_mode = \"native\"\n")?];
         for round in 0..rounds {
@@ -74,16 +87,7 @@ impl Session<'_> {
                 self.turn(&guests).with_context(|| format!("round {}, {}", round + 1, who.name()))?;
             }
         }
-        for guest in &guests {
-            self.bed.destroy(guest)?;
-        }
-        if self.wants("noise") && self.clock == Clock::Real {
-            self.noise()?;
-        }
-        if self.wants("stub") && self.clock == Clock::Instructions {
-            self.count_in_the_stub()?;
-        }
-        Ok(())
+        guests.iter().try_for_each(|guest| self.bed.destroy(guest))
     }
 
     /// One contestant's turn: everything once.
