@@ -214,6 +214,7 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
     let Some(first) = devices.first() else { return Ok(()) };
     let record = table::load_one(host, first.device)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
+    let devices: Vec<_> = devices.iter().map(|spec| spec.device).collect();
     connect::await_connection(host, &stub, &guest, &devices, request.timeout).map(drop)
 }
 
