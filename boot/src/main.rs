@@ -22,7 +22,7 @@ kernel::image!(main);
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
         log::error!(
-            "command line: \"{word}\" is not understood (known: export=vpci, config=broker|direct, log=error|warn|info|debug|trace)"
+            "command line: \"{word}\" is not understood (known: export=vpci|slot|passthrough, config=broker|direct, log=error|warn|info|debug|trace)"
         );
     });
     log::set_max_level(options.log);

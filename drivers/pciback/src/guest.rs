@@ -20,7 +20,7 @@ use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice, Told};
 use crate::port_table::PortTable;
 use crate::rate::TokenBucket;
-use crate::topology::Topology;
+use crate::topology::{ExportMode, Topology};
 use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
@@ -56,6 +56,8 @@ pub(crate) struct Guest<P: Platform> {
     pub(crate) ticket: Option<u64>,
     /// It is to be told of a device that is gone.
     has_losses: bool,
+    /// Where its own directory does not choose.
+    export: ExportMode,
     is_direct: bool,
     looks: TokenBucket,
     lines: TokenBucket,
@@ -76,6 +78,7 @@ impl<P: Platform> Guest<P> {
             asked: None,
             ticket: None,
             has_losses: false,
+            export: options.export,
             is_direct: options.is_direct,
             looks: LOOKS,
             lines: LINES,
@@ -95,6 +98,8 @@ impl<P: Platform> Guest<P> {
     /// Takes note of what the nodes say, before deciding on them.
     pub(crate) fn observe(&mut self, nodes: &Nodes, now_ns: u64) {
         self.held.observe(nodes);
+        self.topology.choose(nodes.export.unwrap_or(self.export));
+        self.held.observe_roots(nodes, self.topology.roots());
         if self.last_peer == Some(nodes.peer) {
             return;
         }
@@ -126,12 +131,12 @@ impl<P: Platform> Guest<P> {
             Err(failure) => Outcome::Failed(failure),
         };
         self.held.devices.insert(address, outcome);
-        self.held.roots = self.topology.roots().collect();
     }
 
     fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) -> Result<Sbdf, Failure> {
         let mut device = pool.lend(address, self.domid)?;
         device.reset();
+        device.show_alone(self.topology.shows_single_functions());
         let index = self.devices.iter().position(Option::is_none).unwrap_or(self.devices.len());
         let added = match u16::try_from(index) {
             Ok(id) => self

@@ -196,7 +196,7 @@ impl World {
         assert_eq!(self.stub.backend.frontends().collect::<Vec<_>>(), [], "frontends");
         let store = self.xen.store();
         let watches = store.watches(self.stub.connection());
-        assert_eq!(watches.len(), 3, "{watches:?}");
+        assert_eq!(watches.len(), 4, "{watches:?}");
         assert_eq!(store.open_transactions(self.stub.connection()), 0, "transactions");
         assert_eq!(self.foreign_nodes(&store), [""; 0], "nodes that the stub owns");
     }

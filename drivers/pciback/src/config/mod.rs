@@ -83,6 +83,12 @@ impl VirtualConfig {
         }
     }
 
+    /// Whether the function is to be seen as the only one of its slot, whatever it is really (PCI Local Bus 3.0 §6.2.1, Header Type).
+    pub fn show_alone(&mut self, hw: &impl ConfigSpace, is_alone: bool) {
+        let hidden = if is_alone { rules::MULTI_FUNCTION } else { 0 };
+        self.copy(rules::HEADER_TYPE, hw.read_config(0x0c, Width::Dword) & !hidden);
+    }
+
     /// Reads `size` bytes at `offset`, both as the frontend said them.
     ///
     /// # Errors

@@ -75,6 +75,9 @@ pub(super) const VIRTUAL_COMMAND: u32 = 0xffff & !0x2bc;
 pub(super) const COMMAND: usize = 1;
 /// The dwords of the base address registers and of the ROM.
 pub(super) const BASE: [usize; 7] = [4, 5, 6, 7, 8, 9, 12];
+/// The dword of Header Type, and the bit that tells of further functions in it.
+pub(super) const HEADER_TYPE: usize = 3;
+pub(super) const MULTI_FUNCTION: u32 = 0x80 << 16;
 /// The dword of Interrupt Line and Pin, and their places in it.
 pub(super) const INTERRUPT: usize = 15;
 pub(super) const INTERRUPT_LINE: u32 = 0xff;

@@ -432,7 +432,7 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
             count = number + 1;
         }
     }
-    if count != published {
+    if nodes.root_num != Some(count) {
         writes.push((Node::RootCount, count.to_string()));
     }
     writes

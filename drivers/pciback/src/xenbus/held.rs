@@ -81,6 +81,18 @@ impl Held {
         self.answered |= own == XenbusState::Reconfigured && nodes.peer.state == Some(XenbusState::Reconfiguring);
     }
 
+    /// Takes note of the virtual buses that are in use. One that was published stays, at its place; in a new directory none was.
+    pub(crate) fn observe_roots(&mut self, nodes: &Nodes, in_use: impl Iterator<Item = (u16, u8)>) {
+        if nodes.root_num.is_none() {
+            self.roots.clear();
+        }
+        for root in in_use {
+            if !self.roots.contains(&root) {
+                self.roots.push(root);
+            }
+        }
+    }
+
     /// What to do when nobody is there any more to be told.
     pub(crate) fn let_go(&self) -> Vec<Action> {
         let mut actions: Vec<_> = self.connection.iter().map(|_| Action::Disconnect).collect();

@@ -33,6 +33,7 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
         own,
         online: true,
         frontend: Ok(()),
+        export: None,
         num_devs: Some(1),
         devices: vec![DeviceNodes {
             address: Some(real(0)),
@@ -420,7 +421,7 @@ fn one_bad_device_fails_alone() {
         (real(0), Outcome::Exported(virt(0))),
         (real(1), Outcome::Failed(failed("not in the pool"))),
     ]);
-    let now = Held { devices, ..Held::default() };
+    let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
     for own in [2, 3] {
         let actions = decide(&listed(own, &entries), &now);
         let [Action::Report(report), Action::Write(writes)] = actions.as_slice() else {
@@ -438,7 +439,7 @@ fn one_bad_device_fails_alone() {
     }
     // Once told, it is not told again.
     let told = entries.map(|(address, state)| (address, state.map(|_| 6)));
-    let mut nodes = listed(3, &told);
+    let mut nodes = Nodes { root_num: Some(1), ..listed(3, &told) };
     nodes.devices[0] = DeviceNodes { state: Some(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
     assert_eq!(decide(&nodes, &now), []);
 }
