@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::host::{Clock, Console, Host};
-use crate::store::{Connection, XenbusDevice};
+use crate::store::{Connection, StoreChannel};
 use crate::sysfs::{Linux, Sysfs};
 use crate::xen::{Libxc, XenVersion};
 
@@ -57,7 +57,7 @@ pub(crate) fn open(verbose: bool) -> Result<(Host, XenVersion), Error> {
     }
     let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     let hypervisor = Libxc::open(version, library).map_err(|error| Error::NoHost(error.to_string()))?;
-    let device = XenbusDevice::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
+    let device = StoreChannel::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
     let host = Host::new(
         Box::new(hypervisor),
         Sysfs::new(SYSFS, Box::new(Linux)),
