@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{boot, disk, latency, process, store::Store, transfer, uevents};
+use crate::{boot, disk, hold, latency, process, store::Store, transfer, uevents};
 
 /// Size of one piece of output: xenstored allows guests 2,048 bytes a node, with its permissions and its children's names.
 const PIECE: usize = 1536;
@@ -86,6 +86,9 @@ fn execute(command: &str) -> (i32, Vec<u8>) {
         ["disk-speed", path, mib, reads] => disk::speed(path, mib, reads),
         ["disk-write", path, seed, mib] => disk::write(path, seed, mib),
         ["disk-check", path, seed, mib] => disk::check(path, seed, mib),
+        ["hold", address, bytes] => hold::hold(address, bytes),
+        ["peek"] => hold::peek(),
+        ["let-go"] => hold::let_go(),
         ["transfer", address, seed, mib] => transfer::from_guest(address, seed, mib),
         _ => return shell(command).unwrap_or_else(|error| (255, format!("{error:#}").into_bytes())),
     };

@@ -4,6 +4,7 @@ mod boot;
 mod disk;
 mod dom0;
 mod guest;
+mod hold;
 mod latency;
 mod pattern;
 mod process;

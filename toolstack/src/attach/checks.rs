@@ -15,7 +15,7 @@ use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase, Record};
 
 /// The stub, ready to serve.
-pub(super) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
+pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
     let (stub, info) = domain::find(host, wanted)?.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
     if info.dying || info.shutdown || stub.id == DomId::DOM0 {
         return Err(Error::StubNotRunning(wanted.to_owned()));
@@ -82,7 +82,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
             }
             match pool::state(host, stub.id, device)? {
                 PoolState::Free => {}
-                PoolState::Lent(owner) => {
+                PoolState::Lent(owner) | PoolState::Vanished(owner) => {
                     return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
                 }
                 PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),

@@ -11,6 +11,7 @@ use crate::device_spec::{DeviceSpec, RdmPolicy};
 use crate::directories::{self, Ends};
 use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
@@ -125,7 +126,7 @@ pub(super) fn publish(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
 ) -> Result<(), Error> {
@@ -152,7 +153,7 @@ pub(super) fn append(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
     deadline: Duration,

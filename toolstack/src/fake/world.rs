@@ -6,6 +6,7 @@ use std::time::Duration;
 use xen_types::{DomId, Sbdf};
 use xenstore::{Access, Permission};
 
+use super::memory::FakeMemory;
 use super::peers::{GuestScript, StubScript};
 use crate::store::{Change, StoreFailure};
 use crate::xen::{DomainInfo, Vector};
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub(crate) owners: BTreeMap<Sbdf, DomId>,
+    /// What living guests have kept of devices.
+    pub(crate) clings: BTreeMap<Sbdf, String>,
     /// Rights that are not there may be revoked: a command was killed.
     pub(crate) uncertain: bool,
     /// What should never have happened.
@@ -76,6 +79,7 @@ pub(crate) struct World {
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
     pub(crate) incidents: Vec<Incident>,
+    pub(crate) memory: FakeMemory,
 }
 
 impl World {
@@ -175,6 +179,7 @@ impl World {
         self.irqs.retain(|(other, _)| *other != domain);
         self.pirqs.retain(|(other, _)| *other != domain);
         self.vectors.retain(|(other, _), _| *other != domain);
+        self.memory.destroy(domain);
         for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
             *owner = DomId::IO;
         }
@@ -194,7 +199,7 @@ impl World {
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
         ];
-        nodes.chain(rights).collect()
+        nodes.chain(rights).chain(self.memory.dump()).collect()
     }
 }
 

@@ -436,3 +436,117 @@ fn whatever_fails_of_a_detach_the_next_command_finishes() {
         machine.assert_no_violations();
     }
 }
+
+/// Pulls a device out of the machine.
+fn pull_out(machine: &Machine, name: &str) {
+    std::fs::remove_dir_all(machine.tree.path().join(format!("bus/pci/devices/{name}"))).unwrap();
+    machine.with(|world| world.owners.remove(&device(name)));
+}
+
+#[test]
+fn a_device_that_was_pulled_out_leaves_alone() {
+    let machine = using(&[E1000, EDU]);
+    pull_out(&machine, EDU);
+    detach_from_web(&machine, &[EDU]).unwrap();
+    assert_eq!(seen(&machine), ["0000:00:00.00"]);
+    machine.with(|world| {
+        assert!(world.iomem.iter().filter(|(id, _)| *id == WEB).all(|(_, frame)| *frame >> 8 != 0xfea));
+        assert!(!world.irqs.contains(&(WEB, 22)) && world.irqs.contains(&(WEB, 21)));
+        assert!(world.notes.iter().any(|note| note.contains("refuses 0000:00:06.0")), "{:?}", world.notes);
+    });
+    crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap();
+    machine.with(|world| {
+        assert!(!world.nodes.keys().any(|path| path.contains("0000-00-06-0")));
+        assert!(!world.iomem.contains(&(STUB, 0xb0030)));
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn the_stub_is_told_to_look_at_a_device_that_was_pulled_out() {
+    let machine = using(&[E1000, EDU]);
+    pull_out(&machine, EDU);
+    machine.with(|world| world.write("/local/domain/3/pool/0000-00-06-0/online", "marked"));
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/online"), Some("1"));
+        world.write("/local/domain/3/pool/0000-00-06-0/state", "vanished 5");
+        world.write("/local/domain/3/pool/0000-00-06-0/online", "marked");
+    });
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/online"), Some("marked")));
+}
+
+#[test]
+fn a_device_that_cannot_be_quieted_keeps_no_other() {
+    let machine = using(&[E1000, EDU, NVME]);
+    let config = machine.tree.path().join(format!("bus/pci/devices/{EDU}/config"));
+    let bytes = std::fs::read(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
+    std::fs::create_dir(&config).unwrap();
+    let error = detach_from_web(&machine, &[EDU, NVME]).unwrap_err();
+    assert!(error.to_string().contains("config"), "{error}");
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("detaching"));
+        assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
+        assert!(!world.irqs.contains(&(WEB, 22)));
+        world.uncertain = true;
+    });
+    std::fs::remove_dir(&config).unwrap();
+    std::fs::write(&config, bytes).unwrap();
+    reclaim(&machine.host).unwrap();
+    assert_same(&machine, &using(&[E1000]).dump_but_config());
+}
+
+#[test]
+fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
+    let machine = using(&[E1000, EDU]);
+    let what = "web (domain 5): 3 mappings of 0xfea00000";
+    machine.with(|world| world.clings.insert(device(EDU), what.to_owned()));
+    let held = "0000:00:06.0 is given to nobody, because it is still held by web (domain 5): 3 mappings of 0xfea00000";
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
+        assert!(!world.irqs.contains(&(WEB, 22)));
+    });
+    let listed = crate::list::table(&crate::list::devices(&machine.host, None).unwrap());
+    assert!(listed.contains("held      held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
+    for guest in ["web", "db"] {
+        let error = crate::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
+        assert_eq!(error.to_string(), held);
+    }
+    assert_eq!(crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), held);
+    // What it shares with no other goes, what the other needs stays; and the other can come and go.
+    attach_to_web(&machine, &[NVME]).unwrap();
+    detach_from_web(&machine, &[NVME, E1000]).unwrap();
+    assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), held);
+    machine.with(|world| world.clings.clear());
+    detach_from_web(&machine, &[EDU]).unwrap();
+    let expected = Machine::new();
+    add_all(&expected);
+    assert_same(&machine, &expected.dump_but_config());
+}
+
+#[test]
+fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
+    for forced in [true, false] {
+        let machine = using(&[E1000, EDU]);
+        machine.with(|world| world.clings.insert(device(EDU), "web (domain 5): 1 mapping of 0xfea00000".to_owned()));
+        detach_from_web(&machine, &[EDU]).unwrap_err();
+        if forced {
+            force(&machine, &[EDU]).unwrap();
+        } else {
+            machine.with(|world| world.destroy(WEB));
+            reclaim(&machine.host).unwrap();
+        }
+        machine.with(|world| {
+            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("pool"));
+            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/holds"), None);
+            assert_eq!(world.value("/libxl/pci/0000-00-06-0/domid"), None);
+        });
+        machine.assert_no_violations();
+    }
+}
