@@ -16,6 +16,7 @@ mod layout;
 mod notes;
 mod packages;
 mod qemu;
+mod qmp;
 mod release;
 mod report;
 mod sources;

@@ -11,6 +11,7 @@ mod guests;
 mod interrupts;
 mod irqs;
 mod network;
+mod qmp;
 mod report;
 mod services;
 mod snapshot;
