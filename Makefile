@@ -2,7 +2,7 @@
 
 # The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
 DEBIAN ?= 12
-# Only cases with this in their names, for test-full.
+# Only cases with this in their names (or one of several, with commas), for test-full.
 CASE ?=
 # V=1 shows commands and consoles.
 V ?=
