@@ -17,6 +17,7 @@ mod services;
 mod snapshot;
 mod stub;
 mod trace;
+mod transcript;
 
 use std::{fs, path::Path, time::Instant};
 
