@@ -8,6 +8,7 @@ mod devices;
 mod drivers;
 mod figures;
 mod guests;
+mod hotplug;
 mod interrupts;
 mod irqs;
 mod network;

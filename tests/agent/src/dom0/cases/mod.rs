@@ -10,6 +10,7 @@ mod data;
 mod direct;
 mod errors;
 mod export;
+mod hotplug;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -56,6 +57,15 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    hotplug::sequence::CASES,
+    hotplug::sets::CASES,
+    hotplug::data::CASES,
+    hotplug::failures::CASES,
+    hotplug::surprise::CASES,
+    hotplug::killed::CASES,
+    hotplug::cycles::CASES,
+    hotplug::other_frontends::CASES,
+    hotplug::life::CASES,
     audit::CASES,
     direct::READ_ONLY,
     commands::CASES,
