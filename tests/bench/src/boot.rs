@@ -28,6 +28,8 @@ const NOISE_MIB: u32 = 1024;
 const NOISE_DEVICES: u32 = 7;
 /// No boot of the lanes takes longer, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_mins(30);
+/// Ten thousand cycles, and more.
+const SOAK_LIMIT: Duration = Duration::from_hours(48);
 /// No boot for figures does.
 const FIGURES_LIMIT: Duration = Duration::from_mins(90);
 
@@ -42,6 +44,8 @@ pub(crate) enum Kind {
     Direct,
     /// For figures in real time: with more devices, for more guests.
     Figures,
+    /// As most cases have it, for as long as it takes.
+    Soak,
     /// For figures by the instruction clock. With one CPU the scheduler's rate limit (1 ms) would hide everything else.
     Instructions,
 }
@@ -56,6 +60,7 @@ impl Kind {
             Self::Full => "full",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
+            Self::Soak => "soak",
             Self::Figures => "figures",
             Self::Instructions => "instructions",
         }
@@ -65,7 +70,7 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::NoIommu | Self::Figures => "",
+            Self::Full | Self::NoIommu | Self::Soak | Self::Figures => "",
         }
     }
 
@@ -81,6 +86,7 @@ impl Kind {
         match self {
             Self::Full | Self::NoIommu | Self::Direct => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
+            Self::Soak => SOAK_LIMIT,
         }
     }
 }
@@ -183,7 +189,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     device("virtio-net-pci,addr=9,netdev=net9");
     device("ich9-ahci,id=sata,addr=a");
     device("ide-hd,bus=sata.0,drive=sata");
-    if kind == Kind::Full {
+    if matches!(kind, Kind::Full | Kind::Soak) {
         // Nothing on bus 0 can be plugged or unplugged while the machine runs; behind a port it can.
         device("pcie-root-port,id=port,chassis=1,addr=b");
         device("nvme,id=hot,bus=port,serial=hot,drive=hot");

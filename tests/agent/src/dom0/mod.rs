@@ -16,6 +16,7 @@ mod qmp;
 mod report;
 mod services;
 mod snapshot;
+mod soak;
 mod stub;
 mod trace;
 mod transcript;
@@ -40,6 +41,7 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     let (lane, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
     match lane {
         "demo" => demo::run(&mut bed, &mut report),
+        "soak" => soak::run(filter, &mut bed, &mut report),
         "figures" => figures::run(&mut bed, &mut report, figures::Clock::Real, filter),
         "instructions" => figures::run(&mut bed, &mut report, figures::Clock::Instructions, filter),
         _ => run_cases(lane, filter, &mut bed, &mut report),

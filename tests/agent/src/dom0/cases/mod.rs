@@ -23,6 +23,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::bed::Bed;
+pub(crate) use hotplug::cycles::cycles;
 
 /// One promise, tested.
 pub(crate) struct Case {
