@@ -76,6 +76,11 @@ impl Config {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
     }
 
+    /// Whether nothing answers any more: the device was pulled out (`PCI Local Bus 3.0 §6.1`: no vendor has the number of ones).
+    pub(crate) fn is_gone(&self) -> Result<bool, Error> {
+        Ok(self.read(0, Width::Dword)? == u32::MAX)
+    }
+
     /// Reads one register.
     pub(crate) fn read(&self, offset: u64, width: Width) -> Result<u32, Error> {
         let mut bytes = [0; 4];
