@@ -47,12 +47,16 @@ pub(crate) struct DeviceEntry {
     backend_state: Option<&'static str>,
     frontend_state: Option<&'static str>,
     stub: Option<DomainEntry>,
-    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`.
+    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`, `held`.
     phase: &'static str,
     /// The stub's word: `free`, `lent 5`, …
     pool: Option<String>,
-    /// What is wrong: `guest gone`, `stub gone`.
+    /// What is wrong: `stub gone`, `guest gone`, `device gone`.
     problem: Option<&'static str>,
+    /// What the guest that it was taken from still has of it, which keeps it from others.
+    holds: Option<String>,
+    /// The id of the guest that it follows.
+    keep: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -101,24 +105,32 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
+        holds: None,
+        keep: None,
     }
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
+    let pool = host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?;
+    let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
     let problem = if !reclaim::holds(host, record.stub, record.device)? {
         Some("stub gone")
     } else if let Some(guest) = record.frontend
         && !domain::is_alive(host, guest)?
     {
         Some("guest gone")
+    } else if pool.as_deref().is_some_and(|state| state.starts_with("vanished")) {
+        Some("device gone")
     } else {
         None
     };
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
-        pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
+        pool,
         problem,
+        holds: of_the_tool("holds")?,
+        keep: of_the_tool("keep")?,
         ..parked_entry(record.device)
     };
     let Some(guest) = record.frontend else {
@@ -179,6 +191,13 @@ pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     lines.join("\n")
 }
 
+/// The last column: what is wrong, or else what the backend says.
+fn note(entry: &DeviceEntry) -> String {
+    let problem = entry.problem.map(str::to_owned);
+    let holds = entry.holds.as_ref().map(|holds| format!("the guest still has {holds}"));
+    problem.or(holds).or_else(|| entry.pool.clone()).unwrap_or_default()
+}
+
 fn row(entry: &DeviceEntry) -> [String; 8] {
     let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
     let domain = |domain: &Option<DomainEntry>| match domain {
@@ -194,6 +213,6 @@ fn row(entry: &DeviceEntry) -> [String; 8] {
         or_dash(entry.frontend_state),
         domain(&entry.stub),
         entry.phase.to_owned(),
-        entry.problem.map(str::to_owned).or_else(|| entry.pool.clone()).unwrap_or_default(),
+        note(entry),
     ]
 }

@@ -9,8 +9,10 @@ mod doctor;
 mod golden;
 mod hotplug;
 mod list;
+mod man;
 mod reclaim;
 mod refusals;
+mod schema;
 mod status;
 mod with_stub;
 
