@@ -4,6 +4,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
+use crate::audit;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
@@ -28,22 +29,31 @@ impl Held {
     }
 }
 
-/// Looks, and puts those devices into the phase `held` of which the guest has something.
+/// Looks, and puts those devices into the phase `held` of which somebody has something. Where that cannot be found out, nobody knows,
+/// and the device is as good as held.
 pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
     let mut held = Held::default();
+    // Mostly nobody has anything: one look for all.
+    if devices.is_empty() || matches!(find(host, guest, devices), Ok(None)) {
+        return Ok(held);
+    }
     for facts in devices {
-        if let Some(what) = find(host, guest, facts)? {
-            host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
-            held.0.push((facts.device, what));
-        }
+        let what = match find(host, guest, std::slice::from_ref(facts)) {
+            Ok(None) => continue,
+            Ok(Some(what)) => what,
+            Err(error) => format!("somebody, perhaps: {error}"),
+        };
+        host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
+        held.0.push((facts.device, what));
     }
     Ok(held)
 }
 
-/// What the guest has of one device.
-fn find(host: &Host, guest: &DomainName, facts: &Facts) -> Result<Option<String>, Error> {
-    let _ = guest;
-    Ok(host.hypervisor.clings(facts.device))
+/// What is left of these devices, and with whom.
+fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Option<String>, Error> {
+    let names: Vec<Sbdf> = devices.iter().map(|facts| facts.device).collect();
+    let holdings = audit::holds(host, guest, devices, &audit::pirqs_of(host, &names)?)?;
+    Ok((!holdings.is_empty()).then(|| holdings.to_string()))
 }
 
 /// What the guest was found to have of a held device.

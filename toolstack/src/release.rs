@@ -3,6 +3,7 @@
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use crate::assignable;
+use crate::audit;
 use crate::broker;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error, list};
@@ -54,6 +55,10 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
+    let all = [facts.as_slice(), vanished.as_slice()].concat();
+    if loan.guest_alive {
+        host.commit(&audit::note_pirqs(host, &all)?)?; // while they are known
+    }
     let stuck = quiet(host, loan, &facts);
     if loan.staying.is_empty() && !loan.stays_connected {
         host.trace(&format!("remove the directories of {}", loan.guest));
@@ -67,7 +72,6 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
         }
     }
-    let all = [facts.as_slice(), vanished.as_slice()].concat();
     if loan.guest_alive {
         revoke(host, loan, &all, rights)?;
     } else {

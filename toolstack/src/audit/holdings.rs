@@ -71,10 +71,6 @@ impl Holdings {
         self.0.is_empty()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Holding> {
-        self.0.iter()
-    }
-
     pub(super) fn add(&mut self, domain: &DomainName, found: Found) {
         let Found { mappings, first, channels } = found;
         if mappings > 0 || channels > 0 {

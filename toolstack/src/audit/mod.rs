@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 
 use xen_types::{DomId, Pirq, Port};
 
-pub(crate) use holdings::{Holding, Holdings};
+pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
 pub(crate) use pirqs::{forget_pirqs, note_pirqs, pirqs_of};
 

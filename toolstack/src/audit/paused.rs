@@ -20,14 +20,17 @@ const PAUSED: &str = "/tool/pcidom/paused";
 pub(super) fn while_paused<T>(
     host: &Host,
     domain: &DomainName,
-    look: impl FnOnce() -> Result<T, HypercallError>,
+    mut look: impl FnMut() -> Result<T, HypercallError>,
 ) -> Result<Result<T, HypercallError>, Error> {
-    // One that stood already goes on standing afterwards: Xen counts. Then whoever stopped it lets it go on, and there is
-    // nothing that the next command could put right.
-    let stood = domain::info(host, domain.id)?.is_some_and(|info| info.paused);
-    if !stood {
-        host.commit(&[Change::write(PAUSED, domain.id)])?;
+    // One that stands already is left alone. Xen counts how often a domain was stopped and does not tell: were we killed here, nobody
+    // could say whether it needs to be let go on once or twice.
+    if stands(host, domain)? {
+        let looked = look();
+        if stands(host, domain)? {
+            return Ok(looked);
+        } // somebody let it go on meanwhile
     }
+    host.commit(&[Change::write(PAUSED, domain.id)])?;
     let looked = match host.hypervisor.inspect().pause(domain.id) {
         Ok(()) => {
             let looked = look();
@@ -43,10 +46,12 @@ pub(super) fn while_paused<T>(
             return Err(error).doing(|| format!("stopping {domain}"));
         }
     };
-    if !stood {
-        forget(host)?;
-    }
+    forget(host)?;
     Ok(looked)
+}
+
+fn stands(host: &Host, domain: &DomainName) -> Result<bool, Error> {
+    Ok(domain::info(host, domain.id)?.is_some_and(|info| info.paused))
 }
 
 /// Lets a domain go on that a command left standing.
