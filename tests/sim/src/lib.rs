@@ -9,6 +9,7 @@
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`hotplug`] | dom0: how it changes them while the guest runs |
+//! | [`admin`] | dom0: whole commands, and the books on rights |
 //! | [`kind`] | the guests whose drivers we know |
 //! | [`world`] | all of it together |
 //!
@@ -16,6 +17,7 @@
 //! mapped or a transaction that stays open fail the test.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod broker;
 pub mod device;
 pub mod frontend;
