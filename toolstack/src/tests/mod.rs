@@ -12,6 +12,7 @@ mod golden;
 mod hotplug;
 mod killed;
 mod list;
+mod random;
 mod reclaim;
 mod refusals;
 mod status;
