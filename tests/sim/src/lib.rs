@@ -7,6 +7,7 @@
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
+//! | [`drivers`] | guests with NetBSD's, mini-os' and FreeBSD's |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`hotplug`] | dom0: how it changes them while the guest runs |
 //! | [`kind`] | the guests whose drivers we know |
@@ -18,6 +19,7 @@
 
 pub mod broker;
 pub mod device;
+pub mod drivers;
 pub mod frontend;
 pub mod hotplug;
 pub mod kind;
