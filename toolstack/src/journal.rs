@@ -16,7 +16,7 @@ pub(crate) struct Journal<'a> {
 
 impl<'a> Journal<'a> {
     /// Runs `body` with an empty journal, and undoes what it recorded, last first, if it fails. An undo that fails itself is
-    /// reported, and the others go on.
+    /// reported, and the others go on; but what somebody holds on to goes no further back.
     ///
     /// # Errors
     /// The body's.
@@ -47,6 +47,11 @@ impl<'a> Journal<'a> {
         for (name, undo) in self.done.into_iter().rev() {
             self.host.trace(&format!("undo: {name}"));
             if let Err(error) = undo(self.host) {
+                if matches!(error, Error::Held { .. }) {
+                    // The next command goes on from there, when it is free (`reclaim.rs`).
+                    self.host.note(&error.to_string());
+                    return;
+                }
                 self.host.note(&format!("could not undo \"{name}\": {error}"));
             }
         }

@@ -4,6 +4,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
 use crate::close;
 use crate::connect;
 use crate::directories::{self, Ends};
@@ -26,6 +27,9 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
+    if let Err(error) = audit::recover(host) {
+        host.note(&format!("a domain stands still that an interrupted command stopped: {error}"));
+    }
     let mut reclaimed = Vec::new();
     let records = table::load(host)?;
     let mut guests: Vec<(DomId, DomId)> =

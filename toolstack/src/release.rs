@@ -3,11 +3,12 @@
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use crate::assignable;
+use crate::audit;
 use crate::broker;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
-use crate::holds::{self, Held};
+use crate::holds;
 use crate::host::Host;
 use crate::pool;
 use crate::reset::reset;
@@ -51,9 +52,11 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 ///
 /// # Errors
-/// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
+/// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
+    let all = [facts.as_slice(), vanished.as_slice()].concat();
+    audit::note_pirqs(host, &all)?;
     let stuck = quiet(host, loan, &facts);
     if loan.staying.is_empty() && !loan.stays_connected {
         host.trace(&format!("remove the directories of {}", loan.guest));
@@ -67,7 +70,6 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
         }
     }
-    let all = [facts.as_slice(), vanished.as_slice()].concat();
     if loan.guest_alive {
         revoke(host, loan, &all, rights)?;
     } else {
@@ -76,7 +78,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             assignable::quarantine(host, facts.device)?;
         }
     }
-    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Held::default() };
+    let held = holds::hold(host, &loan.guest, &all)?;
     let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
         loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();

@@ -134,6 +134,7 @@ pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
     let mut changes = vec![
         Change::remove(path::child(&dir, "frontend")),
         Change::remove(path::child(&dir, "holds")),
+        Change::remove(path::child(&dir, "pirqs")),
         set_phase(device, Phase::Pool),
     ];
     changes.extend(forget_libxl_owner(device));

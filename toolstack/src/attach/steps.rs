@@ -5,6 +5,7 @@ use std::time::Duration;
 use xen_types::{Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
 use crate::broker;
 use crate::connect::{self, Settled};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
@@ -12,6 +13,7 @@ use crate::directories::{self, Ends};
 use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, GuestRights};
+use crate::holds;
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
@@ -63,6 +65,25 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
         format!("make {device} ready for a driver"),
         |host| host.sysfs.config(device)?.prepare(decode),
         move |host| host.sysfs.config(device)?.quiesce(decode),
+    )
+}
+
+/// Does nothing; to undo what comes next, the guest must have kept nothing of it. The guest may be running, and have mapped
+/// registers while it had the right.
+pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+    let (guest, facts) = (guest.clone(), facts.to_vec());
+    journal.step(
+        format!("{guest} has nothing of the devices so far"),
+        |_| Ok(()),
+        move |host| {
+            let held = holds::hold(host, &guest, &facts)?;
+            if !held.is_empty() {
+                // Those that are free are taken back by the next command.
+                let free = facts.iter().map(|facts| facts.device).filter(|device| !held.has(*device));
+                host.commit(&free.map(|device| table::set_phase(device, Phase::Detaching)).collect::<Vec<_>>())?;
+            }
+            held.into_result(&guest)
+        },
     )
 }
 
@@ -139,6 +160,7 @@ pub(super) fn publish(
             let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
             let detaching = devices.iter().map(|device| table::set_phase(*device, Phase::Detaching));
             host.commit(&detaching.collect::<Vec<_>>())?;
+            audit::note_pirqs(host, &facts)?;
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
@@ -183,6 +205,7 @@ pub(super) fn append(
                 Wanted { stub: &owner, guest: &receiver, devices: &devices, timeout: STUB_PATIENCE, if_silent };
             withdraw::withdraw(host, wanted)?;
             host.commit(&withdraw::phases(&devices, Phase::Detaching))?;
+            audit::note_pirqs(host, &facts)?;
             broker::let_go(host, receiver.id, &devices, &facts)?;
             withdraw::remove_entries(host, &owner, &receiver, &devices)?;
             devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))

@@ -499,11 +499,19 @@ fn a_device_that_cannot_be_quieted_keeps_no_other() {
     assert_same(&machine, &using(&[E1000]).dump_but_config());
 }
 
+/// A present entry for a page of EDU's registers.
+const MAPPED: u64 = 0xfea0_0001;
+
+/// Gives "web" a page table with these entries.
+fn cling(machine: &Machine, entries: &[u64]) {
+    let entries: Vec<(usize, u64)> = entries.iter().copied().enumerate().collect();
+    machine.with(|world| world.memory.make_table(WEB, 0x20, &entries));
+}
+
 #[test]
 fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     let machine = using(&[E1000, EDU]);
-    let what = "web (domain 5): 3 mappings of 0xfea00000";
-    machine.with(|world| world.clings.insert(device(EDU), what.to_owned()));
+    cling(&machine, &[MAPPED, MAPPED + 0x1000, MAPPED]);
     let held = "0000:00:06.0 is given to nobody, because it is still held by web (domain 5): 3 mappings of 0xfea00000";
     let error = detach_from_web(&machine, &[EDU]).unwrap_err();
     assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
@@ -523,7 +531,7 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     attach_to_web(&machine, &[NVME]).unwrap();
     detach_from_web(&machine, &[NVME, E1000]).unwrap();
     assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), held);
-    machine.with(|world| world.clings.clear());
+    cling(&machine, &[]);
     detach_from_web(&machine, &[EDU]).unwrap();
     let expected = Machine::new();
     add_all(&expected);
@@ -534,7 +542,7 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
 fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
     for forced in [true, false] {
         let machine = using(&[E1000, EDU]);
-        machine.with(|world| world.clings.insert(device(EDU), "web (domain 5): 1 mapping of 0xfea00000".to_owned()));
+        cling(&machine, &[MAPPED]);
         detach_from_web(&machine, &[EDU]).unwrap_err();
         if forced {
             force(&machine, &[EDU]).unwrap();

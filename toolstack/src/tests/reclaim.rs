@@ -138,7 +138,8 @@ fn an_attach_that_was_killed_anywhere_is_undone() {
     let mut tried = 0;
     for dies in 0.. {
         let Some(machine) = killed_attach(dies) else { break };
-        // The guest may have connected meanwhile, if both directories were there already.
+        // The guest may have connected meanwhile, if both directories were there already. It is not stopped for another reason.
+        crate::audit::recover(&machine.host).unwrap();
         pause(&machine, WEB);
         reclaim(&machine.host).unwrap();
         machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = false);
