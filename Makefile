@@ -9,7 +9,9 @@ V ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TRIPLE := x86_64-unknown-linux-gnu
-IMAGES := cargo --config boot/kernel.toml
+CARGO_HOME ?= $(HOME)/.cargo
+# Messages of panics name files. They shall not name the builder's folders.
+IMAGES := cargo --config boot/kernel.toml --config 'build.rustflags=["--remap-path-prefix=$(CARGO_HOME)/registry/src=crates"]'
 BENCH = cargo run --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
 
 # Copies a build product only when it changed, so that what depends on it is not made again for nothing.

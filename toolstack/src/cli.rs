@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use xen_types::Sbdf;
 
 use crate::device_request::DeviceRequest;
+use crate::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
@@ -33,6 +34,17 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show how a driver domain is: its devices, its guests, and what it counts
+    Status {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Print JSON (docs/schema/status.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether this host, its devices and its guests are fit for passing devices through
+    Doctor(DoctorArgs),
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),
@@ -52,6 +64,9 @@ pub(crate) struct AttachArgs {
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
+    /// How a guest that has no devices yet sees them (default: as the driver domain does it)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
@@ -102,6 +117,20 @@ pub(crate) struct DetachArgs {
     /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
     pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// Print JSON (docs/schema/doctor.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Guests (name or id) and devices to look at; without any, all devices that are for guests
+    #[arg(value_name = "DOMAIN|BDF")]
+    pub(crate) names: Vec<String>,
 }
 
 /// What `list` takes.
@@ -188,6 +217,7 @@ mod tests {
             "pcidom attach web 00:05",
             "pcidom attach web 00:05.0,permissive=1",
             "pcidom attach --timeout -1 web 00:05.0",
+            "pcidom attach --export controller web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",
             "pcidom detach web",
             "pcidom detach web 00:05.0,colour=red",

@@ -4,16 +4,18 @@ use std::io::{ErrorKind, Write as _};
 
 use crate::assignable;
 use crate::attach;
-use crate::cli::{AssignableCommand, Command};
+use crate::cli::{AssignableCommand, Command, DoctorArgs};
 use crate::connect::Connection;
 use crate::create::{self, Plan, unfinished};
 use crate::detach;
 use crate::device_request;
+use crate::doctor::{self, Opened};
 use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
 use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
+use crate::status;
 
 /// Runs one command; its result goes to standard output.
 pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
@@ -23,6 +25,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
                 devices: device_request::to_attach(host, &args.devices)?,
+                export: args.export,
                 timeout: args.timeout,
             };
             changing(host, |_| match attach::attach(host, &request)? {
@@ -61,10 +64,24 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let devices = list::devices(host, args.domain.as_deref())?;
             print_devices(&devices, args.json)
         }
+        Command::Status { backend, json } => {
+            let status = status::status(host, backend)?;
+            print(&if *json { status.json() } else { status.text() })?;
+            status.check()
+        }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
-        Command::Serve { .. } => Err(Error::Usage("serve is not a command that ends".to_owned())),
+        Command::Doctor(_) | Command::Serve { .. } => {
+            Err(Error::Usage("this command does not work on an open host".to_owned()))
+        }
     }
+}
+
+/// Prints what `doctor` found.
+pub(crate) fn doctor(opened: &Opened, args: &DoctorArgs) -> Result<(), Error> {
+    let report = doctor::examine(opened, &args.backend, &args.names);
+    print(&if args.json { report.json() } else { report.text() })?;
+    report.check()
 }
 
 fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error> {

@@ -106,6 +106,8 @@ pub(crate) enum Error {
     NotAttached { device: Sbdf, guest: DomainName },
     #[error("{device} is given to nobody, because it is still held by {what}")]
     Held { device: Sbdf, guest: DomainName, what: String },
+    #[error("{guest} sees its devices in mode {mode}, which was chosen with the first of them")]
+    OtherExport { guest: DomainName, mode: String },
 
     #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
@@ -130,6 +132,8 @@ pub(crate) enum Error {
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense { place: String, value: String },
+    #[error("{count} {} failed", if *.count == 1 { "check" } else { "checks" })]
+    Unhealthy { count: usize },
     #[error("xl {what}: {said}")]
     Xl { what: &'static str, said: String },
     #[error("{place}: {what}")]
@@ -168,7 +172,9 @@ impl Error {
     /// The exit code's meaning.
     pub(crate) fn cause(&self) -> ExitCause {
         match self {
-            Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
+            Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
+                ExitCause::NotPermitted
+            }
             Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
@@ -195,6 +201,7 @@ impl Error {
             Self::BackendGone { .. } => {
                 "`pcidom list` shows them; take them from the guest with `pcidom detach`".to_owned()
             }
+            Self::OtherExport { .. } => "detach them all, then attach all with one command".to_owned(),
             Self::StubNotRunning(_) => {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }

@@ -20,8 +20,17 @@ const JSON_VERSION: u32 = 1;
 /// A domain in the JSON form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct DomainEntry {
-    id: u16,
-    name: Option<String>,
+    pub(crate) id: u16,
+    pub(crate) name: Option<String>,
+}
+
+impl std::fmt::Display for DomainEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.id),
+            None => write!(f, "{}", self.id),
+        }
+    }
 }
 
 impl From<DomainName> for DomainEntry {

@@ -34,7 +34,7 @@ pub(crate) enum PoolState {
 }
 
 impl PoolState {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         match (word, rest.parse()) {
             ("new", _) => Self::New,

@@ -5,6 +5,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
+use crate::broker;
 use crate::close;
 use crate::connect;
 use crate::directories::{self, Ends};
@@ -30,6 +31,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     if let Err(error) = audit::recover(host) {
         host.note(&format!("a domain stands still that an interrupted command stopped: {error}"));
     }
+    broker::end_sweeps(host)?;
     let mut reclaimed = Vec::new();
     let records = table::load(host)?;
     let mut guests: Vec<(DomId, DomId)> =

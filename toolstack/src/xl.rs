@@ -25,6 +25,15 @@ pub(crate) trait Toolstack {
 
     /// Ends a domain at once.
     fn destroy(&self, domain: DomId) -> Result<(), Error>;
+
+    /// What libxl knows of a domain's configuration.
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value>;
+
+    /// Xen's messages, as far as they are still there.
+    fn messages(&self) -> Option<String>;
+
+    /// Xen's command line.
+    fn command_line(&self) -> Option<String>;
 }
 
 /// `xl`.
@@ -64,6 +73,20 @@ impl Toolstack for Xl {
     fn destroy(&self, domain: DomId) -> Result<(), Error> {
         xl("destroy", &[&domain.to_string()], Stdio::null())
     }
+
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
+        serde_json::from_str(&ask(&["list", "-l", &domain.to_string()])?).ok()
+    }
+
+    fn messages(&self) -> Option<String> {
+        ask(&["dmesg"])
+    }
+
+    fn command_line(&self) -> Option<String> {
+        let info = ask(&["info"])?;
+        let line = info.lines().find_map(|line| line.strip_prefix("xen_commandline"))?;
+        Some(line.trim_start_matches([' ', ':']).to_owned())
+    }
 }
 
 fn file_name(uuid: &str) -> String {
@@ -76,6 +99,12 @@ fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
     file.write_all(content)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// What a question to xl is answered with.
+fn ask(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("xl").args(arguments).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn xl(what: &'static str, arguments: &[&str], input: Stdio) -> Result<(), Error> {

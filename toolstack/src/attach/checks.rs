@@ -15,7 +15,7 @@ use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase, Record};
 
 /// The stub, ready to serve.
-pub(super) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
+pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
     let (stub, info) = domain::find(host, wanted)?.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
     if info.dying || info.shutdown || stub.id == DomId::DOM0 {
         return Err(Error::StubNotRunning(wanted.to_owned()));

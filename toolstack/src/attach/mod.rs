@@ -6,15 +6,17 @@
 mod checks;
 mod steps;
 
+pub(crate) use checks::find_stub;
+
 use std::time::Duration;
 
 use xen_types::Sbdf;
-use xenstore::path;
 
 use crate::assignable;
 use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
@@ -33,6 +35,8 @@ pub(crate) struct Request {
     /// Name or number of the stub.
     pub(crate) backend: String,
     pub(crate) devices: Vec<DeviceSpec>,
+    /// How a guest without devices is to see them; `None` leaves it to the stub.
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take.
     pub(crate) timeout: Duration,
 }
@@ -44,7 +48,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     }
     let stub = checks::find_stub(host, &request.backend)?;
     let (guest, has_connection) = checks::find_guest(host, &request.guest, stub.id)?;
-    let export = host.read(&path::export_node(stub.id))?.unwrap_or_default();
+    let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
@@ -71,7 +75,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
 struct Plan {
     stub: DomainName,
     guest: DomainName,
-    export: String,
+    export: Export,
     /// Devices that the guest has already.
     others: Vec<Sbdf>,
     has_connection: bool,

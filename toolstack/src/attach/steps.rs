@@ -12,6 +12,7 @@ use crate::device_spec::{DeviceSpec, RdmPolicy};
 use crate::directories::{self, Ends};
 use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
 use crate::holds;
 use crate::journal::Journal;
@@ -146,7 +147,7 @@ pub(super) fn publish(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
 ) -> Result<(), Error> {
@@ -174,7 +175,7 @@ pub(super) fn append(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
     deadline: Duration,

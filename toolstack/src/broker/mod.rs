@@ -38,6 +38,7 @@ use xenstore::path;
 
 pub(crate) use quiet::let_go;
 pub(crate) use serve::serve;
+pub(crate) use vectors::end_sweeps;
 
 use crate::domain;
 use crate::error::Error;

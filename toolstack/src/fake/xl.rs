@@ -63,6 +63,22 @@ impl Toolstack for FakeXl {
         Ok(())
     }
 
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
+        let passthrough = if self.0.borrow().passthrough.contains(&domain) { "sync_pt" } else { "disabled" };
+        Some(serde_json::json!([{ "config": {
+            "c_info": { "passthrough": passthrough },
+            "b_info": { "type.pv": { "e820_host": "True" } },
+        } }]))
+    }
+
+    fn messages(&self) -> Option<String> {
+        Some("(XEN) I/O virtualisation enabled\n(XEN) Interrupt remapping enabled\n".to_owned())
+    }
+
+    fn command_line(&self) -> Option<String> {
+        Some("dom0_mem=1G".to_owned())
+    }
+
     fn destroy(&self, domain: DomId) -> Result<(), Error> {
         let mut world = self.0.borrow_mut();
         if world.change_fails() {

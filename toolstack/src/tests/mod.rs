@@ -5,12 +5,15 @@ mod attach;
 mod create;
 mod detach;
 mod device_request;
+mod doctor;
+mod export;
 mod golden;
 mod hotplug;
 mod killed;
 mod list;
 mod reclaim;
 mod refusals;
+mod status;
 mod with_stub;
 
 use std::time::Duration;
@@ -29,6 +32,7 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         guest: guest.to_owned(),
         backend: "pcidom".to_owned(),
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+        export: None,
         timeout: TIMEOUT,
     }
 }

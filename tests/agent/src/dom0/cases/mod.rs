@@ -4,10 +4,12 @@ mod audit;
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
+mod commands;
 mod config_space;
 mod data;
 mod direct;
 mod errors;
+mod export;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -56,6 +58,8 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_rogue::CASES,
     audit::CASES,
     direct::READ_ONLY,
+    commands::CASES,
+    export::CASES,
     errors::CASES,
 ];
 
