@@ -146,7 +146,8 @@ fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
-    host.commit(&[phases(devices, Phase::Attached), work::done(devices)].concat())?;
+    let pirqs = devices.iter().copied().map(audit::forget_pirqs).collect();
+    host.commit(&[phases(devices, Phase::Attached), pirqs, work::done(devices)].concat())?;
     host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
     loan.devices.retain(|device| !devices.contains(device));
     loan.staying.extend_from_slice(devices);

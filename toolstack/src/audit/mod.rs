@@ -26,7 +26,7 @@ use xen_types::{DomId, Pirq, Port};
 
 pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
-pub(crate) use pirqs::note_pirqs;
+pub(crate) use pirqs::{forget_pirqs, note_pirqs};
 
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};

@@ -32,6 +32,11 @@ pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<(), Error> {
     host.commit(&changes)
 }
 
+/// The guest keeps the device after all, or nobody has it.
+pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
+    Change::remove(node(device))
+}
+
 fn node(device: Sbdf) -> String {
     path::child(&path::tool_device_dir(device), "pirqs")
 }

@@ -100,7 +100,11 @@ fn clinging(bed: &mut Bed) -> Result<Domain> {
     let start = resource.split(' ').next().context("no resource")?.to_owned();
     let said = bed.in_guest(&guest, &format!("hold {start} 8192"))?;
     ensure!(said == EDU_ID.as_bytes(), "edu says {}", String::from_utf8_lossy(&said));
-    bed.pcidom_fails(&["detach", CLINGER, EDU], 1, &format!("held by {CLINGER} (domain {}): 2 mappings of 0x", guest.id))?;
+    bed.pcidom_fails(
+        &["detach", CLINGER, EDU],
+        1,
+        &format!("held by {CLINGER} (domain {}): 2 mappings of 0x", guest.id),
+    )?;
     Ok(guest)
 }
 
