@@ -17,10 +17,6 @@ use crate::table::{self, Phase};
 pub(crate) struct Held(Vec<(Sbdf, String)>);
 
 impl Held {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn has(&self, device: Sbdf) -> bool {
         self.0.iter().any(|(other, _)| *other == device)
     }
@@ -52,7 +48,7 @@ fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Option
             Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
         }
         Err(error @ Error::Hypercall { .. }) => {
-            Ok(devices.iter().map(|_| Some(format!("{guest}, perhaps: {error}"))).collect())
+            Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
         }
         Err(error) => Err(error),
     }

@@ -47,12 +47,11 @@ impl<'a> Journal<'a> {
         for (name, undo) in self.done.into_iter().rev() {
             self.host.trace(&format!("undo: {name}"));
             if let Err(error) = undo(self.host) {
+                self.host.note(&format!("could not undo \"{name}\": {error}"));
                 if matches!(error, Error::Held { .. }) {
-                    // The next command goes on from there, when it is free (`reclaim.rs`).
-                    self.host.note(&error.to_string());
+                    // What was done before goes on being needed. The commands that follow finish it (`reclaim.rs`).
                     return;
                 }
-                self.host.note(&format!("could not undo \"{name}\": {error}"));
             }
         }
     }

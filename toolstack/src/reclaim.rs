@@ -15,6 +15,7 @@ use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
+use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
 use crate::work;
@@ -28,10 +29,10 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
-    if let Err(error) = audit::recover(host) {
-        host.note(&format!("a domain stands still that an interrupted command stopped: {error}"));
-    }
     broker::end_sweeps(host)?;
+    if let Err(error) = audit::recover(host) {
+        host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
+    }
     let mut reclaimed = Vec::new();
     let records = table::load(host)?;
     let mut guests: Vec<(DomId, DomId)> =
@@ -146,8 +147,8 @@ fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
-    let pirqs = devices.iter().copied().map(audit::forget_pirqs).collect();
-    host.commit(&[phases(devices, Phase::Attached), pirqs, work::done(devices)].concat())?;
+    let forget: Vec<Change> = devices.iter().map(|device| audit::forget_pirqs(*device)).collect();
+    host.commit(&[phases(devices, Phase::Attached), forget, work::done(devices)].concat())?;
     host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
     loan.devices.retain(|device| !devices.contains(device));
     loan.staying.extend_from_slice(devices);

@@ -56,7 +56,9 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
     let all = [facts.as_slice(), vanished.as_slice()].concat();
-    audit::note_pirqs(host, &all)?;
+    if loan.guest_alive {
+        host.commit(&audit::note_pirqs(host, &all)?)?; // while they are known
+    }
     let stuck = quiet(host, loan, &facts);
     if loan.staying.is_empty() && !loan.stays_connected {
         host.trace(&format!("remove the directories of {}", loan.guest));

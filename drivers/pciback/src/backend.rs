@@ -46,7 +46,7 @@ pub enum Served {
 
 /// The backend. Its owner
 /// 1. moves bytes between [`Backend::with_store`] and xenstored,
-/// 2. calls [`Backend::run`] after bytes came in and when [`Backend::next_deadline_ns`] has passed,
+/// 2. calls [`Backend::run`] after bytes came in, when [`Backend::next_deadline_ns`] has passed and when [`Backend::has_work`] says so,
 /// 3. calls [`Backend::serve`] for each pending port among [`Backend::ports`].
 ///
 /// None of them waits for anything.
@@ -93,6 +93,13 @@ impl<P: Platform> Backend<P> {
         }
     }
 
+    /// True when there is something for [`Backend::run`] beside what xenstored says. Most requests leave nothing, and asking costs a
+    /// fraction of running.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.executor.is_woken() || self.core.with(|core| core.is_due())
+    }
+
     /// One event channel's event: answers what is in the page. Never allocates, and never waits for xenstored: it works while
     /// any of its frontend's other business is under way.
     pub fn serve(&mut self, port: Port) -> Served {
@@ -122,7 +129,7 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| core.is_ready)
     }
 
-    /// What the toolstack has asked the domain to do, once it is acknowledged.
+    /// What the toolstack has asked the domain to do, once it is acknowledged and the frontends are closed.
     #[must_use]
     pub fn shutdown_request(&self) -> Option<Shutdown> {
         self.core.with(|core| core.shutdown)

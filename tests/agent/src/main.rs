@@ -10,6 +10,7 @@ mod pattern;
 mod process;
 mod store;
 mod transfer;
+mod uevents;
 
 use std::{fs, path::Path};
 

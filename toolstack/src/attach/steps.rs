@@ -24,14 +24,26 @@ use crate::table::{self, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
-/// Notes whose the devices are going to be.
+/// Notes whose the devices are going to be. Those that turn out to be held by then stay as they are, and so does all that was done for
+/// them before.
 pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
     let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
     let changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let id = guest.id;
     journal.step(
         format!("note that the devices go to {guest}"),
         |host| host.commit(&changes),
-        move |host| host.commit(&devices.into_iter().flat_map(table::unreserve).collect::<Vec<_>>()),
+        move |host| {
+            let (mut changes, mut held) = (Vec::new(), None);
+            for device in devices {
+                match table::load_one(host, device)? {
+                    Some(record) if record.phase == Phase::Held => held = Some(device),
+                    _ => changes.extend(table::unreserve(device)),
+                }
+            }
+            host.commit(&changes)?;
+            held.map_or(Ok(()), |device| Err(holds::refusal(host, device, id)?))
+        },
     )
 }
 
@@ -69,22 +81,14 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
     )
 }
 
-/// Does nothing; to undo what comes next, the guest must have kept nothing of it. The guest may be running, and have mapped
-/// registers while it had the right.
+/// Does nothing. When what comes next has been undone, the guest must have kept nothing of it: it may be running, and have made use of a
+/// right while it had it.
 pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
     let (guest, facts) = (guest.clone(), facts.to_vec());
     journal.step(
-        format!("{guest} has nothing of the devices so far"),
+        format!("so far {guest} has nothing of the devices"),
         |_| Ok(()),
-        move |host| {
-            let held = holds::hold(host, &guest, &facts)?;
-            if !held.is_empty() {
-                // Those that are free are taken back by the next command.
-                let free = facts.iter().map(|facts| facts.device).filter(|device| !held.has(*device));
-                host.commit(&free.map(|device| table::set_phase(device, Phase::Detaching)).collect::<Vec<_>>())?;
-            }
-            held.into_result(&guest)
-        },
+        move |host| holds::hold(host, &guest, &facts).map(drop),
     )
 }
 
@@ -161,7 +165,7 @@ pub(super) fn publish(
             let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
             let detaching = devices.iter().map(|device| table::set_phase(*device, Phase::Detaching));
             host.commit(&detaching.collect::<Vec<_>>())?;
-            audit::note_pirqs(host, &facts)?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
@@ -206,7 +210,7 @@ pub(super) fn append(
                 Wanted { stub: &owner, guest: &receiver, devices: &devices, timeout: STUB_PATIENCE, if_silent };
             withdraw::withdraw(host, wanted)?;
             host.commit(&withdraw::phases(&devices, Phase::Detaching))?;
-            audit::note_pirqs(host, &facts)?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, receiver.id, &devices, &facts)?;
             withdraw::remove_entries(host, &owner, &receiver, &devices)?;
             devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))

@@ -17,7 +17,7 @@ use crate::table::{self, Phase};
 
 /// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
 /// earlier stay: a command may have died after it had unmapped some.
-pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<(), Error> {
+pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     for facts in devices {
         let mut pirqs = noted(host, facts.device)?;
@@ -29,7 +29,7 @@ pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<(), Error> {
         }
         changes.push(Change::write(node(facts.device), text(&pirqs)));
     }
-    host.commit(&changes)
+    Ok(changes)
 }
 
 /// The guest keeps the device after all, or nobody has it.

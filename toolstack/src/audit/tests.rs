@@ -211,7 +211,7 @@ fn interrupts_are_known_after_they_were_unmapped() {
     let machine = machine();
     machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/vectors", "msi 54 55"));
     let known = || pirqs::noted(&machine.host, device(EDU)).unwrap();
-    let note = || note_pirqs(&machine.host, &edu(&machine)).unwrap();
+    let note = || machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
     note();
     assert_eq!(known(), BTreeSet::from([22, 54, 55].map(Pirq)));
     // The command died, and the next one begins anew.
