@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use xen_types::Sbdf;
 
 use crate::device_request::DeviceRequest;
+use crate::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
@@ -71,6 +72,9 @@ pub(crate) struct AttachArgs {
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
+    /// How a guest that has no devices yet sees them (default: as the driver domain does it)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
@@ -221,6 +225,7 @@ mod tests {
             "pcidom attach web 00:05",
             "pcidom attach web 00:05.0,permissive=1",
             "pcidom attach --timeout -1 web 00:05.0",
+            "pcidom attach --export controller web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",
             "pcidom detach web",
             "pcidom detach web 00:05.0,colour=red",

@@ -25,6 +25,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
                 devices: device_request::to_attach(host, &args.devices)?,
+                export: args.export,
                 timeout: args.timeout,
             };
             changing(host, |_| match attach::attach(host, &request)? {

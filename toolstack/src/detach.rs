@@ -10,7 +10,7 @@ use crate::directories::Ends;
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
 use crate::facts::Facts;
-use crate::holds;
+use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
 use crate::reclaim::{self, Reclaimed};
@@ -118,15 +118,11 @@ fn retry(host: &Host, loan: &Loan, force: bool) -> Result<(), Error> {
     for device in loan.devices.iter().copied() {
         facts.push(Facts::find(host, loan.stub.id, device)?);
     }
-    let held = if force { Vec::new() } else { holds::hold(host, &loan.guest, &facts)? };
-    let free: Vec<Sbdf> =
-        loan.devices.iter().copied().filter(|device| held.iter().all(|(other, _)| other != device)).collect();
+    let held = if force { Held::default() } else { holds::hold(host, &loan.guest, &facts)? };
+    let free: Vec<Sbdf> = loan.devices.iter().copied().filter(|device| !held.has(*device)).collect();
     facts.retain(|facts| host.sysfs.exists(facts.device));
     release::give_back(host, loan, &free, &facts)?;
-    match held.into_iter().next() {
-        None => Ok(()),
-        Some((device, what)) => Err(Error::Held { device, guest: loan.guest.clone(), what }),
-    }
+    held.into_result(&loan.guest)
 }
 
 /// The user named a backend: is it the one that has the device?

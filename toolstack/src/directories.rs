@@ -7,11 +7,12 @@ use xenstore::{Permission, XenbusState};
 use crate::device_spec::DeviceSpec;
 use crate::entries::{self, Entries};
 use crate::error::{DomainName, Error};
+use crate::export::Export;
 use crate::host::Host;
 use crate::store::Change;
 
 /// Creates both directories for a guest that has none.
-pub(crate) fn create(stub: DomId, guest: &DomainName, export: &str, devices: &[DeviceSpec]) -> Vec<Change> {
+pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: &[DeviceSpec]) -> Vec<Change> {
     let (backend, frontend) = (path::backend_dir(stub, guest.id), path::frontend_dir(guest.id));
     let ours = [Permission::none(DomId::DOM0), Permission::read(stub), Permission::read(guest.id)];
     let stubs = entries::stub_writable(stub, guest.id);
@@ -24,6 +25,9 @@ pub(crate) fn create(stub: DomId, guest: &DomainName, export: &str, devices: &[D
         Change::write(in_backend(key::ONLINE), 1),
         Change::write(in_backend(key::DOMAIN), guest.name.as_deref().unwrap_or_default()),
     ]);
+    if export.is_chosen {
+        changes.push(Change::write(in_backend(key::EXPORT), &export.mode));
+    }
     changes.extend(Change::node(in_backend(key::STATE), XenbusState::Initialising, &stubs));
     changes.extend(Entries::none(stub, guest.id).append(export, devices));
     changes.extend(Change::node(in_backend(key::ROOT_NUM), "", &stubs));

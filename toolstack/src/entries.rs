@@ -1,19 +1,15 @@
 //! The devices in a backend directory: entry N is everything that is numbered N (pci-protocol §1.4). Numbers are not stable: when a
 //! device leaves, those above move down, in the transaction in which it leaves (§1.5).
 
-use std::collections::BTreeSet;
-
 use xen_types::{DomId, Sbdf};
 use xenstore::path::{self, key};
 use xenstore::{Permission, XenbusState};
 
 use crate::device_spec::DeviceSpec;
 use crate::error::Error;
+use crate::export::Export;
 use crate::host::Host;
 use crate::store::Change;
-
-/// Slots of a PCI bus.
-const SLOTS: usize = 32;
 
 /// One device of a backend directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +32,14 @@ pub(crate) struct Entries {
     stub: DomId,
     guest: DomId,
     list: Vec<Entry>,
+    /// `root-N`: the virtual buses that the stub has told the guest of, and then empty ones for it to name.
+    roots: Vec<String>,
 }
 
 impl Entries {
     /// Of a directory that is about to be made.
     pub(crate) fn none(stub: DomId, guest: DomId) -> Self {
-        Self { stub, guest, list: Vec::new() }
+        Self { stub, guest, list: Vec::new(), roots: Vec::new() }
     }
 
     /// Reads them; none where there is no directory.
@@ -59,7 +57,11 @@ impl Entries {
             let device = value.parse().map_err(|_| Error::Nonsense { place, value })?;
             list.push(Entry { device, state: host.read_state(&path::child(&backend, &key::state(index)))? });
         }
-        Ok(Self { stub, guest, list })
+        let mut roots = Vec::new();
+        while let Some(root) = host.read(&path::child(&backend, &key::root(self::count(&roots))))? {
+            roots.push(root);
+        }
+        Ok(Self { stub, guest, list, roots })
     }
 
     /// Those of some devices, as far as they are there.
@@ -73,7 +75,7 @@ impl Entries {
 
     /// Adds devices behind those that are there. With everything the stub will write in place already: an unprivileged domain may
     /// own only so many nodes, these are dom0's.
-    pub(crate) fn append(&self, export: &str, specs: &[DeviceSpec]) -> Vec<Change> {
+    pub(crate) fn append(&self, export: &Export, specs: &[DeviceSpec]) -> Vec<Change> {
         let backend = path::backend_dir(self.stub, self.guest);
         let writable = stub_writable(self.stub, self.guest);
         let mut changes = Vec::new();
@@ -89,9 +91,10 @@ impl Entries {
             changes.extend(Change::node(node(key::state(index)), XenbusState::Initialising, &writable));
             changes.extend(Change::node(node(key::vdev(index)), "", &writable));
         }
-        let before: Vec<Sbdf> = self.list.iter().map(|entry| entry.device).collect();
-        let all: Vec<Sbdf> = before.iter().copied().chain(specs.iter().map(|spec| spec.device)).collect();
-        for root in roots(export, &before)..roots(export, &all) {
+        let all: Vec<Sbdf> =
+            self.list.iter().map(|entry| entry.device).chain(specs.iter().map(|spec| spec.device)).collect();
+        let published: Vec<String> = self.roots.iter().filter(|root| !root.is_empty()).cloned().collect();
+        for root in count(&self.roots)..export.roots(&published, &all) {
             changes.extend(Change::node(path::child(&backend, &key::root(root)), "", &writable));
         }
         changes.push(Change::write(path::child(&backend, key::NUM_DEVS), all.len()));
@@ -129,7 +132,7 @@ impl Entries {
     }
 }
 
-fn count(list: &[Entry]) -> u32 {
+fn count<T>(list: &[T]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
@@ -154,16 +157,4 @@ fn names(index: u32) -> [String; 7] {
 /// Rights of what the stub writes.
 pub(crate) fn stub_writable(stub: DomId, guest: DomId) -> [Permission; 3] {
     [Permission::none(DomId::DOM0), Permission::both(stub), Permission::read(guest)]
-}
-
-/// How many virtual buses the devices may need in the stub's export mode.
-fn roots(export: &str, devices: &[Sbdf]) -> u32 {
-    let buses = || devices.iter().map(|device| (device.segment(), device.bus())).collect::<BTreeSet<_>>();
-    let roots = match export {
-        _ if devices.is_empty() => 0,
-        "slot" => devices.len().div_ceil(SLOTS),
-        "passthrough" => buses().len(),
-        _ => 1,
-    };
-    u32::try_from(roots).unwrap_or(u32::MAX)
 }

@@ -104,8 +104,10 @@ pub(crate) enum Error {
     NoEcam(Sbdf),
     #[error("{device} is not attached to {guest}")]
     NotAttached { device: Sbdf, guest: DomainName },
-    #[error("{guest} still has {what} of {device}, which is given to nobody meanwhile")]
+    #[error("{device} is given to nobody, because it is still held by {what}")]
     Held { device: Sbdf, guest: DomainName, what: String },
+    #[error("{guest} sees its devices in mode {mode}, which was chosen with the first of them")]
+    OtherExport { guest: DomainName, mode: String },
 
     #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
@@ -199,6 +201,7 @@ impl Error {
             Self::BackendGone { .. } => {
                 "`pcidom list` shows them; take them from the guest with `pcidom detach`".to_owned()
             }
+            Self::OtherExport { .. } => "detach them all, then attach all with one command".to_owned(),
             Self::StubNotRunning(_) => {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }

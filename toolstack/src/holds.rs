@@ -4,6 +4,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
+use crate::audit;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
@@ -11,27 +12,58 @@ use crate::host::Host;
 use crate::store::Change;
 use crate::table::{self, Phase};
 
-/// Looks, and puts those devices into the phase `held` of which the guest has something. What it has, as text.
-pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<(Sbdf, String)>, Error> {
-    let mut held = Vec::new();
+/// The devices of which a guest still has something, and what.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Vec<(Sbdf, String)>);
+
+impl Held {
+    pub(crate) fn has(&self, device: Sbdf) -> bool {
+        self.0.iter().any(|(other, _)| *other == device)
+    }
+
+    /// # Errors
+    /// [`Error::Held`] for the first of them.
+    pub(crate) fn into_result(self, guest: &DomainName) -> Result<(), Error> {
+        let Some((device, what)) = self.0.into_iter().next() else { return Ok(()) };
+        Err(Error::Held { device, guest: guest.clone(), what })
+    }
+}
+
+/// Looks, and puts those devices into the phase `held` of which somebody has something. Where that cannot be found out, nobody knows,
+/// and the device is as good as held.
+pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
+    let mut held = Held::default();
+    // Mostly nobody has anything: one look for all.
+    if devices.is_empty() || matches!(find(host, guest, devices), Ok(None)) {
+        return Ok(held);
+    }
     for facts in devices {
-        if let Some(what) = find(host, guest, facts)? {
-            host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
-            held.push((facts.device, what));
-        }
+        let what = match find(host, guest, std::slice::from_ref(facts)) {
+            Ok(None) => continue,
+            Ok(Some(what)) => what,
+            Err(error) => format!("somebody, perhaps: {error}"),
+        };
+        host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
+        held.0.push((facts.device, what));
     }
     Ok(held)
 }
 
-/// What the guest has of one device.
-pub(crate) fn find(_host: &Host, _guest: &DomainName, _facts: &Facts) -> Result<Option<String>, Error> {
-    Ok(None)
+/// What is left of these devices, and with whom.
+fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Option<String>, Error> {
+    let names: Vec<Sbdf> = devices.iter().map(|facts| facts.device).collect();
+    let holdings = audit::holds(host, guest, devices, &audit::pirqs_of(host, &names)?)?;
+    Ok((!holdings.is_empty()).then(|| holdings.to_string()))
+}
+
+/// What the guest was found to have of a held device.
+pub(crate) fn what(host: &Host, device: Sbdf) -> Result<String, Error> {
+    Ok(host.read(&node(device))?.unwrap_or_else(|| "somebody".to_owned()))
 }
 
 /// Why nobody gets the device now.
 pub(crate) fn refusal(host: &Host, device: Sbdf, holder: DomId) -> Result<Error, Error> {
-    let what = host.read(&node(device))?.unwrap_or_else(|| "something".to_owned());
-    Ok(Error::Held { device, guest: domain::named(host, holder)?, what })
+    Ok(Error::Held { device, guest: domain::named(host, holder)?, what: what(host, device)? })
 }
 
 fn node(device: Sbdf) -> String {

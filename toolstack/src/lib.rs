@@ -6,6 +6,7 @@
 
 mod assignable;
 mod attach;
+mod audit;
 mod broker;
 mod cli;
 mod close;
@@ -22,6 +23,7 @@ mod dom0;
 mod domain;
 mod entries;
 mod error;
+mod export;
 mod facts;
 #[cfg(test)]
 mod fake;
@@ -41,6 +43,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod withdraw;
+mod work;
 mod xen;
 mod xl;
 

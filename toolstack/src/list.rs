@@ -7,10 +7,12 @@ use xenstore::{XenbusState, path};
 use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
+use crate::holds;
 use crate::host::Host;
+use crate::pool::{self, PoolState};
 use crate::reclaim;
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Record};
+use crate::table::{self, Phase, Record};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -51,11 +53,9 @@ pub(crate) struct DeviceEntry {
     phase: &'static str,
     /// The stub's word: `free`, `lent 5`, …
     pool: Option<String>,
-    /// What is wrong: `stub gone`, `guest gone`, `device gone`.
-    problem: Option<&'static str>,
-    /// What the guest that it was taken from still has of it, which keeps it from others.
-    holds: Option<String>,
-    /// The id of the guest that it follows.
+    /// What is wrong: `guest gone`, `stub gone`, `device gone`, `held by web (domain 5): …`.
+    problem: Option<String>,
+    /// The id of the guest that it follows (`attach --keep`).
     keep: Option<String>,
 }
 
@@ -105,32 +105,17 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
-        holds: None,
         keep: None,
     }
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
-    let pool = host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?;
-    let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
-    let problem = if !reclaim::holds(host, record.stub, record.device)? {
-        Some("stub gone")
-    } else if let Some(guest) = record.frontend
-        && !domain::is_alive(host, guest)?
-    {
-        Some("guest gone")
-    } else if pool.as_deref().is_some_and(|state| state.starts_with("vanished")) {
-        Some("device gone")
-    } else {
-        None
-    };
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
-        pool,
-        problem,
-        holds: of_the_tool("holds")?,
-        keep: of_the_tool("keep")?,
+        pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
+        problem: problem(host, record)?,
+        keep: host.read(&path::child(&path::tool_device_dir(record.device), "keep"))?,
         ..parked_entry(record.device)
     };
     let Some(guest) = record.frontend else {
@@ -146,6 +131,24 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     entry.backend_state = state(host, &backend)?;
     entry.frontend_state = state(host, &path::frontend_dir(guest))?;
     Ok(entry)
+}
+
+fn problem(host: &Host, record: &Record) -> Result<Option<String>, Error> {
+    let device = record.device;
+    if !reclaim::holds(host, record.stub, device)? {
+        return Ok(Some("stub gone".to_owned()));
+    }
+    if let Some(guest) = record.frontend {
+        if !domain::is_alive(host, guest)? {
+            return Ok(Some("guest gone".to_owned()));
+        }
+        if record.phase == Phase::Held {
+            return Ok(Some(format!("held by {}", holds::what(host, device)?)));
+        }
+    }
+    let is_gone =
+        !host.sysfs.exists(device) || matches!(pool::state(host, record.stub, device)?, PoolState::Vanished(_));
+    Ok(is_gone.then(|| "device gone".to_owned()))
 }
 
 fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
@@ -191,13 +194,6 @@ pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     lines.join("\n")
 }
 
-/// The last column: what is wrong, or else what the backend says.
-fn note(entry: &DeviceEntry) -> String {
-    let problem = entry.problem.map(str::to_owned);
-    let holds = entry.holds.as_ref().map(|holds| format!("the guest still has {holds}"));
-    problem.or(holds).or_else(|| entry.pool.clone()).unwrap_or_default()
-}
-
 fn row(entry: &DeviceEntry) -> [String; 8] {
     let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
     let domain = |domain: &Option<DomainEntry>| match domain {
@@ -213,6 +209,6 @@ fn row(entry: &DeviceEntry) -> [String; 8] {
         or_dash(entry.frontend_state),
         domain(&entry.stub),
         entry.phase.to_owned(),
-        note(entry),
+        entry.problem.clone().or_else(|| entry.pool.clone()).unwrap_or_default(),
     ]
 }

@@ -4,6 +4,8 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
+use crate::broker;
 use crate::close;
 use crate::connect;
 use crate::directories::{self, Ends};
@@ -11,10 +13,12 @@ use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error, list};
 use crate::host::Host;
-use crate::pool::STUB_PATIENCE;
+use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
+use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
+use crate::work;
 
 /// What was taken back from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,10 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
+    broker::end_sweeps(host)?;
+    if let Err(error) = audit::recover(host) {
+        host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
+    }
     let mut reclaimed = Vec::new();
     let records = table::load(host)?;
     let mut guests: Vec<(DomId, DomId)> =
@@ -39,14 +47,29 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
             Err(error) => host.note(&format!("the devices of domain {guest} are not settled: {error}")),
         }
     }
+    for record in records.iter().filter(|record| record.phase == Phase::Attached) {
+        tell_if_gone(host, record)?;
+    }
     for record in records.iter().filter(|record| record.frontend.is_none()) {
         if !holds(host, record.stub, record.device)? {
             host.commit(&table::forget(record.device))?;
             host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
         }
     }
+    work::recover(host)?;
     sweep_directories(host)?;
     Ok(reclaimed)
+}
+
+/// Has the stub tell the guest about a device that was pulled out.
+fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
+    if !host.sysfs.exists(record.device)
+        && holds(host, record.stub, record.device)?
+        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Lent(_))
+    {
+        host.commit(&[pool::look_again(record.stub, record.device)])?;
+    }
+    Ok(())
 }
 
 /// Whether the stub is there and is still the one that was given the device: domain ids come again.
@@ -83,10 +106,8 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
-        match look(host, &loan, &attaching, &detaching)? {
-            Verdict::Wait => return Ok(None),
-            Verdict::Keep(kept) => keep(host, &mut loan, &kept)?,
-        }
+        let kept = settled(host, &loan, &attaching, &detaching)?;
+        keep(host, &mut loan, &kept)?;
         if loan.devices.is_empty() {
             return Ok(None);
         }
@@ -102,25 +123,12 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
 }
 
-enum Verdict {
-    /// These the guest has for good: it has all it needs, or has not begun to let go.
-    Keep(Vec<Sbdf>),
-    /// It is about to let go.
-    Wait,
-}
-
-/// What becomes of devices in whose midst a command died, while guest and stub are there.
-fn look(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Verdict, Error> {
+/// Those of the devices, in whose midst a command died, that the guest has for good: it has all it needs, or has not begun to let
+/// go.
+fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
     let (stub, guest) = (&loan.stub, &loan.guest);
     if withdraw::unask(host, stub, guest, detaching)? {
-        return Ok(Verdict::Keep(detaching.to_vec()));
-    }
-    close::reopen(host, stub, guest)?;
-    if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Closing
-        && loan.staying.is_empty()
-        && attaching.is_empty()
-    {
-        return Ok(Verdict::Wait); // it was asked to, and `pcidom detach` waits for it
+        return Ok(detaching.to_vec());
     }
     if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Reconfiguring {
         // A round is under way. Then it is clear what came of it.
@@ -132,14 +140,15 @@ fn look(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Res
     let entries = Entries::load(host, stub.id, guest.id)?;
     let exported = |device: &Sbdf| entries.find(*device).is_some_and(|entry| entry.state == XenbusState::Initialised);
     let done = Ends::read(host, stub.id, guest.id)?.are_connected() && attaching.iter().all(exported);
-    Ok(Verdict::Keep(if done { attaching.to_vec() } else { Vec::new() }))
+    Ok(if done { attaching.to_vec() } else { Vec::new() })
 }
 
 fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
-    host.commit(&phases(devices, Phase::Attached))?;
+    let forget: Vec<Change> = devices.iter().map(|device| audit::forget_pirqs(*device)).collect();
+    host.commit(&[phases(devices, Phase::Attached), forget, work::done(devices)].concat())?;
     host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
     loan.devices.retain(|device| !devices.contains(device));
     loan.staying.extend_from_slice(devices);

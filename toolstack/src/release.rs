@@ -3,11 +3,12 @@
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use crate::assignable;
+use crate::audit;
 use crate::broker;
 use crate::directories;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
-use crate::holds;
+use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool;
 use crate::reset::reset;
@@ -54,7 +55,11 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
-    broker::let_go(host, loan.guest.id, &loan.devices, &facts)?;
+    let all = [facts.as_slice(), vanished.as_slice()].concat();
+    if loan.guest_alive {
+        host.commit(&audit::note_pirqs(host, &all)?)?; // while they are known
+    }
+    let stuck = quiet(host, loan, &facts);
     if loan.staying.is_empty() && !loan.stays_connected {
         host.trace(&format!("remove the directories of {}", loan.guest));
         host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;
@@ -67,7 +72,6 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
         }
     }
-    let all = [facts.as_slice(), vanished.as_slice()].concat();
     if loan.guest_alive {
         revoke(host, loan, &all, rights)?;
     } else {
@@ -76,14 +80,27 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             assignable::quarantine(host, facts.device)?;
         }
     }
-    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Vec::new() };
+    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Held::default() };
+    let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
-        loan.devices.iter().copied().filter(|device| held.iter().all(|(other, _)| other != device)).collect();
+        loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
     give_back(host, loan, &free, &facts)?;
-    match held.into_iter().next() {
-        None => Ok(()),
-        Some((device, what)) => Err(Error::Held { device, guest: loan.guest.clone(), what }),
+    stuck.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
+    held.into_result(&loan.guest)
+}
+
+/// Makes the devices quiet and unmaps their vectors. Those with which that does not work, and why: they stay on their way back, and
+/// the guest loses its rights all the same.
+fn quiet(host: &Host, loan: &Loan, facts: &[Facts]) -> Vec<(Sbdf, Error)> {
+    let mut stuck = Vec::new();
+    for device in loan.devices.iter().copied() {
+        let own: Vec<Facts> = facts.iter().filter(|facts| facts.device == device).cloned().collect();
+        if let Err(error) = broker::let_go(host, loan.guest.id, &[device], &own) {
+            host.note(&format!("{device} is not made quiet: {error}"));
+            stuck.push((device, error));
+        }
     }
+    stuck
 }
 
 /// Resets devices of which the guest has nothing any more, and returns them to the pool.

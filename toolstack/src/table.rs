@@ -6,6 +6,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};
 
+use crate::audit;
 use crate::error::Error;
 use crate::host::Host;
 use crate::store::Change;
@@ -134,6 +135,7 @@ pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
     let mut changes = vec![
         Change::remove(path::child(&dir, "frontend")),
         Change::remove(path::child(&dir, "holds")),
+        audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];
     changes.extend(forget_libxl_owner(device));

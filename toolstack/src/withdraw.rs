@@ -12,7 +12,7 @@ use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
-use crate::pool::{self, PoolState, STUB_PATIENCE};
+use crate::pool::{self, STUB_PATIENCE};
 use crate::store::Change;
 use crate::table::{self, Phase};
 
@@ -100,7 +100,7 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
         let mut exported = Vec::new();
         for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
             // It may have let go already, for a command that was killed.
-            let is_lent = pool::state(host, stub.id, entry.device)? == PoolState::Lent(guest.id);
+            let is_lent = pool::state(host, stub.id, entry.device)?.is_with(guest.id);
             exported.extend((is_lent || entry.state == XenbusState::Initialised).then_some(entry.device));
         }
         let mut changes = ends.expected(stub.id, guest.id);

@@ -12,6 +12,7 @@ pub mod config;
 mod control;
 pub mod device;
 mod guest;
+mod linger;
 pub mod ops;
 pub mod platform;
 mod pool;
@@ -23,4 +24,5 @@ mod xenbus;
 
 pub use backend::{Backend, Options, Served};
 pub use control::shutdown::Shutdown;
+pub use linger::Linger;
 pub use ops::Counters;

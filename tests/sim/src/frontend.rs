@@ -259,6 +259,20 @@ impl SimFrontend {
         (0..count).filter_map(|index| Some(entry(index)?.vector)).collect()
     }
 
+    /// What the backend asks about a device's error: command, channel state, virtual segment, bus and function.
+    #[must_use]
+    pub fn question(&self) -> Option<[u32; 5]> {
+        self.link.as_ref()?.front.question()
+    }
+
+    /// Answers it.
+    pub fn answer_question(&self, answer: u32) {
+        if let Some(link) = &self.link {
+            link.front.answer(answer);
+            self.xen.notify(self.domid, link.port);
+        }
+    }
+
     /// Waits no longer, as after two seconds.
     pub fn give_up(&self) {
         if let Some(link) = &self.link {

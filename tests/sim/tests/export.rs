@@ -174,7 +174,7 @@ fn the_slot_after_the_last_of_a_bus_is_on_the_next() {
     let guest = connected(&mut world, &devices, None);
     assert_eq!(roots(&world, guest), ["0000:00", "0000:01", "0000:02"]);
     let want = (0..).zip(&devices).map(|(place, device): (u8, _)| {
-        let address = Sbdf::from_devfn(0, place / 32, place % 32 << 3);
+        let address = Sbdf::from_devfn(0, place / 32, (place % 32) << 3);
         at(&address.to_string(), *device)
     });
     assert_eq!(world.guest(guest).found, want.collect::<Vec<_>>());

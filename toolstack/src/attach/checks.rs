@@ -82,7 +82,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
             }
             match pool::state(host, stub.id, device)? {
                 PoolState::Free => {}
-                PoolState::Lent(owner) => {
+                PoolState::Lent(owner) | PoolState::Vanished(owner) => {
                     return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
                 }
                 PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),

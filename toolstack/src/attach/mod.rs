@@ -11,12 +11,12 @@ pub(crate) use checks::find_stub;
 use std::time::Duration;
 
 use xen_types::Sbdf;
-use xenstore::path;
 
 use crate::assignable;
 use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
@@ -25,6 +25,7 @@ use crate::release;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase};
 use crate::withdraw::phases;
+use crate::work::{self, Work};
 
 /// What is to be attached to what.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct Request {
     /// Name or number of the stub.
     pub(crate) backend: String,
     pub(crate) devices: Vec<DeviceSpec>,
+    /// How a guest without devices is to see them; `None` leaves it to the stub.
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take.
     pub(crate) timeout: Duration,
 }
@@ -45,7 +48,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     }
     let stub = checks::find_stub(host, &request.backend)?;
     let (guest, has_connection) = checks::find_guest(host, &request.guest, stub.id)?;
-    let export = host.read(&path::export_node(stub.id))?.unwrap_or_default();
+    let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
@@ -72,7 +75,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
 struct Plan {
     stub: DomainName,
     guest: DomainName,
-    export: String,
+    export: Export,
     /// Devices that the guest has already.
     others: Vec<Sbdf>,
     has_connection: bool,
@@ -82,6 +85,12 @@ struct Plan {
 /// The steps.
 fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, plan: &Plan) -> Result<Connection, Error> {
     let Plan { stub, guest, export, .. } = plan;
+    let mut works = Vec::new();
+    for device in request.devices.iter().map(|spec| spec.device) {
+        works.extend(Work::to_add(host, device, Some(stub.id))?.map(|work| (device, work)));
+    }
+    let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    work::begin(journal, works)?;
     for spec in &request.devices {
         if host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
             assignable::park(journal, host, spec.device)?;
@@ -112,6 +121,6 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
     let left = plan.deadline.saturating_sub(host.elapsed());
     let connection = connect::await_connection(host, stub, guest, &devices, left)?;
-    host.commit(&phases(&devices, Phase::Attached))?;
+    host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;
     Ok(connection)
 }

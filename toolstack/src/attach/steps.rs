@@ -5,13 +5,17 @@ use std::time::Duration;
 use xen_types::{Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
 use crate::broker;
 use crate::connect::{self, Settled};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
 use crate::directories::{self, Ends};
+use crate::domain;
 use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
+use crate::holds::{self, Held};
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
@@ -23,12 +27,20 @@ use crate::xen::Permission::{Allow, Revoke};
 
 /// Notes whose the devices are going to be.
 pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
-    let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
-    let changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let changes: Vec<_> = facts.iter().flat_map(|facts| table::reserve(facts.device, guest.id)).collect();
+    let what = format!("note that the devices go to {guest}");
+    let (facts, guest) = (facts.to_vec(), guest.clone());
     journal.step(
-        format!("note that the devices go to {guest}"),
+        what,
         |host| host.commit(&changes),
-        move |host| host.commit(&devices.into_iter().flat_map(table::unreserve).collect::<Vec<_>>()),
+        move |host| {
+            // It has lost every right by now, and may have made use of one while it had it.
+            let held =
+                if domain::is_alive(host, guest.id)? { holds::hold(host, &guest, &facts)? } else { Held::default() };
+            let free = facts.iter().map(|facts| facts.device).filter(|device| !held.has(*device));
+            host.commit(&free.flat_map(table::unreserve).collect::<Vec<_>>())?;
+            held.into_result(&guest)
+        },
     )
 }
 
@@ -125,7 +137,7 @@ pub(super) fn publish(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
 ) -> Result<(), Error> {
@@ -139,6 +151,7 @@ pub(super) fn publish(
             let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
             let detaching = devices.iter().map(|device| table::set_phase(*device, Phase::Detaching));
             host.commit(&detaching.collect::<Vec<_>>())?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
@@ -152,7 +165,7 @@ pub(super) fn append(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
     deadline: Duration,
@@ -183,6 +196,7 @@ pub(super) fn append(
                 Wanted { stub: &owner, guest: &receiver, devices: &devices, timeout: STUB_PATIENCE, if_silent };
             withdraw::withdraw(host, wanted)?;
             host.commit(&withdraw::phases(&devices, Phase::Detaching))?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, receiver.id, &devices, &facts)?;
             withdraw::remove_entries(host, &owner, &receiver, &devices)?;
             devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))

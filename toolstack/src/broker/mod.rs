@@ -38,6 +38,7 @@ use xenstore::path;
 
 pub(crate) use quiet::let_go;
 pub(crate) use serve::serve;
+pub(crate) use vectors::end_sweeps;
 
 use crate::domain;
 use crate::error::Error;
@@ -51,7 +52,7 @@ use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
 use ring::{Announced, Ring};
-use vectors::Vectors;
+pub(crate) use vectors::Vectors;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;

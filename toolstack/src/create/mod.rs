@@ -201,6 +201,7 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
             guest: guest.id.to_string(),
             backend: request.backend.clone(),
             devices: devices.clone(),
+            export: None,
             timeout: request.timeout,
         };
         attach::attach(host, &request)?;

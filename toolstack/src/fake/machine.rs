@@ -34,6 +34,21 @@ pub(crate) fn device(text: &str) -> Sbdf {
 pub(crate) struct Dump(Vec<String>);
 
 impl Dump {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.iter().all(|line| other.0.contains(line)) && other.0.iter().all(|line| self.0.contains(line))
+    }
+
+    /// For people, of a state that should be one of two.
+    pub(crate) fn differences(&self, one: &Self, other: &Self) -> String {
+        let only = |of: &Self, not: &Self| {
+            let lines = of.0.iter().filter(|line| !not.0.contains(line));
+            lines.map(|line| format!("\n    {}", line.chars().take(120).collect::<String>())).collect::<String>()
+        };
+        let [more, less, or_more, or_less] =
+            [(self, one), (one, self), (self, other), (other, self)].map(|(of, not)| only(of, not));
+        format!("extra: {more}\nmissing: {less}\nor extra: {or_more}\nmissing: {or_less}")
+    }
+
     /// Fails with what differs.
     #[track_caller]
     pub(crate) fn assert_same(&self, expected: &Self, when: impl std::fmt::Display) {

@@ -8,6 +8,7 @@ mod hypervisor;
 mod image;
 mod kernel;
 mod machine;
+mod memory;
 mod peers;
 mod store;
 mod tree;

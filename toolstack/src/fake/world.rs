@@ -6,6 +6,7 @@ use std::time::Duration;
 use xen_types::{DomId, Sbdf};
 use xenstore::{Access, Permission};
 
+use super::memory::FakeMemory;
 use super::peers::{GuestScript, StubScript};
 use crate::store::{Change, StoreFailure};
 use crate::xen::{DomainInfo, Vector};
@@ -76,6 +77,7 @@ pub(crate) struct World {
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
     pub(crate) incidents: Vec<Incident>,
+    pub(crate) memory: FakeMemory,
 }
 
 impl World {
@@ -175,6 +177,7 @@ impl World {
         self.irqs.retain(|(other, _)| *other != domain);
         self.pirqs.retain(|(other, _)| *other != domain);
         self.vectors.retain(|(other, _), _| *other != domain);
+        self.memory.destroy(domain);
         for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
             *owner = DomId::IO;
         }
@@ -194,7 +197,7 @@ impl World {
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
         ];
-        nodes.chain(rights).collect()
+        nodes.chain(rights).chain(self.memory.dump()).collect()
     }
 }
 

@@ -3,14 +3,14 @@
 //! A transaction is a list of [`Change`]s and not a closure, so that it can be repeated when somebody else came in between,
 //! shown under `-v`, and taken to pieces by tests.
 
+mod channel;
 mod connection;
-mod device;
 mod watches;
 
+pub(crate) use channel::StoreChannel;
 pub(crate) use connection::Connection;
 #[cfg(test)]
 pub(crate) use connection::Timed;
-pub(crate) use device::XenbusDevice;
 pub(crate) use watches::WatchConnection;
 
 use std::time::Duration;

@@ -436,3 +436,152 @@ fn whatever_fails_of_a_detach_the_next_command_finishes() {
         machine.assert_no_violations();
     }
 }
+
+/// Pulls a device out of the machine.
+fn pull_out(machine: &Machine, name: &str) {
+    std::fs::remove_dir_all(machine.tree.path().join(format!("bus/pci/devices/{name}"))).unwrap();
+    machine.with(|world| world.owners.remove(&device(name)));
+}
+
+#[test]
+fn a_device_that_was_pulled_out_leaves_alone() {
+    let machine = using(&[E1000, EDU]);
+    pull_out(&machine, EDU);
+    detach_from_web(&machine, &[EDU]).unwrap();
+    assert_eq!(seen(&machine), ["0000:00:00.00"]);
+    machine.with(|world| {
+        assert!(world.iomem.iter().filter(|(id, _)| *id == WEB).all(|(_, frame)| *frame >> 8 != 0xfea));
+        assert!(!world.irqs.contains(&(WEB, 22)) && world.irqs.contains(&(WEB, 21)));
+        assert!(world.notes.iter().any(|note| note.contains("refuses 0000:00:06.0")), "{:?}", world.notes);
+    });
+    crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap();
+    machine.with(|world| {
+        assert!(!world.nodes.keys().any(|path| path.contains("0000-00-06-0")));
+        assert!(!world.iomem.contains(&(STUB, 0xb0030)));
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn the_stub_is_told_to_look_at_a_device_that_was_pulled_out() {
+    let machine = using(&[E1000, EDU]);
+    pull_out(&machine, EDU);
+    machine.with(|world| world.write("/local/domain/3/pool/0000-00-06-0/online", "marked"));
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/online"), Some("1"));
+        world.write("/local/domain/3/pool/0000-00-06-0/state", "vanished 5");
+        world.write("/local/domain/3/pool/0000-00-06-0/online", "marked");
+    });
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/online"), Some("marked")));
+}
+
+#[test]
+fn a_device_that_cannot_be_quieted_keeps_no_other() {
+    let machine = using(&[E1000, EDU, NVME]);
+    let config = machine.tree.path().join(format!("bus/pci/devices/{EDU}/config"));
+    let bytes = std::fs::read(&config).unwrap();
+    std::fs::remove_file(&config).unwrap();
+    std::fs::create_dir(&config).unwrap();
+    let error = detach_from_web(&machine, &[EDU, NVME]).unwrap_err();
+    assert!(error.to_string().contains("config"), "{error}");
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("detaching"));
+        assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
+        assert!(!world.irqs.contains(&(WEB, 22)));
+        world.uncertain = true;
+    });
+    std::fs::remove_dir(&config).unwrap();
+    std::fs::write(&config, bytes).unwrap();
+    reclaim(&machine.host).unwrap();
+    assert_same(&machine, &using(&[E1000]).dump_but_config());
+}
+
+/// "web" has mapped some pages of the EDU device.
+fn cling(machine: &Machine, pages: usize) {
+    let entries: Vec<(usize, u64)> = (0..pages).map(|page| (page, (0xfea00 + page as u64) << 12 | 1)).collect();
+    machine.with(|world| {
+        world.memory.give(WEB, 0x2000..0x2400);
+        world.memory.make_table(WEB, 0x2001, &entries);
+    });
+}
+
+#[test]
+fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
+    let machine = using(&[E1000, EDU]);
+    cling(&machine, 3);
+    let held = "0000:00:06.0 is given to nobody, because it is still held by web (domain 5): 3 mappings of 0xfea00000";
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
+        assert!(!world.irqs.contains(&(WEB, 22)));
+    });
+    let listed = crate::list::table(&crate::list::devices(&machine.host, None).unwrap());
+    assert!(listed.contains("held      held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
+    for guest in ["web", "db"] {
+        let error = crate::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
+        assert_eq!(error.to_string(), held);
+    }
+    assert_eq!(crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), held);
+    // What it shares with no other goes, what the other needs stays; and the other can come and go.
+    attach_to_web(&machine, &[NVME]).unwrap();
+    detach_from_web(&machine, &[NVME, E1000]).unwrap();
+    assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), held);
+    machine.with(|world| world.memory.make_table(WEB, 0x2001, &[]));
+    detach_from_web(&machine, &[EDU]).unwrap();
+    let expected = Machine::new();
+    add_all(&expected);
+    assert_same(&machine, &expected.dump_but_config());
+}
+
+#[test]
+fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
+    let machine = using(&[E1000]);
+    machine.with(|world| world.stub.cannot_export = Some((device(NVME), "28 full")));
+    cling(&machine, 1);
+    attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
+        let told = "could not undo \"note that the devices go to web (domain 5)\": 0000:00:06.0 is given to nobody";
+        assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_cannot_be_looked_through_may_have_everything() {
+    let machine = using(&[E1000, EDU]);
+    cling(&machine, 0);
+    machine.with(|world| world.memory.unmappable.insert(0x2001, false));
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err().to_string();
+    assert!(error.contains("still held by somebody, perhaps: looking through web (domain 5)"), "{error}");
+    machine.with(|world| world.memory.unmappable.clear());
+    detach_from_web(&machine, &[EDU]).unwrap();
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
+    for forced in [true, false] {
+        let machine = using(&[E1000, EDU]);
+        cling(&machine, 1);
+        detach_from_web(&machine, &[EDU]).unwrap_err();
+        if forced {
+            force(&machine, &[EDU]).unwrap();
+        } else {
+            machine.with(|world| world.destroy(WEB));
+            reclaim(&machine.host).unwrap();
+        }
+        machine.with(|world| {
+            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("pool"));
+            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/holds"), None);
+            assert_eq!(world.value("/libxl/pci/0000-00-06-0/domid"), None);
+        });
+        machine.assert_no_violations();
+    }
+}

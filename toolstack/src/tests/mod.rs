@@ -6,8 +6,10 @@ mod create;
 mod detach;
 mod device_request;
 mod doctor;
+mod export;
 mod golden;
 mod hotplug;
+mod killed;
 mod list;
 mod man;
 mod reclaim;
@@ -32,6 +34,7 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         guest: guest.to_owned(),
         backend: "pcidom".to_owned(),
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+        export: None,
         timeout: TIMEOUT,
     }
 }

@@ -7,7 +7,9 @@ use super::capabilities::{Capabilities, id};
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::Traits;
 
+const ID: u16 = 0x00;
 const COMMAND: u16 = 0x04;
+const CLASS: u16 = 0x08;
 const BUS_MASTER: u32 = 0x0004;
 const INTX_DISABLE: u32 = 0x0400;
 /// Status, in the upper half of Command's dword: the function asks for an interrupt.
@@ -44,6 +46,11 @@ pub enum NotQuiet {
     /// MSI-X is on.
     #[error("MSI-X is on")]
     MsiX,
+}
+
+/// Whether nothing answers there any more. A virtual function's ids read as ones too, its class does not (PCIe 5.0 §9.3.4.1.1).
+pub(crate) fn is_absent(hw: &impl ConfigSpace) -> bool {
+    [ID, CLASS].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
 }
 
 impl VirtualConfig {

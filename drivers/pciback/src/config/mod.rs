@@ -20,6 +20,7 @@ mod rules;
 mod write;
 
 pub use access::BadAccess;
+pub(crate) use checks::is_absent;
 pub use checks::{NotQuiet, Unservable};
 pub use write::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 

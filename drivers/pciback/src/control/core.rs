@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::task::Waker;
 
 use litemap::LiteMap;
-use xen_types::DomId;
+use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
 use xenstore::{Client, ReqId, WatchEvent, path};
 
@@ -20,7 +20,7 @@ use crate::Options;
 use crate::broker::Broker;
 use crate::guest::Guest;
 use crate::platform::Platform;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
@@ -123,6 +123,11 @@ impl<P: Platform> Core<P> {
         alarm.into_iter().chain(self.broker.deadline_ns()).min()
     }
 
+    /// True when [`Core::next_alarm_ns`] has come. Where there is no alarm the clock is not looked at.
+    pub(crate) fn is_due(&self) -> bool {
+        self.next_alarm_ns().is_some_and(|due_ns| due_ns <= self.platform.now_ns())
+    }
+
     /// Raises what is due.
     pub(crate) fn ring_alarms(&mut self) {
         if self.alarms.is_empty() {
@@ -193,8 +198,17 @@ impl<P: Platform> Core<P> {
         })
     }
 
+    /// Somebody has touched the nodes of a device that may be lent: looks whether it is still there.
+    pub(crate) fn look_after(&mut self, address: Sbdf) {
+        let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(&domid)) else { return };
+        let device = guest.devices().find(|device| device.info().sbdf() == address);
+        if device.is_some_and(PoolDevice::has_vanished) {
+            guest.signal.raise();
+        }
+    }
+
     /// The pool has changed for the better: guests that were refused one of its devices ask again.
-    pub(crate) fn retry_failed(&mut self, address: xen_types::Sbdf) {
+    pub(crate) fn retry_failed(&mut self, address: Sbdf) {
         for guest in self.guests.iter_mut().map(|(_, guest)| guest) {
             if guest.forget_failure(address) {
                 guest.signal.raise();

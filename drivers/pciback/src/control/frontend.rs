@@ -81,6 +81,7 @@ impl<P: Platform> Task<P> {
         };
         let mut retry_ns = RETRY_NS;
         loop {
+            self.report_losses();
             self.pace().await;
             let wait_ns = match self.look().await {
                 Ok(Progress::Again) => {
@@ -115,6 +116,20 @@ impl<P: Platform> Task<P> {
             if let Some(alarm) = alarm {
                 self.handle.with(|core| core.cancel_alarm(&alarm));
             }
+        }
+    }
+
+    /// Tells everybody of devices that are gone.
+    fn report_losses(&self) {
+        let failure = self.handle.with(|core| {
+            let super::core::Core { guests, pool, platform, .. } = core;
+            let guest = guests.get_mut(&self.domid)?;
+            let failure = guest.take_losses(pool)?;
+            guest.tell_losses(platform);
+            Some(failure)
+        });
+        if let Some(failure) = failure {
+            self.report(&failure);
         }
     }
 
