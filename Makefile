@@ -6,15 +6,15 @@ DEBIAN ?= 12
 CASE ?=
 # V=1 shows commands and consoles.
 V ?=
-# Where `make install` puts things, and what it puts before that (for packages).
-PREFIX ?= /usr/local
-DESTDIR ?=
 # For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
 # later runs with this one.
 CLOCKS ?= both
 ROUNDS ?= 5
 ONLY ?=
 KEEP ?=
+# Where `make install` puts things, and what it puts before that (for packages).
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TRIPLE := x86_64-unknown-linux-gnu

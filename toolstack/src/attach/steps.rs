@@ -21,13 +21,27 @@ use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
 use crate::store::Change;
 use crate::sysfs::ResetOutcome;
-use crate::table::{self, Phase};
+use crate::table::{self, Keep, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
 /// Notes whose the devices are going to be.
-pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
-    let changes: Vec<_> = facts.iter().flat_map(|facts| table::reserve(facts.device, guest.id)).collect();
+pub(super) fn reserve(
+    journal: &mut Journal<'_>,
+    guest: &DomainName,
+    facts: &[Facts],
+    keeps: Option<&[Keep]>,
+) -> Result<(), Error> {
+    let mut changes: Vec<_> = facts.iter().flat_map(|facts| table::reserve(facts.device, guest.id)).collect();
+    let mut kept = Vec::new();
+    if let Some(keeps) = keeps {
+        for device in facts.iter().map(|facts| facts.device) {
+            let before = Keep::load(journal.host(), device)?;
+            kept.extend(before.map_or_else(|| table::forget_keep(device), |before| before.store()));
+            changes.extend(table::forget_keep(device));
+        }
+        changes.extend(keeps.iter().flat_map(Keep::store));
+    }
     let what = format!("note that the devices go to {guest}");
     let (facts, guest) = (facts.to_vec(), guest.clone());
     journal.step(
@@ -38,7 +52,7 @@ pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Fa
             let held =
                 if domain::is_alive(host, guest.id)? { holds::hold(host, &guest, &facts)? } else { Held::default() };
             let free = facts.iter().map(|facts| facts.device).filter(|device| !held.has(*device));
-            host.commit(&free.flat_map(table::unreserve).collect::<Vec<_>>())?;
+            host.commit(&free.flat_map(table::unreserve).chain(kept).collect::<Vec<_>>())?;
             held.into_result(&guest)
         },
     )
