@@ -106,7 +106,6 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
-        holds: None,
         keep: None,
     }
 }
