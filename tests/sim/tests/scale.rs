@@ -51,7 +51,7 @@ fn sixty_four_guests_hammer_their_own_four_functions_each() {
     {
         let store = world.xen.store();
         let watches = store.watches(world.stub.connection()).len();
-        assert!(watches <= usize::from(GUESTS) + 5 && watches < WATCH_QUOTA, "{watches} watches");
+        assert!(watches <= usize::from(GUESTS) + 4 && watches < WATCH_QUOTA, "{watches} watches");
         let nodes = store.owned_by(STUB).len();
         assert!(nodes < NODE_QUOTA / 10, "{nodes} nodes, and nothing went wrong yet");
     }
