@@ -11,8 +11,10 @@ mod golden;
 mod hotplug;
 mod killed;
 mod list;
+mod man;
 mod reclaim;
 mod refusals;
+mod schema;
 mod status;
 mod with_stub;
 
