@@ -42,6 +42,7 @@ test: setup ## Run everything: lint, host tests, image checks, both Xen lanes
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast
+	cargo test --package kernel
 
 test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
