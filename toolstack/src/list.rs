@@ -106,6 +106,7 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
+        holds: None,
         keep: None,
     }
 }
