@@ -8,15 +8,14 @@ extern crate alloc;
 mod counting;
 mod options;
 mod platform;
-mod ports;
 
 use alloc::vec::Vec;
 use kernel::control::{ShutdownReason, shutdown};
+use kernel::poll_list::PollList;
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, events, heap, trace};
 use pciback::{Backend, Linger, Served, Shutdown};
 use platform::Xen;
-use ports::PollList;
 use xen_types::Port;
 
 kernel::image!(main);
@@ -184,7 +183,7 @@ impl Stub {
     fn sleep(&mut self) {
         let Self { backend, poll_list, .. } = self;
         poll_list.update(backend.ports_version(), || backend.ports());
-        let (ports, deadline_ns) = poll_list.sleep(backend.next_deadline_ns());
+        let (ports, deadline_ns) = poll_list.sleep(clock::now_ns, backend.next_deadline_ns());
         if let Err(error) = events::wait(ports, deadline_ns) {
             panic!("SCHEDOP_poll on our own ports: {error}");
         }

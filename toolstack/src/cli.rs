@@ -69,6 +69,9 @@ pub(crate) enum Command {
 /// What `attach` takes.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
+    /// Have the devices follow the guest: it gets them again after a reboot, its own or the driver domain's
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 
 use crate::assignable;
-use crate::attach;
+use crate::attach::{self, Following, Until};
 use crate::cli::{AssignableCommand, Command, DoctorArgs};
 use crate::connect::Connection;
 use crate::create::{self, Plan, unfinished};
@@ -27,6 +27,8 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 devices: device_request::to_attach(host, &args.devices)?,
                 export: args.export,
                 timeout: args.timeout,
+                following: if args.keep { Following::Yes } else { Following::No },
+                until: Until::Used,
             };
             changing(host, |_| match attach::attach(host, &request)? {
                 Connection::Connected => Ok(()),

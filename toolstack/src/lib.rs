@@ -27,6 +27,7 @@ mod export;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod follow;
 mod holds;
 mod host;
 mod journal;

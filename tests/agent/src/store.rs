@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use xenstore::{Nodes, Transport};
+use xenstore::{Nodes, StoreError, Transaction, Transport};
 
 use crate::process::wait_readable;
 
@@ -74,6 +74,14 @@ impl Store {
     pub(crate) fn remove(&mut self, path: &str) -> Result<()> {
         self.client.remove(path).with_context(|| format!("removing {path}"))?;
         Ok(())
+    }
+
+    /// Makes changes that happen together or not at all.
+    pub(crate) fn transaction(
+        &mut self,
+        changes: impl FnMut(&mut Transaction<'_, Xenbus>) -> Result<(), StoreError<io::Error>>,
+    ) -> Result<()> {
+        self.client.transaction(changes).context("a transaction")
     }
 
     /// Watches a node and all below. The first event comes at once.

@@ -10,6 +10,7 @@
 //! | [`drivers`] | guests with NetBSD's, mini-os' and FreeBSD's |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`hotplug`] | dom0: how it changes them while the guest runs |
+//! | [`admin`] | dom0: whole commands, and the books on rights |
 //! | [`kind`] | the guests whose drivers we know |
 //! | [`world`] | all of it together |
 //!
@@ -17,6 +18,7 @@
 //! mapped or a transaction that stays open fail the test.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod broker;
 pub mod device;
 pub mod drivers;
