@@ -59,6 +59,24 @@ impl DeviceSpec {
     }
 }
 
+impl std::fmt::Display for DeviceSpec {
+    /// In the words that the command takes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.device)?;
+        if let Some(slot) = self.vslot {
+            write!(f, "@{slot:x}")?;
+        }
+        write!(f, ",{}", self.opts())?;
+        if self.seize {
+            f.write_str(",seize=1")?;
+        }
+        match &self.name {
+            Some(name) => write!(f, ",name={name}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The text is no device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParseSpecError {

@@ -29,6 +29,10 @@ impl<'a> Journal<'a> {
         result
     }
 
+    pub(crate) fn host(&self) -> &'a Host {
+        self.host
+    }
+
     /// Does one step. If it fails there is nothing of it to undo: `act` does one thing or nothing.
     pub(crate) fn step(
         &mut self,

@@ -20,21 +20,35 @@ use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
 use crate::store::Change;
 use crate::sysfs::ResetOutcome;
-use crate::table::{self, Phase};
+use crate::table::{self, Keep, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
 /// Notes whose the devices are going to be. Those that turn out to be held by then stay as they are, and so does all that was done for
 /// them before.
-pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+pub(super) fn reserve(
+    journal: &mut Journal<'_>,
+    guest: &DomainName,
+    facts: &[Facts],
+    keeps: Option<&[Keep]>,
+) -> Result<(), Error> {
     let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
-    let changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let mut changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let mut kept = Vec::new();
+    if let Some(keeps) = keeps {
+        for device in devices.iter().copied() {
+            let before = Keep::load(journal.host(), device)?;
+            kept.extend(before.map_or_else(|| table::forget_keep(device), |before| before.store()));
+            changes.extend(table::forget_keep(device));
+        }
+        changes.extend(keeps.iter().flat_map(Keep::store));
+    }
     let id = guest.id;
     journal.step(
         format!("note that the devices go to {guest}"),
         |host| host.commit(&changes),
         move |host| {
-            let (mut changes, mut held) = (Vec::new(), None);
+            let (mut changes, mut held) = (kept, None);
             for device in devices {
                 match table::load_one(host, device)? {
                     Some(record) if record.phase == Phase::Held => held = Some(device),

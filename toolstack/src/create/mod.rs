@@ -203,6 +203,8 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
             devices: devices.clone(),
             export: None,
             timeout: request.timeout,
+            following: attach::Following::Yes, // as with xl, whose guests have their devices again after a reboot
+            until: attach::Until::Used,
         };
         attach::attach(host, &request)?;
     }
@@ -216,7 +218,7 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
     let record = table::load_one(host, first.device)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
     let devices: Vec<_> = devices.iter().map(|spec| spec.device).collect();
-    connect::await_connection(host, &stub, &guest, &devices, request.timeout).map(drop)
+    connect::await_connection(host, &stub, &guest, &devices, request.timeout, attach::Until::Used).map(drop)
 }
 
 /// Where a device was before.
@@ -248,6 +250,9 @@ fn take_down(host: &Host, plan: &Plan, before: &[(Sbdf, Home)]) -> Result<(), Er
         reclaim(host)?;
     }
     for (device, home) in before {
+        if table::load_one(host, *device)?.is_some() {
+            host.commit(&table::forget_keep(*device))?;
+        }
         match (home, table::load_one(host, *device)?) {
             (Home::Pool, _) | (_, None) => {}
             (Home::Parked, Some(record)) => {
