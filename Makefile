@@ -2,8 +2,10 @@
 
 # The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
 DEBIAN ?= 12
-# Only cases with this in their names, for test-full.
+# Only cases with this in their names (or one of several, with commas), for test-full.
 CASE ?=
+# How many cycles, for soak.
+CYCLES ?= 10000
 # V=1 shows commands and consoles.
 V ?=
 # For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
@@ -28,7 +30,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
@@ -40,12 +42,16 @@ test: setup ## Run everything: lint, host tests, image checks, both Xen lanes
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast
+	cargo test --package kernel
 
 test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
 
 test-full: stub rogue tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
+
+soak: stub rogue tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
+	@$(BENCH) soak --cycles $(CYCLES)
 
 bench: stub counting rogue tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) figures --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)

@@ -3,7 +3,7 @@
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
-use crate::fake::{Dump, E1000, EDU, Machine, NVME, STUB, WEB, device};
+use crate::fake::{Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::reclaim::reclaim;
 
 const BACKEND: &str = "/local/domain/3/backend/pci/5/0";
@@ -550,6 +550,28 @@ fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
         let told = "could not undo \"note that the devices go to web (domain 5)\": 0000:00:06.0 is given to nobody";
         assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
     });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn what_a_guest_is_quick_with_does_not_go_back_to_dom0s_driver() {
+    let machine = using(&[E1000]);
+    machine.with(|world| {
+        world.stub.cannot_export = Some((device(SATA), "28 full"));
+        world.memory.make_table(WEB, 0x2001, &[(0, 0xfeb9_1001)]);
+    });
+    attach_to_web(&machine, &[&format!("{SATA},seize=1")]).unwrap_err();
+    let driver = || std::fs::read_link(machine.tree.path().join(format!("bus/pci/devices/{SATA}/driver"))).unwrap();
+    assert!(driver().ends_with("pciback"), "{:?}", driver());
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/phase"), Some("held"));
+        assert_eq!(world.owners[&device(SATA)], xen_types::DomId::IO);
+        world.memory.make_table(WEB, 0x2001, &[]);
+        world.stub.cannot_export = None;
+    });
+    detach_from_web(&machine, &[SATA]).unwrap();
+    reclaim(&machine.host).unwrap();
+    assert!(driver().ends_with("ahci"), "{:?}", driver());
     machine.assert_no_violations();
 }
 
