@@ -153,7 +153,7 @@ impl Play {
                 self.world.guest(guest).set_state(state);
             }
             4 => {
-                let value = ["", "8", "x", "4294967295"][self.random.below(4)];
+                let value = ["", "77", "x", "4294967295"][self.random.below(4)];
                 let _ = self.world.guest(guest).write(["pci-op-ref", "event-channel"][self.random.below(2)], value);
             }
             5 => {
