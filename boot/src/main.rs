@@ -55,6 +55,8 @@ struct Stub {
     unfinished: Vec<Port>,
     /// Xenstored's port had an event.
     has_bytes: bool,
+    /// The last entry of the trace about this, which a burst of the same has once.
+    last_served: Option<(Port, Served)>,
     linger: Linger,
 }
 
@@ -68,6 +70,7 @@ impl Stub {
             ring,
             backend,
             has_bytes: true,
+            last_served: None,
             linger: Linger::default(),
         }
     }
@@ -106,12 +109,15 @@ impl Stub {
 
     /// Serves the ports that had an event, and those that the last turn left unfinished. True when there was something to serve.
     fn serve(&mut self) -> bool {
-        let Self { ring, backend, poll_list, unfinished, has_bytes, .. } = self;
+        let Self { ring, backend, poll_list, unfinished, has_bytes, last_served, .. } = self;
         let mut has_served = false;
         let left_over = unfinished.len();
         let mut serve = |port, unfinished: &mut Vec<Port>| {
             let served = backend.serve(port);
-            trace::record("served", [u64::from(port.0), served as u64]);
+            if *last_served != Some((port, served)) {
+                *last_served = Some((port, served));
+                trace::record("served", [u64::from(port.0), served as u64]);
+            }
             has_served |= matches!(served, Served::Done | Served::More);
             if served == Served::More {
                 unfinished.push(port);
