@@ -50,6 +50,12 @@ impl Store {
         Ok(Self { client: xenstore::Store::new(Xenbus { file, opened }), opened })
     }
 
+    /// Requests that are not answered by then are errors. Without this, they wait.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        let nanos = deadline.saturating_duration_since(self.opened).as_nanos();
+        self.client.set_deadline(u64::try_from(nanos).ok());
+    }
+
     /// A node's value as text, `None` where there is no such node.
     pub(crate) fn text(&mut self, path: &str) -> Result<Option<String>> {
         self.client.read(path).with_context(|| format!("reading {path}"))

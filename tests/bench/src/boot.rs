@@ -191,8 +191,8 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     device("ide-hd,bus=sata.0,drive=sata");
     if matches!(kind, Kind::Full | Kind::Soak) {
         // Nothing on bus 0 can be plugged or unplugged while the machine runs; behind a port it can.
-        device("pcie-root-port,id=port,chassis=1,addr=b");
-        device("nvme,id=hot,bus=port,serial=hot,drive=hot");
+        device("pcie-root-port,id=outside,chassis=1,addr=b");
+        device("nvme,id=hot,bus=outside,serial=hot,drive=hot");
         // Two functions of one slot.
         device("edu,addr=c.0,multifunction=on");
         device("edu,addr=c.1");

@@ -17,6 +17,7 @@ mod report;
 mod services;
 mod snapshot;
 mod soak;
+mod stacks;
 mod stub;
 mod trace;
 mod transcript;
@@ -75,6 +76,7 @@ fn run_cases(lane: &str, filter: &str, bed: &mut Bed, report: &mut Report) -> Re
         let result = (case.run)(bed);
         report.end(case.name, started.elapsed(), &result)?;
         if result.is_err() {
+            stacks::print();
             bed.clear();
         }
     }

@@ -92,7 +92,10 @@ fn kill_at(bed: &Bed, guest: &Domain, command: &str, lines: usize) -> Result<End
         ensure!(child.wait()?.success(), "{command} failed: {text}");
     } else {
         child.kill()?;
-        child.wait()?;
+        // It may have said its last line.
+        if child.wait()?.success() {
+            return Ok(End::Done);
+        }
         // What stands in the pipe is where it was.
         let count = reader.read(&mut buffer)?;
         let next = String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).into_owned();

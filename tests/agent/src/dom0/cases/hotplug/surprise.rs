@@ -100,7 +100,7 @@ fn unplugged(bed: &mut Bed) -> Result<()> {
     bed.pcidom(&["detach", &guest.name, HOT])?;
     bed.expect_in_guest(&guest, &[E1000])?;
     bed.pcidom(&["assignable", "remove", HOT])?;
-    bed.qmp("device_add", r#"{"driver": "nvme", "id": "hot", "bus": "port", "serial": "hot", "drive": "hot"}"#)?;
+    bed.qmp("device_add", r#"{"driver": "nvme", "id": "hot", "bus": "outside", "serial": "hot", "drive": "hot"}"#)?;
     await_presence(bed, true).context("dom0 did not find it again")?;
     bed.having(ONE, &[E1000, HOT])?;
     bed.await_disk(&guest, DISK)?;
