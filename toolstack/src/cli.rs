@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use xen_types::Sbdf;
 
 use crate::device_request::DeviceRequest;
@@ -53,6 +55,12 @@ pub(crate) enum Command {
         /// Stay in the foreground, which it always does
         #[arg(long)]
         foreground: bool,
+    },
+    /// Print a script that completes this command's words in a shell
+    Completions {
+        /// For which shell
+        #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
+        shell: Shell,
     },
     /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
     Reclaim,

@@ -73,7 +73,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
-        Command::Doctor(_) | Command::Serve { .. } => {
+        Command::Doctor(_) | Command::Serve { .. } | Command::Completions { .. } => {
             Err(Error::Usage("this command does not work on an open host".to_owned()))
         }
     }

@@ -1,5 +1,5 @@
 //! What a guest still has of a device that was taken from it. Xen does not undo mappings when it takes a right back, so a device
-//! of which a living guest has kept something is given to nobody.
+//! of which a living guest has kept something is given to nobody (`audit/`).
 
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
@@ -29,31 +29,29 @@ impl Held {
     }
 }
 
-/// Looks, and puts those devices into the phase `held` of which somebody has something. Where that cannot be found out, nobody knows,
-/// and the device is as good as held.
+/// Looks, and puts those devices into the phase `held` of which somebody has something, or may have.
 pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
     let mut held = Held::default();
-    // Mostly nobody has anything: one look for all.
-    if devices.is_empty() || matches!(find(host, guest, devices), Ok(None)) {
-        return Ok(held);
-    }
-    for facts in devices {
-        let what = match find(host, guest, std::slice::from_ref(facts)) {
-            Ok(None) => continue,
-            Ok(Some(what)) => what,
-            Err(error) => format!("somebody, perhaps: {error}"),
-        };
-        host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
-        held.0.push((facts.device, what));
+    for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
+        if let Some(what) = what {
+            host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
+            held.0.push((facts.device, what));
+        }
     }
     Ok(held)
 }
 
-/// What is left of these devices, and with whom.
-fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Option<String>, Error> {
-    let names: Vec<Sbdf> = devices.iter().map(|facts| facts.device).collect();
-    let holdings = audit::holds(host, guest, devices, &audit::pirqs_of(host, &names)?)?;
-    Ok((!holdings.is_empty()).then(|| holdings.to_string()))
+/// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.
+fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Option<String>>, Error> {
+    match audit::holds(host, guest, devices) {
+        Ok(holdings) => {
+            Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
+        }
+        Err(error @ Error::Hypercall { .. }) => {
+            Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What the guest was found to have of a held device.

@@ -10,7 +10,7 @@ use crate::directories;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
-use crate::holds::{self, Held};
+use crate::holds;
 use crate::host::Host;
 use crate::pool;
 use crate::reset::reset;
@@ -56,7 +56,7 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 ///
 /// # Errors
-/// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
+/// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
     let all = [facts.as_slice(), vanished.as_slice()].concat();
@@ -93,7 +93,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             assignable::quarantine(host, facts.device)?;
         }
     }
-    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Held::default() };
+    let held = holds::hold(host, &loan.guest, &all)?;
     let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
         loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();

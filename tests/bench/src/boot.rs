@@ -131,7 +131,7 @@ impl Boot<'_> {
         let machine = Machine {
             xen: images.xen.clone(),
             xen_options: format!(
-                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=all{}",
+                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=warning{}",
                 self.kind.xen_options()
             ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.

@@ -142,6 +142,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
         steps::prepare(journal, stub, facts)?;
     }
     let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    steps::guard(journal, guest, &facts)?;
     steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {
         steps::assign(journal, guest, spec)?;

@@ -10,12 +10,11 @@ use crate::broker;
 use crate::connect::{self, Settled};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
 use crate::directories::{self, Ends};
-use crate::domain;
 use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
 use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
-use crate::holds::{self, Held};
+use crate::holds;
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
@@ -25,35 +24,39 @@ use crate::table::{self, Keep, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
-/// Notes whose the devices are going to be.
+/// Notes whose the devices are going to be. Those that turn out to be held by then stay as they are, and so does all that was done for
+/// them before.
 pub(super) fn reserve(
     journal: &mut Journal<'_>,
     guest: &DomainName,
     facts: &[Facts],
     keeps: Option<&[Keep]>,
 ) -> Result<(), Error> {
-    let mut changes: Vec<_> = facts.iter().flat_map(|facts| table::reserve(facts.device, guest.id)).collect();
+    let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
+    let mut changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
     let mut kept = Vec::new();
     if let Some(keeps) = keeps {
-        for device in facts.iter().map(|facts| facts.device) {
+        for device in devices.iter().copied() {
             let before = Keep::load(journal.host(), device)?;
             kept.extend(before.map_or_else(|| table::forget_keep(device), |before| before.store()));
             changes.extend(table::forget_keep(device));
         }
         changes.extend(keeps.iter().flat_map(Keep::store));
     }
-    let what = format!("note that the devices go to {guest}");
-    let (facts, guest) = (facts.to_vec(), guest.clone());
+    let id = guest.id;
     journal.step(
-        what,
+        format!("note that the devices go to {guest}"),
         |host| host.commit(&changes),
         move |host| {
-            // It has lost every right by now, and may have made use of one while it had it.
-            let held =
-                if domain::is_alive(host, guest.id)? { holds::hold(host, &guest, &facts)? } else { Held::default() };
-            let free = facts.iter().map(|facts| facts.device).filter(|device| !held.has(*device));
-            host.commit(&free.flat_map(table::unreserve).chain(kept).collect::<Vec<_>>())?;
-            held.into_result(&guest)
+            let (mut changes, mut held) = (kept, None);
+            for device in devices {
+                match table::load_one(host, device)? {
+                    Some(record) if record.phase == Phase::Held => held = Some(device),
+                    _ => changes.extend(table::unreserve(device)),
+                }
+            }
+            host.commit(&changes)?;
+            held.map_or(Ok(()), |device| Err(holds::refusal(host, device, id)?))
         },
     )
 }
@@ -89,6 +92,17 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
         format!("make {device} ready for a driver"),
         |host| host.sysfs.config(device)?.prepare(decode),
         move |host| host.sysfs.config(device)?.quiesce(decode),
+    )
+}
+
+/// Does nothing. When what comes next has been undone, the guest must have kept nothing of it: it may be running, and have made use of a
+/// right while it had it.
+pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+    let (guest, facts) = (guest.clone(), facts.to_vec());
+    journal.step(
+        format!("so far {guest} has nothing of the devices"),
+        |_| Ok(()),
+        move |host| holds::hold(host, &guest, &facts).map(drop),
     )
 }
 

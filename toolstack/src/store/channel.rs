@@ -26,6 +26,7 @@ const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 /// An open connection.
 pub(crate) struct StoreChannel {
     file: File,
+    is_socket: bool,
 }
 
 impl StoreChannel {
@@ -35,7 +36,7 @@ impl StoreChannel {
     /// That of the last try: not dom0, not root, or the module is not loaded.
     pub(crate) fn open() -> io::Result<Self> {
         if let Ok(stream) = UnixStream::connect(SOCKET) {
-            return Ok(Self { file: OwnedFd::from(stream).into() });
+            return Ok(Self { file: OwnedFd::from(stream).into(), is_socket: true });
         }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for path in DEVICES {
@@ -54,7 +55,7 @@ impl StoreChannel {
     }
 
     fn open_at(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file })
+        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file, is_socket: false })
     }
 
     /// Waits until there is something to read; false when the deadline has passed.
@@ -90,6 +91,10 @@ impl Transport for StoreChannel {
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
+    }
+
+    fn takes_several(&self) -> bool {
+        self.is_socket
     }
 
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> io::Result<usize> {

@@ -84,6 +84,11 @@ pub(crate) trait Store {
     /// A node's value, `None` when there is no such node. What is not UTF-8 is replaced: a guest may write anything.
     fn read(&self, path: &str) -> Result<Option<String>, StoreFailure>;
 
+    /// As [`Store::read`] for several nodes, which may be under way together.
+    fn read_many(&self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
+        paths.iter().map(|path| self.read(path)).collect()
+    }
+
     /// The names of a node's children; none as well when there is no such node.
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure>;
 

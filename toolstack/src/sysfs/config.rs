@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::error::Error;
 
 /// Registers of the header (`PCI Local Bus 3.0 §6.1`).
+const CLASS_REVISION: u64 = 0x08;
 const COMMAND: u64 = 0x04;
 const STATUS: u64 = 0x06;
 const CAPABILITIES: u64 = 0x34;
@@ -76,9 +77,10 @@ impl Config {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
     }
 
-    /// Whether nothing answers any more: the device was pulled out (`PCI Local Bus 3.0 §6.1`: no vendor has the number of ones).
+    /// Whether nothing answers any more: the device was pulled out. Its ids alone do not tell, a virtual function's read as ones too
+    /// (PCIe 5.0 §9.3.4.1.1); its class does not.
     pub(crate) fn is_gone(&self) -> Result<bool, Error> {
-        Ok(self.read(0, Width::Dword)? == u32::MAX)
+        Ok(self.read(0, Width::Dword)? == u32::MAX && self.read(CLASS_REVISION, Width::Dword)? == u32::MAX)
     }
 
     /// Reads one register.

@@ -3,7 +3,7 @@
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
-use crate::fake::{Dump, E1000, EDU, Machine, NVME, STUB, WEB, device};
+use crate::fake::{Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::reclaim::reclaim;
 
 const BACKEND: &str = "/local/domain/3/backend/pci/5/0";
@@ -554,6 +554,28 @@ fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
 }
 
 #[test]
+fn what_a_guest_is_quick_with_does_not_go_back_to_dom0s_driver() {
+    let machine = using(&[E1000]);
+    machine.with(|world| {
+        world.stub.cannot_export = Some((device(SATA), "28 full"));
+        world.memory.make_table(WEB, 0x2001, &[(0, 0xfeb9_1001)]);
+    });
+    attach_to_web(&machine, &[&format!("{SATA},seize=1")]).unwrap_err();
+    let driver = || std::fs::read_link(machine.tree.path().join(format!("bus/pci/devices/{SATA}/driver"))).unwrap();
+    assert!(driver().ends_with("pciback"), "{:?}", driver());
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/phase"), Some("held"));
+        assert_eq!(world.owners[&device(SATA)], xen_types::DomId::IO);
+        world.memory.make_table(WEB, 0x2001, &[]);
+        world.stub.cannot_export = None;
+    });
+    detach_from_web(&machine, &[SATA]).unwrap();
+    reclaim(&machine.host).unwrap();
+    assert!(driver().ends_with("ahci"), "{:?}", driver());
+    machine.assert_no_violations();
+}
+
+#[test]
 fn a_guest_that_cannot_be_looked_through_may_have_everything() {
     let machine = using(&[E1000, EDU]);
     cling(&machine, 0);
@@ -584,4 +606,24 @@ fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
         });
         machine.assert_no_violations();
     }
+}
+
+#[test]
+fn a_guest_with_devices_can_be_destroyed_at_once() {
+    let machine = using(&[E1000]);
+    attach_to_web(&machine, &[EDU]).unwrap();
+    detach_from_web(&machine, &[E1000]).unwrap();
+    // libxl would wait for a backend that it finds here (`libxl__devices_destroy`, 4.17).
+    machine.with(|world| {
+        let ours = world.nodes.keys().filter(|path| path.starts_with("/libxl/"));
+        assert!(ours.into_iter().all(|path| path.starts_with("/libxl/pci")));
+        world.destroy(WEB);
+    });
+    let began = machine.with(|world| world.clock);
+    reclaim(&machine.host).unwrap();
+    assert!(machine.with(|world| world.clock) - began < std::time::Duration::from_secs(1));
+    let expected = Machine::new();
+    add_all(&expected);
+    expected.with(|world| world.destroy(WEB));
+    assert_same(&machine, &expected.dump_but_config());
 }

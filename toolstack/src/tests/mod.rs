@@ -12,8 +12,11 @@ mod golden;
 mod hotplug;
 mod killed;
 mod list;
+mod man;
+mod random;
 mod reclaim;
 mod refusals;
+mod schema;
 mod status;
 mod with_stub;
 

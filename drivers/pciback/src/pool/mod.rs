@@ -222,6 +222,11 @@ impl<P: Platform> Pool<P> {
         }
     }
 
+    /// Whether it can be lent now.
+    pub(crate) fn is_free(&self, address: Sbdf) -> bool {
+        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, Place::Free(_)))
+    }
+
     /// A device that is lent is gone.
     pub(crate) fn vanished(&mut self, address: Sbdf) {
         if let Some(entry) = self.entries.get_mut(&address) {
