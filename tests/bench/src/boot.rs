@@ -13,7 +13,6 @@ use crate::{
     layout,
     qemu::{Clock, Line, Logs, Machine},
     qmp::Qmp,
-    release::Release,
 };
 
 /// Memory for dom0, which holds its archive twice while it unpacks it.
@@ -38,6 +37,8 @@ const FIGURES_LIMIT: Duration = Duration::from_mins(90);
 pub(crate) enum Kind {
     /// As hosts are.
     Full,
+    /// The same, for the cases about devices that come and go: a boot of their own, so that the others are not lost with it.
+    Hotplug,
     /// Without an IOMMU.
     NoIommu,
     /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
@@ -52,12 +53,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that cases are for.
-    pub(crate) const LANES: [Self; 3] = [Self::Full, Self::NoIommu, Self::Direct];
+    pub(crate) const LANES: [Self; 4] = [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::Hotplug => "hotplug",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
             Self::Soak => "soak",
@@ -70,7 +72,7 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::NoIommu | Self::Soak | Self::Figures => "",
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Soak | Self::Figures => "",
         }
     }
 
@@ -84,7 +86,7 @@ impl Kind {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Full | Self::NoIommu | Self::Direct => LIMIT,
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
@@ -93,8 +95,8 @@ impl Kind {
 
 /// What one boot is for.
 pub(crate) struct Boot<'a> {
-    /// The release that dom0 and guests come from.
-    pub(crate) release: &'a Release,
+    /// Xen, and what dom0 and guests are made of.
+    pub(crate) images: &'a Images,
     /// Name of the folder for logs.
     pub(crate) name: String,
     /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
@@ -113,14 +115,8 @@ impl Boot<'_> {
 
     /// Boots, passes every line of the agent's report to `on_report` and returns when the machine has ended by itself.
     pub(crate) fn run(&self, on_report: &mut dyn FnMut(&str)) -> Result<()> {
-        let _lock = layout::lock()?;
-        let images = Images::build(self.release)?;
-        let dir = self.log_dir();
-        layout::prepare_logs(&dir)?;
-        self.boot(&images, &dir, on_report)
-    }
-
-    fn boot(&self, images: &Images, dir: &Path, on_report: &mut dyn FnMut(&str)) -> Result<()> {
+        let (images, dir) = (self.images, &self.log_dir());
+        layout::prepare_logs(dir)?;
         let initramfs = dir.join("dom0.cpio");
         let counting = (self.kind == Kind::Instructions).then_some(layout::COUNTING_IMAGE);
         images.dom0_for_run(&self.plan, counting, &initramfs)?;
@@ -136,7 +132,10 @@ impl Boot<'_> {
             ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.
             modules: vec![
-                (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
+                (
+                    images.linux.clone(),
+                    "console=hvc0 quiet panic=-1 mitigations=off rodata=off cryptomgr.notests".into(),
+                ),
                 (initramfs.clone(), String::new()),
             ],
             memory: self.kind.memory(),
