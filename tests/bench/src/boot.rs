@@ -188,7 +188,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     device("virtio-net-pci,addr=9,netdev=net9");
     device("ich9-ahci,id=sata,addr=a");
     device("ide-hd,bus=sata.0,drive=sata");
-    if matches!(kind, Kind::Full | Kind::Soak) {
+    if matches!(kind, Kind::Full | Kind::Hotplug | Kind::Soak) {
         // Nothing on bus 0 can be plugged or unplugged while the machine runs; behind a port it can.
         device("pcie-root-port,id=outside,chassis=1,addr=b");
         device("nvme,id=hot,bus=outside,serial=hot,drive=hot");
