@@ -1,5 +1,9 @@
 //! What the tool told us about one function, and how we name it to ourselves.
 
+use alloc::rc::Rc;
+
+pub use pci_config::RESOURCES;
+use pci_config::{Description, Policy};
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
@@ -9,10 +13,6 @@ pub use xen_types::{Resource, ResourceKind};
 /// it stays the same while the function is lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u16);
-
-/// Registers of a type 0 header that claim ranges: six base address registers and the expansion ROM
-/// (`resource-0` to `resource-6` in the pool).
-pub const RESOURCES: usize = 7;
 
 /// Where the expansion ROM stands among a function's resources.
 pub const ROM: usize = 6;
@@ -24,6 +24,7 @@ pub struct DeviceInfo {
     ecam: Mfn,
     resources: [Option<Resource>; RESOURCES],
     irq: u32,
+    policy: Option<Rc<Policy>>,
 }
 
 impl DeviceInfo {
@@ -51,7 +52,13 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, irq })
+        Ok(Self { sbdf, ecam, resources, irq, policy: None })
+    }
+
+    /// The same with what the admin wants besides.
+    #[must_use]
+    pub fn with_policy(self, policy: Policy) -> Self {
+        Self { policy: (!policy.is_default()).then(|| Rc::new(policy)), ..self }
     }
 
     /// The real address.
@@ -66,16 +73,10 @@ impl DeviceInfo {
         self.ecam
     }
 
-    /// What the six base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
+    /// What its guest's view is built from, besides the function itself.
     #[must_use]
-    pub const fn resources(&self) -> &[Option<Resource>; RESOURCES] {
-        &self.resources
-    }
-
-    /// The host's GSI, 0 where the function has no interrupt line.
-    #[must_use]
-    pub const fn irq(&self) -> u32 {
-        self.irq
+    pub const fn description(&self) -> Description<'_> {
+        Description { resources: &self.resources, irq: self.irq, policy: self.policy.as_ref() }
     }
 }
 

@@ -8,7 +8,6 @@ extern crate alloc;
 
 mod backend;
 mod broker;
-pub mod config;
 mod control;
 pub mod device;
 mod guest;
@@ -24,3 +23,4 @@ mod xenbus;
 pub use backend::{Backend, Options, Served};
 pub use control::shutdown::Shutdown;
 pub use ops::Counters;
+pub use pci_config as config;

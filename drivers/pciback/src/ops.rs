@@ -17,7 +17,7 @@ pub use notice::{Notice, Noticed};
 use pciif::{Command, ErrorCode, Reply, Request};
 
 use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
-use crate::device::{DeviceId, DeviceInfo};
+use crate::device::DeviceId;
 use crate::platform::ConfigSpace;
 use crate::topology::Topology;
 
@@ -32,17 +32,17 @@ pub struct LentFunction {
 }
 
 impl LentFunction {
-    /// Builds the guest's view from the description and the hardware.
+    /// A function that nobody has used yet.
     #[must_use]
-    pub fn new(info: &DeviceInfo, hw: &impl ConfigSpace) -> Self {
-        Self { config: VirtualConfig::new(info, hw), interrupts: Interrupts::Off, noticed: Noticed::default() }
+    pub const fn new(config: VirtualConfig) -> Self {
+        Self { config, interrupts: Interrupts::Off, noticed: Noticed::NONE }
     }
 
     /// As new: for the next guest, or the same after a restart.
     pub fn reset(&mut self) {
         self.config.reset();
         self.interrupts = Interrupts::Off;
-        self.noticed = Noticed::default();
+        self.noticed = Noticed::NONE;
     }
 
     /// The notice, if the function has not issued it yet.

@@ -83,7 +83,7 @@ impl Job {
         let (command, request) = match *self {
             Self::Write { now, .. } => {
                 let (offset, size) = (now.offset.into(), now.width as i32);
-                let (value, info) = (now.value.into(), now.mask.into());
+                let (value, info) = (now.value, now.mask);
                 (BrokerCommand::ConfWrite, Request { offset, size, value, info, ..zero })
             }
             Self::EnableMsi(1) => (BrokerCommand::EnableMsi, zero),

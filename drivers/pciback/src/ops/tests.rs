@@ -3,7 +3,7 @@ use xen_types::Sbdf;
 
 use super::*;
 use crate::config::Register;
-use crate::config::tests::{Memory, network_card, network_card_info};
+use crate::config::fakes::{Known, Memory, network_card, network_card_known};
 use crate::topology::{ExportMode, Traits};
 
 const DEVICE: Sbdf = Sbdf::from_devfn(0, 0, 0);
@@ -18,13 +18,22 @@ struct Frontend {
     is_served: bool,
 }
 
+fn lend(known: &Known, hw: &Memory) -> LentFunction {
+    LentFunction::new(VirtualConfig::new(&known.description(), hw))
+}
+
 impl Frontend {
     fn new() -> Self {
         let hw = network_card();
         let mut topology = Topology::new(ExportMode::Vpci);
-        let info = network_card_info();
-        topology.add(DeviceId(9), info.sbdf(), Traits::default(), None).expect("room");
-        Self { topology, function: LentFunction::new(&info, &hw), hw, counters: Counters::default(), is_served: true }
+        topology.add(DeviceId(9), Sbdf::from_devfn(0, 3, 0), Traits::default(), None).expect("room");
+        Self {
+            topology,
+            function: lend(&network_card_known(), &hw),
+            hw,
+            counters: Counters::default(),
+            is_served: true,
+        }
     }
 
     fn execute(&mut self, request: &Request) -> Executed {
@@ -172,7 +181,7 @@ fn interrupts_are_checked_before_anybody_is_asked() {
 fn a_function_without_the_capability_has_no_such_interrupts() {
     let mut frontend = Frontend::new();
     frontend.hw.set(0x06, &[0]);
-    frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
+    frontend.function = lend(&network_card_known(), &frontend.hw);
     assert_eq!(frontend.reply(&enable(Command::EnableMsi, 0, 0)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMultiMsi, 0, 1)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMsix, 1, 0)), (-5, 0));
@@ -326,7 +335,7 @@ proptest! {
         let mut frontend = Frontend::new();
         if has_short_space {
             frontend.hw.set(0x06, &[0]);
-            frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
+            frontend.function = lend(&network_card_known(), &frontend.hw);
         }
         let executed = frontend.execute(&request);
         let is_absent = matches!(executed.answer, Answer::Now(Reply { err: ErrorCode::DevNotFound, .. }));

@@ -1,8 +1,12 @@
 //! The vectors of pci-protocol §10.6, and what §6 says in words.
 
-use super::{Memory, info, lend, network_card, network_card_info};
-use crate::config::{BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError};
-use crate::platform::Width;
+use super::lend;
+use crate::Width;
+use crate::fakes::{Known, Memory, network_card, network_card_known};
+use crate::{
+    BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError, check_quiet,
+    check_servable,
+};
 
 struct Guest {
     config: VirtualConfig,
@@ -12,12 +16,12 @@ struct Guest {
 impl Guest {
     fn card() -> Self {
         let hw = network_card();
-        Self { config: lend(&network_card_info(), &hw), hw }
+        Self { config: lend(&network_card_known(), &hw), hw }
     }
 
     fn with(resources: &[(usize, &str)]) -> Self {
         let hw = network_card();
-        Self { config: lend(&info(resources, 0), &hw), hw }
+        Self { config: lend(&Known::new(resources, 0), &hw), hw }
     }
 
     fn read(&self, offset: i32, size: i32) -> u32 {
@@ -35,11 +39,11 @@ impl Guest {
     }
 }
 
-fn word(register: Register, offset: u16, mask: u16, value: u16) -> HardwareWrite {
+fn word(register: Register, offset: u16, mask: u32, value: u32) -> HardwareWrite {
     HardwareWrite { register, offset, width: Width::Word, mask, value }
 }
 
-fn byte(register: Register, offset: u16, mask: u16, value: u16) -> HardwareWrite {
+fn byte(register: Register, offset: u16, mask: u32, value: u32) -> HardwareWrite {
     HardwareWrite { register, offset, width: Width::Byte, mask, value }
 }
 
@@ -288,7 +292,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
         let mut hw = network_card();
         hw.set(0x34, &[0x40]);
         hw.set(0x40, capability);
-        lend(&network_card_info(), &hw).size()
+        lend(&network_card_known(), &hw).size()
     };
     assert_eq!(size(&[0x10, 0, 2, 0]), 4096);
     assert_eq!(size(&[0x07, 0, 0, 0, 0, 0, 0, 0x40]), 4096);
@@ -298,7 +302,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 
     let mut hw = network_card();
     hw.set(0x06, &[0x00]);
-    let config = lend(&network_card_info(), &hw);
+    let config = lend(&network_card_known(), &hw);
     assert_eq!(config.size(), 256, "Status says that there is no list");
     assert_eq!(config.read(&hw, 0x100, 4), Err(BadAccess::PastEnd));
     assert!(config.read(&hw, 0xfc, 4).is_ok());
@@ -308,7 +312,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 fn the_interrupt_line_is_the_gsi_or_none() {
     let hw = network_card();
     for (irq, line, pin) in [(11, 11, 1), (254, 254, 1), (1, 1, 1), (0, 0, 0), (255, 0, 0), (256 + 11, 0, 0)] {
-        let config = lend(&info(&[], irq), &hw);
+        let config = lend(&Known::new(&[], irq), &hw);
         assert_eq!(config.read(&hw, 0x3c, 2), Ok(line | pin << 8), "irq {irq}");
         assert_eq!(u32::from(config.interrupt_line()), line);
     }
@@ -335,8 +339,8 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
     let check = |change: &dyn Fn(&mut Memory)| {
         let mut hw = network_card();
         change(&mut hw);
-        let config = lend(&network_card_info(), &hw);
-        (config.check_servable(), config.traits().is_bridge, config.traits().is_virtual_function)
+        let config = lend(&network_card_known(), &hw);
+        (check_servable(&hw), config.is_bridge(), config.is_virtual_function())
     };
     assert_eq!(check(&|_| ()), (Ok(()), false, false));
     assert_eq!(check(&|hw| hw.bytes = [0xff; 4096]).0, Err(Unservable::Absent));
@@ -355,7 +359,7 @@ fn a_function_that_could_disturb_is_not_quiet() {
         let mut hw = network_card();
         hw.set(4, &[0x02]);
         hw.set(offset, bytes);
-        lend(&network_card_info(), &hw).check_quiet(&hw)
+        check_quiet(&hw)
     };
     assert_eq!(check(4, &[0x02]), Ok(()));
     assert_eq!(check(4, &[0x06]), Err(NotQuiet::BusMaster));

@@ -1,0 +1,14 @@
+//! The view of a function, over configuration spaces that are plain memory.
+
+mod hostile;
+mod lists;
+mod sweep;
+mod table;
+mod vectors;
+
+use crate::fakes::{Known, Memory};
+use crate::view::VirtualConfig;
+
+fn lend(known: &Known, memory: &Memory) -> VirtualConfig {
+    VirtualConfig::new(&known.description(), memory)
+}
