@@ -6,10 +6,18 @@ DEBIAN ?= 12
 CASE ?=
 # V=1 shows commands and consoles.
 V ?=
+# For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
+# later runs with this one.
+CLOCKS ?= both
+ROUNDS ?= 5
+ONLY ?=
+KEEP ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TRIPLE := x86_64-unknown-linux-gnu
-IMAGES := cargo --config boot/kernel.toml
+CARGO_HOME ?= $(HOME)/.cargo
+# Messages of panics name files. They shall not name the builder's folders.
+IMAGES := cargo --config boot/kernel.toml --config 'build.rustflags=["--remap-path-prefix=$(CARGO_HOME)/registry/src=crates"]'
 BENCH = cargo run --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
 
 # Copies a build product only when it changed, so that what depends on it is not made again for nothing.
@@ -17,7 +25,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all broker-facts help setup stub selftest rogue tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help setup stub selftest rogue tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
@@ -35,6 +43,12 @@ test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (second
 
 test-full: stub rogue tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
+
+bench: stub counting rogue tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
+	@$(BENCH) figures --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
+
+bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
+	@$(BENCH) chart
 
 test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
@@ -64,6 +78,12 @@ stub: setup
 	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/pcidom-stub,build/pcidom.debug.elf)
 	@strip -o build/pcidom.elf build/pcidom.debug.elf
+
+# The stub's image with counters. Features change what its dependencies are built as, hence a folder of its own.
+counting: setup
+	@mkdir -p build
+	$(IMAGES) build --release --target-dir $(TARGET_DIR)/counting -p pcidom-stub --features counting
+	@$(call update,$(TARGET_DIR)/counting/$(TRIPLE)/release/pcidom-stub,build/pcidom-counting.elf)
 
 selftest: setup
 	@mkdir -p build

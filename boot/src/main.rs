@@ -4,6 +4,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "counting")]
+mod counting;
 mod options;
 mod platform;
 mod ports;
@@ -12,7 +14,7 @@ use alloc::vec::Vec;
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, events, heap, trace};
-use pciback::{Backend, Served, Shutdown};
+use pciback::{Backend, Linger, Served, Shutdown};
 use platform::Xen;
 use ports::PollList;
 use xen_types::Port;
@@ -22,7 +24,7 @@ kernel::image!(main);
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
         log::error!(
-            "command line: \"{word}\" is not understood (known: export=vpci, config=broker|direct, log=error|warn|info|debug|trace)"
+            "command line: \"{word}\" is not understood (known: export=vpci|slot|passthrough, config=broker|direct, log=error|warn|info|debug|trace)"
         );
     });
     log::set_max_level(options.log);
@@ -52,43 +54,66 @@ struct Stub {
     poll_list: PollList,
     /// Ports with more requests than one turn serves.
     unfinished: Vec<Port>,
+    /// Xenstored's port had an event.
+    has_bytes: bool,
+    linger: Linger,
 }
 
 impl Stub {
     fn new(ring: XenstoreRing, options: &options::Options) -> Self {
         let &options::Options { export, is_direct, .. } = options;
         let backend = Backend::new(Xen, pciback::Options { export, is_direct, ..pciback::Options::default() });
-        Self { poll_list: PollList::new(ring.port()), unfinished: Vec::new(), ring, backend }
+        Self {
+            poll_list: PollList::new(ring.port()),
+            unfinished: Vec::new(),
+            ring,
+            backend,
+            has_bytes: true,
+            linger: Linger::default(),
+        }
     }
 
     /// Serves for ever.
     fn run(mut self) -> ! {
         let mut was_ready = false;
+        #[cfg(feature = "counting")]
+        let mut report = counting::Report::new();
         loop {
-            self.serve();
-            self.control();
-            if !was_ready && self.backend.is_ready() {
-                was_ready = true;
-                log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
-            }
-            match self.backend.shutdown_request() {
-                None => {}
-                Some(Shutdown::Poweroff) => end(ShutdownReason::Poweroff),
-                Some(Shutdown::Reboot) => end(ShutdownReason::Reboot),
+            #[cfg(feature = "counting")]
+            report.turn(|| self.backend.counters());
+            let has_served = self.serve();
+            // Requests are what there is most of, and they leave nothing to do here.
+            if self.has_bytes || self.backend.has_work() {
+                self.has_bytes = false;
+                self.control();
+                if !was_ready && self.backend.is_ready() {
+                    was_ready = true;
+                    log::info!(
+                        "ready, {} us after the first instruction",
+                        (clock::now_ns() - clock::start_ns()) / 1000
+                    );
+                }
+                match self.backend.shutdown_request() {
+                    None => {}
+                    Some(Shutdown::Poweroff) => end(ShutdownReason::Poweroff),
+                    Some(Shutdown::Reboot) => end(ShutdownReason::Reboot),
+                }
             }
             if self.unfinished.is_empty() {
-                self.sleep();
+                self.rest(has_served);
             }
         }
     }
 
-    /// Serves the ports that had an event, and those that the last turn left unfinished.
-    fn serve(&mut self) {
-        let Self { ring, backend, poll_list, unfinished } = self;
+    /// Serves the ports that had an event, and those that the last turn left unfinished. True when there was something to serve.
+    fn serve(&mut self) -> bool {
+        let Self { ring, backend, poll_list, unfinished, has_bytes, .. } = self;
+        let mut has_served = false;
         let left_over = unfinished.len();
         let mut serve = |port, unfinished: &mut Vec<Port>| {
             let served = backend.serve(port);
             trace::record("served", [u64::from(port.0), served as u64]);
+            has_served |= matches!(served, Served::Done | Served::More);
             if served == Served::More {
                 unfinished.push(port);
             }
@@ -101,10 +126,13 @@ impl Stub {
         unfinished.drain(..left_over);
         events::take_pending(|port| {
             poll_list.active(port);
-            if port != ring.port() && !unfinished.contains(&port) {
+            if port == ring.port() {
+                *has_bytes = true;
+            } else if !unfinished.contains(&port) {
                 serve(port, unfinished);
             }
         });
+        has_served
     }
 
     /// Moves bytes between xenstored and the control plane and lets that act, until neither has anything to do.
@@ -129,7 +157,24 @@ impl Stub {
         }
     }
 
-    /// Waits for the next event, or for the next thing that is due.
+    /// Waits for the next event, or for the next thing that is due. After requests were served the next one may be about to come.
+    fn rest(&mut self, has_served: bool) {
+        if !has_served {
+            return self.sleep();
+        }
+        let patience = self.linger.patience();
+        if patience > 0 {
+            let has_found = events::look_for(patience);
+            self.linger.looked(has_found);
+            if has_found {
+                return;
+            }
+        }
+        let before = clock::ticks();
+        self.sleep();
+        self.linger.slept(clock::ticks().wrapping_sub(before));
+    }
+
     fn sleep(&mut self) {
         let Self { backend, poll_list, .. } = self;
         poll_list.update(backend.ports_version(), || backend.ports());

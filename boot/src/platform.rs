@@ -4,8 +4,10 @@ use core::ptr::NonNull;
 use kernel::grants::table::GrantedPage;
 use kernel::grants::{self, GrantMapping, MapRequest};
 use kernel::mmio::MmioPage;
-use kernel::{clock, events};
-use pciback::platform::{Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, RingOffer, Width};
+use kernel::{clock, events, heap, window};
+use pciback::platform::{
+    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
+};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
 /// Xen.
@@ -118,5 +120,12 @@ impl Broker for Xen {
 impl Clock for Xen {
     fn now_ns(&self) -> u64 {
         clock::now_ns()
+    }
+}
+
+impl Introspection for Xen {
+    fn usage(&self) -> Usage {
+        let heap::Usage { used, peak, total } = heap::usage();
+        Usage { heap_used: used, heap_peak: peak, heap_total: total, windows: window::slots_in_use() }
     }
 }

@@ -56,7 +56,7 @@ macro_rules! image {
 /// # Panics
 /// When Xen refuses something without which nothing works (mapping `shared_info`).
 pub unsafe fn init(start_info: *mut core::ffi::c_void) -> &'static BootInfo {
-    let tsc = clock::tsc();
+    let tsc = clock::ticks();
     #[expect(clippy::expect_used, reason = "without it there is nothing to run on, nor a console to say so")]
     let pointer = NonNull::new(start_info).expect("Xen passes start_info").cast();
     // SAFETY: the caller's promise.

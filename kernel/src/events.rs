@@ -3,6 +3,7 @@
 //! Ports are left unmasked, so that Xen keeps the selector word up to date and a scan costs one word for each group of 64 ports with
 //! something pending; upcalls themselves stay masked for ever.
 
+use crate::clock;
 use crate::hypercall::{hypercall_op, number};
 use crate::shared_info::{self, EVENT_WORDS};
 use core::sync::atomic::Ordering;
@@ -25,11 +26,15 @@ fn event_op<T>(op: u32, argument: &mut T) -> Result<(), Errno> {
 }
 
 /// Unmasks every port, once at start: the builder leaves the mask undefined.
+///
+/// `evtchn_upcall_pending` is set here and stays so. Nobody delivers upcalls, and while it is set Xen does not interrupt the vCPU's CPU for
+/// another event (`vcpu_mark_events_pending`, `xen/arch/x86/domain.c`); polling does not look at it.
 pub(crate) fn init() {
     let page = shared_info::get();
     for word in 0..EVENT_WORDS {
         page.mask(word).store(0, Ordering::Relaxed);
     }
+    page.upcall_pending().store(1, Ordering::Relaxed);
     // What became pending while it was masked is not in the selector: the first scan looks at every word.
     page.pending_selector().store(u64::MAX, Ordering::Release);
 }
@@ -106,7 +111,6 @@ pub fn is_pending(port: Port) -> bool {
 /// Clears every pending event and gives its port to `visit`.
 pub fn take_pending(mut visit: impl FnMut(Port)) {
     let page = shared_info::get();
-    page.upcall_pending().store(0, Ordering::Relaxed);
     let mut words = page.pending_selector().swap(0, Ordering::AcqRel);
     while words != 0 {
         let word = words.trailing_zeros();
@@ -119,7 +123,21 @@ pub fn take_pending(mut visit: impl FnMut(Port)) {
     }
 }
 
-/// Sleeps until one of `ports` is pending or `deadline_ns` ([`crate::clock::now_ns`]) has passed; `None` waits for ever. Returns at once
+/// Looks for an event on any port, without sleeping, until `ticks` of [`clock::ticks`] have passed; true when there is one.
+#[must_use]
+pub fn look_for(ticks: u64) -> bool {
+    let page = shared_info::get();
+    let start = clock::ticks();
+    while page.pending_selector().load(Ordering::Relaxed) == 0 {
+        if clock::ticks().wrapping_sub(start) >= ticks {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// Sleeps until one of `ports` is pending or `deadline_ns` ([`clock::now_ns`]) has passed; `None` waits for ever. Returns at once
 /// if one is pending already. Only the first [`MAX_POLL_PORTS`] ports count; with more than one port listed, an event on any port
 /// ends the sleep, but only listed ones are looked at before it starts.
 ///
@@ -127,16 +145,13 @@ pub fn take_pending(mut visit: impl FnMut(Port)) {
 /// `EINVAL` when a port is not bound.
 pub fn wait(ports: &[Port], deadline_ns: Option<u64>) -> Result<(), Errno> {
     let ports = ports.get(..MAX_POLL_PORTS).unwrap_or(ports);
-    let mut numbers = [0u32; MAX_POLL_PORTS];
-    for (number, port) in numbers.iter_mut().zip(ports) {
-        *number = port.0;
-    }
     let mut argument = xen_sys::sched_poll {
-        ports: numbers.as_mut_ptr(),
+        // A `Port` is its number (`repr(transparent)`), and Xen only reads them.
+        ports: ports.as_ptr().cast::<u32>().cast_mut(),
         nr_ports: u32::try_from(ports.len()).unwrap_or(0),
         // Zero is "no timeout" (sched.h); a deadline of 0 has passed anyway.
         timeout: deadline_ns.map_or(0, |deadline| deadline.max(1)),
     };
-    // SAFETY: `ports` points at `nr_ports` numbers that live until the call returns.
+    // SAFETY: `ports` points at `nr_ports` numbers that live until the call returns, and which it does not change (`do_poll`).
     unsafe { hypercall_op(number::SCHED_OP, xen_sys::SCHEDOP_poll, &mut argument) }.map(drop)
 }

@@ -8,23 +8,27 @@ use linked_list_allocator::Heap as List;
 use spin::Mutex;
 use xen_types::{Errno, Pfn};
 
-/// The allocator behind `alloc`. One vCPU and no upcalls: the lock is never contended, it only makes the static sound.
-struct Heap(Mutex<List>);
+/// The allocator behind `alloc`, and the most bytes that ever were in use. One vCPU and no upcalls: the lock is never contended, it
+/// only makes the static sound.
+struct Heap(Mutex<(List, usize)>);
 
 #[cfg_attr(not(test), global_allocator)]
-static HEAP: Heap = Heap(Mutex::new(List::empty()));
+static HEAP: Heap = Heap(Mutex::new((List::empty(), 0)));
 
 // SAFETY: `List` hands out disjoint blocks of memory that `init` and `extend_ram` gave it, of at least the asked size and alignment;
 // it never unwinds (panic = abort).
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().allocate_first_fit(layout).map_or(core::ptr::null_mut(), NonNull::as_ptr)
+        let (list, peak) = &mut *self.0.lock();
+        let block = list.allocate_first_fit(layout);
+        *peak = list.used().max(*peak);
+        block.map_or(core::ptr::null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         if let Some(block) = NonNull::new(pointer) {
             // SAFETY: the caller's contract: `pointer` came from `alloc` with the same layout.
-            unsafe { self.0.lock().deallocate(block, layout) }
+            unsafe { self.0.lock().0.deallocate(block, layout) }
         }
     }
 }
@@ -34,6 +38,8 @@ unsafe impl GlobalAlloc for Heap {
 pub struct Usage {
     /// Bytes handed out, allocator overhead included.
     pub used: usize,
+    /// The most that ever were in use.
+    pub peak: usize,
     /// Bytes the heap has.
     pub total: usize,
 }
@@ -41,8 +47,8 @@ pub struct Usage {
 /// How full the heap is.
 #[must_use]
 pub fn usage() -> Usage {
-    let heap = HEAP.0.lock();
-    Usage { used: heap.used(), total: heap.size() }
+    let (list, peak) = &*HEAP.0.lock();
+    Usage { used: list.used(), peak: *peak, total: list.size() }
 }
 
 /// Gives the heap everything behind the builder's page tables, and maps memory that the builder left unmapped.
@@ -60,7 +66,7 @@ pub(crate) unsafe fn init() -> Result<(), Errno> {
         end += PAGE_SIZE;
     }
     // SAFETY: [start, end) is own memory, mapped writable by the builder, and nothing lies there but the boot stack that was left.
-    unsafe { HEAP.0.lock().init(start as *mut u8, end - start) };
+    unsafe { HEAP.0.lock().0.init(start as *mut u8, end - start) };
     extend_ram(end)
 }
 
@@ -77,7 +83,7 @@ fn extend_ram(mut address: usize) -> Result<(), Errno> {
         // SAFETY: the page is ours and given up; its entries map frames that nothing has mapped yet.
         unsafe { paging::add_table(address, table.as_ptr() as usize) }?;
         // SAFETY: the `pages` pages at `address` have just been mapped, directly behind the heap's end.
-        unsafe { HEAP.0.lock().extend(pages * PAGE_SIZE) };
+        unsafe { HEAP.0.lock().0.extend(pages * PAGE_SIZE) };
         address += pages * PAGE_SIZE;
     }
     Ok(())

@@ -51,6 +51,8 @@ const fn result(rax: i64) -> Result<u64, Errno> {
 /// The caller owes what the called operation asks for: pointers valid for what Xen reads and writes through them, and that
 /// the operation does not take away memory or mappings that safe code still uses.
 pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u64) -> Result<u64, Errno> {
+    #[cfg(feature = "counting")]
+    let entered = crate::counting::enter();
     let rax: i64;
     // SAFETY: register use is as the ABI asks (module doc); memory is assumed changed (no `nomem`); what the operation does is the
     // caller's promise.
@@ -68,6 +70,8 @@ pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u6
             options(nostack),
         );
     }
+    #[cfg(feature = "counting")]
+    crate::counting::leave(entered);
     result(rax)
 }
 

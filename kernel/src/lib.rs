@@ -16,6 +16,8 @@ extern crate alloc;
 pub mod clock;
 pub mod console;
 pub mod control;
+#[cfg(feature = "counting")]
+pub mod counting;
 mod elfnotes;
 mod entry;
 pub mod events;

@@ -1,7 +1,7 @@
 //! A panic is our bug: last words on the console, then the domain ends as crashed, so that `on_crash=` of its configuration acts.
 
 use crate::control::{ShutdownReason, shutdown};
-use crate::{console, trace};
+use crate::{clock, console, trace};
 use core::panic::PanicInfo;
 
 /// How long the console may take to print the last words.
@@ -22,8 +22,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 pub(crate) fn last_words() -> ! {
     trace::for_each(|entry| {
         console::flush(PATIENCE_NS);
-        let [a, b] = entry.values;
-        log::error!("  {:>10} us {:<12} {a:#x} {b:#x} x{}", entry.time_ns / 1000, entry.what, entry.count);
+        let ([a, b], time_us) = (entry.values, clock::at_ns(entry.ticks) / 1000);
+        log::error!("  {time_us:>10} us {:<12} {a:#x} {b:#x} x{}", entry.what, entry.count);
     });
     console::flush(PATIENCE_NS);
     shutdown(ShutdownReason::Crash)

@@ -9,8 +9,8 @@ const CAPACITY: usize = 32;
 /// One event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// When it happened last, nanoseconds of [`clock::now_ns`].
-    pub time_ns: u64,
+    /// When it happened last, by [`clock::ticks`]: the time is worked out when somebody asks.
+    pub ticks: u64,
     /// What happened.
     pub what: &'static str,
     /// Two numbers that belong to it.
@@ -28,16 +28,16 @@ struct Ring {
 static RING: Mutex<Ring> = Mutex::new(Ring { entries: [None; CAPACITY], next: 0 });
 
 impl Ring {
-    fn record(&mut self, time_ns: u64, what: &'static str, values: [u64; 2]) {
+    fn record(&mut self, ticks: u64, what: &'static str, values: [u64; 2]) {
         if let Some(last) = &mut self.entries[(self.next + CAPACITY - 1) % CAPACITY]
             && core::ptr::eq(last.what, what)
             && last.values == values
         {
             last.count = last.count.saturating_add(1);
-            last.time_ns = time_ns;
+            last.ticks = ticks;
             return;
         }
-        self.entries[self.next] = Some(Entry { time_ns, what, values, count: 1 });
+        self.entries[self.next] = Some(Entry { ticks, what, values, count: 1 });
         self.next = (self.next + 1) % CAPACITY;
     }
 
@@ -51,7 +51,7 @@ impl Ring {
 pub fn record(what: &'static str, values: [u64; 2]) {
     // Held only inside this file; a panic in between is not possible, but last words must never wait for a lock.
     if let Some(mut ring) = RING.try_lock() {
-        ring.record(clock::now_ns(), what, values);
+        ring.record(clock::ticks(), what, values);
     }
 }
 

@@ -6,12 +6,14 @@ use xenstore::path;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
+use crate::holds;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
-use crate::table;
+use crate::table::{self, Phase, Record};
+use crate::work::{self, Work};
 
 /// Only endpoints that dom0 knows can be given away.
 pub(crate) fn check_endpoint(host: &Host, device: Sbdf) -> Result<(), Error> {
@@ -74,7 +76,7 @@ pub(crate) fn quarantine(host: &Host, device: Sbdf) -> Result<(), Error> {
 }
 
 /// What `xl` shall know of the driver that had the device.
-fn set_driver(device: Sbdf, path: Option<String>) -> Vec<Change> {
+pub(crate) fn set_driver(device: Sbdf, path: Option<String>) -> Vec<Change> {
     let dir = path::libxl_pci_dir(device);
     match path {
         Some(path) => vec![Change::write(driver_path_node(device), path)],
@@ -95,7 +97,17 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
         return Err(Error::NoPciback);
     }
     let stub = ready_stub(host, backend)?;
-    Journal::run(host, |journal| devices.iter().try_for_each(|device| add_one(journal, host, *device, stub.as_ref())))?;
+    let mut works = Vec::new();
+    for device in devices.iter().copied() {
+        check_endpoint(host, device)?;
+        works.extend(Work::to_add(host, device, stub.as_ref().map(|stub| stub.id))?.map(|work| (device, work)));
+    }
+    let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    Journal::run(host, |journal| {
+        work::begin(journal, works)?;
+        devices.iter().try_for_each(|device| add_one(journal, host, *device, stub.as_ref()))?;
+        host.commit(&work::done(&working))
+    })?;
     if stub.is_none() {
         host.note(&format!("the backend {backend} is not ready; it gets the devices when they are first attached"));
     }
@@ -146,38 +158,68 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
     for device in devices.iter().copied() {
         check_removable(host, device)?;
     }
-    let facts = devices.iter().map(|device| Facts::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
-    Journal::run(host, |journal| facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind)))
+    let facts = devices.iter().map(|device| facts_of(host, *device)).collect::<Result<Vec<_>, _>>()?;
+    let works = devices.iter().map(|device| (*device, Work::Remove { rebind })).collect();
+    Journal::run(host, |journal| {
+        work::begin(journal, works)?;
+        facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind))?;
+        host.commit(&work::done(devices))
+    })
+}
+
+/// Of a device that was pulled out there is what the pool says.
+pub(crate) fn facts_of(host: &Host, device: Sbdf) -> Result<Facts, Error> {
+    match table::load_one(host, device)? {
+        Some(record) => Facts::find(host, record.stub, device),
+        None => Facts::gather(host, device),
+    }
 }
 
 fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
-    check_endpoint(host, device)?;
     let record = table::load_one(host, device)?;
+    let is_gone = record.is_some() && !host.sysfs.exists(device);
+    if !is_gone {
+        check_endpoint(host, device)?;
+    }
+    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+        return Err(holds::refusal(host, device, holder)?);
+    }
     if let Some(owner) = table::libxl_owner(host, device)?.or_else(|| record?.frontend) {
         return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
     }
     match host.sysfs.driver(device) {
+        _ if is_gone => Ok(()),
         Some(driver) if driver == PCIBACK => Ok(()),
         driver => Err(Error::NotAssignable { device, driver }),
     }
 }
 
-fn remove_one<'a>(journal: &mut Journal<'a>, host: &Host, facts: &'a Facts, rebind: bool) -> Result<(), Error> {
+/// One device, from wherever it is on that way.
+pub(crate) fn remove_one<'a>(
+    journal: &mut Journal<'a>,
+    host: &Host,
+    facts: &'a Facts,
+    rebind: bool,
+) -> Result<(), Error> {
     let device = facts.device;
     if let Some(record) = table::load_one(host, device)? {
         pool::take(journal, &domain::named(host, record.stub)?, facts)?;
     }
-    let what = format!("end the quarantine of {device}");
-    match host.hypervisor.deassign(DomId::IO, device) {
-        // Parked since boot (xen-pciback.hide=): it never was in quarantine.
-        Err(error) if matches!(error.errno, Errno::ENODEV | Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
-        outcome => journal.step(what.clone(), |_| outcome.doing(|| what), move |host| quarantine(host, device))?,
+    if !host.sysfs.exists(device) {
+        return Ok(()); // pulled out: no driver has it, and Xen has forgotten it
     }
-    journal.step(
-        format!("unbind {device} from xen-pciback"),
-        |host| host.sysfs.unbind(device, PCIBACK),
-        move |host| host.sysfs.bind(device, PCIBACK),
-    )?;
+    let what = format!("end the quarantine of {device}");
+    match end_quarantine(host, device)? {
+        Quarantine::Never => {}
+        Quarantine::Ended => journal.step(what, |_| Ok(()), move |host| quarantine(host, device))?,
+    }
+    if host.sysfs.driver(device).as_deref() == Some(PCIBACK) {
+        journal.step(
+            format!("unbind {device} from xen-pciback"),
+            |host| host.sysfs.unbind(device, PCIBACK),
+            move |host| host.sysfs.bind(device, PCIBACK),
+        )?;
+    }
     if host.sysfs.has_pciback_slot(device)? {
         journal.step(
             format!("have xen-pciback forget {device}"),
@@ -188,18 +230,50 @@ fn remove_one<'a>(journal: &mut Journal<'a>, host: &Host, facts: &'a Facts, rebi
     if rebind { rebind_driver(journal, host, device) } else { Ok(()) }
 }
 
+enum Quarantine {
+    Ended,
+    /// Parked since boot (`xen-pciback.hide=`), or it has ended already.
+    Never,
+}
+
+fn end_quarantine(host: &Host, device: Sbdf) -> Result<Quarantine, Error> {
+    match host.hypervisor.deassign(DomId::IO, device) {
+        Err(error) if matches!(error.errno, Errno::ENODEV | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Quarantine::Never),
+        outcome => outcome.doing(|| format!("end the quarantine of {device}")).map(|()| Quarantine::Ended),
+    }
+}
+
+/// Undoes what [`park`] did, or part of it, for a command that was killed.
+pub(crate) fn unpark(host: &Host, device: Sbdf, driver: Option<&str>) -> Result<(), Error> {
+    if host.sysfs.exists(device) {
+        end_quarantine(host, device)?;
+        if host.sysfs.driver(device).as_deref() == Some(PCIBACK) {
+            host.sysfs.unbind(device, PCIBACK)?;
+        }
+        if host.sysfs.has_pciback_slot(device)? {
+            host.sysfs.remove_pciback_slot(device)?;
+        }
+        if let (Some(driver), None) = (driver, host.sysfs.driver(device)) {
+            host.sysfs.bind(device, driver)?;
+        }
+    }
+    host.commit(&set_driver(device, None))
+}
+
 fn rebind_driver(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
     let remembered = host.read(&driver_path_node(device))?;
     let Some(driver) = remembered.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned) else {
         host.note(&format!("nothing is known of a driver that had {device}; it has none now"));
         return Ok(());
     };
-    let back = driver.clone();
-    journal.step(
-        format!("bind {device} to {driver}"),
-        |host| host.sysfs.bind(device, &driver),
-        move |host| host.sysfs.unbind(device, &back),
-    )?;
+    if host.sysfs.driver(device).is_none() {
+        let back = driver.clone();
+        journal.step(
+            format!("bind {device} to {driver}"),
+            |host| host.sysfs.bind(device, &driver),
+            move |host| host.sysfs.unbind(device, &back),
+        )?;
+    }
     journal.step(
         format!("forget the driver of {device}"),
         |host| host.commit(&set_driver(device, None)),

@@ -1,11 +1,13 @@
 //! The command line.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use xen_types::Sbdf;
 
-use crate::device_spec::DeviceSpec;
+use crate::device_request::DeviceRequest;
+use crate::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
@@ -24,12 +26,25 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage,
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Give devices to a guest that has none, and wait until it uses them
+    /// Give devices to a guest, and wait until it uses them
     Attach(AttachArgs),
-    /// Take all its devices from a guest
+    /// Create a guest from an ordinary xl.cfg, with its pci= devices from the driver domain
+    Create(CreateArgs),
+    /// Take devices from a guest
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show how a driver domain is: its devices, its guests, and what it counts
+    Status {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Print JSON (docs/schema/status.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether this host, its devices and its guests are fit for passing devices through
+    Doctor(DoctorArgs),
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),
@@ -49,14 +64,40 @@ pub(crate) struct AttachArgs {
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
+    /// How a guest that has no devices yet sees them (default: as the driver domain does it)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: permissive, msitranslate, power_mgmt, seize, rdm_policy, name
+    /// Devices, with the options of xl: vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
-    pub(crate) devices: Vec<DeviceSpec>,
+    pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `create` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// How long the guest may take
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Leave the guest paused
+    #[arg(short, long)]
+    pub(crate) paused: bool,
+    /// Do nothing, print the configuration as xl would get it
+    #[arg(short = 'n', long)]
+    pub(crate) dryrun: bool,
+    /// The guest's configuration (xl.cfg(5)); - is standard input
+    #[arg(value_name = "GUEST.cfg")]
+    pub(crate) config: PathBuf,
+    /// Settings that count instead of the file's
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
 }
 
 /// What `detach` takes.
@@ -68,11 +109,28 @@ pub(crate) struct DetachArgs {
     /// How long the guest may take
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
+    /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
+    #[arg(short, long)]
+    pub(crate) force: bool,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// All devices that the guest has
+    /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
-    pub(crate) devices: Vec<Sbdf>,
+    pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// Print JSON (docs/schema/doctor.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Guests (name or id) and devices to look at; without any, all devices that are for guests
+    #[arg(value_name = "DOMAIN|BDF")]
+    pub(crate) names: Vec<String>,
 }
 
 /// What `list` takes.
@@ -159,9 +217,10 @@ mod tests {
             "pcidom attach web 00:05",
             "pcidom attach web 00:05.0,permissive=1",
             "pcidom attach --timeout -1 web 00:05.0",
+            "pcidom attach --export controller web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",
             "pcidom detach web",
-            "pcidom detach web 00:05.0,seize=1",
+            "pcidom detach web 00:05.0,colour=red",
             "pcidom assignable",
             "pcidom assignable add",
             "pcidom assignable remove",

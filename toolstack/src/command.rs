@@ -4,14 +4,18 @@ use std::io::{ErrorKind, Write as _};
 
 use crate::assignable;
 use crate::attach;
-use crate::cli::{AssignableCommand, Command};
+use crate::cli::{AssignableCommand, Command, DoctorArgs};
 use crate::connect::Connection;
+use crate::create::{self, Plan, unfinished};
 use crate::detach;
+use crate::device_request;
+use crate::doctor::{self, Opened};
 use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
 use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
+use crate::status;
 
 /// Runs one command; its result goes to standard output.
 pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
@@ -20,7 +24,8 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let request = attach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: args.devices.clone(),
+                devices: device_request::to_attach(host, &args.devices)?,
+                export: args.export,
                 timeout: args.timeout,
             };
             changing(host, |_| match attach::attach(host, &request)? {
@@ -31,39 +36,71 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 }
             })
         }
+        Command::Create(args) => {
+            let request = create::Request {
+                config: args.config.clone(),
+                overrides: args.overrides.clone(),
+                backend: args.backend.clone(),
+                timeout: args.timeout,
+                paused: args.paused,
+            };
+            let plan = Plan::read(&request)?;
+            if args.dryrun {
+                return print(&plan.describe(host)?);
+            }
+            changing(host, |_| create::create(host, &request, plan))
+        }
         Command::Detach(args) => {
             let request = detach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: args.devices.clone(),
+                devices: device_request::to_detach(host, &args.devices, &args.domain)?,
                 timeout: args.timeout,
+                force: args.force,
             };
             changing(host, |reclaimed| detach::detach(host, &request, reclaimed))
         }
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
-            print(&devices, args.json)
+            print_devices(&devices, args.json)
+        }
+        Command::Status { backend, json } => {
+            let status = status::status(host, backend)?;
+            print(&if *json { status.json() } else { status.text() })?;
+            status.check()
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
-        Command::Serve { .. } => Err(Error::Usage("serve is not a command that ends".to_owned())),
+        Command::Doctor(_) | Command::Serve { .. } => {
+            Err(Error::Usage("this command does not work on an open host".to_owned()))
+        }
     }
+}
+
+/// Prints what `doctor` found.
+pub(crate) fn doctor(opened: &Opened, args: &DoctorArgs) -> Result<(), Error> {
+    let report = doctor::examine(opened, &args.backend, &args.names);
+    print(&if args.json { report.json() } else { report.text() })?;
+    report.check()
 }
 
 fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error> {
     match command {
         AssignableCommand::List { json } => {
             let devices = list::assignable(host)?;
-            print(&devices, *json)
+            print_devices(&devices, *json)
         }
         AssignableCommand::Add { backend, devices } => changing(host, |_| assignable::add(host, devices, backend)),
         AssignableCommand::Remove { rebind, devices } => changing(host, |_| assignable::remove(host, devices, *rebind)),
     }
 }
 
-/// Prints a listing. That nobody reads it to its end (`pcidom list | head -1`) is no error.
-fn print(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
-    let text = if json { list::json(devices) } else { list::table(devices) };
+fn print_devices(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
+    print(&if json { list::json(devices) } else { list::table(devices) })
+}
+
+/// Prints a result. That nobody reads it to its end (`pcidom list | head -1`) is no error.
+fn print(text: &str) -> Result<(), Error> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Error::File { path: "standard output".into(), source: error })
@@ -75,6 +112,7 @@ fn print(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
 /// A command that changes something: alone, and after what others left was put right.
 fn changing(host: &Host, act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>) -> Result<(), Error> {
     let _lock = Lock::take(|| host.note("waiting for another pcidom command to end"))?;
+    unfinished::settle(host)?;
     let reclaimed = reclaim(host)?;
     act(&reclaimed)
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use xen_types::DomId;
+use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
-use crate::device_spec::DeviceSpec;
-use crate::directories::end_state;
+use crate::directories::Ends;
 use crate::domain;
+use crate::entries::Entries;
 use crate::error::{DomainName, Error, StateName};
 use crate::host::Host;
 
@@ -20,70 +20,137 @@ pub(crate) enum Connection {
     Waiting,
 }
 
+/// How both ends rest while nothing changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// In use.
+    Connected,
+    /// No frontend has come yet.
+    Unmet,
+    /// The frontend has closed, and may come again.
+    Closed,
+}
+
+/// Waits until neither end is on its way to somewhere.
+///
+/// # Errors
+/// [`Error::GuestSilent`] or [`Error::StubSilent`] when that takes too long; one of them went away.
+pub(crate) fn settle(host: &Host, stub: &DomainName, guest: &DomainName, timeout: Duration) -> Result<Settled, Error> {
+    let settled = host.wait_for(&Ends::watched(stub.id, guest.id), timeout, || {
+        check_alive(host, stub, guest)?;
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        Ok(match ends {
+            ends if ends.are_connected() => Some(Settled::Connected),
+            ends if ends.are_unmet() => Some(Settled::Unmet),
+            ends if ends.are_closed() => Some(Settled::Closed),
+            _ => None,
+        })
+    })?;
+    settled.map_or_else(|| Err(who_is_silent(host, stub, guest, timeout)?), Ok)
+}
+
 /// Waits until the guest has the devices, or, while it is paused, until the stub has exported them.
 pub(crate) fn await_connection(
     host: &Host,
     stub: &DomainName,
     guest: &DomainName,
-    devices: &[DeviceSpec],
+    devices: &[Sbdf],
     timeout: Duration,
 ) -> Result<Connection, Error> {
-    let (backend, frontend) = (path::backend_dir(stub.id, guest.id), path::frontend_dir(guest.id));
-    let watched = [backend.clone(), frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
-    let met = host.wait_for(&watched, timeout, || {
-        let paused = match domain::info(host, guest.id)? {
-            Some(info) if !info.dying => info.paused,
-            _ => return Err(Error::GuestWentAway(guest.clone())),
-        };
-        if !domain::is_alive(host, stub.id)? {
-            return Err(Error::StubWentAway(stub.clone()));
+    let met = host.wait_for(&Ends::watched(stub.id, guest.id), timeout, || {
+        let paused = check_alive(host, stub, guest)?;
+        let exports = Exports::look(host, stub.id, guest.id, devices)?;
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        check_open(host, stub, guest, ends)?;
+        let is_unmet = ends.back == XenbusState::Initialised;
+        if let Some(device) = exports.failed
+            && (ends.are_connected() || is_unmet)
+        {
+            return Err(export_failed(host, stub, guest, device)?);
         }
-        let exported = exported(host, stub, guest.id, devices)?;
-        let (back, front) = (end_state(host, &backend)?, end_state(host, &frontend)?);
-        Ok(match (back, front) {
-            (XenbusState::Closing | XenbusState::Closed, _) => {
-                let text = host.read(&path::error_node(stub.id, guest.id))?;
-                return Err(Error::StubGaveUp { stub: stub.clone(), text });
-            }
-            (_, XenbusState::Closing | XenbusState::Closed) => {
-                let text = host.read(&guest_error(guest.id))?;
-                return Err(Error::GuestRefused { guest: guest.clone(), text });
-            }
-            (XenbusState::Connected, XenbusState::Connected) => Some(Connection::Connected),
-            (XenbusState::Initialised | XenbusState::Connected, _) if paused && exported => Some(Connection::Waiting),
+        Ok(match exports.all {
+            true if ends.are_connected() => Some(Connection::Connected),
+            true if paused && (is_unmet || ends.back == XenbusState::Connected) => Some(Connection::Waiting),
             _ => None,
         })
     })?;
     if let Some(connection) = met {
         return Ok(connection);
     }
-    let (back, front) = (end_state(host, &backend)?, end_state(host, &frontend)?);
-    if back < XenbusState::Initialised {
-        let waiting_for = format!("exporting the devices to {guest}");
-        return Err(Error::StubSilent { stub: stub.clone(), after: timeout, waiting_for });
-    }
-    let guest = guest.clone();
-    Err(Error::GuestSilent { guest, after: timeout, backend: StateName(back), frontend: StateName(front) })
+    // One that failed is the reason to tell, also where the guest did not come to an end.
+    Err(match Exports::look(host, stub.id, guest.id, devices)?.failed {
+        Some(device) => export_failed(host, stub, guest, device)?,
+        None => who_is_silent(host, stub, guest, timeout)?,
+    })
 }
 
-/// Whether the stub has exported all devices.
-///
-/// # Errors
-/// It could not export one: `state-N` is Closed (pci-protocol §2.9).
-fn exported(host: &Host, stub: &DomainName, guest: DomId, devices: &[DeviceSpec]) -> Result<bool, Error> {
-    let backend = path::backend_dir(stub.id, guest);
-    let mut all = true;
-    for (index, spec) in devices.iter().enumerate() {
-        match host.read_state(&path::child(&backend, &format!("state-{index}")))? {
-            XenbusState::Initialised => {}
-            XenbusState::Closed => {
-                let text = host.read(&path::error_node(stub.id, guest))?;
-                return Err(Error::ExportFailed { stub: stub.clone(), device: spec.device, text });
-            }
-            _ => all = false,
-        }
+/// Both domains must be there. Whether the guest is paused.
+fn check_alive(host: &Host, stub: &DomainName, guest: &DomainName) -> Result<bool, Error> {
+    let paused = match domain::info(host, guest.id)? {
+        Some(info) if !info.dying => info.paused,
+        _ => return Err(Error::GuestWentAway(guest.clone())),
+    };
+    if domain::is_alive(host, stub.id)? { Ok(paused) } else { Err(Error::StubWentAway(stub.clone())) }
+}
+
+/// Neither end may have given up.
+fn check_open(host: &Host, stub: &DomainName, guest: &DomainName, ends: Ends) -> Result<(), Error> {
+    let closed = |state| matches!(state, XenbusState::Closing | XenbusState::Closed);
+    let text = match (closed(ends.back), closed(ends.front)) {
+        (false, false) => return Ok(()),
+        (true, _) => host.read(&path::error_node(stub.id, guest.id))?,
+        (false, true) => None,
+    };
+    // Each follows the other; the one with a reason was the first.
+    if text.is_some() || !closed(ends.front) {
+        return Err(Error::StubGaveUp { stub: stub.clone(), text });
     }
-    Ok(all)
+    let text = host.read(&guest_error(guest.id))?;
+    Err(Error::GuestRefused { guest: guest.clone(), text })
+}
+
+/// Who is to blame that nothing goes on: the one whose turn it is.
+pub(crate) fn who_is_silent(
+    host: &Host,
+    stub: &DomainName,
+    guest: &DomainName,
+    after: Duration,
+) -> Result<Error, Error> {
+    let Ends { back, front } = Ends::read(host, stub.id, guest.id)?;
+    let stubs_turn = match (back, front) {
+        (XenbusState::Initialised, XenbusState::Initialised)
+        | (XenbusState::Reconfiguring | XenbusState::Connected, XenbusState::Reconfiguring)
+        | (XenbusState::Reconfigured, XenbusState::Connected) => true,
+        (back, _) => back < XenbusState::Initialised,
+    };
+    if stubs_turn {
+        let waiting_for = format!("serving the devices of {guest}");
+        return Ok(Error::StubSilent { stub: stub.clone(), after, waiting_for });
+    }
+    Ok(Error::GuestSilent { guest: guest.clone(), after, backend: StateName(back), frontend: StateName(front) })
+}
+
+/// How far the stub is with the devices of an attach.
+struct Exports {
+    all: bool,
+    /// It could not export this one: `state-N` is Closed (pci-protocol §2.9).
+    failed: Option<Sbdf>,
+}
+
+impl Exports {
+    fn look(host: &Host, stub: DomId, guest: DomId, devices: &[Sbdf]) -> Result<Self, Error> {
+        let entries = Entries::load(host, stub, guest)?;
+        let is_at = |device: &Sbdf, state| entries.find(*device).is_some_and(|entry| entry.state == state);
+        Ok(Self {
+            all: devices.iter().all(|device| is_at(device, XenbusState::Initialised)),
+            failed: devices.iter().copied().find(|device| is_at(device, XenbusState::Closed)),
+        })
+    }
+}
+
+fn export_failed(host: &Host, stub: &DomainName, guest: &DomainName, device: Sbdf) -> Result<Error, Error> {
+    let text = host.read(&path::error_node(stub.id, guest.id))?;
+    Ok(Error::ExportFailed { stub: stub.clone(), device, text })
 }
 
 /// Where a Linux guest says what went wrong with its PCI frontend.

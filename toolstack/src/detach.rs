@@ -1,19 +1,22 @@
-//! `pcidom detach`: takes all its devices from a guest.
+//! `pcidom detach`: takes devices from a guest, some or all.
 
 use std::time::Duration;
 
 use xen_types::Sbdf;
-use xenstore::{XenbusState, path};
+use xenstore::XenbusState;
 
-use crate::directories::end_state;
+use crate::close;
+use crate::directories::Ends;
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
+use crate::facts::Facts;
+use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
-use crate::reclaim::Reclaimed;
+use crate::reclaim::{self, Reclaimed};
 use crate::release::{self, Loan, Rights};
-use crate::store::Change;
 use crate::table::{self, Phase, Record};
+use crate::withdraw::{Answer, IfSilent, Wanted, phases, withdraw};
 
 /// What is to be taken from whom.
 #[derive(Clone, Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Request {
     pub(crate) devices: Vec<Sbdf>,
     /// How long the guest may take.
     pub(crate) timeout: Duration,
+    /// Go on without a guest that does not let go, and free what one still has something of.
+    pub(crate) force: bool,
 }
 
 /// Detaches the devices. `reclaimed` is what was taken back just before: from a guest that is gone, everything was.
@@ -37,28 +42,87 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         return Ok(());
     }
     let (guest, _) = domain::find(host, &request.guest)?.ok_or_else(|| Error::NoSuchGuest(request.guest.clone()))?;
-    let records: Vec<Record> =
-        table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest.id)).collect();
-    let has = |device: Sbdf| records.iter().find(|record| record.device == device);
-    for device in request.devices.iter().copied() {
-        let record = has(device).ok_or_else(|| Error::NotAttached { device, guest: guest.clone() })?;
+    let records = table::load(host)?;
+    let named = request.devices.iter().copied().map(|device| {
+        let theirs = |record: &&Record| record.device == device && record.frontend == Some(guest.id);
+        let record = records.iter().find(theirs).ok_or_else(|| Error::NotAttached { device, guest: guest.clone() })?;
         check_backend(host, request, record)?;
-    }
-    let staying: Vec<Sbdf> =
-        records.iter().map(|record| record.device).filter(|device| !request.devices.contains(device)).collect();
-    if !staying.is_empty() {
-        return Err(Error::PartialDetach { guest, staying });
-    }
-    let Some(first) = records.first() else {
+        Ok(*record)
+    });
+    let named: Vec<Record> = named.collect::<Result<_, Error>>()?;
+    let Some(first) = named.first() else {
         return Err(Error::Usage("no device named".to_owned()));
     };
-    let stub_alive = domain::is_alive(host, first.stub)?;
-    let devices: Vec<Sbdf> = records.iter().map(|record| record.device).collect();
-    let loan = Loan { stub: domain::named(host, first.stub)?, stub_alive, guest, guest_alive: true, devices };
-    set_phase(host, &loan, Phase::Detaching)?;
-    close(host, &loan, request.timeout)?;
-    let guest_alive = domain::is_alive(host, loan.guest.id)?;
-    release::take_back(host, &Loan { guest_alive, ..loan }, Rights::Complete)
+    let (held, used): (Vec<Record>, Vec<Record>) = named.iter().partition(|record| record.phase == Phase::Held);
+    let devices = |records: &[Record]| records.iter().map(|record| record.device).collect::<Vec<_>>();
+    let (stub, stub_alive) = (domain::named(host, first.stub)?, reclaim::holds(host, first.stub, first.device)?);
+    let loan = |devices: Vec<Sbdf>| Loan {
+        stub: stub.clone(),
+        stub_alive,
+        guest: guest.clone(),
+        guest_alive: true,
+        staying: release::others(&records, guest.id, &devices),
+        devices,
+        stays_connected: false,
+    };
+    let retried = retry(host, &loan(devices(&held)), request.force);
+    if !used.is_empty() {
+        take(host, loan(devices(&used)), request)?;
+    }
+    retried
+}
+
+/// Takes devices that the guest uses.
+fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
+    if loan.stub_alive {
+        let if_silent = if request.force { IfSilent::Leave } else { IfSilent::Restore };
+        let wanted = Wanted {
+            stub: &loan.stub,
+            guest: &loan.guest,
+            devices: &loan.devices,
+            timeout: request.timeout,
+            if_silent,
+        };
+        match withdraw(host, wanted)? {
+            Answer::LetGo => {}
+            Answer::Silent(_) | Answer::HalfWay(_) if request.force => {
+                host.note(&format!("{} did not let go of its devices and loses them", loan.guest));
+                host.commit(&phases(&loan.devices, Phase::Detaching))?;
+            }
+            Answer::Silent(error) => return Err(error),
+            Answer::HalfWay(ends) => return Err(half_way(&loan, request.timeout, ends)),
+        }
+    } else {
+        // Nobody can ask it. With its last device its directory goes too.
+        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+    }
+    if loan.staying.is_empty() && loan.stub_alive {
+        loan.stays_connected = !close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? && !request.force;
+    }
+    loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
+    loan.stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
+    release::take_back(host, &loan, Rights::Complete)
+}
+
+fn half_way(loan: &Loan, after: Duration, ends: Ends) -> Error {
+    if ends.front == XenbusState::Reconfiguring && ends.back != XenbusState::Reconfigured {
+        let waiting_for = format!("taking devices back from {}", loan.guest);
+        return Error::StubSilent { stub: loan.stub.clone(), after, waiting_for };
+    }
+    Error::GuestHalfClosed { guest: loan.guest.clone(), after, frontend: StateName(ends.front) }
+}
+
+/// Devices that were taken from the guest before: does it still have something of them?
+fn retry(host: &Host, loan: &Loan, force: bool) -> Result<(), Error> {
+    let mut facts = Vec::new();
+    for device in loan.devices.iter().copied() {
+        facts.push(Facts::find(host, loan.stub.id, device)?);
+    }
+    let held = if force { Held::default() } else { holds::hold(host, &loan.guest, &facts)? };
+    let free: Vec<Sbdf> = loan.devices.iter().copied().filter(|device| !held.has(*device)).collect();
+    facts.retain(|facts| host.sysfs.exists(facts.device));
+    release::give_back(host, loan, &free, &facts)?;
+    held.into_result(&loan.guest)
 }
 
 /// The user named a backend: is it the one that has the device?
@@ -71,49 +135,4 @@ fn check_backend(host: &Host, request: &Request, record: &Record) -> Result<(), 
         return Ok(());
     }
     Err(Error::OtherPool { device: record.device, stub })
-}
-
-fn set_phase(host: &Host, loan: &Loan, phase: Phase) -> Result<(), Error> {
-    host.commit(&loan.devices.iter().map(|device| table::set_phase(*device, phase)).collect::<Vec<_>>())
-}
-
-/// Asks the guest to let go and waits until it has. A guest that never connected need not be asked, and one whose stub is gone
-/// cannot be; both see their directory vanish.
-fn close(host: &Host, loan: &Loan, timeout: Duration) -> Result<(), Error> {
-    let backend = path::backend_dir(loan.stub.id, loan.guest.id);
-    let frontend = path::frontend_dir(loan.guest.id);
-    let (back, front) = (end_state(host, &backend)?, end_state(host, &frontend)?);
-    let is_closed = |front| matches!(front, XenbusState::Unknown | XenbusState::Closed);
-    if !loan.stub_alive || is_closed(front) || front == XenbusState::Initialising {
-        return Ok(());
-    }
-    let ask = |online: u8, state: XenbusState| {
-        [Change::write(path::child(&backend, "online"), online), Change::write(path::child(&backend, "state"), state)]
-    };
-    host.commit(&ask(0, XenbusState::Closing))?;
-    let watched = [backend.clone(), frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
-    let closed = host.wait_for(&watched, timeout, || {
-        let gone = !domain::is_alive(host, loan.guest.id)? || !domain::is_alive(host, loan.stub.id)?;
-        Ok((gone || is_closed(end_state(host, &frontend)?)).then_some(()))
-    })?;
-    if closed.is_none() {
-        return Err(give_up(host, loan, timeout, front, &ask(1, back))?);
-    }
-    // The stub follows at once. If it does not, taking the directories away makes it let go, and that is waited for too.
-    host.wait_for(&watched, STUB_PATIENCE, || Ok(is_closed(end_state(host, &backend)?).then_some(())))?;
-    Ok(())
-}
-
-/// The guest did not answer. If it did nothing at all, everything stays as it was.
-fn give_up(host: &Host, loan: &Loan, after: Duration, before: XenbusState, restore: &[Change]) -> Result<Error, Error> {
-    let backend = path::backend_dir(loan.stub.id, loan.guest.id);
-    let front = end_state(host, &path::frontend_dir(loan.guest.id))?;
-    let guest = loan.guest.clone();
-    if front != before || before == XenbusState::Closing {
-        return Ok(Error::GuestHalfClosed { guest, after, frontend: StateName(front) });
-    }
-    host.commit(restore)?;
-    set_phase(host, loan, Phase::Attached)?;
-    let backend = end_state(host, &backend)?;
-    Ok(Error::GuestSilent { guest, after, backend: StateName(backend), frontend: StateName(front) })
 }

@@ -1,8 +1,10 @@
-//! A device as the user names it, in the words of `xl`: `BDF[@VSLOT][,KEY=VALUE]…`.
+//! What is wanted of one device. [`DeviceRequest`] reads it.
 
 use std::str::FromStr;
 
 use xen_types::Sbdf;
+
+use crate::device_request::DeviceRequest;
 
 /// How strictly memory that firmware reserved for the device must be honoured (`rdm_policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -64,7 +66,15 @@ pub(crate) enum ParseSpecError {
     Address(#[from] xen_types::ParseSbdfError),
     #[error("a virtual slot is a hexadecimal number up to 1f, not {0:?}")]
     Slot(String),
-    #[error("{0:?} is no option of a device (permissive, msitranslate, power_mgmt, seize, rdm_policy, name)")]
+    #[error(
+        "segment {0} cannot be passed through: Xen knows segments up to ffff (this one may be a Volume Management Device's)"
+    )]
+    Segment(String),
+    #[error("no device: want a BDF, or name=NAME of an assignable device")]
+    NoDevice,
+    #[error(
+        "{0:?} is no option of a device (bdf, vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name)"
+    )]
     Unknown(String),
     #[error("{option} cannot be {value:?}")]
     Value { option: &'static str, value: String },
@@ -74,11 +84,12 @@ pub(crate) enum ParseSpecError {
     Permissive,
 }
 
-fn flag(option: &'static str, value: &str) -> Result<bool, ParseSpecError> {
-    match value {
-        "0" => Ok(false),
-        "1" => Ok(true),
-        _ => Err(ParseSpecError::Value { option, value: value.to_owned() }),
+/// A flag: any number, of which 0 means no. Nothing is the default, as everywhere in xl.
+pub(crate) fn flag(option: &'static str, value: &str) -> Result<bool, ParseSpecError> {
+    match value.parse::<i32>() {
+        Ok(number) => Ok(number != 0),
+        Err(_) if value.is_empty() => Ok(false),
+        Err(_) => Err(ParseSpecError::Value { option, value: value.to_owned() }),
     }
 }
 
@@ -86,43 +97,29 @@ impl FromStr for DeviceSpec {
     type Err = ParseSpecError;
 
     fn from_str(text: &str) -> Result<Self, ParseSpecError> {
-        let mut parts = text.split(',');
-        let address = parts.next().unwrap_or_default();
-        let (device, slot) = address.split_once('@').map_or((address, None), |(device, slot)| (device, Some(slot)));
-        let mut spec = Self::plain(device.parse()?);
-        spec.vslot = slot.map(parse_slot).transpose()?;
-        for part in parts {
-            let (option, value) = part.split_once('=').ok_or_else(|| ParseSpecError::Unknown(part.to_owned()))?;
-            match option {
-                "permissive" if flag("permissive", value)? => return Err(ParseSpecError::Permissive),
-                "permissive" => {}
-                "msitranslate" => spec.msitranslate = flag("msitranslate", value)?,
-                "power_mgmt" => spec.power_mgmt = flag("power_mgmt", value)?,
-                "seize" => spec.seize = flag("seize", value)?,
-                "rdm_policy" => spec.rdm_policy = parse_policy(value)?,
-                "name" => spec.name = Some(parse_name(value)?),
-                _ => return Err(ParseSpecError::Unknown(part.to_owned())),
-            }
-        }
-        Ok(spec)
+        text.parse::<DeviceRequest>()?.single()
     }
 }
 
-fn parse_slot(text: &str) -> Result<u8, ParseSpecError> {
+/// A slot of the virtual bus.
+pub(crate) fn parse_slot(text: &str) -> Result<u8, ParseSpecError> {
+    let text = text.trim();
     let digits = text.strip_prefix("0x").unwrap_or(text);
     let slot = if digits.starts_with('+') { None } else { u8::from_str_radix(digits, 16).ok() };
     slot.filter(|slot| *slot < 32).ok_or_else(|| ParseSpecError::Slot(text.to_owned()))
 }
 
-fn parse_policy(value: &str) -> Result<RdmPolicy, ParseSpecError> {
-    match value {
-        "strict" => Ok(RdmPolicy::Strict),
+/// `rdm_policy`, in whatever case, as libxl reads its enumerations.
+pub(crate) fn parse_policy(value: &str) -> Result<RdmPolicy, ParseSpecError> {
+    match value.to_ascii_lowercase().as_str() {
+        "strict" | "" => Ok(RdmPolicy::Strict),
         "relaxed" => Ok(RdmPolicy::Relaxed),
         _ => Err(ParseSpecError::Value { option: "rdm_policy", value: value.to_owned() }),
     }
 }
 
-fn parse_name(value: &str) -> Result<String, ParseSpecError> {
+/// A name, as xenstore and a table can show it.
+pub(crate) fn parse_name(value: &str) -> Result<String, ParseSpecError> {
     const MAX_BYTES: usize = 64;
     if value.is_empty() || value.len() > MAX_BYTES || value.contains(char::is_control) {
         return Err(ParseSpecError::Value { option: "name", value: value.to_owned() });
@@ -171,9 +168,7 @@ mod tests {
             "03:00.0@20",
             "03:00.0@+1",
             "03:00.0@-1",
-            "03:00.0,",
             "03:00.0,seize",
-            "03:00.0,seize=2",
             "03:00.0,seize=yes",
             "03:00.0,rdm_policy=none",
             "03:00.0,name=",

@@ -1,69 +1,44 @@
 //! The two directories through which backend and frontend find each other, in libxl's shapes (`docs/xenstore.md`).
 
-use std::collections::BTreeSet;
-
 use xen_types::DomId;
-use xenstore::{Permission, XenbusState, path};
+use xenstore::path::{self, key};
+use xenstore::{Permission, XenbusState};
 
 use crate::device_spec::DeviceSpec;
+use crate::entries::{self, Entries};
 use crate::error::{DomainName, Error};
+use crate::export::Export;
 use crate::host::Host;
 use crate::store::Change;
 
-/// Slots of a PCI bus.
-const SLOTS: usize = 32;
-
-/// Creates both directories for a guest that has none. With everything the stub will write in place already: an unprivileged
-/// domain may own only so many nodes, these are dom0's.
-pub(crate) fn create(stub: DomId, guest: &DomainName, export: &str, devices: &[DeviceSpec]) -> Vec<Change> {
+/// Creates both directories for a guest that has none.
+pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: &[DeviceSpec]) -> Vec<Change> {
     let (backend, frontend) = (path::backend_dir(stub, guest.id), path::frontend_dir(guest.id));
     let ours = [Permission::none(DomId::DOM0), Permission::read(stub), Permission::read(guest.id)];
-    let stubs = [Permission::none(DomId::DOM0), Permission::both(stub), Permission::read(guest.id)];
+    let stubs = entries::stub_writable(stub, guest.id);
     let in_backend = |name: &str| path::child(&backend, name);
 
     let mut changes = Change::directory(backend.clone(), &ours).to_vec();
     changes.extend([
-        Change::write(in_backend("frontend"), &frontend),
-        Change::write(in_backend("frontend-id"), guest.id),
-        Change::write(in_backend("online"), 1),
-        Change::write(in_backend("domain"), guest.name.as_deref().unwrap_or_default()),
-        Change::write(in_backend("num_devs"), devices.len()),
+        Change::write(in_backend(key::FRONTEND), &frontend),
+        Change::write(in_backend(key::FRONTEND_ID), guest.id),
+        Change::write(in_backend(key::ONLINE), 1),
+        Change::write(in_backend(key::DOMAIN), guest.name.as_deref().unwrap_or_default()),
     ]);
-    changes.extend(Change::node(in_backend("state"), XenbusState::Initialising, &stubs));
-    for (index, spec) in devices.iter().enumerate() {
-        let numbered = |name: &str| path::child(&backend, &format!("{name}-{index}"));
-        changes.extend([
-            Change::write(numbered("key"), spec.device),
-            Change::write(numbered("dev"), spec.device),
-            Change::write(numbered("opts"), spec.opts()),
-        ]);
-        changes.extend(spec.vdevfn().map(|vdevfn| Change::write(numbered("vdevfn"), format!("{vdevfn:x}"))));
-        changes.extend(spec.name.as_ref().map(|name| Change::write(numbered("name"), name)));
-        changes.extend(Change::node(numbered("state"), XenbusState::Initialising, &stubs));
-        changes.extend(Change::node(numbered("vdev"), "", &stubs));
+    if export.is_chosen {
+        changes.push(Change::write(in_backend(key::EXPORT), &export.mode));
     }
-    changes.extend(Change::node(in_backend("root_num"), "", &stubs));
-    for root in 0..roots(export, devices) {
-        changes.extend(Change::node(in_backend(&format!("root-{root}")), "", &stubs));
-    }
+    changes.extend(Change::node(in_backend(key::STATE), XenbusState::Initialising, &stubs));
+    changes.extend(Entries::none(stub, guest.id).append(export, devices));
+    changes.extend(Change::node(in_backend(key::ROOT_NUM), "", &stubs));
 
     changes.extend(Change::directory(frontend.clone(), &[Permission::none(guest.id), Permission::read(stub)]));
     changes.extend([
-        Change::write(path::child(&frontend, "backend"), &backend),
-        Change::write(path::child(&frontend, "backend-id"), stub),
-        Change::write(path::child(&frontend, "state"), XenbusState::Initialising),
+        Change::write(path::child(&frontend, key::BACKEND), &backend),
+        Change::write(path::child(&frontend, key::BACKEND_ID), stub),
+        Change::write(path::child(&frontend, key::STATE), XenbusState::Initialising),
     ]);
     changes
-}
-
-/// How many virtual buses the devices may need in the stub's export mode.
-fn roots(export: &str, devices: &[DeviceSpec]) -> usize {
-    let buses = || devices.iter().map(|spec| (spec.device.segment(), spec.device.bus())).collect::<BTreeSet<_>>();
-    match export {
-        "slot" => devices.len().div_ceil(SLOTS),
-        "passthrough" => buses().len(),
-        _ => 1,
-    }
 }
 
 /// Removes both directories, what the stub reported about this frontend, and what is empty above them.
@@ -85,5 +60,63 @@ pub(crate) fn remove(stub: DomId, guest: DomId) -> Vec<Change> {
 
 /// The state of the end whose directory this is.
 pub(crate) fn end_state(host: &Host, dir: &str) -> Result<XenbusState, Error> {
-    host.read_state(&path::child(dir, "state"))
+    host.read_state(&path::child(dir, key::STATE))
+}
+
+/// Where both ends of a guest's devices are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) back: XenbusState,
+    pub(crate) front: XenbusState,
+}
+
+impl Ends {
+    pub(crate) fn read(host: &Host, stub: DomId, guest: DomId) -> Result<Self, Error> {
+        let back = end_state(host, &path::backend_dir(stub, guest))?;
+        Ok(Self { back, front: end_state(host, &path::frontend_dir(guest))? })
+    }
+
+    /// In use, and nothing is changing.
+    pub(crate) fn are_connected(self) -> bool {
+        self == Self { back: XenbusState::Connected, front: XenbusState::Connected }
+    }
+
+    /// The guest was asked to look at the set of devices, and has not moved.
+    pub(crate) fn are_asked(self) -> bool {
+        self == Self { back: XenbusState::Reconfiguring, front: XenbusState::Connected }
+    }
+
+    /// No frontend has come yet, and the stub has exported what there was.
+    pub(crate) fn are_unmet(self) -> bool {
+        let absent = matches!(self.front, XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait);
+        absent && self.back == XenbusState::Initialised
+    }
+
+    /// The guest does not use any device (any more).
+    pub(crate) fn are_closed(self) -> bool {
+        let gone = matches!(self.front, XenbusState::Unknown | XenbusState::Closed);
+        gone && matches!(self.back, XenbusState::Unknown | XenbusState::Closed)
+    }
+
+    /// What a transaction expects that must happen in just this state.
+    pub(crate) fn expected(self, stub: DomId, guest: DomId) -> Vec<Change> {
+        let dirs = [(path::backend_dir(stub, guest), self.back), (path::frontend_dir(guest), self.front)];
+        let known = dirs.into_iter().filter(|(_, state)| *state != XenbusState::Unknown);
+        known.map(|(dir, state)| Change::expect(path::child(&dir, key::STATE), state)).collect()
+    }
+
+    /// Paths at which to wait for a change, of the domains too.
+    pub(crate) fn watched(stub: DomId, guest: DomId) -> Vec<String> {
+        vec![path::backend_dir(stub, guest), path::frontend_dir(guest), path::RELEASE_DOMAIN.to_owned()]
+    }
+}
+
+/// Sets the backend's own state, as only the toolstack may: 4, 5 or 7.
+pub(crate) fn set_back(stub: DomId, guest: DomId, state: XenbusState) -> Change {
+    Change::write(path::child(&path::backend_dir(stub, guest), key::STATE), state)
+}
+
+/// Whether the devices shall stay (1) or go for good (0).
+pub(crate) fn set_online(stub: DomId, guest: DomId, online: u8) -> Change {
+    Change::write(path::child(&path::backend_dir(stub, guest), key::ONLINE), online)
 }

@@ -46,26 +46,44 @@ impl Console for StandardError {
 
 /// Opens everything, or says why this host cannot be used. The version is for libraries that only some commands need.
 pub(crate) fn open(verbose: bool) -> Result<(Host, XenVersion), Error> {
+    let version = version()?;
+    check_root()?;
+    check_dom0()?;
+    Ok((connect(version, verbose)?, version))
+}
+
+/// The release of the Xen below us.
+pub(crate) fn version() -> Result<XenVersion, Error> {
+    XenVersion::detect(Path::new(SYSFS))
+        .ok_or_else(|| Error::NoHost("it does not run on Xen, or sysfs is not mounted".to_owned()))
+}
+
+/// Whether we may do what commands do.
+pub(crate) fn check_root() -> Result<(), Error> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::NoHost("this command must be run by root".to_owned()))
+}
+
+/// Whether this is the domain that may do it.
+pub(crate) fn check_dom0() -> Result<(), Error> {
+    if is_dom0() { Ok(()) } else { Err(Error::NoHost("this command must be run in dom0".to_owned())) }
+}
+
+/// Opens the ways to Xen and xenstore.
+pub(crate) fn connect(version: XenVersion, verbose: bool) -> Result<Host, Error> {
     let clock = SinceStart(Instant::now());
-    let version = XenVersion::detect(Path::new(SYSFS))
-        .ok_or_else(|| Error::NoHost("it does not run on Xen, or sysfs is not mounted".to_owned()))?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Error::NoHost("this command must be run by root".to_owned()));
-    }
-    if !is_dom0() {
-        return Err(Error::NoHost("this command must be run in dom0".to_owned()));
-    }
     let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     let hypervisor = Libxc::open(version, library).map_err(|error| Error::NoHost(error.to_string()))?;
     let device = XenbusDevice::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
-    let host = Host::new(
+    Ok(Host::new(
         Box::new(hypervisor),
         Sysfs::new(SYSFS, Box::new(Linux)),
         Box::new(Connection::new(device)),
         Box::new(clock),
         Box::new(StandardError { verbose }),
-    );
-    Ok((host, version))
+    ))
 }
 
 /// xenfs says it; where that is not mounted, dom0 is the domain whose UUID is zero.

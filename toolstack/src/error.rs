@@ -54,6 +54,10 @@ pub(crate) enum Error {
     NoSuchGuest(String),
     #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
     NotPv(DomainName),
+    #[error("{0} has this uuid already")]
+    GuestExists(DomainName),
+    #[error("{0} was destroyed and is still there")]
+    StillThere(DomainName),
     #[error("{guest} cannot get devices: {why}")]
     UnfitGuest { guest: DomainName, why: &'static str },
     #[error("{guest} was created without passthrough, so Xen refuses to give it {device}")]
@@ -62,8 +66,8 @@ pub(crate) enum Error {
     ServedByDom0 { guest: DomainName },
     #[error("{guest} has PCI devices from another backend, {backend}")]
     ServedByOther { guest: DomainName, backend: DomainName },
-    #[error("{guest} has PCI devices already, and adding to them is not supported by this version")]
-    HasDevices { guest: DomainName },
+    #[error("{guest} has closed its PCI frontend, so nothing can be added to it")]
+    FrontendClosed { guest: DomainName },
     #[error("{guest} has PCI devices of a backend that is gone")]
     BackendGone { guest: DomainName },
 
@@ -80,6 +84,8 @@ pub(crate) enum Error {
 
     #[error("there is no PCI device {0}")]
     NoSuchDevice(Sbdf),
+    #[error("no assignable device is called {0}")]
+    NoSuchName(String),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
@@ -98,8 +104,10 @@ pub(crate) enum Error {
     NoEcam(Sbdf),
     #[error("{device} is not attached to {guest}")]
     NotAttached { device: Sbdf, guest: DomainName },
-    #[error("{guest} keeps {}, and taking only some of a guest's devices is not supported by this version", list(.staying))]
-    PartialDetach { guest: DomainName, staying: Vec<Sbdf> },
+    #[error("{device} is given to nobody, because it is still held by {what}")]
+    Held { device: Sbdf, guest: DomainName, what: String },
+    #[error("{guest} sees its devices in mode {mode}, which was chosen with the first of them")]
+    OtherExport { guest: DomainName, mode: String },
 
     #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
@@ -118,10 +126,18 @@ pub(crate) enum Error {
     Hypercall { what: String, source: HypercallError },
     #[error(transparent)]
     Store(#[from] StoreFailure),
+    #[error("xenstore was changed by somebody else meanwhile")]
+    ChangedMeanwhile,
     #[error("{}: {source}", .path.display())]
     File { path: PathBuf, source: io::Error },
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense { place: String, value: String },
+    #[error("{count} {} failed", if *.count == 1 { "check" } else { "checks" })]
+    Unhealthy { count: usize },
+    #[error("xl {what}: {said}")]
+    Xl { what: &'static str, said: String },
+    #[error("{place}: {what}")]
+    Config { place: String, what: String },
     #[error("{0}")]
     Usage(String),
 }
@@ -143,7 +159,8 @@ fn driver_text(driver: Option<&str>) -> String {
     }
 }
 
-fn list(devices: &[Sbdf]) -> String {
+/// Devices as messages name them.
+pub(crate) fn list(devices: &[Sbdf]) -> String {
     devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -155,9 +172,11 @@ impl Error {
     /// The exit code's meaning.
     pub(crate) fn cause(&self) -> ExitCause {
         match self {
-            Self::NoHost(_) | Self::NoIommu | Self::NoPassthrough { .. } => ExitCause::NotPermitted,
+            Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
+                ExitCause::NotPermitted
+            }
             Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
-            Self::Usage(_) => ExitCause::Usage,
+            Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }
     }
@@ -175,12 +194,14 @@ impl Error {
                 "put passthrough=\"enabled\" and e820_host=1 into the guest's xl.cfg and create it anew".to_owned()
             }
             Self::ServedByDom0 { .. } => "detach those with `xl pci-detach` first".to_owned(),
-            Self::ServedByOther { .. } | Self::HasDevices { .. } => {
-                "detach all of them, then attach all with one command".to_owned()
+            Self::ServedByOther { .. } => "detach all of them, then attach all with one command".to_owned(),
+            Self::FrontendClosed { .. } => {
+                "load its xen-pcifront driver again, or detach the devices that it has".to_owned()
             }
             Self::BackendGone { .. } => {
                 "`pcidom list` shows them; take them from the guest with `pcidom detach`".to_owned()
             }
+            Self::OtherExport { .. } => "detach them all, then attach all with one command".to_owned(),
             Self::StubNotRunning(_) => {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }
@@ -192,6 +213,7 @@ impl Error {
                 format!("look at its console: `xl console {}`", stub.id)
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
+            Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {
                 format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)
@@ -206,7 +228,11 @@ impl Error {
                 )
             }
             Self::NotAttached { .. } => "`pcidom list` shows what is where".to_owned(),
-            Self::PartialDetach { .. } => "name all of them".to_owned(),
+            Self::Held { device, guest, .. } => format!(
+                "unload the device's driver in the guest and detach again; destroying the guest frees it too, and so does \
+                 `pcidom detach --force {} {device}`, which trusts the guest",
+                guest.id
+            ),
             Self::GuestSilent { .. } => {
                 "the guest needs the xen-pcifront driver, built in or loaded; --timeout gives it longer".to_owned()
             }

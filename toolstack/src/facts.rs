@@ -26,6 +26,11 @@ impl Facts {
         Ok(Self { device, resources: host.sysfs.resources(device)?, gsi: host.sysfs.gsi(device)? })
     }
 
+    /// From dom0, or from the pool where dom0 does not see the device any more.
+    pub(crate) fn find(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
+        if host.sysfs.exists(device) { Self::gather(host, device) } else { Self::recall(host, stub, device) }
+    }
+
     /// What the pool says about a device that dom0 does not see any more.
     pub(crate) fn recall(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
         let dir = path::pool_dir(stub, device);
@@ -97,6 +102,42 @@ impl GuestRights {
             gsis,
         }
     }
+
+    /// Those that `other` does not have.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        let frames =
+            |rights: &Self| rights.frames.iter().map(|frames| (frames.first.0, frames.count)).collect::<Vec<_>>();
+        let ports = |rights: &Self| rights.ports.iter().map(|ports| (ports.first, ports.count)).collect::<Vec<_>>();
+        let left = subtract(frames(self), &frames(other));
+        Self {
+            frames: left.into_iter().map(|(first, count)| Frames { first: Mfn(first), count }).collect(),
+            ports: subtract(ports(self), &ports(other))
+                .into_iter()
+                .map(|(first, count)| Ports { first, count })
+                .collect(),
+            gsis: self.gsis.iter().copied().filter(|gsi| !other.gsis.contains(gsi)).collect(),
+        }
+    }
+}
+
+/// Cuts ranges of (first, count) out of others.
+fn subtract<N>(mut ranges: Vec<(N, N)>, holes: &[(N, N)]) -> Vec<(N, N)>
+where
+    N: Copy + Ord + std::ops::Add<Output = N> + std::ops::Sub<Output = N>,
+{
+    for (hole, count) in holes.iter().copied() {
+        let (hole, hole_end) = (hole, hole + count);
+        ranges = ranges
+            .into_iter()
+            .flat_map(|(first, count)| {
+                let end = first + count;
+                let before = (first < hole).then(|| (first, hole.min(end) - first));
+                let after = (end > hole_end).then(|| (first.max(hole_end), end - first.max(hole_end)));
+                [before, after].into_iter().flatten()
+            })
+            .collect();
+    }
+    ranges
 }
 
 /// Joins ranges of (first, count) that overlap or touch.
@@ -147,6 +188,20 @@ mod tests {
         ]);
         assert_eq!(rights.frames, [frames(0xfeb00, 2), frames(0x8c0000, 4)]);
         assert_eq!(rights.gsis, [21]);
+    }
+
+    #[test]
+    fn what_another_device_needs_is_left_out() {
+        let one = GuestRights::of(&[facts("00:05.0", Some(21), &["0xfeb00000 0x4000 mem32", "0xc000 0x40 io"])]);
+        let other = facts("00:05.1", Some(21), &["0xfeb01800 0x800 mem32", "0xc010 0x10 io"]);
+        let left = one.without(&GuestRights::of(std::slice::from_ref(&other)));
+        assert_eq!(left.frames, [frames(0xfeb00, 1), frames(0xfeb02, 2)]);
+        assert_eq!(left.ports, [Ports { first: 0xc000, count: 0x10 }, Ports { first: 0xc020, count: 0x20 }]);
+        assert_eq!(left.gsis, [0; 0]);
+        assert_eq!(one.without(&one), GuestRights { frames: vec![], ports: vec![], gsis: vec![] });
+        assert_eq!(one.without(&GuestRights::of(&[])), one);
+        let apart = facts("00:06.0", Some(22), &["0xfeb04000 0x1000 mem32"]);
+        assert_eq!(one.without(&GuestRights::of(&[apart])), one);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
 use crate::xen::Hypervisor;
+use crate::xl::{Toolstack, Xl};
 
 /// Time since the command began.
 pub(crate) trait Clock {
@@ -34,6 +35,7 @@ pub(crate) trait Console {
 pub(crate) struct Host {
     pub(crate) hypervisor: Box<dyn Hypervisor>,
     pub(crate) sysfs: Sysfs,
+    pub(crate) xl: Box<dyn Toolstack>,
     store: Box<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
@@ -49,7 +51,7 @@ impl Host {
         clock: Box<dyn Clock>,
         console: Box<dyn Console>,
     ) -> Self {
-        Self { hypervisor, sysfs, store, clock, console, shown: RefCell::default() }
+        Self { hypervisor, sysfs, xl: Box::new(Xl), store, clock, console, shown: RefCell::default() }
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -98,13 +100,18 @@ impl Host {
 
     /// Makes the changes in one transaction.
     pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), Error> {
-        self.store.commit(changes)?;
-        for change in changes {
+        if self.commit_if(changes)? { Ok(()) } else { Err(Error::ChangedMeanwhile) }
+    }
+
+    /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
+    pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
+        let done = changes.is_empty() || self.store.commit(changes)?;
+        for change in changes.iter().filter(|_| done) {
             if let Change::Write { path, value } = change {
                 self.show(path, Some(value));
             }
         }
-        Ok(())
+        Ok(done)
     }
 
     /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed

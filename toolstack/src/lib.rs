@@ -6,19 +6,27 @@
 
 mod assignable;
 mod attach;
+mod audit;
 mod broker;
 mod cli;
+mod close;
 mod command;
 mod connect;
+mod create;
 mod detach;
+mod device_request;
 mod device_spec;
 mod directories;
+mod doctor;
 mod dom0;
 mod domain;
+mod entries;
 mod error;
+mod export;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod holds;
 mod host;
 mod journal;
 mod list;
@@ -27,12 +35,16 @@ mod pool;
 mod reclaim;
 mod release;
 mod reset;
+mod status;
 mod store;
 mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod withdraw;
+mod work;
 mod xen;
+mod xl;
 
 use std::process::ExitCode;
 
@@ -42,10 +54,11 @@ use clap::Parser;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let done = dom0::open(cli.verbose).and_then(|(host, version)| match &cli.command {
-        cli::Command::Serve { .. } => broker::serve(&host, version),
-        command => command::run(&host, command),
-    });
+    let done = if let cli::Command::Doctor(args) = &cli.command {
+        command::doctor(&doctor::Opened::new(cli.verbose), args)
+    } else {
+        run_on_host(&cli)
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -55,5 +68,13 @@ pub fn main() -> ExitCode {
             }
             ExitCode::from(error.cause() as u8)
         }
+    }
+}
+
+fn run_on_host(cli: &cli::Cli) -> Result<(), error::Error> {
+    let (host, version) = dom0::open(cli.verbose)?;
+    match &cli.command {
+        cli::Command::Serve { .. } => broker::serve(&host, version),
+        command => command::run(&host, command),
     }
 }

@@ -7,10 +7,12 @@ use xenstore::{XenbusState, path};
 use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
+use crate::holds;
 use crate::host::Host;
+use crate::pool::{self, PoolState};
 use crate::reclaim;
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Record};
+use crate::table::{self, Phase, Record};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -18,8 +20,17 @@ const JSON_VERSION: u32 = 1;
 /// A domain in the JSON form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct DomainEntry {
-    id: u16,
-    name: Option<String>,
+    pub(crate) id: u16,
+    pub(crate) name: Option<String>,
+}
+
+impl std::fmt::Display for DomainEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.id),
+            None => write!(f, "{}", self.id),
+        }
+    }
 }
 
 impl From<DomainName> for DomainEntry {
@@ -38,12 +49,12 @@ pub(crate) struct DeviceEntry {
     backend_state: Option<&'static str>,
     frontend_state: Option<&'static str>,
     stub: Option<DomainEntry>,
-    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`.
+    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`, `held`.
     phase: &'static str,
     /// The stub's word: `free`, `lent 5`, …
     pool: Option<String>,
-    /// What is wrong: `guest gone`, `stub gone`.
-    problem: Option<&'static str>,
+    /// What is wrong: `guest gone`, `stub gone`, `device gone`, `held by web (domain 5): …`.
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -96,20 +107,11 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
-    let problem = if !reclaim::holds(host, record.stub, record.device)? {
-        Some("stub gone")
-    } else if let Some(guest) = record.frontend
-        && !domain::is_alive(host, guest)?
-    {
-        Some("guest gone")
-    } else {
-        None
-    };
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
         pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
-        problem,
+        problem: problem(host, record)?,
         ..parked_entry(record.device)
     };
     let Some(guest) = record.frontend else {
@@ -125,6 +127,24 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     entry.backend_state = state(host, &backend)?;
     entry.frontend_state = state(host, &path::frontend_dir(guest))?;
     Ok(entry)
+}
+
+fn problem(host: &Host, record: &Record) -> Result<Option<String>, Error> {
+    let device = record.device;
+    if !reclaim::holds(host, record.stub, device)? {
+        return Ok(Some("stub gone".to_owned()));
+    }
+    if let Some(guest) = record.frontend {
+        if !domain::is_alive(host, guest)? {
+            return Ok(Some("guest gone".to_owned()));
+        }
+        if record.phase == Phase::Held {
+            return Ok(Some(format!("held by {}", holds::what(host, device)?)));
+        }
+    }
+    let is_gone =
+        !host.sysfs.exists(device) || matches!(pool::state(host, record.stub, device)?, PoolState::Vanished(_));
+    Ok(is_gone.then(|| "device gone".to_owned()))
 }
 
 fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
@@ -185,6 +205,6 @@ fn row(entry: &DeviceEntry) -> [String; 8] {
         or_dash(entry.frontend_state),
         domain(&entry.stub),
         entry.phase.to_owned(),
-        entry.problem.map(str::to_owned).or_else(|| entry.pool.clone()).unwrap_or_default(),
+        entry.problem.clone().or_else(|| entry.pool.clone()).unwrap_or_default(),
     ]
 }

@@ -1,6 +1,7 @@
 //! One command at a time: a lock that the kernel gives back when the process ends, however it ends.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -53,6 +54,25 @@ impl Lock {
     }
 }
 
+/// The process that is the broker, as the kernel's own list of locks has it: asking for the lock would keep a broker from starting just
+/// then.
+pub(crate) fn broker_pid() -> Option<u32> {
+    holder(&folder().join(BROKER_NAME), &std::fs::read_to_string("/proc/locks").ok()?)
+}
+
+/// Who holds a lock on the file (`proc_locks(5)`): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`, the device's numbers in
+/// hexadecimal. A line of one who only waits has `->` behind its number.
+fn holder(path: &Path, locks: &str) -> Option<u32> {
+    let file = std::fs::metadata(path).ok()?;
+    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, pid, at, ..] = words[..] else { return None };
+        (at == place).then(|| pid.parse().ok())?
+    })
+}
+
 fn folder() -> &'static Path {
     FOLDERS.iter().map(Path::new).find(|folder| folder.is_dir()).unwrap_or(Path::new("/tmp"))
 }
@@ -70,6 +90,24 @@ mod tests {
     use super::*;
     use crate::fake::TempTree;
     use std::cell::Cell;
+
+    #[test]
+    fn who_holds_a_lock_is_found_without_asking_for_it() {
+        let tree = TempTree::new();
+        let path = tree.path().join(NAME);
+        let lock = Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap();
+        let file = std::fs::metadata(&path).unwrap();
+        let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
+        let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
+        let locks = format!(
+            "1: POSIX  ADVISORY  WRITE 1 00:01:2 0 EOF\n2: FLOCK  ADVISORY  WRITE 77 {place} 0 EOF\n\
+             2: -> FLOCK  ADVISORY  WRITE 78 {place} 0 EOF\n"
+        );
+        assert_eq!(holder(&path, &locks), Some(77));
+        assert_eq!(holder(&path, "2: -> FLOCK  ADVISORY  WRITE 78 00:01:2 0 EOF\n"), None);
+        assert_eq!(holder(&tree.path().join("none"), &locks), None);
+        drop(lock);
+    }
 
     #[test]
     fn a_second_command_waits_for_the_first() {

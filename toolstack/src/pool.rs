@@ -25,6 +25,8 @@ pub(crate) enum PoolState {
     New,
     Free,
     Lent(DomId),
+    /// Lent, and not there any more.
+    Vanished(DomId),
     Refused(String),
     Released,
     /// No entry, or a word that is not in the contract.
@@ -32,7 +34,7 @@ pub(crate) enum PoolState {
 }
 
 impl PoolState {
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         match (word, rest.parse()) {
             ("new", _) => Self::New,
@@ -40,8 +42,16 @@ impl PoolState {
             ("released", _) => Self::Released,
             ("refused", _) => Self::Refused(rest.to_owned()),
             ("lent", Ok(guest)) => Self::Lent(DomId(guest)),
+            ("vanished", Ok(guest)) => Self::Vanished(DomId(guest)),
             _ => Self::Unknown(text.to_owned()),
         }
+    }
+}
+
+impl PoolState {
+    /// Whether the stub has given the device to the guest, and not got it back.
+    pub(crate) fn is_with(&self, guest: DomId) -> bool {
+        matches!(self, Self::Lent(holder) | Self::Vanished(holder) if *holder == guest)
     }
 }
 
@@ -111,6 +121,11 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
     journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(id, device)), |_| Ok(()))
 }
 
+/// Takes from the stub the right to a device that has no entry.
+pub(crate) fn forbid(host: &Host, stub: DomId, device: Sbdf) -> Result<(), Error> {
+    set_ecam(host, stub, device, Right::Revoke)
+}
+
 fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), Error> {
     let frames = Frames { first: host.sysfs.ecam_frame(device)?, count: 1 };
     host.hypervisor.set_iomem(stub, frames, right).doing(|| format!("configuration space of {device}"))
@@ -148,6 +163,11 @@ pub(crate) fn present_again(stub: DomId, device: Sbdf) -> Change {
     Change::write(state_path(stub, device), "new")
 }
 
+/// Has the stub look whether a device that it has lent is still there: it does when anything of the device's entry is touched.
+pub(crate) fn look_again(stub: DomId, device: Sbdf) -> Change {
+    Change::write(path::child(&path::pool_dir(stub, device), "online"), 1)
+}
+
 /// Waits until the stub has looked at a device, and found it fit.
 pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     let verdict = await_state(host, stub, device, |state| match state {
@@ -174,7 +194,7 @@ fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
 
 /// Waits until the stub has the device back from `guest`, whose directories are gone.
 pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, device: Sbdf) -> Result<(), Error> {
-    match await_state(host, stub, device, |state| (state != PoolState::Lent(guest)).then_some(())) {
+    match await_state(host, stub, device, |state| (!state.is_with(guest)).then_some(())) {
         Ok(Some(())) | Err(Error::StubWentAway(_)) => Ok(()),
         Ok(None) => Err(silent(stub, format!("taking {device} back from domain {guest}"))),
         Err(error) => Err(error),

@@ -4,13 +4,18 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
-use crate::directories::end_state;
+use crate::close;
+use crate::connect;
+use crate::directories::{self, Ends};
 use crate::domain;
-use crate::error::{DomainName, Error};
+use crate::entries::Entries;
+use crate::error::{DomainName, Error, list};
 use crate::host::Host;
+use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
-use crate::store::Change;
 use crate::table::{self, Phase, Record};
+use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
+use crate::work;
 
 /// What was taken back from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +40,29 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
             Err(error) => host.note(&format!("the devices of domain {guest} are not settled: {error}")),
         }
     }
+    for record in records.iter().filter(|record| record.phase == Phase::Attached) {
+        tell_if_gone(host, record)?;
+    }
     for record in records.iter().filter(|record| record.frontend.is_none()) {
         if !holds(host, record.stub, record.device)? {
             host.commit(&table::forget(record.device))?;
             host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
         }
     }
+    work::recover(host)?;
+    sweep_directories(host)?;
     Ok(reclaimed)
+}
+
+/// Has the stub tell the guest about a device that was pulled out.
+fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
+    if !host.sysfs.exists(record.device)
+        && holds(host, record.stub, record.device)?
+        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Lent(_))
+    {
+        host.commit(&[pool::look_again(record.stub, record.device)])?;
+    }
+    Ok(())
 }
 
 /// Whether the stub is there and is still the one that was given the device: domain ids come again.
@@ -52,9 +73,16 @@ pub(crate) fn holds(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Erro
 /// Settles the devices of one guest. Those that it uses stay, even without a stub: it can go on with the registers it
 /// has mapped.
 fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<Option<Reclaimed>, Error> {
-    let devices: Vec<Sbdf> = records.iter().map(|record| record.device).collect();
     let guest_alive = domain::is_alive(host, guest)?;
-    if guest_alive && records.iter().all(|record| record.phase == Phase::Attached) {
+    let at = |wanted: &[Phase]| {
+        let there = records.iter().filter(|record| wanted.contains(&record.phase));
+        there.map(|record| record.device).collect::<Vec<_>>()
+    };
+    let devices = match guest_alive {
+        true => at(&[Phase::Attaching, Phase::Detaching]),
+        false => records.iter().map(|record| record.device).collect(),
+    };
+    if devices.is_empty() {
         return Ok(None);
     }
     let mut stub_alive = true;
@@ -66,33 +94,96 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     if name.name.is_none() {
         name.name = host.read(&path::child(&backend, "domain"))?;
     }
+    let stub = domain::named(host, stub)?;
+    let staying = if guest_alive { at(&[Phase::Attached]) } else { Vec::new() };
+    let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false };
     if guest_alive && stub_alive {
-        match end_state(host, &path::frontend_dir(guest))? {
-            XenbusState::Connected => return keep(host, &name, &backend, &devices),
-            // It was asked to let go and is about to: `pcidom detach` waits for it.
-            XenbusState::Closing if records.iter().all(|record| record.phase == Phase::Detaching) => return Ok(None),
-            _ => {}
+        let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
+        let kept = settled(host, &loan, &attaching, &detaching)?;
+        keep(host, &mut loan, &kept)?;
+        if loan.devices.is_empty() {
+            return Ok(None);
         }
+        part(host, &mut loan)?;
+    } else {
+        // The broker does nothing for them any more.
+        host.commit(&phases(&loan.devices, Phase::Detaching))?;
     }
-    let loan = Loan { stub: domain::named(host, stub)?, stub_alive, guest: name, guest_alive, devices };
-    // The broker does nothing for them any more.
-    host.commit(&loan.devices.iter().map(|device| table::set_phase(*device, Phase::Detaching)).collect::<Vec<_>>())?;
-    release::take_back(host, &loan, Rights::Uncertain)?;
-    let Loan { guest, devices, .. } = loan;
-    let list = devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ");
+    let taken = release::take_back(host, &loan, Rights::Uncertain);
     let why = if guest_alive { "a command was interrupted" } else { "the guest is gone" };
-    host.note(&format!("took {list} back from {guest}: {why}"));
-    Ok(Some(Reclaimed { guest, devices }))
+    taken?;
+    host.note(&format!("took {} back from {}: {why}", list(&loan.devices), loan.guest));
+    Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
 }
 
-/// The guest is connected though a command died at attaching or detaching: it has all it needs, or has not begun to let go.
-fn keep(host: &Host, guest: &DomainName, backend: &str, devices: &[Sbdf]) -> Result<Option<Reclaimed>, Error> {
-    let mut changes: Vec<Change> = devices.iter().map(|device| table::set_phase(*device, Phase::Attached)).collect();
-    if end_state(host, backend)? == XenbusState::Closing {
-        changes.push(Change::write(path::child(backend, "online"), 1));
-        changes.push(Change::write(path::child(backend, "state"), XenbusState::Connected));
+/// Those of the devices, in whose midst a command died, that the guest has for good: it has all it needs, or has not begun to let
+/// go.
+fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
+    let (stub, guest) = (&loan.stub, &loan.guest);
+    if withdraw::unask(host, stub, guest, detaching)? {
+        return Ok(detaching.to_vec());
     }
-    host.commit(&changes)?;
-    host.note(&format!("{guest} keeps its devices though a command was interrupted"));
-    Ok(None)
+    if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Reconfiguring {
+        // A round is under way. Then it is clear what came of it.
+        match connect::settle(host, stub, guest, STUB_PATIENCE) {
+            Err(Error::GuestSilent { .. } | Error::StubSilent { .. }) => {}
+            settled => drop(settled?),
+        }
+    }
+    let entries = Entries::load(host, stub.id, guest.id)?;
+    let exported = |device: &Sbdf| entries.find(*device).is_some_and(|entry| entry.state == XenbusState::Initialised);
+    let done = Ends::read(host, stub.id, guest.id)?.are_connected() && attaching.iter().all(exported);
+    Ok(if done { attaching.to_vec() } else { Vec::new() })
+}
+
+fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    host.commit(&[phases(devices, Phase::Attached), work::done(devices)].concat())?;
+    host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
+    loan.devices.retain(|device| !devices.contains(device));
+    loan.staying.extend_from_slice(devices);
+    Ok(())
+}
+
+/// The guest shall not use the devices any more. One that does not let go of what it was just given loses it all the same.
+fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
+    let wanted = Wanted {
+        stub: &loan.stub,
+        guest: &loan.guest,
+        devices: &loan.devices,
+        timeout: STUB_PATIENCE,
+        if_silent: IfSilent::Leave,
+    };
+    if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
+        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+    }
+    if loan.staying.is_empty() {
+        loan.stays_connected = !close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)?;
+    }
+    loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
+    loan.stub_alive = domain::is_alive(host, loan.stub.id)?;
+    Ok(())
+}
+
+/// Removes directories that no device stands behind any more: of guests that are gone, or that closed after they had let go of
+/// their last device.
+fn sweep_directories(host: &Host) -> Result<(), Error> {
+    let records = table::load(host)?;
+    let mut stubs: Vec<DomId> = records.iter().map(|record| record.stub).collect();
+    stubs.dedup();
+    for stub in stubs {
+        for guest in host.list(&path::backend_root(stub))?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
+            let serves = |record: &Record| (record.stub, record.frontend) == (stub, Some(guest));
+            if records.iter().any(serves) {
+                continue;
+            }
+            let is_over = !domain::is_alive(host, guest)? || Ends::read(host, stub, guest)?.are_closed();
+            if is_over {
+                host.commit(&directories::remove(stub, guest))?;
+            }
+        }
+    }
+    Ok(())
 }

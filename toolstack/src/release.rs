@@ -1,20 +1,23 @@
 //! Taking devices back from a guest: told first, rights after.
 
-use xen_types::{Errno, Pirq, Sbdf};
+use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use crate::assignable;
 use crate::broker;
 use crate::directories;
-use crate::error::{Doing, DomainName, Error};
+use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
+use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool;
 use crate::reset::reset;
-use crate::table;
+use crate::store::Change;
+use crate::table::{self, Phase, Record};
+use crate::withdraw;
 use crate::xen::HypercallError;
 use crate::xen::Permission::Revoke;
 
-/// All devices of one guest.
+/// Devices of one guest that are to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loan {
     pub(crate) stub: DomainName,
@@ -22,6 +25,10 @@ pub(crate) struct Loan {
     pub(crate) guest: DomainName,
     pub(crate) guest_alive: bool,
     pub(crate) devices: Vec<Sbdf>,
+    /// Devices that the guest goes on using: what these need it keeps.
+    pub(crate) staying: Vec<Sbdf>,
+    /// The connection of backend and frontend stays, even if no device does.
+    pub(crate) stays_connected: bool,
 }
 
 /// Whether the rights to take back are known to be there.
@@ -33,28 +40,68 @@ pub(crate) enum Rights {
     Uncertain,
 }
 
+/// The devices that a guest uses, apart from some.
+pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf> {
+    let uses = |record: &&Record| record.frontend == Some(guest) && record.phase != Phase::Held;
+    records.iter().filter(uses).map(|record| record.device).filter(|device| !but.contains(device)).collect()
+}
+
 /// Takes everything back, in the order in which it hurts nobody: the devices become quiet, the guest loses sight of them and
 /// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool, where the stub looks at them
 /// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
+///
+/// # Errors
+/// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
-    broker::let_go(host, loan.guest.id, &loan.devices, &facts)?;
-    host.trace(&format!("remove the directories of {}", loan.guest));
-    host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;
+    let stuck = quiet(host, loan, &facts);
+    if loan.staying.is_empty() && !loan.stays_connected {
+        host.trace(&format!("remove the directories of {}", loan.guest));
+        host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;
+    } else {
+        host.trace(&format!("remove the entries of {}", list(&loan.devices)));
+        withdraw::remove_entries(host, &loan.stub, &loan.guest, &loan.devices)?;
+    }
     if loan.stub_alive {
         for device in &loan.devices {
             pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
         }
     }
+    let all = [facts.as_slice(), vanished.as_slice()].concat();
     if loan.guest_alive {
-        revoke(host, loan, &[facts.as_slice(), vanished.as_slice()].concat(), rights)?;
+        revoke(host, loan, &all, rights)?;
     } else {
         // Xen has taken the rights back with the domain. Where a device went depends on Xen's quarantine setting: make sure.
         for facts in &facts {
             assignable::quarantine(host, facts.device)?;
         }
     }
-    for facts in &facts {
+    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Held::default() };
+    let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
+    let free: Vec<Sbdf> =
+        loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
+    give_back(host, loan, &free, &facts)?;
+    stuck.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
+    held.into_result(&loan.guest)
+}
+
+/// Makes the devices quiet and unmaps their vectors. Those with which that does not work, and why: they stay on their way back, and
+/// the guest loses its rights all the same.
+fn quiet(host: &Host, loan: &Loan, facts: &[Facts]) -> Vec<(Sbdf, Error)> {
+    let mut stuck = Vec::new();
+    for device in loan.devices.iter().copied() {
+        let own: Vec<Facts> = facts.iter().filter(|facts| facts.device == device).cloned().collect();
+        if let Err(error) = broker::let_go(host, loan.guest.id, &[device], &own) {
+            host.note(&format!("{device} is not made quiet: {error}"));
+            stuck.push((device, error));
+        }
+    }
+    stuck
+}
+
+/// Resets devices of which the guest has nothing any more, and returns them to the pool.
+pub(crate) fn give_back(host: &Host, loan: &Loan, devices: &[Sbdf], facts: &[Facts]) -> Result<(), Error> {
+    for facts in facts.iter().filter(|facts| devices.contains(&facts.device)) {
         host.trace(&format!("reset {}", facts.device));
         reset(host, facts.device, facts.decode())?;
     }
@@ -69,9 +116,9 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
         }
         changes
     };
-    host.commit(&loan.devices.iter().copied().flat_map(back).collect::<Vec<_>>())?;
+    host.commit(&devices.iter().copied().flat_map(back).collect::<Vec<Change>>())?;
     if loan.stub_alive {
-        for device in &loan.devices {
+        for device in devices {
             match pool::await_verdict(host, &loan.stub, *device) {
                 // The guest has nothing any more, so this is no failure of the command.
                 Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
@@ -87,12 +134,8 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
 fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
     let (mut present, mut vanished) = (Vec::new(), Vec::new());
     for device in loan.devices.iter().copied() {
-        let (known, facts) = if host.sysfs.exists(device) {
-            (&mut present, Facts::gather(host, device))
-        } else {
-            (&mut vanished, Facts::recall(host, loan.stub.id, device))
-        };
-        match facts {
+        let known = if host.sysfs.exists(device) { &mut present } else { &mut vanished };
+        match Facts::find(host, loan.stub.id, device) {
             Ok(facts) => known.push(facts),
             Err(error) => host.note(&format!("{device}: {error}")),
         }
@@ -100,9 +143,13 @@ fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
     (present, vanished)
 }
 
-/// Takes every right from a living guest. One that cannot be taken does not keep the others; the first such is the result.
+/// Takes every right from a living guest that it needs for none of its other devices. One that cannot be taken does not keep the
+/// others; the first such is the result.
 fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(), Error> {
     let guest = loan.guest.id;
+    // Without knowing what the others need nothing can be taken.
+    let kept =
+        loan.staying.iter().map(|device| Facts::find(host, loan.stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
     let mut result = Ok(());
     let mut note = |what: String, may_be_absent: bool, outcome: Result<(), HypercallError>| {
         host.trace(&what);
@@ -118,7 +165,7 @@ fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(
         let what = format!("take {device} from {}", loan.guest);
         note(what, may_be_absent, host.hypervisor.deassign(guest, device));
     }
-    let GuestRights { frames, ports, gsis } = GuestRights::of(facts);
+    let GuestRights { frames, ports, gsis } = GuestRights::of(facts).without(&GuestRights::of(&kept));
     for gsi in gsis.into_iter().map(Pirq) {
         let what = format!("forbid {} interrupt {gsi}", loan.guest);
         note(what, uncertain, host.hypervisor.set_irq(guest, gsi, Revoke));

@@ -21,10 +21,12 @@ pub(crate) enum Phase {
     Attached,
     /// On its way back.
     Detaching,
+    /// Taken from a guest that still has something of it: nobody gets it (`holds.rs`).
+    Held,
 }
 
 impl Phase {
-    const ALL: [Self; 4] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching];
+    const ALL: [Self; 5] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching, Self::Held];
 
     /// The word in the node.
     pub(crate) fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Phase {
             Self::Attaching => "attaching",
             Self::Attached => "attached",
             Self::Detaching => "detaching",
+            Self::Held => "held",
         }
     }
 }
@@ -127,8 +130,12 @@ pub(crate) fn reserve(device: Sbdf, guest: DomId) -> Vec<Change> {
 
 /// Notes that no guest has the device any more.
 pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
-    let mut changes =
-        vec![Change::remove(path::child(&path::tool_device_dir(device), "frontend")), set_phase(device, Phase::Pool)];
+    let dir = path::tool_device_dir(device);
+    let mut changes = vec![
+        Change::remove(path::child(&dir, "frontend")),
+        Change::remove(path::child(&dir, "holds")),
+        set_phase(device, Phase::Pool),
+    ];
     changes.extend(forget_libxl_owner(device));
     changes
 }

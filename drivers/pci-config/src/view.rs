@@ -18,6 +18,9 @@ use crate::write::{WriteError, WriteOutcome};
 const DWORDS: usize = 64;
 /// The dword of Command.
 const COMMAND: usize = 1;
+/// The dword of Header Type, and the bit that tells of further functions in it.
+const HEADER_TYPE: usize = 3;
+const MULTI_FUNCTION: u32 = 0x80 << 16;
 /// The dword of Interrupt Line and Pin, and their places in it.
 const INTERRUPT: usize = 15;
 const INTERRUPT_LINE: u32 = 0xff;
@@ -91,6 +94,14 @@ impl VirtualConfig {
             if let Some(register) = self.base_register(dword) {
                 self.set(dword, u32::MAX, register.address);
             }
+        }
+    }
+
+    /// Whether the function is to be seen as the only one of its slot, whatever it is really (PCI Local Bus 3.0 §6.2.1, Header Type).
+    pub fn show_alone(&mut self, hw: &impl ConfigSpace, is_alone: bool) {
+        self.copy(hw, HEADER_TYPE, 0x0c);
+        if is_alone {
+            self.set(HEADER_TYPE, MULTI_FUNCTION, 0);
         }
     }
 

@@ -46,7 +46,7 @@ pub enum Served {
 
 /// The backend. Its owner
 /// 1. moves bytes between [`Backend::with_store`] and xenstored,
-/// 2. calls [`Backend::run`] after bytes came in and when [`Backend::next_deadline_ns`] has passed,
+/// 2. calls [`Backend::run`] after bytes came in, when [`Backend::next_deadline_ns`] has passed and when [`Backend::has_work`] says so,
 /// 3. calls [`Backend::serve`] for each pending port among [`Backend::ports`].
 ///
 /// None of them waits for anything.
@@ -91,6 +91,13 @@ impl<P: Platform> Backend<P> {
                 return;
             }
         }
+    }
+
+    /// True when there is something for [`Backend::run`] beside what xenstored says. Most requests leave nothing, and asking costs a
+    /// fraction of running.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.executor.is_woken() || self.core.with(|core| core.is_due())
     }
 
     /// One event channel's event: answers what is in the page. Never allocates, and never waits for xenstored: it works while

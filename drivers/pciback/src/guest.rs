@@ -20,7 +20,7 @@ use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
 use crate::rate::TokenBucket;
-use crate::topology::Topology;
+use crate::topology::{ExportMode, Topology};
 use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
@@ -54,6 +54,8 @@ pub(crate) struct Guest<P: Platform> {
     pub(crate) asked: Option<Request>,
     /// The request in the page waits for its turn with the broker; the lowest number is next.
     pub(crate) ticket: Option<u64>,
+    /// Where its own directory does not choose.
+    export: ExportMode,
     is_direct: bool,
     looks: TokenBucket,
     lines: TokenBucket,
@@ -73,6 +75,7 @@ impl<P: Platform> Guest<P> {
             last_peer: None,
             asked: None,
             ticket: None,
+            export: options.export,
             is_direct: options.is_direct,
             looks: LOOKS,
             lines: LINES,
@@ -92,6 +95,8 @@ impl<P: Platform> Guest<P> {
     /// Takes note of what the nodes say, before deciding on them.
     pub(crate) fn observe(&mut self, nodes: &Nodes, now_ns: u64) {
         self.held.observe(nodes);
+        self.topology.choose(nodes.export.unwrap_or(self.export));
+        self.held.observe_roots(nodes, self.topology.roots());
         if self.last_peer == Some(nodes.peer) {
             return;
         }
@@ -123,17 +128,17 @@ impl<P: Platform> Guest<P> {
             Err(failure) => Outcome::Failed(failure),
         };
         self.held.devices.insert(address, outcome);
-        self.held.roots = self.topology.roots().collect();
     }
 
     fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) -> Result<Sbdf, Failure> {
         let mut device = pool.lend(address, self.domid)?;
         device.reset();
+        device.show_alone(self.topology.shows_single_functions());
         let index = self.devices.iter().position(Option::is_none).unwrap_or(self.devices.len());
         let added = match u16::try_from(index) {
             Ok(id) => self
                 .topology
-                .add(DeviceId(id), address, device.traits(), wish)
+                .add(DeviceId(id), address, device.traits(), wish.map(|devfn| devfn >> 3))
                 .map_err(|error| Failure { errno: Errno::ENOSPC, text: format!("{address}: {error}") }),
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };

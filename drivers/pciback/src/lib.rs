@@ -11,6 +11,7 @@ mod broker;
 mod control;
 pub mod device;
 mod guest;
+mod linger;
 pub mod ops;
 pub mod platform;
 mod pool;
@@ -22,5 +23,6 @@ mod xenbus;
 
 pub use backend::{Backend, Options, Served};
 pub use control::shutdown::Shutdown;
+pub use linger::Linger;
 pub use ops::Counters;
 pub use pci_config as config;

@@ -86,7 +86,26 @@ pub trait Clock {
     fn now_ns(&self) -> u64;
 }
 
-/// Everything together: what a `Backend` is built on.
-pub trait Platform: Events + Grants + ConfigAccess + Broker + Clock + 'static {}
+/// What the platform has given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of the heap in use now.
+    pub heap_used: usize,
+    /// The most there ever were.
+    pub heap_peak: usize,
+    /// Bytes that the heap has.
+    pub heap_total: usize,
+    /// Foreign pages that are mapped: those that frontends granted, and ECAM.
+    pub windows: usize,
+}
 
-impl<T: Events + Grants + ConfigAccess + Broker + Clock + 'static> Platform for T {}
+/// What the platform can say about itself.
+pub trait Introspection {
+    /// What it has given out so far and not taken back.
+    fn usage(&self) -> Usage;
+}
+
+/// Everything together: what a `Backend` is built on.
+pub trait Platform: Events + Grants + ConfigAccess + Broker + Clock + Introspection + 'static {}
+
+impl<T: Events + Grants + ConfigAccess + Broker + Clock + Introspection + 'static> Platform for T {}

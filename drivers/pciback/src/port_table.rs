@@ -30,6 +30,10 @@ impl PortTable {
         self.version
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.owners.len()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = Port> {
         self.owners.keys().copied()
     }

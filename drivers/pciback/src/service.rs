@@ -35,7 +35,10 @@ impl<P: Platform> Core<P> {
         let Self { ports, guests, platform, counters, broker, .. } = self;
         let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
         match guests.get_mut(&owner) {
-            Some(guest) => guest.serve(platform, counters, broker, crate::guest::REQUESTS),
+            Some(guest) => {
+                counters.events.bump();
+                guest.serve(platform, counters, broker, crate::guest::REQUESTS)
+            }
             None if owner == BROKER => {
                 broker.on_event(platform);
                 self.turn();
@@ -49,6 +52,9 @@ impl<P: Platform> Core<P> {
     pub(crate) fn turn(&mut self) {
         loop {
             if let Some((asked, answer)) = self.broker.poll(&self.platform) {
+                if answer.is_none() && asked.guest.is_some() {
+                    self.counters.broker_timeouts.bump();
+                }
                 self.finish(&asked, answer.as_ref());
                 continue;
             }

@@ -52,6 +52,7 @@ pub struct Client {
     answered: VecDeque<ReqId>,
     events: EventQueue,
     last_id: u32,
+    watches: usize,
     stats: Stats,
 }
 
@@ -144,6 +145,18 @@ impl Client {
         self.events.take_overflowed()
     }
 
+    /// Watches that xenstored has of this connection.
+    #[must_use]
+    pub const fn watches(&self) -> usize {
+        self.watches
+    }
+
+    /// Requests that are not answered yet, or whose answers were not taken.
+    #[must_use]
+    pub fn open_requests(&self) -> usize {
+        self.requests.len()
+    }
+
     /// What was dropped so far.
     #[must_use]
     pub const fn stats(&self) -> Stats {
@@ -155,6 +168,7 @@ impl Client {
     pub fn reset(&mut self) {
         self.parser = Parser::new();
         self.outgoing = Outgoing::default();
+        self.watches = 0;
         self.requests.retain(|_, open| !matches!(open, Open::Forgotten(_)));
         for (id, open) in self.requests.iter_mut() {
             match open {
@@ -214,7 +228,14 @@ impl Client {
         };
         let answer = match message.kind {
             MessageType::ERROR => Err(Error::from_reply(&message.payload)),
-            same if same == kind => Ok(message.payload),
+            same if same == kind => {
+                match kind {
+                    MessageType::WATCH => self.watches += 1,
+                    MessageType::UNWATCH => self.watches = self.watches.saturating_sub(1),
+                    _ => {}
+                }
+                Ok(message.payload)
+            }
             _ => {
                 self.stats.wrong_type += 1;
                 return;

@@ -20,6 +20,7 @@ mod reply;
 mod request;
 mod state;
 
+pub mod figures;
 pub mod number;
 pub mod path;
 pub mod wire;

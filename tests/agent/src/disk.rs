@@ -3,7 +3,8 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -33,6 +34,29 @@ pub(crate) fn check(path: &str, seed: &str, mib: &str) -> Result<Vec<u8>> {
         pattern.check(block)
     })?;
     Ok(Vec::new())
+}
+
+/// `disk-speed FILE MIB READS`: reads this much in a row, then so many single blocks of 4 KiB all over it; prints MiB and blocks a second.
+pub(crate) fn speed(path: &str, mib: &str, reads: &str) -> Result<Vec<u8>> {
+    const SMALL: usize = 4096;
+    let (size, reads): (usize, u32) = (mib.parse::<usize>()? << 20, reads.parse()?);
+    let mut disk = open(path, OpenOptions::new().read(true))?;
+    let mut block = Box::new(Block([0; _]));
+    let started = Instant::now();
+    for _ in 0..size / size_of::<Block>() {
+        disk.read_exact(&mut block.0)?;
+    }
+    let sequential = started.elapsed();
+    let started = Instant::now();
+    let mut place = 0;
+    for _ in 0..reads {
+        // A prime number of blocks on, so that each is far from the one before.
+        place = (place + 2657) % (size / SMALL);
+        disk.read_exact_at(&mut block.0[..SMALL], (place * SMALL) as u64)?;
+    }
+    let random = started.elapsed();
+    let mib: f64 = mib.parse()?;
+    Ok(format!("{:.3} {:.1}", mib / sequential.as_secs_f64(), f64::from(reads) / random.as_secs_f64()).into_bytes())
 }
 
 fn open(path: &str, options: &mut OpenOptions) -> Result<File> {

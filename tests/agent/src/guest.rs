@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{boot, disk, latency, process, store::Store, transfer};
+use crate::{boot, disk, hold, latency, process, store::Store, transfer, uevents};
 
 /// Size of one piece of output: xenstored allows guests 2,048 bytes a node, with its permissions and its children's names.
 const PIECE: usize = 1536;
@@ -81,8 +81,14 @@ fn execute(command: &str) -> (i32, Vec<u8>) {
         ["reload", module, times] => reload(module, times),
         ["read-often", path, offset, count] => read_often(path, offset, count),
         ["read-latency", path, offset, milliseconds] => latency::of_reads(path, offset, milliseconds),
+        ["time-access", kind, path, offset, length, count] => latency::of_accesses(kind, path, offset, length, count),
+        ["await-bound", driver] => uevents::await_bound(driver),
+        ["disk-speed", path, mib, reads] => disk::speed(path, mib, reads),
         ["disk-write", path, seed, mib] => disk::write(path, seed, mib),
         ["disk-check", path, seed, mib] => disk::check(path, seed, mib),
+        ["hold", address, bytes] => hold::hold(address, bytes),
+        ["peek"] => hold::peek(),
+        ["let-go"] => hold::let_go(),
         ["transfer", address, seed, mib] => transfer::from_guest(address, seed, mib),
         _ => return shell(command).unwrap_or_else(|error| (255, format!("{error:#}").into_bytes())),
     };

@@ -4,11 +4,13 @@ mod boot;
 mod disk;
 mod dom0;
 mod guest;
+mod hold;
 mod latency;
 mod pattern;
 mod process;
 mod store;
 mod transfer;
+mod uevents;
 
 use std::{fs, path::Path};
 

@@ -11,7 +11,7 @@ use anyhow::Result;
 use crate::{
     images::Images,
     layout,
-    qemu::{Line, Logs, Machine},
+    qemu::{Clock, Line, Logs, Machine},
     release::Release,
 };
 
@@ -22,8 +22,13 @@ const MACHINE_MIB: u32 = 2560;
 /// The disks that cases write to, an NVMe and a SATA one, and their size.
 const DISKS: [&str; 2] = ["nvme.img", "sata.img"];
 const DISK_MIB: u64 = 64;
-/// No boot takes longer.
+/// Memory for the guests that only make noise, and how many of them there are.
+const NOISE_MIB: u32 = 1024;
+const NOISE_DEVICES: u32 = 7;
+/// No boot of the lanes takes longer.
 const LIMIT: Duration = Duration::from_mins(15);
+/// No boot for figures does.
+const FIGURES_LIMIT: Duration = Duration::from_mins(90);
 
 /// A host that cases want.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,11 +39,15 @@ pub(crate) enum Kind {
     NoIommu,
     /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
     Direct,
+    /// For figures in real time: with more devices, for more guests.
+    Figures,
+    /// For figures by the instruction clock. With one CPU the scheduler's rate limit (1 ms) would hide everything else.
+    Instructions,
 }
 
 impl Kind {
-    /// Every kind.
-    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::NoIommu, Self::Direct];
+    /// Those that cases are for.
+    pub(crate) const LANES: [Self; 3] = [Self::Full, Self::NoIommu, Self::Direct];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
@@ -46,11 +55,29 @@ impl Kind {
             Self::Full => "full",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
+            Self::Figures => "figures",
+            Self::Instructions => "instructions",
         }
     }
 
     fn xen_options(self) -> &'static str {
-        if self == Self::Direct { " mmcfg=0" } else { "" }
+        match self {
+            Self::Direct => " mmcfg=0",
+            Self::Instructions => " sched_ratelimit_us=0",
+            Self::Full | Self::NoIommu | Self::Figures => "",
+        }
+    }
+
+    fn clock(self) -> Clock {
+        if self == Self::Instructions { Clock::Instructions } else { Clock::Real }
+    }
+
+    fn memory(self) -> u32 {
+        if self == Self::Figures { MACHINE_MIB + NOISE_MIB } else { MACHINE_MIB }
+    }
+
+    fn limit(self) -> Duration {
+        if matches!(self, Self::Figures | Self::Instructions) { FIGURES_LIMIT } else { LIMIT }
     }
 }
 
@@ -85,7 +112,8 @@ impl Boot<'_> {
 
     fn boot(&self, images: &Images, dir: &Path, on_report: &mut dyn FnMut(&str)) -> Result<()> {
         let initramfs = dir.join("dom0.cpio");
-        images.dom0_for_run(&self.plan, &initramfs)?;
+        let counting = (self.kind == Kind::Instructions).then_some(layout::COUNTING_IMAGE);
+        images.dom0_for_run(&self.plan, counting, &initramfs)?;
         let share = dir.join("share");
         fs::create_dir(&share)?;
         let machine = Machine {
@@ -99,8 +127,9 @@ impl Boot<'_> {
                 (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
                 (initramfs.clone(), String::new()),
             ],
-            memory: MACHINE_MIB,
-            devices: devices(dir, self.kind != Kind::NoIommu)?,
+            memory: self.kind.memory(),
+            clock: self.kind.clock(),
+            devices: devices(dir, self.kind)?,
         };
         let logs = Logs {
             serial: dir.join("dom0.log"),
@@ -111,7 +140,7 @@ impl Boot<'_> {
                 Line::Report(line) => on_report(&line),
             },
         };
-        let result = machine.run(LIMIT, self.verbose, logs);
+        let result = machine.run(self.kind.limit(), self.verbose, logs);
         // Large, and made anew by every run.
         for file in ["dom0.cpio", "dom0-run.cpio", "guest-run.cpio"].into_iter().chain(DISKS) {
             fs::remove_file(dir.join(file))?;
@@ -121,14 +150,14 @@ impl Boot<'_> {
 }
 
 /// The shared folder and the devices that cases work on, at the addresses where dom0 sees them (`addr=5` is `00:05.0`).
-fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
+fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     for name in DISKS {
         fs::File::create(dir.join(name))?.set_len(DISK_MIB << 20)?;
     }
     let share = dir.join("share");
     let mut arguments = Vec::new();
     let mut device = |description: &str| arguments.extend(["-device".to_owned(), description.to_owned()]);
-    if iommu {
+    if kind != Kind::NoIommu {
         device("intel-iommu,intremap=on,device-iotlb=off");
     }
     device("virtio-9p-pci,fsdev=share,mount_tag=share,addr=3");
@@ -140,6 +169,11 @@ fn devices(dir: &Path, iommu: bool) -> Result<Vec<String>> {
     device("virtio-net-pci,addr=9,netdev=net9");
     device("ich9-ahci,id=sata,addr=a");
     device("ide-hd,bus=sata.0,drive=sata");
+    if kind == Kind::Figures {
+        for index in 0..NOISE_DEVICES {
+            device(&format!("edu,addr={:x}", 0xb + index));
+        }
+    }
     // A cable between them that leads nowhere else (which QEMU warns of).
     for slot in [5, 8, 9] {
         arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);

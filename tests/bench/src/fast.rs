@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::{
     images::Images,
     last_words, layout,
-    qemu::{Line, Logs, Machine},
+    qemu::{Clock, Line, Logs, Machine},
     release::Release,
     report::Report,
 };
@@ -26,6 +26,7 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
         xen_options: "dom0_mem=16M loglvl=all guest_loglvl=all".into(),
         modules: vec![(PathBuf::from(layout::SELFTEST_IMAGE), String::new())],
         memory: 512,
+        clock: Clock::Real,
         // The self-test reads the configuration space of this one, at 00:06.0.
         devices: ["-device", "edu,addr=6"].map(str::to_owned).to_vec(),
     };

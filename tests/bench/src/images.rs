@@ -90,8 +90,8 @@ impl Images {
     }
 
     /// Writes dom0's whole initramfs for one run: the fixed part, the agent and what is under test, with `plan` telling the
-    /// agent what to do.
-    pub(crate) fn dom0_for_run(&self, plan: &str, to: &Path) -> Result<()> {
+    /// agent what to do. `counting` is the stub's image with counters, where the run needs it.
+    pub(crate) fn dom0_for_run(&self, plan: &str, counting: Option<&str>, to: &Path) -> Result<()> {
         let mut guest = Archive::default();
         guest.program("init", Path::new(layout::AGENT))?;
         guest.text("bench/role", "guest\n");
@@ -107,6 +107,9 @@ impl Images {
         archive.data("etc/xen/pcidom.cfg", fs::read("examples/pcidom.cfg")?);
         archive.data("etc/xen/guest.cfg", fs::read("examples/guest.cfg")?);
         archive.program("usr/lib/xen/boot/pcidom.elf", Path::new(layout::STUB_IMAGE))?;
+        if let Some(image) = counting {
+            archive.program("usr/lib/xen/boot/pcidom-counting.elf", Path::new(image))?;
+        }
         archive.program("usr/lib/xen/boot/rogue.elf", Path::new(layout::ROGUE_IMAGE))?;
         archive.program("usr/bin/pcidom", Path::new(layout::TOOL))?;
         self.unpacked.add_libraries_of(&mut archive, Path::new(layout::TOOL))?;

@@ -17,6 +17,14 @@ pub(crate) const STUB_IMAGE: &str = "build/pcidom.elf";
 pub(crate) const SELFTEST_IMAGE: &str = "build/selftest.elf";
 /// The image of a stub that misbehaves.
 pub(crate) const ROGUE_IMAGE: &str = "build/rogue.elf";
+/// The stub's image with counters of its hypercalls and its own time.
+pub(crate) const COUNTING_IMAGE: &str = "build/pcidom-counting.elf";
+/// The figures of the last `make bench`.
+pub(crate) const FIGURES: &str = "build/bench.json";
+/// The chart made of them.
+pub(crate) const CHART: &str = "build/bench.svg";
+/// Figures by the instruction clock to compare with.
+pub(crate) const REFERENCE: &str = "tests/bench/reference.json";
 /// The `pcidom` command.
 pub(crate) const TOOL: &str = "build/pcidom";
 /// The program that drives the cases in dom0 and answers in guests.

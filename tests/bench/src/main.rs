@@ -7,6 +7,7 @@ mod command;
 mod cpio;
 mod demo;
 mod fast;
+mod figures;
 mod full;
 mod image_check;
 mod images;
@@ -55,6 +56,23 @@ enum What {
     },
     /// Shows the main job on the bench
     Demo,
+    /// Measures pcidom and xen-pciback in turn
+    Figures {
+        /// Time to measure in
+        #[arg(long, value_enum, default_value = "both")]
+        clocks: figures::Clocks,
+        /// How often each of them is measured
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Only these groups of figures, with commas between them
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Keeps what the instruction clock gives, for later runs to be compared with
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Draws the figures of the last run
+    Chart,
     /// Downloads the packages and builds the archives that the full lane boots
     Fetch,
     /// Checks how an image is linked
@@ -90,6 +108,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Fast => fast::run(release, verbose),
         What::Full { case } => full::run(release, case, verbose),
         What::Demo => demo::run(release, verbose),
+        What::Figures { clocks, rounds, only, keep } => {
+            figures::run(release, &figures::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)
+        }
+        What::Chart => figures::chart(),
         What::Fetch => images::Images::build(release).map(|_| true),
         What::ImageCheck { image } => image_check::run(image),
         What::Suite { targets } => suite::run(targets),

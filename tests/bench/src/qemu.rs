@@ -12,6 +12,25 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+/// What time a machine lives in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The host's: two CPUs, each a thread of the host.
+    Real,
+    /// One CPU on which each instruction takes 2 ns, whatever the host does meanwhile: the same run takes the same time.
+    Instructions,
+}
+
+impl Clock {
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Real => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            // shift=1: 2^1 ns an instruction. sleep=off: an idle machine jumps to its next timer.
+            Self::Instructions => &["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off", "-smp", "1"],
+        }
+    }
+}
+
 /// A virtual machine to run.
 pub(crate) struct Machine {
     /// Xen's ELF file.
@@ -22,6 +41,8 @@ pub(crate) struct Machine {
     pub(crate) modules: Vec<(PathBuf, String)>,
     /// Memory in MiB.
     pub(crate) memory: u32,
+    /// Its time.
+    pub(crate) clock: Clock,
     /// More arguments: devices.
     pub(crate) devices: Vec<String>,
 }
@@ -51,15 +72,8 @@ impl Machine {
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         // smap=off: with SMAP under TCG a PV guest dies in its first upcall. xsave=off: QEMU 7.2 loses parts of the AVX registers
         // when domains take turns on a CPU, and programs in guests crash at random. la57=off: nothing here has use for it.
-        command.args([
-            "-M",
-            "q35,kernel-irqchip=split",
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max,la57=off,smap=off,xsave=off",
-        ]);
-        command.args(["-smp", "2", "-m", &self.memory.to_string()]);
+        command.args(["-M", "q35,kernel-irqchip=split", "-cpu", "max,la57=off,smap=off,xsave=off"]);
+        command.args(self.clock.arguments()).args(["-m", &self.memory.to_string()]);
         command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
         let mut modules = Vec::new();
         for (path, options) in &self.modules {

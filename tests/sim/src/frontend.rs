@@ -1,11 +1,12 @@
-//! A guest with Linux's pcifront (pci-protocol §1.3, §2.4), as far as a host test needs it.
+//! A guest with Linux's pcifront (pci-protocol §1.3, §2.4) or another driver, as far as a host test needs it.
 
 use std::sync::Arc;
 
 use pciif::layout::MsixEntry;
-use pciif::{FrontendPage, OwnedPage, Request, Response};
+use pciif::{Command, FrontendPage, OwnedPage, Request, Response};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
+use crate::kind::Kind;
 use crate::store::Refusal;
 use crate::stub::SimStub;
 use crate::tool::SimTool;
@@ -29,6 +30,10 @@ pub struct SimFrontend {
     link: Option<Link>,
     /// What the last scan found: virtual address, and vendor and device in one word.
     pub found: Vec<(Sbdf, u32)>,
+    /// Which driver it has.
+    pub kind: Kind,
+    /// What was answered when a driver let go of a device that was leaving, to its turning interrupts off.
+    pub goodbyes: Vec<(Sbdf, Option<i32>)>,
     /// Looks at every function of its buses, as Linux does; otherwise at the first two slots.
     pub scans_everything: bool,
 }
@@ -37,7 +42,16 @@ impl SimFrontend {
     /// A guest whose driver is not loaded yet.
     #[must_use]
     pub const fn new(xen: SimXen, domid: DomId, stub: DomId) -> Self {
-        Self { domid, stub, xen, link: None, found: Vec::new(), scans_everything: true }
+        Self {
+            domid,
+            stub,
+            xen,
+            link: None,
+            found: Vec::new(),
+            kind: Kind::Linux,
+            goodbyes: Vec::new(),
+            scans_everything: true,
+        }
     }
 
     /// Its domain.
@@ -134,24 +148,80 @@ impl SimFrontend {
         self.forget();
     }
 
-    /// Looks at the backend's state and does what Linux does. True when it did anything.
+    /// Looks at the backend's state and does what its driver does then. True when it did anything.
     pub fn step(&mut self, stub: &mut SimStub) -> bool {
-        match (self.backend_state(), self.state()) {
+        let next = match (self.backend_state(), self.state()) {
             (1..=3, 1) if self.link.is_none() => {
                 self.probe();
-                true
+                return true;
             }
             (4, 3) if self.link.is_some() => {
                 self.scan(stub);
-                self.set_state(4);
-                true
+                4
             }
+            seen => match self.kind {
+                Kind::Linux => self.linux(stub, seen),
+                Kind::MiniOs => self.mini_os(seen),
+                Kind::FreeBsd if matches!(seen, (5 | 6, 1..5)) => Some(5),
+                Kind::FreeBsd | Kind::Silent => None,
+            }
+            .unwrap_or(0),
+        };
+        if next != 0 {
+            self.set_state(next);
+        }
+        next != 0
+    }
+
+    /// What Linux does when the backend's state and its own are these: the state that it goes to.
+    fn linux(&mut self, stub: &mut SimStub, seen: (u32, u32)) -> Option<u32> {
+        match seen {
+            (7, 4) => {
+                self.remove_leaving(stub);
+                Some(7)
+            }
+            (7, 3) if self.link.is_some() => Some(7), // it has missed our 4
+            (8, 7) => {
+                self.scan(stub);
+                Some(4)
+            }
+            // At 7 it is deaf to both: the test for them is numeric.
             (5 | 6, 1..5) => {
                 self.found.clear();
-                self.set_state(6);
-                true
+                Some(6)
             }
-            _ => false,
+            _ => None,
+        }
+    }
+
+    fn mini_os(&mut self, seen: (u32, u32)) -> Option<u32> {
+        match seen {
+            (7, 4) => Some(7),
+            (8, 7) => Some(4),
+            (5, 1..5) => Some(5),
+            (5 | 6, 5) => Some(6),
+            (6, 6) => {
+                self.forget();
+                Some(1)
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets go of the devices whose entries say 5.
+    fn remove_leaving(&mut self, stub: &mut SimStub) {
+        let dir = self.backend_dir();
+        for index in 0..self.number(&format!("{dir}/num_devs")) {
+            if self.number(&format!("{dir}/state-{index}")) != 5 {
+                continue;
+            }
+            let vdev = self.xen.store().peek(&format!("{dir}/vdev-{index}")).and_then(|vdev| vdev.parse::<Sbdf>().ok());
+            let Some(vdev) = vdev else { continue };
+            if self.found.iter().any(|(address, _)| *address == vdev) {
+                self.found.retain(|(address, _)| *address != vdev);
+                let response = self.ask(stub, &Request::new(Command::DisableMsi, vdev));
+                self.goodbyes.push((vdev, response.map(|response| response.err)));
+            }
         }
     }
 

@@ -6,8 +6,10 @@
 //! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
-//! | [`frontend`] | a guest that does what Linux's pcifront does |
+//! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
+//! | [`hotplug`] | dom0: how it changes them while the guest runs |
+//! | [`kind`] | the guests whose drivers we know |
 //! | [`world`] | all of it together |
 //!
 //! It is strict where the real Xen is only unhelpful: a port closed twice, an event on a port that never was, a page that stays
@@ -17,6 +19,8 @@
 pub mod broker;
 pub mod device;
 pub mod frontend;
+pub mod hotplug;
+pub mod kind;
 pub mod logs;
 pub mod random;
 pub mod store;
@@ -27,6 +31,7 @@ pub mod xen;
 
 pub use broker::SimBroker;
 pub use frontend::SimFrontend;
+pub use kind::Kind;
 pub use store::Xenstored;
 pub use stub::SimStub;
 pub use tool::SimTool;

@@ -155,6 +155,28 @@ impl SimTool {
         });
     }
 
+    /// The same with an export mode of the guest's own.
+    pub fn attach_as(&self, guest: DomId, mode: &str, devices: &[Sbdf]) {
+        self.change(|store| {
+            self.write_backend_dir(store, guest, devices)?;
+            store.write(&format!("{}/export", self.backend_dir(guest)), mode)?;
+            self.write_frontend_dir(store, guest)
+        });
+    }
+
+    /// The nodes of so many virtual buses, those that are there included.
+    ///
+    /// # Errors
+    /// As xenstored.
+    pub fn write_roots(&self, store: &mut Direct<'_>, guest: DomId, buses: usize) -> Result<(), Refusal> {
+        for root in (0..buses).map(|root| format!("root-{root}")) {
+            if store.read(&format!("{}/{root}", self.backend_dir(guest))).is_err() {
+                self.write_for_stub(store, guest, &root, "")?;
+            }
+        }
+        Ok(())
+    }
+
     /// The FE dir alone.
     ///
     /// # Errors
@@ -186,7 +208,7 @@ impl SimTool {
         }
         store.write(&format!("{dir}/num_devs"), devices.len().to_string())?;
         self.write_for_stub(store, guest, "root_num", "")?;
-        self.write_for_stub(store, guest, "root-0", "")?;
+        self.write_roots(store, guest, devices.len().max(1))?;
         self.write_for_stub(store, guest, "state", "1")
     }
 
@@ -204,7 +226,13 @@ impl SimTool {
         self.write_for_stub(store, guest, &format!("state-{index}"), "1")
     }
 
-    fn write_for_stub(&self, store: &mut Direct<'_>, guest: DomId, name: &str, value: &str) -> Result<(), Refusal> {
+    pub(crate) fn write_for_stub(
+        &self,
+        store: &mut Direct<'_>,
+        guest: DomId,
+        name: &str,
+        value: &str,
+    ) -> Result<(), Refusal> {
         let path = format!("{}/{name}", self.backend_dir(guest));
         store.write(&path, value)?;
         store.set_permissions(&path, &["n0", &format!("b{}", self.stub), &format!("r{guest}")])

@@ -11,7 +11,7 @@ use pciif::{Command, Request, Response};
 use crate::broker::SimBroker;
 use crate::device::Function;
 use crate::frontend::SimFrontend;
-use crate::stub::SimStub;
+use crate::stub::{SimStub, Turn};
 use crate::tool::SimTool;
 use crate::xen::{HeldResources, SimXen};
 
@@ -143,6 +143,29 @@ impl World {
         panic!("guests and stub never come to rest");
     }
 
+    /// As little as can happen, `steps` times: some bytes, one run, one event, one look of the guests. False when less happened,
+    /// because everybody had come to rest.
+    pub fn steps(&mut self, steps: usize) -> bool {
+        let mut idle = 0;
+        for step in 0..steps {
+            let moved = match step % 5 {
+                0 => self.stub.turn(Turn::Run),
+                1 => self.stub.turn(Turn::Send(200)),
+                2 => self.stub.turn(Turn::Receive(100)),
+                3 => self.stub.turn(Turn::Serve),
+                _ => {
+                    let Self { stub, guests, .. } = self;
+                    guests.values_mut().map(|guest| guest.step(stub)).filter(|moved| *moved).count() > 0
+                }
+            };
+            idle = if moved { 0 } else { idle + 1 };
+            if idle > 15 {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Lets time pass until the stub has nothing to do by the clock, or `limit` deadlines have passed.
     pub fn settle_deadlines(&mut self, limit: usize) {
         self.settle();
@@ -173,7 +196,7 @@ impl World {
         assert_eq!(self.stub.backend.frontends().collect::<Vec<_>>(), [], "frontends");
         let store = self.xen.store();
         let watches = store.watches(self.stub.connection());
-        assert_eq!(watches.len(), 3, "{watches:?}");
+        assert_eq!(watches.len(), 4, "{watches:?}");
         assert_eq!(store.open_transactions(self.stub.connection()), 0, "transactions");
         assert_eq!(self.foreign_nodes(&store), [""; 0], "nodes that the stub owns");
     }

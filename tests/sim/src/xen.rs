@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
-use pciback::platform::{Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, RingOffer, Width};
+use pciback::platform::{
+    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
+};
 use pciif::OwnedPage;
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
@@ -405,5 +407,13 @@ impl Broker for SimPlatform {
 impl Clock for SimPlatform {
     fn now_ns(&self) -> u64 {
         self.xen.look().now_ns
+    }
+}
+
+impl Introspection for SimPlatform {
+    fn usage(&self) -> Usage {
+        let HeldResources { pages, windows, .. } = self.xen.held_by(self.domid);
+        // There is no heap of its own here.
+        Usage { windows: pages + windows, ..Usage::default() }
     }
 }

@@ -306,7 +306,9 @@ fn a_silent_broker_fails_writes_and_interrupts_after_a_second_and_then_at_once()
     world.guest(second).publish(&Request::new(ENABLE_MSI, V));
     world.work();
     assert_eq!((world.guest(first).response(), world.guest(second).response()), (None, None));
+    assert_eq!(world.stub.backend.counters().broker_timeouts.get(), 0);
     world.run_out_of_time();
+    assert_eq!(world.stub.backend.counters().broker_timeouts.get(), 1);
     assert_eq!(world.guest(first).response().map(|response| response.err), Some(-3));
     assert_eq!(world.guest(second).response().map(|response| response.err), Some(-5), "who waits does not wait longer");
     let lines = logs::take();

@@ -11,29 +11,6 @@ const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
 const C: Sbdf = Sbdf::from_devfn(0, 6, 0);
 const FIRST: Sbdf = Sbdf::from_devfn(0, 0, 0);
 
-/// As little as can happen, `steps` times: some bytes, one run, one event, one look of the guest. False when less happened,
-/// because everybody had come to rest.
-fn steps(world: &mut World, steps: usize) -> bool {
-    let mut idle = 0;
-    for step in 0..steps {
-        let moved = match step % 5 {
-            0 => world.stub.turn(Turn::Run),
-            1 => world.stub.turn(Turn::Send(200)),
-            2 => world.stub.turn(Turn::Receive(100)),
-            3 => world.stub.turn(Turn::Serve),
-            _ => {
-                let World { stub, guests, .. } = world;
-                guests.values_mut().map(|guest| guest.step(stub)).filter(|moved| *moved).count() > 0
-            }
-        };
-        idle = if moved { 0 } else { idle + 1 };
-        if idle > 15 {
-            return false;
-        }
-    }
-    true
-}
-
 /// The same without the guest.
 fn stub_steps(world: &mut World, steps: usize) {
     for step in 0..steps {
@@ -64,7 +41,7 @@ fn at_steps(stride: usize, end: fn(&mut World, DomId), check: fn(&mut World, Dom
     let mut count = 0;
     loop {
         let (mut world, guest) = two_devices();
-        let was_under_way = steps(&mut world, count);
+        let was_under_way = world.steps(count);
         end(&mut world, guest);
         world.settle();
         check(&mut world, guest);
@@ -175,7 +152,7 @@ fn a_device_that_is_asked_back_goes_to_nobody_else() {
         world.tool.set_online(A, false);
         world.settle();
         world.tool.request_close(guest);
-        steps(&mut world, count);
+        world.steps(count);
         let next = world.create_guest(6);
         world.tool.attach(next, &[A]);
         world.settle();
@@ -315,7 +292,7 @@ fn requests_are_answered_between_all_steps_of_another_guests_connect() {
     let other = world.create_guest(6);
     world.tool.attach(other, &[]);
     for _ in 0..300 {
-        steps(&mut world, 1);
+        world.steps(1);
         let World { stub, guests, .. } = &mut world;
         let response = guests[&guest].ask(stub, &Request::conf_read(FIRST, 0, 2)).expect("an answer");
         assert_eq!(response.value, 0x8086);

@@ -1,6 +1,6 @@
 //! What can be refused is refused before anything is touched.
 
-use xen_types::{DomId, Errno};
+use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
 use crate::assignable;
@@ -8,13 +8,14 @@ use crate::device_spec::DeviceSpec;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
+use crate::holds;
 use crate::host::Host;
 use crate::pool::{self, PoolState};
 use crate::sysfs::PCIBACK;
-use crate::table;
+use crate::table::{self, Phase, Record};
 
 /// The stub, ready to serve.
-pub(super) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
+pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
     let (stub, info) = domain::find(host, wanted)?.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
     if info.dying || info.shutdown || stub.id == DomId::DOM0 {
         return Err(Error::StubNotRunning(wanted.to_owned()));
@@ -25,8 +26,8 @@ pub(super) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> 
     Ok(stub)
 }
 
-/// A PV guest that has no PCI devices.
-pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<DomainName, Error> {
+/// A PV guest that has no PCI devices, or such of this stub. Whether it has a connection to the stub.
+pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<(DomainName, bool), Error> {
     let (guest, info) = domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
     let unfit = |guest, why| Err(Error::UnfitGuest { guest, why });
     if guest.id == DomId::DOM0 {
@@ -42,12 +43,14 @@ pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<Domai
         return Err(Error::NotPv(guest));
     }
     let Some(backend) = host.read(&path::child(&path::frontend_dir(guest.id), "backend-id"))? else {
-        return Ok(guest);
+        return Ok((guest, false));
     };
     match backend.parse().map(DomId) {
         Ok(DomId::DOM0) => Err(Error::ServedByDom0 { guest }),
         Ok(id) if !domain::is_alive(host, id)? => Err(Error::BackendGone { guest }),
-        Ok(id) if id == stub => Err(Error::HasDevices { guest }),
+        // Its directory may be the one of a dead stub that had the same number.
+        Ok(id) if id == stub && host.exists(&path::backend_dir(stub, guest.id))? => Ok((guest, true)),
+        Ok(id) if id == stub => Err(Error::BackendGone { guest }),
         Ok(id) => Err(Error::ServedByOther { guest, backend: domain::named(host, id)? }),
         Err(_) => Err(Error::Nonsense { place: path::frontend_dir(guest.id), value: backend }),
     }
@@ -57,6 +60,10 @@ pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<Domai
 pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &DomainName) -> Result<(), Error> {
     let device = spec.device;
     assignable::check_endpoint(host, device)?;
+    let record = table::load_one(host, device)?;
+    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+        return Err(holds::refusal(host, device, holder)?);
+    }
     if let Some(owner) = table::libxl_owner(host, device)? {
         return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
     }
@@ -64,7 +71,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
     if driver.as_deref() != Some(PCIBACK) && !spec.seize {
         return Err(Error::NotAssignable { device, driver });
     }
-    match table::load_one(host, device)? {
+    match record {
         None => drop(host.sysfs.ecam_frame(device)?), // it will be handed over: is there something to hand over?
         Some(record) if record.stub != stub.id => {
             return Err(Error::OtherPool { device, stub: domain::named(host, record.stub)? });
@@ -75,7 +82,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
             }
             match pool::state(host, stub.id, device)? {
                 PoolState::Free => {}
-                PoolState::Lent(owner) => {
+                PoolState::Lent(owner) | PoolState::Vanished(owner) => {
                     return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
                 }
                 PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
@@ -91,9 +98,9 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
     })
 }
 
-/// No page of the devices may hold registers of a device that stays outside of the guest.
-pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
-    let wanted = |device| devices.iter().any(|spec| spec.device == device);
+/// No page of the devices may hold registers of a device that stays outside of the guest. `others` are those that it has.
+pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) -> Result<(), Error> {
+    let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
     let all = host.sysfs.devices()?;
     for spec in devices {
         let facts = Facts::gather(host, spec.device)?;

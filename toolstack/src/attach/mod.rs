@@ -1,4 +1,4 @@
-//! `pcidom attach`: gives devices to a guest that has none yet.
+//! `pcidom attach`: gives devices to a guest, whether it has none yet or uses some already.
 //!
 //! Everything that can be refused is looked at first ([`checks`]). Then come the steps of [`perform`], each with its undo, so that
 //! a failure at any point leaves things as they were (the order is that of libxl: registers, interrupts, DMA, and then the directories).
@@ -6,20 +6,26 @@
 mod checks;
 mod steps;
 
+pub(crate) use checks::find_stub;
+
 use std::time::Duration;
 
-use xenstore::path;
+use xen_types::Sbdf;
 
 use crate::assignable;
-use crate::connect::{self, Connection};
+use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
+use crate::release;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase};
+use crate::withdraw::phases;
+use crate::work::{self, Work};
 
 /// What is to be attached to what.
 #[derive(Clone, Debug)]
@@ -29,6 +35,8 @@ pub(crate) struct Request {
     /// Name or number of the stub.
     pub(crate) backend: String,
     pub(crate) devices: Vec<DeviceSpec>,
+    /// How a guest without devices is to see them; `None` leaves it to the stub.
+    pub(crate) export: Option<ExportMode>,
     /// How long the guest may take.
     pub(crate) timeout: Duration,
 }
@@ -39,8 +47,8 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
         return Err(Error::NoIommu);
     }
     let stub = checks::find_stub(host, &request.backend)?;
-    let guest = checks::find_guest(host, &request.guest, stub.id)?;
-    let export = host.read(&path::export_node(stub.id))?.unwrap_or_default();
+    let (guest, has_connection) = checks::find_guest(host, &request.guest, stub.id)?;
+    let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
@@ -53,19 +61,36 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
             host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
         }
     }
-    checks::check_pages(host, &request.devices)?;
-    Journal::run(host, |journal| perform(journal, host, request, &stub, &guest, &export))
+    let others = release::others(&table::load(host)?, guest.id, &[]);
+    checks::check_pages(host, &request.devices, &others)?;
+    let deadline = host.elapsed() + request.timeout;
+    if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
+        return Err(Error::FrontendClosed { guest });
+    }
+    let plan = Plan { stub, guest, export, others, has_connection, deadline };
+    Journal::run(host, |journal| perform(journal, host, request, &plan))
+}
+
+/// What was found before anything is done.
+struct Plan {
+    stub: DomainName,
+    guest: DomainName,
+    export: Export,
+    /// Devices that the guest has already.
+    others: Vec<Sbdf>,
+    has_connection: bool,
+    deadline: Duration,
 }
 
 /// The steps.
-fn perform<'a>(
-    journal: &mut Journal<'a>,
-    host: &'a Host,
-    request: &Request,
-    stub: &DomainName,
-    guest: &DomainName,
-    export: &str,
-) -> Result<Connection, Error> {
+fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, plan: &Plan) -> Result<Connection, Error> {
+    let Plan { stub, guest, export, .. } = plan;
+    let mut works = Vec::new();
+    for device in request.devices.iter().map(|spec| spec.device) {
+        works.extend(Work::to_add(host, device, Some(stub.id))?.map(|work| (device, work)));
+    }
+    let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    work::begin(journal, works)?;
     for spec in &request.devices {
         if host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
             assignable::park(journal, host, spec.device)?;
@@ -83,13 +108,19 @@ fn perform<'a>(
     for facts in &facts {
         steps::prepare(journal, stub, facts)?;
     }
-    steps::grant(journal, guest, &GuestRights::of(&facts))?;
+    let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {
         steps::assign(journal, guest, spec)?;
     }
-    steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
-    let connection = connect::await_connection(host, stub, guest, &request.devices, request.timeout)?;
-    let attached: Vec<_> = facts.iter().map(|facts| table::set_phase(facts.device, Phase::Attached)).collect();
-    host.commit(&attached)?;
+    if plan.has_connection {
+        steps::append(journal, stub, guest, export, &request.devices, &facts, plan.deadline)?;
+    } else {
+        steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
+    }
+    let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
+    let left = plan.deadline.saturating_sub(host.elapsed());
+    let connection = connect::await_connection(host, stub, guest, &devices, left)?;
+    host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;
     Ok(connection)
 }

@@ -1,17 +1,25 @@
 //! The steps of an attach, each with its undo.
 
+use std::time::Duration;
+
 use xen_types::{Pirq, Sbdf};
+use xenstore::{XenbusState, path};
 
 use crate::broker;
+use crate::connect::{self, Settled};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
-use crate::directories;
+use crate::directories::{self, Ends};
+use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
+use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
 use crate::journal::Journal;
-use crate::pool::{self, PoolState};
+use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
+use crate::store::Change;
 use crate::sysfs::ResetOutcome;
 use crate::table::{self, Phase};
+use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
 /// Notes whose the devices are going to be.
@@ -118,7 +126,7 @@ pub(super) fn publish(
     journal: &mut Journal<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    export: &str,
+    export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
 ) -> Result<(), Error> {
@@ -135,6 +143,50 @@ pub(super) fn publish(
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
+        },
+    )
+}
+
+/// Adds the devices to those that the guest has, and has it look. To undo that, the guest is asked to let go of what it may have
+/// found; one that does not loses it all the same.
+pub(super) fn append(
+    journal: &mut Journal<'_>,
+    stub: &DomainName,
+    guest: &DomainName,
+    export: &Export,
+    devices: &[DeviceSpec],
+    facts: &[Facts],
+    deadline: Duration,
+) -> Result<(), Error> {
+    let (facts, owner, receiver) = (facts.to_vec(), stub.clone(), guest.clone());
+    journal.step(
+        format!("add the devices to those of {guest}"),
+        |host| {
+            loop {
+                let settled = connect::settle(host, stub, guest, deadline.saturating_sub(host.elapsed()))?;
+                let ends = Ends::read(host, stub.id, guest.id)?;
+                let mut changes = ends.expected(stub.id, guest.id);
+                changes.extend(Entries::load(host, stub.id, guest.id)?.append(export, devices));
+                // What is told there from now on is about these devices.
+                changes.push(Change::remove(path::error_node(stub.id, guest.id)));
+                if settled == Settled::Connected {
+                    changes.push(directories::set_back(stub.id, guest.id, XenbusState::Reconfiguring));
+                }
+                if host.commit_if(&changes)? {
+                    return Ok(());
+                }
+            }
+        },
+        move |host| {
+            let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
+            let if_silent = IfSilent::Leave;
+            let wanted =
+                Wanted { stub: &owner, guest: &receiver, devices: &devices, timeout: STUB_PATIENCE, if_silent };
+            withdraw::withdraw(host, wanted)?;
+            host.commit(&withdraw::phases(&devices, Phase::Detaching))?;
+            broker::let_go(host, receiver.id, &devices, &facts)?;
+            withdraw::remove_entries(host, &owner, &receiver, &devices)?;
+            devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))
         },
     )
 }

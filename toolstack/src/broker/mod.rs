@@ -51,7 +51,7 @@ use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
 use ring::{Announced, Ring};
-use vectors::Vectors;
+pub(crate) use vectors::Vectors;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;

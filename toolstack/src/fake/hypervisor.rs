@@ -8,21 +8,21 @@ use std::rc::Rc;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use super::World;
-use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Permission, Ports};
+use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
 
-const ESRCH: Errno = Errno(3);
+pub(super) const ESRCH: Errno = Errno(3);
 
 pub(crate) struct FakeHypervisor(pub(crate) Rc<RefCell<World>>);
 
-type Outcome<T = ()> = Result<T, HypercallError>;
+pub(super) type Outcome<T = ()> = Result<T, HypercallError>;
 
-fn refuse<T>(call: &'static str, errno: Errno) -> Outcome<T> {
+pub(super) fn refuse<T>(call: &'static str, errno: Errno) -> Outcome<T> {
     Err(HypercallError { call, errno })
 }
 
 impl FakeHypervisor {
     /// A change of one domain.
-    fn change(&self, call: &'static str, domain: DomId, act: impl FnOnce(&mut World) -> Outcome) -> Outcome {
+    pub(super) fn change(&self, call: &'static str, domain: DomId, act: impl FnOnce(&mut World) -> Outcome) -> Outcome {
         let mut world = self.0.borrow_mut();
         if world.change_fails() {
             return refuse(call, Errno::EIO);
@@ -55,8 +55,12 @@ fn set<R: Ord + Debug>(
 }
 
 impl Hypervisor for FakeHypervisor {
+    fn inspect(&self) -> &dyn Inspect {
+        self
+    }
+
     fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
-        Ok(self.0.borrow().domains.get(&id).copied())
+        Ok(super::memory::seen(&self.0.borrow(), id))
     }
 
     fn has_iommu(&self) -> Outcome<bool> {
@@ -141,6 +145,10 @@ impl Hypervisor for FakeHypervisor {
             world.owners.insert(device, domain);
             Ok(())
         })
+    }
+
+    fn clings(&self, device: Sbdf) -> Option<String> {
+        self.0.borrow().clings.get(&device).cloned()
     }
 
     fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {

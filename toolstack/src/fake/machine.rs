@@ -5,16 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use xen_types::{DomId, Sbdf};
-use xenstore::Permission;
-use xenstore::path::domain_path;
 
 use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
 use super::store::FakeStore;
+use super::xl::FakeXl;
 use super::{ConfigImage, TempTree, World, mcfg_table};
 use crate::host::{Clock, Console, Host};
 use crate::sysfs::Sysfs;
-use crate::xen::DomainInfo;
 
 pub(crate) const STUB: DomId = DomId(3);
 pub(crate) const WEB: DomId = DomId(5);
@@ -36,6 +34,21 @@ pub(crate) fn device(text: &str) -> Sbdf {
 pub(crate) struct Dump(Vec<String>);
 
 impl Dump {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.iter().all(|line| other.0.contains(line)) && other.0.iter().all(|line| self.0.contains(line))
+    }
+
+    /// For people, of a state that should be one of two.
+    pub(crate) fn differences(&self, one: &Self, other: &Self) -> String {
+        let only = |of: &Self, not: &Self| {
+            let lines = of.0.iter().filter(|line| !not.0.contains(line));
+            lines.map(|line| format!("\n    {}", line.chars().take(120).collect::<String>())).collect::<String>()
+        };
+        let [more, less, or_more, or_less] =
+            [(self, one), (one, self), (self, other), (other, self)].map(|(of, not)| only(of, not));
+        format!("extra: {more}\nmissing: {less}\nor extra: {or_more}\nmissing: {or_less}")
+    }
+
     /// Fails with what differs.
     #[track_caller]
     pub(crate) fn assert_same(&self, expected: &Self, when: impl std::fmt::Display) {
@@ -80,13 +93,14 @@ impl Machine {
     pub(crate) fn new() -> Self {
         let world = Rc::new(RefCell::new(World { iommu: true, ..World::default() }));
         let tree = Rc::new(TempTree::new());
-        let host = Host::new(
+        let mut host = Host::new(
             Box::new(FakeHypervisor(world.clone())),
             Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
             Box::new(FakeStore { world: world.clone(), tree: tree.clone() }),
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );
+        host.xl = Box::new(FakeXl(world.clone()));
         let machine = Self { world, tree, host };
         machine.add_domain(DomId::DOM0, "Domain-0");
         machine.add_domain(STUB, "pcidom");
@@ -116,24 +130,7 @@ impl Machine {
     }
 
     pub(crate) fn add_domain(&self, id: DomId, name: &str) {
-        let info = DomainInfo { dying: false, hvm: false, shutdown: false, paused: false };
-        self.with(|world| {
-            world.domains.insert(id, info);
-            world.passthrough.insert(id);
-            let path = domain_path(id);
-            for change in
-                crate::store::Change::directory(path.clone(), &[Permission::none(DomId::DOM0), Permission::read(id)])
-            {
-                world.apply(&change).unwrap();
-            }
-            world.write(&format!("{path}/name"), name);
-            world.write(&format!("{path}/device/suspend"), "");
-            for own in ["data", "error"] {
-                for change in crate::store::Change::directory(format!("{path}/{own}"), &[Permission::none(id)]) {
-                    world.apply(&change).unwrap();
-                }
-            }
-        });
+        self.with(|world| world.add_domain(id, name));
     }
 
     /// A function with BARs of (start, size, flags). Without a driver's name it has none.

@@ -1,5 +1,7 @@
 //! The stub and the guests, as far as a command meets them.
 
+use std::collections::BTreeSet;
+
 use xen_types::{DomId, Sbdf};
 use xenstore::path::{backend_dir, child, error_node, frontend_dir, pool_dir, pool_root};
 
@@ -16,6 +18,8 @@ pub(crate) struct StubScript {
     pub(crate) cannot_export: Option<(Sbdf, &'static str)>,
     /// It goes to Closing instead of connecting.
     pub(crate) gives_up: Option<&'static str>,
+    /// Guests that it has been connected to.
+    pub(crate) connected: BTreeSet<DomId>,
 }
 
 /// How guests behave.
@@ -25,6 +29,12 @@ pub(crate) struct GuestScript {
     pub(crate) silent: bool,
     /// They connect but do not let go.
     pub(crate) keeps: bool,
+    /// They close, but do not know of reconfiguring.
+    pub(crate) knows_no_hotplug: bool,
+    /// They stop in the middle of reconfiguring.
+    pub(crate) stops_at_7: bool,
+    /// What they see: by guest and virtual address.
+    pub(crate) seen: BTreeSet<(DomId, String)>,
     /// They begin to let go but do not come to an end.
     pub(crate) half_closes: bool,
     /// They see the devices and close.
@@ -85,6 +95,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
             if world.nodes.contains_key(&backend_dir(STUB, guest)) {
                 return false;
             }
+            world.stub.connected.remove(&guest);
             verdict(tree, device)
         }
         (lent, false) if lent.starts_with("lent ") => {
@@ -112,14 +123,36 @@ fn config_path(tree: &TempTree, device: Sbdf) -> std::path::PathBuf {
     tree.path().join(format!("bus/pci/devices/{device}/config"))
 }
 
-/// Gives back what a frontend has, as soon as it cannot use it any more.
-fn give_back(world: &mut World, tree: &TempTree, guest: DomId) {
-    for (_, device) in devices(world, &backend_dir(STUB, guest)) {
+/// Gives back what a frontend has and `leaves` says of its entry's state; without an entry it is `None`. Whether there was any.
+fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(Option<&str>) -> bool) -> bool {
+    let backend = backend_dir(STUB, guest);
+    let listed = devices(world, &backend);
+    let mut any = false;
+    for name in world.children(&pool_root(STUB)) {
+        let device = Sbdf::parse_path_component(&name).unwrap();
         let node = child(&pool_dir(STUB, device), "state");
-        if world.value(&node) == Some(&format!("lent {guest}")) {
+        let entry = listed.iter().find(|(_, other)| *other == device);
+        let state = entry.map(|(index, _)| world.value(&child(&backend, &format!("state-{index}"))).unwrap_or(""));
+        if world.value(&node) == Some(&format!("lent {guest}")) && leaves(state) {
             world.write_as(STUB, &node, &verdict(tree, device));
+            any = true;
         }
     }
+    any
+}
+
+/// Whether an entry waits for the guest to look at it: a new one, or a device that shall leave and has not.
+fn is_pending(world: &World, guest: DomId) -> bool {
+    let backend = backend_dir(STUB, guest);
+    devices(world, &backend).into_iter().any(|(index, device)| {
+        let lent = world.value(&child(&pool_dir(STUB, device), "state")) == Some(&format!("lent {guest}"));
+        match world.value(&child(&backend, &format!("state-{index}"))) {
+            Some("1") => true,
+            Some("3") => !lent,
+            Some("5") => lent,
+            _ => false,
+        }
+    })
 }
 
 /// One frontend: pci-protocol §2.9 as far as these tests go.
@@ -128,11 +161,17 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let set = |world: &mut World, name: &str, value: &str| world.write_as(STUB, &child(&backend, name), value);
     let state = world.value(&child(&backend, "state")).unwrap_or("0").to_owned();
     let front = world.value(&child(&frontend_dir(guest), "state")).unwrap_or("0").to_owned();
+    let connected = world.stub.connected.contains(&guest);
+    if !matches!(state.as_str(), "1" | "2") && give_back(world, tree, guest, |entry| entry.is_none()) {
+        return true; // taken by force
+    }
     match (state.as_str(), front.as_str()) {
+        ("6", "1") if world.value(&child(&backend, "online")) == Some("1") => set(world, "state", "2"),
         ("6", _) => return false,
         (_, "0" | "6") => {
+            world.stub.connected.remove(&guest);
             if front == "0" || world.value(&child(&backend, "online")) == Some("0") {
-                give_back(world, tree, guest);
+                give_back(world, tree, guest, |_| true);
             }
             set(world, "state", "6");
         }
@@ -141,32 +180,71 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
             world.write(&error_node(STUB, guest), world.stub.gives_up.unwrap());
             set(world, "state", "5");
         }
-        ("2", _) => export(world, guest),
-        ("3", "3") => set(world, "state", "4"),
+        ("2", _) => export(world, tree, guest, "3"),
+        ("3" | "7", "1" | "2") if !connected && (state == "7" || is_pending(world, guest)) => {
+            export(world, tree, guest, "3");
+        }
+        ("3", "3") => {
+            world.stub.connected.insert(guest);
+            set(world, "state", "4");
+        }
+        ("4" | "7", "7") if connected => export(world, tree, guest, "8"),
+        ("4", "4") if connected && is_pending(world, guest) => set(world, "state", "7"),
+        ("8", "4") if connected => {
+            let online = world.value(&child(&backend, "online")) == Some("1");
+            set(world, "state", if online { "4" } else { "5" });
+        }
+        ("5", "7") if connected => set(world, "state", "8"),
         _ => return false,
     }
     true
 }
 
-fn export(world: &mut World, guest: DomId) {
+/// The first slot that no device of the guest has.
+fn free_slot(world: &World, guest: DomId) -> String {
     let backend = backend_dir(STUB, guest);
+    let numbered = |name: &str, index| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap_or("");
+    let is_taken = |vdev: &str| {
+        devices(world, &backend)
+            .iter()
+            .any(|(index, _)| numbered("state", *index) == "3" && numbered("vdev", *index) == vdev)
+    };
+    (0..32).map(|slot| format!("0000:00:{slot:02x}.00")).find(|vdev| !is_taken(vdev)).unwrap()
+}
+
+/// Takes what is new, gives back what leaves.
+fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
+    let backend = backend_dir(STUB, guest);
+    give_back(world, tree, guest, |entry| entry == Some("5"));
     for (index, device) in devices(world, &backend) {
         let set = |world: &mut World, name: &str, value: &str| {
             world.write_as(STUB, &child(&backend, &format!("{name}-{index}")), value);
         };
+        let lent = format!("lent {guest}");
+        let pool = child(&pool_dir(STUB, device), "state");
+        match world.value(&child(&backend, &format!("state-{index}"))) {
+            Some("1") => {}
+            Some("3") if world.value(&pool) != Some(&lent) => {}
+            _ => continue,
+        }
         match world.stub.cannot_export {
             Some((other, why)) if other == device => {
                 world.write(&error_node(STUB, guest), why);
                 set(world, "state", "6");
             }
             _ => {
-                set(world, "vdev", &format!("0000:00:{index:02x}.00"));
+                if world.value(&pool) != Some("free") {
+                    let text = format!("{device} goes to {guest} from {:?}", world.value(&pool));
+                    world.violations.push(text);
+                }
+                let vdev = free_slot(world, guest);
+                set(world, "vdev", &vdev);
                 set(world, "state", "3");
-                world.write_as(STUB, &child(&pool_dir(STUB, device), "state"), &format!("lent {guest}"));
+                world.write_as(STUB, &pool, &lent);
             }
         }
     }
-    for (name, value) in [("root-0", "0000:00"), ("root_num", "1"), ("state", "3")] {
+    for (name, value) in [("root-0", "0000:00"), ("root_num", "1"), ("state", next)] {
         world.write_as(STUB, &child(&backend, name), value);
     }
 }
@@ -182,20 +260,21 @@ fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let back = world.value(&child(&backend_dir(STUB, guest), "state")).unwrap_or("0").to_owned();
     let next = match (state.as_str(), back.as_str()) {
         _ if world.guest.silent => return false,
+        ("7", _) if world.guest.stops_at_7 => return false,
         ("1", back) if !matches!(back, "5" | "6") => "3",
         ("3", "4") if world.guest.refuses.is_some() => {
             let node = format!("/local/domain/{guest}/error/device/pci/0/error");
             world.write(&node, world.guest.refuses.unwrap());
             "5"
         }
-        ("3", "4") => {
-            // Its drivers get to work.
-            for (_, device) in devices(world, &backend_dir(STUB, guest)) {
-                let mut config = ConfigImage(std::fs::read(config_path(tree, device)).unwrap());
-                config.set_word(4, config.word(4) | 4);
-                std::fs::write(config_path(tree, device), config.0).unwrap();
-            }
+        ("3", "4") | ("7", "8") => {
+            find_devices(world, tree, guest);
             "4"
+        }
+        ("4", "7") if world.guest.keeps || world.guest.knows_no_hotplug => return false,
+        ("4", "7") => {
+            lose_devices(world, tree, guest);
+            "7"
         }
         ("1" | "2" | "3" | "4", "5" | "6") if world.guest.half_closes => "5",
         ("1" | "2" | "3" | "4", "5" | "6") if !world.guest.keeps => "6",
@@ -203,4 +282,42 @@ fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     };
     world.write_as(guest, &front, next);
     true
+}
+
+/// It scans its buses, and its drivers get to work.
+fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
+    let backend = backend_dir(STUB, guest);
+    for (index, device) in devices(world, &backend) {
+        let numbered = |name: &str| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap().to_owned();
+        let (state, vdev) = (numbered("state"), numbered("vdev"));
+        if state != "3" {
+            continue;
+        }
+        if world.owners.get(&device) != Some(&guest) {
+            world.violations.push(format!("domain {guest} sees {device} and does not own it"));
+        }
+        world.guest.seen.insert((guest, vdev));
+        let mut config = ConfigImage(std::fs::read(config_path(tree, device)).unwrap());
+        config.set_word(4, config.word(4) | 4);
+        std::fs::write(config_path(tree, device), config.0).unwrap();
+    }
+}
+
+/// It removes the devices that shall leave, as it finds them by their virtual address.
+fn lose_devices(world: &mut World, tree: &TempTree, guest: DomId) {
+    let backend = backend_dir(STUB, guest);
+    for (index, device) in devices(world, &backend) {
+        let numbered = |name: &str| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap().to_owned();
+        let (state, vdev) = (numbered("state"), numbered("vdev"));
+        if state != "5" {
+            continue;
+        }
+        if vdev.parse::<Sbdf>().is_err() {
+            world.violations.push(format!("{device} shall leave domain {guest} and has no address there"));
+        }
+        if world.owners.get(&device) != Some(&guest) && tree.path().join(format!("bus/pci/devices/{device}")).exists() {
+            world.violations.push(format!("{device} was taken from domain {guest} before it was told"));
+        }
+        world.guest.seen.remove(&(guest, vdev));
+    }
 }

@@ -22,12 +22,20 @@ impl Store for FakeStore {
         Ok(self.world.borrow().children(path))
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreFailure> {
+    fn commit(&self, changes: &[Change]) -> Result<bool, StoreFailure> {
         let mut world = self.world.borrow_mut();
         if world.change_fails() {
             return Err(StoreFailure { what: "transaction".to_owned(), why: "EIO (injected)".to_owned() });
         }
-        changes.iter().try_for_each(|change| world.apply(change))
+        let as_expected = |change: &Change| match change {
+            Change::Expect { path, value } => world.value(path) == Some(value),
+            _ => true,
+        };
+        if !changes.iter().all(as_expected) {
+            return Ok(false);
+        }
+        changes.iter().try_for_each(|change| world.apply(change))?;
+        Ok(true)
     }
 
     fn watch(&self, paths: &[String]) -> Result<(), StoreFailure> {

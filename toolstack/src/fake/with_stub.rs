@@ -20,7 +20,7 @@ use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
 use crate::sysfs::Sysfs;
-use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Permission, Ports};
+use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
 
 /// Everybody but the tool.
 pub(crate) struct Peers {
@@ -191,6 +191,10 @@ struct SimHypervisor {
 type Outcome<T = ()> = Result<T, HypercallError>;
 
 impl Hypervisor for SimHypervisor {
+    fn inspect(&self) -> &dyn Inspect {
+        &self.fake
+    }
+
     fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
         self.fake.domain(id)
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use xen_types::{DomId, Sbdf};
 use xenstore::{Access, Permission};
 
+use super::memory::FakeMemory;
 use super::peers::{GuestScript, StubScript};
 use crate::store::{Change, StoreFailure};
 use crate::xen::{DomainInfo, Vector};
@@ -48,6 +49,8 @@ pub(crate) struct World {
     pub(crate) vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub(crate) owners: BTreeMap<Sbdf, DomId>,
+    /// What living guests have kept of devices.
+    pub(crate) clings: BTreeMap<Sbdf, String>,
     /// Rights that are not there may be revoked: a command was killed.
     pub(crate) uncertain: bool,
     /// What should never have happened.
@@ -76,6 +79,7 @@ pub(crate) struct World {
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
     pub(crate) incidents: Vec<Incident>,
+    pub(crate) memory: FakeMemory,
 }
 
 impl World {
@@ -110,7 +114,11 @@ impl World {
             },
             Change::Remove { path } => self.remove(path),
             Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
-            Change::RemoveIfEmpty { .. } => {}
+            Change::Copy { from, to } => match self.value(from).map(str::to_owned) {
+                Some(value) => self.make(to).value = value,
+                None => self.remove(to),
+            },
+            Change::RemoveIfEmpty { .. } | Change::Expect { .. } => {}
         }
         Ok(())
     }
@@ -146,6 +154,23 @@ impl World {
         self.nodes.get_mut(path).unwrap()
     }
 
+    /// What `xl create` leaves of a domain, which may have devices.
+    pub(crate) fn add_domain(&mut self, id: DomId, name: &str) {
+        self.domains.insert(id, DomainInfo { dying: false, hvm: false, shutdown: false, paused: false });
+        self.passthrough.insert(id);
+        let path = xenstore::path::domain_path(id);
+        let readable = [Permission::none(DomId::DOM0), Permission::read(id)];
+        let mut changes = Change::directory(path.clone(), &readable).to_vec();
+        changes.push(Change::write(format!("{path}/name"), name));
+        changes.push(Change::write(format!("{path}/device/suspend"), ""));
+        for own in ["data", "error"] {
+            changes.extend(Change::directory(format!("{path}/{own}"), &[Permission::none(id)]));
+        }
+        for change in changes {
+            self.apply(&change).unwrap();
+        }
+    }
+
     /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.
     pub(crate) fn destroy(&mut self, domain: DomId) {
         self.domains.remove(&domain);
@@ -154,6 +179,7 @@ impl World {
         self.irqs.retain(|(other, _)| *other != domain);
         self.pirqs.retain(|(other, _)| *other != domain);
         self.vectors.retain(|(other, _), _| *other != domain);
+        self.memory.destroy(domain);
         for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
             *owner = DomId::IO;
         }
@@ -173,7 +199,7 @@ impl World {
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
         ];
-        nodes.chain(rights).collect()
+        nodes.chain(rights).chain(self.memory.dump()).collect()
     }
 }
 

@@ -31,15 +31,17 @@ pub(super) fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>)
     StoreFailure { what: format!("{what} {path}"), why: error.to_string() }
 }
 
-/// An error inside a transaction, with the path it happened at.
-struct Inside<E> {
-    path: String,
-    error: StoreError<E>,
+/// What ends a transaction early.
+enum Inside<E> {
+    /// An error, with the path it happened at.
+    Failed { path: String, error: StoreError<E> },
+    /// Something that was expected is not so.
+    Unexpected,
 }
 
 impl<E> From<StoreError<E>> for Inside<E> {
     fn from(error: StoreError<E>) -> Self {
-        Self { path: String::new(), error }
+        Self::Failed { path: String::new(), error }
     }
 }
 
@@ -50,8 +52,26 @@ fn apply<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> Resul
         Change::Permit { path, permissions } => (path, nodes.set_permissions(path, permissions)),
         Change::Remove { path } => (path, nodes.remove(path).map(drop)),
         Change::RemoveIfEmpty { path } => (path, remove_if_empty(nodes, path)),
+        Change::Copy { from, to } => (from, copy(nodes, from, to)),
+        Change::Expect { path, value } => match nodes.read_bytes(path) {
+            Ok(found) if found.as_deref().map(text).as_ref() == Some(value) => return Ok(()),
+            Ok(_) => return Err(Inside::Unexpected),
+            Err(error) => (path, Err(error)),
+        },
     };
-    result.map_err(|error| Inside { path: path.clone(), error })
+    result.map_err(|error| Inside::Failed { path: path.clone(), error })
+}
+
+/// What is not UTF-8 is replaced, and what writers leave at the end goes.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches(['\0', '\n']).to_owned()
+}
+
+fn copy<T: Transport>(nodes: &mut Transaction<'_, T>, from: &str, to: &str) -> Result<(), StoreError<T::Error>> {
+    match nodes.read_bytes(from)? {
+        Some(value) => nodes.write(to, &value),
+        None => nodes.remove(to).map(drop),
+    }
 }
 
 fn remove_if_empty<T: Transport>(nodes: &mut Transaction<'_, T>, path: &str) -> Result<(), StoreError<T::Error>> {
@@ -64,8 +84,7 @@ fn remove_if_empty<T: Transport>(nodes: &mut Transaction<'_, T>, path: &str) -> 
 impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
     fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
         let bytes = self.store.borrow_mut().read_bytes(path).map_err(|error| failure("read", path, &error))?;
-        // What is not UTF-8 is replaced, and what writers leave at the end goes.
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).trim_end_matches(['\0', '\n']).to_owned()))
+        Ok(bytes.as_deref().map(text))
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
@@ -73,14 +92,19 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
         Ok(children.unwrap_or_default())
     }
 
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreFailure> {
+    fn commit(&self, changes: &[Change]) -> Result<bool, StoreFailure> {
         // One write is a transaction by itself.
         if let [Change::Write { path, value }] = changes {
-            return self.store.borrow_mut().write(path, value).map_err(|error| failure("write", path, &error));
+            let done = self.store.borrow_mut().write(path, value).map_err(|error| failure("write", path, &error));
+            return done.map(|()| true);
         }
         let done =
             self.store.borrow_mut().transaction(|nodes| changes.iter().try_for_each(|change| apply(nodes, change)));
-        done.map_err(|Inside { path, error }| failure("transaction", &path, &error))
+        match done {
+            Ok(()) => Ok(true),
+            Err(Inside::Unexpected) => Ok(false),
+            Err(Inside::Failed { path, error }) => Err(failure("transaction", &path, &error)),
+        }
     }
 
     fn watch(&self, paths: &[String]) -> Result<(), StoreFailure> {

@@ -30,6 +30,10 @@ pub(crate) enum Change {
     Remove { path: String },
     /// Removes a node that has no children left.
     RemoveIfEmpty { path: String },
+    /// Gives a node the value that another one has by then, and leaves its rights; removes it where there is none to give.
+    Copy { from: String, to: String },
+    /// Nothing of the transaction happens unless the node has this value.
+    Expect { path: String, value: String },
 }
 
 impl Change {
@@ -43,6 +47,14 @@ impl Change {
 
     pub(crate) fn remove_if_empty(path: impl Into<String>) -> Self {
         Self::RemoveIfEmpty { path: path.into() }
+    }
+
+    pub(crate) fn copy(from: impl Into<String>, to: impl Into<String>) -> Self {
+        Self::Copy { from: from.into(), to: to.into() }
+    }
+
+    pub(crate) fn expect(path: impl Into<String>, value: impl ToString) -> Self {
+        Self::Expect { path: path.into(), value: value.to_string() }
     }
 
     /// A directory with rights of its own.
@@ -75,8 +87,8 @@ pub(crate) trait Store {
     /// The names of a node's children; none as well when there is no such node.
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure>;
 
-    /// Makes all the changes in one transaction.
-    fn commit(&self, changes: &[Change]) -> Result<(), StoreFailure>;
+    /// Makes all the changes in one transaction. False when something that was expected is not so: then nothing has changed.
+    fn commit(&self, changes: &[Change]) -> Result<bool, StoreFailure>;
 
     /// Starts watching these paths and what is below them. A name with `@` is one of xenstore's special events.
     fn watch(&self, paths: &[String]) -> Result<(), StoreFailure>;

@@ -5,7 +5,9 @@
 
 mod config;
 mod mcfg;
+mod reserved;
 mod resource;
+mod survey;
 
 pub(crate) use config::{Config, Decode, Width};
 

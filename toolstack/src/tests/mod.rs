@@ -2,11 +2,18 @@
 
 mod assignable;
 mod attach;
+mod create;
 mod detach;
+mod device_request;
+mod doctor;
+mod export;
 mod golden;
+mod hotplug;
+mod killed;
 mod list;
 mod reclaim;
 mod refusals;
+mod status;
 mod with_stub;
 
 use std::time::Duration;
@@ -25,6 +32,7 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         guest: guest.to_owned(),
         backend: "pcidom".to_owned(),
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
+        export: None,
         timeout: TIMEOUT,
     }
 }
@@ -43,6 +51,7 @@ fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
         backend: None,
         devices: devices.iter().map(|text| device(text)).collect(),
         timeout: TIMEOUT,
+        force: false,
     };
     crate::detach::detach(&machine.host, &request, &reclaimed)
 }

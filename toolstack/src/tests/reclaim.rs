@@ -168,13 +168,15 @@ fn a_detach_that_was_killed_before_the_guest_moved_did_not_happen() {
         for name in ALL {
             world.write(&format!("{}/phase", path::tool_device_dir(device(name))), "detaching");
         }
-        world.write("/local/domain/3/backend/pci/5/0/online", "0");
-        world.write("/local/domain/3/backend/pci/5/0/state", "5");
+        for index in 0..3 {
+            world.write(&format!("/local/domain/3/backend/pci/5/0/state-{index}"), "5");
+        }
+        world.write("/local/domain/3/backend/pci/5/0/state", "7");
     });
     reclaim(&machine.host).unwrap();
     assert_eq!(phase(&machine, NVME).as_deref(), Some("attached"));
     machine.with(|world| {
-        assert_eq!(world.value("/local/domain/3/backend/pci/5/0/online"), Some("1"));
+        assert_eq!(world.value("/local/domain/3/backend/pci/5/0/state-1"), Some("3"));
         assert_eq!(world.value("/local/domain/3/backend/pci/5/0/state"), Some("4"));
     });
 }

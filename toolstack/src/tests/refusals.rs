@@ -173,13 +173,14 @@ fn devices_in_another_pool() {
 }
 
 #[test]
-fn guests_that_have_devices_of_ours() {
+fn guests_that_have_closed_their_frontend() {
     let machine = Machine::new();
     attach_to_web(&machine, &[EDU]).unwrap();
-    says(
-        &refused(&machine, "web", &[NVME]),
-        "web (domain 5) has PCI devices already, and adding to them is not supported by this version",
-    );
+    machine.with(|world| world.write("/local/domain/5/device/pci/0/state", "6"));
+    machine.settle();
+    let error = refused(&machine, "web", &[NVME]);
+    says(&error, "web (domain 5) has closed its PCI frontend, so nothing can be added to it");
+    assert!(error.hint().unwrap().contains("load its xen-pcifront driver again"));
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn all(word: &str) -> Vec<Option<String>> {
 
 fn detach_all(machine: &MachineWithStub) -> Result<(), Error> {
     let devices = ALL.map(device).to_vec();
-    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT };
+    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: false };
     detach(&machine.host, &request, &reclaim(&machine.host)?)
 }
 
@@ -117,5 +117,72 @@ fn a_guest_without_driver_leaves_no_trace() {
     assert!(matches!(error, Error::GuestSilent { .. }), "{error}");
     assert_eq!(nodes(&machine), before);
     assert_eq!(pool_states(&machine), all("free"));
+    machine.machine.assert_no_violations();
+}
+
+fn detach_some(machine: &MachineWithStub, names: &[&str], force: bool) -> Result<(), Error> {
+    let devices = names.iter().map(|name| device(name)).collect();
+    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force };
+    detach(&machine.host, &request, &reclaim(&machine.host)?)
+}
+
+#[test]
+fn devices_come_and_go_while_the_guest_uses_others() {
+    let machine = with_pool();
+    let before = nodes(&machine);
+    attach(&machine.host, &request("web", &[E1000])).unwrap();
+    let with_one = nodes(&machine);
+    assert_eq!(attach(&machine.host, &request("web", &[EDU, NVME])).unwrap(), Connection::Connected);
+    assert_eq!(pool_states(&machine), all("lent 5"));
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 3));
+    detach_some(&machine, &[EDU, NVME], false).unwrap();
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 1));
+    assert_eq!(nodes(&machine), with_one);
+    attach(&machine.host, &request("web", &[NVME])).unwrap();
+    detach_some(&machine, &[E1000], false).unwrap();
+    attach(&machine.host, &request("web", &[EDU])).unwrap();
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 2));
+    detach_some(&machine, &[EDU, NVME], false).unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+    assert_eq!(nodes(&machine), before);
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn devices_that_are_added_while_the_guest_is_paused_are_there_when_it_runs() {
+    let machine = with_pool();
+    super::pause(&machine.machine, WEB);
+    for name in ALL {
+        assert_eq!(attach(&machine.host, &request("web", &[name])).unwrap(), Connection::Waiting);
+    }
+    detach_some(&machine, &[EDU], false).unwrap();
+    machine.machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = false);
+    machine.with_peers(|peers| {
+        peers.settle();
+        assert_eq!(peers.guests[&WEB].found.len(), 2);
+    });
+    detach_some(&machine, &[E1000, NVME], false).unwrap();
+    assert_eq!(pool_states(&machine), all("free"));
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_does_not_answer_keeps_what_it_has_or_loses_it_by_force() {
+    let machine = with_pool();
+    attach(&machine.host, &request("web", &[E1000, EDU])).unwrap();
+    let before = nodes(&machine);
+    let guest = machine.with_peers(|peers| peers.guests.remove(&WEB).unwrap());
+    assert!(matches!(attach(&machine.host, &request("web", &[NVME])).unwrap_err(), Error::GuestSilent { .. }));
+    assert_eq!(nodes(&machine), before);
+    assert!(matches!(detach_some(&machine, &[EDU], false).unwrap_err(), Error::GuestSilent { .. }));
+    assert_eq!(nodes(&machine), before);
+    detach_some(&machine, &[EDU], true).unwrap();
+    assert_eq!(pool_states(&machine)[1].as_deref(), Some("free"));
+    machine.with_peers(|peers| {
+        peers.guests.insert(WEB, guest);
+        peers.settle();
+    });
+    attach(&machine.host, &request("web", &[NVME])).unwrap();
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 2));
     machine.machine.assert_no_violations();
 }

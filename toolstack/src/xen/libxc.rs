@@ -5,16 +5,18 @@
 //! `uint8_t`, `uint32_t`) it is 0 or 1 and passed in a register, so the widest form suits all of them.
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::ptr::{NonNull, null_mut};
 
 use libloading::Library;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use super::{DomainInfo, Frames, HypercallError, Hypervisor, Permission, Ports, XenVersion};
+use super::inspector::Inspector;
+use super::{DomainInfo, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports, XenVersion};
 
 /// `xc_interface *`.
-type Handle = NonNull<c_void>;
+pub(super) type Handle = NonNull<c_void>;
 
 /// Room for one `xc_domaininfo_t` (112 bytes in 4.17) or `xc_physinfo_t` (112 bytes in 4.17), whatever later releases add.
 type Scratch = [u32; 1024];
@@ -65,10 +67,12 @@ struct Functions {
 
 /// An open hypervisor interface.
 pub(crate) struct Libxc {
-    handle: Handle,
+    pub(super) handle: Handle,
     functions: Functions,
-    /// Keeps the code behind `functions` mapped. Dropped last, as the last field.
-    _library: Library,
+    version: XenVersion,
+    inspector: OnceCell<Inspector>,
+    /// Keeps the code behind `functions` and `inspector` mapped. Dropped last, as the last field.
+    library: Library,
 }
 
 /// Looks a function up; the type comes from the place that takes it.
@@ -123,12 +127,47 @@ impl Libxc {
         // SAFETY: null loggers mean "to stderr", no flags; both documented at the prototype.
         let handle = unsafe { open(null_mut(), null_mut(), 0) };
         let handle = Handle::new(handle).ok_or_else(|| OpenError::Refused("xc_interface_open", last_errno()))?;
-        Ok(Self { handle, functions, _library: library })
+        Ok(Self { handle, functions, version, inspector: OnceCell::new(), library })
     }
 
     fn load(version: XenVersion, only: Option<PathBuf>) -> Result<Library, OpenError> {
         let candidates = only.map_or_else(|| version.library_candidates(), |path| vec![path]);
         load("libxenctrl", version, &candidates)
+    }
+
+    /// What few commands need. A library that lacks it is as a Xen that lacks it.
+    pub(super) fn inspector(&self) -> Result<&Inspector, HypercallError> {
+        if self.inspector.get().is_none() {
+            let opened = Inspector::open(&self.library, self.version).map_err(|error| match error {
+                OpenError::NoLibrary { .. } => {
+                    HypercallError { call: "libxenforeignmemory.so.1", errno: Errno::ENOENT }
+                }
+                OpenError::NoSymbol(call) => HypercallError { call, errno: Errno::ENOSYS },
+                OpenError::Refused(call, errno) => HypercallError { call, errno },
+            })?;
+            // It was empty just now, and nothing in between comes here.
+            let _ = self.inspector.set(opened);
+        }
+        self.inspector.get().ok_or(HypercallError { call: "libxenctrl", errno: Errno::EIO })
+    }
+
+    /// The first domain at or after a number.
+    pub(super) fn first_domain(&self, from: DomId) -> Result<Option<(DomId, DomainInfo)>, HypercallError> {
+        let mut info: Scratch = [0; 1024];
+        // SAFETY: one entry is asked for and `info` has room for one of any release.
+        let found = unsafe { (self.functions.getinfolist)(self.handle, from.0.into(), 1, &raw mut info) };
+        check("xc_domain_getinfolist", found)?;
+        let flags = info[DOMAININFO_FLAGS];
+        let id = u16::try_from(info[DOMAININFO_DOMAIN] & 0xffff).map(DomId);
+        Ok(id.ok().filter(|_| found == 1).map(|id| {
+            let info = DomainInfo {
+                dying: flags & DYING != 0,
+                hvm: flags & HVM_GUEST != 0,
+                shutdown: flags & SHUTDOWN != 0,
+                paused: flags & PAUSED != 0,
+            };
+            (id, info)
+        }))
     }
 }
 
@@ -155,20 +194,13 @@ impl Drop for Libxc {
 
 // In every call below the handle is open until `Drop`, and numbers are passed by value; what else matters is said there.
 impl Hypervisor for Libxc {
+    fn inspect(&self) -> &dyn Inspect {
+        self
+    }
+
     fn domain(&self, id: DomId) -> Result<Option<DomainInfo>, HypercallError> {
-        let mut info: Scratch = [0; 1024];
-        // SAFETY: one entry is asked for and `info` has room for one of any release.
-        let found = unsafe { (self.functions.getinfolist)(self.handle, id.0.into(), 1, &raw mut info) };
-        check("xc_domain_getinfolist", found)?;
         // The call answers with the first domain at or after the number asked for.
-        let same = info[DOMAININFO_DOMAIN] & 0xffff == u32::from(id.0);
-        let flags = info[DOMAININFO_FLAGS];
-        Ok((found == 1 && same).then_some(DomainInfo {
-            dying: flags & DYING != 0,
-            hvm: flags & HVM_GUEST != 0,
-            shutdown: flags & SHUTDOWN != 0,
-            paused: flags & PAUSED != 0,
-        }))
+        Ok(self.first_domain(id)?.filter(|(found, _)| *found == id).map(|(_, info)| info))
     }
 
     fn has_iommu(&self) -> Result<bool, HypercallError> {

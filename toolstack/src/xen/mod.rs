@@ -1,13 +1,18 @@
 //! What the tool asks of the hypervisor.
 //!
-//! [`Hypervisor`] is the seam for commands, [`Physdev`] and [`Rings`] are the broker's: the real ones call Xen's libraries, the
+//! [`Hypervisor`] is the seam for commands, with [`Inspect`] for looking into guests, [`Physdev`] and [`Rings`] are the broker's: the real ones call Xen's libraries, the
 //! tests have strict fakes that keep every domain's rights and fail on a right that is taken back twice. This folder holds the
 //! only code of the crate that says `unsafe`: calls into C.
 
 #[expect(unsafe_code, reason = "calls into libxenevtchn, a C library")]
 mod events;
+#[expect(unsafe_code, reason = "calls into libxenforeignmemory, a C library")]
+mod foreign;
 #[expect(unsafe_code, reason = "calls into libxengnttab, a C library")]
 mod grants;
+mod inspect;
+#[expect(unsafe_code, reason = "calls into libxenctrl, a C library")]
+mod inspector;
 #[expect(unsafe_code, reason = "calls into libxenctrl, a C library")]
 mod libxc;
 #[expect(unsafe_code, reason = "calls into libxencall, a C library")]
@@ -17,6 +22,7 @@ mod rings;
 mod signals;
 mod version;
 
+pub(crate) use inspect::{BATCH, Channel, FrameType, Inspect, Table, says_gone};
 pub(crate) use libxc::{Libxc, OpenError};
 pub(crate) use physdev::Libxencall;
 pub(crate) use rings::LibxenRings;
@@ -72,6 +78,9 @@ pub(crate) struct HypercallError {
 
 /// The calls, each with the name of the libxenctrl function that carries it out.
 pub(crate) trait Hypervisor {
+    /// Looking into domains.
+    fn inspect(&self) -> &dyn Inspect;
+
     /// A domain's state, `None` when there is no such domain (`xc_domain_getinfolist`).
     fn domain(&self, id: DomId) -> Result<Option<DomainInfo>, HypercallError>;
 
@@ -108,6 +117,11 @@ pub(crate) trait Hypervisor {
     /// Gives the device's DMA to the domain; [`DomId::IO`] is the quarantine (`xc_assign_device`). With `relaxed_rdm` memory
     /// regions that firmware reserved for the device need not be mapped.
     fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Result<(), HypercallError>;
+
+    /// Placeholder of the audit: what a guest has of a device.
+    fn clings(&self, _device: Sbdf) -> Option<String> {
+        None
+    }
 
     /// Takes the device from the domain, into the quarantine; from the quarantine to dom0 (`xc_deassign_device`).
     fn deassign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;

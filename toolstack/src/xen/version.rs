@@ -17,6 +17,11 @@ impl XenVersion {
         Some(Self { major: number("major")?, minor: number("minor")? })
     }
 
+    /// Whether pcidom was tried with this release.
+    pub(crate) fn is_tested(self) -> bool {
+        self.major == 4 && (17..=20).contains(&self.minor)
+    }
+
     /// Where that release's libxenctrl may be, in the order to try.
     pub(crate) fn library_candidates(self) -> Vec<PathBuf> {
         self.candidates(&format!("libxenctrl.so.{self}"))

@@ -29,6 +29,8 @@ pub(crate) const BACKEND_TOKEN: &str = "backend";
 pub(crate) const POOL_TOKEN: &str = "pool";
 /// Watch on [`path::relative::CONTROL_SHUTDOWN`].
 pub(crate) const SHUTDOWN_TOKEN: &str = "shutdown";
+/// Watch on [`path::relative::QUERY`].
+pub(crate) const QUERY_TOKEN: &str = "query";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
 pub(crate) const FRONTEND_TOKEN: &str = "frontend-";
 
@@ -60,6 +62,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) list_backends: Rc<Signal>,
     pub(crate) is_ready: bool,
     pub(crate) counters: Counters,
+    pub(crate) started_ns: u64,
     /// Raised when `control/shutdown` has changed.
     pub(crate) shutdown_signal: Rc<Signal>,
     /// What it asked for.
@@ -69,6 +72,7 @@ pub(crate) struct Core<P: Platform> {
 impl<P: Platform> Core<P> {
     pub(crate) fn new(platform: P, options: Options) -> Self {
         Self {
+            started_ns: platform.now_ns(),
             platform,
             options,
             client: Client::new(),
@@ -103,10 +107,25 @@ impl<P: Platform> Core<P> {
         self.alarms.remove(&(alarm.0, alarm.1));
     }
 
+    /// Alarms that have not rung.
+    pub(crate) fn alarms(&self) -> usize {
+        self.alarms.len()
+    }
+
+    /// Transactions that are open.
+    pub(crate) fn transactions(&self) -> usize {
+        (TRANSACTIONS - self.free_transactions) as usize
+    }
+
     /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
         let alarm = self.alarms.first().map(|((deadline_ns, _), _)| *deadline_ns);
         alarm.into_iter().chain(self.broker.deadline_ns()).min()
+    }
+
+    /// True when [`Core::next_alarm_ns`] has come. Where there is no alarm the clock is not looked at.
+    pub(crate) fn is_due(&self) -> bool {
+        self.next_alarm_ns().is_some_and(|due_ns| due_ns <= self.platform.now_ns())
     }
 
     /// Raises what is due.
@@ -151,6 +170,7 @@ impl<P: Platform> Core<P> {
                 None => self.pool.look_at_all(),
             },
             SHUTDOWN_TOKEN => self.shutdown_signal.raise(),
+            QUERY_TOKEN => self.answer(&event.path),
             token => {
                 let number = token.strip_prefix(FRONTEND_TOKEN).and_then(|domid| domid.parse().ok());
                 if let Some(guest) = number.and_then(|domid| self.guests.get_mut(&DomId(domid))) {

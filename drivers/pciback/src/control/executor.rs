@@ -55,6 +55,11 @@ impl Executor {
         self.tasks.push(Task { future, flag, waker });
     }
 
+    /// True when a pass has something to poll.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.any_woken.load(Ordering::Relaxed)
+    }
+
     /// Polls each woken task once and drops the finished ones. True when there was anything to poll.
     pub(crate) fn pass(&mut self) -> bool {
         if !self.any_woken.swap(false, Ordering::Relaxed) {

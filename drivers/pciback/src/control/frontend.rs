@@ -143,10 +143,10 @@ impl<P: Platform> Task<P> {
             }
             return Ok(Progress::Again);
         }
-        if nodes.is_none() {
-            return Ok(Progress::Gone);
+        match nodes {
+            Some(nodes) => self.write(transaction, &nodes, actions).await,
+            None => Ok(Progress::Gone),
         }
-        self.write(transaction, actions).await
     }
 
     fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
@@ -185,7 +185,8 @@ impl<P: Platform> Task<P> {
     }
 
     /// Carries out what is for others to see. The reason of a failure is there before the state that tells of it.
-    async fn write(&self, transaction: Transaction<P>, actions: Vec<Action>) -> Result<Progress, Error> {
+    async fn write(&self, transaction: Transaction<P>, nodes: &Nodes, actions: Vec<Action>) -> Result<Progress, Error> {
+        let next = actions.iter().find_map(Action::state);
         let answers = self.ask_to_write(&transaction, actions);
         if answers.is_empty() {
             return Ok(Progress::Settled);
@@ -197,7 +198,11 @@ impl<P: Platform> Task<P> {
                 return Err(error);
             }
         }
-        transaction.commit().await?;
+        if transaction.commit().await?
+            && let Some(state) = next
+        {
+            self.handle.with(|core| core.guests.get_mut(&self.domid).map(|guest| guest.held.said(state, nodes)));
+        }
         Ok(Progress::Again)
     }
 

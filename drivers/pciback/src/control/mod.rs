@@ -2,7 +2,7 @@
 //!
 //! | task | how many | does |
 //! |---|---|---|
-//! | [`startup`] | one | sets the two watches of the stub, then announces itself |
+//! | [`startup`] | one | sets the stub's watches, then announces itself |
 //! | [`shutdown`] | one | obeys `control/shutdown` |
 //! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
 //! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide()), does it |
@@ -15,6 +15,7 @@ pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod executor;
 pub(crate) mod frontend;
+mod introspection;
 pub(crate) mod read;
 pub(crate) mod shutdown;
 pub(crate) mod signal;

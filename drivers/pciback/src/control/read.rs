@@ -15,7 +15,8 @@ use crate::platform::Platform;
 use crate::xenbus::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 
 /// Our nodes, besides those of the devices.
-const OURS: [&str; 6] = [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM];
+const OURS: [&str; 7] =
+    [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, key::EXPORT];
 /// Our nodes about one device, each with `-N` behind it.
 const DEVICE: [&str; 4] = ["dev", "state", "vdev", "vdevfn"];
 /// The frontend's nodes, `state` first: it writes its keys before that.
@@ -47,10 +48,15 @@ pub(crate) async fn nodes<P: Platform>(
 
     // If the frontend will not let us read a node, it has not told us.
     let theirs = theirs.values(&[Errno::ENOENT, Errno::EACCES]).await?;
+    let export = ours.text(key::EXPORT).map(str::parse);
     Ok(Some(Nodes {
         own: read_state(ours.get(key::STATE)),
         online: ours.decimal(key::ONLINE).is_some_and(|online| online != 0),
-        frontend: check_frontend(domid, &peer_dir, &ours),
+        frontend: match export {
+            Some(Err(_)) => Err("export is no mode that we know".into()),
+            _ => check_frontend(domid, &peer_dir, &ours),
+        },
+        export: export.and_then(Result::ok),
         num_devs: count,
         devices,
         root_num: ours.decimal(key::ROOT_NUM),

@@ -5,7 +5,7 @@ use alloc::string::ToString as _;
 use xen_types::Errno;
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::core::{BACKEND_TOKEN, Core, Handle, POOL_TOKEN};
+use super::core::{BACKEND_TOKEN, Core, Handle, POOL_TOKEN, QUERY_TOKEN};
 use crate::platform::Platform;
 
 /// Until xenstored takes it.
@@ -26,7 +26,12 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
         handle.with(|core| (core.options.export, core.options.version, core.broker.offered()));
     let watch = |path, token| handle.ask(TxId::NONE, &Request::Watch { path, token });
     // What is there already comes as the event that every new watch begins with.
-    for watch in [watch(relative::POOL, POOL_TOKEN), watch(relative::BACKEND_ROOT, BACKEND_TOKEN)] {
+    let watches = [
+        watch(relative::POOL, POOL_TOKEN),
+        watch(relative::BACKEND_ROOT, BACKEND_TOKEN),
+        watch(relative::QUERY, QUERY_TOKEN),
+    ];
+    for watch in watches {
         match watch.await {
             Err(error) if !error.is(Errno::EEXIST) => return Err(error), // it exists when this is not the first try
             _ => {}

@@ -17,9 +17,11 @@ impl Count {
     }
 }
 
-/// Requests by what became of them. Every request counts once, but a dropped write also counts as a write.
+/// Events, and requests by what became of them. Every request counts once, but a dropped write also counts as a write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Events of frontends, which have one or more requests in the page, or none.
+    pub events: Count,
     /// Configuration reads that were answered.
     pub reads: Count,
     /// Configuration writes that were accepted.
@@ -42,4 +44,6 @@ pub struct Counters {
     pub interrupts_disabled: Count,
     /// Commands that we do not know.
     pub unknown_commands: Count,
+    /// Requests that the broker did not answer in time.
+    pub broker_timeouts: Count,
 }

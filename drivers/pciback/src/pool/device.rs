@@ -65,6 +65,11 @@ impl<P: Platform> PoolDevice<P> {
         self.function.reset();
     }
 
+    /// Whether the guest is to see it as the only function of its slot.
+    pub(crate) fn show_alone(&mut self, is_alone: bool) {
+        self.function.config.show_alone(&self.window, is_alone);
+    }
+
     /// Its guest lets go of it: whatever it had turned on goes off, as soon as the broker can.
     pub(crate) fn let_go(&mut self) {
         self.function.interrupts = Interrupts::Off;

@@ -84,6 +84,11 @@ impl<P: Platform> Pool<P> {
         Self { entries: LiteMap::new(), dirty: LiteMap::new(), all_dirty: false, signal: Signal::new(), is_direct }
     }
 
+    /// How many devices there are, in whatever state.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
         self.dirty.insert(address, Cause::Other);

@@ -2,8 +2,9 @@
 //!
 //! One [`Topology`] belongs to one frontend. Functions are kept sorted by virtual address, so a look-up is a binary search
 //! over the few functions a guest has, and every mode of export shares it: a mode only decides where a new function goes
-//! (`vpci.rs`) and which roots the guest is told.
+//! (`vpci.rs`, `slot.rs`; in `passthrough` mode it stays where it is) and which roots the guest is told.
 
+mod slot;
 mod vpci;
 
 use alloc::vec::Vec;
@@ -15,18 +16,24 @@ use xen_types::Sbdf;
 
 use crate::device::DeviceId;
 
-/// How virtual addresses are chosen: `export=` on the stub's command line.
+/// How virtual addresses are chosen: `export=` on the stub's command line, or `export` in a frontend's BE dir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ExportMode {
     /// One invented bus 0; functions of one physical slot stay together and keep their numbers.
     #[default]
     Vpci,
+    /// Every function alone in a slot, as function 0, on as many invented buses as that takes.
+    Slot,
+    /// The real addresses.
+    Passthrough,
 }
 
 impl fmt::Display for ExportMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Vpci => "vpci",
+            Self::Slot => "slot",
+            Self::Passthrough => "passthrough",
         })
     }
 }
@@ -38,10 +45,12 @@ pub struct UnknownMode;
 impl FromStr for ExportMode {
     type Err = UnknownMode;
 
-    /// Reads the word that the stub's command line and `data/pcidom/export` use.
+    /// Reads the word that the stub's command line and the nodes use.
     fn from_str(text: &str) -> Result<Self, UnknownMode> {
         match text {
             "vpci" => Ok(Self::Vpci),
+            "slot" => Ok(Self::Slot),
+            "passthrough" => Ok(Self::Passthrough),
             _ => Err(UnknownMode),
         }
     }
@@ -101,6 +110,19 @@ impl Topology {
         Self { mode, entries: Vec::new() }
     }
 
+    /// Chooses the mode anew, as long as no function has an address.
+    pub fn choose(&mut self, mode: ExportMode) {
+        if self.entries.is_empty() {
+            self.mode = mode;
+        }
+    }
+
+    /// True where a guest sees each function in a slot of its own, whatever else is in the slot that it really is in.
+    #[must_use]
+    pub fn shows_single_functions(&self) -> bool {
+        self.mode == ExportMode::Slot
+    }
+
     /// Gives the function at `physical` a virtual address, which it keeps until [`Topology::remove`]. `wanted_slot` is the
     /// admin's wish (`vdevfn-N`): honoured where it can be, ignored otherwise.
     ///
@@ -121,6 +143,8 @@ impl Topology {
         }
         let address = match self.mode {
             ExportMode::Vpci => vpci::place(&self.entries, physical, traits, wanted_slot),
+            ExportMode::Slot => slot::place(&self.entries, wanted_slot),
+            ExportMode::Passthrough => Some(physical),
         }
         .ok_or(TopologyError::Full)?;
         // A mode never proposes a taken address; were one to, the look-up must still find one function only.
@@ -156,12 +180,11 @@ impl Topology {
         self.entries.iter()
     }
 
-    /// The virtual buses to publish as `root-N`, as (segment, bus). Publish them before state 3: a frontend without roots
-    /// either guesses or gives up (pci-protocol §5.5).
+    /// The virtual buses to publish as `root-N`, as (segment, bus), a bus as often as it is used. Publish them before state 3: a
+    /// frontend without roots either guesses or gives up (pci-protocol §5.5). Invented buses begin with one that is always there.
     pub fn roots(&self) -> impl Iterator<Item = (u16, u8)> {
-        match self.mode {
-            ExportMode::Vpci => core::iter::once((vpci::SEGMENT, vpci::BUS)),
-        }
+        let invented = (self.mode != ExportMode::Passthrough).then_some((0, 0));
+        invented.into_iter().chain(self.entries.iter().map(|entry| (entry.address.segment(), entry.address.bus())))
     }
 
     fn position(&self, address: Sbdf) -> Result<usize, usize> {

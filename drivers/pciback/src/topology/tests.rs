@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -127,7 +129,80 @@ fn addresses_out_of_range_name_nothing() {
 fn the_root_is_there_before_any_function() {
     let topology = Topology::new(ExportMode::Vpci);
     assert_eq!(topology.roots().collect::<Vec<_>>(), [(0, 0)]);
-    assert_eq!(ExportMode::Vpci.to_string(), "vpci");
+}
+
+#[test]
+fn every_mode_has_a_word() {
+    for (mode, word) in
+        [(ExportMode::Vpci, "vpci"), (ExportMode::Slot, "slot"), (ExportMode::Passthrough, "passthrough")]
+    {
+        assert_eq!((mode.to_string().as_str(), word.parse()), (word, Ok(mode)));
+    }
+    for word in ["", "Slot", "slot ", "controller"] {
+        assert_eq!(word.parse::<ExportMode>(), Err(UnknownMode), "{word:?}");
+    }
+}
+
+#[test]
+fn a_mode_is_chosen_while_nothing_has_an_address() {
+    let mut topology = Topology::new(ExportMode::Vpci);
+    topology.choose(ExportMode::Passthrough);
+    assert_eq!(topology.add(DeviceId(0), sbdf("03:00.1"), PLAIN, None), Ok(sbdf("03:00.1")));
+    topology.choose(ExportMode::Slot);
+    assert_eq!(topology.add(DeviceId(1), sbdf("04:00.1"), PLAIN, None), Ok(sbdf("04:00.1")), "too late");
+    topology.remove(DeviceId(0));
+    topology.remove(DeviceId(1));
+    topology.choose(ExportMode::Slot);
+    assert_eq!(topology.add(DeviceId(2), sbdf("04:00.1"), PLAIN, None), Ok(sbdf("00:00.0")));
+}
+
+#[test]
+fn in_slot_mode_each_function_is_alone() {
+    let mut topology = Topology::new(ExportMode::Slot);
+    let mut add = |id, text, traits, slot| topology.add(DeviceId(id), sbdf(text), traits, slot);
+    assert_eq!(add(0, "03:00.0", PLAIN, None), Ok(sbdf("00:00.0")));
+    assert_eq!(add(1, "03:00.1", PLAIN, None), Ok(sbdf("00:01.0")), "a mate gets its own");
+    assert_eq!(add(2, "0001:03:10.7", VIRTUAL, Some(5)), Ok(sbdf("00:05.0")));
+    assert_eq!(add(3, "04:00.0", PLAIN, Some(5)), Ok(sbdf("00:02.0")), "taken");
+    assert_eq!(add(4, "05:00.0", PLAIN, Some(32)), Ok(sbdf("00:03.0")), "no such slot");
+    let bridge = Traits { is_bridge: true, ..PLAIN };
+    assert_eq!(add(5, "00:1c.0", bridge, None), Err(TopologyError::Bridge));
+    assert!(topology.shows_single_functions());
+    assert_eq!(topology.roots().collect::<BTreeSet<_>>(), BTreeSet::from([(0, 0)]));
+}
+
+#[test]
+fn in_slot_mode_a_bus_begins_when_those_before_are_full() {
+    let mut topology = Topology::new(ExportMode::Slot);
+    assert_eq!(topology.roots().collect::<Vec<_>>(), [(0, 0)], "before any function");
+    for id in 0..256u16 {
+        // Everybody would like slot 7: it is had once on each bus, and no bus is begun for it.
+        let physical = Sbdf::from_devfn(1, id.to_le_bytes()[0], 3);
+        let address = topology.add(DeviceId(id), physical, PLAIN, Some(7)).expect("room");
+        assert_eq!(u16::from(address.bus()), id / 32, "{address}");
+    }
+    let roots = topology.roots().collect::<BTreeSet<_>>();
+    assert_eq!(roots, (0..8).map(|bus| (0, bus)).collect::<BTreeSet<_>>());
+    let removed = topology.remove(DeviceId(100)).expect("one of them").address;
+    assert_eq!(topology.add(DeviceId(300), sbdf("09:00.0"), PLAIN, None), Ok(removed), "the first gap");
+}
+
+#[test]
+fn in_passthrough_mode_addresses_are_real() {
+    let mut topology = Topology::new(ExportMode::Passthrough);
+    assert_eq!(topology.roots().count(), 0, "no bus before there is a function on it");
+    let list = ["03:00.1", "0001:03:00.1", "ffff:ff:1f.7", "03:1f.0", "00:00.0"];
+    for (id, text) in (0..).zip(list) {
+        assert_eq!(topology.add(DeviceId(id), sbdf(text), PLAIN, Some(9)), Ok(sbdf(text)));
+    }
+    let roots = topology.roots().collect::<BTreeSet<_>>();
+    assert_eq!(roots, BTreeSet::from([(0, 0), (0, 3), (1, 3), (0xffff, 0xff)]));
+    assert_eq!(topology.lookup(1, 3, 1), Some(DeviceId(1)));
+    assert_eq!(topology.lookup(0, 3, 1), Some(DeviceId(0)));
+    assert_eq!(topology.lookup(2, 3, 1), None);
+    let bridge = Traits { is_bridge: true, ..PLAIN };
+    assert_eq!(topology.add(DeviceId(9), sbdf("00:1c.0"), bridge, None), Err(TopologyError::Bridge));
+    assert!(!topology.shows_single_functions());
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +256,54 @@ proptest! {
                 let entry = topology.entry(*id).map(|entry| (entry.physical, entry.address));
                 prop_assert_eq!(entry, Some((*physical, *address)));
             }
+        }
+    }
+
+    #[test]
+    fn slots_and_real_addresses_are_unique_stable_and_found(
+        steps in prop::collection::vec(step(), 1..120),
+        is_slot in any::<bool>(),
+    ) {
+        let mut topology = Topology::new(if is_slot { ExportMode::Slot } else { ExportMode::Passthrough });
+        let mut model: Vec<(DeviceId, Sbdf, Sbdf)> = Vec::new();
+        let mut peak = 0;
+        for step in steps {
+            match step {
+                Step::Add { id, devfn, bus, is_virtual_function, wanted } => {
+                    let (id, physical) = (DeviceId(id), Sbdf::from_devfn(0, bus, devfn));
+                    let is_present = model.iter().any(|entry| entry.0 == id || entry.1 == physical);
+                    let result = topology.add(id, physical, Traits { is_virtual_function, ..PLAIN }, wanted);
+                    prop_assert_eq!(is_present, result.is_err());
+                    let Ok(address) = result else { continue };
+                    prop_assert!(model.iter().all(|entry| entry.2 != address));
+                    if is_slot {
+                        let is_free = |slot| model.iter().all(|entry| entry.2 != Sbdf::from_devfn(0, 0, slot << 3));
+                        prop_assert_eq!(address.function(), 0);
+                        if let Some(slot) = wanted.filter(|slot| *slot < 32 && is_free(*slot)) {
+                            prop_assert_eq!(address, Sbdf::from_devfn(0, 0, slot << 3));
+                        }
+                    } else {
+                        prop_assert_eq!(address, physical);
+                    }
+                    model.push((id, physical, address));
+                    peak = peak.max(model.len());
+                    // What the toolstack relies on when it makes the nodes of buses.
+                    prop_assert!(!is_slot || usize::from(address.bus()) < peak.div_ceil(32));
+                }
+                Step::Remove { id } => {
+                    let id = DeviceId(id);
+                    let want = model.iter().position(|entry| entry.0 == id).map(|at| model.remove(at).2);
+                    prop_assert_eq!(topology.remove(id).map(|entry| entry.address), want);
+                }
+            }
+            for (id, physical, address) in &model {
+                let entry = topology.entry(*id).map(|entry| (entry.physical, entry.address));
+                prop_assert_eq!(entry, Some((*physical, *address)));
+                let found = topology.lookup(0, address.bus().into(), address.devfn().into());
+                prop_assert_eq!(found, Some(*id));
+                prop_assert!(topology.roots().any(|root| root == (0, address.bus())));
+            }
+            prop_assert_eq!(topology.iter().count(), model.len());
         }
     }
 }

@@ -5,9 +5,9 @@ use xen_types::Sbdf;
 use super::{Entry, Traits};
 
 /// Virtual segment of every function.
-pub(super) const SEGMENT: u16 = 0;
+const SEGMENT: u16 = 0;
 /// Virtual bus of every function.
-pub(super) const BUS: u8 = 0;
+const BUS: u8 = 0;
 /// Slots on a bus.
 const SLOTS: u8 = 32;
 

@@ -1,32 +1,43 @@
 //! The transition table (pci-protocol §2.9) as a function from what is to what to do.
 //!
 //! Rows are our own `state` node, columns the frontend's. `-` nothing, a digit: write that state; `d` disconnect, `r` give all
-//! devices back, `n` make them new for the next connection, `c` connect (and then write 4). Everything else about devices happens
-//! on the way: `3` exports what is listed, publishes `vdev-N`, `state-N` and the roots, and only then says 3.
+//! devices back, `n` make them new for the next connection, `c` connect (and then write 4, or 8 where the frontend is at 7).
+//! Everything else about devices happens on the way: `3` and `8` release what is leaving and export what is new, publish `vdev-N`,
+//! `state-N` and the roots, and only then say 3 or 8, in the same transaction.
 //!
-//! | own, and `online`=1    | gone | 1   | 2 | 3     | 4 | 5  | 6   | 7 | 8 | nonsense |
-//! |------------------------|------|-----|---|-------|---|----|-----|---|---|----------|
-//! | 1                      | 6    | 2   | 2 | 2     | 2 | 5  | 6   | 2 | 2 | 2        |
-//! | 2, `num_devs` is there | r6   | 3   | 3 | 3     | 3 | 5  | 6   | 3 | 3 | 3        |
-//! | 3                      | r6   | -   | - | c     | - | 5  | 6   | - | - | -        |
-//! | 4, 7, 8                | dr6  | dn2 | - | - (a) | - | d5 | d6  | - | - | -        |
-//! | 7, not connected       | r6   | 3   | 3 | c     | 3 | 5  | 6   | 3 | 3 | 3        |
-//! | 4, 8, not connected    | r6   | n2  | - | n2    | 5 | 5  | 6   | - | - | -        |
-//! | 5                      | dr6  | dn2 | - | - (a) | - | d  | d6  | - | - | -        |
-//! | 5, not connected       | r6   | n2  | - | n2 (b)| - | -  | 6   | - | - | -        |
-//! | 6                      | r    | n2  | - | n2 (b)| - | -  | -   | - | - | -        |
-//! | nonsense               | dr6  | -   | - | -     | - | d5 | d6  | - | - | -        |
-//! | gone                   | dr   | dr  | dr| dr    | dr| dr | dr  | dr| dr| dr       |
+//! | own, and `online`=1    | gone | 1   | 2 | 3     | 4     | 5  | 6   | 7     | 8 | nonsense |
+//! |------------------------|------|-----|---|-------|-------|----|-----|-------|---|----------|
+//! | 1                      | 6    | 2   | 2 | 2     | 2     | 5  | 6   | 2     | 2 | 2        |
+//! | 2, `num_devs` is there | r6   | 3   | 3 | 3     | 3     | 5  | 6   | 3     | 3 | 3        |
+//! | 3                      | r6   | -   | - | c     | -     | 5  | 6   | c (c) | - | -        |
+//! | 4                      | dr6  | dn2 | - | - (a) | - (d) | d5 | d6  | 8 (e) | - | -        |
+//! | 7                      | dr6  | dn2 | - | - (a) | -     | d5 | d6  | 8 (e) | - | -        |
+//! | 8                      | dr6  | dn2 | - | - (a) | 4 (d) | d5 | d6  | -     | - | -        |
+//! | 7, not connected       | r6   | 3   | 3 | c     | 3     | 5  | 6   | c (c) | 3 | 3        |
+//! | 4, 8, not connected    | r6   | n2  | - | n2    | 5     | 5  | 6   | -     | - | -        |
+//! | 5                      | dr6  | dn2 | - | - (a) | -     | d  | d6  | - (f) | - | -        |
+//! | 5, not connected       | r6   | n2  | - | n2 (b)| -     | -  | 6   | -     | - | -        |
+//! | 6                      | r    | n2  | - | n2 (b)| -     | -  | -   | -     | - | -        |
+//! | nonsense               | dr6  | -   | - | -     | -     | d5 | d6  | -     | - | -        |
+//! | gone                   | dr   | dr  | dr| dr    | dr    | dr | dr  | dr    | dr| dr       |
 //!
-//! (a) `dn2` when the keys have changed or the frontend had been at 4: then it started anew without our seeing it close.
+//! (a) `dn2` when the keys have changed or the frontend had been at 4 or 7: then it started anew without our seeing it close.
+//! The same at 7 with new keys.
 //! (b) nothing while the keys are the ones that were refused: what failed with them would fail again.
+//! (c) it saw our 7 before our 4 (Linux since 2022, §2.4). Without keys that can be used: as column 1.
+//! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not, or at 5 with a device that we have. It
+//! came when we had just connected or were at 8, and the frontend must take part in it.
+//! (e) 8 and nothing else when the frontend is still at the 7 that we have answered with 8 already: it may not have looked at the new
+//! entries. It goes to 4, and (d) begins a second round.
+//! (f) 8 when we are to close for good: Linux at 7 is deaf to 5 (§2.4). It comes to 4, and there we close.
+//!
+//! While a frontend is connected, its devices come and go when both are at 7 only, with one exception: a device that is in no entry any
+//! more was taken by force, and is released at once. Entries move in one transaction, so none is ever missing by accident. At 5 and 6
+//! without a connection, a device is released as soon as its entry is at 5 or gone, and taken at the next 2.
 //!
 //! With `online`=0 the toolstack removes the device for good: in column 6, and in column 1 from state 4 on, everything is given back
-//! (`dr6`), and 3 brings nothing back from 5 and 6. A `frontend` node that names another directory than that of our domain ends
-//! in `dr5` with the reason in the error node.
-//!
-//! A connected frontend at 7 echoes a change of devices (§2.7), whose other half is for the hot-plug rows of this table to add:
-//! until then the page is served as before.
+//! (`dr6`), 3 brings nothing back from 5 and 6, and 8 is followed by 5. A `frontend` node that names another directory than that of
+//! our domain ends in `dr5` with the reason in the error node.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -104,6 +115,12 @@ impl Action {
     pub(crate) const fn is_local(&self) -> bool {
         !matches!(self, Self::Report(_) | Self::ClearReport | Self::Write(_))
     }
+
+    /// The state that it goes to, if any.
+    pub(crate) fn state(&self) -> Option<XenbusState> {
+        let Self::Write(nodes) = self else { return None };
+        nodes.iter().find(|(node, _)| *node == Node::State).map(|(_, value)| XenbusState::parse(value))
+    }
 }
 
 /// What to do now. Empty when all is as it should be.
@@ -128,9 +145,9 @@ pub(crate) fn decide(nodes: &Nodes, held: &Held) -> Vec<Action> {
         Some(Unknown) => return then_state(held.let_go(), nodes, Closed),
         Some(Closing) => {
             let closed = if nodes.own == Some(Closed) { Closed } else { Closing };
-            return then_state(disconnect(held), nodes, closed);
+            return close(nodes, held, closed);
         }
-        Some(Closed) if nodes.online => return then_state(disconnect(held), nodes, Closed),
+        Some(Closed) if nodes.online => return close(nodes, held, Closed),
         Some(Closed) => return then_state(held.let_go(), nodes, Closed),
         _ => {}
     }
@@ -151,7 +168,10 @@ pub(crate) fn makes_sense(own: Option<XenbusState>, peer: Option<XenbusState>) -
     match peer {
         Some(InitWait | Reconfigured) | None => false,
         Some(Connected) => matches!(own, Some(Connected | Reconfiguring | Reconfigured | Closing)),
-        Some(Reconfiguring) => matches!(own, Some(Reconfiguring | Reconfigured | Closing)),
+        // Also late, when the toolstack has waited long enough and gone back to 4.
+        Some(Reconfiguring) => {
+            matches!(own, Some(Initialised | Connected | Reconfiguring | Reconfigured | Closing))
+        }
         Some(Unknown | Initialising | Initialised | Closing | Closed) => true,
     }
 }
@@ -166,20 +186,23 @@ fn export(nodes: &Nodes, held: &Held) -> Vec<Action> {
         let text = format!("num_devs is {count}, and no guest can have more than {MAX_DEVICES} devices");
         return vec![Action::Report(Failure { errno: Errno::EINVAL, text })];
     }
-    let devices = take_and_release(nodes, held);
+    let devices = take_and_release(nodes, held, wanted);
     if !devices.is_empty() {
         return devices;
     }
-    let mut actions = report_failures(nodes, held);
-    let mut writes = publish(nodes, held);
-    writes.push((Node::State, Initialised.digit().into()));
-    actions.push(Action::Write(writes));
-    actions
+    publish_with_state(nodes, held, Initialised)
 }
 
 /// 3, or 7 before any frontend came: devices may be added and removed without asking it.
 fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    let devices = take_and_release(nodes, held);
+    if nodes.peer.state == Some(Reconfiguring) && nodes.peer.keys.is_ok() {
+        return match held.connection {
+            None => connect(nodes, held),
+            connection if connection == nodes.peer.keys.ok() => reconfigure(nodes, held),
+            Some(_) => disconnect(held),
+        };
+    }
+    let devices = take_and_release(nodes, held, wanted);
     if !devices.is_empty() {
         return devices;
     }
@@ -190,7 +213,11 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
     let mut writes = publish(nodes, held);
     if nodes.peer.state == Some(Initialised) {
         if writes.is_empty() {
-            return connect(nodes, held);
+            return match held.connection {
+                None => connect(nodes, held),
+                connection if connection == nodes.peer.keys.ok() => then_state(Vec::new(), nodes, Connected),
+                Some(_) => disconnect(held),
+            };
         }
     } else if nodes.own == Some(Reconfiguring) {
         writes.push((Node::State, Initialised.digit().into()));
@@ -201,14 +228,9 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
     actions
 }
 
-/// The frontend is at 3 and everything is published.
+/// The frontend has published its keys, and waits.
 fn connect(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    let keys = nodes.peer.keys;
-    if let Some(connected) = held.connection {
-        let is_same = keys == Ok(connected);
-        return if is_same { then_state(Vec::new(), nodes, Connected) } else { vec![Action::Disconnect] };
-    }
-    match (keys, &held.refused) {
+    match (nodes.peer.keys, &held.refused) {
         (keys, Some((refused, failure))) if *refused == keys => {
             then_state(vec![Action::Report(failure.clone())], nodes, Closing)
         }
@@ -219,12 +241,54 @@ fn connect(nodes: &Nodes, held: &Held) -> Vec<Action> {
 
 /// 4, 5, 7 or 8 with a connection.
 fn in_use(nodes: &Nodes, held: &Held) -> Vec<Action> {
+    let keys = nodes.peer.keys.ok();
     let restarted = match nodes.peer.state {
         Some(Initialising) => true,
-        Some(Initialised) => held.peer_was_connected || nodes.peer.keys.ok() != held.connection,
+        Some(Initialised) => held.peer_was_connected || keys != held.connection,
+        Some(Reconfiguring) => keys.is_some() && keys != held.connection,
         _ => false,
     };
-    if restarted { restart(nodes, held) } else { Vec::new() }
+    if restarted {
+        return restart(nodes, held);
+    }
+    let forced = release_unless(nodes, held, |device| device.address);
+    if !forced.is_empty() {
+        return forced;
+    }
+    match (nodes.own, nodes.peer.state) {
+        (Some(Connected | Reconfiguring), Some(Reconfiguring)) => reconfigure(nodes, held),
+        (Some(Closing), Some(Reconfiguring)) if !nodes.online => then_state(Vec::new(), nodes, Reconfigured),
+        (Some(Reconfigured), Some(Connected)) if !nodes.online => then_state(Vec::new(), nodes, Closing),
+        (Some(Connected | Reconfigured), Some(Connected)) => {
+            let next = if nodes.online && is_pending(nodes, held) { Reconfiguring } else { Connected };
+            then_state(Vec::new(), nodes, next)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The frontend is at 7: it has let go of what is leaving, and waits for us.
+fn reconfigure(nodes: &Nodes, held: &Held) -> Vec<Action> {
+    if held.answered {
+        return then_state(Vec::new(), nodes, Reconfigured);
+    }
+    let devices = take_and_release(nodes, held, appended);
+    if !devices.is_empty() {
+        return devices;
+    }
+    publish_with_state(nodes, held, Reconfigured)
+}
+
+/// Whether there is anything to do that the frontend must take part in.
+fn is_pending(nodes: &Nodes, held: &Held) -> bool {
+    let is_new = |device: &DeviceNodes| device.is_at(Initialising);
+    nodes.devices.iter().any(is_new) || !take_and_release(nodes, held, appended).is_empty()
+}
+
+/// The frontend closes, and may come back for the devices that are still meant for it.
+fn close(nodes: &Nodes, held: &Held, state: XenbusState) -> Vec<Action> {
+    let actions = then_state(disconnect(held), nodes, state);
+    if actions.is_empty() { release_unless(nodes, held, wanted) } else { actions }
 }
 
 /// 5 or 6 without a connection.
@@ -233,7 +297,7 @@ fn at_rest(nodes: &Nodes, held: &Held) -> Vec<Action> {
         Some(Initialising) => restart(nodes, held),
         Some(Initialised) if nodes.online && !held.has_refused(nodes.peer.keys) => restart(nodes, held),
         _ if !nodes.online && nodes.own == Some(Closed) => held.let_go(),
-        _ => release_unlisted(nodes, held),
+        _ => release_unless(nodes, held, wanted),
     }
 }
 
@@ -280,15 +344,21 @@ fn then_state(mut actions: Vec<Action>, nodes: &Nodes, state: XenbusState) -> Ve
     actions
 }
 
-/// Listed, and not on its way out.
+/// What an entry is about, unless that is on its way out.
 fn wanted(device: &DeviceNodes) -> Option<Sbdf> {
-    device.address.filter(|_| device.state != Some(u32::from(Closing.number())))
+    device.address.filter(|_| !device.is_at(Closing))
 }
 
-fn take_and_release(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    let mut actions = release_unlisted(nodes, held);
+/// The same for entries that are to be exported while the frontend runs. What has failed stays as it is then.
+fn appended(device: &DeviceNodes) -> Option<Sbdf> {
+    device.address.filter(|_| device.is_at(Initialising) || device.is_at(Initialised))
+}
+
+/// Lets go of what nobody wants any more, and takes what the entries name that `take` chooses.
+fn take_and_release(nodes: &Nodes, held: &Held, take: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
+    let mut actions = release_unless(nodes, held, wanted);
     for device in &nodes.devices {
-        let Some(address) = wanted(device) else { continue };
+        let Some(address) = take(device) else { continue };
         let take = Action::Take { address, wish: device.wish };
         if !held.devices.contains_key(&address) && !actions.contains(&take) {
             actions.push(take);
@@ -297,12 +367,13 @@ fn take_and_release(nodes: &Nodes, held: &Held) -> Vec<Action> {
     actions
 }
 
-fn release_unlisted(nodes: &Nodes, held: &Held) -> Vec<Action> {
+/// Lets go of the devices that no entry names among those that `keep` chooses.
+fn release_unless(nodes: &Nodes, held: &Held, keep: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
     if nodes.num_devs.is_none_or(|count| count > MAX_DEVICES) {
         return Vec::new(); // says nothing about any device
     }
-    let listed = |address| nodes.devices.iter().any(|device| wanted(device) == Some(address));
-    held.devices.keys().filter(|address| !listed(**address)).map(|address| Action::Release(*address)).collect()
+    let is_kept = |address| nodes.devices.iter().any(|device| keep(device) == Some(address));
+    held.devices.keys().filter(|address| !is_kept(**address)).map(|address| Action::Release(*address)).collect()
 }
 
 /// Why entry `index` cannot be exported, if so.
@@ -320,11 +391,20 @@ fn failure(nodes: &Nodes, held: &Held, index: usize) -> Option<Failure> {
     }
 }
 
+/// Says what became of the devices, and goes to `state` with it.
+fn publish_with_state(nodes: &Nodes, held: &Held, state: XenbusState) -> Vec<Action> {
+    let mut actions = report_failures(nodes, held);
+    let mut writes = publish(nodes, held);
+    writes.push((Node::State, state.digit().into()));
+    actions.push(Action::Write(writes));
+    actions
+}
+
 /// The nodes about devices and roots that do not say yet what they should.
 fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
     let mut writes = Vec::new();
     for (number, (index, device)) in (0..).zip(nodes.devices.iter().enumerate()) {
-        if device.state == Some(u32::from(Closing.number())) {
+        if device.is_at(Closing) {
             continue;
         }
         let exported = match device.address.and_then(|address| held.devices.get(&address)) {
@@ -352,7 +432,7 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
             count = number + 1;
         }
     }
-    if count != published {
+    if nodes.root_num != Some(count) {
         writes.push((Node::RootCount, count.to_string()));
     }
     writes
@@ -363,7 +443,7 @@ fn report_failures(nodes: &Nodes, held: &Held) -> Vec<Action> {
     let mut all: Option<Failure> = None;
     let mut news = false;
     for (index, device) in nodes.devices.iter().enumerate() {
-        if device.state == Some(u32::from(Closing.number())) {
+        if device.is_at(Closing) {
             continue;
         }
         let Some(failure) = failure(nodes, held, index) else { continue };

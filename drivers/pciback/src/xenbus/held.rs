@@ -41,8 +41,10 @@ pub(crate) struct Held {
     pub(crate) refused: Option<(Result<Keys, InvalidKey>, Failure)>,
     /// Our node has said Connected since the connection was made.
     pub(crate) announced: bool,
-    /// The frontend has been at Connected since the connection was made.
+    /// The frontend has been at Connected or Reconfiguring since the connection was made.
     pub(crate) peer_was_connected: bool,
+    /// The frontend is at the Reconfiguring that we have answered with Reconfigured already.
+    pub(crate) answered: bool,
     /// The virtual devices are as at a first connect.
     pub(crate) renewed: bool,
 }
@@ -50,7 +52,10 @@ pub(crate) struct Held {
 impl Held {
     /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide()).
     pub(crate) fn observe(&mut self, nodes: &Nodes) {
-        self.announced |= self.connection.is_some() && nodes.own == Some(XenbusState::Connected);
+        self.answered &= nodes.peer.state == Some(XenbusState::Reconfiguring);
+        if let Some(own) = nodes.own {
+            self.said(own, nodes);
+        }
         match nodes.peer.state {
             Some(
                 XenbusState::Unknown
@@ -59,8 +64,32 @@ impl Held {
                 | XenbusState::Closing
                 | XenbusState::Closed,
             ) => self.refused = None,
-            Some(XenbusState::Connected) => self.peer_was_connected |= self.connection.is_some(),
-            Some(XenbusState::Initialised | XenbusState::Reconfiguring | XenbusState::Reconfigured) | None => {}
+            Some(XenbusState::Connected | XenbusState::Reconfiguring) => {
+                self.peer_was_connected |= self.connection.is_some();
+            }
+            Some(XenbusState::Initialised | XenbusState::Reconfigured) | None => {}
+        }
+    }
+
+    /// Takes note of what our node says to a frontend that was found as in `nodes`. Must also run after every change of it: when the
+    /// nodes are read again, somebody else may have changed it.
+    pub(crate) fn said(&mut self, own: XenbusState, nodes: &Nodes) {
+        if self.connection.is_none() {
+            return;
+        }
+        self.announced |= own == XenbusState::Connected;
+        self.answered |= own == XenbusState::Reconfigured && nodes.peer.state == Some(XenbusState::Reconfiguring);
+    }
+
+    /// Takes note of the virtual buses that are in use. One that was published stays, at its place; in a new directory none was.
+    pub(crate) fn observe_roots(&mut self, nodes: &Nodes, in_use: impl Iterator<Item = (u16, u8)>) {
+        if nodes.root_num.is_none() {
+            self.roots.clear();
+        }
+        for root in in_use {
+            if !self.roots.contains(&root) {
+                self.roots.push(root);
+            }
         }
     }
 

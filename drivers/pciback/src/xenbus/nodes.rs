@@ -7,6 +7,7 @@ use xen_types::Sbdf;
 use xenstore::{XenbusState, number};
 
 use super::{InvalidKey, Keys};
+use crate::topology::ExportMode;
 
 /// More devices than this in one directory are a mistake of the toolstack: 32 slots of eight functions are a whole virtual bus.
 pub(crate) const MAX_DEVICES: u32 = 256;
@@ -18,8 +19,11 @@ pub(crate) struct Nodes {
     pub(crate) own: Option<XenbusState>,
     /// `online`: false when the toolstack removes the device for good.
     pub(crate) online: bool,
-    /// Whether `frontend` and `frontend-id` name the directory of the domain that ours is for. Only then was it read.
+    /// Whether `frontend` and `frontend-id` name the directory of the domain that ours is for (only then was it read), and `export` is
+    /// a mode.
     pub(crate) frontend: Result<(), String>,
+    /// `export`: how this frontend's virtual addresses are chosen; `None` where that is left to us.
+    pub(crate) export: Option<ExportMode>,
     /// `num_devs`, `None` while it is missing or no number.
     pub(crate) num_devs: Option<u32>,
     /// The nodes of device 0, 1, … as far as `num_devs` counts them.
@@ -41,6 +45,13 @@ pub(crate) struct DeviceNodes {
     pub(crate) vdev: String,
     /// `vdevfn-N`: the virtual device and function that the admin would like.
     pub(crate) wish: Option<u8>,
+}
+
+impl DeviceNodes {
+    /// Whether `state-N` says this.
+    pub(crate) fn is_at(&self, state: XenbusState) -> bool {
+        self.state == Some(state.number().into())
+    }
 }
 
 /// What the frontend says.

@@ -33,6 +33,7 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
         own,
         online: true,
         frontend: Ok(()),
+        export: None,
         num_devs: Some(1),
         devices: vec![DeviceNodes {
             address: Some(real(0)),
@@ -43,6 +44,11 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
         root_num: Some(1),
         peer: Peer { state: peer, keys: Ok(KEYS) },
     }
+}
+
+/// An entry as the toolstack writes it.
+fn entry(address: Sbdf, state: u32) -> DeviceNodes {
+    DeviceNodes { address: Some(address), state: Some(state), ..DeviceNodes::default() }
 }
 
 fn held(is_connected: bool) -> Held {
@@ -99,20 +105,182 @@ fn every_pair_of_states_is_decided_as_the_table_says() {
     assert_row("1, held before", "       r    r   r  r  r  r  r  r  r  r", 1, as_is, false);
     assert_row("1, in use before", "     dr   dr  dr dr dr dr dr dr dr dr", 1, as_is, true);
     assert_row("2", "                    r6   3   3  3  3  5  6  3  3  3", 2, as_is, false);
-    assert_row("3", "                    r6   -   -  c  -  5  6  -  -  -", 3, as_is, false);
-    assert_row("4", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 4, as_is, true);
+    assert_row("3", "                    r6   -   -  c  -  5  6  c  -  -", 3, as_is, false);
+    assert_row("4", "                    dr6  dn2 -  -  -  d5 d6 8  -  -", 4, as_is, true);
     assert_row("4, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 4, as_is, false);
     assert_row("5", "                    dr6  dn2 -  -  -  d  d6 -  -  -", 5, as_is, true);
     assert_row("5, not connected", "     r6   n2  -  n2 -  -  6  -  -  -", 5, as_is, false);
     assert_row("6", "                    r    n2  -  n2 -  -  -  -  -  -", 6, as_is, false);
     assert_row("6, connected", "         d    d   d  d  d  d  d  d  d  d", 6, as_is, true);
-    assert_row("7", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 7, as_is, true);
-    assert_row("7, not connected", "     r6   3   3  c  3  5  6  3  3  3", 7, as_is, false);
-    assert_row("8", "                    dr6  dn2 -  -  -  d5 d6 -  -  -", 8, as_is, true);
+    assert_row("7", "                    dr6  dn2 -  -  -  d5 d6 8  -  -", 7, as_is, true);
+    assert_row("7, not connected", "     r6   3   3  c  3  5  6  c  3  3", 7, as_is, false);
+    assert_row("8", "                    dr6  dn2 -  -  4  d5 d6 -  -  -", 8, as_is, true);
     assert_row("8, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 8, as_is, false);
     assert_row("nonsense", "             dr6  -   -  -  -  d5 d6 -  -  -", 9, as_is, true);
     assert_row("gone", "                 dr   dr  dr dr dr dr dr dr dr dr", 0, as_is, true);
     assert_row("gone, nothing held", "   -    -   -  -  -  -  -  -  -  -", 0, nothing_held, false);
+}
+
+#[test]
+fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
+    let appended = |nodes: &mut Nodes, _: &mut Held| nodes.devices.push(entry(real(1), 1));
+    let taken = |nodes: &mut Nodes, held: &mut Held| {
+        nodes.devices.push(entry(real(1), 1));
+        held.devices.insert(real(1), Outcome::Exported(virt(1)));
+    };
+    let leaving = |nodes: &mut Nodes, _: &mut Held| nodes.devices[0].state = Some(5);
+    let both = |nodes: &mut Nodes, held: &mut Held| {
+        appended(nodes, held);
+        leaving(nodes, held);
+    };
+    let answered = |nodes: &mut Nodes, held: &mut Held| {
+        both(nodes, held);
+        held.answered = true;
+    };
+    //                                 gone 1   2  3  4  5   6   7  8  nonsense
+    assert_row("4, appended", "        dr6  dn2 -  -  7  d5  d6  t  -  -", 4, appended, true);
+    assert_row("4, taken", "           dr6  dn2 -  -  7  d5  d6  8  -  -", 4, taken, true);
+    assert_row("4, leaving", "         dr6  dn2 -  -  7  d5  d6  R  -  -", 4, leaving, true);
+    assert_row("7, appended", "        dr6  dn2 -  -  -  d5  d6  t  -  -", 7, appended, true);
+    assert_row("7, taken", "           dr6  dn2 -  -  -  d5  d6  8  -  -", 7, taken, true);
+    assert_row("7, leaving", "         dr6  dn2 -  -  -  d5  d6  R  -  -", 7, leaving, true);
+    assert_row("7, both", "            dr6  dn2 -  -  -  d5  d6  Rt -  -", 7, both, true);
+    assert_row("7, both, answered", "  dr6  dn2 -  -  -  d5  d6  8  -  -", 7, answered, true);
+    assert_row("4, both, answered", "  dr6  dn2 -  -  7  d5  d6  8  -  -", 4, answered, true);
+    assert_row("8, both", "            dr6  dn2 -  -  7  d5  d6  -  -  -", 8, both, true);
+    assert_row("8, taken", "           dr6  dn2 -  -  7  d5  d6  -  -  -", 8, taken, true);
+    assert_row("3, both", "            r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 3, both, false);
+    assert_row("7, both, no peer", "   r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 7, both, false);
+    assert_row("6, both", "            r    n2  R  n2 R  R   R   R  R  R", 6, both, false);
+}
+
+#[test]
+fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
+    let taken_away = |nodes: &mut Nodes, _: &mut Held| {
+        nodes.devices.clear();
+        nodes.num_devs = Some(0);
+    };
+    //                           gone 1   2  3  4  5  6  7  8  nonsense
+    for own in [4, 7, 8] {
+        assert_row("forced", "   dr6  dn2 R  R  R  d5 d6 R  R  R", own, taken_away, true);
+    }
+    assert_row("forced at 5", "  dr6  dn2 R  R  R  d  d6 R  R  R", 5, taken_away, true);
+    // While nobody knows how many entries there are, and where it moved down.
+    let uncounted = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(4), state(4)) };
+    assert_eq!(decide(&uncounted, &held(true)), []);
+    let mut moved = nodes(state(4), state(4));
+    moved.devices.insert(0, entry(real(1), 3));
+    let mut now = held(true);
+    now.devices.insert(real(1), Outcome::Exported(virt(1)));
+    assert_eq!(decide(&moved, &now), []);
+}
+
+#[test]
+fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
+    for own in [3, 7] {
+        let at_7 = nodes(state(own), state(7));
+        assert_eq!(decide(&at_7, &held(false)), [Action::Connect(KEYS)]);
+        let connected = Held { announced: false, ..held(true) };
+        assert_eq!(letters(&decide(&at_7, &connected)), "8");
+        let mut pending = at_7.clone();
+        pending.devices.push(entry(real(1), 1));
+        assert_eq!(letters(&decide(&pending, &held(false))), "c", "first the connection");
+        assert_eq!(letters(&decide(&pending, &connected)), "t");
+        // Other keys since we connected.
+        let mut changed = at_7.clone();
+        changed.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(letters(&decide(&changed, &connected)), "d");
+        // Keys that nobody can connect with.
+        let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
+        let refused = Held { refused: Some((Ok(KEYS), refused)), ..held(false) };
+        assert_eq!(letters(&decide(&at_7, &refused)), "!5");
+        let mut none = at_7.clone();
+        none.peer.keys = Err(InvalidKey::Missing("magic"));
+        let want = if own == 3 { "-" } else { "3" };
+        assert_eq!(letters(&decide(&none, &held(false))), want);
+    }
+}
+
+#[test]
+fn a_7_that_was_answered_is_not_taken_for_another() {
+    let mut now = held(true);
+    // By us, and somebody went back to 7 before we looked again.
+    now.said(XenbusState::Reconfigured, &nodes(state(7), state(7)));
+    let mut again = nodes(state(7), state(7));
+    again.devices[0].state = Some(5);
+    now.observe(&again);
+    assert_eq!(letters(&decide(&again, &now)), "8", "the device is not released: the frontend may use it");
+    let mut back = again.clone();
+    (back.own, back.peer.state) = (state(8), state(4));
+    now.observe(&back);
+    assert_eq!(letters(&decide(&back, &now)), "7", "the second round");
+    now.observe(&again);
+    assert_eq!(letters(&decide(&again, &now)), "R");
+    // As it is read.
+    now.observe(&nodes(state(8), state(7)));
+    assert!(now.answered);
+    now.observe(&nodes(state(8), None));
+    assert!(!now.answered);
+}
+
+#[test]
+fn a_mixed_change_is_published_with_roots_and_state_at_once() {
+    let mut nodes = nodes(state(7), state(7));
+    nodes.devices[0].state = Some(5);
+    let wish = Some(0x18);
+    nodes.devices.push(DeviceNodes { wish, ..entry(real(8), 1) });
+    nodes.devices.push(entry(real(9), 1));
+    nodes.num_devs = Some(3);
+    nodes.root_num = None;
+    let steps = decide(&nodes, &held(true));
+    let take = |address, wish| Action::Take { address, wish };
+    assert_eq!(steps, [Action::Release(real(0)), take(real(8), wish), take(real(9), None)]);
+
+    let failed = Outcome::Failed(Failure { errno: Errno::EBUSY, text: "lent".to_string() });
+    let devices = LiteMap::from_iter([(real(8), Outcome::Exported(virt(0x18))), (real(9), failed)]);
+    let now = Held { devices, ..held(true) };
+    let text = |node, text: &str| (node, text.to_string());
+    let want = vec![
+        text(Node::VirtualDevice(1), "0000:00:03.00"),
+        text(Node::DeviceState(1), "3"),
+        text(Node::DeviceState(2), "6"),
+        text(Node::Root(0), "0000:00"),
+        text(Node::RootCount, "1"),
+        text(Node::State, "8"),
+    ];
+    let steps = decide(&nodes, &now);
+    assert_eq!(letters(&steps), "!8", "and the reason of the failure");
+    assert_eq!(steps[1], Action::Write(want), "what has left keeps its 5");
+}
+
+#[test]
+fn while_connected_only_new_entries_are_taken() {
+    for (at, want) in [(Some(1), "t"), (Some(3), "t"), (Some(6), "8"), (Some(4), "8"), (None, "8")] {
+        let mut nodes = nodes(state(7), state(7));
+        nodes.devices.push(DeviceNodes { state: at, ..entry(real(1), 0) });
+        assert_eq!(letters(&decide(&nodes, &held(true))), want, "{at:?}");
+        let mut idle = nodes.clone();
+        (idle.own, idle.peer.state) = (state(4), state(4));
+        let want = if want == "t" { "7" } else { "-" };
+        assert_eq!(letters(&decide(&idle, &held(true))), want, "{at:?}");
+    }
+    // An entry that is leaving and one that stays about the same device: it stays, and nobody turns in circles.
+    let mut twice = nodes(state(4), state(4));
+    twice.devices.push(DeviceNodes { state: Some(5), ..twice.devices[0].clone() });
+    assert_eq!(decide(&twice, &held(true)), []);
+}
+
+#[test]
+fn with_online_0_a_reconfiguration_ends_in_5() {
+    let offline = |nodes: &mut Nodes, held: &mut Held| {
+        nodes.online = false;
+        nodes.devices.push(entry(real(1), 1));
+        held.devices.insert(real(1), Outcome::Exported(virt(1)));
+    };
+    //                         gone 1   2  3  4  5  6   7  8  nonsense
+    assert_row("8, offline", " dr6  dr6 -  -  5  d5 dr6 -  -  -", 8, offline, true);
+    assert_row("7, offline", " dr6  dr6 -  -  -  d5 dr6 8  -  -", 7, offline, true);
+    assert_row("5, offline", " dr6  dr6 -  -  -  d  dr6 8  -  -", 5, offline, true);
 }
 
 #[test]
@@ -123,8 +291,8 @@ fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
         *held = Held::default();
     };
     //                                       gone 1   2  3  4  5  6   7  8  nonsense
-    assert_row("4", "                        dr6  dr6 -  -  -  d5 dr6 -  -  -", 4, offline, true);
-    assert_row("5", "                        dr6  dr6 -  -  -  d  dr6 -  -  -", 5, offline, true);
+    assert_row("4", "                        dr6  dr6 -  -  -  d5 dr6 8  -  -", 4, offline, true);
+    assert_row("5", "                        dr6  dr6 -  -  -  d  dr6 8  -  -", 5, offline, true);
     assert_row("5, not connected", "         r6   r6  -  -  -  -  r6  -  -  -", 5, offline, false);
     assert_row("6", "                        r    r   r  r  r  -  r   r  r  r", 6, offline, false);
     assert_row("6, nothing held", "          -    -   -  -  -  -  -   -  -  -", 6, given_back, false);
@@ -158,7 +326,15 @@ fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
         assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
         // Not while it is at 4: keys that are rewritten under a running connection mean nothing.
         changed.peer.state = state(4);
-        assert_eq!(letters(&decide(&changed, &held(true))), "-");
+        assert_eq!(letters(&decide(&changed, &held(true))), if own == 8 { "4" } else { "-" });
+        // Nor while it is at 7, unless they are new ones: then it went through 3 while we were not looking.
+        changed.peer.state = state(7);
+        assert_eq!(letters(&decide(&changed, &held(true))), if own == 8 { "-" } else { "8" });
+        changed.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
+        let mut went_to_7 = held(true);
+        went_to_7.observe(&nodes(state(own), state(7)));
+        assert_eq!(letters(&decide(&at_3, &went_to_7)), "dn2");
     }
 }
 
@@ -245,7 +421,7 @@ fn one_bad_device_fails_alone() {
         (real(0), Outcome::Exported(virt(0))),
         (real(1), Outcome::Failed(failed("not in the pool"))),
     ]);
-    let now = Held { devices, ..Held::default() };
+    let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
     for own in [2, 3] {
         let actions = decide(&listed(own, &entries), &now);
         let [Action::Report(report), Action::Write(writes)] = actions.as_slice() else {
@@ -263,13 +439,13 @@ fn one_bad_device_fails_alone() {
     }
     // Once told, it is not told again.
     let told = entries.map(|(address, state)| (address, state.map(|_| 6)));
-    let mut nodes = listed(3, &told);
+    let mut nodes = Nodes { root_num: Some(1), ..listed(3, &told) };
     nodes.devices[0] = DeviceNodes { state: Some(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
     assert_eq!(decide(&nodes, &now), []);
 }
 
 #[test]
-fn devices_come_and_go_at_3_and_are_left_alone_while_connected() {
+fn devices_come_and_go_at_3_without_asking() {
     let both = [(Some(real(0)), Some(3)), (Some(real(1)), Some(1))];
     let take = Action::Take { address: real(1), wish: None };
     assert_eq!(decide(&listed(3, &both), &held(false)), [take]);
@@ -277,13 +453,6 @@ fn devices_come_and_go_at_3_and_are_left_alone_while_connected() {
     let leaving = listed(3, &[(Some(real(0)), Some(5))]);
     assert_eq!(decide(&leaving, &held(false)), [Action::Release(real(0))]);
     assert_eq!(decide(&listed(3, &[]), &held(false)), [Action::Release(real(0))]);
-
-    for own in [4, 7, 8] {
-        for nodes in [&listed(own, &both), &listed(own, &[]), &listed(own, &[(Some(real(0)), Some(5))])] {
-            let nodes = Nodes { peer: Peer { state: state(4), keys: Ok(KEYS) }, ..nodes.clone() };
-            assert_eq!(decide(&nodes, &held(true)), []);
-        }
-    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub const STATE: &str = "state";
 pub const NUM_DEVS: &str = "num_devs";
 /// BE dir: how many `root-N` there are.
 pub const ROOT_NUM: &str = "root_num";
+/// BE dir: how this frontend's virtual addresses are chosen; absent where the stub chooses.
+pub const EXPORT: &str = "export";
 
 /// FE dir: the backend's directory.
 pub const BACKEND: &str = "backend";

@@ -21,6 +21,10 @@ pub const ANNOUNCEMENTS: &str = "data/pcidom";
 pub const RING_REF: &str = "data/pcidom/ring-ref";
 /// The port that the stub offers to the broker.
 pub const RING_PORT: &str = "data/pcidom/event-channel";
+/// Where dom0 asks the stub for its figures.
+pub const QUERY: &str = "data/pcidom/query";
+/// Where the stub answers.
+pub const FIGURES: &str = "data/pcidom/figures";
 /// How a domain is asked to shut down (`xen-platform.md` E12).
 pub const CONTROL_SHUTDOWN: &str = "control/shutdown";
 

@@ -6,6 +6,7 @@ mod cases;
 mod demo;
 mod devices;
 mod drivers;
+mod figures;
 mod guests;
 mod interrupts;
 mod irqs;
@@ -23,7 +24,8 @@ use anyhow::{Context, Result, bail};
 use bed::Bed;
 use report::Report;
 
-/// Brings dom0 up and carries out the plan: one line, `demo` or a lane and a filter, as in `full FILTER`.
+/// Brings dom0 up and carries out the plan: one line, `demo`, a lane and a filter, as in `full FILTER`, or what to measure, as in
+/// `figures ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
     services::start()?;
@@ -37,6 +39,8 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
         "demo" => demo::run(&mut bed, &mut report),
         "full" => run_cases(cases::FULL, filter, &mut bed, &mut report),
         "no-iommu" => run_cases(cases::NO_IOMMU, filter, &mut bed, &mut report),
+        "figures" => figures::run(&mut bed, &mut report, figures::Clock::Real, filter),
+        "instructions" => figures::run(&mut bed, &mut report, figures::Clock::Instructions, filter),
         "direct" => run_cases(cases::DIRECT, filter, &mut bed, &mut report),
         _ => bail!("no lane {lane}"),
     }

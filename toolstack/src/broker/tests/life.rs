@@ -236,6 +236,7 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
         guest: "web".to_owned(),
         backend: "pcidom".to_owned(),
         devices: vec![NVME.parse().unwrap()],
+        export: None,
         timeout: Duration::from_secs(1),
     };
     crate::attach::attach(&machine.host, &request).unwrap_err();

@@ -1,12 +1,15 @@
 //! The cases, in the order they run: each group starts from nothing or from what the group before left.
 
+mod audit;
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
+mod commands;
 mod config_space;
 mod data;
 mod direct;
 mod errors;
+mod export;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -53,7 +56,10 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    audit::CASES,
     direct::READ_ONLY,
+    commands::CASES,
+    export::CASES,
     errors::CASES,
 ];
 

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use kernel::heap::usage;
 
 pub(super) fn blocks() -> Outcome {
-    let before = usage();
+    let before = usage().used;
     let mut blocks: Vec<(*mut u8, Layout, u8)> = Vec::new();
     for round in 0..200u8 {
         let size = usize::from(round) * 7 + 1;
@@ -29,7 +29,7 @@ pub(super) fn blocks() -> Outcome {
         unsafe { dealloc(block, layout) };
     }
     drop(blocks);
-    check_eq!(usage(), before);
+    check_eq!(usage().used, before);
     Ok(())
 }
 

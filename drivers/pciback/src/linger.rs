@@ -1,0 +1,110 @@
+//! Whether to look for the next request for a moment before going to sleep.
+//!
+//! Requests come in bursts, each as soon as the one before is answered. Where the frontend runs on another CPU, finding the next request
+//! without having slept saves both of them a wake-up; where it waits for our CPU, each moment that we look is lost. Nobody tells which of the
+//! two it is, so it is learnt: looking lasts about as long as the last sleep between two requests did, pays off or not, and after each
+//! time that it did not pay off twice as many requests pass before the next attempt. With one CPU that is one attempt in a thousand
+//! requests. Whoever sleeps for longer than any attempt may last does not look at all, so rare requests cost nothing, and an idle
+//! backend sleeps.
+
+/// No attempt lasts longer. In ticks of the CPU's counter: a third of a millisecond at 3 GHz.
+const LONGEST: u64 = 1 << 20;
+/// Requests that pass at most between two attempts.
+const MOST_LEFT_OUT: u32 = 1023;
+
+/// What was learnt. Times are in any unit, of which [`LONGEST`] is the right number.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Linger {
+    /// How long the last sleep between requests took.
+    pause: u64,
+    /// Requests that pass after the next miss.
+    back_off: u32,
+    /// Requests that still pass.
+    left_out: u32,
+}
+
+impl Linger {
+    /// How long to look now that requests were answered; 0 for not at all.
+    pub fn patience(&mut self) -> u64 {
+        if let Some(left) = self.left_out.checked_sub(1) {
+            self.left_out = left;
+            return 0;
+        }
+        // Twice as long as a sleep that includes waking up, which looking does not.
+        if self.pause > LONGEST { 0 } else { (2 * self.pause).min(LONGEST) }
+    }
+
+    /// What came of looking.
+    pub fn looked(&mut self, has_found: bool) {
+        if has_found {
+            self.back_off = 0;
+        } else {
+            self.back_off = (2 * self.back_off + 1).min(MOST_LEFT_OUT);
+            self.left_out = self.back_off;
+        }
+    }
+
+    /// A sleep that followed answered requests was ended by an event after so long.
+    pub fn slept(&mut self, pause: u64) {
+        self.pause = pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Serves `requests` that each come `gap` after the answer before, or never while somebody looks; returns how long was looked, and how often
+    /// that found something.
+    fn burst(linger: &mut Linger, requests: u32, gap: u64, is_found_by_looking: bool) -> (u64, u32) {
+        let (mut looked, mut found) = (0, 0);
+        for _ in 0..requests {
+            let patience = linger.patience();
+            if patience > 0 {
+                let has_found = is_found_by_looking && gap <= patience;
+                linger.looked(has_found);
+                looked += if has_found { gap } else { patience };
+                found += u32::from(has_found);
+                if has_found {
+                    continue;
+                }
+            }
+            linger.slept(gap);
+        }
+        (looked, found)
+    }
+
+    #[test]
+    fn with_another_cpu_every_request_but_the_first_is_found_by_looking() {
+        let mut linger = Linger::default();
+        assert_eq!(burst(&mut linger, 1000, 5_000, true), (999 * 5_000, 999));
+    }
+
+    #[test]
+    fn on_one_cpu_looking_is_given_up_but_for_one_in_a_thousand_requests() {
+        let mut linger = Linger::default();
+        let (at_first, found) = burst(&mut linger, 2048, 5_000, false);
+        assert_eq!((at_first, found), (11 * 10_000, 0));
+        assert_eq!(burst(&mut linger, 102_400, 5_000, false), (100 * 10_000, 0));
+        // Then the frontend moves to a CPU of its own.
+        let (_, found) = burst(&mut linger, 2048, 5_000, true);
+        assert!(found > 1000, "{found}");
+    }
+
+    #[test]
+    fn rare_requests_are_not_looked_for() {
+        let mut linger = Linger::default();
+        burst(&mut linger, 100, 5_000, true);
+        let (looked, found) = burst(&mut linger, 100, 1_000_000_000, true);
+        assert!(looked <= 2 * 10_000 && found == 0, "{looked}, {found}");
+    }
+
+    #[test]
+    fn the_end_of_a_burst_costs_one_attempt() {
+        let mut linger = Linger::default();
+        burst(&mut linger, 100, 5_000, true);
+        let patience = linger.patience();
+        linger.looked(false);
+        assert_eq!((patience, linger.patience()), (10_000, 0));
+    }
+}

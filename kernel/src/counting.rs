@@ -1,0 +1,32 @@
+//! Counts hypercalls, and the time spent in them: for the image that is measured (feature `counting`), not for the one that serves.
+
+use crate::clock::ticks;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static TICKS: AtomicU64 = AtomicU64::new(0);
+
+/// What was counted since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Counted {
+    /// Hypercalls.
+    pub hypercalls: u64,
+    /// Ticks of the time-stamp counter outside of hypercalls.
+    pub own_ticks: u64,
+}
+
+/// What was counted so far.
+#[must_use]
+pub fn counted() -> Counted {
+    let hypercalls = CALLS.load(Ordering::Relaxed);
+    Counted { hypercalls, own_ticks: ticks().wrapping_sub(TICKS.load(Ordering::Relaxed)) }
+}
+
+pub(crate) fn enter() -> u64 {
+    ticks()
+}
+
+pub(crate) fn leave(entered: u64) {
+    CALLS.fetch_add(1, Ordering::Relaxed);
+    TICKS.fetch_add(ticks().wrapping_sub(entered), Ordering::Relaxed);
+}

@@ -1,0 +1,197 @@
+//! The commands around attach and detach: `create`, `status`, `doctor`.
+
+use std::{fs, process::Command, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::{
+    dom0::{
+        bed::Bed,
+        devices::{AHCI, E1000, EDU, NVME},
+        guests::Domain,
+    },
+    process,
+    store::expect,
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("pcidom_create_makes_a_guest_that_has_its_devices", makes_a_guest),
+    Case::new("pcidom_status_tells_of_the_stub_and_its_guests", status),
+    Case::new("pcidom_doctor_finds_this_host_fit", doctor),
+    Case::new("pcidom_create_takes_down_a_guest_that_does_not_answer", takes_down),
+    Case::new("pcidom_create_says_what_is_wrong", says_what_is_wrong),
+    Case::new("pcidom_create_killed_at_work_is_finished_or_undone", killed),
+];
+
+/// The name of the guests that these cases create.
+const NAME: &str = "created";
+
+/// An ordinary configuration as for xl, without what pcidom adds; later settings count.
+fn configuration(pci: &str, modules: &str) -> Result<String> {
+    let example = fs::read_to_string("/etc/xen/guest.cfg")?;
+    let needs = |line: &&str| !line.starts_with("passthrough") && !line.starts_with("e820_host");
+    let kept: String = example.lines().filter(needs).flat_map(|line| [line, "\n"]).collect();
+    let config = format!(
+        "{kept}name = '{NAME}' ; on_crash = \"destroy\"\n\
+         extra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load={modules}\"\n\
+         pci = [ {pci} ]\n"
+    );
+    let file = format!("/tmp/{NAME}.cfg");
+    fs::write(&file, config)?;
+    Ok(file)
+}
+
+/// The guest, as far as it exists.
+fn find(bed: &mut Bed) -> Result<Option<Domain>> {
+    for id in bed.store.children("/local/domain")? {
+        if bed.store.text(&format!("/local/domain/{id}/name"))?.as_deref() == Some(NAME) {
+            return Ok(Some(Domain { name: NAME.to_owned(), id: id.parse()? }));
+        }
+    }
+    Ok(None)
+}
+
+/// A pool, and these devices free in it.
+fn prepare(bed: &mut Bed, devices: &[&str]) -> Result<Domain> {
+    let stub = bed.stub_with_pool()?;
+    bed.broker()?;
+    for device in devices {
+        bed.free(device)?;
+        expect(device, bed.pool_state(&stub, device)?.as_deref(), "free")?;
+    }
+    Ok(stub)
+}
+
+fn makes_a_guest(bed: &mut Bed) -> Result<()> {
+    prepare(bed, &[EDU, NVME])?;
+    let file = configuration("'00:06.0@5', # by its slot\n\t\"bdf=00:07.0,power_mgmt=1\",\n", "xen-pcifront")?;
+    let outcome = bed.try_pcidom(&["create", &file, "memory=200"])?;
+    ensure!(outcome.code() == 0, "it ended with {}: {}", outcome.code(), outcome.stderr);
+    for word in ["passthrough = \"enabled\" was added", "e820_host = 1 was added"] {
+        ensure!(outcome.stderr.contains(word), "it does not say {word:?}: {}", outcome.stderr);
+    }
+    let guest = find(bed)?.context("there is no guest")?;
+    bed.domains.push(guest.clone());
+    // It was waited for: the guest is connected now, not at some time.
+    expect("the frontend", bed.store.text(&guest.node("device/pci/0/state"))?.as_deref(), "4")?;
+    expect("its memory", bed.store.text(&guest.node("memory/target"))?.as_deref(), "204800")?;
+    let deadline = bed.deadline;
+    bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+    let found = bed.addresses_in(&guest)?;
+    ensure!(found.len() == 2, "the guest has {found:?}");
+    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted as unfinished");
+    // What xl sees is not changed by it: no device of dom0's xen-pciback.
+    let listed = bed.xl(&["pci-list", NAME])?;
+    ensure!(!listed.contains("00:07.0"), "xl lists {listed}");
+    Ok(())
+}
+
+fn status(bed: &mut Bed) -> Result<()> {
+    if find(bed)?.is_none() {
+        makes_a_guest(bed)?;
+    }
+    let stub = bed.stub()?;
+    let before = bed.store.children(&stub.node("data/pcidom"))?;
+    let text = bed.pcidom(&["status"])?;
+    for word in [&format!("pcidom ({})", stub.id), "running (process", "2 lent", "frontend Connected", "heap"] {
+        ensure!(text.contains(word), "no {word:?} in: {text}");
+    }
+    let json = bed.pcidom(&["status", "--json", "--backend", &stub.id.to_string()])?;
+    println!("agent: {}", json.split_whitespace().collect::<Vec<_>>().join(" "));
+    let figure = |name: &str| -> Result<u64> {
+        let line = json.lines().find(|line| line.contains(&format!("\"{name}\":"))).context(name.to_owned())?;
+        Ok(line.trim().trim_end_matches(',').rsplit(' ').next().unwrap_or_default().parse()?)
+    };
+    // Three devices and at least one guest's page are mapped; the guest's port and the broker's; four watches and one a guest.
+    ensure!(figure("windows")? >= 4 && figure("ports")? >= 2 && figure("watches")? >= 5, "{json}");
+    ensure!(figure("heap_used")? > 0 && figure("heap_peak")? >= figure("heap_used")?, "{json}");
+    ensure!(figure("uptime_ns")? > 0 && figure("reads")? > 0 && figure("transactions")? == 0, "{json}");
+    let after = bed.store.children(&stub.node("data/pcidom"))?;
+    ensure!(before == after, "nodes are left: {after:?}");
+    bed.pcidom_fails(&["status", "--backend", "nowhere"], 1, "nowhere is not running")
+}
+
+fn doctor(bed: &mut Bed) -> Result<()> {
+    if find(bed)?.is_none() {
+        makes_a_guest(bed)?;
+    }
+    let outcome = bed.try_pcidom(&["doctor"])?;
+    println!("agent: pcidom doctor says:\n{}", outcome.text());
+    ensure!(outcome.code() == 0, "it ended with {}", outcome.code());
+    let outcome = bed.try_pcidom(&["doctor", NAME, E1000, AHCI])?;
+    println!("agent: pcidom doctor says of a guest and two devices:\n{}", outcome.text());
+    for word in [
+        "ok       created: passthrough",
+        "ok       created: e820_host",
+        "ok       created: connection",
+        "warning  0000:00:05.0: reset",
+        "assignable add 0000:00:0a.0",
+    ] {
+        ensure!(outcome.text().contains(word), "no {word:?}");
+    }
+    bed.pcidom_fails(&["doctor", "nobody"], 4, "1 check failed")?;
+    let guest = find(bed)?.context("there is no guest")?;
+    bed.destroy(&guest)?;
+    bed.pcidom(&["reclaim"]).map(drop)
+}
+
+/// A guest without the frontend driver.
+fn takes_down(bed: &mut Bed) -> Result<()> {
+    let stub = prepare(bed, &[EDU])?;
+    let file = configuration("'00:06.0'", "")?;
+    bed.pcidom_fails(&["create", "--timeout", "3", &file], 3, "did not answer")?;
+    nothing_is_left(bed, &stub)
+}
+
+fn nothing_is_left(bed: &mut Bed, stub: &Domain) -> Result<()> {
+    ensure!(find(bed)?.is_none(), "the guest is still there");
+    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted");
+    ensure!(bed.store.children(&stub.node("backend/pci"))?.is_empty(), "a backend's directory is still there");
+    expect(EDU, bed.pool_state(stub, EDU)?.as_deref(), "free")
+}
+
+fn says_what_is_wrong(bed: &mut Bed) -> Result<()> {
+    let stub = prepare(bed, &[EDU])?;
+    let file = configuration("'00:06.0'", "xen-pcifront")?;
+    bed.pcidom_fails(&["create"], 2, "GUEST.cfg")?;
+    bed.pcidom_fails(&["create", "/tmp/no-such.cfg"], 1, "no-such.cfg")?;
+    bed.pcidom_fails(&["create", &file, "pci=['00:06.0,colour=red']"], 2, "no option of a device")?;
+    bed.pcidom_fails(&["create", &file, "pci=['00:1e.0']"], 1, "no PCI device")?;
+    bed.pcidom_fails(&["create", &file, "pci=['00:1f.2']"], 1, "not assignable")?;
+    bed.pcidom_fails(&["create", "--backend", "nowhere", &file], 1, "nowhere is not running")?;
+    bed.pcidom_fails(&["create", &file, "passthrough='disabled'"], 4, "passthrough")?;
+    bed.pcidom_fails(&["create", &file, "kernel='/no/such/kernel'"], 1, "xl create")?;
+    bed.pcidom_fails(&["create", &file, "name='pcidom'"], 1, "xl create")?;
+    fs::write(&file, "name = 'created'\nmemory 64\n")?;
+    bed.pcidom_fails(&["create", &file], 2, "created.cfg:2: want = behind memory")?;
+    nothing_is_left(bed, &stub)
+}
+
+/// At different moments of its work. Whatever it had done by then, the next command leaves either nothing of it or a guest with
+/// its device.
+fn killed(bed: &mut Bed) -> Result<()> {
+    let stub = prepare(bed, &[EDU])?;
+    let file = configuration("'00:06.0'", "xen-pcifront")?;
+    let mut finished = 0;
+    for delay in [50, 150, 300, 500, 800, 1200, 1800, 2500] {
+        let mut command = Command::new("pcidom").args(["create", &file]).spawn()?;
+        thread::sleep(Duration::from_millis(delay));
+        command.kill()?;
+        command.wait()?;
+        let outcome = process::run(Command::new("pcidom").arg("reclaim"), bed.deadline)?;
+        println!("agent: killed after {delay} ms, the next command said: {}", outcome.stderr.trim());
+        ensure!(outcome.code() == 0, "`pcidom reclaim` ended with {}", outcome.code());
+        if let Some(guest) = find(bed)? {
+            finished += 1;
+            let deadline = bed.deadline;
+            let state = guest.node("device/pci/0/state");
+            bed.store.wait_for(&state, deadline, |state| state == Some("4")).context("the guest did not connect")?;
+            bed.destroy(&guest)?;
+            bed.pcidom(&["reclaim"])?;
+        }
+        nothing_is_left(bed, &stub)?;
+    }
+    println!("agent: {finished} of 8 were finished");
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Who is measured, and what a user types for each.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::{DEVICE, Session};
+use crate::dom0::{guests::Domain, stub};
+
+/// One of the two.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Contestant {
+    /// Linux's backend in dom0.
+    Pciback,
+    /// The stub.
+    Pcidom,
+}
+
+impl Contestant {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Pciback => "pciback",
+            Self::Pcidom => "pcidom",
+        }
+    }
+
+    /// The command that gives a device to a running guest.
+    pub(super) fn attach(self, guest: &Domain, device: &str) -> Command {
+        self.command("pci-attach", "attach", guest, device)
+    }
+
+    /// The command that takes it back.
+    pub(super) fn detach(self, guest: &Domain, device: &str) -> Command {
+        self.command("pci-detach", "detach", guest, device)
+    }
+
+    fn command(self, xl: &str, pcidom: &str, guest: &Domain, device: &str) -> Command {
+        let (program, verb) = match self {
+            Self::Pciback => ("xl", xl),
+            Self::Pcidom => ("pcidom", pcidom),
+        };
+        let mut command = Command::new(program);
+        command.args([verb, &guest.name, device]);
+        command
+    }
+}
+
+impl Session<'_> {
+    /// Brings the contestant up with the device.
+    pub(super) fn enter(&mut self) -> Result<()> {
+        if self.who == Contestant::Pcidom {
+            self.measure_backend_boot()?;
+            self.bed.broker()?;
+        }
+        self.make_assignable(DEVICE)
+    }
+
+    /// Takes it down, so that the other one finds the machine as this one did.
+    pub(super) fn leave(&mut self) -> Result<()> {
+        self.make_unassignable(DEVICE)?;
+        if self.who == Contestant::Pcidom {
+            self.bed.kill_broker();
+            let stub = self.bed.domains.iter().find(|domain| domain.name == stub::NAME).cloned();
+            stub.map_or(Ok(()), |stub| self.bed.destroy(&stub))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_assignable(&mut self, device: &str) -> Result<()> {
+        match self.who {
+            Contestant::Pciback => self.bed.xl(&["pci-assignable-add", device])?,
+            Contestant::Pcidom => self.bed.pcidom(&["assignable", "add", device])?,
+        };
+        Ok(())
+    }
+
+    pub(super) fn make_unassignable(&mut self, device: &str) -> Result<()> {
+        match self.who {
+            Contestant::Pciback => self.bed.xl(&["pci-assignable-remove", device])?,
+            Contestant::Pcidom => self.bed.pcidom(&["assignable", "remove", device])?,
+        };
+        Ok(())
+    }
+
+    /// The domain id of the backend.
+    pub(super) fn backend(&mut self) -> Result<u16> {
+        Ok(match self.who {
+            Contestant::Pciback => 0,
+            Contestant::Pcidom => self.bed.stub()?.id,
+        })
+    }
+
+    /// Where a guest sees the device: both backends give the only one a guest has the first address of an invented bus.
+    pub(super) fn config_file() -> &'static str {
+        "/sys/bus/pci/devices/0000:00:00.0/config"
+    }
+}

@@ -1,0 +1,29 @@
+//! The guests that measure.
+
+use std::{fs, path::Path};
+
+use anyhow::Result;
+
+use super::{DRIVER, Session};
+use crate::dom0::guests::Domain;
+
+impl Session<'_> {
+    /// A running guest without devices, with these lines in its configuration. Its calls to the backend about interrupts are traced.
+    pub(super) fn measured_guest(&mut self, name: &str, lines: &str) -> Result<Domain> {
+        let config = guest_config(name, lines)?;
+        let guest = self.bed.create_paused(name, &config)?;
+        self.bed.unpause(&guest)?;
+        self.trace_interrupts(&guest)?;
+        Ok(guest)
+    }
+}
+
+/// The configuration of a guest.
+pub(super) fn guest_config(name: &str, lines: &str) -> Result<String> {
+    let example = fs::read_to_string(Path::new("/etc/xen/guest.cfg"))?;
+    // What comes later counts.
+    Ok(format!(
+        "{example}name = \"{name}\"\nextra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load=xen-pcifront,{DRIVER}\"\n\
+         on_reboot = \"destroy\"\non_crash = \"destroy\"\n{lines}"
+    ))
+}

@@ -1,0 +1,50 @@
+//! Attaching to a running guest, and detaching from it.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, ensure};
+
+use super::{DEVICE, DRIVER, Session, handshake::Handshake};
+use crate::{dom0::guests::Domain, process};
+
+/// The guest needs this to start listening for the driver.
+const LISTENING: Duration = Duration::from_millis(500);
+
+impl Session<'_> {
+    /// From the start of the command until the guest's driver has the device.
+    pub(super) fn measure_attach(&mut self, guest: &Domain) -> Result<()> {
+        let backend = self.backend()?;
+        let handshake = Handshake::watch(guest, backend, self.bed.deadline)?;
+        let request = self.bed.ask(guest, &format!("await-bound {DRIVER}"))?;
+        thread::sleep(LISTENING);
+        let mut command = self.who.attach(guest, DEVICE);
+        let deadline = self.bed.deadline;
+        let started = Instant::now();
+        let running = thread::spawn(move || process::check(&mut command, deadline).map(|_| Instant::now()));
+        let bound = self.bed.answer_well(&request).map(|_| started.elapsed());
+        let returned = running.join().map_err(|_| anyhow!("the thread panicked"))?? - started;
+        self.sample("attach", "ms", milliseconds(bound?))?;
+        self.sample("attach_command", "ms", milliseconds(returned))?;
+        let scan = handshake.took()?;
+        self.sample("bus_scan", "us", scan.as_secs_f64() * 1e6)?;
+        self.measure_interrupts(guest)
+    }
+
+    /// From the start of the command to its end, when the guest must not have the device any more.
+    pub(super) fn measure_detach(&mut self, guest: &Domain) -> Result<()> {
+        let mut command = self.who.detach(guest, DEVICE);
+        let started = Instant::now();
+        process::check(&mut command, self.bed.deadline)?;
+        self.sample("detach", "ms", milliseconds(started.elapsed()))?;
+        let left = self.bed.addresses_in(guest)?;
+        ensure!(left.is_empty(), "{} still has {left:?}", guest.name);
+        Ok(())
+    }
+}
+
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,91 @@
+//! dom0 asks the stub for its figures: each says what its name promises, and they come back to where they were.
+
+use std::collections::BTreeMap;
+
+use pciif::{Command, Request};
+use sim::world::{STUB, World};
+use xen_types::Sbdf;
+use xenstore::figures::NAMES;
+
+const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
+const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
+
+const QUERY: &str = "/local/domain/3/data/pcidom/query";
+const ANSWER: &str = "/local/domain/3/data/pcidom/figures";
+
+fn ask(world: &mut World, question: &str) -> Option<String> {
+    world.tool.write(&format!("{QUERY}/{question}"), "");
+    world.settle();
+    let answer = world.tool.read(ANSWER);
+    world.tool.change(|store| store.remove(QUERY).and_then(|()| store.remove(ANSWER)));
+    world.settle();
+    answer
+}
+
+fn figures(world: &mut World) -> BTreeMap<&'static str, u64> {
+    let answer = ask(world, "7").expect("an answer");
+    let mut numbers = answer.split_ascii_whitespace().map(|number| number.parse().unwrap());
+    assert_eq!(numbers.next(), Some(7), "the number of the question");
+    let numbers: Vec<u64> = numbers.collect();
+    assert_eq!(numbers.len(), NAMES.len());
+    NAMES.into_iter().zip(numbers).collect()
+}
+
+#[test]
+fn figures_are_what_their_names_say() {
+    let mut world = World::new(&[A, B]);
+    world.xen.advance_ns(1_000);
+    let guest = world.connect(5, &[A]);
+    let figures = figures(&mut world);
+    let held = world.xen.held_by(STUB);
+    for (name, want) in [
+        ("uptime_ns", 1_000),
+        ("windows", held.pages + held.windows),
+        ("grants", 1),
+        ("ports", held.ports + 1), // and the broker's
+        ("watches", 5),
+        ("transactions", 0),
+        ("alarms", 0),
+        ("questions", 0),
+        ("frontends", 1),
+        ("devices", 2),
+        ("denied_writes", 0),
+        ("broker_timeouts", 0),
+    ] {
+        assert_eq!(figures[name], want as u64, "{name}");
+    }
+    assert!(figures["reads"] > 0 && figures["no_device"] > 0, "a bus scan: {figures:?}");
+    let reads = figures["reads"];
+    let request = Request { size: 4, ..Request::new(Command::ConfRead, Sbdf::from_devfn(0, 0, 0)) };
+    assert!(world.ask(guest, &request).is_some());
+    assert_eq!(self::figures(&mut world)["reads"], reads + 1);
+}
+
+#[test]
+fn what_a_guest_had_is_not_counted_when_it_is_gone() {
+    let mut world = World::new(&[A, B]);
+    let before = figures(&mut world);
+    let guest = world.connect(5, &[A, B]);
+    let meanwhile = figures(&mut world);
+    assert!(meanwhile["windows"] > before["windows"] && meanwhile["watches"] > before["watches"]);
+    world.destroy(guest);
+    world.tool.remove_dirs(guest);
+    world.settle();
+    let after = figures(&mut world);
+    for name in ["windows", "ports", "grants", "watches", "transactions", "alarms", "questions", "frontends", "devices"]
+    {
+        assert_eq!(after[name], before[name], "{name}");
+    }
+}
+
+#[test]
+fn nobody_who_does_not_ask_is_answered() {
+    let mut world = World::new(&[A]);
+    assert_eq!(world.tool.read(ANSWER), None);
+    for question in ["-1", "x", "4294967296", "1x"] {
+        assert_eq!(ask(&mut world, question), None, "{question}");
+    }
+    // The question's own removal is no question.
+    assert!(ask(&mut world, "1").is_some());
+    assert_eq!(world.tool.read(ANSWER), None);
+}

@@ -1,0 +1,94 @@
+//! What was found.
+
+use std::fmt::{Display, Formatter};
+
+use xen_types::Mfn;
+
+use super::registers::Registers;
+use crate::error::DomainName;
+use crate::xen::Table;
+
+/// `_PAGE_PRESENT`, and the bits of an entry that are the frame's number (AMD64 Architecture Programmer's Manual, volume 2, §5.3.3).
+const PRESENT: u64 = 1 << 0;
+const FRAME: u64 = 0x000f_ffff_ffff_f000;
+const FRAME_SHIFT: u32 = 12;
+const PAGE_BYTES: u64 = 4096;
+
+/// What one domain has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) mappings: u64,
+    pub(super) first: Option<Mfn>,
+    pub(super) channels: u64,
+}
+
+impl Found {
+    /// Counts the entries of a table that map registers.
+    pub(super) fn count(&mut self, table: &Table, registers: &Registers) {
+        let present = table.iter().filter(|entry| *entry & PRESENT != 0);
+        for frame in present.map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT)).filter(|frame| registers.contain(*frame))
+        {
+            self.mappings += 1;
+            self.first = Some(self.first.map_or(frame, |first| first.min(frame)));
+        }
+    }
+}
+
+/// What a domain still has of devices that are no longer its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holding {
+    pub(crate) domain: DomainName,
+    /// Entries of its page tables that map registers.
+    pub(crate) mappings: u64,
+    /// The lowest frame that it has mapped.
+    pub(crate) first: Option<Mfn>,
+    /// Its event channels on the devices' interrupts.
+    pub(crate) channels: u64,
+}
+
+impl Display for Holding {
+    /// `web (domain 5): 3 mappings of 0xfebf0000, 1 event channel`, the address being the lowest.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let plural = |count: u64| if count == 1 { "" } else { "s" };
+        write!(f, "{}: ", self.domain)?;
+        if let Some(first) = self.first {
+            write!(f, "{} mapping{} of {:#x}", self.mappings, plural(self.mappings), first.0 * PAGE_BYTES)?;
+        }
+        if self.channels > 0 {
+            let comma = if self.first.is_some() { ", " } else { "" };
+            write!(f, "{comma}{} event channel{}", self.channels, plural(self.channels))?;
+        }
+        Ok(())
+    }
+}
+
+/// Who still has what. Empty when all have let go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings(Vec<Holding>);
+
+impl Holdings {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Holding> {
+        self.0.iter()
+    }
+
+    pub(super) fn add(&mut self, domain: &DomainName, found: Found) {
+        let Found { mappings, first, channels } = found;
+        if mappings > 0 || channels > 0 {
+            self.0.push(Holding { domain: domain.clone(), mappings, first, channels });
+        }
+    }
+}
+
+impl Display for Holdings {
+    /// One line.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        for (index, holding) in self.0.iter().enumerate() {
+            write!(f, "{}{holding}", if index > 0 { "; " } else { "" })?;
+        }
+        Ok(())
+    }
+}

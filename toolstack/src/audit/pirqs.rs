@@ -1,0 +1,140 @@
+//! The interrupts that devices had, which must be known before they are unmapped.
+//!
+//! They stand in `/tool/pcidom/device/BDF/pirqs` from then on until the device is free, so that a command that follows one that was
+//! killed, or that looks again, knows them.
+
+use std::collections::BTreeSet;
+
+use xen_types::{DomId, Pirq, Sbdf};
+use xenstore::path;
+
+use crate::broker::Vectors;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::store::Change;
+use crate::table::{self, Phase};
+
+/// The interrupts of a device that is about to leave its guest: its GSI and its vectors. Those that
+/// another device of the guest needs too stay out when they are looked for.
+fn of(host: &Host, facts: &Facts) -> Result<BTreeSet<Pirq>, Error> {
+    let mut pirqs: BTreeSet<Pirq> = facts.gsi.map(Pirq).into_iter().collect();
+    match Vectors::load(host, facts.device)? {
+        // Somebody died changing them: it could be any that is nobody else's.
+        Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
+        vectors => pirqs.extend(vectors.pirqs()),
+    }
+    Ok(pirqs)
+}
+
+/// Writes down what the interrupts of devices are, before they are unmapped. Those that were written down earlier stay: a command
+/// may have died after it had unmapped some.
+pub(crate) fn note_pirqs(host: &Host, facts: &[Facts]) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    for facts in facts {
+        let mut pirqs = noted(host, facts.device)?;
+        pirqs.extend(of(host, facts)?);
+        changes.push(Change::write(node(facts.device), text(&pirqs)));
+    }
+    Ok(changes)
+}
+
+/// The interrupts of these devices, as written down.
+pub(crate) fn pirqs_of(host: &Host, devices: &[Sbdf]) -> Result<BTreeSet<Pirq>, Error> {
+    let mut pirqs = BTreeSet::new();
+    for device in devices {
+        pirqs.extend(noted(host, *device)?);
+    }
+    Ok(pirqs)
+}
+
+/// The device is nobody's any more.
+pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
+    Change::remove(node(device))
+}
+
+fn node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "pirqs")
+}
+
+/// Ranges, because there can be thousands: `21 54-55`.
+fn text(pirqs: &BTreeSet<Pirq>) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for Pirq(number) in pirqs.iter().copied() {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    let words = ranges.into_iter().map(
+        |(first, last)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        },
+    );
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
+    let place = node(device);
+    let value = host.read(&place)?.unwrap_or_default();
+    parse(&value).ok_or(Error::Nonsense { place, value })
+}
+
+fn parse(value: &str) -> Option<BTreeSet<Pirq>> {
+    let mut pirqs = BTreeSet::new();
+    for word in value.split_whitespace() {
+        let (first, last) = word.split_once('-').unwrap_or((word, word));
+        pirqs.extend((first.parse().ok()?..=last.parse().ok()?).map(Pirq));
+    }
+    Some(pirqs)
+}
+
+/// The devices that a guest has besides.
+pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Vec<Facts>, Error> {
+    let mut staying = Vec::new();
+    for record in table::load(host)? {
+        let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
+        if keeps && leaving.iter().all(|facts| facts.device != record.device) {
+            let facts = if host.sysfs.exists(record.device) {
+                Facts::gather(host, record.device)
+            } else {
+                Facts::recall(host, record.stub, record.device)
+            };
+            staying.push(facts?);
+        }
+    }
+    Ok(staying)
+}
+
+/// Those of `pirqs` that no other device of the guest has: its GSI is shared, or a vector got the number anew.
+pub(super) fn without_others(
+    host: &Host,
+    guest: DomId,
+    leaving: &[Facts],
+    pirqs: &BTreeSet<Pirq>,
+) -> Result<BTreeSet<Pirq>, Error> {
+    let mut left = pirqs.clone();
+    for facts in staying(host, guest, leaving)? {
+        for theirs in facts.gsi.map(Pirq).into_iter().chain(Vectors::load(host, facts.device)?.pirqs()) {
+            left.remove(&theirs);
+        }
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_down_reads_back() {
+        for (pirqs, written) in [(&[][..], ""), (&[21], "21"), (&[21, 54, 55], "21 54-55"), (&[0, 1, 2, 9], "0-2 9")] {
+            let pirqs: BTreeSet<Pirq> = pirqs.iter().copied().map(Pirq).collect();
+            assert_eq!(text(&pirqs), written);
+            assert_eq!(parse(written), Some(pirqs));
+        }
+        for nonsense in ["x", "1-", "-1", "1-x", "1,2"] {
+            assert_eq!(parse(nonsense), None, "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Looking for what guests kept.
+
+use std::collections::BTreeSet;
+
+use xen_types::{DomId, Pirq};
+
+use super::{Holdings, holds, note_pirqs, pirqs_of, recover};
+use crate::error::{DomainName, Error};
+use crate::facts::Facts;
+use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
+
+/// A frame of the `EDU` device's registers, and an entry that maps it.
+const REGISTERS: u64 = 0xfea00;
+const PRESENT: u64 = 1;
+const MAPPED: u64 = REGISTERS << 12 | PRESENT;
+
+/// A machine on which "web" had the device and has no right to it any more.
+fn machine() -> Machine {
+    let machine = Machine::new();
+    machine.with(|world| {
+        world.memory.highest = 0x4000;
+        world.memory.give(WEB, 0x2000..0x2400);
+        world.memory.give(DB, 0x2400..0x2800);
+        world.memory.give(STUB, 0x3000..0x3100);
+        for (name, phase) in [(EDU, "detaching"), (NVME, "attached"), (E1000, "attached")] {
+            let dir = xenstore::path::tool_device_dir(device(name));
+            for (node, value) in [("stub", "3"), ("frontend", "5"), ("phase", phase)] {
+                world.write(&format!("{dir}/{node}"), value);
+            }
+        }
+    });
+    machine
+}
+
+fn web() -> DomainName {
+    DomainName { id: WEB, name: Some("web".to_owned()) }
+}
+
+fn edu(machine: &Machine) -> Vec<Facts> {
+    vec![Facts::gather(&machine.host, device(EDU)).unwrap()]
+}
+
+fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<Holdings, Error> {
+    let pirqs = pirqs.iter().copied().map(Pirq).collect();
+    let result = holds(&machine.host, &web(), &edu(machine), &pirqs);
+    machine.with(|world| {
+        assert!(world.memory.pauses.is_empty(), "still standing: {:?}", world.memory.pauses);
+        assert_eq!(world.value("/tool/pcidom/paused"), None);
+    });
+    machine.assert_no_violations();
+    result
+}
+
+/// What is found, in words.
+fn look(machine: &Machine) -> String {
+    try_look(machine, &[]).unwrap().to_string()
+}
+
+fn with_table(domain: DomId, frame: u64, entries: &[(usize, u64)]) -> Machine {
+    let machine = machine();
+    machine.with(|world| world.memory.make_table(domain, frame, entries));
+    machine
+}
+
+#[test]
+fn who_let_go_has_nothing() {
+    let machine = with_table(WEB, 0x2001, &[(3, 0x12_3456_7001), (4, (REGISTERS - 1) << 12 | PRESENT)]);
+    assert_eq!(look(&machine), "");
+    assert!(try_look(&machine, &[]).unwrap().is_empty());
+}
+
+#[test]
+fn a_mapping_is_found_in_any_entry_of_any_table() {
+    for frame in [0x2000, 0x21ff, 0x2200, 0x23ff] {
+        for entry in [0, 1, 255, 511] {
+            let machine = with_table(WEB, frame, &[(entry, MAPPED)]);
+            assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000", "{entry} of {frame:#x}");
+        }
+    }
+}
+
+#[test]
+fn every_page_of_the_registers_counts_whatever_else_the_entry_says() {
+    let last = REGISTERS + 0xff;
+    let flags = 1 << 63 | 0x7ff << 52 | 0xfff;
+    let machine = with_table(WEB, 0x2001, &[(7, last << 12 | flags), (9, MAPPED), (11, (last + 1) << 12 | flags)]);
+    assert_eq!(look(&machine), "web (domain 5): 2 mappings of 0xfea00000");
+}
+
+#[test]
+fn an_entry_that_is_not_present_maps_nothing() {
+    assert_eq!(look(&with_table(WEB, 0x2001, &[(7, MAPPED & !PRESENT)])), "");
+}
+
+#[test]
+fn frames_that_are_no_tables_are_not_looked_into() {
+    let machine = machine();
+    machine.with(|world| world.memory.unmappable.extend((0x2000..0x2800).map(|frame| (frame, false))));
+    assert_eq!(look(&machine), "");
+}
+
+#[test]
+fn tables_are_found_wherever_the_domain_got_its_memory() {
+    // Single frames between those of others, as after ballooning, up to the very last.
+    for frame in [1, 0x2807, 0x3fff, 0x3ff8, 0x4000] {
+        let machine = with_table(WEB, frame, &[(0, MAPPED)]);
+        assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000", "{frame:#x}");
+    }
+}
+
+#[test]
+fn memory_in_large_pieces_is_found_without_asking_for_all_of_the_host() {
+    let machine = machine();
+    machine.with(|world| {
+        world.memory.highest = 0x10_0000 - 1;
+        world.memory.make_table(WEB, 0x2222, &[(0, MAPPED)]);
+    });
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+    // Each 512th frame, and the domains' own, for both of them.
+    let asked = machine.with(|world| world.memory.asked);
+    assert!(asked <= 2 * (0x10_0000 / 512 + 0x400), "{asked}");
+}
+
+#[test]
+fn all_frames_are_asked_for_when_some_are_not_found() {
+    let machine = machine();
+    // Xen says that there are more, and none answers: the host is looked through to its end.
+    machine.with(|world| world.memory.give(WEB, [0x5000]));
+    machine.with(|world| world.memory.highest = 0x4000);
+    assert_eq!(look(&machine), "");
+    assert!(machine.with(|world| world.memory.asked) >= 0x4000);
+}
+
+#[test]
+fn a_table_that_is_none_any_more_when_it_is_mapped_is_no_error() {
+    let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+    machine.with(|world| {
+        world.memory.make_table(WEB, 0x2002, &[(8, MAPPED)]);
+        world.memory.unmappable.insert(0x2001, true);
+    });
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+}
+
+#[test]
+fn a_table_that_cannot_be_looked_into_is_an_error() {
+    let machine = with_table(WEB, 0x2001, &[]);
+    machine.with(|world| world.memory.unmappable.insert(0x2001, false));
+    let error = try_look(&machine, &[]).unwrap_err().to_string();
+    assert_eq!(error, "looking through web (domain 5): Xen refused xenforeignmemory_map: EFAULT");
+}
+
+#[test]
+fn another_domain_that_got_the_registers_from_the_guest_is_found() {
+    let machine = with_table(DB, 0x2500, &[(1, MAPPED), (2, MAPPED)]);
+    machine.with(|world| world.memory.make_table(WEB, 0x2001, &[(0, MAPPED)]));
+    let expected = "web (domain 5): 1 mapping of 0xfea00000; db (domain 6): 2 mappings of 0xfea00000";
+    assert_eq!(look(&machine), expected);
+    machine.with(|world| world.destroy(WEB));
+    assert_eq!(look(&machine), "db (domain 6): 2 mappings of 0xfea00000");
+}
+
+#[test]
+fn dom0_and_the_stub_are_not_stopped() {
+    let machine = with_table(STUB, 0x3000, &[(0, MAPPED)]);
+    machine.with(|world| world.memory.make_table(DomId::DOM0, 0x10, &[(0, MAPPED)]));
+    assert_eq!(look(&machine), "");
+}
+
+#[test]
+fn a_page_that_the_guest_needs_for_another_device_is_its_own() {
+    let machine = with_table(WEB, 0x2001, &[(0, MAPPED), (1, (REGISTERS + 1) << 12 | PRESENT)]);
+    machine.with(|world| world.memory.make_table(DB, 0x2500, &[(0, MAPPED)]));
+    let resource = machine.tree.path().join(format!("bus/pci/devices/{NVME}/resource"));
+    std::fs::write(resource, format!("0xfea00800 0xfea00bff 0x200\n{}", "0x0 0x0 0x0\n".repeat(6))).unwrap();
+    let expected = "web (domain 5): 1 mapping of 0xfea01000; db (domain 6): 1 mapping of 0xfea00000";
+    assert_eq!(look(&machine), expected);
+}
+
+#[test]
+fn event_channels_on_the_devices_interrupts_are_counted() {
+    let machine = machine();
+    machine.with(|world| {
+        // NVME keeps its own.
+        for (port, pirq) in [(4, 22), (5, 55), (9, 54), (11, 23), (12, 60)] {
+            world.memory.channels.insert((WEB, port), Pirq(pirq));
+        }
+        world.memory.channels.insert((DB, 3), Pirq(22));
+    });
+    assert_eq!(try_look(&machine, &[22, 23, 54]).unwrap().to_string(), "web (domain 5): 2 event channels");
+    assert_eq!(try_look(&machine, &[22]).unwrap().to_string(), "web (domain 5): 1 event channel");
+    assert_eq!(try_look(&machine, &[]).unwrap().to_string(), "");
+    let mapped = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+    mapped.with(|world| world.memory.channels.insert((WEB, 1), Pirq(22)));
+    let expected = "web (domain 5): 1 mapping of 0xfea00000, 1 event channel";
+    assert_eq!(try_look(&mapped, &[22]).unwrap().to_string(), expected);
+}
+
+#[test]
+fn a_vector_that_went_to_another_device_of_the_guest_is_not_the_leaving_ones() {
+    let machine = machine();
+    machine.with(|world| {
+        world.write("/tool/pcidom/device/0000-00-07-0/vectors", "msix 0:55 1:54");
+        world.memory.channels.insert((WEB, 5), Pirq(55));
+    });
+    assert_eq!(try_look(&machine, &[22, 55]).unwrap().to_string(), "");
+}
+
+#[test]
+fn interrupts_are_known_after_they_were_unmapped() {
+    let machine = machine();
+    machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/vectors", "msi 54 55"));
+    let known = || pirqs_of(&machine.host, &[device(EDU)]).unwrap();
+    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    assert_eq!(known(), BTreeSet::from([22, 54, 55].map(Pirq)));
+    // The command died, and the next one begins anew.
+    machine.with(|world| world.remove("/tool/pcidom/device/0000-00-06-0/vectors"));
+    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    assert_eq!(known(), BTreeSet::from([22, 54, 55].map(Pirq)));
+    // Nobody knows which: any vector may be.
+    machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/vectors", "busy"));
+    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    assert!(known().len() > 30 && known().contains(&Pirq(16)));
+}
+
+#[test]
+fn a_guest_that_dies_at_any_moment_has_nothing() {
+    for moment in 1..1000 {
+        let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+        machine.with(|world| {
+            world.memory.channels.insert((WEB, 40), Pirq(22));
+            world.memory.dies = Some((moment, WEB));
+        });
+        let found = try_look(&machine, &[22]).unwrap();
+        if machine.with(|world| world.memory.dies.is_some()) {
+            assert!(moment > 20, "{moment}");
+            assert_eq!(found.to_string(), "web (domain 5): 1 mapping of 0xfea00000, 1 event channel");
+            return;
+        }
+        // Its death may come after it was looked at, while the other domain is.
+        assert!(found.is_empty() || found.to_string().contains("1 event channel"), "{moment}: {found}");
+    }
+    panic!("it never ended");
+}
+
+#[test]
+fn a_dying_domain_is_not_looked_at() {
+    let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+    machine.with(|world| world.domains.get_mut(&WEB).unwrap().dying = true);
+    assert_eq!(look(&machine), "");
+}
+
+#[test]
+fn a_guest_that_the_admin_stopped_goes_on_standing() {
+    let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+    machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = true);
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+    recover(&machine.host).unwrap();
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_for_long() {
+    for failing in 1..100 {
+        let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+        let before = machine.with(|world| {
+            world.failing_change = Some(world.changes + failing);
+            world.changes
+        });
+        let result = holds(&machine.host, &web(), &edu(&machine), &BTreeSet::new());
+        let reached = machine.with(|world| {
+            world.failing_change = None;
+            world.changes >= before + failing
+        });
+        if !reached {
+            assert!(failing > 6, "{failing}");
+            return;
+        }
+        result.unwrap_err();
+        recover(&machine.host).unwrap();
+        machine.with(|world| {
+            assert!(world.memory.pauses.is_empty(), "{failing}: {:?}", world.memory.pauses);
+            assert_eq!(world.value("/tool/pcidom/paused"), None);
+        });
+        machine.assert_no_violations();
+    }
+    panic!("it never ended");
+}
+
+#[test]
+fn a_command_that_is_killed_leaves_no_domain_standing_for_long() {
+    for killed in 1..100 {
+        let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+        machine.with(|world| world.failing_after = Some(world.changes + killed));
+        let finished = holds(&machine.host, &web(), &edu(&machine), &BTreeSet::new()).is_ok();
+        machine.with(|world| world.failing_after = None);
+        recover(&machine.host).unwrap();
+        machine.with(|world| assert!(world.memory.pauses.is_empty(), "{killed}: {:?}", world.memory.pauses));
+        machine.assert_no_violations();
+        if finished {
+            assert!(killed > 6, "{killed}");
+            return;
+        }
+    }
+    panic!("it never ended");
+}

@@ -1,0 +1,317 @@
+//! `pcidom create`: an ordinary xl.cfg, whose PCI devices come from a driver domain.
+//!
+//! `xl` makes the guest, paused and without devices; they are attached as `pcidom attach` does it; then the guest runs. What a killed
+//! command began is found in [`unfinished`].
+
+pub(crate) mod config;
+mod lexer;
+pub(crate) mod unfinished;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use xen_types::Sbdf;
+
+use crate::assignable;
+use crate::attach;
+use crate::connect;
+use crate::device_request::{self, DeviceRequest};
+use crate::device_spec::DeviceSpec;
+use crate::domain;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::journal::Journal;
+use crate::pool;
+use crate::reclaim::reclaim;
+use crate::sysfs::PCIBACK;
+use crate::table;
+use config::{Config, SyntaxError};
+use unfinished::Progress;
+
+/// What is to be created.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// The configuration; `-` is standard input.
+    pub(crate) config: PathBuf,
+    /// More of it, `KEY=VALUE` each.
+    pub(crate) overrides: Vec<String>,
+    /// Name or number of the stub.
+    pub(crate) backend: String,
+    /// How long the guest may take.
+    pub(crate) timeout: Duration,
+    /// It shall not run yet.
+    pub(crate) paused: bool,
+}
+
+/// A configuration, taken to pieces.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    name: String,
+    /// Empty where the configuration leaves that to xl.
+    uuid: String,
+    devices: Vec<DeviceRequest>,
+    /// For xl.
+    text: Vec<u8>,
+    /// What was added to it.
+    added: Vec<&'static str>,
+    source: String,
+}
+
+/// What a guest needs, and the line that says so, where it has devices.
+const NEEDS: [(&str, &str); 2] = [("passthrough", "passthrough = \"enabled\""), ("e820_host", "e820_host = 1")];
+
+impl Plan {
+    /// Reads the configuration.
+    pub(crate) fn read(request: &Request) -> Result<Self, Error> {
+        let path = &request.config;
+        let (source, text) = if path == Path::new("-") {
+            let mut text = Vec::new();
+            ("standard input".to_owned(), std::io::stdin().read_to_end(&mut text).map(|_| text))
+        } else {
+            (path.display().to_string(), std::fs::read(path))
+        };
+        let text = text.map_err(|error| Error::File { path: path.clone(), source: error })?;
+        Self::parse(&source, text, &request.overrides)
+    }
+
+    fn parse(source: &str, mut text: Vec<u8>, overrides: &[String]) -> Result<Self, Error> {
+        if text.last().is_some_and(|last| *last != b'\n') {
+            text.push(b'\n');
+        }
+        let lines = text.iter().filter(|byte| **byte == b'\n').count();
+        for setting in overrides {
+            text.extend(setting.as_bytes());
+            text.push(b'\n');
+        }
+        let place = |line: usize| match overrides.get(line.wrapping_sub(lines + 1)) {
+            Some(setting) => format!("{setting:?}"),
+            None => format!("{source}:{line}"),
+        };
+        let wrong = |SyntaxError { line, what }: SyntaxError| Error::Config { place: place(line), what };
+        let config = Config::parse(text).map_err(wrong)?;
+        let name = config.text("name").map_err(wrong)?.filter(|name| !name.is_empty());
+        let name =
+            name.ok_or_else(|| Error::Config { place: source.to_owned(), what: "it has no name =".to_owned() })?;
+        let flag = |name| config.flag(name).map_err(wrong);
+        let defaults = DeviceSpec {
+            msitranslate: flag("pci_msitranslate")?,
+            power_mgmt: flag("pci_power_mgmt")?,
+            seize: flag("pci_seize")?,
+            ..DeviceSpec::plain(Sbdf::from_devfn(0, 0, 0))
+        };
+        let (line, wanted) = config.list("pci").map_err(wrong)?;
+        let mut devices = Vec::new();
+        for text in &wanted {
+            // A device may say permissive=0 against the others.
+            let text = if flag("pci_permissive")? && !text.contains("permissive=") {
+                format!("{text},permissive=1")
+            } else {
+                text.clone()
+            };
+            let request = DeviceRequest::parse(&text, &defaults);
+            let what = |error| Error::Config { place: place(line), what: format!("{text:?}: {error}") };
+            devices.push(request.map_err(what)?);
+        }
+        let mut plan = Self {
+            name,
+            uuid: config.text("uuid").map_err(wrong)?.unwrap_or_default().to_ascii_lowercase(),
+            devices,
+            text: config.without(&["pci"]),
+            added: Vec::new(),
+            source: source.to_owned(),
+        };
+        for (needed, setting) in NEEDS {
+            if !plan.devices.is_empty() && config.get(needed).map_err(wrong)?.is_none() {
+                plan.added.push(setting);
+                plan.add(setting);
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, setting: &str) {
+        self.text.extend(setting.as_bytes());
+        self.text.push(b'\n');
+    }
+
+    /// What would be done, for people: the configuration as xl gets it, and the devices.
+    pub(crate) fn describe(&self, host: &Host) -> Result<String, Error> {
+        let mut lines = vec![String::from_utf8_lossy(&self.text).trim_end().to_owned()];
+        for spec in device_request::to_attach(host, &self.devices)? {
+            let slot = spec.vslot.map(|slot| format!("@{slot:x}")).unwrap_or_default();
+            let seize = if spec.seize { ",seize=1" } else { "" };
+            lines.push(format!("# pcidom attach {} {}{slot},{}{seize}", self.name, spec.device, spec.opts()));
+        }
+        Ok(lines.join("\n"))
+    }
+}
+
+/// Creates the guest. Reclaim first: see [`crate::reclaim`].
+pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(), Error> {
+    let devices = device_request::to_attach(host, &plan.devices)?;
+    check(host, &devices)?;
+    for setting in &plan.added {
+        host.note(&format!("{setting} was added to {}: the guest cannot have devices without it", plan.source));
+    }
+    if plan.uuid.is_empty() {
+        plan.uuid = host.xl.new_uuid()?;
+        let uuid = format!("uuid = \"{}\"", plan.uuid);
+        plan.add(&uuid);
+    } else if let Some(guest) = unfinished::find(host, &plan.uuid)? {
+        return Err(Error::GuestExists(guest));
+    }
+    let before: Vec<(Sbdf, Home)> =
+        devices.iter().map(|spec| Ok((spec.device, Home::of(host, spec.device)?))).collect::<Result<_, Error>>()?;
+    unfinished::begin(host, &plan.uuid)?;
+    let result = build(host, request, &plan, devices);
+    if result.is_err()
+        && let Err(error) = take_down(host, &plan, &before)
+    {
+        host.note(&format!("could not take {} down again: {error}", plan.name));
+        return result; // it stays noted, and the next command tries again
+    }
+    unfinished::end(host, &plan.uuid)?;
+    result
+}
+
+/// What can be refused before there is a guest, which may take its time. The rest `attach` looks at.
+fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
+    for spec in devices {
+        let device = spec.device;
+        assignable::check_endpoint(host, device)?;
+        if let Some(owner) = table::libxl_owner(host, device)? {
+            return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+        }
+        let driver = host.sysfs.driver(device);
+        if driver.as_deref() != Some(PCIBACK) && !spec.seize {
+            return Err(Error::NotAssignable { device, driver });
+        }
+    }
+    Ok(())
+}
+
+fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) -> Result<(), Error> {
+    host.trace(&format!("xl create -p {}", plan.source));
+    host.xl.create_paused(&plan.text, &plan.uuid, &plan.source)?;
+    let guest = unfinished::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
+    if !devices.is_empty() {
+        let request = attach::Request {
+            guest: guest.id.to_string(),
+            backend: request.backend.clone(),
+            devices: devices.clone(),
+            export: None,
+            timeout: request.timeout,
+        };
+        attach::attach(host, &request)?;
+    }
+    if request.paused {
+        return Ok(());
+    }
+    unfinished::set(host, &plan.uuid, Progress::Running)?;
+    host.trace(&format!("unpause {guest}"));
+    host.xl.unpause(guest.id)?;
+    let Some(first) = devices.first() else { return Ok(()) };
+    let record = table::load_one(host, first.device)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
+    let stub = domain::named(host, record.stub)?;
+    let devices: Vec<_> = devices.iter().map(|spec| spec.device).collect();
+    connect::await_connection(host, &stub, &guest, &devices, request.timeout).map(drop)
+}
+
+/// Where a device was before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Home {
+    /// In a stub's pool.
+    Pool,
+    /// With xen-pciback alone.
+    Parked,
+    /// With this driver, or none.
+    Driver(Option<String>),
+}
+
+impl Home {
+    fn of(host: &Host, device: Sbdf) -> Result<Self, Error> {
+        if table::load_one(host, device)?.is_some() {
+            return Ok(Self::Pool);
+        }
+        let driver = host.sysfs.driver(device);
+        Ok(if driver.as_deref() == Some(PCIBACK) { Self::Parked } else { Self::Driver(driver) })
+    }
+}
+
+/// Ends the guest and puts its devices where they were.
+fn take_down(host: &Host, plan: &Plan, before: &[(Sbdf, Home)]) -> Result<(), Error> {
+    if let Some(guest) = unfinished::find(host, &plan.uuid)? {
+        unfinished::set(host, &plan.uuid, Progress::Building)?;
+        unfinished::destroy(host, &guest)?;
+        reclaim(host)?;
+    }
+    for (device, home) in before {
+        match (home, table::load_one(host, *device)?) {
+            (Home::Pool, _) | (_, None) => {}
+            (Home::Parked, Some(record)) => {
+                let facts = Facts::gather(host, *device)?;
+                let stub = domain::named(host, record.stub)?;
+                Journal::run(host, |journal| pool::take(journal, &stub, &facts))?;
+            }
+            (Home::Driver(driver), Some(_)) => assignable::remove(host, &[*device], driver.is_some())?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(text: &str, overrides: &[&str]) -> Result<Plan, Error> {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Plan::parse("web.cfg", text.as_bytes().to_vec(), &overrides)
+    }
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let error = plan(text, overrides).unwrap_err();
+        assert_eq!(error.cause(), crate::error::ExitCause::Usage);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_guest_without_devices_is_left_as_it_is() {
+        let text = "name='web'\nmemory=64\n";
+        for pci in ["", "pci=[]\n"] {
+            let plan = plan(&format!("{text}{pci}"), &[]).unwrap();
+            assert!(plan.devices.is_empty() && plan.added.is_empty());
+            assert_eq!(String::from_utf8(plan.text).unwrap().trim_end(), text.trim_end());
+        }
+    }
+
+    #[test]
+    fn devices_bring_what_they_need_unless_the_configuration_has_a_word_on_it() {
+        let both = plan("name='web'\npci=['00:07.0']", &[]).unwrap();
+        assert_eq!(both.added.len(), 2);
+        assert!(String::from_utf8(both.text).unwrap().ends_with("passthrough = \"enabled\"\ne820_host = 1\n"));
+        let own = plan("name='web'\npci=['00:07.0']\npassthrough='sync_pt'", &["e820_host=0"]).unwrap();
+        assert!(own.added.is_empty());
+    }
+
+    #[test]
+    fn devices_begin_with_the_options_that_the_configuration_has_for_all() {
+        let plan =
+            plan("name='web'\npci_seize=1\npci=['00:07.0@3', '00:06.0,seize=0']", &["pci_power_mgmt=1"]).unwrap();
+        let specs: Vec<_> = plan.devices.iter().map(|request| request.single().unwrap()).collect();
+        assert!(specs[0].seize && !specs[1].seize && specs.iter().all(|spec| spec.power_mgmt));
+        assert_eq!(specs[0].vslot, Some(3));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_place() {
+        assert!(error("memory=64", &[]).starts_with("web.cfg: it has no name"));
+        assert!(error("name='web'\npci='00:07.0'", &[]).starts_with("web.cfg:2: pci is a single value"));
+        assert!(error("name='web'\npci=['00:07']", &[]).starts_with("web.cfg:2: \"00:07\": not a PCI address"));
+        assert!(error("name='web'\n\npci=[\n", &[]).starts_with("web.cfg:4: want a value"));
+        assert!(error("name='web'", &["memory=64", "pci=x"]).starts_with("\"pci=x\": want a value: x needs quotes"));
+        assert!(error("name='web'\npci_permissive=1\npci=['00:07.0']", &[]).contains("permissive=1 is not supported"));
+        assert!(plan("name='web'\npci_permissive=1\npci=['00:07.0,permissive=0']", &[]).is_ok());
+    }
+}

@@ -1,0 +1,110 @@
+//! Guests that `pcidom create` has begun and not finished: noted in xenstore, so that whatever happens to the command, the next one
+//! finds a guest that nobody let run, and ends it, or one that was about to run, and lets it.
+
+use std::time::Duration;
+
+use xen_types::DomId;
+use xenstore::{Permission, path};
+
+use crate::domain;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::store::Change;
+
+/// A node for each, by the id that its domain has or will have; its value says how far it came (`docs/xenstore.md`).
+const GUESTS: &str = "/tool/pcidom/create";
+
+/// How far one came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is being made, or taken down: to be undone.
+    Building,
+    /// It has everything and is let run: to be finished.
+    Running,
+}
+
+impl Progress {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Running => "running",
+        }
+    }
+}
+
+/// How long xl may go on after the command that started it was killed, and how long a domain may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node(uuid: &str) -> String {
+    path::child(GUESTS, uuid)
+}
+
+/// Notes that a guest is being made.
+pub(super) fn begin(host: &Host, uuid: &str) -> Result<(), Error> {
+    let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
+    changes.push(Change::write(node(uuid), Progress::Building.name()));
+    host.commit(&changes)
+}
+
+/// Notes how far it has come.
+pub(super) fn set(host: &Host, uuid: &str, progress: Progress) -> Result<(), Error> {
+    host.commit(&[Change::write(node(uuid), progress.name())])
+}
+
+/// Forgets it: it runs, or is gone.
+pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
+    host.commit(&[Change::remove(node(uuid)), Change::remove_if_empty(GUESTS), Change::remove_if_empty("/tool/pcidom")])
+}
+
+/// The living domain with this id, which libxl keeps in the domain's `vm` node.
+pub(super) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
+    let vm = format!("/vm/{uuid}");
+    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
+        let node = path::child(&path::domain_path(id), "vm");
+        if host.read(&node)?.is_some_and(|value| value.eq_ignore_ascii_case(&vm)) && domain::is_alive(host, id)? {
+            return Ok(Some(domain::named(host, id)?));
+        }
+    }
+    Ok(None)
+}
+
+/// Ends a domain and waits until it is about to be gone.
+pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
+    host.trace(&format!("destroy {guest}"));
+    host.xl.destroy(guest.id)?;
+    let gone = || Ok((!domain::is_alive(host, guest.id)?).then_some(()));
+    host.wait_for(&[path::RELEASE_DOMAIN.to_owned()], PATIENCE, gone)?.ok_or_else(|| Error::StillThere(guest.clone()))
+}
+
+/// Finishes or undoes what killed commands began. Afterwards devices of guests that were undone are to be taken back
+/// ([`crate::reclaim`]).
+pub(crate) fn settle(host: &Host) -> Result<(), Error> {
+    for uuid in host.list(GUESTS)? {
+        match settle_one(host, &uuid) {
+            Ok(()) => end(host, &uuid)?,
+            Err(error) => {
+                host.note(&format!("the guest {uuid}, whose creation was interrupted, is not settled: {error}"))
+            }
+        }
+    }
+    Ok(())
+}
+
+fn settle_one(host: &Host, uuid: &str) -> Result<(), Error> {
+    // Nobody tells when another process ends; the time-out sees to it that this is looked at every second.
+    let done = || Ok((!host.xl.is_creating(uuid)).then_some(()));
+    if host.wait_for(&[], PATIENCE, done)?.is_none() {
+        return Err(Error::Xl { what: "create", said: "it is still at work".to_owned() });
+    }
+    let Some(guest) = find(host, uuid)? else { return Ok(()) };
+    if host.read(&node(uuid))?.as_deref() == Some(Progress::Running.name()) {
+        if domain::info(host, guest.id)?.is_some_and(|info| info.paused) {
+            host.xl.unpause(guest.id)?;
+        }
+        host.note(&format!("{guest} runs: the command that created it was interrupted at its end"));
+        return Ok(());
+    }
+    destroy(host, &guest)?;
+    host.note(&format!("{guest} was destroyed: the command that created it was interrupted"));
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! One device: whether it can be given to a guest, and what goes with it.
+
+use xen_types::{DomId, Sbdf};
+
+use super::{Check, Outcome};
+use crate::assignable;
+use crate::error::Error;
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::sysfs::PCIBACK;
+use crate::table;
+
+/// Vectors that Xen gives a guest by default.
+const DEFAULT_VECTORS: u32 = 32;
+
+/// The devices that are parked or with a stub.
+pub(super) fn for_guests(host: &Host) -> Result<Vec<Sbdf>, Error> {
+    let mut devices = host.sysfs.devices()?;
+    devices.retain(|device| host.sysfs.driver(*device).as_deref() == Some(PCIBACK));
+    devices.extend(table::load(host)?.iter().map(|record| record.device));
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices)
+}
+
+pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
+    if let Err(error) = assignable::check_endpoint(host, device) {
+        return vec![Check::error("device", &error)];
+    }
+    let mut checks = vec![
+        Check::of("device", presence(host, device)),
+        Check::of(
+            "ecam",
+            host.sysfs.ecam_frame(device).map(|_| Check::ok("ecam", "its configuration space is in a window")),
+        ),
+        reset(host, device),
+        Check::of("group", group(host, device)),
+        Check::of("registers", pages(host, device)),
+        Check::of("interrupt line", line(host, device)),
+        Check::of("vectors", vectors(host, device)),
+        Check::of("phantom functions", phantom_functions(host, device)),
+        reserved_memory(host, device),
+    ];
+    if checks.first().is_some_and(|check| check.outcome == Outcome::Failed) {
+        checks.truncate(1);
+    }
+    checks
+}
+
+fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    if !host.sysfs.is_present(device)? {
+        return Ok(Check::failed(
+            "device",
+            "it does not answer: its registers read as ones",
+            "it was removed, or hangs: a reset of the slot or a power cycle may bring it back",
+        ));
+    }
+    let record = table::load_one(host, device)?;
+    let driver = host.sysfs.driver(device);
+    Ok(match (record, driver.as_deref()) {
+        (Some(record), _) => Check::ok("device", format!("it is with a backend (domain {})", record.stub)),
+        (None, Some(PCIBACK)) => Check::ok("device", "it is parked and can be attached"),
+        (None, driver) => {
+            let with = driver.map_or_else(|| "no driver has it".to_owned(), |driver| format!("dom0's {driver} has it"));
+            Check::warning("device", with, format!("`pcidom assignable add {device}` takes it for guests"))
+        }
+    })
+}
+
+fn reset(host: &Host, device: Sbdf) -> Check {
+    match host.sysfs.reset_methods(device).as_str() {
+        "" => Check::warning(
+            "reset",
+            "Linux knows no way to reset it by itself: what a guest left in it, the next one finds",
+            "give it to guests that trust each other",
+        ),
+        "yes" => Check::ok("reset", "it can be reset"),
+        methods => Check::ok("reset", format!("it can be reset ({methods})")),
+    }
+}
+
+/// Whose a device is, as far as sharing goes: two of one guest may share what they like.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Dom0,
+    /// In a pool or parked: not in use.
+    Nobody,
+    Guest(DomId),
+}
+
+fn owner(host: &Host, device: Sbdf) -> Result<Owner, Error> {
+    Ok(match table::libxl_owner(host, device)? {
+        Some(guest) => Owner::Guest(guest),
+        None if host.sysfs.driver(device).as_deref() == Some(PCIBACK) => Owner::Nobody,
+        None => Owner::Dom0,
+    })
+}
+
+/// Those of `others` that are or may be somebody else's. Bridges are nobody's.
+fn strangers(host: &Host, device: Sbdf, others: Vec<Sbdf>) -> Result<Vec<Sbdf>, Error> {
+    let own = owner(host, device)?;
+    let mut strangers = Vec::new();
+    for other in others {
+        let theirs = owner(host, other)?;
+        let together = own == theirs && own != Owner::Dom0 || theirs == Owner::Nobody;
+        if !together && !host.sysfs.is_bridge(other)? {
+            strangers.push(other);
+        }
+    }
+    Ok(strangers)
+}
+
+fn list(devices: &[Sbdf]) -> String {
+    devices.iter().map(Sbdf::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn group(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    let siblings = host.sysfs.siblings(device)?;
+    let strangers = strangers(host, device, siblings.clone())?;
+    Ok(if !strangers.is_empty() {
+        Check::warning(
+            "group",
+            format!("the IOMMU may not tell its DMA from that of {}", list(&strangers)),
+            format!(
+                "give all of them to the same guest: `pcidom assignable add {}`",
+                list(&strangers).replace(',', "")
+            ),
+        )
+    } else if siblings.is_empty() {
+        Check::ok("group", "it is alone")
+    } else {
+        Check::ok("group", format!("it goes together with {}", list(&siblings)))
+    })
+}
+
+/// Pages of memory with registers of two devices (XSA-461): such a device is not attached without the other.
+fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    let facts = Facts::gather(host, device)?;
+    let mut sharing = Vec::new();
+    for other in host.sysfs.devices()?.into_iter().filter(|other| *other != device) {
+        if facts.shared_page(&Facts::gather(host, other)?).is_some() {
+            sharing.push(other);
+        }
+    }
+    if sharing.is_empty() {
+        return Ok(Check::ok("registers", "no page of memory has registers of another device"));
+    }
+    let shared = format!("a page of memory also has registers of {}", list(&sharing));
+    Ok(if strangers(host, device, sharing)?.is_empty() {
+        Check::warning("registers", shared, "give them to the same guest, all with one command")
+    } else {
+        Check::failed("registers", shared, "have dom0's kernel move BARs apart (pci=resource_alignment=)")
+    })
+}
+
+fn line(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    let Some(gsi) = host.sysfs.gsi(device)? else {
+        return Ok(Check::ok("interrupt line", "it has none"));
+    };
+    let mut sharing = Vec::new();
+    for other in host.sysfs.devices()?.into_iter().filter(|other| *other != device) {
+        if host.sysfs.gsi(other)? == Some(gsi) {
+            sharing.push(other);
+        }
+    }
+    let strangers = strangers(host, device, sharing)?;
+    Ok(if strangers.is_empty() {
+        Check::ok("interrupt line", format!("nobody else uses {gsi}"))
+    } else {
+        Check::warning(
+            "interrupt line",
+            format!("{gsi} is also that of {}: who holds it up disturbs the others", list(&strangers)),
+            "use drivers that turn MSI or MSI-X on, or another slot",
+        )
+    })
+}
+
+fn vectors(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    let count = host.sysfs.msix_vectors(device)?;
+    let is_raised = host.xl.command_line().unwrap_or_default().contains("extra_guest_irqs=");
+    Ok(if count > DEFAULT_VECTORS && !is_raised {
+        Check::warning(
+            "vectors",
+            format!("it has {count} MSI-X vectors, and a guest gets {DEFAULT_VECTORS} for all its devices"),
+            format!("extra_guest_irqs={} on Xen's command line", count.next_power_of_two().max(64)),
+        )
+    } else {
+        Check::ok("vectors", format!("{count} for MSI-X"))
+    })
+}
+
+fn phantom_functions(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    Ok(if host.sysfs.has_phantom_functions(device)? {
+        Check::warning(
+            "phantom functions",
+            "it may use the numbers of other functions for its DMA (XSA-449)",
+            "pci-phantom= on Xen's command line tells Xen of them",
+        )
+    } else {
+        Check::ok("phantom functions", "none")
+    })
+}
+
+fn reserved_memory(host: &Host, device: Sbdf) -> Check {
+    const NAME: &str = "reserved memory";
+    match host.sysfs.has_reserved_memory(device) {
+        Some(false) => Check::ok(NAME, "firmware has reserved none for it"),
+        Some(true) => Check::warning(
+            NAME,
+            "firmware has reserved memory for its DMA (RMRR), which a guest would have to map",
+            "rdm_policy=relaxed attaches it nevertheless; see XSA-400",
+        ),
+        None => Check::ok(NAME, "no table of firmware's tells (only Intel's VT-d has one)"),
+    }
+}

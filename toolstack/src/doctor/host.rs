@@ -1,0 +1,150 @@
+//! The host: Xen, dom0, what is loaded and what runs.
+
+use super::Check;
+use crate::attach::find_stub;
+use crate::dom0;
+use crate::error::{Doing, Error};
+use crate::host::Host;
+use crate::lock;
+use crate::xen::{LibxenRings, Libxencall, XenVersion};
+
+/// A host, as far as it can be opened.
+pub(crate) struct Opened {
+    /// One for each step.
+    pub(super) checks: Vec<Check>,
+    pub(super) host: Option<Host>,
+}
+
+impl Opened {
+    /// Takes the steps of [`dom0::open`] one by one, up to the first that fails.
+    pub(crate) fn new(verbose: bool) -> Self {
+        let mut checks = Vec::new();
+        let host =
+            Self::open(&mut checks, verbose).map_err(|(name, error)| checks.push(Check::error(name, &error))).ok();
+        Self { checks, host }
+    }
+
+    fn open(checks: &mut Vec<Check>, verbose: bool) -> Result<Host, (&'static str, Error)> {
+        let version = dom0::version().map_err(|error| ("xen", error))?;
+        checks.push(if version.is_tested() {
+            Check::ok("xen", format!("this is Xen {version}"))
+        } else {
+            Check::warning("xen", format!("this is Xen {version}"), "pcidom was tried with Xen 4.17 to 4.20")
+        });
+        dom0::check_root().map_err(|error| ("root", error))?;
+        checks.push(Check::ok("root", "this is root"));
+        dom0::check_dom0().map_err(|error| ("dom0", error))?;
+        checks.push(Check::ok("dom0", "this is dom0"));
+        let host = dom0::connect(version, verbose).map_err(|error| ("interfaces", error))?;
+        checks.push(Check::ok("interfaces", "libxenctrl and xenstore can be used"));
+        checks.push(broker_libraries(version));
+        Ok(host)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(host: Host) -> Self {
+        Self { checks: Vec::new(), host: Some(host) }
+    }
+}
+
+/// Only the broker needs them.
+fn broker_libraries(version: XenVersion) -> Check {
+    let opened = Libxencall::open(version).map(drop).and_then(|()| LibxenRings::open(version).map(drop));
+    match opened {
+        Ok(()) => Check::ok("libraries", "the broker finds its libraries and devices"),
+        Err(error) => Check::failed(
+            "libraries",
+            format!("the broker cannot run: {error}"),
+            "install Xen's libraries (libxencall, libxengnttab, libxenevtchn) and load xen-gntdev and xen-evtchn",
+        ),
+    }
+}
+
+pub(super) fn checks(host: &Host, backend: &str) -> Vec<Check> {
+    vec![
+        Check::of("iommu", iommu(host)),
+        interrupt_remapping(host),
+        ecam(host),
+        pciback(host),
+        stub(host, backend),
+        broker(),
+        vectors(host),
+    ]
+}
+
+fn iommu(host: &Host) -> Result<Check, Error> {
+    if host.hypervisor.has_iommu().doing(|| "looking at the host".to_owned())? {
+        return Ok(Check::ok("iommu", "Xen uses an IOMMU"));
+    }
+    Err(Error::NoIommu)
+}
+
+/// Xen says it when it boots (`iommu_setup`, `xen/drivers/passthrough/iommu.c`) and never again.
+fn interrupt_remapping(host: &Host) -> Check {
+    const NAME: &str = "interrupt remapping";
+    let messages = host.xl.messages().unwrap_or_default();
+    let says = |word: &str| messages.lines().any(|line| line.contains(&format!("Interrupt remapping {word}")));
+    if says("enabled") {
+        Check::ok(NAME, "Xen uses it")
+    } else if says("disabled") {
+        Check::warning(
+            NAME,
+            "Xen does not use it: a guest with a device can send any interrupt to the host",
+            "see that the firmware offers it and that iommu=no-intremap is not on Xen's command line",
+        )
+    } else {
+        Check::warning(
+            NAME,
+            "it cannot be told",
+            "Xen's boot messages are not in `xl dmesg` any more: look at /var/log/xen",
+        )
+    }
+}
+
+fn ecam(host: &Host) -> Check {
+    if host.sysfs.has_ecam() {
+        return Check::ok("ecam", "firmware describes an ECAM window");
+    }
+    Check::failed(
+        "ecam",
+        "firmware describes no ECAM window (ACPI table MCFG), so no configuration space can be served",
+        "a PCI Express machine has one; a virtual one needs a chip set such as QEMU's q35",
+    )
+}
+
+fn pciback(host: &Host) -> Check {
+    if host.sysfs.has_pciback() {
+        return Check::ok("xen-pciback", "it is there to park devices");
+    }
+    Check::error("xen-pciback", &Error::NoPciback)
+}
+
+fn stub(host: &Host, backend: &str) -> Check {
+    match find_stub(host, backend) {
+        Ok(stub) => Check::ok("backend", format!("{stub} is ready")),
+        Err(error) => Check::error("backend", &error),
+    }
+}
+
+fn broker() -> Check {
+    match lock::broker_pid() {
+        Some(pid) => Check::ok("broker", format!("it runs (process {pid})")),
+        None => Check::failed(
+            "broker",
+            "it does not run: guests can read, but not write nor set up interrupts",
+            "start `pcidom serve`, best by its systemd unit",
+        ),
+    }
+}
+
+/// A guest gets 32 vectors unless Xen's command line says otherwise.
+fn vectors(host: &Host) -> Check {
+    let line = host.xl.command_line().unwrap_or_default();
+    let wanted = line.split_whitespace().find_map(|word| word.strip_prefix("extra_guest_irqs="));
+    match wanted {
+        Some(count) => {
+            Check::ok("vectors", format!("guests get as many as extra_guest_irqs={count} on Xen's command line says"))
+        }
+        None => Check::ok("vectors", "guests get 32 each; extra_guest_irqs= on Xen's command line gives more"),
+    }
+}

@@ -1,0 +1,141 @@
+//! `pcidom doctor`: whether this host, its devices and guests are fit for passing devices through, one line a check.
+//!
+//! | module | looks at |
+//! |---|---|
+//! | [`host`] | Xen, dom0, what is loaded and what runs |
+//! | [`device`] | each device of a pool, each parked one, and those that are named |
+//! | [`guest`] | guests that are named |
+
+mod device;
+mod guest;
+mod host;
+
+pub(crate) use host::Opened;
+
+use serde::Serialize;
+use xen_types::Sbdf;
+
+use crate::error::Error;
+use crate::host::Host;
+
+/// Version of the JSON form; grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// What a check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Outcome {
+    Ok,
+    /// It works, or may work, with a drawback that one should know.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+/// One check. The order of the fields is the one of the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Check {
+    /// A device or a guest; none for the host.
+    subject: Option<String>,
+    name: &'static str,
+    outcome: Outcome,
+    text: String,
+    hint: Option<String>,
+}
+
+impl Check {
+    fn new(name: &'static str, outcome: Outcome, text: impl Into<String>) -> Self {
+        Self { subject: None, name, outcome, text: text.into(), hint: None }
+    }
+
+    fn ok(name: &'static str, text: impl Into<String>) -> Self {
+        Self::new(name, Outcome::Ok, text)
+    }
+
+    fn warning(name: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..Self::new(name, Outcome::Warning, text) }
+    }
+
+    fn failed(name: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..Self::new(name, Outcome::Failed, text) }
+    }
+
+    /// An error that a command would end with.
+    fn error(name: &'static str, error: &Error) -> Self {
+        Self { hint: error.hint(), ..Self::new(name, Outcome::Failed, error.to_string()) }
+    }
+
+    /// A check that could not be made is a failed one.
+    fn of(name: &'static str, result: Result<Self, Error>) -> Self {
+        result.unwrap_or_else(|error| Self::error(name, &error))
+    }
+}
+
+/// All checks.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    version: u32,
+    checks: Vec<Check>,
+}
+
+/// Checks the host as far as it could be opened, then what is named: devices by address, guests by name or id. Without names, the devices
+/// that are for guests.
+pub(crate) fn examine(opened: &Opened, backend: &str, names: &[String]) -> Report {
+    let mut checks = opened.checks.clone();
+    if let Some(host) = &opened.host {
+        checks.extend(host::checks(host, backend));
+        checks.extend(subjects(host, names).unwrap_or_else(|error| vec![Check::error("devices", &error)]));
+    }
+    Report { version: JSON_VERSION, checks }
+}
+
+fn subjects(host: &Host, names: &[String]) -> Result<Vec<Check>, Error> {
+    let mut checks = Vec::new();
+    let about = |subject: String, found: Vec<Check>| {
+        found.into_iter().map(move |check| Check { subject: Some(subject.clone()), ..check })
+    };
+    if names.is_empty() {
+        for device in device::for_guests(host)? {
+            checks.extend(about(device.to_string(), device::checks(host, device)));
+        }
+    }
+    for name in names {
+        match name.parse::<Sbdf>() {
+            Ok(device) => checks.extend(about(device.to_string(), device::checks(host, device))),
+            Err(_) => checks.extend(about(name.clone(), guest::checks(host, name))),
+        }
+    }
+    Ok(checks)
+}
+
+impl Report {
+    /// The failed ones, as an error.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.checks.iter().filter(|check| check.outcome == Outcome::Failed).count() {
+            0 => Ok(()),
+            count => Err(Error::Unhealthy { count }),
+        }
+    }
+
+    /// The JSON form.
+    pub(crate) fn json(&self) -> String {
+        // Strings, numbers and nothing that could fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// One line a check, and one for each hint.
+    pub(crate) fn text(&self) -> String {
+        let mut lines = Vec::new();
+        for Check { subject, name, outcome, text, hint } in &self.checks {
+            let outcome = match outcome {
+                Outcome::Ok => "ok",
+                Outcome::Warning => "warning",
+                Outcome::Failed => "failed",
+            };
+            let subject = subject.as_ref().map(|subject| format!("{subject}: ")).unwrap_or_default();
+            lines.push(format!("{outcome:<8} {subject}{name}: {text}"));
+            lines.extend(hint.as_ref().map(|hint| format!("         hint: {hint}")));
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,91 @@
+//! A strict `xl`: it makes domains of sound configurations only, and only from such as name no device.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use xen_types::DomId;
+
+use super::World;
+use crate::create::config::Config;
+use crate::error::Error;
+use crate::xl::Toolstack;
+
+pub(crate) struct FakeXl(pub(crate) Rc<RefCell<World>>);
+
+/// The id that the first guest without one of its own gets.
+pub(crate) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+fn refuse(what: &'static str, said: &str) -> Result<(), Error> {
+    Err(Error::Xl { what, said: said.to_owned() })
+}
+
+impl Toolstack for FakeXl {
+    fn new_uuid(&self) -> Result<String, Error> {
+        let guests = self.0.borrow().nodes.keys().filter(|path| path.ends_with("/vm")).count();
+        Ok(format!("{guests}{}", UUID.trim_start_matches('0')))
+    }
+
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
+        let config = Config::parse(config.to_vec()).unwrap();
+        assert_eq!(config.list("pci").unwrap().1, [""; 0], "{source}");
+        assert_eq!(config.text("uuid").unwrap().unwrap().to_ascii_lowercase(), uuid);
+        let name = config.text("name").unwrap().unwrap();
+        let mut world = self.0.borrow_mut();
+        if world.change_fails() {
+            return refuse("create", "failed (injected)");
+        }
+        if world.nodes.iter().any(|(path, node)| path.ends_with("/name") && node.value == name) {
+            return refuse("create", "Domain with name already exists");
+        }
+        let id = DomId(world.domains.keys().map(|id| id.0).max().unwrap() + 1);
+        world.add_domain(id, &name);
+        world.write(&format!("/local/domain/{id}/vm"), &format!("/vm/{uuid}"));
+        world.domains.get_mut(&id).unwrap().paused = true;
+        if config.text("passthrough").unwrap().as_deref() != Some("enabled") {
+            world.passthrough.remove(&id);
+        }
+        Ok(())
+    }
+
+    fn is_creating(&self, _uuid: &str) -> bool {
+        false
+    }
+
+    fn unpause(&self, domain: DomId) -> Result<(), Error> {
+        let mut world = self.0.borrow_mut();
+        if world.change_fails() {
+            return refuse("unpause", "failed (injected)");
+        }
+        match world.domains.get_mut(&domain) {
+            Some(info) => info.paused = false,
+            None => world.violations.push(format!("unpause of {domain}")),
+        }
+        Ok(())
+    }
+
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
+        let passthrough = if self.0.borrow().passthrough.contains(&domain) { "sync_pt" } else { "disabled" };
+        Some(serde_json::json!([{ "config": {
+            "c_info": { "passthrough": passthrough },
+            "b_info": { "type.pv": { "e820_host": "True" } },
+        } }]))
+    }
+
+    fn messages(&self) -> Option<String> {
+        Some("(XEN) I/O virtualisation enabled\n(XEN) Interrupt remapping enabled\n".to_owned())
+    }
+
+    fn command_line(&self) -> Option<String> {
+        Some("dom0_mem=1G".to_owned())
+    }
+
+    fn destroy(&self, domain: DomId) -> Result<(), Error> {
+        let mut world = self.0.borrow_mut();
+        if world.change_fails() {
+            return refuse("destroy", "failed (injected)");
+        }
+        world.destroy(domain);
+        world.passthrough.remove(&domain);
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! What matters about a device before it is given away, and what only `doctor` asks.
+
+use std::fs;
+
+use pci_config::id;
+use xen_types::Sbdf;
+
+use super::{Sysfs, Width, reserved};
+use crate::error::Error;
+
+/// Registers (`PCI Local Bus 3.0 §6.1`, `PCIe 5.0 §7.5.3`).
+const SECONDARY_BUS: u64 = 0x19;
+const DEVICE_CAPABILITIES: u64 = 4;
+
+/// The DMAR table's name, and the one that Xen gives it so that dom0's kernel leaves the IOMMU alone (`acpi_dmar_zap`).
+const DMAR_NAMES: [&str; 2] = ["DMAR", "XMAR"];
+
+impl Sysfs {
+    /// Whether firmware describes an ECAM window at all.
+    pub(crate) fn has_ecam(&self) -> bool {
+        self.root.join("firmware/acpi/tables/MCFG").exists()
+    }
+
+    /// How the function can be reset, in Linux' words; empty where it cannot. Older kernels only say whether.
+    pub(crate) fn reset_methods(&self, device: Sbdf) -> String {
+        let dir = self.device_dir(device);
+        let known = fs::read_to_string(dir.join("reset_method")).map(|methods| methods.trim().to_owned());
+        match known {
+            Ok(methods) => methods,
+            Err(_) if dir.join("reset").exists() => "yes".to_owned(),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// Whether the function answers: one that does not reads as ones.
+    pub(crate) fn is_present(&self, device: Sbdf) -> Result<bool, Error> {
+        Ok(self.config(device)?.read(0, Width::Word)? != 0xffff)
+    }
+
+    /// Other functions whose DMA the IOMMU may not tell from this one's: those of Linux's group where there is one, of the same slot, and, for
+    /// a conventional device behind a bridge, all on its bus.
+    pub(crate) fn siblings(&self, device: Sbdf) -> Result<Vec<Sbdf>, Error> {
+        let group = self.device_dir(device).join("iommu_group/devices");
+        if let Ok(entries) = fs::read_dir(group) {
+            let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let mut group: Vec<Sbdf> = names.filter(|other| *other != device).collect();
+            group.sort_unstable();
+            return Ok(group);
+        }
+        let is_conventional = self.config(device)?.find_capability(id::PCI_EXPRESS)?.is_none();
+        let shares_bus = is_conventional && self.parent(device).is_some();
+        let same_bus = |other: Sbdf| (other.segment(), other.bus()) == (device.segment(), device.bus()) && shares_bus;
+        let all = self.devices()?.into_iter();
+        Ok(all.filter(|other| *other != device && (other.same_slot(device) || same_bus(*other))).collect())
+    }
+
+    /// The bridge that the device is behind; none on a root bus.
+    fn parent(&self, device: Sbdf) -> Option<Sbdf> {
+        self.device_dir(device).canonicalize().ok()?.parent()?.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// Whether the function may use other functions' numbers for its own DMA (XSA-449).
+    pub(crate) fn has_phantom_functions(&self, device: Sbdf) -> Result<bool, Error> {
+        const SUPPORTED: u32 = 3 << 3;
+        let config = self.config(device)?;
+        Ok(match config.find_capability(id::PCI_EXPRESS)? {
+            Some(at) => config.read(at + DEVICE_CAPABILITIES, Width::Dword)? & SUPPORTED != 0,
+            None => false,
+        })
+    }
+
+    /// How many vectors the function's MSI-X table has; 0 without one.
+    pub(crate) fn msix_vectors(&self, device: Sbdf) -> Result<u32, Error> {
+        const TABLE_SIZE: u32 = 0x7ff;
+        let config = self.config(device)?;
+        Ok(match config.find_capability(id::MSI_X)? {
+            Some(at) => (config.read(at + 2, Width::Word)? & TABLE_SIZE) + 1,
+            None => 0,
+        })
+    }
+
+    /// Whether firmware reserved memory for the device's DMA; `None` where no table tells.
+    pub(crate) fn has_reserved_memory(&self, device: Sbdf) -> Option<bool> {
+        let tables = self.root.join("firmware/acpi/tables");
+        let table = DMAR_NAMES.iter().find_map(|name| fs::read(tables.join(name)).ok())?;
+        let secondary = |bridge| {
+            let bus = self.config(bridge).ok()?.read(SECONDARY_BUS, Width::Byte).ok()?;
+            u8::try_from(bus).ok()
+        };
+        Some(reserved::is_reserved_for(&table, device, secondary))
+    }
+}

@@ -1,0 +1,211 @@
+//! `pcidom create`: a guest with everything, or nothing at all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use xen_types::DomId;
+
+use super::{TIMEOUT, add_all};
+use crate::create::{Plan, Request, create, unfinished};
+use crate::error::{Error, ExitCause};
+use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA};
+use crate::reclaim::reclaim;
+
+/// The next free number.
+const NEW: DomId = DomId(8);
+
+/// `pcidom create` of a configuration with these devices, as the command does it.
+fn create_guest(machine: &Machine, devices: &[&str], paused: bool) -> Result<(), Error> {
+    unfinished::settle(&machine.host)?;
+    reclaim(&machine.host)?;
+    let file = machine.tree.path().join("new.cfg");
+    std::fs::write(&file, format!("name='new'\nmemory=64\npci={devices:?}\n")).unwrap();
+    let request = Request {
+        config: file.clone(),
+        overrides: vec!["vcpus=2".to_owned()],
+        backend: "pcidom".to_owned(),
+        timeout: TIMEOUT,
+        paused,
+    };
+    let plan = Plan::read(&request);
+    std::fs::remove_file(file).unwrap();
+    create(&machine.host, &request, plan?)
+}
+
+fn state(machine: &Machine) -> Option<String> {
+    machine.with(|world| world.value("/local/domain/8/device/pci/0/state").map(str::to_owned))
+}
+
+fn assert_nothing_is_noted(machine: &Machine) {
+    machine.with(|world| assert_eq!(world.children("/tool/pcidom/create"), [""; 0]));
+}
+
+#[test]
+fn a_guest_runs_with_its_devices() {
+    let machine = Machine::new();
+    add_all(&machine);
+    create_guest(&machine, &[&format!("{EDU}@3"), NVME], false).unwrap();
+    assert_eq!(state(&machine).as_deref(), Some("4"));
+    machine.with(|world| {
+        assert!(!world.domains[&NEW].paused);
+        assert_eq!(world.value("/local/domain/3/backend/pci/8/0/vdevfn-0"), Some("18"));
+        let added = |word| world.notes.iter().any(|note| note.contains(word) && note.contains("was added"));
+        assert!(added("passthrough") && added("e820_host"), "{:?}", world.notes);
+    });
+    assert_nothing_is_noted(&machine);
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_stays_paused_has_them_waiting() {
+    let machine = Machine::new();
+    create_guest(&machine, &[EDU], true).unwrap();
+    assert_eq!(state(&machine).as_deref(), Some("1"));
+    machine.with(|world| {
+        assert!(world.domains[&NEW].paused);
+        assert_eq!(world.value("/local/domain/3/backend/pci/8/0/state-0"), Some("3"));
+    });
+    assert_nothing_is_noted(&machine);
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert!(world.domains.contains_key(&NEW), "nobody takes it for unfinished"));
+}
+
+#[test]
+fn a_guest_without_devices_is_just_a_guest() {
+    let machine = Machine::new();
+    machine.with(|world| world.destroy(crate::fake::STUB));
+    create_guest(&machine, &[], false).unwrap();
+    machine.with(|world| assert!(!world.domains[&NEW].paused && !world.passthrough.contains(&NEW)));
+    assert_eq!(state(&machine), None);
+    assert_nothing_is_noted(&machine);
+}
+
+#[test]
+fn a_guest_that_does_not_answer_is_taken_down_again() {
+    for devices in [vec![EDU], vec![NVME, E1000]] {
+        let machine = Machine::new();
+        machine.with(|world| world.guest.silent = true);
+        let before = machine.dump_but_config();
+        let error = create_guest(&machine, &devices, false).unwrap_err();
+        assert_eq!(error.cause(), ExitCause::GuestSilent, "{error}");
+        machine.settle();
+        machine.dump_but_config().assert_same(&before, error);
+    }
+}
+
+#[test]
+fn what_can_be_refused_is_refused_before_there_is_a_guest() {
+    let machine = Machine::new();
+    let before = machine.dump();
+    for (devices, want) in [
+        (vec![SATA], "not assignable"),
+        (vec!["00:09.0"], "no PCI device"),
+        (vec!["00:00.0"], "bridge"),
+        (vec!["name=disk"], "no assignable device"),
+        (vec![EDU, "00:07.0,colour=red"], "no option of a device"),
+    ] {
+        let changes = machine.with(|world| world.changes);
+        let error = create_guest(&machine, &devices, false).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+        machine.with(|world| assert_eq!(world.changes, changes, "{want}"));
+    }
+    machine.dump().assert_same(&before, "");
+}
+
+#[test]
+fn a_guest_of_that_name_or_id_stays_what_it_is() {
+    let machine = Machine::new();
+    create_guest(&machine, &[EDU], false).unwrap();
+    let before = machine.dump();
+    let error = create_guest(&machine, &[NVME], false).unwrap_err();
+    assert_eq!(error.to_string(), "xl create: Domain with name already exists");
+    machine.dump().assert_same(&before, "");
+    let file = machine.tree.path().join("same.cfg");
+    std::fs::write(&file, format!("name='other'\nuuid='{}'\n", crate::fake::UUID.to_uppercase())).unwrap();
+    let request =
+        Request { config: file.clone(), overrides: vec![], backend: String::new(), timeout: TIMEOUT, paused: false };
+    let error = create(&machine.host, &request, Plan::read(&request).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::GuestExists(_)), "{error}");
+}
+
+/// The ways in which devices come: from the pool, parked, and from dom0's own driver.
+fn ways() -> [(&'static str, Vec<String>); 3] {
+    let text = |devices: &[&str]| devices.iter().map(|device| (*device).to_owned()).collect();
+    [("pool", text(&[E1000, NVME])), ("parked", text(&[EDU])), ("seized", text(&[&format!("{SATA},seize=1"), EDU]))]
+}
+
+fn prepared(way: &str) -> Machine {
+    let machine = Machine::new();
+    if way == "pool" {
+        add_all(&machine);
+    }
+    machine
+}
+
+fn changes_of(way: &str, devices: &[&str]) -> usize {
+    let machine = prepared(way);
+    let start = machine.with(|world| world.changes);
+    create_guest(&machine, devices, false).unwrap();
+    machine.with(|world| world.changes) - start
+}
+
+#[test]
+fn any_single_failure_leaves_everything_as_it_was() {
+    for (way, devices) in ways() {
+        let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+        for failing in 1..=changes_of(way, &devices) {
+            let machine = prepared(way);
+            let before = machine.dump_but_config();
+            machine.with(|world| world.failing_change = Some(world.changes + failing));
+            let Err(error) = create_guest(&machine, &devices, false) else { continue };
+            machine.settle();
+            if machine.with(|world| world.domains.contains_key(&NEW)) {
+                // It was at its very end; the next command takes note.
+                unfinished::settle(&machine.host).unwrap();
+                assert_eq!(state(&machine).as_deref(), Some("4"), "{way}: change {failing}: {error}");
+                assert_nothing_is_noted(&machine);
+            } else {
+                machine.dump_but_config().assert_same(&before, format!("{way}: change {failing}: {error}"));
+            }
+            machine.assert_no_violations();
+        }
+    }
+}
+
+#[test]
+fn killed_at_any_step_the_next_command_finishes_or_undoes() {
+    for (way, devices) in ways() {
+        let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+        let (mut finished, mut undone) = (0, 0);
+        for killing in 1..=changes_of(way, &devices) {
+            let machine = prepared(way);
+            machine.with(|world| {
+                world.uncertain = true;
+                world.killing_change = Some(world.changes + killing);
+            });
+            let killed = catch_unwind(AssertUnwindSafe(|| create_guest(&machine, &devices, false))).unwrap_err();
+            assert!(killed.is::<Killed>());
+            machine.with(|world| world.watches.clear()); // they end with the process
+            unfinished::settle(&machine.host).unwrap();
+            reclaim(&machine.host).unwrap();
+            machine.settle();
+            let when = format!("{way}: change {killing}");
+            assert_nothing_is_noted(&machine);
+            if machine.with(|world| world.domains.contains_key(&NEW)) {
+                finished += 1;
+                assert_eq!(state(&machine).as_deref(), Some("4"), "{when}");
+                continue;
+            }
+            undone += 1;
+            machine.with(|world| {
+                assert!(!world.nodes.keys().any(|path| path.contains("pci/8") || path.contains("/domain/8")), "{when}");
+                assert!(world.owners.values().all(|owner| *owner != NEW), "{when}");
+                assert!(!world.nodes.values().any(|node| node.value == "attaching"), "{when}");
+            });
+            // The devices can be had again.
+            if way != "seized" {
+                create_guest(&machine, &devices, false).unwrap();
+            }
+        }
+        assert!(finished >= 1 && undone > 10, "{way}: {finished} finished, {undone} undone");
+    }
+}

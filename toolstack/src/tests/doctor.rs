@@ -1,0 +1,144 @@
+//! What `pcidom doctor` finds on a simulated machine.
+
+use serde_json::Value;
+
+use super::attached;
+use crate::doctor::{Opened, examine};
+use crate::error::ExitCause;
+use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB};
+
+/// Outcomes by subject and check: `0000:00:05.0 reset` is a warning.
+struct Findings(Vec<(String, String, Value)>);
+
+impl Findings {
+    fn of(machine: Machine, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let report = examine(&Opened::of(machine.host), "pcidom", &names);
+        let json: Value = serde_json::from_str(&report.json()).unwrap();
+        let checks = json["checks"].as_array().unwrap().iter().map(|check| {
+            let subject = check["subject"].as_str().map(|subject| format!("{subject} ")).unwrap_or_default();
+            let name = format!("{subject}{}", check["name"].as_str().unwrap());
+            (name, check["outcome"].as_str().unwrap().to_owned(), check.clone())
+        });
+        let findings = Self(checks.collect());
+        let failed = findings.0.iter().any(|(_, outcome, _)| outcome == "failed");
+        match report.check() {
+            Ok(()) => assert!(!failed),
+            Err(error) => assert!(failed && error.cause() == ExitCause::NotPermitted),
+        }
+        findings
+    }
+
+    fn outcome(&self, name: &str) -> &str {
+        self.0.iter().find(|(known, ..)| known == name).map_or("not made", |(_, outcome, _)| outcome)
+    }
+
+    #[track_caller]
+    fn assert(&self, name: &str, outcome: &str, words: &str) {
+        assert_eq!(self.outcome(name), outcome, "{name}");
+        let check = &self.0.iter().find(|(known, ..)| known == name).unwrap().2;
+        let said = format!("{} {}", check["text"], check["hint"]);
+        assert!(said.contains(words), "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_host_that_is_fit_for_it() {
+    let findings = Findings::of(Machine::new(), &[]);
+    for name in ["iommu", "interrupt remapping", "ecam", "xen-pciback", "backend", "vectors"] {
+        assert_eq!(findings.outcome(name), "ok", "{name}");
+    }
+    for device in [E1000, EDU, NVME] {
+        for name in ["device", "ecam", "group", "registers", "interrupt line", "phantom functions", "reserved memory"] {
+            assert_eq!(findings.outcome(&format!("{device} {name}")), "ok", "{device} {name}");
+        }
+    }
+    findings.assert(&format!("{NVME} reset"), "ok", "can be reset");
+    findings.assert(&format!("{EDU} reset"), "warning", "no way to reset");
+    assert_eq!(findings.outcome(&format!("{SATA} device")), "not made", "it is dom0's and nobody asked");
+}
+
+#[test]
+fn hosts_that_are_not() {
+    let machine = Machine::new();
+    machine.with(|world| {
+        world.iommu = false;
+        world.destroy(STUB);
+    });
+    std::fs::remove_dir_all(machine.tree.path().join("bus/pci/drivers/pciback")).unwrap();
+    std::fs::remove_file(machine.tree.path().join("firmware/acpi/tables/MCFG")).unwrap();
+    let findings = Findings::of(machine, &[]);
+    findings.assert("iommu", "failed", "VT-d");
+    findings.assert("ecam", "failed", "MCFG");
+    findings.assert("xen-pciback", "failed", "modprobe");
+    findings.assert("backend", "failed", "xl create");
+}
+
+#[test]
+fn devices_that_others_are_tied_to() {
+    let machine = Machine::new();
+    // Two functions of a slot, one of them dom0's; a line and a page that dom0's disk controller has too.
+    machine.add_function("0000:00:08.0", "0x00ff00", "pciback", 16, &[(0xfeb9_1800, 0x100, 0x200)]);
+    machine.add_function("0000:00:08.1", "0x00ff00", "driver", 0, &[]);
+    let findings = Findings::of(machine, &["00:08.0"]);
+    findings.assert("0000:00:08.0 group", "warning", "assignable add 0000:00:08.1");
+    findings.assert("0000:00:08.0 interrupt line", "warning", SATA);
+    findings.assert("0000:00:08.0 registers", "failed", SATA);
+}
+
+#[test]
+fn devices_that_are_not_there_or_not_for_guests() {
+    let machine = Machine::new();
+    machine.tree.write(format!("bus/pci/devices/{EDU}/config"), vec![0xff; 256]);
+    let findings = Findings::of(machine, &[EDU, SATA, "00:00.0", "00:09.0"]);
+    findings.assert(&format!("{EDU} device"), "failed", "does not answer");
+    assert_eq!(findings.outcome(&format!("{EDU} reset")), "not made");
+    findings.assert(&format!("{SATA} device"), "warning", "dom0's ahci has it");
+    findings.assert("0000:00:00.0 device", "failed", "bridge");
+    findings.assert("0000:00:09.0 device", "failed", "no PCI device");
+}
+
+#[test]
+fn devices_with_many_vectors_or_phantom_functions_or_reserved_memory() {
+    let machine = Machine::new();
+    let mut config = machine.config(NVME);
+    config.set_word(0x52, 0x003f);
+    config.add_capability(0x60, 0x10, 0);
+    config.0[0x51] = 0x60;
+    config.set_word(0x64, 1 << 3);
+    machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+    let mut table = vec![0; 48];
+    table.extend([1, 0, 32, 0, 0, 0, 0, 0].iter().chain(&[0; 16]).chain(&[1, 8, 0, 0, 0, 0, 7, 0]));
+    machine.tree.write("firmware/acpi/tables/XMAR", table);
+    let findings = Findings::of(machine, &[NVME, EDU]);
+    findings.assert(&format!("{NVME} vectors"), "warning", "extra_guest_irqs=64");
+    findings.assert(&format!("{NVME} phantom functions"), "warning", "XSA-449");
+    findings.assert(&format!("{NVME} reserved memory"), "warning", "RMRR");
+    findings.assert(&format!("{EDU} reserved memory"), "ok", "none");
+}
+
+#[test]
+fn guests_as_they_were_created() {
+    let machine = attached();
+    let findings = Findings::of(machine, &["web", "windows", "0", "nobody"]);
+    for name in ["guest", "passthrough", "e820_host", "connection"] {
+        assert_eq!(findings.outcome(&format!("web {name}")), "ok", "{name}");
+    }
+    findings.assert("windows guest", "failed", "not a PV guest");
+    findings.assert("0 guest", "failed", "dom0");
+    findings.assert("nobody guest", "failed", "no guest nobody");
+
+    let machine = Machine::new();
+    machine.with(|world| world.passthrough.remove(&WEB));
+    Findings::of(machine, &["web"]).assert("web passthrough", "failed", "passthrough=");
+}
+
+#[test]
+fn the_form_for_people_is_a_line_a_check_with_hints() {
+    let machine = Machine::new();
+    machine.with(|world| world.iommu = false);
+    let text = examine(&Opened::of(machine.host), "pcidom", &[EDU.to_owned()]).text();
+    assert!(text.starts_with("failed   iommu: Xen uses no IOMMU on this host"), "{text}");
+    assert!(text.contains("\n         hint: enable VT-d"), "{text}");
+    assert!(text.contains(&format!("\nwarning  {EDU}: reset: ")), "{text}");
+}

@@ -1,0 +1,56 @@
+//! `pcidom status` with the real backend in the stub.
+
+use super::request;
+use crate::attach::attach;
+use crate::error::Error;
+use crate::fake::{E1000, EDU, Machine, MachineWithStub, NVME, STUB, device};
+use crate::status::status;
+
+#[test]
+fn it_says_how_the_stub_is_and_leaves_nothing_behind() {
+    let machine = MachineWithStub::new();
+    crate::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+    attach(&machine.host, &request("web", &[EDU])).unwrap();
+    let before = machine.with_peers(|peers| peers.xen.store().dump());
+    let status = status(&machine.host, "pcidom").unwrap();
+    status.check().unwrap();
+    assert_eq!(machine.with_peers(|peers| peers.xen.store().dump()), before);
+
+    let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+    assert_eq!(json["stub"]["id"], STUB.0);
+    assert_eq!(json["devices"], serde_json::json!({ "free": 2, "lent": 1, "refused": 0, "other": 0 }));
+    assert_eq!(json["frontends"][0]["guest"]["name"], "web");
+    assert_eq!(json["frontends"][0]["frontend_state"], "Connected");
+    assert_eq!(json["frontends"][0]["devices"], 1);
+    assert_eq!(json["figures"]["grants"], 1);
+    assert_eq!(json["figures"]["frontends"], 1);
+    assert!(json["figures"]["reads"].as_u64().unwrap() > 0);
+    let text = status.text();
+    for want in
+        ["pcidom (3)", "2 free, 1 lent", "web (5): 1 device, backend Connected, frontend Connected", "denied writes"]
+    {
+        assert!(text.contains(want), "{want}: {text}");
+    }
+}
+
+#[test]
+fn a_stub_that_does_not_answer_is_an_error_but_what_is_known_is_shown() {
+    let machine = Machine::new(); // its stub knows no figures
+    let status = status(&machine.host, "pcidom").unwrap();
+    assert!(status.text().contains("it does not answer"));
+    let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+    assert!(json["figures"].is_null());
+    assert!(matches!(status.check(), Err(Error::StubSilent { .. })));
+    machine.with(|world| {
+        assert_eq!(world.children("/local/domain/3/data/pcidom"), ["export", "version"]);
+        assert_eq!(world.watches, [""; 0]);
+    });
+}
+
+#[test]
+fn a_stub_that_is_not_there_is_told_apart_from_one_that_is_not_ready() {
+    let machine = Machine::new();
+    assert!(matches!(status(&machine.host, "nobody"), Err(Error::StubNotRunning(_))));
+    machine.with(|world| world.remove("/local/domain/3/data/pcidom"));
+    assert!(matches!(status(&machine.host, "pcidom"), Err(Error::StubNotReady(_))));
+}

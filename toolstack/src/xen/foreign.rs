@@ -1,0 +1,100 @@
+//! Frames of other domains through libxenforeignmemory.
+
+use core::ffi::{c_int, c_uint, c_void};
+use std::ptr::{NonNull, null_mut};
+
+use libloading::Library;
+use xen_types::{DomId, Mfn};
+
+use super::inspect::Table;
+use super::libxc::{last_errno, load, symbol};
+use super::{HypercallError, OpenError, XenVersion};
+
+/// `PROT_READ` (`sys/mman.h`).
+const READ: c_int = 1;
+
+/// The functions, looked up once (`xenforeignmemory.h`, the same in 4.17 and 4.20).
+struct Functions {
+    close: unsafe extern "C" fn(NonNull<c_void>) -> c_int,
+    map: unsafe extern "C" fn(NonNull<c_void>, u32, c_int, usize, *const u64, *mut c_int) -> *mut c_void,
+    unmap: unsafe extern "C" fn(NonNull<c_void>, NonNull<c_void>, usize) -> c_int,
+}
+
+/// An open `/dev/xen/privcmd`.
+pub(super) struct ForeignMemory {
+    handle: NonNull<c_void>,
+    functions: Functions,
+    /// Keeps the code behind `functions` mapped. Dropped last, as the last field.
+    _library: Library,
+}
+
+impl ForeignMemory {
+    pub(super) fn open(version: XenVersion) -> Result<Self, OpenError> {
+        let library = load("libxenforeignmemory", version, &version.candidates("libxenforeignmemory.so.1"))?;
+        type Open = unsafe extern "C" fn(*mut c_void, c_uint) -> *mut c_void;
+        let open: Open = symbol!(library, "xenforeignmemory_open");
+        let functions = Functions {
+            close: symbol!(library, "xenforeignmemory_close"),
+            map: symbol!(library, "xenforeignmemory_map"),
+            unmap: symbol!(library, "xenforeignmemory_unmap"),
+        };
+        // SAFETY: a null logger means "to stderr", no flags; both documented in xenforeignmemory.h.
+        let handle = NonNull::new(unsafe { open(null_mut(), 0) });
+        let handle = handle.ok_or_else(|| OpenError::Refused("xenforeignmemory_open", last_errno()))?;
+        Ok(Self { handle, functions, _library: library })
+    }
+
+    /// Shows `look` a copy of each frame that can be mapped, and answers with the others.
+    pub(super) fn show(
+        &self,
+        domain: DomId,
+        frames: &[Mfn],
+        look: &mut dyn FnMut(&Table),
+    ) -> Result<Vec<Mfn>, HypercallError> {
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        let numbers: Vec<u64> = frames.iter().map(|frame| frame.0).collect();
+        let mut errors: Vec<c_int> = vec![0; frames.len()];
+        // SAFETY: the handle is open until `Drop`; both arrays have as many elements as the call is told.
+        let window = unsafe {
+            (self.functions.map)(
+                self.handle,
+                domain.0.into(),
+                READ,
+                frames.len(),
+                numbers.as_ptr(),
+                errors.as_mut_ptr(),
+            )
+        };
+        let Some(window) = NonNull::new(window) else {
+            return Err(HypercallError { call: "xenforeignmemory_map", errno: last_errno() });
+        };
+        let mut refused = Vec::new();
+        let mut copy: Table = [0; 512];
+        for (index, (frame, error)) in frames.iter().zip(&errors).enumerate() {
+            if *error != 0 {
+                refused.push(*frame);
+                continue;
+            }
+            // SAFETY: the window has one page for each frame, in their order.
+            let page = unsafe { window.cast::<Table>().add(index) };
+            for (entry, copied) in copy.iter_mut().enumerate() {
+                // SAFETY: this page is mapped, as no error was reported for it, until `unmap` below. A page holds 512 entries of
+                // 8 bytes. The read is volatile because another domain may own it.
+                *copied = unsafe { page.cast::<u64>().add(entry).read_volatile() };
+            }
+            look(&copy);
+        }
+        // SAFETY: this window, with its length, of this very handle; nothing points into it any more.
+        unsafe { (self.functions.unmap)(self.handle, window, frames.len()) };
+        Ok(refused)
+    }
+}
+
+impl Drop for ForeignMemory {
+    fn drop(&mut self) {
+        // SAFETY: `handle` came from xenforeignmemory_open; every window was unmapped before `show` returned.
+        unsafe { (self.functions.close)(self.handle) };
+    }
+}

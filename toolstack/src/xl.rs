@@ -1,0 +1,147 @@
+//! What is left to `xl`: making, running and ending domains.
+
+use std::fs::{self, File};
+use std::io::{self, Seek as _, Write as _};
+use std::process::{Command, Output, Stdio};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use xen_types::DomId;
+
+use crate::error::Error;
+
+/// The toolstack that this host's guests are made with.
+pub(crate) trait Toolstack {
+    /// An id for a new domain, in the usual form.
+    fn new_uuid(&self) -> Result<String, Error>;
+
+    /// Makes a domain, which stays paused, from the text of a configuration that has this id in it. Messages call the text `source`.
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error>;
+
+    /// Whether somebody is still at [`Toolstack::create_paused`] for this id: the command that began it may be dead.
+    fn is_creating(&self, uuid: &str) -> bool;
+
+    /// Lets a domain run.
+    fn unpause(&self, domain: DomId) -> Result<(), Error>;
+
+    /// Ends a domain at once.
+    fn destroy(&self, domain: DomId) -> Result<(), Error>;
+
+    /// What libxl knows of a domain's configuration.
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value>;
+
+    /// Xen's messages, as far as they are still there.
+    fn messages(&self) -> Option<String>;
+
+    /// Xen's command line.
+    fn command_line(&self) -> Option<String>;
+}
+
+/// `xl`.
+pub(crate) struct Xl;
+
+/// The configuration as xl opens it: its own standard input. xl takes no pipe for a file, and this is none: it has no name that could
+/// stay behind.
+const STANDARD_INPUT: &str = "/proc/self/fd/0";
+
+impl Toolstack for Xl {
+    fn new_uuid(&self) -> Result<String, Error> {
+        const PATH: &str = "/proc/sys/kernel/random/uuid";
+        let uuid = fs::read_to_string(PATH).map_err(|source| Error::File { path: PATH.into(), source })?;
+        Ok(uuid.trim().to_owned())
+    }
+
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
+        let file = memory_file(config, uuid).map_err(|error| Error::Xl { what: "create", said: error.to_string() })?;
+        xl("create", &["-q", "-p", STANDARD_INPUT], file.into()).map_err(|error| match error {
+            Error::Xl { what, said } => Error::Xl { what, said: said.replace(STANDARD_INPUT, source) },
+            other => other,
+        })
+    }
+
+    fn is_creating(&self, uuid: &str) -> bool {
+        let Ok(processes) = fs::read_dir("/proc") else { return false };
+        let name = format!("/memfd:{} (deleted)", file_name(uuid));
+        processes.flatten().any(|process| {
+            fs::read_link(process.path().join("fd/0")).is_ok_and(|target| target.as_os_str() == name.as_str())
+        })
+    }
+
+    fn unpause(&self, domain: DomId) -> Result<(), Error> {
+        xl("unpause", &[&domain.to_string()], Stdio::null())
+    }
+
+    fn destroy(&self, domain: DomId) -> Result<(), Error> {
+        xl("destroy", &[&domain.to_string()], Stdio::null())
+    }
+
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
+        serde_json::from_str(&ask(&["list", "-l", &domain.to_string()])?).ok()
+    }
+
+    fn messages(&self) -> Option<String> {
+        ask(&["dmesg"])
+    }
+
+    fn command_line(&self) -> Option<String> {
+        let info = ask(&["info"])?;
+        let line = info.lines().find_map(|line| line.strip_prefix("xen_commandline"))?;
+        Some(line.trim_start_matches([' ', ':']).to_owned())
+    }
+}
+
+fn file_name(uuid: &str) -> String {
+    format!("pcidom-{uuid}")
+}
+
+/// A file without a name. As the standard input of a process it shows whose configuration that reads.
+fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(file_name(uuid), MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// What a question to xl is answered with.
+fn ask(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("xl").args(arguments).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn xl(what: &'static str, arguments: &[&str], input: Stdio) -> Result<(), Error> {
+    let command = Command::new("xl").arg(what).args(arguments).stdin(input).output();
+    let failed = |said: String| Err(Error::Xl { what, said });
+    match command {
+        Err(error) => failed(format!("it cannot be started: {error}")),
+        Ok(Output { status, .. }) if status.success() => Ok(()),
+        Ok(Output { status, stderr, .. }) => {
+            let text = String::from_utf8_lossy(&stderr);
+            let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            failed(if said.is_empty() { status.to_string() } else { said.join("; ") })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_reads_a_configuration_is_found_while_it_does() {
+        let uuid = Xl.new_uuid().unwrap();
+        assert_eq!(uuid.len(), 36, "{uuid}");
+        assert!(!Xl.is_creating(&uuid));
+        let file = memory_file(b"name = 'x'\n", &uuid).unwrap();
+        // Like xl: it opens its standard input by name, as a plain file that it reads from the start.
+        let mut reader = Command::new("sh")
+            .args(["-c", "test -f /proc/self/fd/0 && cat /proc/self/fd/0 && read -r line && exec sleep 30"])
+            .stdin(file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert!(Xl.is_creating(&uuid));
+        reader.kill().unwrap();
+        let output = reader.wait_with_output().unwrap();
+        assert!(b"name = 'x'\n".starts_with(&output.stdout), "{output:?}");
+        assert!(!Xl.is_creating(&uuid));
+    }
+}
