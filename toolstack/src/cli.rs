@@ -72,7 +72,7 @@ pub(crate) struct AttachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
+    /// Devices, with the options of xl: vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
@@ -215,7 +215,7 @@ mod tests {
             "pcidom",
             "pcidom attach web",
             "pcidom attach web 00:05",
-            "pcidom attach web 00:05.0,permissive=1",
+            "pcidom attach web 00:05.0,permissive=yes",
             "pcidom attach --timeout -1 web 00:05.0",
             "pcidom attach --export controller web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",

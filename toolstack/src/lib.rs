@@ -32,6 +32,7 @@ mod journal;
 mod list;
 mod lock;
 mod pool;
+mod quirks;
 mod reclaim;
 mod release;
 mod reset;

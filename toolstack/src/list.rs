@@ -55,6 +55,8 @@ pub(crate) struct DeviceEntry {
     pool: Option<String>,
     /// What is wrong: `guest gone`, `stub gone`, `device gone`, `held by web (domain 5): …`.
     problem: Option<String>,
+    /// What its guest may do with it besides what any guest may, in the words of `attach`.
+    policy: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -103,6 +105,7 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
+        policy: None,
     }
 }
 
@@ -112,6 +115,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         phase: record.phase.name(),
         pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
         problem: problem(host, record)?,
+        policy: table::policy(host, record.device)?.map(|policy| policy.to_string()),
         ..parked_entry(record.device)
     };
     let Some(guest) = record.frontend else {
@@ -205,6 +209,12 @@ fn row(entry: &DeviceEntry) -> [String; 8] {
         or_dash(entry.frontend_state),
         domain(&entry.stub),
         entry.phase.to_owned(),
-        entry.problem.clone().or_else(|| entry.pool.clone()).unwrap_or_default(),
+        note(entry),
     ]
+}
+
+/// What is wrong, or else the stub's word; and what is special about the device.
+fn note(entry: &DeviceEntry) -> String {
+    let word = entry.problem.as_ref().or(entry.pool.as_ref());
+    word.into_iter().chain(&entry.policy).cloned().collect::<Vec<_>>().join(", ")
 }

@@ -109,7 +109,7 @@ pub(crate) fn give_back(host: &Host, loan: &Loan, devices: &[Sbdf], facts: &[Fac
         let mut changes;
         if loan.stub_alive {
             changes = table::unreserve(device);
-            changes.push(pool::present_again(loan.stub.id, device));
+            changes.extend(pool::present_again(loan.stub.id, device));
         } else {
             changes = table::forget(device);
             changes.extend(table::forget_libxl_owner(device));

@@ -167,13 +167,41 @@ impl VirtualConfig {
                 });
             }
         }
+        if outcome.is_dropped {
+            self.write_open(access, value, &mut outcome);
+        }
         Ok(outcome)
+    }
+
+    /// A write of what is no guest's by the table. As with Linux's backend it is dropped, whatever the policy, where it reaches beside it a
+    /// register that guests write: a guest that knows dwords only would otherwise clear Status by every write of Command.
+    fn write_open(&self, access: &Access, value: u32, outcome: &mut WriteOutcome) {
+        let Some(policy) = self.layout.policy() else { return };
+        let open = self.layout.open(access.dword).bits & access.mask;
+        let mut push = |offset: u16, width, mask: u32| {
+            let shift = u32::from(offset % 4) * 8;
+            let mask = open & mask << shift;
+            if mask != 0 {
+                let value = (value << access.shift & mask) >> shift;
+                outcome.push(HardwareWrite { register: Register::Open, offset, width, mask: mask >> shift, value });
+                outcome.is_dropped = false;
+            }
+        };
+        if policy.permissive {
+            return push(access.offset, access.width, u32::MAX);
+        }
+        for quirk in policy.quirks() {
+            if usize::from(quirk.offset() / 4) == access.dword {
+                push(quirk.offset(), quirk.width(), quirk.mask());
+            }
+        }
     }
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
     fn apply(&mut self, line: &Line, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
         let &Change { before, after, written, differ } = change;
-        let bits = line.write.device_bits();
+        let permissive = if self.layout.policy().is_some_and(|policy| policy.permissive) { line.permissive } else { 0 };
+        let bits = line.write.device_bits() | permissive;
         let (register, mask) = match line.write {
             Write::Drop | Write::DropStatus | Write::Ignore => return Ok(None),
             Write::Command => {

@@ -44,7 +44,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       },
       "phase": "attached",
       "pool": "lent 5",
-      "problem": null
+      "problem": null,
+      "policy": null
     }
   ]
 }"#

@@ -11,6 +11,7 @@ mod golden;
 mod hotplug;
 mod killed;
 mod list;
+mod policy;
 mod reclaim;
 mod refusals;
 mod status;

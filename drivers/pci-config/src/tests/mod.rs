@@ -2,6 +2,7 @@
 
 mod hostile;
 mod lists;
+mod policy;
 mod sweep;
 mod table;
 mod vectors;

@@ -21,9 +21,9 @@ const RETRY_NS: u64 = 1_000_000_000;
 const RESOURCE_NODES: [&str; RESOURCES] =
     ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
 /// Everything about one device.
-const NODES: [&str; 4 + RESOURCES] = {
+const NODES: [&str; 5 + RESOURCES] = {
     let [r0, r1, r2, r3, r4, r5, r6] = RESOURCE_NODES;
-    [key::ECAM, key::IRQ, key::ONLINE, key::STATE, r0, r1, r2, r3, r4, r5, r6]
+    [key::ECAM, key::IRQ, key::ONLINE, key::STATE, key::POLICY, r0, r1, r2, r3, r4, r5, r6]
 };
 
 /// Runs for ever.
@@ -93,5 +93,12 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
             *place = Some(resource.ok_or_else(|| format!("{name} is no resource"))?);
         }
     }
-    DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())
+    let info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
+    Ok(match nodes.get(key::POLICY) {
+        None => info,
+        Some(_) => {
+            let policy = nodes.text(key::POLICY).and_then(|text| text.parse().ok());
+            info.with_policy(policy.ok_or("policy makes no sense")?)
+        }
+    })
 }

@@ -35,6 +35,8 @@ pub const MAGIC: &str = "magic";
 pub const ECAM: &str = "ecam";
 /// Pool: the device's GSI.
 pub const IRQ: &str = "irq";
+/// Pool, and the tool's table: what the admin wants for the device besides what any guest may do with it.
+pub const POLICY: &str = "policy";
 
 /// The tool's table: the stub that holds the device.
 pub const TOOL_STUB: &str = "stub";
