@@ -2,8 +2,10 @@
 
 # The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
 DEBIAN ?= 12
-# Only cases with this in their names, for test-full.
+# Only cases with this in their names (or one of several, with commas), for test-full.
 CASE ?=
+# How many cycles, for soak.
+CYCLES ?= 10000
 # V=1 shows commands and consoles.
 V ?=
 # For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
@@ -12,6 +14,9 @@ CLOCKS ?= both
 ROUNDS ?= 5
 ONLY ?=
 KEEP ?=
+# Where `make install` puts things, and what it puts before that (for packages).
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 TRIPLE := x86_64-unknown-linux-gnu
@@ -25,7 +30,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help setup stub selftest rogue tool agent lint test test-host test-fast test-full test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
@@ -33,16 +38,20 @@ run: stub rogue tool agent ## Boot Xen in QEMU and show the main job on real dev
 	@$(BENCH) demo
 
 test: setup ## Run everything: lint, host tests, image checks, both Xen lanes
-	@$(BENCH) suite lint test-host image-check test-fast test-full
+	@$(BENCH) suite lint test-host image-check install-check test-fast test-full
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast
+	cargo test --package kernel
 
 test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
 
 test-full: stub rogue tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
+
+soak: stub rogue tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
+	@$(BENCH) soak --cycles $(CYCLES)
 
 bench: stub counting rogue tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) figures --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
@@ -53,7 +62,7 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
 
-lint: setup ## Formatting, clippy and rustdoc; warnings are errors
+lint: setup man-check ## Formatting, clippy, rustdoc and man pages; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --quiet --all-targets -- -D warnings
 	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -- -D warnings
@@ -69,6 +78,42 @@ broker-facts: ## How large the broker is and which privileged calls it makes (do
 	@grep -Eoh '"(PHYSDEVOP|xengnttab|xenevtchn|xencall)[a-z0-9_]*"' $(BROKER_CALLS) | tr -d '"' | sort -u | sed 's/^/  /'
 	@grep -rEoh --include='*.rs' --exclude-dir=tests 'hypervisor\.[a-z_]+|domain::is_alive' $(BROKER) | sort -u | \
 		sed -e 's/hypervisor.unmap_pirq/xc_physdev_unmap_pirq/' -e 's/domain::is_alive/xc_domain_getinfolist/' -e '/vector_pirqs/d' -e 's/^/  /'
+
+man-check: setup
+	@for page in docs/man/*; do \
+		warnings=$$(groff -ww -man -Tutf8 -z $$page 2>&1); \
+		[ -z "$$warnings" ] || { echo "$$warnings"; exit 1; }; \
+	done
+
+SBIN := $(DESTDIR)$(PREFIX)/sbin
+BOOT := $(DESTDIR)$(PREFIX)/lib/xen/boot
+UNIT := $(DESTDIR)$(PREFIX)/lib/systemd/system
+MAN := $(DESTDIR)$(PREFIX)/share/man
+SHARE := $(DESTDIR)$(PREFIX)/share
+DOC := $(SHARE)/doc/pcidom
+
+install: ## Install what `make` built: command, image, unit, man pages, completions, documents (PREFIX=, DESTDIR=)
+	@[ -e build/pcidom ] && [ -e build/pcidom.elf ] || { echo "install: run make first" >&2; exit 1; }
+	install -D -m 755 build/pcidom $(SBIN)/pcidom
+	install -D -m 644 build/pcidom.elf $(BOOT)/pcidom.elf
+	install -d $(UNIT) $(DOC)/examples
+	sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/pcidom.service > $(UNIT)/pcidom.service
+	sed 's,/usr/lib/xen/boot,$(PREFIX)/lib/xen/boot,' examples/pcidom.cfg > $(DOC)/examples/pcidom.cfg
+	install -m 644 examples/guest.cfg $(DOC)/examples
+	chmod 644 $(UNIT)/pcidom.service $(DOC)/examples/pcidom.cfg
+	install -D -m 644 docs/man/pcidom.8 $(MAN)/man8/pcidom.8
+	install -D -m 644 docs/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
+	install -D -m 644 -t $(DOC) README.md CHANGELOG.md docs/*.md
+	install -D -m 644 -t $(DOC)/schema docs/schema/*.json
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	build/pcidom completions bash > $(SHARE)/bash-completion/completions/pcidom
+	build/pcidom completions zsh > $(SHARE)/zsh/site-functions/_pcidom
+	build/pcidom completions fish > $(SHARE)/fish/vendor_completions.d/pcidom.fish
+
+install-check: stub tool ## Install into a folder and look at what is there
+	@rm -rf build/installed
+	@$(MAKE) --no-print-directory --silent install DESTDIR=$(CURDIR)/build/installed PREFIX=/usr
+	@dist/install-check.sh build/installed/usr
 
 image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
 	@$(BENCH) image-check build/pcidom.elf
@@ -109,7 +154,7 @@ setup:
 	@tests/bench/setup.sh
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "Options: DEBIAN=12|13, CASE=part of a case's name, V=1. Consoles of the last runs: build/bench/logs."
 
 clean: ## Remove build products and logs, keep downloaded packages

@@ -8,15 +8,14 @@ extern crate alloc;
 mod counting;
 mod options;
 mod platform;
-mod ports;
 
 use alloc::vec::Vec;
 use kernel::control::{ShutdownReason, shutdown};
+use kernel::poll_list::PollList;
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, events, heap, trace};
 use pciback::{Backend, Linger, Served, Shutdown};
 use platform::Xen;
-use ports::PollList;
 use xen_types::Port;
 
 kernel::image!(main);
@@ -56,6 +55,8 @@ struct Stub {
     unfinished: Vec<Port>,
     /// Xenstored's port had an event.
     has_bytes: bool,
+    /// The last entry of the trace about this, which a burst of the same has once.
+    last_served: Option<(Port, Served)>,
     linger: Linger,
 }
 
@@ -69,6 +70,7 @@ impl Stub {
             ring,
             backend,
             has_bytes: true,
+            last_served: None,
             linger: Linger::default(),
         }
     }
@@ -107,12 +109,15 @@ impl Stub {
 
     /// Serves the ports that had an event, and those that the last turn left unfinished. True when there was something to serve.
     fn serve(&mut self) -> bool {
-        let Self { ring, backend, poll_list, unfinished, has_bytes, .. } = self;
+        let Self { ring, backend, poll_list, unfinished, has_bytes, last_served, .. } = self;
         let mut has_served = false;
         let left_over = unfinished.len();
         let mut serve = |port, unfinished: &mut Vec<Port>| {
             let served = backend.serve(port);
-            trace::record("served", [u64::from(port.0), served as u64]);
+            if *last_served != Some((port, served)) {
+                *last_served = Some((port, served));
+                trace::record("served", [u64::from(port.0), served as u64]);
+            }
             has_served |= matches!(served, Served::Done | Served::More);
             if served == Served::More {
                 unfinished.push(port);
@@ -178,7 +183,7 @@ impl Stub {
     fn sleep(&mut self) {
         let Self { backend, poll_list, .. } = self;
         poll_list.update(backend.ports_version(), || backend.ports());
-        let (ports, deadline_ns) = poll_list.sleep(backend.next_deadline_ns());
+        let (ports, deadline_ns) = poll_list.sleep(clock::now_ns, backend.next_deadline_ns());
         if let Err(error) = events::wait(ports, deadline_ns) {
             panic!("SCHEDOP_poll on our own ports: {error}");
         }

@@ -30,6 +30,7 @@ pub mod mmio;
 mod paging;
 #[cfg(not(test))]
 mod panic;
+pub mod poll_list;
 mod ring;
 mod rt;
 mod shared_info;

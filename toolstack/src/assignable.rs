@@ -106,16 +106,20 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
     Journal::run(host, |journal| {
         work::begin(journal, works)?;
         devices.iter().try_for_each(|device| add_one(journal, host, *device, stub.as_ref()))?;
-        host.commit(&work::done(&working))
+        let mut changes = work::done(&working);
+        if stub.is_none() {
+            changes.extend(devices.iter().flat_map(|device| table::remember(*device, backend)));
+        }
+        host.commit(&changes)
     })?;
     if stub.is_none() {
-        host.note(&format!("the backend {backend} is not ready; it gets the devices when they are first attached"));
+        host.note(&format!("the backend {backend} is not ready; it gets the devices when it is"));
     }
     Ok(())
 }
 
 /// The stub, if it could take a device now.
-fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName>, Error> {
+pub(crate) fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName>, Error> {
     let Some((stub, info)) = domain::find(host, backend)? else {
         return Ok(None);
     };
@@ -163,7 +167,9 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
     Journal::run(host, |journal| {
         work::begin(journal, works)?;
         facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind))?;
-        host.commit(&work::done(devices))
+        // Also the one that was only parked, and was to be given to a stub that never came.
+        let forget = devices.iter().copied().flat_map(table::forget);
+        host.commit(&forget.chain(work::done(devices)).collect::<Vec<_>>())
     })
 }
 

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use xen_types::Sbdf;
 
 use crate::device_request::DeviceRequest;
@@ -54,6 +56,12 @@ pub(crate) enum Command {
         #[arg(long)]
         foreground: bool,
     },
+    /// Print a script that completes this command's words in a shell
+    Completions {
+        /// For which shell
+        #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
+        shell: Shell,
+    },
     /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
     Reclaim,
 }
@@ -61,6 +69,9 @@ pub(crate) enum Command {
 /// What `attach` takes.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
+    /// Have the devices follow the guest: it gets them again after a reboot, its own or the driver domain's
+    #[arg(long)]
+    pub(crate) keep: bool,
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,

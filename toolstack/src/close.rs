@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use xenstore::XenbusState;
+use xen_types::DomId;
+use xenstore::{Permission, XenbusState, path};
 
-use crate::directories::{Ends, set_back, set_online};
+use crate::directories::{Ends, end_state, set_back, set_online};
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
+use crate::store::Change;
 
 /// Asks the guest to close, and waits until it has. A guest that never connected need not be asked: it sees its directory vanish. False
 /// when it did not close in time: it may do so later, and then the next command removes the directories.
@@ -33,4 +35,29 @@ pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout:
         Ok((is_closed(back) || !domain::is_alive(host, stub.id)?).then_some(()))
     })?;
     Ok(true)
+}
+
+/// The same for a guest whose stub is gone: the guest still watches the place where the stub's state was. Linux's pcifront does not
+/// take to a new directory unless it closed the old one ("PCI frontend already installed").
+pub(crate) fn close_orphan(host: &Host, stub: DomId, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
+    let frontend = path::frontend_dir(guest.id);
+    let is_closed = |state| matches!(state, XenbusState::Unknown | XenbusState::Closed | XenbusState::Initialising);
+    if is_closed(end_state(host, &frontend)?) {
+        return Ok(true);
+    }
+    // Domain ids come again: nothing is to be written into another domain's directory.
+    if domain::is_alive(host, stub)? {
+        return Ok(false);
+    }
+    let readable = [Permission::none(DomId::DOM0), Permission::read(guest.id)];
+    let backend = path::backend_dir(stub, guest.id);
+    let mut changes = Change::directory(backend.clone(), &readable).to_vec();
+    changes.extend(Change::node(path::child(&backend, "state"), XenbusState::Closing, &readable));
+    host.commit(&changes)?;
+    let watched = [frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
+    let closed = host.wait_for(&watched, timeout, || {
+        let gone = !domain::is_alive(host, guest.id)?;
+        Ok((gone || is_closed(end_state(host, &frontend)?)).then_some(()))
+    })?;
+    Ok(closed.is_some())
 }

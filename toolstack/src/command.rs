@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 
 use crate::assignable;
-use crate::attach;
+use crate::attach::{self, Following, Until};
 use crate::cli::{AssignableCommand, Command, DoctorArgs};
 use crate::connect::Connection;
 use crate::create::{self, Plan, unfinished};
@@ -27,6 +27,8 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 devices: device_request::to_attach(host, &args.devices)?,
                 export: args.export,
                 timeout: args.timeout,
+                following: if args.keep { Following::Yes } else { Following::No },
+                until: Until::Used,
             };
             changing(host, |_| match attach::attach(host, &request)? {
                 Connection::Connected => Ok(()),
@@ -71,7 +73,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         }
         Command::Assignable(command) => run_assignable(host, command),
         Command::Reclaim => changing(host, |_| Ok(())),
-        Command::Doctor(_) | Command::Serve { .. } => {
+        Command::Doctor(_) | Command::Serve { .. } | Command::Completions { .. } => {
             Err(Error::Usage("this command does not work on an open host".to_owned()))
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::attach::Until;
 use crate::directories::Ends;
 use crate::domain;
 use crate::entries::Entries;
@@ -56,6 +57,7 @@ pub(crate) fn await_connection(
     guest: &DomainName,
     devices: &[Sbdf],
     timeout: Duration,
+    until: Until,
 ) -> Result<Connection, Error> {
     let met = host.wait_for(&Ends::watched(stub.id, guest.id), timeout, || {
         let paused = check_alive(host, stub, guest)?;
@@ -70,6 +72,7 @@ pub(crate) fn await_connection(
         }
         Ok(match exports.all {
             true if ends.are_connected() => Some(Connection::Connected),
+            true if until == Until::Exported => Some(Connection::Waiting),
             true if paused && (is_unmet || ends.back == XenbusState::Connected) => Some(Connection::Waiting),
             _ => None,
         })

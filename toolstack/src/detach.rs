@@ -39,7 +39,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     let all_reclaimed =
         |dead: &&Reclaimed| by_name(&dead.guest) && request.devices.iter().all(|device| dead.devices.contains(device));
     if reclaimed.iter().find(all_reclaimed).is_some() {
-        return Ok(());
+        return stay_away(host, request);
     }
     let (guest, _) = domain::find(host, &request.guest)?.ok_or_else(|| Error::NoSuchGuest(request.guest.clone()))?;
     let records = table::load(host)?;
@@ -64,12 +64,26 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         staying: release::others(&records, guest.id, &devices),
         devices,
         stays_connected: false,
+        follows: false,
     };
     let retried = retry(host, &loan(devices(&held)), request.force);
     if !used.is_empty() {
         take(host, loan(devices(&used)), request)?;
     }
     retried
+}
+
+/// What the guest had was taken back already. If it has rebooted since, it may have got the devices again.
+fn stay_away(host: &Host, request: &Request) -> Result<(), Error> {
+    let mut again = Vec::new();
+    for device in request.devices.iter().copied() {
+        let record = table::load_one(host, device)?;
+        if record.is_some() {
+            host.commit(&table::forget_keep(device))?;
+        }
+        again.extend(record.filter(|record| record.frontend.is_some()).map(|_| device));
+    }
+    if again.is_empty() { Ok(()) } else { detach(host, &Request { devices: again, ..request.clone() }, &[]) }
 }
 
 /// Takes devices that the guest uses.
@@ -93,8 +107,11 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
             Answer::HalfWay(ends) => return Err(half_way(&loan, request.timeout, ends)),
         }
     } else {
-        // Nobody can ask it. With its last device its directory goes too.
+        // Nobody can ask it for one device. When the last one goes it is asked to close.
         host.commit(&phases(&loan.devices, Phase::Detaching))?;
+        if loan.staying.is_empty() {
+            close::close_orphan(host, loan.stub.id, &loan.guest, STUB_PATIENCE)?;
+        }
     }
     if loan.staying.is_empty() && loan.stub_alive {
         loan.stays_connected = !close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? && !request.force;

@@ -58,9 +58,32 @@ impl DeviceSpec {
         format!("msitranslate={msitranslate},power_mgmt={power_mgmt},permissive={permissive},rdm_policy={policy}")
     }
 
+    /// The words of the policy that do not stand in `opts-N`, each with a comma before it.
+    pub(crate) fn policy_words(&self) -> String {
+        self.policy.to_string().split_once(',').map(|(_, words)| format!(",{words}")).unwrap_or_default()
+    }
+
     /// The number of `vdevfn-N`: slot and function. Like libxl, none for slot 0 function 0.
     pub(crate) fn vdevfn(&self) -> Option<u8> {
         self.vslot.map(|slot| slot << 3 | self.device.function()).filter(|devfn| *devfn != 0)
+    }
+}
+
+impl std::fmt::Display for DeviceSpec {
+    /// In the words that the command takes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.device)?;
+        if let Some(slot) = self.vslot {
+            write!(f, "@{slot:x}")?;
+        }
+        write!(f, ",{}{}", self.opts(), self.policy_words())?;
+        if self.seize {
+            f.write_str(",seize=1")?;
+        }
+        match &self.name {
+            Some(name) => write!(f, ",name={name}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -175,6 +198,7 @@ mod tests {
         assert_eq!(spec.opts(), "msitranslate=0,power_mgmt=0,permissive=1,rdm_policy=strict");
         assert_eq!(spec.policy.to_string(), "permissive=1,hide=11,hide=x10,quirk=40:4:ff00,quirk=44:2:ff");
         assert_eq!(spec.policy.to_string().parse(), Ok(spec.policy));
+        assert_eq!(spec.to_string().parse(), Ok(spec));
         for text in
             ["hide=", "hide=0", "hide=x", "hide=x40", "hide=20", "hide=header", "quirk=", "quirk=40:4", "quirk=40:3:1"]
         {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::host::{Clock, Console, Host};
-use crate::store::{Connection, XenbusDevice};
+use crate::store::{Connection, StoreChannel};
 use crate::sysfs::{Linux, Sysfs};
 use crate::xen::{Libxc, XenVersion};
 
@@ -76,7 +76,7 @@ pub(crate) fn connect(version: XenVersion, verbose: bool) -> Result<Host, Error>
     let clock = SinceStart(Instant::now());
     let library = std::env::var_os(LIBRARY_VARIABLE).map(PathBuf::from);
     let hypervisor = Libxc::open(version, library).map_err(|error| Error::NoHost(error.to_string()))?;
-    let device = XenbusDevice::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
+    let device = StoreChannel::open().map_err(|error| Error::NoHost(format!("no way to xenstore: {error}")))?;
     Ok(Host::new(
         Box::new(hypervisor),
         Sysfs::new(SYSFS, Box::new(Linux)),

@@ -43,3 +43,19 @@ pub(crate) fn find(host: &Host, wanted: &str) -> Result<Option<(DomainName, Doma
     }
     Ok(None)
 }
+
+/// What stays the same when a guest reboots: its UUID, which xl keeps.
+pub(crate) fn uuid(host: &Host, id: DomId) -> Result<Option<String>, Error> {
+    let vm = host.read(&path::child(&path::domain_path(id), "vm"))?;
+    Ok(vm.and_then(|vm| vm.strip_prefix("/vm/").map(str::to_ascii_lowercase)))
+}
+
+/// The living domain with this UUID.
+pub(crate) fn with_uuid(host: &Host, wanted: &str) -> Result<Option<DomainName>, Error> {
+    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
+        if uuid(host, id)?.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)) && is_alive(host, id)? {
+            return Ok(Some(named(host, id)?));
+        }
+    }
+    Ok(None)
+}

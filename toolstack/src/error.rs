@@ -52,6 +52,8 @@ pub(crate) enum Error {
 
     #[error("there is no guest {0}")]
     NoSuchGuest(String),
+    #[error("{0} has no UUID, by which devices could follow it")]
+    NoUuid(DomainName),
     #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
     NotPv(DomainName),
     #[error("{0} has this uuid already")]

@@ -24,7 +24,12 @@ pub(crate) enum ExportMode {
 }
 
 impl ExportMode {
-    const fn name(self) -> &'static str {
+    /// The mode of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Vpci, Self::Slot, Self::Passthrough].into_iter().find(|mode| mode.name() == name)
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Vpci => "vpci",
             Self::Slot => "slot",

@@ -1,9 +1,10 @@
 //! What a guest still has of a device that was taken from it. Xen does not undo mappings when it takes a right back, so a device
-//! of which a living guest has kept something is given to nobody.
+//! of which a living guest has kept something is given to nobody (`audit/`).
 
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
+use crate::audit;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
@@ -28,11 +29,11 @@ impl Held {
     }
 }
 
-/// Looks, and puts those devices into the phase `held` of which the guest has something.
+/// Looks, and puts those devices into the phase `held` of which somebody has something, or may have.
 pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
     let mut held = Held::default();
-    for facts in devices {
-        if let Some(what) = find(host, guest, facts)? {
+    for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
+        if let Some(what) = what {
             host.commit(&[table::set_phase(facts.device, Phase::Held), Change::write(node(facts.device), &what)])?;
             held.0.push((facts.device, what));
         }
@@ -40,10 +41,17 @@ pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result
     Ok(held)
 }
 
-/// What the guest has of one device.
-fn find(host: &Host, guest: &DomainName, facts: &Facts) -> Result<Option<String>, Error> {
-    let _ = guest;
-    Ok(host.hypervisor.clings(facts.device))
+/// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.
+fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Option<String>>, Error> {
+    match audit::holds(host, guest, devices) {
+        Ok(holdings) => {
+            Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
+        }
+        Err(error @ Error::Hypercall { .. }) => {
+            Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What the guest was found to have of a held device.

@@ -89,11 +89,12 @@ impl Host {
         Ok(value)
     }
 
-    /// As [`Host::read`] for several nodes, one after the other.
+    /// As [`Host::read`] for several nodes, with one wait for all of them where that is possible.
     pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
         let mut values = [const { None }; N];
-        for (value, path) in values.iter_mut().zip(paths) {
-            *value = self.read(path)?;
+        for ((value, path), found) in values.iter_mut().zip(paths).zip(self.store.read_many(&paths)?) {
+            self.show(path, found.as_deref());
+            *value = found;
         }
         Ok(values)
     }

@@ -16,7 +16,7 @@ pub(crate) struct Journal<'a> {
 
 impl<'a> Journal<'a> {
     /// Runs `body` with an empty journal, and undoes what it recorded, last first, if it fails. An undo that fails itself is
-    /// reported, and the others go on.
+    /// reported, and the others go on; but what somebody holds on to goes no further back.
     ///
     /// # Errors
     /// The body's.
@@ -27,6 +27,10 @@ impl<'a> Journal<'a> {
             journal.roll_back();
         }
         result
+    }
+
+    pub(crate) fn host(&self) -> &'a Host {
+        self.host
     }
 
     /// Does one step. If it fails there is nothing of it to undo: `act` does one thing or nothing.
@@ -48,6 +52,10 @@ impl<'a> Journal<'a> {
             self.host.trace(&format!("undo: {name}"));
             if let Err(error) = undo(self.host) {
                 self.host.note(&format!("could not undo \"{name}\": {error}"));
+                if matches!(error, Error::Held { .. }) {
+                    // What was done before goes on being needed. The commands that follow finish it (`reclaim.rs`).
+                    return;
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ mod broker;
 mod cli;
 mod close;
 mod command;
+mod completions;
 mod connect;
 mod create;
 mod detach;
@@ -26,6 +27,7 @@ mod export;
 mod facts;
 #[cfg(test)]
 mod fake;
+mod follow;
 mod holds;
 mod host;
 mod journal;
@@ -55,10 +57,13 @@ use clap::Parser;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    let done = if let cli::Command::Doctor(args) = &cli.command {
-        command::doctor(&doctor::Opened::new(cli.verbose), args)
-    } else {
-        run_on_host(&cli)
+    let done = match &cli.command {
+        cli::Command::Completions { shell } => {
+            completions::print(*shell);
+            Ok(())
+        }
+        cli::Command::Doctor(args) => command::doctor(&doctor::Opened::new(cli.verbose), args),
+        _ => run_on_host(&cli),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

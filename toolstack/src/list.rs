@@ -7,12 +7,11 @@ use xenstore::{XenbusState, path};
 use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
-use crate::holds;
 use crate::host::Host;
 use crate::pool::{self, PoolState};
 use crate::reclaim;
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Phase, Record};
+use crate::table::{self, Record};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -53,8 +52,12 @@ pub(crate) struct DeviceEntry {
     phase: &'static str,
     /// The stub's word: `free`, `lent 5`, …
     pool: Option<String>,
-    /// What is wrong: `guest gone`, `stub gone`, `device gone`, `held by web (domain 5): …`.
-    problem: Option<String>,
+    /// What is wrong: `stub gone`, `guest gone`, `device gone`.
+    problem: Option<&'static str>,
+    /// Who still has what of it, which keeps it from others: `web (domain 5): 3 mappings of 0xfea00000`.
+    holds: Option<String>,
+    /// The id of the guest that it follows.
+    keep: Option<String>,
     /// What its guest may do with it besides what any guest may, in the words of `attach`.
     policy: Option<String>,
 }
@@ -105,16 +108,21 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
+        holds: None,
+        keep: None,
         policy: None,
     }
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
+    let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
         pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
         problem: problem(host, record)?,
+        holds: of_the_tool("holds")?,
+        keep: of_the_tool("keep")?,
         policy: table::policy(host, record.device)?.map(|policy| policy.to_string()),
         ..parked_entry(record.device)
     };
@@ -133,22 +141,18 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     Ok(entry)
 }
 
-fn problem(host: &Host, record: &Record) -> Result<Option<String>, Error> {
-    let device = record.device;
-    if !reclaim::holds(host, record.stub, device)? {
-        return Ok(Some("stub gone".to_owned()));
+fn problem(host: &Host, record: &Record) -> Result<Option<&'static str>, Error> {
+    if !reclaim::holds(host, record.stub, record.device)? {
+        return Ok(Some("stub gone"));
     }
-    if let Some(guest) = record.frontend {
-        if !domain::is_alive(host, guest)? {
-            return Ok(Some("guest gone".to_owned()));
-        }
-        if record.phase == Phase::Held {
-            return Ok(Some(format!("held by {}", holds::what(host, device)?)));
-        }
+    if let Some(guest) = record.frontend
+        && !domain::is_alive(host, guest)?
+    {
+        return Ok(Some("guest gone"));
     }
-    let is_gone =
-        !host.sysfs.exists(device) || matches!(pool::state(host, record.stub, device)?, PoolState::Vanished(_));
-    Ok(is_gone.then(|| "device gone".to_owned()))
+    let is_gone = !host.sysfs.exists(record.device)
+        || matches!(pool::state(host, record.stub, record.device)?, PoolState::Vanished(_));
+    Ok(is_gone.then_some("device gone"))
 }
 
 fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
@@ -194,6 +198,14 @@ pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     lines.join("\n")
 }
 
+/// The last column: what is wrong, or else what the backend says; and what is special about the device.
+fn note(entry: &DeviceEntry) -> String {
+    let problem = entry.problem.map(str::to_owned);
+    let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
+    let word = problem.or(holds).or_else(|| entry.pool.clone());
+    word.into_iter().chain(entry.policy.clone()).collect::<Vec<_>>().join(", ")
+}
+
 fn row(entry: &DeviceEntry) -> [String; 8] {
     let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
     let domain = |domain: &Option<DomainEntry>| match domain {
@@ -211,10 +223,4 @@ fn row(entry: &DeviceEntry) -> [String; 8] {
         entry.phase.to_owned(),
         note(entry),
     ]
-}
-
-/// What is wrong, or else the stub's word; and what is special about the device.
-fn note(entry: &DeviceEntry) -> String {
-    let word = entry.problem.as_ref().or(entry.pool.as_ref());
-    word.into_iter().chain(&entry.policy).cloned().collect::<Vec<_>>().join(", ")
 }

@@ -80,12 +80,14 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
         move |host| set_ecam(host, id, device, Right::Revoke),
     )?;
     let owner = stub.clone();
+    let was_remembered = table::backend(journal.host(), device)?.is_some();
     journal.step(
         format!("enter {device} into the pool of {stub}"),
-        |host| host.commit(&entry(host, id, facts)?),
+        |host| host.commit(&entry(host, stub, facts)?),
         move |host| {
             let released = ask_back(host, &owner, device);
-            host.commit(&removal(id, device))?;
+            let forgotten = if was_remembered { table::lose_stub(host, device)? } else { table::forget(device) };
+            host.commit(&[leave(id, device), forgotten].concat())?;
             released
         },
     )?;
@@ -110,7 +112,7 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
         },
         move |host| {
             host.commit(&removal(id, device))?;
-            host.commit(&entry(host, id, facts)?)?;
+            host.commit(&entry(host, &owner, facts)?)?;
             await_verdict(host, &owner, device)
         },
     )?;
@@ -134,7 +136,8 @@ fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), 
 }
 
 /// The description of a device, as docs/xenstore.md has it.
-fn entry(host: &Host, stub: DomId, facts: &Facts) -> Result<Vec<Change>, Error> {
+fn entry(host: &Host, owner: &DomainName, facts: &Facts) -> Result<Vec<Change>, Error> {
+    let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
     let dir = path::pool_dir(stub, facts.device);
@@ -148,15 +151,16 @@ fn entry(host: &Host, stub: DomId, facts: &Facts) -> Result<Vec<Change>, Error> 
     changes.push(Change::write(node("irq"), facts.gsi.unwrap_or(0)));
     changes.push(Change::write(node("online"), 1));
     changes.extend(Change::node(node("state"), "new", &writable));
-    changes.extend(table::enter(facts.device, stub));
+    changes.extend(table::enter(facts.device, owner));
     Ok(changes)
 }
 
 fn removal(stub: DomId, device: Sbdf) -> Vec<Change> {
-    let mut changes =
-        vec![Change::remove(path::pool_dir(stub, device)), Change::remove_if_empty(path::pool_root(stub))];
-    changes.extend(table::forget(device));
-    changes
+    [leave(stub, device), table::forget(device)].concat()
+}
+
+fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
+    vec![Change::remove(path::pool_dir(stub, device)), Change::remove_if_empty(path::pool_root(stub))]
 }
 
 /// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may

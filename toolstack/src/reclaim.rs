@@ -4,15 +4,19 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
+use crate::broker;
 use crate::close;
 use crate::connect;
 use crate::directories::{self, Ends};
 use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error, list};
+use crate::follow;
 use crate::host::Host;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Loan, Rights};
+use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
 use crate::work;
@@ -26,6 +30,10 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
+    broker::end_sweeps(host)?;
+    if let Err(error) = audit::recover(host) {
+        host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
+    }
     let mut reclaimed = Vec::new();
     let records = table::load(host)?;
     let mut guests: Vec<(DomId, DomId)> =
@@ -45,12 +53,13 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     }
     for record in records.iter().filter(|record| record.frontend.is_none()) {
         if !holds(host, record.stub, record.device)? {
-            host.commit(&table::forget(record.device))?;
+            host.commit(&table::lose_stub(host, record.device)?)?;
             host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
         }
     }
     work::recover(host)?;
     sweep_directories(host)?;
+    follow::follow(host)?;
     Ok(reclaimed)
 }
 
@@ -78,16 +87,18 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
         let there = records.iter().filter(|record| wanted.contains(&record.phase));
         there.map(|record| record.device).collect::<Vec<_>>()
     };
+    let mut stub_alive = true;
+    for record in records {
+        stub_alive &= holds(host, stub, record.device)?;
+    }
+    let is_orphan = guest_alive && !stub_alive && follow::is_over(host, stub, guest, records)?;
     let devices = match guest_alive {
+        true if is_orphan => at(&[Phase::Attaching, Phase::Attached, Phase::Detaching]),
         true => at(&[Phase::Attaching, Phase::Detaching]),
         false => records.iter().map(|record| record.device).collect(),
     };
     if devices.is_empty() {
         return Ok(None);
-    }
-    let mut stub_alive = true;
-    for device in &devices {
-        stub_alive &= holds(host, stub, *device)?;
     }
     let mut name = domain::named(host, guest)?;
     let backend = path::backend_dir(stub, guest);
@@ -95,8 +106,9 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
         name.name = host.read(&path::child(&backend, "domain"))?;
     }
     let stub = domain::named(host, stub)?;
-    let staying = if guest_alive { at(&[Phase::Attached]) } else { Vec::new() };
-    let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false };
+    let staying = if guest_alive && !is_orphan { at(&[Phase::Attached]) } else { Vec::new() };
+    let mut loan =
+        Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false, follows: true };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
         let kept = settled(host, &loan, &attaching, &detaching)?;
@@ -106,11 +118,18 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
         }
         part(host, &mut loan)?;
     } else {
+        if is_orphan {
+            follow::leave(host, loan.stub.id, &loan.guest)?;
+        }
         // The broker does nothing for them any more.
         host.commit(&phases(&loan.devices, Phase::Detaching))?;
     }
     let taken = release::take_back(host, &loan, Rights::Uncertain);
-    let why = if guest_alive { "a command was interrupted" } else { "the guest is gone" };
+    let why = match (guest_alive, is_orphan) {
+        (false, _) => "the guest is gone",
+        (true, true) => "its backend is gone",
+        (true, false) => "a command was interrupted",
+    };
     taken?;
     host.note(&format!("took {} back from {}: {why}", list(&loan.devices), loan.guest));
     Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
@@ -140,7 +159,8 @@ fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
-    host.commit(&[phases(devices, Phase::Attached), work::done(devices)].concat())?;
+    let forget: Vec<Change> = devices.iter().map(|device| audit::forget_pirqs(*device)).collect();
+    host.commit(&[phases(devices, Phase::Attached), forget, work::done(devices)].concat())?;
     host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
     loan.devices.retain(|device| !devices.contains(device));
     loan.staying.extend_from_slice(devices);

@@ -1,13 +1,16 @@
 //! Taking devices back from a guest: told first, rights after.
 
 use xen_types::{DomId, Errno, Pirq, Sbdf};
+use xenstore::path;
 
 use crate::assignable;
+use crate::audit;
 use crate::broker;
 use crate::directories;
+use crate::domain;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
-use crate::holds::{self, Held};
+use crate::holds;
 use crate::host::Host;
 use crate::pool;
 use crate::reset::reset;
@@ -29,6 +32,8 @@ pub(crate) struct Loan {
     pub(crate) staying: Vec<Sbdf>,
     /// The connection of backend and frontend stays, even if no device does.
     pub(crate) stays_connected: bool,
+    /// Devices that follow the guest go on following it.
+    pub(crate) follows: bool,
 }
 
 /// Whether the rights to take back are known to be there.
@@ -51,13 +56,26 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
 ///
 /// # Errors
-/// [`Error::Held`] when all was taken, and the guest still has a mapping of the device's registers.
+/// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
+    let all = [facts.as_slice(), vanished.as_slice()].concat();
+    let mut changes = Vec::new();
+    if loan.guest_alive {
+        changes.extend(audit::note_pirqs(host, &all)?); // while they are known
+    }
+    if !loan.follows {
+        changes.extend(loan.devices.iter().copied().flat_map(table::forget_keep));
+    }
+    host.commit(&changes)?;
     let stuck = quiet(host, loan, &facts);
     if loan.staying.is_empty() && !loan.stays_connected {
         host.trace(&format!("remove the directories of {}", loan.guest));
-        host.commit(&directories::remove(loan.stub.id, loan.guest.id))?;
+        let mut changes = directories::remove(loan.stub.id, loan.guest.id);
+        if !domain::is_alive(host, loan.stub.id)? {
+            changes.push(Change::remove_if_empty(path::domain_path(loan.stub.id))); // where the guest was asked to close
+        }
+        host.commit(&changes)?;
     } else {
         host.trace(&format!("remove the entries of {}", list(&loan.devices)));
         withdraw::remove_entries(host, &loan.stub, &loan.guest, &loan.devices)?;
@@ -67,7 +85,6 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
         }
     }
-    let all = [facts.as_slice(), vanished.as_slice()].concat();
     if loan.guest_alive {
         revoke(host, loan, &all, rights)?;
     } else {
@@ -76,7 +93,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
             assignable::quarantine(host, facts.device)?;
         }
     }
-    let held = if loan.guest_alive { holds::hold(host, &loan.guest, &all)? } else { Held::default() };
+    let held = holds::hold(host, &loan.guest, &all)?;
     let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
         loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
@@ -105,18 +122,17 @@ pub(crate) fn give_back(host: &Host, loan: &Loan, devices: &[Sbdf], facts: &[Fac
         host.trace(&format!("reset {}", facts.device));
         reset(host, facts.device, facts.decode())?;
     }
-    let back = |device: Sbdf| {
-        let mut changes;
+    let mut changes = Vec::new();
+    for device in devices.iter().copied() {
         if loan.stub_alive {
-            changes = table::unreserve(device);
+            changes.extend(table::unreserve(device));
             changes.extend(pool::present_again(loan.stub.id, device));
         } else {
-            changes = table::forget(device);
+            changes.extend(table::lose_stub(host, device)?);
             changes.extend(table::forget_libxl_owner(device));
         }
-        changes
-    };
-    host.commit(&devices.iter().copied().flat_map(back).collect::<Vec<Change>>())?;
+    }
+    host.commit(&changes)?;
     if loan.stub_alive {
         for device in devices {
             match pool::await_verdict(host, &loan.stub, *device) {

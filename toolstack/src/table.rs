@@ -8,7 +8,10 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
 use xenstore::{Permission, path};
 
-use crate::error::Error;
+use crate::audit;
+use crate::device_spec::DeviceSpec;
+use crate::error::{DomainName, Error};
+use crate::export::ExportMode;
 use crate::host::Host;
 use crate::store::Change;
 
@@ -114,14 +117,96 @@ fn parse_id(path: &str, value: String) -> Result<DomId, Error> {
 }
 
 /// Enters a device that the stub got.
-pub(crate) fn enter(device: Sbdf, stub: DomId) -> Vec<Change> {
-    let dir = path::tool_device_dir(device);
-    let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
-    changes.extend(Change::directory(path::TOOL_DEVICES, &[Permission::none(DomId::DOM0)]));
-    changes.extend(Change::directory(dir.clone(), &[Permission::none(DomId::DOM0)]));
-    changes.push(Change::write(path::child(&dir, "stub"), stub));
+pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
+    let mut changes = make_dir(device);
+    changes.push(Change::write(path::child(&path::tool_device_dir(device), "stub"), stub.id));
+    changes.extend(stub.name.as_ref().map(|name| Change::write(backend_node(device), name)));
     changes.push(set_phase(device, Phase::Pool));
     changes
+}
+
+fn make_dir(device: Sbdf) -> Vec<Change> {
+    let dirs = ["/tool/pcidom".to_owned(), path::TOOL_DEVICES.to_owned(), path::tool_device_dir(device)];
+    dirs.into_iter().flat_map(|dir| Change::directory(dir, &[Permission::none(DomId::DOM0)])).collect()
+}
+
+fn backend_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "backend")
+}
+
+/// Notes that a parked device is for the stub of this name, as soon as there is one.
+pub(crate) fn remember(device: Sbdf, backend: &str) -> Vec<Change> {
+    let mut changes = make_dir(device);
+    changes.push(Change::write(backend_node(device), backend));
+    changes
+}
+
+/// The name of the stub that a device is for.
+pub(crate) fn backend(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
+    host.read(&backend_node(device))
+}
+
+/// The devices that no stub has, each with the name of the one that it is for.
+pub(crate) fn remembered(host: &Host) -> Result<Vec<(Sbdf, String)>, Error> {
+    let mut remembered = Vec::new();
+    for device in host.list(path::TOOL_DEVICES)?.iter().filter_map(|name| Sbdf::parse_path_component(name).ok()) {
+        if load_one(host, device)?.is_none() {
+            remembered.extend(backend(host, device)?.map(|backend| (device, backend)));
+        }
+    }
+    remembered.sort_unstable();
+    Ok(remembered)
+}
+
+/// The stub is gone. What it was called stays, and which guest the device follows.
+pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
+    if backend(host, device)?.is_none() {
+        return Ok(forget(device));
+    }
+    let dir = path::tool_device_dir(device);
+    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx"];
+    let mut changes: Vec<Change> = gone.iter().map(|name| Change::remove(path::child(&dir, name))).collect();
+    changes.push(audit::forget_pirqs(device));
+    Ok(changes)
+}
+
+/// Which guest a device follows, by its id that outlives a reboot, and with which options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) guest: String,
+    pub(crate) spec: DeviceSpec,
+    /// The mode that was chosen for the guest.
+    pub(crate) export: Option<ExportMode>,
+}
+
+impl Keep {
+    pub(crate) fn load(host: &Host, device: Sbdf) -> Result<Option<Self>, Error> {
+        let nodes = keep_nodes(device);
+        let [guest, text, export] = host.read_many(nodes.each_ref().map(String::as_str))?;
+        let [_, spec, _] = nodes;
+        let (Some(guest), Some(text)) = (guest, text) else { return Ok(None) };
+        let export = export.and_then(|name| ExportMode::named(&name));
+        match text.parse::<DeviceSpec>() {
+            Ok(spec) if spec.device == device => Ok(Some(Self { guest, spec, export })),
+            _ => Err(Error::Nonsense { place: spec, value: text }),
+        }
+    }
+
+    pub(crate) fn store(&self) -> Vec<Change> {
+        let [keep, spec, export] = keep_nodes(self.spec.device);
+        let mut changes = vec![Change::write(keep, &self.guest), Change::write(spec, &self.spec)];
+        changes.extend(self.export.map(|mode| Change::write(export, mode.name())));
+        changes
+    }
+}
+
+fn keep_nodes(device: Sbdf) -> [String; 3] {
+    ["keep", "spec", "export"].map(|name| path::child(&path::tool_device_dir(device), name))
+}
+
+/// The device follows nobody.
+pub(crate) fn forget_keep(device: Sbdf) -> Vec<Change> {
+    keep_nodes(device).into_iter().map(Change::remove).collect()
 }
 
 /// Forgets a device: no stub has it any more.
@@ -153,6 +238,7 @@ pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
         Change::remove(path::child(&dir, "frontend")),
         Change::remove(path::child(&dir, "holds")),
         Change::remove(policy_node(device)),
+        audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];
     changes.extend(forget_libxl_owner(device));

@@ -121,6 +121,7 @@ fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
         Work::Remove { rebind } => {
             let facts = assignable::facts_of(host, device)?;
             Journal::run(host, |journal| assignable::remove_one(journal, host, &facts, *rebind))?;
+            host.commit(&table::forget(device))?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
         Work::Add { from, stub } => {

@@ -50,13 +50,17 @@ pub enum NotQuiet {
     MsiX,
 }
 
+/// Whether nothing answers there (any more). A virtual function's ids read as ones too, its class does not (PCIe 5.0 §9.3.4.1.1).
+pub fn is_absent(hw: &impl ConfigSpace) -> bool {
+    [IDS, CLASS].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
+}
+
 /// Checks that this is a function we know how to show.
 ///
 /// # Errors
 /// The reason why not.
 pub fn check_servable(hw: &impl ConfigSpace) -> Result<(), Unservable> {
-    // A virtual function's ids read as ones too, its class does not.
-    if hw.read_config(IDS, Width::Dword) & hw.read_config(CLASS, Width::Dword) == u32::MAX {
+    if is_absent(hw) {
         return Err(Unservable::Absent);
     }
     match hw.read_config(HEADER_TYPE, Width::Byte).to_le_bytes()[0] & TYPE {

@@ -33,7 +33,7 @@ mod walk;
 mod write;
 
 pub use access::BadAccess;
-pub use checks::{NotQuiet, Unservable, check_quiet, check_servable};
+pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
 pub use layout::{Layout, Open};
 pub use policy::{BadPolicy, Hidden, Policy, Quirk};
 pub use register::{Block, Length, Place, Read, Rest, Row, Write};

@@ -159,6 +159,9 @@ impl Policy {
         let end = |quirk: &Quirk| quirk.offset + quirk.width as u16;
         let (mut in_dword, mut overlaps) = (0, false);
         for other in self.quirks() {
+            if *other == quirk {
+                return Ok(());
+            }
             in_dword += usize::from(other.offset / 4 == quirk.offset / 4);
             overlaps |= other.offset < end(&quirk) && quirk.offset < end(other);
         }

@@ -129,7 +129,7 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| core.is_ready)
     }
 
-    /// What the toolstack has asked the domain to do, once it is acknowledged.
+    /// What the toolstack has asked the domain to do, once it is acknowledged and the frontends are closed.
     #[must_use]
     pub fn shutdown_request(&self) -> Option<Shutdown> {
         self.core.with(|core| core.shutdown)

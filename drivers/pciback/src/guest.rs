@@ -3,11 +3,11 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::ToString as _;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
 
-use pciif::{BackendPage, MsixEntries, Reply, Request};
+use pciif::{BackendPage, MsixEntries, Question, Reply, Request};
 use xen_types::{DomId, Errno, Port, Sbdf};
 
 use crate::backend::{Options, Served};
@@ -17,7 +17,7 @@ use crate::control::signal::Signal;
 use crate::device::DeviceId;
 use crate::ops::{self, Answer, Counters, Interrupts, Job, Notice, Verdict};
 use crate::platform::{Grants, Platform};
-use crate::pool::{Pool, PoolDevice};
+use crate::pool::{Pool, PoolDevice, Told};
 use crate::port_table::PortTable;
 use crate::rate::TokenBucket;
 use crate::topology::{ExportMode, Topology};
@@ -54,6 +54,8 @@ pub(crate) struct Guest<P: Platform> {
     pub(crate) asked: Option<Request>,
     /// The request in the page waits for its turn with the broker; the lowest number is next.
     pub(crate) ticket: Option<u64>,
+    /// It is to be told of a device that is gone.
+    has_losses: bool,
     /// Where its own directory does not choose.
     export: ExportMode,
     is_direct: bool,
@@ -75,6 +77,7 @@ impl<P: Platform> Guest<P> {
             last_peer: None,
             asked: None,
             ticket: None,
+            has_losses: false,
             export: options.export,
             is_direct: options.is_direct,
             looks: LOOKS,
@@ -250,6 +253,9 @@ impl<P: Platform> Guest<P> {
         broker: &mut Broker<P>,
         limit: usize,
     ) -> Served {
+        if self.has_losses {
+            self.tell_losses(platform); // the event may be its answer to the one before
+        }
         for served in 0..limit {
             let Some(Session { page, .. }) = &self.session else { return Served::UnknownPort };
             let rest = if served == 0 { Served::Nothing } else { Served::Done };
@@ -272,6 +278,9 @@ impl<P: Platform> Guest<P> {
                 |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
                 counters,
             );
+            if executed.is_loss {
+                self.signal.raise();
+            }
             match executed.answer {
                 Answer::Now(reply) => {
                     self.ticket = None;
@@ -363,6 +372,36 @@ impl<P: Platform> Guest<P> {
         if let Some(notice) = notice {
             self.say(platform.now_ns(), log::Level::Info, format_args!("{request}: {notice}"));
         }
+    }
+
+    /// The devices that were found to be gone and that nobody was told of, as one reason for the error node.
+    pub(crate) fn take_losses(&mut self, pool: &mut Pool<P>) -> Option<Failure> {
+        let mut text = String::new();
+        for device in self.devices().filter(|device| device.is_gone() && device.told == Told::Nobody) {
+            device.told = Told::Toolstack;
+            let address = device.info().sbdf();
+            pool.vanished(address);
+            let separator = if text.is_empty() { "" } else { "; " };
+            text = format!("{text}{separator}{address} is gone: it does not answer any more");
+        }
+        self.has_losses |= !text.is_empty();
+        (!text.is_empty()).then_some(Failure { errno: Errno::ENODEV, text })
+    }
+
+    /// Tells the frontend of one device that is gone; of the next when it has answered, which nobody waits for.
+    pub(crate) fn tell_losses(&mut self, platform: &P) {
+        let Self { session: Some(Session { port, page }), topology, devices, has_losses, .. } = self else { return };
+        for entry in topology.iter() {
+            let device = devices.get_mut(usize::from(entry.id.0)).and_then(Option::as_mut);
+            let Some(device) = device.filter(|device| device.told == Told::Toolstack) else { continue };
+            match page.tell_gone(entry.address) {
+                Question::Busy => return,
+                Question::Deaf => {}
+                Question::Asked => platform.notify(*port),
+            }
+            device.told = Told::Guest;
+        }
+        *has_losses = false;
     }
 
     /// The devices that it has.

@@ -7,6 +7,7 @@ mod counters;
 mod interrupts;
 mod job;
 mod notice;
+mod suspicious;
 
 pub use counters::{Count, Counters};
 pub(crate) use interrupts::are_entries_valid;
@@ -20,6 +21,7 @@ use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
 use crate::device::DeviceId;
 use crate::platform::ConfigSpace;
 use crate::topology::Topology;
+use suspicious::Suspicious;
 
 /// A function while it is lent: what its guest sees of it, and what was told about it already.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct LentFunction {
     pub config: VirtualConfig,
     /// What the broker has turned on for the guest.
     pub interrupts: Interrupts,
+    /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
+    pub is_gone: bool,
     noticed: Noticed,
 }
 
@@ -35,7 +39,7 @@ impl LentFunction {
     /// A function that nobody has used yet.
     #[must_use]
     pub const fn new(config: VirtualConfig) -> Self {
-        Self { config, interrupts: Interrupts::Off, noticed: Noticed::NONE }
+        Self { config, interrupts: Interrupts::Off, is_gone: false, noticed: Noticed::NONE }
     }
 
     /// As new: for the next guest, or the same after a restart.
@@ -69,6 +73,8 @@ pub struct Executed {
     pub device: Option<DeviceId>,
     /// Something for the log, together with the request.
     pub notice: Option<Notice>,
+    /// The function was found to be gone just now.
+    pub is_loss: bool,
 }
 
 /// Executes a request.
@@ -82,11 +88,14 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
     counters: &mut Counters,
 ) -> Executed {
     let device = topology.lookup(request.domain, request.bus, request.devfn);
+    let absent = |is_loss| Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss };
     // The look-up comes before everything else: an unknown command to an unknown function is answered "no such function".
-    let Some((function, hw)) = device.and_then(find) else {
+    let found = device.and_then(find).filter(|(function, _)| !function.is_gone);
+    let Some((function, hw)) = found else {
         counters.no_device.bump();
-        return Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None };
+        return absent(false);
     };
+    let hw = &Suspicious::new(hw);
     let (answer, notice) = match request.command() {
         Some(Command::ConfRead) => (Answer::Now(conf_read(request, function, hw, counters)), None),
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
@@ -114,7 +123,11 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
             (Answer::Now(reply), Some(Notice::UnknownCommand))
         }
     };
-    Executed { answer, device, notice: function.news(notice) }
+    if hw.is_gone() {
+        function.is_gone = true;
+        return absent(true);
+    }
+    Executed { answer, device, notice: function.news(notice), is_loss: false }
 }
 
 fn conf_read(

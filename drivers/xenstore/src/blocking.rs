@@ -13,7 +13,7 @@ use crate::events::WatchEvent;
 use crate::nodes::Nodes;
 use crate::reply;
 use crate::request::Request;
-use crate::wire::TxId;
+use crate::wire::{ReqId, TxId};
 
 /// The bytes' way to xenstored and back.
 pub trait Transport {
@@ -21,12 +21,17 @@ pub trait Transport {
     type Error;
 
     /// Sends the front of `bytes`, waiting while there is no room, and says how much it was: at least one byte. `bytes` is
-    /// always the rest of one message, so that what takes messages whole gets them whole. After an error the request counts as not made; the connection may still be good for others
+    /// the rest of one message, unless [`Transport::takes_several`], so that what takes messages whole gets them whole. After an error the request counts as not made; the connection may still be good for others
     /// (Linux reports a refused watch in this way).
     ///
     /// # Errors
     /// The transport's own.
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Self::Error>;
+
+    /// Whether it takes more than one request before it gives the answers. Then `bytes` of [`Transport::send`] may be several messages.
+    fn takes_several(&self) -> bool {
+        false
+    }
 
     /// Receives into the front of `buffer`, waiting until something comes or the time is `deadline_ns` (by the transport's
     /// own clock; `None`: without end). Says how much came; 0 when the deadline has passed.
@@ -179,6 +184,21 @@ impl<T: Transport> Store<T> {
             self.client.withdraw(id);
             return Err(error);
         }
+        self.await_reply(id)
+    }
+
+    /// All requests at once where the transport takes them: xenstored is woken for the first and finds the others.
+    fn request_all_in(&mut self, tx: TxId, requests: &[Request<'_>]) -> Answers<T::Error> {
+        if !self.transport.takes_several() {
+            return requests.iter().map(|request| outcome(self.request_in(tx, request))).collect();
+        }
+        let ids: Vec<_> = requests.iter().map(|request| self.client.submit(tx, request)).collect();
+        // Where sending or receiving fails, the connection is at its end.
+        self.flush()?;
+        ids.into_iter().map(|id| id.map_or_else(|error| Ok(Err(error)), |id| outcome(self.await_reply(id)))).collect()
+    }
+
+    fn await_reply(&mut self, id: ReqId) -> Result<Vec<u8>, StoreError<T::Error>> {
         loop {
             if let Some(answer) = self.client.take_reply(id) {
                 return Ok(answer?);
@@ -198,14 +218,18 @@ impl<T: Transport> Store<T> {
     }
 
     fn flush(&mut self) -> Result<(), StoreError<T::Error>> {
-        while !self.client.outgoing_message().is_empty() {
-            let count = self.transport.send(self.client.outgoing_message()).map_err(StoreError::Transport)?;
+        loop {
+            let several = self.transport.takes_several();
+            let bytes = if several { self.client.outgoing() } else { self.client.outgoing_message() };
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let count = self.transport.send(bytes).map_err(StoreError::Transport)?;
             if count == 0 {
                 return Err(StoreError::NoAnswer);
             }
             self.client.sent(count);
         }
-        Ok(())
     }
 
     /// False when the deadline has passed.
@@ -219,11 +243,26 @@ impl<T: Transport> Store<T> {
     }
 }
 
+/// One answer for each request, or what broke the connection.
+pub(crate) type Answers<E> = Result<Vec<Result<Vec<u8>, Error>>, StoreError<E>>;
+
+/// Tells what concerns this request from what concerns all.
+pub(crate) fn outcome<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Result<Vec<u8>, Error>, StoreError<E>> {
+    match answer {
+        Err(StoreError::Request(error)) => Ok(Err(error)),
+        answer => answer.map(Ok),
+    }
+}
+
 impl<T: Transport> Nodes for Store<T> {
     type Error = T::Error;
 
     fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
         self.request_in(TxId::NONE, request)
+    }
+
+    fn request_all(&mut self, requests: &[Request<'_>]) -> Answers<T::Error> {
+        self.request_all_in(TxId::NONE, requests)
     }
 }
 
@@ -238,6 +277,10 @@ impl<T: Transport> Nodes for Transaction<'_, T> {
 
     fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
         self.store.request_in(self.tx, request)
+    }
+
+    fn request_all(&mut self, requests: &[Request<'_>]) -> Answers<T::Error> {
+        self.store.request_all_in(self.tx, requests)
     }
 }
 

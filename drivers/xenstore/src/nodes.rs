@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use xen_types::Errno;
 
-use crate::blocking::StoreError;
+use crate::blocking::{Answers, StoreError, outcome};
 use crate::permission::Permission;
 use crate::reply;
 use crate::request::Request;
@@ -20,6 +20,24 @@ pub trait Nodes {
     /// # Errors
     /// The request's or the connection's.
     fn request(&mut self, request: &Request<'_>) -> Result<Vec<u8>, StoreError<Self::Error>>;
+
+    /// Makes several requests that do not depend on each other's answers, in this order, and waits for all of them.
+    ///
+    /// # Errors
+    /// The connection's. What is wrong with a request is in its answer, and the others are made nevertheless.
+    fn request_all(&mut self, requests: &[Request<'_>]) -> Answers<Self::Error> {
+        requests.iter().map(|request| outcome(self.request(request))).collect()
+    }
+
+    /// The values of several nodes as they are, each `None` where there is no such node.
+    ///
+    /// # Errors
+    /// As [`Nodes::request`].
+    fn read_all(&mut self, paths: &[&str]) -> Result<Vec<Option<Vec<u8>>>, StoreError<Self::Error>> {
+        let requests: Vec<Request<'_>> = paths.iter().map(|path| Request::Read { path }).collect();
+        let answers = self.request_all(&requests)?;
+        answers.into_iter().map(|answer| present(answer.map_err(StoreError::Request))).collect()
+    }
 
     /// A node's value as text without one newline or NUL at its end, `None` where there is no such node.
     ///

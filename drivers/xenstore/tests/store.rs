@@ -4,7 +4,7 @@ mod xenstored;
 
 use xen_types::{DomId, Errno};
 use xenstore::wire::MessageType;
-use xenstore::{Error, Nodes, Permission, Store, StoreError, Transaction, WatchEvent};
+use xenstore::{Error, Nodes, Permission, Request, Store, StoreError, Transaction, WatchEvent};
 use xenstored::{Fake, Refused};
 
 type Failure = StoreError<Refused>;
@@ -172,4 +172,30 @@ fn a_silent_xenstored_costs_only_the_deadline_and_its_late_answer_disturbs_nobod
     assert_eq!(store.read("/a"), Ok(Some("1".into())));
     assert_eq!(store.transport().open_transactions(), 0, "the one begun too late was ended");
     assert_eq!(store.stats(), Default::default());
+}
+
+#[test]
+fn several_requests_have_their_own_answers_in_their_order_and_share_a_wait_where_the_transport_allows() {
+    for several in [false, true] {
+        let mut store = store();
+        store.transport().several = several;
+        store.write("/a", "1").unwrap();
+        store.write("/b", "2").unwrap();
+        store.transport().receives = 0;
+        assert_eq!(store.read_all(&["/b", "/none", "/a"]), Ok(vec![Some(b"2".to_vec()), None, Some(b"1".to_vec())]));
+        assert_eq!(store.transport().receives, if several { 1 } else { 3 });
+        // What is wrong with one is no reason not to make the others.
+        let requests = [
+            Request::Write { path: "/c", value: b"3" },
+            Request::Read { path: "no good path" },
+            Request::Remove { path: "/none" },
+            Request::Write { path: "/d", value: b"4" },
+        ];
+        let answers = store
+            .transaction(|nodes| -> Result<Vec<Result<Vec<u8>, Error>>, Failure> { nodes.request_all(&requests) })
+            .unwrap();
+        let [Ok(_), Err(Error::InvalidPath), Err(absent), Ok(_)] = &answers[..] else { panic!("{answers:?}") };
+        assert!(absent.is(Errno::ENOENT));
+        assert_eq!((store.read("/c"), store.read("/d")), (Ok(Some("3".into())), Ok(Some("4".into()))));
+    }
 }

@@ -19,7 +19,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{boot, disk, hold, latency, process, store::Store, transfer, uevents};
+use crate::{boot, disk, frontend::Frontend, hold, latency, process, store::Store, transfer, uevents};
 
 /// Size of one piece of output: xenstored allows guests 2,048 bytes a node, with its permissions and its children's names.
 const PIECE: usize = 1536;
@@ -43,6 +43,7 @@ pub(crate) fn run() -> Result<()> {
     store.write("data/bench/ready", b"1")?;
     println!("agent: ready");
     let mut last = String::new();
+    let mut frontend = None;
     loop {
         store.wait(Instant::now() + Duration::from_hours(1))?;
         let Some(request) = store.text("data/bench/request")? else { continue };
@@ -51,7 +52,7 @@ pub(crate) fn run() -> Result<()> {
             continue;
         }
         number.clone_into(&mut last);
-        let (code, output) = execute(command);
+        let (code, output) = execute(command, &mut store, &mut frontend);
         let (code, pieces) = match send(&mut store, &output) {
             Ok(pieces) => (code, pieces),
             Err(error) => (255, send(&mut store, format!("sending the output: {error:#}").as_bytes())?),
@@ -71,7 +72,7 @@ fn send(store: &mut Store, output: &[u8]) -> Result<usize> {
 }
 
 /// Runs a command: one of our own, or a line for the shell.
-fn execute(command: &str) -> (i32, Vec<u8>) {
+fn execute(command: &str, store: &mut Store, frontend: &mut Option<Frontend>) -> (i32, Vec<u8>) {
     let words: Vec<&str> = command.split(' ').collect();
     let done = match words[..] {
         ["load", module, ref parameters @ ..] => {
@@ -86,6 +87,15 @@ fn execute(command: &str) -> (i32, Vec<u8>) {
         ["disk-speed", path, mib, reads] => disk::speed(path, mib, reads),
         ["disk-write", path, seed, mib] => disk::write(path, seed, mib),
         ["disk-check", path, seed, mib] => disk::check(path, seed, mib),
+        ["front-open", backend] => Frontend::open(store, backend).map(|new| {
+            // The old one stays as it was: nobody tells the backend.
+            std::mem::forget(frontend.replace(new));
+            Vec::new()
+        }),
+        ["front-read", address, offset] => {
+            frontend.as_ref().context("no frontend").and_then(|frontend| frontend.read(address, offset))
+        }
+        ["front-state", state] => Frontend::go(store, state),
         ["hold", address, bytes] => hold::hold(address, bytes),
         ["peek"] => hold::peek(),
         ["let-go"] => hold::let_go(),

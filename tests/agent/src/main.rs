@@ -3,6 +3,7 @@
 mod boot;
 mod disk;
 mod dom0;
+mod frontend;
 mod guest;
 mod hold;
 mod latency;
@@ -17,6 +18,13 @@ use std::{fs, path::Path};
 use anyhow::Result;
 
 fn main() {
+    // On the host, to know whether a boot is worth it: `agent cases LANE FILTER`.
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, word, lane, filter] = &arguments[..]
+        && word == "cases"
+    {
+        return dom0::list_cases(lane, filter);
+    }
     if let Err(error) = run() {
         println!("agent: {error:#}");
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use xenstore::{Nodes, Transport};
+use xenstore::{Nodes, StoreError, Transaction, Transport};
 
 use crate::process::wait_readable;
 
@@ -50,6 +50,12 @@ impl Store {
         Ok(Self { client: xenstore::Store::new(Xenbus { file, opened }), opened })
     }
 
+    /// Requests that are not answered by then are errors. Without this, they wait.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        let nanos = deadline.saturating_duration_since(self.opened).as_nanos();
+        self.client.set_deadline(u64::try_from(nanos).ok());
+    }
+
     /// A node's value as text, `None` where there is no such node.
     pub(crate) fn text(&mut self, path: &str) -> Result<Option<String>> {
         self.client.read(path).with_context(|| format!("reading {path}"))
@@ -74,6 +80,14 @@ impl Store {
     pub(crate) fn remove(&mut self, path: &str) -> Result<()> {
         self.client.remove(path).with_context(|| format!("removing {path}"))?;
         Ok(())
+    }
+
+    /// Makes changes that happen together or not at all.
+    pub(crate) fn transaction(
+        &mut self,
+        changes: impl FnMut(&mut Transaction<'_, Xenbus>) -> Result<(), StoreError<io::Error>>,
+    ) -> Result<()> {
+        self.client.transaction(changes).context("a transaction")
     }
 
     /// Watches a node and all below. The first event comes at once.

@@ -29,6 +29,7 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
         clock: Clock::Real,
         // The self-test reads the configuration space of this one, at 00:06.0.
         devices: ["-device", "edu,addr=6"].map(str::to_owned).to_vec(),
+        qmp: None,
     };
     let mut report = Report::default();
     let logs = Logs {

@@ -28,12 +28,26 @@ const DOM0_MODULES: [&str; 9] = [
 ];
 /// More of the shared folder: found by alias in a full system, so nothing names it as a dependency.
 const DOM0_MORE: [&str; 1] = ["9pnet_virtio"];
-/// Modules for guests. Only the first is loaded at boot, drivers on request.
-const GUEST_MODULES: [&str; 9] =
-    ["xen-pcifront", "e1000", "e1000e", "nvme", "ahci", "sd_mod", "8139cp", "xhci-pci", "virtio_net"];
+/// Modules for guests. Only the first is loaded at boot, drivers and the file system on request. The last is for the file system's checksums:
+/// found by alias in a full system.
+const GUEST_MODULES: [&str; 13] = [
+    "xen-pcifront",
+    "e1000",
+    "e1000e",
+    "nvme",
+    "ahci",
+    "sd_mod",
+    "8139cp",
+    "xhci-pci",
+    "virtio_net",
+    "xen-gntalloc",
+    "xen-evtchn",
+    "ext4",
+    "crc32c_generic",
+];
 
 /// Programs in dom0, beside busybox.
-const DOM0_PROGRAMS: [&str; 14] = [
+const DOM0_PROGRAMS: [&str; 15] = [
     "xl",
     "xenstored",
     "xenconsoled",
@@ -45,6 +59,7 @@ const DOM0_PROGRAMS: [&str; 14] = [
     "xenstore-write",
     "xenstore-rm",
     "xenstore-chmod",
+    "xenstore-control",
     "lsevtchn",
     "xentrace",
     "lspci",

@@ -16,8 +16,10 @@ mod layout;
 mod notes;
 mod packages;
 mod qemu;
+mod qmp;
 mod release;
 mod report;
+mod soak;
 mod sources;
 mod suite;
 mod tally;
@@ -56,6 +58,12 @@ enum What {
     },
     /// Shows the main job on the bench
     Demo,
+    /// Attaches and detaches a device many times and shows that nothing grows
+    Soak {
+        /// How many times
+        #[arg(long, default_value_t = 10_000)]
+        cycles: u32,
+    },
     /// Measures pcidom and xen-pciback in turn
     Figures {
         /// Time to measure in
@@ -108,6 +116,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Fast => fast::run(release, verbose),
         What::Full { case } => full::run(release, case, verbose),
         What::Demo => demo::run(release, verbose),
+        What::Soak { cycles } => soak::run(release, *cycles, verbose),
         What::Figures { clocks, rounds, only, keep } => {
             figures::run(release, &figures::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)
         }

@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) clock: Clock,
     /// More arguments: devices.
     pub(crate) devices: Vec<String>,
+    /// Where QEMU listens for commands, if it does.
+    pub(crate) qmp: Option<PathBuf>,
 }
 
 /// One line of output while a machine runs.
@@ -83,6 +85,9 @@ impl Machine {
         }
         command.arg("-kernel").arg(&self.xen).args(["-initrd", &modules.join(",")]);
         command.args(["-append", &format!("console=com1 com1=115200,8n1 {}", self.xen_options)]).args(&self.devices);
+        if let Some(socket) = &self.qmp {
+            command.args(["-qmp", &format!("unix:{},server=on,wait=off", socket.display())]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         Ok(command)
     }

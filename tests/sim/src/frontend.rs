@@ -92,8 +92,16 @@ impl SimFrontend {
         self.number(&format!("{}/state", SimTool::frontend_dir(self.domid)))
     }
 
-    fn backend_state(&self) -> u32 {
+    /// The backend's; 0 when there is no such node.
+    #[must_use]
+    pub fn backend_state(&self) -> u32 {
         self.number(&format!("{}/state", self.backend_dir()))
+    }
+
+    /// A node of the backend's directory.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Option<String> {
+        self.xen.store().peek(&format!("{}/{name}", self.backend_dir()))
     }
 
     fn backend_dir(&self) -> String {
@@ -106,24 +114,41 @@ impl SimFrontend {
 
     /// Loads the driver: page, port, keys, state 3.
     pub fn probe(&mut self) {
-        let page = Arc::new(OwnedPage::new());
-        let front = FrontendPage::new(Arc::clone(&page));
-        front.announce_aer();
-        let gref = self.xen.grant(self.domid, self.stub, Arc::clone(&page));
-        let port = self.xen.offer_port(self.domid, self.stub);
-        self.link = Some(Link { gref, port, page, front });
+        self.load();
+        if let Some(link) = &self.link {
+            link.front.announce_aer();
+        }
         self.publish_keys();
         self.set_state(3);
     }
 
+    /// Loads one of the other drivers: without a word about device errors, and all nodes at once.
+    pub fn probe_at_once(&mut self) {
+        self.load();
+        self.publish_keys_with(Some(3));
+    }
+
+    fn load(&mut self) {
+        let page = Arc::new(OwnedPage::new());
+        let front = FrontendPage::new(Arc::clone(&page));
+        let gref = self.xen.grant(self.domid, self.stub, Arc::clone(&page));
+        let port = self.xen.offer_port(self.domid, self.stub);
+        self.link = Some(Link { gref, port, page, front });
+    }
+
     /// Writes the three keys, as one.
     pub fn publish_keys(&self) {
+        self.publish_keys_with(None);
+    }
+
+    fn publish_keys_with(&self, state: Option<u32>) {
         let Some(link) = &self.link else { return };
         let dir = SimTool::frontend_dir(self.domid);
         let written = self.xen.store().change(self.domid, |store| {
             store.write(&format!("{dir}/pci-op-ref"), link.gref.to_string())?;
             store.write(&format!("{dir}/event-channel"), link.port.to_string())?;
-            store.write(&format!("{dir}/magic"), "7")
+            store.write(&format!("{dir}/magic"), "7")?;
+            state.map_or(Ok(()), |state| store.write(&format!("{dir}/state"), state.to_string()))
         });
         let _ = written; // a guest whose directory is gone does nothing
     }
@@ -257,6 +282,20 @@ impl SimFrontend {
     pub fn vectors(&self, count: usize) -> Vec<u16> {
         let entry = |index| self.link.as_ref()?.front.entry(index);
         (0..count).filter_map(|index| Some(entry(index)?.vector)).collect()
+    }
+
+    /// What the backend asks about a device's error: command, channel state, virtual segment, bus and function.
+    #[must_use]
+    pub fn question(&self) -> Option<[u32; 5]> {
+        self.link.as_ref()?.front.question()
+    }
+
+    /// Answers it.
+    pub fn answer_question(&self, answer: u32) {
+        if let Some(link) = &self.link {
+            link.front.answer(answer);
+            self.xen.notify(self.domid, link.port);
+        }
     }
 
     /// Waits no longer, as after two seconds.

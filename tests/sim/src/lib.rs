@@ -7,8 +7,10 @@
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
+//! | [`drivers`] | guests with NetBSD's, mini-os' and FreeBSD's |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`hotplug`] | dom0: how it changes them while the guest runs |
+//! | [`admin`] | dom0: whole commands, and the books on rights |
 //! | [`kind`] | the guests whose drivers we know |
 //! | [`world`] | all of it together |
 //!
@@ -16,8 +18,10 @@
 //! mapped or a transaction that stays open fail the test.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod broker;
 pub mod device;
+pub mod drivers;
 pub mod frontend;
 pub mod hotplug;
 pub mod kind;

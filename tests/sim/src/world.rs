@@ -10,6 +10,7 @@ use pciif::{Command, Request, Response};
 
 use crate::broker::SimBroker;
 use crate::device::Function;
+use crate::drivers::Driver;
 use crate::frontend::SimFrontend;
 use crate::stub::{SimStub, Turn};
 use crate::tool::SimTool;
@@ -141,6 +142,20 @@ impl World {
             }
         }
         panic!("guests and stub never come to rest");
+    }
+
+    /// Lets everybody go on, and a driver that is not among [`World::guests`], until nobody does anything any more.
+    ///
+    /// # Panics
+    /// When that does not happen.
+    pub fn settle_with(&mut self, driver: &mut dyn Driver) {
+        for _ in 0..1_000 {
+            self.settle();
+            if !driver.step(&mut self.stub) {
+                return;
+            }
+        }
+        panic!("the driver and the stub never come to rest");
     }
 
     /// As little as can happen, `steps` times: some bytes, one run, one event, one look of the guests. False when less happened,

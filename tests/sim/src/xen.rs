@@ -234,6 +234,11 @@ impl SimXen {
         self.machine().failures.push((name, errno));
     }
 
+    /// Forgets failures that have not struck.
+    pub fn clear_failures(&self) {
+        self.machine().failures.clear();
+    }
+
     /// Lets time pass.
     pub fn advance_ns(&self, by_ns: u64) {
         let mut machine = self.machine();

@@ -2,6 +2,7 @@
 
 use pciif::{ErrorCode, Request};
 use sim::Kind;
+use sim::stub::Turn;
 use sim::world::{World, device_id};
 use xen_types::{DomId, Sbdf};
 
@@ -445,6 +446,32 @@ fn a_device_that_is_taken_by_force_is_gone_at_any_moment() {
         assert_eq!(served.collect::<Vec<_>>(), [(0, at(0, C).1)], "after {count} steps");
         if !was_under_way {
             assert!(count > 50, "{count} steps");
+            return;
+        }
+        count += 1;
+    }
+}
+
+#[test]
+fn whoever_has_removed_an_entry_and_finds_the_device_free_may_give_it_away() {
+    let mut count = 0;
+    let mut found = Vec::new();
+    loop {
+        let (mut world, guest) = running(&[A]);
+        world.tool.hot_attach(guest, &[(B, None)]);
+        let was_under_way = world.steps(count);
+        world.tool.remove_entries(guest, &[B]);
+        let is_free = pool(&world, B) == "free";
+        found.push(is_free);
+        for turn in [Turn::Receive(100), Turn::Run, Turn::Send(200)].into_iter().cycle().take(60) {
+            let is_served = read(&mut world, guest, 8) != NO_DEVICE;
+            assert!(!is_free || !is_served, "after {count} steps");
+            world.stub.turn(turn);
+        }
+        world.settle();
+        assert_eq!((pool(&world, B), read(&mut world, guest, 8)), ("free".to_string(), NO_DEVICE));
+        if !was_under_way {
+            assert!(found.contains(&true) && found.contains(&false));
             return;
         }
         count += 1;

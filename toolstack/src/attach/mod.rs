@@ -15,6 +15,7 @@ use xen_types::Sbdf;
 use crate::assignable;
 use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
+use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
@@ -24,7 +25,7 @@ use crate::pool;
 use crate::quirks;
 use crate::release;
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Phase};
+use crate::table::{self, Keep, Phase};
 use crate::withdraw::phases;
 use crate::work::{self, Work};
 
@@ -40,6 +41,26 @@ pub(crate) struct Request {
     pub(crate) export: Option<ExportMode>,
     /// How long the guest may take.
     pub(crate) timeout: Duration,
+    pub(crate) following: Following,
+    pub(crate) until: Until,
+}
+
+/// Whether the devices come to the guest again when it, or the stub, has rebooted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    No,
+    Yes,
+    /// They are just doing it.
+    Already,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The guest uses the devices.
+    Used,
+    /// The stub has exported them: the guest may be booting still.
+    Exported,
 }
 
 /// Attaches the devices. Reclaim first: see [`crate::reclaim`].
@@ -69,7 +90,17 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
         return Err(Error::FrontendClosed { guest });
     }
-    let plan = Plan { stub, guest, export, others, has_connection, deadline };
+    let keeps = match request.following {
+        Following::Yes => {
+            let uuid = domain::uuid(host, guest.id)?.ok_or_else(|| Error::NoUuid(guest.clone()))?;
+            let mode = export.is_chosen.then(|| ExportMode::named(&export.mode)).flatten();
+            let keep = |spec: &DeviceSpec| Keep { guest: uuid.clone(), spec: spec.clone(), export: mode };
+            Some(request.devices.iter().map(keep).collect())
+        }
+        Following::No => Some(Vec::new()),
+        Following::Already => None,
+    };
+    let plan = Plan { keeps, stub, guest, export, others, has_connection, deadline };
     Journal::run(host, |journal| perform(journal, host, request, &plan))
 }
 
@@ -81,6 +112,8 @@ struct Plan {
     /// Devices that the guest has already.
     others: Vec<Sbdf>,
     has_connection: bool,
+    /// Whom the devices are going to follow; `None` when that stays as it is.
+    keeps: Option<Vec<Keep>>,
     deadline: Duration,
 }
 
@@ -106,7 +139,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
             pool::hand_over(journal, stub, facts)?;
         }
     }
-    steps::reserve(journal, guest, &facts)?;
+    steps::reserve(journal, guest, &facts, plan.keeps.as_deref())?;
     for spec in &request.devices {
         pool::set_policy(journal, stub, spec.device, &spec.policy)?;
     }
@@ -114,6 +147,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
         steps::prepare(journal, stub, facts)?;
     }
     let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    steps::guard(journal, guest, &facts)?;
     steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {
         steps::assign(journal, guest, spec)?;
@@ -125,7 +159,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     }
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
     let left = plan.deadline.saturating_sub(host.elapsed());
-    let connection = connect::await_connection(host, stub, guest, &devices, left)?;
+    let connection = connect::await_connection(host, stub, guest, &devices, left, request.until)?;
     host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;
     Ok(connection)
 }

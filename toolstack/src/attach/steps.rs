@@ -5,6 +5,7 @@ use std::time::Duration;
 use xen_types::{Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::audit;
 use crate::broker;
 use crate::connect::{self, Settled};
 use crate::device_spec::{DeviceSpec, RdmPolicy};
@@ -13,23 +14,50 @@ use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
 use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
+use crate::holds;
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::reset;
 use crate::store::Change;
 use crate::sysfs::ResetOutcome;
-use crate::table::{self, Phase};
+use crate::table::{self, Keep, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
 
-/// Notes whose the devices are going to be.
-pub(super) fn reserve(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+/// Notes whose the devices are going to be. Those that turn out to be held by then stay as they are, and so does all that was done for
+/// them before.
+pub(super) fn reserve(
+    journal: &mut Journal<'_>,
+    guest: &DomainName,
+    facts: &[Facts],
+    keeps: Option<&[Keep]>,
+) -> Result<(), Error> {
     let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
-    let changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let mut changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let mut kept = Vec::new();
+    if let Some(keeps) = keeps {
+        for device in devices.iter().copied() {
+            let before = Keep::load(journal.host(), device)?;
+            kept.extend(before.map_or_else(|| table::forget_keep(device), |before| before.store()));
+            changes.extend(table::forget_keep(device));
+        }
+        changes.extend(keeps.iter().flat_map(Keep::store));
+    }
+    let id = guest.id;
     journal.step(
         format!("note that the devices go to {guest}"),
         |host| host.commit(&changes),
-        move |host| host.commit(&devices.into_iter().flat_map(table::unreserve).collect::<Vec<_>>()),
+        move |host| {
+            let (mut changes, mut held) = (kept, None);
+            for device in devices {
+                match table::load_one(host, device)? {
+                    Some(record) if record.phase == Phase::Held => held = Some(device),
+                    _ => changes.extend(table::unreserve(device)),
+                }
+            }
+            host.commit(&changes)?;
+            held.map_or(Ok(()), |device| Err(holds::refusal(host, device, id)?))
+        },
     )
 }
 
@@ -64,6 +92,17 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
         format!("make {device} ready for a driver"),
         |host| host.sysfs.config(device)?.prepare(decode),
         move |host| host.sysfs.config(device)?.quiesce(decode),
+    )
+}
+
+/// Does nothing. When what comes next has been undone, the guest must have kept nothing of it: it may be running, and have made use of a
+/// right while it had it.
+pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+    let (guest, facts) = (guest.clone(), facts.to_vec());
+    journal.step(
+        format!("so far {guest} has nothing of the devices"),
+        |_| Ok(()),
+        move |host| holds::hold(host, &guest, &facts).map(drop),
     )
 }
 
@@ -140,6 +179,7 @@ pub(super) fn publish(
             let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
             let detaching = devices.iter().map(|device| table::set_phase(*device, Phase::Detaching));
             host.commit(&detaching.collect::<Vec<_>>())?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
             facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
@@ -184,6 +224,7 @@ pub(super) fn append(
                 Wanted { stub: &owner, guest: &receiver, devices: &devices, timeout: STUB_PATIENCE, if_silent };
             withdraw::withdraw(host, wanted)?;
             host.commit(&withdraw::phases(&devices, Phase::Detaching))?;
+            host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, receiver.id, &devices, &facts)?;
             withdraw::remove_entries(host, &owner, &receiver, &devices)?;
             devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))

@@ -4,7 +4,7 @@ use std::fmt::{Display, Formatter};
 
 use xen_types::Mfn;
 
-use super::registers::Registers;
+use super::Wanted;
 use crate::error::DomainName;
 use crate::xen::Table;
 
@@ -22,28 +22,26 @@ pub(super) struct Found {
     pub(super) channels: u64,
 }
 
-impl Found {
-    /// Counts the entries of a table that map registers.
-    pub(super) fn count(&mut self, table: &Table, registers: &Registers) {
-        let present = table.iter().filter(|entry| *entry & PRESENT != 0);
-        for frame in present.map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT)).filter(|frame| registers.contain(*frame))
-        {
-            self.mappings += 1;
-            self.first = Some(self.first.map_or(frame, |first| first.min(frame)));
+/// Counts the entries of a table that map registers of each of the devices.
+pub(super) fn count(table: &Table, wanted: &[Wanted], found: &mut [Found]) {
+    for frame in table.iter().filter(|entry| *entry & PRESENT != 0).map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT)) {
+        for (found, _) in found.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.registers.contain(frame)) {
+            found.mappings += 1;
+            found.first = Some(found.first.map_or(frame, |first| first.min(frame)));
         }
     }
 }
 
 /// What a domain still has of devices that are no longer its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Holding {
-    pub(crate) domain: DomainName,
+struct Holding {
+    domain: DomainName,
     /// Entries of its page tables that map registers.
-    pub(crate) mappings: u64,
+    mappings: u64,
     /// The lowest frame that it has mapped.
-    pub(crate) first: Option<Mfn>,
+    first: Option<Mfn>,
     /// Its event channels on the devices' interrupts.
-    pub(crate) channels: u64,
+    channels: u64,
 }
 
 impl Display for Holding {
@@ -62,17 +60,13 @@ impl Display for Holding {
     }
 }
 
-/// Who still has what. Empty when all have let go.
+/// Who still has what of a device. Empty when all have let go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holdings(Vec<Holding>);
 
 impl Holdings {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Holding> {
-        self.0.iter()
     }
 
     pub(super) fn add(&mut self, domain: &DomainName, found: Found) {

@@ -24,9 +24,9 @@ use std::collections::BTreeSet;
 
 use xen_types::{DomId, Pirq, Port};
 
-pub(crate) use holdings::{Holding, Holdings};
+pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
-pub(crate) use pirqs::{forget_pirqs, note_pirqs, pirqs_of};
+pub(crate) use pirqs::{forget_pirqs, note_pirqs};
 
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
@@ -34,39 +34,51 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::table;
 use crate::xen::{Channel, HypercallError, says_gone};
-use holdings::Found;
+use holdings::{Found, count};
 use paused::while_paused;
 use registers::Registers;
 
-/// Looks for what is left of these devices, after the rights to them were taken back: mappings of their registers in `guest`
-/// and in every other PV domain but dom0 and the devices' stubs, and event channels of `guest` on `pirqs`. Those of
-/// a guest that is gone are no more.
+/// What to look for of one device.
+struct Wanted {
+    registers: Registers,
+    pirqs: BTreeSet<Pirq>,
+}
+
+/// Looks for what is left of each of these devices, after the rights to them were taken back: mappings of their registers in `guest`
+/// and in every other PV domain but dom0 and the devices' stubs, and event channels of `guest` on their interrupts
+/// ([`note_pirqs`]). A guest that is gone has nothing any more.
 ///
 /// # Errors
 /// Then nothing is known, and the devices must not be given to anybody.
-pub(crate) fn holds(
-    host: &Host,
-    guest: &DomainName,
-    facts: &[Facts],
-    pirqs: &BTreeSet<Pirq>,
-) -> Result<Holdings, Error> {
-    let mut holdings = Holdings::default();
-    let own = Registers::leaving(host, guest.id, facts)?;
-    let channels = pirqs::without_others(host, guest.id, facts, pirqs)?;
-    let found = examine(host, guest, &own, &channels)?;
-    holdings.add(guest, found);
-    let all = Registers::of(facts);
-    for other in others(host, guest.id, facts)? {
-        let found = examine(host, &other, &all, &BTreeSet::new())?;
-        holdings.add(&other, found);
+pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Holdings>, Error> {
+    let staying = pirqs::staying(host, guest.id, devices)?;
+    let mut holdings: Vec<Holdings> = devices.iter().map(|_| Holdings::default()).collect();
+    let mut look = |domain: &DomainName, wanted: &[Wanted]| -> Result<(), Error> {
+        for (holdings, found) in holdings.iter_mut().zip(examine(host, domain, wanted)?) {
+            holdings.add(domain, found);
+        }
+        Ok(())
+    };
+    let mut own = Vec::new();
+    for facts in devices {
+        let pirqs = pirqs::without_others(host, pirqs::noted(host, facts.device)?, &staying)?;
+        own.push(Wanted { registers: Registers::leaving(facts, &staying), pirqs });
+    }
+    look(guest, &own)?;
+    let all: Vec<Wanted> = devices
+        .iter()
+        .map(|facts| Wanted { registers: Registers::leaving(facts, &[]), pirqs: BTreeSet::new() })
+        .collect();
+    for other in others(host, guest.id, devices)? {
+        look(&other, &all)?;
     }
     Ok(holdings)
 }
 
 /// Every PV domain that could have got a mapping from the guest, or have one left from another time.
-fn others(host: &Host, guest: DomId, facts: &[Facts]) -> Result<Vec<DomainName>, Error> {
+fn others(host: &Host, guest: DomId, devices: &[Facts]) -> Result<Vec<DomainName>, Error> {
     let mut spared = vec![DomId::DOM0, guest];
-    for facts in facts {
+    for facts in devices {
         spared.extend(table::load_one(host, facts.device)?.map(|record| record.stub));
     }
     let mut others = Vec::new();
@@ -85,40 +97,46 @@ fn others(host: &Host, guest: DomId, facts: &[Facts]) -> Result<Vec<DomainName>,
     Ok(others)
 }
 
-/// Stops a domain and looks through it. One that is gone, or on its way out, has nothing.
-fn examine(host: &Host, domain: &DomainName, registers: &Registers, pirqs: &BTreeSet<Pirq>) -> Result<Found, Error> {
-    if (registers.is_empty() && pirqs.is_empty()) || !domain::is_alive(host, domain.id)? {
-        return Ok(Found::default());
+/// Stops a domain and looks through it. One that is gone, or on its way out, has nothing: it never runs again.
+fn examine(host: &Host, domain: &DomainName, wanted: &[Wanted]) -> Result<Vec<Found>, Error> {
+    let nothing = || wanted.iter().map(|_| Found::default()).collect::<Vec<_>>();
+    let for_mappings = wanted.iter().any(|wanted| !wanted.registers.is_empty());
+    let for_channels = wanted.iter().any(|wanted| !wanted.pirqs.is_empty());
+    if !(for_mappings || for_channels) || !domain::is_alive(host, domain.id)? {
+        return Ok(nothing());
     }
     let looked = while_paused(host, domain, || {
-        let mut found = Found::default();
-        if !registers.is_empty() {
+        let mut found = nothing();
+        if for_mappings {
             let began = host.elapsed();
-            let tally = tables::each(host.hypervisor.inspect(), domain.id, &mut |table| found.count(table, registers))?;
-            host.trace(&format!("looked through {domain}: {}", tally.text(host.elapsed() - began)));
+            let inspect = host.hypervisor.inspect();
+            let tally = tables::each(inspect, domain.id, &mut |table| count(table, wanted, &mut found))?;
+            host.trace(&format!("looked through {domain}: {}", tally.text(host.elapsed().saturating_sub(began))));
         }
-        if !pirqs.is_empty() {
-            found.channels = channels(host, domain.id, pirqs)?;
+        if for_channels {
+            count_channels(host, domain.id, wanted, &mut found)?;
         }
         Ok(found)
     })?;
     match looked {
         Ok(found) => Ok(found),
-        // Also if it began to die and Xen has not finished yet: it never runs again.
-        Err(error) if says_gone(error) || !domain::is_alive(host, domain.id)? => Ok(Found::default()),
+        Err(error) if says_gone(error) || !domain::is_alive(host, domain.id)? => Ok(nothing()),
         Err(error) => Err(error).doing(|| format!("looking through {domain}")),
     }
 }
 
-/// How many event channels a domain has on these interrupts.
-fn channels(host: &Host, domain: DomId, pirqs: &BTreeSet<Pirq>) -> Result<u64, HypercallError> {
-    let mut count = 0;
+/// Counts a domain's event channels on the devices' interrupts.
+fn count_channels(host: &Host, domain: DomId, wanted: &[Wanted], found: &mut [Found]) -> Result<(), HypercallError> {
     for port in (0..).map(Port) {
         match host.hypervisor.inspect().channel(domain, port)? {
-            Some(Channel::Pirq(pirq)) if pirqs.contains(&pirq) => count += 1,
-            Some(_) => {}
+            Some(Channel::Pirq(pirq)) => {
+                for (found, _) in found.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.pirqs.contains(&pirq)) {
+                    found.channels += 1;
+                }
+            }
+            Some(Channel::Other) => {}
             None => break,
         }
     }
-    Ok(count)
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! A domain that stands still while it is looked at, and goes on afterwards however that ends.
 //!
-//! While it stands, `/tool/pcidom/paused` has its number. A command that is killed leaves it standing, and the next one that changes
-//! anything lets it go on.
+//! While it stands because of us, `/tool/pcidom/paused` has its number. A command that is killed leaves it standing, and the next one
+//! that changes anything lets it go on. One that stands already, because the admin stopped it or it has not begun, is left alone:
+//! nobody could tell later how often it must be let go.
 
 use xen_types::DomId;
 
@@ -13,39 +14,37 @@ use crate::xen::{HypercallError, says_gone};
 
 const PAUSED: &str = "/tool/pcidom/paused";
 
-/// Stops the domain for as long as `look` takes. A domain that is gone is not looked at; the error says so.
+/// Looks at a domain that stands still. One that is gone is not looked at; the inner error says so.
 ///
 /// # Errors
-/// The outer ones are those of stopping and going on.
+/// The outer ones are those of stopping it and of letting it go on.
 pub(super) fn while_paused<T>(
     host: &Host,
     domain: &DomainName,
-    look: impl FnOnce() -> Result<T, HypercallError>,
+    mut look: impl FnMut() -> Result<T, HypercallError>,
 ) -> Result<Result<T, HypercallError>, Error> {
-    // One that stood already goes on standing afterwards: Xen counts. Then whoever stopped it lets it go on, and there is
-    // nothing that the next command could put right.
-    let stood = domain::info(host, domain.id)?.is_some_and(|info| info.paused);
-    if !stood {
-        host.commit(&[Change::write(PAUSED, domain.id)])?;
+    let stands = || Ok::<_, Error>(domain::info(host, domain.id)?.is_some_and(|info| info.paused));
+    if stands()? {
+        let looked = look();
+        if stands()? || looked.is_err() {
+            return Ok(looked);
+        }
+        // Somebody has let it go on meanwhile.
     }
+    host.commit(&[Change::write(PAUSED, domain.id)])?;
     let looked = match host.hypervisor.inspect().pause(domain.id) {
         Ok(()) => {
             let looked = look();
             match host.hypervisor.inspect().unpause(domain.id) {
                 Err(error) if says_gone(error) => {}
+                // It goes on standing, and the note stays.
                 outcome => outcome.doing(|| format!("letting {domain} go on"))?,
             }
             looked
         }
-        Err(error) if says_gone(error) => Err(error),
-        Err(error) => {
-            forget(host)?;
-            return Err(error).doing(|| format!("stopping {domain}"));
-        }
+        Err(error) => Err(error),
     };
-    if !stood {
-        forget(host)?;
-    }
+    forget(host)?;
     Ok(looked)
 }
 

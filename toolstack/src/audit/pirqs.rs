@@ -15,40 +15,24 @@ use crate::host::Host;
 use crate::store::Change;
 use crate::table::{self, Phase};
 
-/// The interrupts of a device that is about to leave its guest: its GSI and its vectors. Those that
-/// another device of the guest needs too stay out when they are looked for.
-fn of(host: &Host, facts: &Facts) -> Result<BTreeSet<Pirq>, Error> {
-    let mut pirqs: BTreeSet<Pirq> = facts.gsi.map(Pirq).into_iter().collect();
-    match Vectors::load(host, facts.device)? {
-        // Somebody died changing them: it could be any that is nobody else's.
-        Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
-        vectors => pirqs.extend(vectors.pirqs()),
-    }
-    Ok(pirqs)
-}
-
-/// Writes down what the interrupts of devices are, before they are unmapped. Those that were written down earlier stay: a command
-/// may have died after it had unmapped some.
-pub(crate) fn note_pirqs(host: &Host, facts: &[Facts]) -> Result<Vec<Change>, Error> {
+/// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
+/// earlier stay: a command may have died after it had unmapped some.
+pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
-    for facts in facts {
+    for facts in devices {
         let mut pirqs = noted(host, facts.device)?;
-        pirqs.extend(of(host, facts)?);
+        pirqs.extend(facts.gsi.map(Pirq));
+        match Vectors::load(host, facts.device)? {
+            // Somebody died changing them: it could be any that is nobody else's.
+            Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
+            vectors => pirqs.extend(vectors.pirqs()),
+        }
         changes.push(Change::write(node(facts.device), text(&pirqs)));
     }
     Ok(changes)
 }
 
-/// The interrupts of these devices, as written down.
-pub(crate) fn pirqs_of(host: &Host, devices: &[Sbdf]) -> Result<BTreeSet<Pirq>, Error> {
-    let mut pirqs = BTreeSet::new();
-    for device in devices {
-        pirqs.extend(noted(host, *device)?);
-    }
-    Ok(pirqs)
-}
-
-/// The device is nobody's any more.
+/// The guest keeps the device after all, or nobody has it.
 pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
     Change::remove(node(device))
 }
@@ -74,7 +58,8 @@ fn text(pirqs: &BTreeSet<Pirq>) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
+/// The interrupts of a device, as written down.
+pub(super) fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
     let place = node(device);
     let value = host.read(&place)?.unwrap_or_default();
     parse(&value).ok_or(Error::Nonsense { place, value })
@@ -95,31 +80,24 @@ pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Ve
     for record in table::load(host)? {
         let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
         if keeps && leaving.iter().all(|facts| facts.device != record.device) {
-            let facts = if host.sysfs.exists(record.device) {
-                Facts::gather(host, record.device)
-            } else {
-                Facts::recall(host, record.stub, record.device)
-            };
-            staying.push(facts?);
+            staying.push(Facts::find(host, record.stub, record.device)?);
         }
     }
     Ok(staying)
 }
 
-/// Those of `pirqs` that no other device of the guest has: its GSI is shared, or a vector got the number anew.
+/// Those of `pirqs` that no other device of the guest has: its GSI may be shared, and a vector got the number anew.
 pub(super) fn without_others(
     host: &Host,
-    guest: DomId,
-    leaving: &[Facts],
-    pirqs: &BTreeSet<Pirq>,
+    mut pirqs: BTreeSet<Pirq>,
+    staying: &[Facts],
 ) -> Result<BTreeSet<Pirq>, Error> {
-    let mut left = pirqs.clone();
-    for facts in staying(host, guest, leaving)? {
+    for facts in staying {
         for theirs in facts.gsi.map(Pirq).into_iter().chain(Vectors::load(host, facts.device)?.pirqs()) {
-            left.remove(&theirs);
+            pirqs.remove(&theirs);
         }
     }
-    Ok(left)
+    Ok(pirqs)
 }
 
 #[cfg(test)]

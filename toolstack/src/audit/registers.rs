@@ -1,11 +1,8 @@
-//! The frames that devices have their registers in: every memory BAR, and so the MSI-X tables, and the ROM.
+//! The frames that a device has its registers in: every memory BAR, and so the MSI-X table, and the ROM.
 
-use xen_types::{DomId, Mfn};
+use xen_types::Mfn;
 
-use super::pirqs::staying;
-use crate::error::Error;
 use crate::facts::{Facts, GuestRights};
-use crate::host::Host;
 use crate::xen::Frames;
 
 /// Frames to look for.
@@ -18,16 +15,11 @@ pub(super) struct Registers {
 }
 
 impl Registers {
-    /// The registers of devices that nobody may have any more.
-    pub(super) fn of(facts: &[Facts]) -> Self {
-        Self { wanted: GuestRights::of(facts).frames, allowed: Vec::new() }
-    }
-
-    /// The registers of devices that leave this guest. A page that one of its other devices has registers in too is the
-    /// guest's to map.
-    pub(super) fn leaving(host: &Host, guest: DomId, facts: &[Facts]) -> Result<Self, Error> {
-        let staying = staying(host, guest, facts)?;
-        Ok(Self { allowed: GuestRights::of(&staying).frames, ..Self::of(facts) })
+    /// The registers of a device that leaves a guest. A page that one of its other devices has registers in too is the guest's to
+    /// map.
+    pub(super) fn leaving(device: &Facts, staying: &[Facts]) -> Self {
+        let frames = |devices: &[Facts]| GuestRights::of(devices).frames;
+        Self { wanted: frames(std::slice::from_ref(device)), allowed: frames(staying) }
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -19,6 +19,9 @@ use crate::xen::{BATCH, FrameType, HypercallError, Inspect, Table};
 
 /// Frames that are looked at together: 2 MiB.
 const CHUNK: u64 = 512;
+/// As many of them as fit into one call.
+const CHUNKS: usize = 2;
+const _: () = assert!(CHUNKS as u64 * CHUNK == BATCH as u64);
 /// Every so-manyth frame is asked for, at first.
 const STEPS: [u64; 3] = [CHUNK, 64, 8];
 /// Tables that are mapped together: 256 KiB of our own address space.
@@ -136,8 +139,7 @@ impl Search<'_> {
 
     /// Asks for all frames of these chunks, as many at a time as fit.
     fn read(&mut self, chunks: &[u64]) -> Result<(), HypercallError> {
-        const AT_A_TIME: usize = BATCH / CHUNK as usize;
-        for chunks in chunks.chunks(AT_A_TIME) {
+        for chunks in chunks.chunks(CHUNKS) {
             if self.is_complete() {
                 return Ok(());
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use xen_types::{DomId, Pirq};
 
-use super::{Holdings, holds, note_pirqs, pirqs_of, recover};
+use super::{Holdings, holds, note_pirqs, pirqs, recover};
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
@@ -41,8 +41,9 @@ fn edu(machine: &Machine) -> Vec<Facts> {
 }
 
 fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<Holdings, Error> {
-    let pirqs = pirqs.iter().copied().map(Pirq).collect();
-    let result = holds(&machine.host, &web(), &edu(machine), &pirqs);
+    let pirqs: Vec<String> = pirqs.iter().map(u32::to_string).collect();
+    machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/pirqs", &pirqs.join(" ")));
+    let result = holds(&machine.host, &web(), &edu(machine)).map(|mut all| all.remove(0));
     machine.with(|world| {
         assert!(world.memory.pauses.is_empty(), "still standing: {:?}", world.memory.pauses);
         assert_eq!(world.value("/tool/pcidom/paused"), None);
@@ -209,16 +210,17 @@ fn a_vector_that_went_to_another_device_of_the_guest_is_not_the_leaving_ones() {
 fn interrupts_are_known_after_they_were_unmapped() {
     let machine = machine();
     machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/vectors", "msi 54 55"));
-    let known = || pirqs_of(&machine.host, &[device(EDU)]).unwrap();
-    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    let known = || pirqs::noted(&machine.host, device(EDU)).unwrap();
+    let note = || machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    note();
     assert_eq!(known(), BTreeSet::from([22, 54, 55].map(Pirq)));
     // The command died, and the next one begins anew.
     machine.with(|world| world.remove("/tool/pcidom/device/0000-00-06-0/vectors"));
-    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    note();
     assert_eq!(known(), BTreeSet::from([22, 54, 55].map(Pirq)));
     // Nobody knows which: any vector may be.
     machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/vectors", "busy"));
-    machine.host.commit(&note_pirqs(&machine.host, &edu(&machine)).unwrap()).unwrap();
+    note();
     assert!(known().len() > 30 && known().contains(&Pirq(16)));
 }
 
@@ -266,7 +268,7 @@ fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_f
             world.failing_change = Some(world.changes + failing);
             world.changes
         });
-        let result = holds(&machine.host, &web(), &edu(&machine), &BTreeSet::new());
+        let result = holds(&machine.host, &web(), &edu(&machine));
         let reached = machine.with(|world| {
             world.failing_change = None;
             world.changes >= before + failing
@@ -291,7 +293,7 @@ fn a_command_that_is_killed_leaves_no_domain_standing_for_long() {
     for killed in 1..100 {
         let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
         machine.with(|world| world.failing_after = Some(world.changes + killed));
-        let finished = holds(&machine.host, &web(), &edu(&machine), &BTreeSet::new()).is_ok();
+        let finished = holds(&machine.host, &web(), &edu(&machine)).is_ok();
         machine.with(|world| world.failing_after = None);
         recover(&machine.host).unwrap();
         machine.with(|world| assert!(world.memory.pauses.is_empty(), "{killed}: {:?}", world.memory.pauses));

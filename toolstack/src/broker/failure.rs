@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     UnknownCommand,
     /// Makes no sense for this device.
     Refused(&'static str),
+    /// What a dead broker left is being cleared away.
+    Swept,
     /// Xen did not do it.
     Xen(HypercallError),
     /// dom0 did not do it.
@@ -33,7 +35,7 @@ impl Failure {
             Self::BadAccess => ErrorCode::InvalidOffset,
             Self::NotAllowed(_) => ErrorCode::AccessDenied,
             Self::UnknownCommand => ErrorCode::NotImplemented,
-            Self::Refused(_) | Self::Xen(_) | Self::Host(_) => ErrorCode::OpFailed,
+            Self::Refused(_) | Self::Swept | Self::Xen(_) | Self::Host(_) => ErrorCode::OpFailed,
         }
     }
 
@@ -43,6 +45,7 @@ impl Failure {
             Self::Xen(error) => error.errno,
             Self::Host(Error::Hypercall { source, .. }) => source.errno,
             Self::Host(_) => Errno::EIO,
+            Self::Swept => Errno::EBUSY,
             _ => Errno::EPERM,
         }
     }
@@ -54,6 +57,7 @@ impl Failure {
             Self::BadAccess => "asked for a write to no register",
             Self::NotAllowed(what) | Self::Refused(what) => what,
             Self::UnknownCommand => "sent an unknown command",
+            Self::Swept => "asked for vectors while those of a dead broker were cleared away",
             Self::Xen(error) if error.errno == Errno::ENOSPC => "asked for more vectors than its guest may have",
             Self::Xen(_) => "was refused by Xen",
             Self::Host(_) => "was failed by dom0",

@@ -122,6 +122,11 @@ impl Work<'_> {
             begin.push(vectors::set_intx_off(device, true));
         }
         self.host.commit(&begin)?;
+        // Whoever sweeps looks for `busy` after he has said so, and we look after we have said `busy`: one of us sees the other.
+        if vectors::is_swept(self.host, guest)? {
+            self.host.commit(&[old.store(device)])?;
+            return Err(Failure::Swept);
+        }
         clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
         let mut mapped = Vectors::None;
         let done = map(&mut mapped)
@@ -224,17 +229,21 @@ fn unmap_all(host: &Host, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -
 }
 
 /// Unmaps every vector of the guest that is not known to belong to another of its devices. Upwards: the first of consecutive
-/// vectors must go first.
+/// vectors must go first. Nobody maps anything for the guest meanwhile.
 fn sweep(host: &Host, guest: DomId, device: Sbdf) -> Result<(), Error> {
+    host.commit(&[vectors::begin_sweep(guest)])?;
     let mut keep = BTreeSet::new();
     for record in table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
         if host.sysfs.exists(record.device) {
             keep.extend(host.sysfs.gsi(record.device)?);
         }
         if record.device != device {
-            keep.extend(Vectors::load(host, record.device)?.pirqs().into_iter().map(|pirq| pirq.0));
+            // One that stays `busy` is another one that somebody died at.
+            keep.extend(vectors::await_rest(host, record.device)?.pirqs().into_iter().map(|pirq| pirq.0));
         }
     }
     let all = host.hypervisor.vector_pirqs();
-    unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq))
+    let swept = unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq));
+    host.commit(&vectors::end_sweep(guest))?;
+    swept
 }

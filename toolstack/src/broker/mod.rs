@@ -38,10 +38,12 @@ use xenstore::path;
 
 pub(crate) use quiet::let_go;
 pub(crate) use serve::serve;
+pub(crate) use vectors::end_sweeps;
 
 use crate::domain;
 use crate::error::Error;
 use crate::facts::Facts;
+use crate::follow;
 use crate::host::Host;
 use crate::reclaim::holds;
 use crate::store::StoreFailure;
@@ -103,6 +105,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         let now = outside.host.elapsed();
         outside.watches.watch(path::TOOL_DEVICES)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
+        outside.watches.watch(path::INTRODUCE_DOMAIN)?;
         let mut broker = Self {
             outside,
             rings: BTreeMap::new(),
@@ -213,7 +216,8 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// Our own notes about vectors, and phases, change nothing about who is to be served.
     fn note_change(&mut self, path: &str) {
         let name = path.rsplit('/').next().unwrap_or_default();
-        if !matches!(name, "vectors" | "intx" | "phase" | "frontend") {
+        const OURS: [&str; 9] = ["vectors", "intx", "phase", "frontend", "keep", "spec", "export", "holds", "pirqs"];
+        if !OURS.contains(&name) {
             self.look_soon();
         }
     }
@@ -238,21 +242,29 @@ impl<'a, R: Rings> Broker<'a, R> {
                 stubs.insert(record.stub);
             }
         }
-        let gone: Vec<DomId> = self.watched.keys().filter(|stub| !stubs.contains(stub)).copied().collect();
+        // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready.
+        let mut expected = BTreeSet::new();
+        for (_, backend) in table::remembered(host)? {
+            expected.extend(domain::find(host, &backend)?.map(|(stub, _)| stub.id));
+        }
+        let here = |stub: &DomId| stubs.contains(stub) || expected.contains(stub);
+        let gone: Vec<DomId> = self.watched.keys().filter(|stub| !here(stub)).copied().collect();
         for stub in gone {
             self.disconnect(stub);
             self.outside.watches.unwatch(&path::announcements_dir(stub))?;
             self.watched.remove(&stub);
             self.log.forget(stub);
         }
-        for stub in stubs {
+        for stub in stubs.union(&expected).copied() {
             if !self.watched.contains_key(&stub) {
                 self.outside.watches.watch(&path::announcements_dir(stub))?;
                 self.watched.insert(stub, Retry::default());
             }
+        }
+        for stub in stubs {
             self.meet(stub)?;
         }
-        self.look_after_guests(&records)
+        self.look_after_devices(&records)
     }
 
     /// Connects to a stub that has announced a ring, anew if it is another one.
@@ -292,14 +304,15 @@ impl<'a, R: Rings> Broker<'a, R> {
         }
     }
 
-    /// Has the devices of dead guests taken back, and tries again later if that did not work out.
-    fn look_after_guests(&mut self, records: &[Record]) -> Result<(), Error> {
+    /// Has the devices of dead guests taken back, and those brought where they belong that are not there; tries again later if that
+    /// did not work out.
+    fn look_after_devices(&mut self, records: &[Record]) -> Result<(), Error> {
         let host = self.outside.host;
-        let mut orphans = false;
+        let mut due = follow::is_due(host, records)?;
         for guest in records.iter().filter_map(|record| record.frontend) {
-            orphans |= !domain::is_alive(host, guest)?;
+            due |= !domain::is_alive(host, guest)?;
         }
-        if !orphans {
+        if !due {
             self.retry = Retry::default();
             return Ok(());
         }
@@ -311,7 +324,7 @@ impl<'a, R: Rings> Broker<'a, R> {
             self.retry.tried(now);
             match self.outside.reclaimer.start() {
                 Ok(()) => return Ok(()), // its end is an event
-                Err(error) => host.note(&format!("devices of guests that are gone cannot be taken back: {error}")),
+                Err(error) => host.note(&format!("devices cannot be taken back or brought where they belong: {error}")),
             }
         }
         self.look_by(self.retry.at());

@@ -14,6 +14,10 @@ use crate::host::Host;
 /// What a command does when `guest` has let go of `devices`, or is gone. `facts` are those of the devices that dom0 still sees; of
 /// others there is nothing left but the vectors.
 pub(crate) fn let_go(host: &Host, guest: DomId, devices: &[Sbdf], facts: &[Facts]) -> Result<(), Error> {
+    for device in devices {
+        // The broker may be at it: then it notices that the device is taken, and unmaps what it has mapped.
+        vectors::await_rest(host, *device)?;
+    }
     facts.iter().try_for_each(|facts| make_quiet(host, guest, facts))?;
     for device in devices.iter().copied().filter(|device| facts.iter().all(|facts| facts.device != *device)) {
         let mapped = Vectors::load(host, device)?;

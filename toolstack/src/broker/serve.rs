@@ -11,7 +11,7 @@ use super::{Broker, Outside, Watches};
 use crate::error::Error;
 use crate::host::Host;
 use crate::lock::Lock;
-use crate::store::{WatchConnection, XenbusDevice};
+use crate::store::{StoreChannel, WatchConnection};
 use crate::xen::{LibxenRings, Libxencall, Signal, Signals, XenVersion};
 
 /// Serves stubs until it is told to stop.
@@ -45,7 +45,7 @@ pub(crate) fn serve(host: &Host, version: XenVersion) -> Result<(), Error> {
 /// A connection for watches alone: commands' code that runs in the broker waits for its own events on the host's.
 fn open_watches() -> Result<(impl Watches, File), Error> {
     let no_way = |error| Error::NoHost(format!("no way to xenstore: {error}"));
-    let device = XenbusDevice::open().map_err(no_way)?;
+    let device = StoreChannel::open().map_err(no_way)?;
     let news = device.readable_end().map_err(no_way)?;
     Ok((WatchConnection::new(device), news))
 }

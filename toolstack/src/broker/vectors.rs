@@ -3,7 +3,9 @@
 //! The broker keeps nothing about vectors in its own memory, so that one that is killed leaves nothing behind that the next one, or
 //! a command, does not know of.
 
-use xen_types::{Pirq, Sbdf};
+use std::time::Duration;
+
+use xen_types::{DomId, Pirq, Sbdf};
 use xenstore::path;
 
 use crate::error::Error;
@@ -90,6 +92,44 @@ fn vectors_node(device: Sbdf) -> String {
 
 fn intx_node(device: Sbdf) -> String {
     path::child(&path::tool_device_dir(device), "intx")
+}
+
+/// Stands while somebody unmaps every vector of a guest that is not known to belong to one of its devices.
+const SWEEPS: &str = "/tool/pcidom/sweep";
+
+fn sweep_node(guest: DomId) -> String {
+    path::child(SWEEPS, &guest.to_string())
+}
+
+/// Whether nothing may be mapped for the guest now: it would be taken for what a dead broker left.
+pub(crate) fn is_swept(host: &Host, guest: DomId) -> Result<bool, Error> {
+    host.exists(&sweep_node(guest))
+}
+
+pub(crate) fn begin_sweep(guest: DomId) -> Change {
+    Change::write(sweep_node(guest), "")
+}
+
+pub(crate) fn end_sweep(guest: DomId) -> Vec<Change> {
+    vec![Change::remove(sweep_node(guest)), Change::remove_if_empty(SWEEPS)]
+}
+
+/// Ends what commands have begun that were killed. For a command: none other is at work.
+pub(crate) fn end_sweeps(host: &Host) -> Result<(), Error> {
+    if host.exists(SWEEPS)? {
+        host.commit(&[Change::remove(SWEEPS), Change::remove_if_empty("/tool/pcidom")])?;
+    }
+    Ok(())
+}
+
+/// Gives a broker that is just changing a device's vectors the time to finish: it answers within one second.
+pub(crate) fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
+    const PATIENCE: Duration = Duration::from_millis(1500);
+    let rest = host.wait_for(&[vectors_node(device)], PATIENCE, || {
+        let vectors = Vectors::load(host, device)?;
+        Ok((vectors != Vectors::Busy).then_some(vectors))
+    })?;
+    Ok(rest.unwrap_or(Vectors::Busy))
 }
 
 /// Whether the guest itself wants INTx off: what the register goes back to when the last vector is gone.

@@ -142,9 +142,7 @@ impl Plan {
         for spec in device_request::to_attach(host, &self.devices)? {
             let slot = spec.vslot.map(|slot| format!("@{slot:x}")).unwrap_or_default();
             let seize = if spec.seize { ",seize=1" } else { "" };
-            // Its first word stands among the options already.
-            let policy =
-                spec.policy.to_string().split_once(',').map(|(_, rest)| format!(",{rest}")).unwrap_or_default();
+            let policy = spec.policy_words();
             lines.push(format!("# pcidom attach {} {}{slot},{}{policy}{seize}", self.name, spec.device, spec.opts()));
         }
         Ok(lines.join("\n"))
@@ -206,6 +204,8 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
             devices: devices.clone(),
             export: None,
             timeout: request.timeout,
+            following: attach::Following::Yes, // as with xl, whose guests have their devices again after a reboot
+            until: attach::Until::Used,
         };
         attach::attach(host, &request)?;
     }
@@ -219,7 +219,7 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
     let record = table::load_one(host, first.device)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
     let devices: Vec<_> = devices.iter().map(|spec| spec.device).collect();
-    connect::await_connection(host, &stub, &guest, &devices, request.timeout).map(drop)
+    connect::await_connection(host, &stub, &guest, &devices, request.timeout, attach::Until::Used).map(drop)
 }
 
 /// Where a device was before.
@@ -251,6 +251,9 @@ fn take_down(host: &Host, plan: &Plan, before: &[(Sbdf, Home)]) -> Result<(), Er
         reclaim(host)?;
     }
     for (device, home) in before {
+        if table::load_one(host, *device)?.is_some() {
+            host.commit(&table::forget_keep(*device))?;
+        }
         match (home, table::load_one(host, *device)?) {
             (Home::Pool, _) | (_, None) => {}
             (Home::Parked, Some(record)) => {

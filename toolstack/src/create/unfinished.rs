@@ -58,14 +58,7 @@ pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
 
 /// The living domain with this id, which libxl keeps in the domain's `vm` node.
 pub(super) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
-    let vm = format!("/vm/{uuid}");
-    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
-        let node = path::child(&path::domain_path(id), "vm");
-        if host.read(&node)?.is_some_and(|value| value.eq_ignore_ascii_case(&vm)) && domain::is_alive(host, id)? {
-            return Ok(Some(domain::named(host, id)?));
-        }
-    }
-    Ok(None)
+    domain::with_uuid(host, uuid)
 }
 
 /// Ends a domain and waits until it is about to be gone.

@@ -147,10 +147,6 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    fn clings(&self, device: Sbdf) -> Option<String> {
-        self.0.borrow().clings.get(&device).cloned()
-    }
-
     fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {
         self.change("xc_deassign_device", domain, |world| {
             if world.owners.get(&device) != Some(&domain) {

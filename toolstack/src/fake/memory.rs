@@ -68,7 +68,7 @@ impl FakeHypervisor {
         if !world.domains.contains_key(&domain) {
             return refuse("a look into a domain", ESRCH);
         }
-        if !world.memory.pauses.contains_key(&domain) {
+        if !seen(&world, domain).is_some_and(|info| info.paused) {
             world.violations.push(format!("looked into domain {domain} while it runs"));
         }
         act(&mut world.memory)

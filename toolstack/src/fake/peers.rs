@@ -20,6 +20,8 @@ pub(crate) struct StubScript {
     pub(crate) gives_up: Option<&'static str>,
     /// Guests that it has been connected to.
     pub(crate) connected: BTreeSet<DomId>,
+    /// Its number, if it is not the first one any more.
+    pub(crate) number: Option<DomId>,
 }
 
 /// How guests behave.
@@ -41,6 +43,16 @@ pub(crate) struct GuestScript {
     pub(crate) refuses: Option<&'static str>,
 }
 
+/// The stub that is alive.
+fn me(world: &World) -> DomId {
+    world.stub.number.unwrap_or(STUB)
+}
+
+/// Where a guest looks for its backend: its driver goes by the node that the toolstack wrote.
+fn its_backend(world: &World, guest: DomId) -> String {
+    world.value(&child(&frontend_dir(guest), "backend")).unwrap().to_owned()
+}
+
 /// Lets one of them do one thing; false when nobody has anything to do.
 pub(crate) fn act(world: &mut World, tree: &TempTree) -> bool {
     let mut incidents = std::mem::take(&mut world.incidents);
@@ -59,22 +71,22 @@ fn devices(world: &World, backend: &str) -> Vec<(usize, Sbdf)> {
 }
 
 fn stub(world: &mut World, tree: &TempTree) -> bool {
-    if world.stub.silent || !world.domains.contains_key(&STUB) {
+    if world.stub.silent || !world.domains.contains_key(&me(world)) {
         return false;
     }
     let pool: Vec<Sbdf> =
-        world.children(&pool_root(STUB)).iter().map(|name| Sbdf::parse_path_component(name).unwrap()).collect();
+        world.children(&pool_root(me(world))).iter().map(|name| Sbdf::parse_path_component(name).unwrap()).collect();
     if pool.iter().any(|device| look_after(world, tree, *device)) {
         return true;
     }
-    let domain = format!("/local/domain/{STUB}");
+    let domain = format!("/local/domain/{}", me(world));
     let guests = world.children(&format!("{domain}/backend/pci"));
     guests.iter().any(|guest| serve(world, tree, DomId(guest.parse().unwrap())))
 }
 
 /// The pool: answers `new` and `online` = 0, and takes back what has no directory any more.
 fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
-    let dir = pool_dir(STUB, device);
+    let dir = pool_dir(me(world), device);
     let node = child(&dir, "state");
     // The watch also fires in the middle of the directory's removal.
     let Some(state) = world.value(&node).map(str::to_owned) else { return false };
@@ -82,7 +94,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     let answer = match (state.as_str(), online) {
         ("new", true) => {
             let ecam = u64::from_str_radix(world.value(&child(&dir, "ecam")).unwrap(), 16).unwrap();
-            if !world.iomem.contains(&(STUB, ecam)) {
+            if !world.iomem.contains(&(me(world), ecam)) {
                 world.violations.push(format!("{device} without its frame {ecam:x}"));
             }
             match world.stub.refuses {
@@ -92,7 +104,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
         }
         (lent, true) if lent.starts_with("lent ") => {
             let guest = DomId(lent[5..].parse().unwrap());
-            if world.nodes.contains_key(&backend_dir(STUB, guest)) {
+            if world.nodes.contains_key(&backend_dir(me(world), guest)) {
                 return false;
             }
             world.stub.connected.remove(&guest);
@@ -105,7 +117,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
         ("released", _) | (_, true) => return false,
         (_, false) => "released".to_owned(),
     };
-    world.write_as(STUB, &node, &answer);
+    world.write_as(me(world), &node, &answer);
     true
 }
 
@@ -125,16 +137,16 @@ fn config_path(tree: &TempTree, device: Sbdf) -> std::path::PathBuf {
 
 /// Gives back what a frontend has and `leaves` says of its entry's state; without an entry it is `None`. Whether there was any.
 fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(Option<&str>) -> bool) -> bool {
-    let backend = backend_dir(STUB, guest);
+    let backend = backend_dir(me(world), guest);
     let listed = devices(world, &backend);
     let mut any = false;
-    for name in world.children(&pool_root(STUB)) {
+    for name in world.children(&pool_root(me(world))) {
         let device = Sbdf::parse_path_component(&name).unwrap();
-        let node = child(&pool_dir(STUB, device), "state");
+        let node = child(&pool_dir(me(world), device), "state");
         let entry = listed.iter().find(|(_, other)| *other == device);
         let state = entry.map(|(index, _)| world.value(&child(&backend, &format!("state-{index}"))).unwrap_or(""));
         if world.value(&node) == Some(&format!("lent {guest}")) && leaves(state) {
-            world.write_as(STUB, &node, &verdict(tree, device));
+            world.write_as(me(world), &node, &verdict(tree, device));
             any = true;
         }
     }
@@ -143,9 +155,9 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(O
 
 /// Whether an entry waits for the guest to look at it: a new one, or a device that shall leave and has not.
 fn is_pending(world: &World, guest: DomId) -> bool {
-    let backend = backend_dir(STUB, guest);
+    let backend = backend_dir(me(world), guest);
     devices(world, &backend).into_iter().any(|(index, device)| {
-        let lent = world.value(&child(&pool_dir(STUB, device), "state")) == Some(&format!("lent {guest}"));
+        let lent = world.value(&child(&pool_dir(me(world), device), "state")) == Some(&format!("lent {guest}"));
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => true,
             Some("3") => !lent,
@@ -157,8 +169,8 @@ fn is_pending(world: &World, guest: DomId) -> bool {
 
 /// One frontend: pci-protocol §2.9 as far as these tests go.
 fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
-    let backend = backend_dir(STUB, guest);
-    let set = |world: &mut World, name: &str, value: &str| world.write_as(STUB, &child(&backend, name), value);
+    let backend = backend_dir(me(world), guest);
+    let set = |world: &mut World, name: &str, value: &str| world.write_as(me(world), &child(&backend, name), value);
     let state = world.value(&child(&backend, "state")).unwrap_or("0").to_owned();
     let front = world.value(&child(&frontend_dir(guest), "state")).unwrap_or("0").to_owned();
     let connected = world.stub.connected.contains(&guest);
@@ -177,7 +189,7 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
         }
         ("1", _) => set(world, "state", "2"),
         ("2", _) if world.stub.gives_up.is_some() => {
-            world.write(&error_node(STUB, guest), world.stub.gives_up.unwrap());
+            world.write(&error_node(me(world), guest), world.stub.gives_up.unwrap());
             set(world, "state", "5");
         }
         ("2", _) => export(world, tree, guest, "3"),
@@ -202,7 +214,7 @@ fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
 
 /// The first slot that no device of the guest has.
 fn free_slot(world: &World, guest: DomId) -> String {
-    let backend = backend_dir(STUB, guest);
+    let backend = backend_dir(me(world), guest);
     let numbered = |name: &str, index| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap_or("");
     let is_taken = |vdev: &str| {
         devices(world, &backend)
@@ -214,14 +226,14 @@ fn free_slot(world: &World, guest: DomId) -> String {
 
 /// Takes what is new, gives back what leaves.
 fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
-    let backend = backend_dir(STUB, guest);
+    let backend = backend_dir(me(world), guest);
     give_back(world, tree, guest, |entry| entry == Some("5"));
     for (index, device) in devices(world, &backend) {
         let set = |world: &mut World, name: &str, value: &str| {
-            world.write_as(STUB, &child(&backend, &format!("{name}-{index}")), value);
+            world.write_as(me(world), &child(&backend, &format!("{name}-{index}")), value);
         };
         let lent = format!("lent {guest}");
-        let pool = child(&pool_dir(STUB, device), "state");
+        let pool = child(&pool_dir(me(world), device), "state");
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => {}
             Some("3") if world.value(&pool) != Some(&lent) => {}
@@ -229,7 +241,7 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
         }
         match world.stub.cannot_export {
             Some((other, why)) if other == device => {
-                world.write(&error_node(STUB, guest), why);
+                world.write(&error_node(me(world), guest), why);
                 set(world, "state", "6");
             }
             _ => {
@@ -240,12 +252,12 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
                 let vdev = free_slot(world, guest);
                 set(world, "vdev", &vdev);
                 set(world, "state", "3");
-                world.write_as(STUB, &pool, &lent);
+                world.write_as(me(world), &pool, &lent);
             }
         }
     }
     for (name, value) in [("root-0", "0000:00"), ("root_num", "1"), ("state", next)] {
-        world.write_as(STUB, &child(&backend, name), value);
+        world.write_as(me(world), &child(&backend, name), value);
     }
 }
 
@@ -257,7 +269,7 @@ fn guests(world: &mut World, tree: &TempTree) -> bool {
 fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let front = child(&frontend_dir(guest), "state");
     let Some(state) = world.value(&front).map(str::to_owned) else { return false };
-    let back = world.value(&child(&backend_dir(STUB, guest), "state")).unwrap_or("0").to_owned();
+    let back = world.value(&child(&its_backend(world, guest), "state")).unwrap_or("0").to_owned();
     let next = match (state.as_str(), back.as_str()) {
         _ if world.guest.silent => return false,
         ("7", _) if world.guest.stops_at_7 => return false,
@@ -286,7 +298,7 @@ fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
 
 /// It scans its buses, and its drivers get to work.
 fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
-    let backend = backend_dir(STUB, guest);
+    let backend = its_backend(world, guest);
     for (index, device) in devices(world, &backend) {
         let numbered = |name: &str| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap().to_owned();
         let (state, vdev) = (numbered("state"), numbered("vdev"));
@@ -305,7 +317,7 @@ fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
 
 /// It removes the devices that shall leave, as it finds them by their virtual address.
 fn lose_devices(world: &mut World, tree: &TempTree, guest: DomId) {
-    let backend = backend_dir(STUB, guest);
+    let backend = its_backend(world, guest);
     for (index, device) in devices(world, &backend) {
         let numbered = |name: &str| world.value(&child(&backend, &format!("{name}-{index}"))).unwrap().to_owned();
         let (state, vdev) = (numbered("state"), numbered("vdev"));

@@ -43,6 +43,9 @@ impl Peers {
             self.world.borrow().domains.iter().filter(|(_, info)| !info.paused).map(|(id, _)| *id).collect();
         let mut moved = false;
         for (_, guest) in self.guests.iter_mut().filter(|(id, _)| running.contains(id)) {
+            if guest.state() == 0 {
+                guest.forget(); // Linux unregisters a device whose directory is gone
+            }
             moved |= guest.step(&mut self.stub);
         }
         moved || self.xen.store().requests() != before
@@ -82,6 +85,23 @@ pub(crate) struct MachineWithStub {
     pub(crate) machine: Machine,
     pub(crate) peers: Rc<RefCell<Peers>>,
     pub(crate) host: Host,
+    connection: StoreConnection,
+}
+
+/// A process of the tool, with a connection of its own.
+fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection) {
+    let (world, tree) = (machine.world.clone(), machine.tree.clone());
+    let xen = peers.borrow().xen.clone();
+    let connection = xen.store().connect(DomId::DOM0);
+    let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
+    let host = Host::new(
+        Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
+        Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
+        Box::new(Connection::new(transport)),
+        Box::new(FakeClock(world.clone())),
+        Box::new(FakeConsole(world)),
+    );
+    (host, connection)
 }
 
 impl MachineWithStub {
@@ -118,16 +138,28 @@ impl MachineWithStub {
         }
         peers.settle();
         let peers = Rc::new(RefCell::new(peers));
-        let connection = xen.store().connect(DomId::DOM0);
-        let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
-        let host = Host::new(
-            Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
-            Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
-            Box::new(Connection::new(transport)),
-            Box::new(FakeClock(world.clone())),
-            Box::new(FakeConsole(world)),
-        );
-        Self { machine, peers, host }
+        let (host, connection) = open(&machine, &peers);
+        Self { machine, peers, host, connection }
+    }
+
+    /// The process was killed: the next one opens everything anew.
+    pub(crate) fn restart(&mut self) {
+        self.with_peers(|peers| peers.xen.store().disconnect(self.connection));
+        (self.host, self.connection) = open(&self.machine, &self.peers);
+    }
+
+    /// Creates a guest whose driver is loaded as soon as there is something for it.
+    pub(crate) fn create(&self, id: DomId, name: &str) {
+        self.machine.add_domain(id, name);
+        self.with_peers(|peers| {
+            peers.tool.create_guest(id);
+            for (node, value) in [("name", name.to_owned()), ("vm", format!("/vm/{name}"))] {
+                peers.tool.write(&format!("/local/domain/{id}/{node}"), &value);
+            }
+            peers.tool.change(|store| store.mkdir(&format!("/local/domain/{id}/device/suspend")));
+            let frontend = SimFrontend::new(peers.xen.clone(), id, STUB);
+            peers.guests.insert(id, frontend);
+        });
     }
 
     pub(crate) fn with_peers<T>(&self, act: impl FnOnce(&mut Peers) -> T) -> T {
@@ -157,6 +189,7 @@ impl Transport for SimTransport {
     type Error = Infallible;
 
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Infallible> {
+        self.world.borrow_mut().change_fails(); // a process can be killed in the middle of a request
         let count = bytes.len().min(7); // the kernel takes messages in pieces too
         self.xen.store().send(self.connection, &bytes[..count]);
         Ok(count)

@@ -49,8 +49,6 @@ pub(crate) struct World {
     pub(crate) vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub(crate) owners: BTreeMap<Sbdf, DomId>,
-    /// What living guests have kept of devices.
-    pub(crate) clings: BTreeMap<Sbdf, String>,
     /// Rights that are not there may be revoked: a command was killed.
     pub(crate) uncertain: bool,
     /// What should never have happened.

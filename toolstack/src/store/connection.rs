@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::fmt::Display;
 use std::time::Duration;
 
-use xenstore::{Nodes, StoreError, Transaction, Transport};
+use xen_types::Errno;
+use xenstore::{Nodes, Request, StoreError, Transaction, Transport};
 
 use super::{Change, Store, StoreFailure};
 
@@ -45,12 +46,36 @@ impl<E> From<StoreError<E>> for Inside<E> {
     }
 }
 
-fn apply<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> Result<(), Inside<T::Error>> {
+/// A change that needs no look at what is there, as the request that makes it.
+fn simple(change: &Change) -> Option<(&str, Request<'_>)> {
+    Some(match change {
+        Change::Write { path, value } => (path, Request::Write { path, value: value.as_bytes() }),
+        Change::Mkdir { path } => (path, Request::Mkdir { path }),
+        Change::Permit { path, permissions } => (path, Request::SetPermissions { path, permissions }),
+        Change::Remove { path } => (path, Request::Remove { path }),
+        Change::RemoveIfEmpty { .. } | Change::Copy { .. } | Change::Expect { .. } => return None,
+    })
+}
+
+/// Makes the changes in their order, those in a row that need no look together.
+fn apply<T: Transport>(nodes: &mut Transaction<'_, T>, changes: &[Change]) -> Result<(), Inside<T::Error>> {
+    for run in changes.chunk_by(|one, next| simple(one).is_some() == simple(next).is_some()) {
+        let (paths, requests): (Vec<&str>, Vec<Request<'_>>) = run.iter().filter_map(simple).unzip();
+        for (answer, (path, request)) in nodes.request_all(&requests)?.into_iter().zip(paths.iter().zip(&requests)) {
+            match answer {
+                Ok(_) => {}
+                Err(error) if error.is(Errno::ENOENT) && matches!(request, Request::Remove { .. }) => {}
+                Err(error) => return Err(Inside::Failed { path: (*path).to_owned(), error: error.into() }),
+            }
+        }
+        run.iter().filter(|change| simple(change).is_none()).try_for_each(|change| apply_one(nodes, change))?;
+    }
+    Ok(())
+}
+
+fn apply_one<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> Result<(), Inside<T::Error>> {
     let (path, result) = match change {
-        Change::Write { path, value } => (path, nodes.write(path, value)),
-        Change::Mkdir { path } => (path, nodes.mkdir(path)),
-        Change::Permit { path, permissions } => (path, nodes.set_permissions(path, permissions)),
-        Change::Remove { path } => (path, nodes.remove(path).map(drop)),
+        Change::Write { .. } | Change::Mkdir { .. } | Change::Permit { .. } | Change::Remove { .. } => return Ok(()),
         Change::RemoveIfEmpty { path } => (path, remove_if_empty(nodes, path)),
         Change::Copy { from, to } => (from, copy(nodes, from, to)),
         Change::Expect { path, value } => match nodes.read_bytes(path) {
@@ -87,6 +112,12 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
         Ok(bytes.as_deref().map(text))
     }
 
+    fn read_many(&self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
+        let values =
+            self.store.borrow_mut().read_all(paths).map_err(|error| failure("read", &paths.join(" "), &error))?;
+        Ok(values.iter().map(|value| value.as_deref().map(text)).collect())
+    }
+
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
         let children = self.store.borrow_mut().directory(path).map_err(|error| failure("list", path, &error))?;
         Ok(children.unwrap_or_default())
@@ -98,8 +129,7 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
             let done = self.store.borrow_mut().write(path, value).map_err(|error| failure("write", path, &error));
             return done.map(|()| true);
         }
-        let done =
-            self.store.borrow_mut().transaction(|nodes| changes.iter().try_for_each(|change| apply(nodes, change)));
+        let done = self.store.borrow_mut().transaction(|nodes| apply(nodes, changes));
         match done {
             Ok(()) => Ok(true),
             Err(Inside::Unexpected) => Ok(false),

@@ -3,14 +3,14 @@
 //! A transaction is a list of [`Change`]s and not a closure, so that it can be repeated when somebody else came in between,
 //! shown under `-v`, and taken to pieces by tests.
 
+mod channel;
 mod connection;
-mod device;
 mod watches;
 
+pub(crate) use channel::StoreChannel;
 pub(crate) use connection::Connection;
 #[cfg(test)]
 pub(crate) use connection::Timed;
-pub(crate) use device::XenbusDevice;
 pub(crate) use watches::WatchConnection;
 
 use std::time::Duration;
@@ -83,6 +83,11 @@ pub(crate) struct StoreFailure {
 pub(crate) trait Store {
     /// A node's value, `None` when there is no such node. What is not UTF-8 is replaced: a guest may write anything.
     fn read(&self, path: &str) -> Result<Option<String>, StoreFailure>;
+
+    /// As [`Store::read`] for several nodes, which may be under way together.
+    fn read_many(&self, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
+        paths.iter().map(|path| self.read(path)).collect()
+    }
 
     /// The names of a node's children; none as well when there is no such node.
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure>;

@@ -47,16 +47,17 @@ fn removing_without_rebind_leaves_the_driver_to_xl() {
 }
 
 #[test]
-fn a_device_without_a_stub_is_parked_until_its_first_attach() {
+fn a_device_without_a_stub_is_parked_until_there_is_one() {
     let machine = Machine::new();
     machine.with(|world| world.destroy(STUB));
     add(&machine.host, &[device(SATA)], "pcidom").unwrap();
     machine.with(|world| {
         assert_eq!(world.owners[&device(SATA)], DomId::IO);
-        assert!(world.notes.iter().any(|note| note.contains("first attached")));
-        assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom")));
+        assert!(world.notes.iter().any(|note| note.ends_with("it gets the devices when it is")));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/backend"), Some("pcidom"));
     });
     remove(&machine.host, &[device(SATA)], true).unwrap();
+    machine.with(|world| assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom"))));
     machine.assert_no_violations();
 }
 

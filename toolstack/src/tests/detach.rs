@@ -162,7 +162,9 @@ fn a_guest_whose_stub_is_gone_gives_its_devices_back() {
     detach_from_web(&machine, &ALL).unwrap();
     machine.with(|world| {
         assert_eq!((&world.iomem.len(), &world.ioports.len(), &world.irqs.len()), (&0, &0, &0));
-        assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom") || path.contains("device/pci")));
+        let forgotten = |path: &String| !path.contains("device/pci") && !path.starts_with("/local/domain/3");
+        assert!(world.nodes.keys().all(forgotten));
+        assert!(world.nodes.keys().all(|path| !path.ends_with("/frontend") && !path.ends_with("/stub")));
         assert!(!world.nodes.contains_key(&path::libxl_pci_dir(device(EDU))));
     });
     machine.assert_no_violations();

@@ -123,6 +123,7 @@ fn the_table_is_dom0s_alone() {
             ". = \"\" n0",
             "device = \"\" n0",
             "device/0000-00-05-0 = \"\" n0",
+            "device/0000-00-05-0/backend = \"pcidom\" n0",
             "device/0000-00-05-0/frontend = \"5\" n0",
             "device/0000-00-05-0/phase = \"attached\" n0",
             "device/0000-00-05-0/stub = \"3\" n0",

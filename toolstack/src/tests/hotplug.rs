@@ -3,7 +3,7 @@
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
-use crate::fake::{Dump, E1000, EDU, Machine, NVME, STUB, WEB, device};
+use crate::fake::{Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::reclaim::reclaim;
 
 const BACKEND: &str = "/local/domain/3/backend/pci/5/0";
@@ -499,11 +499,19 @@ fn a_device_that_cannot_be_quieted_keeps_no_other() {
     assert_same(&machine, &using(&[E1000]).dump_but_config());
 }
 
+/// "web" has mapped some pages of the EDU device.
+fn cling(machine: &Machine, pages: usize) {
+    let entries: Vec<(usize, u64)> = (0..pages).map(|page| (page, (0xfea00 + page as u64) << 12 | 1)).collect();
+    machine.with(|world| {
+        world.memory.give(WEB, 0x2000..0x2400);
+        world.memory.make_table(WEB, 0x2001, &entries);
+    });
+}
+
 #[test]
 fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     let machine = using(&[E1000, EDU]);
-    let what = "web (domain 5): 3 mappings of 0xfea00000";
-    machine.with(|world| world.clings.insert(device(EDU), what.to_owned()));
+    cling(&machine, 3);
     let held = "0000:00:06.0 is given to nobody, because it is still held by web (domain 5): 3 mappings of 0xfea00000";
     let error = detach_from_web(&machine, &[EDU]).unwrap_err();
     assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
@@ -523,7 +531,7 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     attach_to_web(&machine, &[NVME]).unwrap();
     detach_from_web(&machine, &[NVME, E1000]).unwrap();
     assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), held);
-    machine.with(|world| world.clings.clear());
+    machine.with(|world| world.memory.make_table(WEB, 0x2001, &[]));
     detach_from_web(&machine, &[EDU]).unwrap();
     let expected = Machine::new();
     add_all(&expected);
@@ -531,10 +539,59 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
 }
 
 #[test]
+fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
+    let machine = using(&[E1000]);
+    machine.with(|world| world.stub.cannot_export = Some((device(NVME), "28 full")));
+    cling(&machine, 1);
+    attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
+        let told = "could not undo \"note that the devices go to web (domain 5)\": 0000:00:06.0 is given to nobody";
+        assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
+    });
+    machine.assert_no_violations();
+}
+
+#[test]
+fn what_a_guest_is_quick_with_does_not_go_back_to_dom0s_driver() {
+    let machine = using(&[E1000]);
+    machine.with(|world| {
+        world.stub.cannot_export = Some((device(SATA), "28 full"));
+        world.memory.make_table(WEB, 0x2001, &[(0, 0xfeb9_1001)]);
+    });
+    attach_to_web(&machine, &[&format!("{SATA},seize=1")]).unwrap_err();
+    let driver = || std::fs::read_link(machine.tree.path().join(format!("bus/pci/devices/{SATA}/driver"))).unwrap();
+    assert!(driver().ends_with("pciback"), "{:?}", driver());
+    machine.with(|world| {
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/phase"), Some("held"));
+        assert_eq!(world.owners[&device(SATA)], xen_types::DomId::IO);
+        world.memory.make_table(WEB, 0x2001, &[]);
+        world.stub.cannot_export = None;
+    });
+    detach_from_web(&machine, &[SATA]).unwrap();
+    reclaim(&machine.host).unwrap();
+    assert!(driver().ends_with("ahci"), "{:?}", driver());
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_cannot_be_looked_through_may_have_everything() {
+    let machine = using(&[E1000, EDU]);
+    cling(&machine, 0);
+    machine.with(|world| world.memory.unmappable.insert(0x2001, false));
+    let error = detach_from_web(&machine, &[EDU]).unwrap_err().to_string();
+    assert!(error.contains("still held by somebody, perhaps: looking through web (domain 5)"), "{error}");
+    machine.with(|world| world.memory.unmappable.clear());
+    detach_from_web(&machine, &[EDU]).unwrap();
+    machine.assert_no_violations();
+}
+
+#[test]
 fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
     for forced in [true, false] {
         let machine = using(&[E1000, EDU]);
-        machine.with(|world| world.clings.insert(device(EDU), "web (domain 5): 1 mapping of 0xfea00000".to_owned()));
+        cling(&machine, 1);
         detach_from_web(&machine, &[EDU]).unwrap_err();
         if forced {
             force(&machine, &[EDU]).unwrap();

@@ -7,13 +7,17 @@ mod detach;
 mod device_request;
 mod doctor;
 mod export;
+mod follow;
 mod golden;
 mod hotplug;
 mod killed;
 mod list;
+mod man;
 mod policy;
+mod random;
 mod reclaim;
 mod refusals;
+mod schema;
 mod status;
 mod with_stub;
 
@@ -35,6 +39,8 @@ fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
         export: None,
         timeout: TIMEOUT,
+        following: crate::attach::Following::No,
+        until: crate::attach::Until::Used,
     }
 }
 

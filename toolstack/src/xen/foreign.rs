@@ -71,7 +71,6 @@ impl ForeignMemory {
             return Err(HypercallError { call: "xenforeignmemory_map", errno: last_errno() });
         };
         let mut refused = Vec::new();
-        let mut copy: Table = [0; 512];
         for (index, (frame, error)) in frames.iter().zip(&errors).enumerate() {
             if *error != 0 {
                 refused.push(*frame);
@@ -79,11 +78,9 @@ impl ForeignMemory {
             }
             // SAFETY: the window has one page for each frame, in their order.
             let page = unsafe { window.cast::<Table>().add(index) };
-            for (entry, copied) in copy.iter_mut().enumerate() {
-                // SAFETY: this page is mapped, as no error was reported for it, until `unmap` below. A page holds 512 entries of
-                // 8 bytes. The read is volatile because another domain may own it.
-                *copied = unsafe { page.cast::<u64>().add(entry).read_volatile() };
-            }
+            // SAFETY: this page is mapped, as no error was reported for it, until `unmap` below; any bytes are a valid table. The read is
+            // volatile because the page is another domain's.
+            let copy = unsafe { page.read_volatile() };
             look(&copy);
         }
         // SAFETY: this window, with its length, of this very handle; nothing points into it any more.

@@ -118,11 +118,6 @@ pub(crate) trait Hypervisor {
     /// regions that firmware reserved for the device need not be mapped.
     fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Result<(), HypercallError>;
 
-    /// Placeholder of the audit: what a guest has of a device.
-    fn clings(&self, _device: Sbdf) -> Option<String> {
-        None
-    }
-
     /// Takes the device from the domain, into the quarantine; from the quarantine to dom0 (`xc_deassign_device`).
     fn deassign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;
 }

@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::task::Waker;
 
 use litemap::LiteMap;
-use xen_types::DomId;
+use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
 use xenstore::{Client, ReqId, WatchEvent, path};
 
@@ -20,8 +20,9 @@ use crate::Options;
 use crate::broker::Broker;
 use crate::guest::Guest;
 use crate::platform::Platform;
-use crate::pool::Pool;
+use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
+use crate::xenbus::Stop;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
 pub(crate) const BACKEND_TOKEN: &str = "backend";
@@ -65,7 +66,9 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) started_ns: u64,
     /// Raised when `control/shutdown` has changed.
     pub(crate) shutdown_signal: Rc<Signal>,
-    /// What it asked for.
+    /// Whether we are about to obey it.
+    stop: Stop,
+    /// What it asked for, when everything is in order for it.
     pub(crate) shutdown: Option<Shutdown>,
 }
 
@@ -90,6 +93,7 @@ impl<P: Platform> Core<P> {
             is_ready: false,
             counters: Counters::default(),
             shutdown_signal: Signal::new(),
+            stop: Stop::No,
             shutdown: None,
         }
     }
@@ -191,15 +195,41 @@ impl<P: Platform> Core<P> {
 
     /// The guest, which gets its task when it is not known yet.
     pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
-        let Self { guests, spawned, options, .. } = self;
+        let Self { guests, spawned, options, stop, .. } = self;
         guests.entry(domid).or_insert_with(|| {
             spawned.push(Box::pin(super::frontend::run(handle.clone(), domid)));
-            Box::new(Guest::new(domid, *options))
+            let mut guest = Box::new(Guest::new(domid, *options));
+            guest.held.stop = *stop;
+            guest
         })
     }
 
+    /// Has all frontends close, and those that come yet.
+    pub(crate) fn close_all(&mut self, stop: Stop) {
+        self.stop = stop;
+        for (_, guest) in self.guests.iter_mut() {
+            guest.held.stop = stop;
+            guest.held.is_at_rest = false;
+            guest.signal.raise();
+        }
+    }
+
+    /// True when every frontend is closed and every device quiet, or nobody can make it so.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        self.guests.values().all(|guest| guest.held.is_at_rest) && self.pool.leaving().next().is_none()
+    }
+
+    /// Somebody has touched the nodes of a device that may be lent: looks whether it is still there.
+    pub(crate) fn look_after(&mut self, address: Sbdf) {
+        let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(&domid)) else { return };
+        let device = guest.devices().find(|device| device.info().sbdf() == address);
+        if device.is_some_and(PoolDevice::has_vanished) {
+            guest.signal.raise();
+        }
+    }
+
     /// The pool has changed for the better: guests that were refused one of its devices ask again.
-    pub(crate) fn retry_failed(&mut self, address: xen_types::Sbdf) {
+    pub(crate) fn retry_failed(&mut self, address: Sbdf) {
         for guest in self.guests.iter_mut().map(|(_, guest)| guest) {
             if guest.forget_failure(address) {
                 guest.signal.raise();

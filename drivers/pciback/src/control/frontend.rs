@@ -81,6 +81,7 @@ impl<P: Platform> Task<P> {
         };
         let mut retry_ns = RETRY_NS;
         loop {
+            self.report_losses();
             self.pace().await;
             let wait_ns = match self.look().await {
                 Ok(Progress::Again) => {
@@ -118,6 +119,20 @@ impl<P: Platform> Task<P> {
         }
     }
 
+    /// Tells everybody of devices that are gone.
+    fn report_losses(&self) {
+        let failure = self.handle.with(|core| {
+            let super::core::Core { guests, pool, platform, .. } = core;
+            let guest = guests.get_mut(&self.domid)?;
+            let failure = guest.take_losses(pool)?;
+            guest.tell_losses(platform);
+            Some(failure)
+        });
+        if let Some(failure) = failure {
+            self.report(&failure);
+        }
+    }
+
     /// A frontend that touches its nodes more often than any real one has to wait, so that the others do not.
     async fn pace(&self) {
         loop {
@@ -137,6 +152,7 @@ impl<P: Platform> Task<P> {
         let nodes = read::nodes(&self.handle, &transaction, self.domid).await?;
         let actions = self.decide(nodes.as_ref());
         if actions.iter().any(Action::is_local) {
+            self.announce(&transaction, &actions);
             // Nothing is given away or taken on the word of nodes that were not all true at once.
             if transaction.commit().await? {
                 self.apply(actions);
@@ -161,6 +177,19 @@ impl<P: Platform> Task<P> {
                 None => guest.held.let_go(),
             }
         })
+    }
+
+    /// Says of devices that are about to be taken that they are lent. In the transaction that takes them: so whoever has removed an
+    /// entry and finds the device free may rely on it. Best effort, like all that the pool's task can mend.
+    fn announce(&self, transaction: &Transaction<P>, actions: &[Action]) {
+        for action in actions {
+            let Action::Take { address, .. } = *action else { continue };
+            if self.handle.with(|core| core.pool.is_free(address)) {
+                let path = path::child(&path::relative::pool_dir(address), path::key::STATE);
+                let value = format!("lent {}", self.domid);
+                drop(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
+            }
+        }
     }
 
     /// The steps that concern only ourselves. The others are decided again afterwards.

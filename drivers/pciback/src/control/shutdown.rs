@@ -1,12 +1,23 @@
 //! Does what `xl shutdown` and `xl reboot` ask for: `control/shutdown` (`docs/misc/xenstore-paths.pandoc`, 4.17).
+//!
+//! Frontends are closed first, all at the same time. One that has a driver in it gets its answers until it is done; one that says nothing is
+//! waited for a few seconds.
 
 use alloc::rc::Rc;
 
 use xen_types::Errno;
 use xenstore::{Request, TxId, path::relative, text};
 
-use super::core::{Handle, SHUTDOWN_TOKEN};
+use super::core::{Core, Handle, SHUTDOWN_TOKEN};
 use crate::platform::Platform;
+use crate::xenbus::Stop;
+
+/// How long frontends may take to close.
+const PATIENCE_NS: u64 = 5_000_000_000;
+/// How long xenstored may take to hear that those that did not are closed.
+const LAST_NS: u64 = 1_000_000_000;
+/// How often they are looked at meanwhile.
+const STEP_NS: u64 = 20_000_000;
 
 /// How the domain is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +28,8 @@ pub enum Shutdown {
     Reboot,
 }
 
-/// Watches the node for ever. A request is acknowledged by emptying the node, which the toolstack waits for, and only then obeyed.
+/// Watches the node until it asks for something. That is acknowledged by emptying the node, which the toolstack waits for, and only
+/// then obeyed.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let path = relative::CONTROL_SHUTDOWN;
     if let Err(error) = handle.ask(TxId::NONE, &Request::Watch { path, token: SHUTDOWN_TOKEN }).await {
@@ -42,6 +54,17 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             Err(error) if !error.is(Errno::ENOENT) => log::warn!("cannot acknowledge {path}: {error}"),
             _ => {}
         }
+        for (stop, patience_ns) in [(Stop::Asked, PATIENCE_NS), (Stop::Now, LAST_NS)] {
+            if stop == Stop::Now && handle.with(Core::is_closed) {
+                break;
+            }
+            handle.with(|core| core.close_all(stop));
+            let deadline_ns = handle.now_ns().saturating_add(patience_ns);
+            while !handle.with(Core::is_closed) && handle.now_ns() < deadline_ns {
+                handle.sleep_until(handle.now_ns().saturating_add(STEP_NS)).await;
+            }
+        }
         handle.with(|core| core.shutdown = Some(request));
+        return;
     }
 }

@@ -66,8 +66,10 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
     let description = Description {
         info: describe(address, &nodes),
         online: nodes.decimal(key::ONLINE).is_some_and(|online| online != 0),
+        is_new: nodes.get(key::STATE) == Some(b"new"),
     };
     let wanted = handle.with(|core| {
+        core.look_after(address);
         let wanted = core.pool.described(&core.platform, address, description);
         if core.pool.take_news(address) {
             core.retry_failed(address);

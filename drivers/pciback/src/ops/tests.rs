@@ -106,7 +106,10 @@ fn a_function_that_is_not_there_is_an_error_and_all_ones() {
     }
     let aliased = Request { devfn: 0x100, ..Request::conf_read(DEVICE, 0, 4) };
     let executed = frontend.execute(&aliased);
-    assert_eq!(executed, Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None });
+    assert_eq!(
+        executed,
+        Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss: false }
+    );
     assert_eq!(frontend.counters, Counters { no_device: count(9), ..Counters::default() });
 }
 

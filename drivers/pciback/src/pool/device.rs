@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString as _};
 
 use crate::broker::Cleanup;
-use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable};
+use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
 use crate::device::DeviceInfo;
 use crate::ops::{Interrupts, LentFunction};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
@@ -18,6 +18,20 @@ pub(crate) struct PoolDevice<P: Platform> {
     pub(crate) cleanup: Cleanup,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
+    /// Who was told that it is gone.
+    pub(crate) told: Told,
+}
+
+/// Who was told that a function is gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Told {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// The toolstack.
+    Toolstack,
+    /// The guest too, if it listens.
+    Guest,
 }
 
 impl<P: Platform> PoolDevice<P> {
@@ -32,7 +46,7 @@ impl<P: Platform> PoolDevice<P> {
             );
         }
         let function = LentFunction::new(config);
-        Self { info, window, function, cleanup: Cleanup::None, is_touched: false }
+        Self { info, window, function, cleanup: Cleanup::None, is_touched: false, told: Told::Nobody }
     }
 
     /// What the tool said about it.
@@ -55,9 +69,24 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Whether it is still there and does nothing on its own; the reason if not.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.is_gone() {
+            return Err("it was gone while it was lent".to_string()); // whatever answers now
+        }
         // It may have been unplugged since it was mapped.
         check_servable(&self.window).map_err(|error| error.to_string())?;
         check_quiet(&self.window).map_err(|error| error.to_string())
+    }
+
+    /// Whether it is known to be gone.
+    pub(crate) const fn is_gone(&self) -> bool {
+        self.function.is_gone
+    }
+
+    /// Looks whether it is still there. True when it is not, and was when anybody looked before.
+    pub(crate) fn has_vanished(&mut self) -> bool {
+        let is_news = !self.is_gone() && is_absent(&self.window);
+        self.function.is_gone |= is_news;
+        is_news
     }
 
     /// Makes the guest's view as at the first connect.

@@ -15,7 +15,7 @@ use crate::control::signal::Signal;
 use crate::device::DeviceInfo;
 use crate::platform::{ConfigWrite as _, Platform};
 use crate::xenbus::Failure;
-pub(crate) use device::PoolDevice;
+pub(crate) use device::{PoolDevice, Told};
 
 /// A device's place in the pool.
 enum Place<P: Platform> {
@@ -39,6 +39,8 @@ struct Entry<P: Platform> {
     said: String,
     /// It has become free, and who wanted it before has not been told.
     is_news: bool,
+    /// It was gone when it was last lent, and nobody has seen to it since.
+    is_gone: bool,
 }
 
 /// Why the nodes of a device are to be read.
@@ -56,6 +58,8 @@ pub(crate) struct Description {
     pub(crate) info: Result<DeviceInfo, String>,
     /// `online`.
     pub(crate) online: bool,
+    /// `state` is `new`: the tool has seen to it.
+    pub(crate) is_new: bool,
 }
 
 /// All devices, by their real addresses.
@@ -138,7 +142,8 @@ impl<P: Platform> Pool<P> {
 
     /// Brings a device in line with its nodes and says what its `state` shall be.
     pub(crate) fn described(&mut self, platform: &P, address: Sbdf, description: Description) -> String {
-        let new = || Entry { place: Place::Released, online: false, said: String::new(), is_news: false };
+        let new =
+            || Entry { place: Place::Released, online: false, said: String::new(), is_news: false, is_gone: false };
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
         let was_free = matches!(entry.place, Place::Free(_));
@@ -153,12 +158,18 @@ impl<P: Platform> Pool<P> {
                     admit(platform, info, self.is_direct)
                 }
             },
+            // Whatever is there now was not reset.
+            place @ Place::Refused(_) if entry.is_gone && !description.is_new => place,
             Place::Refused(_) | Place::Released => admit(platform, &description.info, self.is_direct),
         };
-        entry.is_news |= !was_free && matches!(entry.place, Place::Free(_));
+        let is_free = matches!(entry.place, Place::Free(_));
+        entry.is_news |= !was_free && is_free;
+        entry.is_gone &= !is_free;
         entry.said = match &entry.place {
             Place::Free(_) => "free".to_string(),
-            Place::With(domid) | Place::Leaving(_, domid) => format!("lent {domid}"),
+            Place::With(domid) | Place::Leaving(_, domid) => {
+                format!("{} {domid}", if entry.is_gone { "vanished" } else { "lent" })
+            }
             Place::Refused(reason) => format!("refused {reason}"),
             Place::Released => "released".to_string(),
         };
@@ -200,6 +211,27 @@ impl<P: Platform> Pool<P> {
                 entry.place = other;
                 fail(Errno::ENODEV, "is not in the pool")
             }
+        }
+    }
+
+    /// The frontend that has this device, if one has it.
+    pub(crate) fn holder(&self, address: Sbdf) -> Option<DomId> {
+        match self.entries.get(&address)?.place {
+            Place::With(domid) => Some(domid),
+            _ => None,
+        }
+    }
+
+    /// Whether it can be lent now.
+    pub(crate) fn is_free(&self, address: Sbdf) -> bool {
+        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, Place::Free(_)))
+    }
+
+    /// A device that is lent is gone.
+    pub(crate) fn vanished(&mut self, address: Sbdf) {
+        if let Some(entry) = self.entries.get_mut(&address) {
+            entry.is_gone = true;
+            self.look_at(address);
         }
     }
 

@@ -8,6 +8,7 @@ mod slot;
 mod vpci;
 
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::str::FromStr;
 
@@ -101,13 +102,15 @@ pub struct Topology {
     mode: ExportMode,
     /// Sorted by [`Entry::address`], no address twice.
     entries: Vec<Entry>,
+    /// The place of the entry that was looked up last, as long as that is where it is.
+    recent: Cell<usize>,
 }
 
 impl Topology {
     /// An empty topology.
     #[must_use]
     pub const fn new(mode: ExportMode) -> Self {
-        Self { mode, entries: Vec::new() }
+        Self { mode, entries: Vec::new(), recent: Cell::new(0) }
     }
 
     /// Chooses the mode anew, as long as no function has an address.
@@ -159,7 +162,12 @@ impl Topology {
     #[must_use]
     pub fn lookup(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
         let address = Sbdf::from_devfn(u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?);
+        // Guests ask about one function many times in a row.
+        if let Some(entry) = self.entries.get(self.recent.get()).filter(|entry| entry.address == address) {
+            return Some(entry.id);
+        }
         let position = self.position(address).ok()?;
+        self.recent.set(position);
         self.entries.get(position).map(|entry| entry.id)
     }
 

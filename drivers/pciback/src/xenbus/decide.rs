@@ -38,6 +38,9 @@
 //! With `online`=0 the toolstack removes the device for good: in column 6, and in column 1 from state 4 on, everything is given back
 //! (`dr6`), 3 brings nothing back from 5 and 6, and 8 is followed by 5. A `frontend` node that names another directory than that of
 //! our domain ends in `dr5` with the reason in the error node.
+//!
+//! When the stub itself comes to its end, a frontend with a connection is brought to 5 (from column 7 by way of 8) and served until it
+//! closes; every other, and every one when it took too long, ends in `dr6`.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -50,7 +53,7 @@ use xenstore::XenbusState::{
     self, Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring, Unknown,
 };
 
-use super::{DeviceNodes, Failure, Held, InvalidKey, Keys, MAX_DEVICES, Nodes, Outcome};
+use super::{DeviceNodes, Failure, Held, InvalidKey, Keys, MAX_DEVICES, Nodes, Outcome, Stop};
 
 /// A node of the BE dir that we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +138,9 @@ pub(crate) fn decide(nodes: &Nodes, held: &Held) -> Vec<Action> {
     if nodes.own == Some(Initialising) && !held.is_empty() {
         return held.let_go(); // the directory is a new one under an old name
     }
+    if held.stop != Stop::No {
+        return stop(nodes, held);
+    }
     if let Err(text) = &nodes.frontend {
         return give_up(nodes, held, Failure { errno: Errno::EINVAL, text: text.clone() });
     }
@@ -174,6 +180,18 @@ pub(crate) fn makes_sense(own: Option<XenbusState>, peer: Option<XenbusState>) -
         }
         Some(Unknown | Initialising | Initialised | Closing | Closed) => true,
     }
+}
+
+/// The stub comes to its end: a frontend that is connected is asked to close, and served until it has.
+fn stop(nodes: &Nodes, held: &Held) -> Vec<Action> {
+    let next = match nodes.peer.state {
+        _ if held.connection.is_none() || held.stop == Stop::Now => Closed,
+        Some(Reconfiguring) => Reconfigured, // it is deaf to 5 there
+        Some(Initialised | Connected | Reconfigured) | None => Closing,
+        Some(Unknown | Initialising | InitWait | Closing | Closed) => Closed,
+    };
+    let actions = if next == Closed { held.let_go() } else { Vec::new() };
+    then_state(actions, nodes, next)
 }
 
 /// 2: export what is listed.

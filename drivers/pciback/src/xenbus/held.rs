@@ -27,6 +27,18 @@ pub(crate) enum Outcome {
     Failed(Failure),
 }
 
+/// Whether the stub itself comes to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// It serves.
+    #[default]
+    No,
+    /// Frontends are asked to close.
+    Asked,
+    /// Nobody waits for them any longer.
+    Now,
+}
+
 /// Everything held for one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held {
@@ -47,11 +59,16 @@ pub(crate) struct Held {
     pub(crate) answered: bool,
     /// The virtual devices are as at a first connect.
     pub(crate) renewed: bool,
+    /// Whether everything is to be given back for good.
+    pub(crate) stop: Stop,
+    /// Our node says Closed, and nothing is held.
+    pub(crate) is_at_rest: bool,
 }
 
 impl Held {
     /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide()).
     pub(crate) fn observe(&mut self, nodes: &Nodes) {
+        self.is_at_rest = nodes.own == Some(XenbusState::Closed) && self.is_empty();
         self.answered &= nodes.peer.state == Some(XenbusState::Reconfiguring);
         if let Some(own) = nodes.own {
             self.said(own, nodes);

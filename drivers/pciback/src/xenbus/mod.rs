@@ -10,7 +10,7 @@ mod keys;
 mod nodes;
 
 pub(crate) use decide::{Action, decide, makes_sense};
-pub(crate) use held::{Failure, Held, Outcome};
+pub(crate) use held::{Failure, Held, Outcome, Stop};
 pub(crate) use keys::{InvalidKey, Keys};
 pub(crate) use nodes::{DeviceNodes, MAX_DEVICES, Nodes, Peer, read_state};
 

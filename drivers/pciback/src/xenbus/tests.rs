@@ -299,6 +299,24 @@ fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
 }
 
 #[test]
+fn at_the_end_of_the_stub_who_is_connected_is_asked_and_the_others_are_closed() {
+    let asked = |_: &mut Nodes, held: &mut Held| held.stop = Stop::Asked;
+    let now = |_: &mut Nodes, held: &mut Held| held.stop = Stop::Now;
+    //                          gone 1   2   3   4   5   6   7   8   nonsense
+    for own in [3, 4, 7] {
+        assert_row("asked", "   dr6  dr6 dr6 5   5   dr6 dr6 8   5   5", own, asked, true);
+    }
+    assert_row("asked at 8", "  dr6  dr6 dr6 5   5   dr6 dr6 -   5   5", 8, asked, true);
+    assert_row("asked at 5", "  dr6  dr6 dr6 -   -   dr6 dr6 8   -   -", 5, asked, true);
+    for own in [2, 3, 4, 5, 7, 8, 9] {
+        assert_row("idle", "    r6   r6  r6  r6  r6  r6  r6  r6  r6  r6", own, asked, false);
+        assert_row("now", "     dr6  dr6 dr6 dr6 dr6 dr6 dr6 dr6 dr6 dr6", own, now, true);
+    }
+    assert_row("closed", "      r    r   r   r   r   r   r   r   r   r", 6, asked, false);
+    assert_row("gone", "        dr   dr  dr  dr  dr  dr  dr  dr  dr  dr", 0, asked, true);
+}
+
+#[test]
 fn a_frontend_node_that_names_another_directory_ends_everything() {
     let wrong = |nodes: &mut Nodes, _: &mut Held| nodes.frontend = Err("no".to_string());
     for own in [2, 3, 4, 7, 8] {

@@ -55,11 +55,15 @@ impl<P: SharedPage> Cells<P> {
 
     /// The 32-bit field at byte `OFFSET` of [`SharedInfo`].
     pub(crate) fn word<const OFFSET: usize>(&self) -> &AtomicU32 {
-        const { assert!(OFFSET.is_multiple_of(4) && OFFSET < offset_of!(SharedInfo, op.msix_entries)) };
+        const {
+            let is_before = OFFSET < offset_of!(SharedInfo, op.msix_entries);
+            let is_behind = OFFSET >= offset_of!(SharedInfo, aer_op) && OFFSET < size_of::<SharedInfo>();
+            assert!(OFFSET.is_multiple_of(4) && (is_before || is_behind));
+        };
         let cell = self.0.base().as_ptr().wrapping_add(OFFSET).cast();
         // SAFETY: the page is page-aligned, valid for reads and writes while `self.0` is borrowed and only reached through
         // atomics (the promises of `SharedPage`); the assertion above keeps the word aligned and inside the page. No other
-        // accessor reaches these bytes with another size, since `half` starts behind them.
+        // accessor reaches these bytes with another size, since `half` keeps to the entries between them.
         unsafe { AtomicU32::from_ptr(cell) }
     }
 

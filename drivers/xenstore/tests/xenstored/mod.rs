@@ -38,6 +38,10 @@ pub(crate) struct Fake {
     pub(crate) refuse: Option<MessageType>,
     /// Take requests but hold back what there is to receive.
     pub(crate) silent: bool,
+    /// Take several messages at once.
+    pub(crate) several: bool,
+    /// How often something was received.
+    pub(crate) receives: u32,
 }
 
 impl Fake {
@@ -149,7 +153,12 @@ impl Transport for Fake {
         Ok(taken.len())
     }
 
+    fn takes_several(&self) -> bool {
+        self.several
+    }
+
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Refused> {
+        self.receives += 1;
         if self.silent || self.inbox.is_empty() {
             assert!(deadline_ns.is_some(), "would wait for ever");
             return Ok(0);

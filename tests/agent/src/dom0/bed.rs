@@ -36,6 +36,8 @@ impl Bed {
     /// Gives what comes next so much time.
     pub(crate) fn set_limit(&mut self, limit: Duration) {
         self.deadline = Instant::now() + limit;
+        // A xenstored that answers no more ends a case like any other program that does not.
+        self.store.set_deadline(self.deadline);
     }
 
     /// Runs a command of dom0, which must succeed, and returns its output.

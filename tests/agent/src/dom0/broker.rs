@@ -72,6 +72,11 @@ impl Bed {
         Ok(self.broker.insert(broker))
     }
 
+    /// The broker's process.
+    pub(crate) fn broker_pid(&mut self) -> Result<u32> {
+        Ok(self.broker()?.0.id())
+    }
+
     /// Kills the broker with SIGKILL, if one runs.
     pub(crate) fn kill_broker(&mut self) {
         self.broker = None;

@@ -39,9 +39,10 @@ impl Demo<'_> {
             self.dom0(&format!("pcidom assignable add {device}"))?;
         }
         self.dom0("pcidom assignable list")?;
-        self.say("A Debian guest, not started yet, gets all of them.")?;
+        let [card, toy, disk] = DEVICES;
+        self.say("A Debian guest, not started yet, gets two of them.")?;
         self.dom0("xl create -p /etc/xen/guest.cfg")?;
-        self.dom0(&format!("pcidom attach -v guest {}", DEVICES.join(" ")))?;
+        self.dom0(&format!("pcidom attach -v guest {card} {toy}"))?;
         self.dom0("xl unpause guest")?;
         let guest = Domain { name: "guest".into(), id: self.domid("guest")? };
         let deadline = self.bed.deadline;
@@ -50,10 +51,14 @@ impl Demo<'_> {
         self.dom0("xl list")?;
         self.say("The guest's unchanged kernel finds them on its own bus 0.")?;
         self.guest(&guest, "lspci")?;
+        self.say("The disk follows while the guest runs: both ends go from Connected through Reconfiguring and Reconfigured.")?;
+        self.dom0(&format!("pcidom attach -v guest {disk}"))?;
         self.guest(&guest, "lspci -v -s 00:02.0")?;
         self.dom0("pcidom list")?;
-        self.say("And back into the pool.")?;
-        self.dom0(&format!("pcidom detach guest {}", DEVICES.join(" ")))?;
+        self.say("One leaves, the others stay; then all are back in the pool.")?;
+        self.dom0(&format!("pcidom detach guest {card}"))?;
+        self.guest(&guest, "lspci")?;
+        self.dom0(&format!("pcidom detach guest {toy} {disk}"))?;
         self.guest(&guest, "lspci")?;
         self.dom0("pcidom list")?;
         self.dom0("xl destroy guest")?;

@@ -14,6 +14,12 @@ pub(crate) const NVME: &str = "0000:00:07.0";
 pub(crate) const E1000E: &str = "0000:00:08.0";
 /// A SATA controller with a disk: INTx and MSI, no reset method.
 pub(crate) const AHCI: &str = "0000:00:0a.0";
+/// Another NVMe disk, which can be unplugged. QEMU knows it as `hot`.
+pub(crate) const HOT: &str = "0000:01:00.0";
+/// The port that it is behind.
+pub(crate) const PORT: &str = "0000:00:0b.0";
+/// Two of QEMU's educational devices in one slot.
+pub(crate) const PAIR: [&str; 2] = ["0000:00:0c.0", "0000:00:0c.1"];
 /// Those that the pool has from the start.
 pub(crate) const ALL: [&str; 3] = [E1000, EDU, NVME];
 

@@ -13,11 +13,13 @@ pub(crate) struct GuestOptions {
     pub(crate) passthrough: bool,
     /// Modules that it loads first.
     pub(crate) modules: &'static str,
+    /// What becomes of it when it reboots.
+    pub(crate) on_reboot: &'static str,
 }
 
 impl Default for GuestOptions {
     fn default() -> Self {
-        Self { passthrough: true, modules: "xen-pcifront" }
+        Self { passthrough: true, modules: "xen-pcifront", on_reboot: "destroy" }
     }
 }
 
@@ -53,8 +55,8 @@ impl Bed {
         write!(
             config,
             "name = \"{name}\"\nextra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load={}\"\n\
-             on_reboot = \"destroy\"\non_crash = \"destroy\"\n",
-            options.modules
+             on_reboot = \"{}\"\non_crash = \"destroy\"\n",
+            options.modules, options.on_reboot
         )?;
         self.create_paused(name, &config)
     }

@@ -8,14 +8,19 @@ mod devices;
 mod drivers;
 mod figures;
 mod guests;
+mod hotplug;
 mod interrupts;
 mod irqs;
 mod network;
+mod qmp;
 mod report;
 mod services;
 mod snapshot;
+mod soak;
+mod stacks;
 mod stub;
 mod trace;
+mod transcript;
 
 use std::{fs, path::Path, time::Instant};
 
@@ -37,23 +42,41 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     let (lane, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
     match lane {
         "demo" => demo::run(&mut bed, &mut report),
-        "full" => run_cases(cases::FULL, filter, &mut bed, &mut report),
-        "no-iommu" => run_cases(cases::NO_IOMMU, filter, &mut bed, &mut report),
+        "soak" => soak::run(filter, &mut bed, &mut report),
         "figures" => figures::run(&mut bed, &mut report, figures::Clock::Real, filter),
         "instructions" => figures::run(&mut bed, &mut report, figures::Clock::Instructions, filter),
-        "direct" => run_cases(cases::DIRECT, filter, &mut bed, &mut report),
-        _ => bail!("no lane {lane}"),
+        _ => run_cases(lane, filter, &mut bed, &mut report),
     }
 }
 
-fn run_cases(groups: &[&[cases::Case]], filter: &str, bed: &mut Bed, report: &mut Report) -> Result<()> {
-    for case in groups.iter().copied().flatten().filter(|case| case.name.contains(filter)) {
+/// The cases of a lane whose names contain the filter, or one of several with commas between them.
+fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'static cases::Case> + use<'a>> {
+    let groups = match lane {
+        "full" => cases::FULL,
+        "no-iommu" => cases::NO_IOMMU,
+        "direct" => cases::DIRECT,
+        _ => bail!("no lane {lane}"),
+    };
+    let is_wanted = move |case: &&cases::Case| filter.split(',').any(|part| case.name.contains(part));
+    Ok(groups.iter().copied().flatten().filter(is_wanted))
+}
+
+/// Prints the names of these cases.
+pub(crate) fn list_cases(lane: &str, filter: &str) {
+    for case in wanted(lane, filter).into_iter().flatten() {
+        println!("{}", case.name);
+    }
+}
+
+fn run_cases(lane: &str, filter: &str, bed: &mut Bed, report: &mut Report) -> Result<()> {
+    for case in wanted(lane, filter)? {
         report.start(case.name)?;
         bed.set_limit(case.limit);
         let started = Instant::now();
         let result = (case.run)(bed);
         report.end(case.name, started.elapsed(), &result)?;
         if result.is_err() {
+            stacks::print();
             bed.clear();
         }
     }

@@ -1,10 +1,20 @@
 //! Telling the host what happens, in the file that it follows (`tests/bench/src/report.rs` has the lines' meaning).
 
-use std::{fmt, fs::File, io::Write, time::Duration};
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io::Write,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 
 use super::services::SHARE;
+
+/// The file, which requests to the host go to as well (`qmp.rs`).
+pub(crate) fn path() -> String {
+    format!("{SHARE}/report")
+}
 
 /// The report of one boot.
 pub(crate) struct Report {
@@ -16,8 +26,9 @@ pub(crate) struct Report {
 impl Report {
     /// Starts an empty report.
     pub(crate) fn create() -> Result<Self> {
-        let path = format!("{SHARE}/report");
-        Ok(Self { file: File::create(&path).with_context(|| format!("creating {path}"))?, passed: 0, failed: 0 })
+        let path = path();
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        Ok(Self { file: file.with_context(|| format!("creating {path}"))?, passed: 0, failed: 0 })
     }
 
     /// Writes a line, also to the console, so that it stands among the messages of the kernel and Xen.

@@ -49,9 +49,8 @@ impl Goal {
 impl std::fmt::Display for Goal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Ratio(most) => write!(f, "<= x{most}"),
-            Self::Value(most) => write!(f, "<= {most}"),
-            Self::Same(part) => write!(f, "x1 +-{part}"),
+            Self::Ratio(most) | Self::Value(most) => write!(f, "at most {most}"),
+            Self::Same(part) => write!(f, "1 ± {part}"),
         }
     }
 }

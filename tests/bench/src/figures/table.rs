@@ -1,4 +1,4 @@
-//! Figures for people.
+//! Figures for people: a table in Markdown, so that `docs/performance.md` can take it as it is.
 
 use std::fmt::Write as _;
 
@@ -6,13 +6,12 @@ use super::{file::Figure, goals};
 
 /// A table of all figures.
 pub(crate) fn of(figures: &[Figure]) -> String {
-    let mut text = format!(
-        "{:40} {:>12} {:>12} {:>7} {:>15}  {}\n",
-        "figure (its unit is at the end)", "xen-pciback", "pcidom", "ratio", "of all rounds", "goal"
-    );
+    let mut text = String::new();
+    row(&mut text, ["figure (its unit at the end)", "xen-pciback", "pcidom", "ratio", "in the rounds", "goal"]);
+    let _ = writeln!(text, "|---|--:|--:|--:|--:|---|");
     for figure in figures {
         let goal = goals::of(&figure.name).map_or_else(String::new, |goal| {
-            let verdict = if goal.is_reached(figure.pcidom, figure.ratio) { "reached" } else { "MISSED" };
+            let verdict = if goal.is_reached(figure.pcidom, figure.ratio) { "reached" } else { "missed" };
             format!("{goal}: {verdict}")
         });
         let spread = match (figure.ratio_min, figure.ratio_max) {
@@ -21,17 +20,20 @@ pub(crate) fn of(figures: &[Figure]) -> String {
         };
         let ratio = figure.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
         let (pciback, pcidom) = (number(figure.pciback), number(figure.pcidom));
-        // The end of a line without a goal would be blanks.
-        let line = format!("{:40} {pciback:>12} {pcidom:>12} {ratio:>7} {spread:>15}  {goal}", figure.name);
-        let _ = writeln!(text, "{}", line.trim_end());
+        row(&mut text, [&format!("`{}`", figure.name), &pciback, &pcidom, &ratio, &spread, &goal]);
     }
     text
+}
+
+/// Columns under each other also where nobody renders the table.
+fn row(text: &mut String, [figure, pciback, pcidom, ratio, spread, goal]: [&str; 6]) {
+    let _ = writeln!(text, "| {figure:40} | {pciback:>11} | {pcidom:>9} | {ratio:>5} | {spread:>15} | {goal} |");
 }
 
 /// Three digits are more than most figures are worth; large ones are counts.
 fn number(value: Option<f64>) -> String {
     match value {
-        None => "-".to_owned(),
+        None => String::new(),
         Some(value) if value >= 100.0 || value.fract() == 0.0 => format!("{value:.0}"),
         Some(value) => format!("{value:.2}"),
     }
@@ -50,10 +52,11 @@ mod tests {
             figure("image_size_bytes", None, 131_000.0),
             figure("something_else_us", None, 1.0),
         ]);
-        let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].ends_with("<= x0.5: reached") && lines[1].contains("0.43 to 0.43"), "{text}");
-        assert!(lines[2].ends_with("<= x0.3: MISSED"), "{text}");
-        assert!(lines[3].ends_with("<= 131072: reached"), "{text}");
-        assert!(lines[4].ends_with(" 1"), "{text}");
+        let lines: Vec<&str> = text.lines().skip(2).collect();
+        assert!(lines[0].ends_with("| at most 0.5: reached |") && lines[0].contains("0.43 to 0.43"), "{text}");
+        assert!(lines[1].ends_with("| at most 0.3: missed |"), "{text}");
+        assert!(lines[2].ends_with("| at most 131072: reached |"), "{text}");
+        assert!(lines[3].starts_with("| `something_else_us` ") && lines[3].ends_with("|  |"), "{text}");
+        assert!(lines.iter().all(|line| line.matches('|').count() == 7), "{text}");
     }
 }

@@ -169,3 +169,49 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
         assert_eq!(bench.journal(NVME), Journal::None);
     }
 }
+
+#[test]
+fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
+    let bench = busy_bench();
+    let node = |name| path::child(&path::tool_device_dir(device(name)), "vectors");
+    let (mine, theirs) = (node(NVME), node(E1000));
+    let journal = bench.machine.with(|world| {
+        let journal = world.value(&theirs).unwrap().to_owned();
+        world.write(&mine, "busy");
+        world.write(&theirs, "busy"); // it is just at the e1000
+        let (theirs, done) = (theirs.clone(), journal.clone());
+        world.incidents.push(Box::new(move |world| {
+            let swept = world.nodes.contains_key("/tool/pcidom/sweep/5");
+            if swept {
+                world.write(&theirs, &done);
+            }
+            swept
+        }));
+        journal
+    });
+    let facts = Facts::gather(&bench.machine.host, device(NVME)).unwrap();
+    let_go(&bench.machine.host, WEB, &[device(NVME)], &[facts]).unwrap();
+    assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
+    bench.machine.with(|world| {
+        assert_eq!(world.value(&theirs), Some(journal.as_str()));
+        assert!(!world.nodes.contains_key("/tool/pcidom/sweep"));
+    });
+    bench.assert_sound();
+}
+
+#[test]
+fn nothing_is_mapped_while_a_command_sweeps() {
+    let bench = busy_bench();
+    bench.machine.with(|world| world.write("/tool/pcidom/sweep/5", ""));
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let before = bench.journal(E1000);
+    let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, E1000), &[]);
+    assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 16));
+    assert_eq!((bench.journal(E1000), bench.mapped(E1000).len()), (before, 2));
+    // A command that was killed at it does not keep it so.
+    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, E1000), &[]);
+    assert_eq!(heard.code, ErrorCode::Success);
+    bench.assert_sound();
+}

@@ -238,6 +238,8 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
         devices: vec![NVME.parse().unwrap()],
         export: None,
         timeout: Duration::from_secs(1),
+        following: crate::attach::Following::No,
+        until: crate::attach::Until::Used,
     };
     crate::attach::attach(&machine.host, &request).unwrap_err();
     machine.with(|world| {
@@ -246,4 +248,61 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
     });
     machine.dump_but_config().assert_same(&expected, "");
     machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_reboots_gets_its_devices_at_once() {
+    let bench = Bench::new();
+    bench.machine.with(|world| {
+        let dir = path::tool_device_dir(device(NVME));
+        world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
+        world.write(&format!("{dir}/spec"), NVME);
+    });
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| world.destroy(WEB));
+    changed(&process, path::RELEASE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.reclaimer.started.get(), 1);
+    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    bench.reclaimer.busy.set(false);
+    broker.child_ended();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!((bench.reclaimer.started.get(), broker.idle()), (1, None), "nobody is there to follow");
+    bench.machine.add_domain(DomId(9), "web");
+    bench.machine.with(|world| {
+        world.write("/local/domain/9/vm", "/vm/0a5e2f3c-7f7b-4a55-8f4e-000000000005");
+    });
+    changed(&process, path::INTRODUCE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.reclaimer.started.get(), 2);
+}
+
+#[test]
+fn a_stub_that_was_started_again_is_waited_for() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| {
+        world.write("/tool/pcidom/device/0000-00-1f-2/backend", "pcidom-3");
+        std::fs::remove_file(bench.machine.tree.path().join("bus/pci/devices/0000:00:1f.2/driver")).unwrap();
+    });
+    bench.machine.tree.link("bus/pci/devices/0000:00:1f.2/driver", "../../drivers/pciback");
+    bench.machine.add_domain(DomId(10), "pcidom-3");
+    changed(&process, path::INTRODUCE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!((bench.reclaimer.started.get(), broker.idle()), (0, None), "it is not ready");
+    bench.machine.with(|world| world.write("/local/domain/10/data/pcidom/version", "0.1.0"));
+    changed(&process, "/local/domain/10/data/pcidom/version");
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.reclaimer.started.get(), 1);
 }

@@ -19,6 +19,7 @@ use xenstore::{Permission, path};
 
 use super::vectors::Vectors as Journal;
 use super::{Broker, Outside};
+use crate::error::DomainName;
 use crate::fake::{
     ConfigImage, DB, E1000, EDU, FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, STUB, WEB, Wires,
     device,
@@ -94,7 +95,7 @@ impl Bench {
             std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
         let ecam = self.machine.host.sysfs.ecam_frame(device).unwrap();
         self.machine.with(|world| {
-            let mut changes = table::enter(device, stub);
+            let mut changes = table::enter(device, &DomainName { id: stub, name: None });
             changes.extend(table::reserve(device, guest));
             changes.push(table::set_phase(device, table::Phase::Attached));
             changes.iter().for_each(|change| world.apply(change).unwrap());

@@ -1,39 +1,159 @@
-//! What a guest keeps of a device that is taken from it is found.
+//! What a guest keeps of a device that is taken from it is found, and keeps the device from everybody else (`docs/audit.md`).
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Case;
-use crate::dom0::{
-    bed::Bed,
-    devices::{E1000, EDU, attribute},
-    snapshot::debug_key,
+use crate::{
+    dom0::{
+        bed::Bed,
+        devices::{E1000, EDU, attribute},
+        guests::Domain,
+        irqs::Irqs,
+        snapshot::{debug_key, rights},
+    },
+    store::expect,
 };
 
-pub(super) const CASES: &[Case] = &[Case::within(std::time::Duration::from_mins(6), "audit_experiment", experiment)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("audit_finds_nothing_when_a_driver_has_let_go", let_go),
+    Case::new("audit_keeps_a_device_from_others_while_its_guest_clings_to_a_bar", clings),
+    Case::new("audit_is_overruled_by_force", by_force),
+    Case::new("audit_is_over_with_the_guest", with_the_guest),
+];
 
-fn experiment(bed: &mut Bed) -> Result<()> {
+/// What `edu` says at its first register (QEMU, `docs/specs/edu.txt`).
+const EDU_ID: &str = "010000ed";
+const CLINGER: &str = "clinger";
+
+/// The guest of these cases, with a device.
+fn guest_with(bed: &mut Bed, device: &str) -> Result<Domain> {
     bed.broker()?;
-    let guest = bed.guest_with("clinger", &[EDU, E1000])?;
-    bed.in_guest(&guest, "load e1000")?;
-    bed.in_guest(&guest, "ip link set eth0 up; cat /proc/interrupts")?;
+    let known = bed.domains.iter().any(|domain| domain.name == CLINGER);
+    let guest = bed.guest_with(CLINGER, &[device])?;
+    if known {
+        bed.free(device)?;
+        bed.pcidom(&["attach", CLINGER, device])?;
+    }
+    Ok(guest)
+}
+
+/// Detaches, which must succeed, and tells how long looking through each domain took.
+fn detach(bed: &Bed, device: &str) -> Result<()> {
+    let outcome = bed.try_pcidom(&["-v", "detach", CLINGER, device])?;
+    for line in outcome.stderr.lines().filter(|line| line.contains("looked through")) {
+        println!("agent: {}", line.trim());
+    }
+    ensure!(outcome.code() == 0, "detach ended with {}: {}", outcome.code(), outcome.stderr.trim());
+    Ok(())
+}
+
+fn let_go(bed: &mut Bed) -> Result<()> {
+    let guest = guest_with(bed, E1000)?;
+    for unloads in [false, true] {
+        bed.in_guest(&guest, "load e1000")?;
+        bed.in_guest(&guest, "ip link set eth0 up")?;
+        let before = xens_view(bed, &guest)?;
+        ensure!(before.len() >= 3, "Xen knows of no range, channel and interrupt before: {before:?}");
+        if unloads {
+            bed.in_guest(&guest, "unload e1000")?;
+        }
+        detach(bed, E1000)?;
+        let after = xens_view(bed, &guest)?;
+        ensure!(after.is_empty(), "Xen still knows of {after:?}, of {before:?} before");
+        let stub = bed.stub()?;
+        expect(E1000, bed.pool_state(&stub, E1000)?.as_deref(), "free")?;
+        if !unloads {
+            bed.pcidom(&["attach", CLINGER, E1000])?;
+        }
+    }
+    Ok(())
+}
+
+/// What a guest has of the host's devices, by Xen's own dumps: ranges of memory and ports that it may use (key `q`), event channels
+/// on interrupts (`e`), and interrupts (`i`).
+fn xens_view(bed: &Bed, guest: &Domain) -> Result<Vec<String>> {
+    let owner = format!("rights of domain {}:", guest.id);
+    // `I/O Memory { f0000-f0003 }`, or empty braces.
+    let is_full =
+        |line: &str| line.split_once('{').is_some_and(|(_, rest)| rest.contains(|c: char| c.is_ascii_hexdigit()));
+    let mut view = rights(&debug_key(bed, "q")?);
+    ensure!(view.iter().any(|line| line.starts_with(&owner)), "no rights of domain {} in {view:?}", guest.id);
+    view.retain(|line| line.starts_with(&owner) && is_full(line));
+    view.extend(channels(&debug_key(bed, "e")?, guest.id)?);
+    view.extend(Irqs::now(bed)?.bound_to(guest.id).into_iter().map(|pirq| format!("interrupt {pirq}")));
+    Ok(view)
+}
+
+/// The event channels of a domain that are bound to interrupts: state 4 in `domain_dump_evtchn_info`
+/// (`xen/common/event_channel.c`), whose lines end in the pirq and the interrupt behind it.
+fn channels(dump: &[String], domain: u16) -> Result<Vec<String>> {
+    let heading = format!("Event channel information for domain {domain}:");
+    let start = dump.iter().position(|line| *line == heading).with_context(|| format!("no {heading:?} in {dump:?}"))?;
+    let own = dump.iter().skip(start + 1).take_while(|line| !line.starts_with("Event channel information"));
+    Ok(own.filter(|line| line.contains(" s=4 ")).map(|line| format!("event channel {line}")).collect())
+}
+
+/// A guest that has `edu`, and has mapped its registers in a way that no driver gives up.
+fn clinging(bed: &mut Bed) -> Result<Domain> {
+    let guest = guest_with(bed, EDU)?;
     let resource = attribute(EDU, "resource")?;
     let start = resource.split(' ').next().context("no resource")?.to_owned();
     let said = bed.in_guest(&guest, &format!("hold {start} 8192"))?;
-    println!("agent: held {start}: {}", String::from_utf8_lossy(&said));
-    for key in ["e", "i"] {
-        for line in debug_key(bed, key)? {
-            println!("agent: before {key}: {line}");
-        }
-    }
-    let outcome = bed.try_pcidom(&["-v", "detach", &guest.name, EDU, E1000])?;
-    println!("agent: {:?} {}", outcome.status, outcome.stderr);
-    let said = bed.in_guest(&guest, "peek")?;
-    println!("agent: peek: {}", String::from_utf8_lossy(&said));
-    for key in ["e", "i", "q"] {
-        for line in debug_key(bed, key)? {
-            println!("agent: after {key}: {line}");
-        }
-    }
-    ensure!(false, "experiment");
+    ensure!(said == EDU_ID.as_bytes(), "edu says {}", String::from_utf8_lossy(&said));
+    bed.pcidom_fails(
+        &["detach", CLINGER, EDU],
+        1,
+        &format!("held by {CLINGER} (domain {}): 2 mappings of 0x", guest.id),
+    )?;
+    Ok(guest)
+}
+
+/// The device is nobody's, the stub has it, and it can be given away.
+fn is_free(bed: &mut Bed) -> Result<()> {
+    let stub = bed.stub()?;
+    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), "free")?;
+    let list = bed.pcidom(&["list"])?;
+    ensure!(!list.contains("held"), "{list}");
     Ok(())
+}
+
+fn clings(bed: &mut Bed) -> Result<()> {
+    let guest = clinging(bed)?;
+    // It has lost every right, and is still the master of the device.
+    let view = xens_view(bed, &guest)?;
+    ensure!(view.is_empty(), "Xen still knows of {view:?}");
+    let said = bed.in_guest(&guest, "peek")?;
+    ensure!(said == EDU_ID.as_bytes(), "edu does not answer any more: {}", String::from_utf8_lossy(&said));
+    let list = bed.pcidom(&["list"])?;
+    let Some(line) = list.lines().find(|line| line.contains(EDU)) else { bail!("{EDU} is not in {list}") };
+    ensure!(line.contains(" held ") && line.contains(&format!("held by {CLINGER} (domain {})", guest.id)), "{line}");
+    println!("agent: {line}");
+    let other = bed.create_guest("other", crate::dom0::guests::GuestOptions::default())?;
+    for name in ["other", CLINGER] {
+        bed.pcidom_fails(&["attach", name, EDU], 1, "is given to nobody, because it is still held by")?;
+    }
+    bed.pcidom_fails(&["detach", CLINGER, EDU], 1, "held by")?;
+    bed.in_guest(&guest, "let-go")?;
+    detach(bed, EDU)?;
+    is_free(bed)?;
+    bed.pcidom(&["attach", "other", EDU])?;
+    bed.pcidom(&["detach", "other", EDU])?;
+    bed.destroy(&other)
+}
+
+fn by_force(bed: &mut Bed) -> Result<()> {
+    let guest = clinging(bed)?;
+    bed.pcidom(&["detach", "--force", CLINGER, EDU])?;
+    is_free(bed)?;
+    bed.in_guest(&guest, "let-go").map(drop)
+}
+
+fn with_the_guest(bed: &mut Bed) -> Result<()> {
+    let guest = clinging(bed)?;
+    bed.destroy(&guest)?;
+    bed.pcidom(&["reclaim"])?;
+    is_free(bed)?;
+    let next = bed.guest_with("next", &[EDU])?;
+    ensure!(bed.addresses_in(&next)? == ["0000:00:00.0"], "the next guest does not have it");
+    bed.destroy(&next)
 }

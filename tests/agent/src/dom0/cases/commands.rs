@@ -16,13 +16,21 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("pcidom_create_makes_a_guest_that_has_its_devices", makes_a_guest),
-    Case::new("pcidom_status_tells_of_the_stub_and_its_guests", status),
-    Case::new("pcidom_doctor_finds_this_host_fit", doctor),
-    Case::new("pcidom_create_takes_down_a_guest_that_does_not_answer", takes_down),
-    Case::new("pcidom_create_says_what_is_wrong", says_what_is_wrong),
-    Case::new("pcidom_create_killed_at_work_is_finished_or_undone", killed),
+    case("pcidom_create_makes_a_guest_that_has_its_devices", makes_a_guest),
+    case("pcidom_status_tells_of_the_stub_and_its_guests", status),
+    case("pcidom_doctor_finds_this_host_fit", doctor),
+    case("pcidom_create_takes_down_a_guest_that_does_not_answer", takes_down),
+    case("pcidom_create_says_what_is_wrong", says_what_is_wrong),
+    case("pcidom_create_killed_at_work_is_finished_or_undone", killed),
 ];
+
+/// Each creates a guest and waits until it has booted, some after a stub.
+const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
+    Case::within(Duration::from_mins(4), name, run)
+}
+
+/// How long a created guest may take from its first instruction to its devices, in seconds: on a busy machine, long.
+const BOOT: &str = "90";
 
 /// The name of the guests that these cases create.
 const NAME: &str = "created";
@@ -66,7 +74,7 @@ fn prepare(bed: &mut Bed, devices: &[&str]) -> Result<Domain> {
 fn makes_a_guest(bed: &mut Bed) -> Result<()> {
     prepare(bed, &[EDU, NVME])?;
     let file = configuration("'00:06.0@5', # by its slot\n\t\"bdf=00:07.0,power_mgmt=1\",\n", "xen-pcifront")?;
-    let outcome = bed.try_pcidom(&["create", &file, "memory=200"])?;
+    let outcome = bed.try_pcidom(&["create", "--timeout", BOOT, &file, "memory=200"])?;
     ensure!(outcome.code() == 0, "it ended with {}: {}", outcome.code(), outcome.stderr);
     for word in ["passthrough = \"enabled\" was added", "e820_host = 1 was added"] {
         ensure!(outcome.stderr.contains(word), "it does not say {word:?}: {}", outcome.stderr);

@@ -10,6 +10,7 @@ mod data;
 mod direct;
 mod errors;
 mod export;
+mod hotplug;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::bed::Bed;
+pub(crate) use hotplug::cycles::cycles;
 
 /// One promise, tested.
 pub(crate) struct Case {
@@ -56,6 +58,15 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    hotplug::sequence::CASES,
+    hotplug::sets::CASES,
+    hotplug::data::CASES,
+    hotplug::failures::CASES,
+    hotplug::surprise::CASES,
+    hotplug::killed::CASES,
+    hotplug::cycles::CASES,
+    hotplug::other_frontends::CASES,
+    hotplug::life::CASES,
     audit::CASES,
     direct::READ_ONLY,
     commands::CASES,

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::{DEVICE, DRIVER, Session, handshake::Handshake};
+use super::{DEVICE, DRIVER, Session, contestant::Contestant, handshake::Handshake};
 use crate::{dom0::guests::Domain, process};
 
 /// The guest needs this to start listening for the driver.
@@ -23,7 +23,19 @@ impl Session<'_> {
         let mut command = self.who.attach(guest, DEVICE);
         let deadline = self.bed.deadline;
         let started = Instant::now();
-        let running = thread::spawn(move || process::check(&mut command, deadline).map(|_| Instant::now()));
+        let steps = self.wants_steps();
+        if steps {
+            command.arg("-v");
+        }
+        let running = thread::spawn(move || -> Result<Instant> {
+            let outcome = process::run(&mut command, deadline)?;
+            let ended = Instant::now();
+            if steps {
+                println!("agent: attach:\n{}", outcome.stderr);
+            }
+            ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
+            Ok(ended)
+        });
         let bound = self.bed.answer_well(&request).map(|_| started.elapsed());
         let returned = running.join().map_err(|_| anyhow!("the thread panicked"))?? - started;
         self.sample("attach", "ms", milliseconds(bound?))?;
@@ -33,12 +45,27 @@ impl Session<'_> {
         self.measure_interrupts(guest)
     }
 
+    /// Whether the steps of pcidom's commands are to be shown with their times, on dom0's console. Only when asked for by name, since
+    /// that costs time too.
+    fn wants_steps(&self) -> bool {
+        self.who == Contestant::Pcidom && self.only.contains(&"steps")
+    }
+
     /// From the start of the command to its end, when the guest must not have the device any more.
     pub(super) fn measure_detach(&mut self, guest: &Domain) -> Result<()> {
         let mut command = self.who.detach(guest, DEVICE);
+        let steps = self.wants_steps();
+        if steps {
+            command.arg("-v");
+        }
         let started = Instant::now();
-        process::check(&mut command, self.bed.deadline)?;
-        self.sample("detach", "ms", milliseconds(started.elapsed()))?;
+        let outcome = process::run(&mut command, self.bed.deadline)?;
+        let took = started.elapsed();
+        if steps {
+            println!("agent: detach:\n{}", outcome.stderr);
+        }
+        ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
+        self.sample("detach", "ms", milliseconds(took))?;
         let left = self.bed.addresses_in(guest)?;
         ensure!(left.is_empty(), "{} still has {left:?}", guest.name);
         Ok(())

@@ -1,12 +1,15 @@
-//! The kernel's way to xenstored: a character device that takes one request at a time and gives answers and events.
+//! The way to xenstored: its socket, or the kernel's device where there is none (xenstored in a domain of its own).
 //!
-//! One at a time is to be taken literally: Linux queues a request's body as a pointer into the buffer that the next write
-//! overwrites (`xenbus_dev_request_and_reply`, `drivers/xen/xenbus`). Of two requests under way the first reaches xenstored with parts of the second, and
-//! xenstored 4.17 ends on a path without its NUL (`consider_message`).
+//! By the socket a request costs a switch to xenstored and one back; by the device also an event channel and a thread of the kernel each way.
+//!
+//! The device takes one request at a time, which is to be taken literally: Linux queues a request's body as a pointer into the buffer that the
+//! next write overwrites (`xenbus_dev_request_and_reply`, `drivers/xen/xenbus`). Of two requests under way the first reaches xenstored with
+//! parts of the second, and xenstored 4.17 ends on a path without its NUL (`consider_message`).
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,24 +18,30 @@ use xenstore::Transport;
 
 use super::connection::Timed;
 
-/// Where Linux offers it: the device, and its older name under xenfs.
-const PATHS: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
+/// Where xenstored listens (`xs_daemon_socket`, `tools/libs/store`; `XEN_RUN_STORED` of every distribution's build).
+const SOCKET: &str = "/run/xenstored/socket";
+/// Where Linux offers the device, and its older name under xenfs.
+const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
-/// An open `/dev/xen/xenbus`.
-pub(crate) struct XenbusDevice {
+/// An open connection.
+pub(crate) struct StoreChannel {
     file: File,
+    is_socket: bool,
 }
 
-impl XenbusDevice {
-    /// Opens the first of the two that is there.
+impl StoreChannel {
+    /// Opens the first that is there.
     ///
     /// # Errors
     /// That of the last try: not dom0, not root, or the module is not loaded.
     pub(crate) fn open() -> io::Result<Self> {
+        if let Ok(stream) = UnixStream::connect(SOCKET) {
+            return Ok(Self { file: OwnedFd::from(stream).into(), is_socket: true });
+        }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for path in PATHS {
+        for path in DEVICES {
             match Self::open_at(Path::new(path)) {
-                Ok(device) => return Ok(device),
+                Ok(channel) => return Ok(channel),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => last = error,
             }
@@ -40,13 +49,13 @@ impl XenbusDevice {
         Err(last)
     }
 
-    /// Something to poll while the device itself belongs to a connection: readable when the device is.
+    /// Something to poll while the channel itself belongs to a connection: readable when the channel is.
     pub(crate) fn readable_end(&self) -> io::Result<File> {
         self.file.try_clone()
     }
 
     fn open_at(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file })
+        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file, is_socket: false })
     }
 
     /// Waits until there is something to read; false when the deadline has passed.
@@ -69,7 +78,7 @@ fn timespec(ns: u64) -> Timespec {
     Timespec { tv_sec: part(ns / NS_PER_S), tv_nsec: part(ns % NS_PER_S) }
 }
 
-impl Timed for XenbusDevice {
+impl Timed for StoreChannel {
     fn now_ns(&self) -> u64 {
         let now = clock_gettime(ClockId::Monotonic);
         let part = |value: i64| u64::try_from(value).unwrap_or(0); // the monotonic clock starts at 0
@@ -77,11 +86,15 @@ impl Timed for XenbusDevice {
     }
 }
 
-impl Transport for XenbusDevice {
+impl Transport for StoreChannel {
     type Error = io::Error;
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
+    }
+
+    fn takes_several(&self) -> bool {
+        self.is_socket
     }
 
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> io::Result<usize> {
@@ -111,10 +124,10 @@ mod tests {
         let tree = crate::fake::TempTree::new();
         let path = tree.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let mut device = XenbusDevice::open_at(&path).unwrap();
-        let deadline = device.now_ns() + 1_000_000;
-        assert_eq!(device.receive(&mut [0; 16], Some(deadline)).unwrap(), 0);
-        assert_eq!(device.send(b"abc").unwrap(), 3);
-        assert_eq!(device.receive(&mut [0; 16], None).unwrap(), 3);
+        let mut channel = StoreChannel::open_at(&path).unwrap();
+        let deadline = channel.now_ns() + 1_000_000;
+        assert_eq!(channel.receive(&mut [0; 16], Some(deadline)).unwrap(), 0);
+        assert_eq!(channel.send(b"abc").unwrap(), 3);
+        assert_eq!(channel.receive(&mut [0; 16], None).unwrap(), 3);
     }
 }

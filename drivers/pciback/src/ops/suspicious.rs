@@ -1,0 +1,33 @@
+//! Notices registers that read as ones: so does a function that is not there any more.
+
+use core::cell::Cell;
+
+use crate::config::is_absent;
+use crate::platform::{ConfigSpace, Width};
+
+/// A function's registers, while one request is executed.
+pub(super) struct Suspicious<'a, H> {
+    hw: &'a H,
+    has_read_ones: Cell<bool>,
+}
+
+impl<'a, H: ConfigSpace> Suspicious<'a, H> {
+    pub(super) const fn new(hw: &'a H) -> Self {
+        Self { hw, has_read_ones: Cell::new(false) }
+    }
+
+    /// True when it was read as ones, and that is no accident. Costs nothing where it was not.
+    pub(super) fn is_gone(&self) -> bool {
+        self.has_read_ones.get() && is_absent(self.hw)
+    }
+}
+
+impl<H: ConfigSpace> ConfigSpace for Suspicious<'_, H> {
+    fn read_config(&self, offset: u16, width: Width) -> u32 {
+        let value = self.hw.read_config(offset, width);
+        if value == u32::MAX >> (32 - 8 * width as u32) {
+            self.has_read_ones.set(true);
+        }
+        value
+    }
+}

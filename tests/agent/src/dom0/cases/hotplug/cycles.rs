@@ -1,0 +1,118 @@
+//! Devices come and go many times, and nothing grows.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, ONE};
+use crate::dom0::{
+    bed::Bed,
+    devices::{E1000, NVME},
+    guests::Domain,
+    irqs::Irqs,
+    snapshot::{Snapshot, debug_key},
+};
+
+pub(in super::super) const CASES: &[Case] =
+    &[Case::within(Duration::from_mins(10), "nothing_grows_in_100_cycles_of_attach_and_detach", hundred)];
+
+/// One cycle takes a second or two.
+const LIMIT: Duration = Duration::from_mins(1);
+const DISK: &str = "/dev/nvme0n1";
+
+/// Figures that must be after many cycles what they were before. Memory in KiB.
+#[derive(Debug, PartialEq, Eq)]
+struct Figures(BTreeMap<String, u64>);
+
+fn hundred(bed: &mut Bed) -> Result<()> {
+    cycles(bed, 100, &mut |_| Ok(()))
+}
+
+/// So many cycles on a running guest whose driver finds the disk each time. `progress` hears of each hundred.
+pub(crate) fn cycles(bed: &mut Bed, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    let guest = bed.having(ONE, &[E1000])?;
+    bed.in_pool(NVME)?;
+    bed.in_guest(&guest, "load nvme")?;
+    // What happens only once: caches, lists that keep their room.
+    for _ in 0..5 {
+        bed.set_limit(LIMIT);
+        cycle(bed, &guest)?;
+    }
+    let stub = bed.stub()?;
+    let (before, figures) = (Snapshot::take(bed, &stub)?, figures(bed, &guest)?);
+    let started = Instant::now();
+    for number in 1..=count {
+        bed.set_limit(LIMIT);
+        cycle(bed, &guest).with_context(|| format!("cycle {number}"))?;
+        if number % 100 == 0 {
+            let each = started.elapsed() / number;
+            progress(&format!("{number} cycles, {} ms each: {:?}", each.as_millis(), self::figures(bed, &guest)?.0))?;
+        }
+    }
+    let each = started.elapsed() / count;
+    println!("agent: {count} cycles, {} ms each", each.as_millis());
+    let after = self::figures(bed, &guest)?;
+    println!("agent: before {:?}", figures.0);
+    println!("agent: after  {:?}", after.0);
+    before.compare(&Snapshot::take(bed, &stub)?)?;
+    figures.compare(&after)
+}
+
+/// The disk comes, the driver finds it with its vectors, and it goes.
+fn cycle(bed: &mut Bed, guest: &Domain) -> Result<()> {
+    bed.pcidom(&["attach", &guest.name, NVME])?;
+    bed.await_disk(guest, DISK)?;
+    bed.pcidom(&["detach", &guest.name, NVME])?;
+    Ok(())
+}
+
+impl Figures {
+    /// Memory may be a little more: what allocators keep. Everything else is the same.
+    fn compare(&self, later: &Self) -> Result<()> {
+        const MEMORY: u64 = 256;
+        for (name, before) in &self.0 {
+            let after = later.0.get(name).copied().unwrap_or_default();
+            let allowed = if name.ends_with("KiB") { before + MEMORY } else { *before };
+            ensure!(after <= allowed && (name.ends_with("KiB") || after == *before), "{name}: {before}, then {after}");
+        }
+        Ok(())
+    }
+}
+
+fn figures(bed: &mut Bed, guest: &Domain) -> Result<Figures> {
+    let mut all = BTreeMap::new();
+    let mut note = |name: &str, value: u64| {
+        all.insert(name.to_owned(), value);
+    };
+    note("xenstore nodes", bed.run("xenstore-ls", &["-f"])?.lines().count() as u64);
+    let irqs = Irqs::now(bed)?;
+    let (bound, unbound) = irqs.messages();
+    note("messages bound", bound as u64);
+    note("messages not bound", unbound as u64);
+    note("guest's pirqs", irqs.bound_to(guest.id).len() as u64);
+    // One line a port, of all domains (`xen/common/event_channel.c`, `domain_dump_evtchn_info`).
+    let ports = debug_key(bed, "e")?.iter().filter(|line| line.contains("]: s=")).count();
+    note("event channels", ports as u64);
+    let broker = bed.broker_pid()?;
+    note("broker's files", fs::read_dir(format!("/proc/{broker}/fd"))?.count() as u64);
+    let status = fs::read_to_string(format!("/proc/{broker}/status"))?;
+    let resident =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    note("broker's KiB", resident.context("no VmRSS")?);
+    // The stub's own: `"name": NUMBER` in the JSON form.
+    let status = bed.pcidom(&["status", "--json"])?;
+    for name in ["heap_used", "windows", "ports", "grants", "watches", "transactions", "alarms", "frontends", "devices"]
+    {
+        let number = status.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest.trim_start());
+        let digits = number.and_then(|text| text.split(|c: char| !c.is_ascii_digit()).next());
+        note(
+            &format!("stub's {name}"),
+            digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("no {name} in {status}"))?,
+        );
+    }
+    Ok(Figures(all))
+}

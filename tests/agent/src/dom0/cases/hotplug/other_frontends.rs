@@ -1,0 +1,167 @@
+//! Frontends that are not Linux' and do what it never does (`tests/agent/src/frontend.rs`).
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::Case;
+use crate::dom0::{
+    bed::Bed,
+    devices::{E1000, EDU, attribute},
+    guests::{Domain, GuestOptions},
+};
+
+pub(in super::super) const CASES: &[Case] = &[
+    Case::new("a_frontend_that_starts_anew_without_a_word_is_connected_again", starts_anew),
+    Case::new("a_frontend_that_ignores_reconfiguring_runs_into_the_time_out_and_may_learn_it", ignores_reconfiguring),
+    Case::new("a_frontend_that_stops_half_way_does_not_leave_the_backend_at_7", stops_half_way),
+];
+
+/// The command that waits for the frontend while the case plays it.
+struct Attaching(Child);
+
+impl Attaching {
+    fn start(guest: &Domain, device: &str) -> Result<Self> {
+        let mut command = Command::new("pcidom");
+        command.args(["attach", &guest.name, device]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self(command.spawn()?))
+    }
+
+    fn finish(mut self, deadline: Instant) -> Result<()> {
+        loop {
+            match self.0.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("attach ended with {status}"),
+                None => ensure!(Instant::now() < deadline, "attach does not end"),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+}
+
+/// A guest with this frontend and one device.
+fn guest(bed: &mut Bed) -> Result<Domain> {
+    const NAME: &str = "other";
+    bed.broker()?;
+    let stub = bed.stub()?;
+    if let Some(guest) = bed.domains.iter().find(|domain| domain.name == NAME) {
+        return Ok(guest.clone());
+    }
+    bed.in_pool(E1000)?;
+    let guest =
+        bed.create_guest(NAME, GuestOptions { modules: "xen-gntalloc,xen-evtchn", ..GuestOptions::default() })?;
+    bed.unpause(&guest)?;
+    let attaching = Attaching::start(&guest, E1000)?;
+    bed.await_backend(&guest, "3")?;
+    open(bed, &guest, stub.id)?;
+    attaching.finish(bed.deadline)?;
+    Ok(guest)
+}
+
+/// New page, new port: from 3 to 4.
+fn open(bed: &mut Bed, guest: &Domain, stub: u16) -> Result<()> {
+    bed.in_guest(guest, &format!("front-open {stub}"))?;
+    bed.in_guest(guest, "front-state 3")?;
+    bed.await_backend(guest, "4")?;
+    bed.in_guest(guest, "front-state 4")?;
+    reads(bed, guest, "0000:00:00.0", E1000)
+}
+
+fn reads(bed: &mut Bed, guest: &Domain, address: &str, device: &str) -> Result<()> {
+    let found = bed.in_guest(guest, &format!("front-read {address} 0"))?;
+    let digits = |name: &str| Ok::<_, anyhow::Error>(attribute(device, name)?.trim_start_matches("0x").to_owned());
+    let wanted = digits("device")? + &digits("vendor")?;
+    ensure!(found == wanted.as_bytes(), "it reads {:?}, not {wanted}", String::from_utf8_lossy(&found));
+    Ok(())
+}
+
+/// As after a kexec: with the backend at 4, the next kernel begins at 1, or publishes new keys at once.
+fn starts_anew(bed: &mut Bed) -> Result<()> {
+    let guest = guest(bed)?;
+    let stub = bed.stub()?;
+    let before = bed.entries(&guest)?;
+    bed.in_guest(&guest, "front-state 1")?;
+    bed.await_backend(&guest, "3")?;
+    open(bed, &guest, stub.id)?;
+    bed.in_guest(&guest, &format!("front-open {}", stub.id))?;
+    bed.in_guest(&guest, "front-state 3")?;
+    // The backend was at 4 and may be so again before we look: that it connects shows in what the new page answers.
+    bed.in_guest(&guest, "sleep 1")?;
+    bed.await_backend(&guest, "4")?;
+    bed.in_guest(&guest, "front-state 4")?;
+    reads(bed, &guest, "0000:00:00.0", E1000)?;
+    let after = bed.entries(&guest)?;
+    ensure!(before == after, "{before:?}, then {after:?}");
+    Ok(())
+}
+
+/// As FreeBSD's of old.
+fn ignores_reconfiguring(bed: &mut Bed) -> Result<()> {
+    let guest = guest(bed)?;
+    bed.in_pool(EDU)?;
+    bed.pcidom_fails(&["attach", "--timeout", "2", &guest.name, EDU], 3, "did not answer")?;
+    bed.expect_connected(&guest)?;
+    bed.expect_free(EDU)?;
+    reads(bed, &guest, "0000:00:00.0", E1000)?;
+    // It learns.
+    let attaching = Attaching::start(&guest, EDU)?;
+    bed.await_backend(&guest, "7")?;
+    bed.in_guest(&guest, "front-state 7")?;
+    bed.await_backend(&guest, "8")?;
+    bed.in_guest(&guest, "front-state 4")?;
+    attaching.finish(bed.deadline)?;
+    reads(bed, &guest, "0000:00:01.0", EDU)?;
+    // And forgets again. By force, the device goes all the same, and is not there any more.
+    bed.pcidom_fails(&["detach", "--timeout", "2", &guest.name, EDU], 3, "did not answer")?;
+    bed.expect_connected(&guest)?;
+    reads(bed, &guest, "0000:00:01.0", EDU)?;
+    bed.pcidom(&["detach", "--force", "--timeout", "2", &guest.name, EDU])?;
+    bed.expect_connected(&guest)?;
+    bed.expect_free(EDU)?;
+    let request = bed.ask(&guest, "front-read 0000:00:01.0 0")?;
+    let (code, said) = bed.answer(&request)?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    ensure!(code != 0 || said == "ffffffff", "it still reads {said}");
+    reads(bed, &guest, "0000:00:00.0", E1000)
+}
+
+/// It goes to 7 and no further.
+fn stops_half_way(bed: &mut Bed) -> Result<()> {
+    let guest = guest(bed)?;
+    bed.in_pool(EDU)?;
+    let timed_out = Command::new("pcidom")
+        .args(["attach", "--timeout", "4", &guest.name, EDU])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    bed.await_backend(&guest, "7")?;
+    bed.in_guest(&guest, "front-state 7")?;
+    bed.await_backend(&guest, "8")?;
+    let outcome = timed_out.wait_with_output()?;
+    println!("agent: {}", String::from_utf8_lossy(&outcome.stderr).trim().replace('\n', " | "));
+    ensure!(outcome.status.code() == Some(3), "{outcome:?}");
+    // Once it moves on, everything is as it was.
+    bed.in_guest(&guest, "front-state 4")?;
+    bed.await_backend(&guest, "4").context("after it has moved on")?;
+    // The device may still have to be asked back; the frontend answers now.
+    let mut reclaim = Command::new("pcidom").arg("reclaim").spawn()?;
+    for _ in 0..2 {
+        let (back, front) = bed.ends(&guest)?;
+        if (&*back, &*front) == ("7", "4") {
+            bed.in_guest(&guest, "front-state 7")?;
+            bed.await_backend(&guest, "8")?;
+            bed.in_guest(&guest, "front-state 4")?;
+            bed.await_backend(&guest, "4")?;
+        }
+        bed.in_guest(&guest, "sleep 1")?;
+    }
+    ensure!(reclaim.wait()?.success(), "reclaim failed");
+    bed.expect_connected(&guest)?;
+    bed.expect_free(EDU)?;
+    reads(bed, &guest, "0000:00:00.0", E1000)?;
+    bed.destroy(&guest)
+}

@@ -1,0 +1,18 @@
+//! `make soak`: as many cycles of attach and detach as were asked for.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::{bed::Bed, cases::cycles, report::Report};
+
+/// Runs them as one case.
+pub(crate) fn run(cycles: &str, bed: &mut Bed, report: &mut Report) -> Result<()> {
+    let name = format!("nothing_grows_in_{cycles}_cycles_of_attach_and_detach");
+    let cycles = cycles.parse()?;
+    report.start(&name)?;
+    let started = Instant::now();
+    let result = self::cycles(bed, cycles, &mut |figures| report.line(format_args!("figures {figures}")));
+    report.end(&name, started.elapsed(), &result)?;
+    report.close()
+}

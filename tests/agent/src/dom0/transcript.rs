@@ -1,0 +1,217 @@
+//! Who writes what into xenstore, in order and with the time, as xenstored itself sees it.
+//!
+//! xenstored writes every message of every connection to its log file (C xenstored, `trace_io` in `tools/xenstore/xenstored_core.c`); its log
+//! file is a pipe of ours for as long as a case wants to know. `IN 0x55d2c8 20261125 17:00:00 WRITE (PATH VALUE)`: the number tells
+//! connections apart, and blanks stand for the zeros of the wire. Whose a connection is shows in what was asked for on it.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{BufRead, BufReader, Write as _},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::{bed::Bed, guests::Domain};
+
+/// One of those who write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// The tool: nobody else in dom0 writes to the directories meanwhile.
+    Tool,
+    Guest,
+    Stub,
+}
+
+/// A node was written, or removed (no value).
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) at: Duration,
+    pub(crate) who: Who,
+    pub(crate) path: String,
+    pub(crate) value: Option<String>,
+}
+
+/// Where xenstored writes its log meanwhile.
+const PIPE: &str = "/run/xenstored/trace";
+/// What we write there ourselves when it is over.
+const END: &str = "end";
+
+/// One line, and when it came.
+type Line = (Instant, String);
+
+impl Bed {
+    /// What is written below `dirs` while `work` is done. Writes of one transaction count when it is committed.
+    pub(crate) fn transcript(
+        &mut self,
+        guest: &Domain,
+        dirs: &[String],
+        work: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Vec<Write>> {
+        let started = Instant::now();
+        let lines = self.trace(|bed| {
+            // Shows which connection is dom0's and which the guest's.
+            bed.in_guest(guest, "true")?;
+            work(bed)
+        })?;
+        let messages: Vec<Message> = lines.iter().filter_map(Message::parse).collect();
+        let owner = owners(&messages, guest)?;
+        let mut writes = Vec::new();
+        for Done { at, connection, path, value } in committed(&messages) {
+            let path = if path.starts_with('/') { path.to_owned() } else { guest.node(path) };
+            if dirs.iter().any(|dir| path.starts_with(dir)) {
+                let value = value.map(str::to_owned);
+                writes.push(Write { at: at - started, who: owner(connection), path, value });
+            }
+        }
+        Ok(writes)
+    }
+
+    fn trace(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<Line>> {
+        if !fs::exists(PIPE)? {
+            self.run("mkfifo", &[PIPE])?;
+        }
+        // Both ends at once, so that nobody waits for the other one to be opened.
+        let pipe = OpenOptions::new().read(true).write(true).open(PIPE)?;
+        let mut end = pipe.try_clone()?;
+        let reader = thread::spawn(|| follow(pipe));
+        self.run("xenstore-control", &["logfile", PIPE])?;
+        self.run("xenstore-control", &["log", "on"])?;
+        let result = work(self);
+        self.run("xenstore-control", &["log", "off"])?;
+        self.run("xenstore-control", &["logfile", "/dev/null"])?;
+        end.write_all(format!("{END}\n").as_bytes())?;
+        let lines = reader.join().map_err(|_| anyhow!("the reader panicked"))?;
+        result.map(|()| lines)
+    }
+}
+
+/// Reads lines as fast as they come: xenstored waits for us.
+fn follow(pipe: File) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        if text == END {
+            break;
+        }
+        lines.push((Instant::now(), text));
+    }
+    lines
+}
+
+/// A message to or from xenstored.
+struct Message<'a> {
+    at: Instant,
+    /// To xenstored.
+    is_request: bool,
+    connection: &'a str,
+    kind: &'a str,
+    words: &'a str,
+}
+
+impl<'a> Message<'a> {
+    fn parse((at, line): &'a Line) -> Option<Self> {
+        let (head, words) = line.split_once(" (")?;
+        let mut head = head.split(' ');
+        let direction = head.next()?;
+        let connection = head.next()?;
+        let kind = head.next_back()?;
+        (direction == "IN" || direction == "OUT").then_some(Self {
+            at: *at,
+            is_request: direction == "IN",
+            connection,
+            kind,
+            words: words.strip_suffix(')').unwrap_or(words),
+        })
+    }
+}
+
+/// A change that has happened.
+struct Done<'a> {
+    at: Instant,
+    connection: &'a str,
+    path: &'a str,
+    value: Option<&'a str>,
+}
+
+/// All writes and removals, those of transactions when they ended well.
+fn committed<'a>(messages: &[Message<'a>]) -> Vec<Done<'a>> {
+    let mut done = Vec::new();
+    let mut open: BTreeMap<&str, Vec<Done<'a>>> = BTreeMap::new();
+    for message in messages {
+        let Message { at, is_request, connection, kind, words } = *message;
+        let change = match (is_request, kind) {
+            (true, "WRITE") => words.split_once(' ').map(|(path, value)| (path, Some(value))),
+            (true, "RM") => Some((words.trim_end(), None)),
+            _ => None,
+        };
+        if let Some((path, value)) = change {
+            let change = Done { at, connection, path, value };
+            open.get_mut(connection).unwrap_or(&mut done).push(change);
+        }
+        match (is_request, kind) {
+            (true, "TRANSACTION_START") => drop(open.insert(connection, Vec::new())),
+            (true, "TRANSACTION_END") if words.starts_with('F') => drop(open.remove(connection)),
+            // The answer tells whether it happened: nothing else is answered to a connection in between that could be an error.
+            (false, "TRANSACTION_END") => {
+                let changes = open.remove(connection).unwrap_or_default();
+                done.extend(changes.into_iter().map(|change| Done { at, ..change }));
+            }
+            (false, "ERROR") if words.starts_with("EAGAIN") => drop(open.remove(connection)),
+            _ => {}
+        }
+    }
+    done
+}
+
+/// Tells whose a connection is: dom0's has asked the guest for something, the guest's has answered, and there is one more.
+fn owners<'a>(messages: &[Message<'a>], guest: &Domain) -> Result<impl Fn(&'a str) -> Who + use<'a>> {
+    let request = guest.node("data/bench/request ");
+    let find = |start: &str| {
+        let found = messages.iter().find(|message| message.kind == "WRITE" && message.words.starts_with(start));
+        anyhow::Ok(found.with_context(|| format!("nobody wrote {start}"))?.connection)
+    };
+    let (dom0, guest): (&str, &str) = (find(&request)?, find("data/bench/done ")?);
+    Ok(move |connection| match connection {
+        _ if connection == dom0 => Who::Tool,
+        _ if connection == guest => Who::Guest,
+        _ => Who::Stub,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_of_a_transaction_that_failed_have_not_happened() {
+        let lines = [
+            "IN 0x1 20261125 17:00:00 WRITE (/local/domain/2/data/bench/request 1 true)",
+            "IN 0x2 20261125 17:00:00 WRITE (data/bench/done 1 0 0)",
+            "IN 0x3 20261125 17:00:00 TRANSACTION_START ( )",
+            "OUT 0x3 20261125 17:00:00 TRANSACTION_START (17 )",
+            "IN 0x3 20261125 17:00:00 WRITE (a 1)",
+            "OUT 0x3 20261125 17:00:00 WRITE (OK )",
+            "IN 0x2 20261125 17:00:00 WRITE (b 2)",
+            "IN 0x3 20261125 17:00:00 TRANSACTION_END (T )",
+            "OUT 0x3 20261125 17:00:00 ERROR (EAGAIN )",
+            "IN 0x3 20261125 17:00:00 TRANSACTION_START ( )",
+            "OUT 0x3 20261125 17:00:00 TRANSACTION_START (18 )",
+            "IN 0x3 20261125 17:00:00 WRITE (a 1)",
+            "IN 0x1 20261125 17:00:00 RM (c )",
+            "IN 0x3 20261125 17:00:00 TRANSACTION_END (T )",
+            "OUT 0x3 20261125 17:00:00 TRANSACTION_END (OK )",
+        ];
+        let lines: Vec<Line> = lines.iter().map(|line| (Instant::now(), (*line).to_owned())).collect();
+        let messages: Vec<Message> = lines.iter().filter_map(Message::parse).collect();
+        let owner = owners(&messages, &Domain { name: "web".into(), id: 2 }).expect("all known");
+        let done: Vec<_> = committed(&messages)
+            .iter()
+            .map(|done| (owner(done.connection), done.path, done.value))
+            .filter(|(_, path, _)| path.len() == 1)
+            .collect();
+        assert_eq!(done, [(Who::Guest, "b", Some("2")), (Who::Tool, "c", None), (Who::Stub, "a", Some("1"))]);
+    }
+}

@@ -1,0 +1,13 @@
+//! `make soak`: devices come and go thousands of times, and nothing grows. In a boot of its own.
+
+use anyhow::Result;
+
+use crate::{boot::Kind, full, release::Release};
+
+/// Runs so many cycles and shows the figures of each hundred.
+pub(crate) fn run(release: &Release, cycles: u32, verbose: bool) -> Result<bool> {
+    println!("{cycles} cycles of attach and detach in QEMU …");
+    let tally = full::boot(release, Kind::Soak, &format!("soak {cycles}\n"), verbose)?;
+    println!("{tally}");
+    Ok(tally.failed == 0)
+}

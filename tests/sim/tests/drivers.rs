@@ -1,0 +1,231 @@
+//! Guests that are not Linux, from the connect to the end and again (pci-protocol §9).
+
+use pciback::platform::Width;
+use sim::SimFrontend;
+use sim::drivers::{Driver, FreeBsd, MiniOs, NetBsd};
+use sim::tool::ecam;
+use sim::world::{STUB, World, device_id};
+use xen_types::{DomId, Sbdf};
+
+const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
+const A1: Sbdf = Sbdf::from_devfn(0, 3, 1);
+const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
+const GUEST: DomId = DomId(5);
+
+fn virt(devfn: u8) -> Sbdf {
+    Sbdf::from_devfn(0, 0, devfn)
+}
+
+fn ids(device: Sbdf) -> u32 {
+    u32::from(device_id(device)) << 16 | 0x8086
+}
+
+/// A world, and the frontend of a guest in it whose driver is for the test to be.
+fn world() -> (World, SimFrontend) {
+    let mut world = World::new(&[A, A1, B]);
+    world.broker.start();
+    world.work();
+    let front = new_guest(&world);
+    (world, front)
+}
+
+fn new_guest(world: &World) -> SimFrontend {
+    world.tool.create_guest(GUEST);
+    SimFrontend::new(world.xen.clone(), GUEST, STUB)
+}
+
+fn attach(world: &mut World, driver: &mut dyn Driver, devices: &[Sbdf]) {
+    world.tool.attach(GUEST, devices);
+    world.broker.attach(GUEST, devices);
+    world.settle_with(driver);
+}
+
+fn own(world: &World) -> String {
+    world.tool.backend(GUEST, "state").unwrap_or_default()
+}
+
+/// The guest's domain ends, and nothing is left.
+fn end(mut world: World, front: &mut SimFrontend) -> World {
+    front.died();
+    world.broker.guest_died(GUEST);
+    world.tool.destroy_guest(GUEST);
+    world.settle();
+    world.tool.remove_dirs(GUEST);
+    world.settle();
+    world.assert_clean();
+    world
+}
+
+fn status(world: &World, device: Sbdf) -> u32 {
+    world.xen.with_function(ecam(device), |function| function.read(6, Width::Word)).expect("a function")
+}
+
+#[test]
+fn netbsd_finds_what_is_there_drives_it_and_closes() {
+    let (mut world, front) = world();
+    let mut guest = NetBsd::new(front);
+    attach(&mut world, &mut guest, &[A, A1, B]);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("4", 4));
+    assert_eq!(guest.attached, [(virt(0), ids(A)), (virt(1), ids(A1)), (virt(8), ids(B))]);
+
+    let write = |world: &mut World, offset, value| {
+        guest.write(virt(0), offset, value);
+        world.work();
+        assert!(guest.has_written(), "{value:#x} at {offset:#x}");
+        guest.read(&mut world.stub, virt(0), offset)
+    };
+    // Status has errors that a one would clear, and every write to Command is a write over it.
+    world.xen.with_function(ecam(A), |function| function.write_register(6, Width::Word, 0xf910));
+    let command = guest.read(&mut world.stub, virt(0), 0x04);
+    assert_eq!(command, 0xf910_0000, "decoding off, so that it turns it on");
+    assert_eq!(write(&mut world, 0x04, command | 7), 0xf910_0007);
+    assert_eq!(status(&world, A), 0xf910);
+    world.xen.with_function(ecam(A), |function| assert!(!function.is_quiet(), "bus mastering"));
+
+    // The same for cache line size, with BIST, header type and latency timer.
+    let line = guest.read(&mut world.stub, virt(0), 0x0c) & !0xff | 0x10;
+    assert_eq!(write(&mut world, 0x0c, line), line);
+
+    // A BAR is sized with dwords.
+    assert_eq!(write(&mut world, 0x10, u32::MAX), 0xffff_f000);
+    assert_eq!(write(&mut world, 0x10, 0xfeb0_0000), 0xfeb0_0000);
+
+    world.tool.request_close(GUEST);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("6", 6));
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+    world.tool.remove_dirs(GUEST);
+    world.settle();
+    guest.front.forget();
+
+    // Again, with new directories.
+    let mut guest = NetBsd::new(guest.front);
+    attach(&mut world, &mut guest, &[B]);
+    assert_eq!(guest.attached, [(virt(0), ids(B))]);
+    let _ = end(world, &mut guest.front);
+}
+
+#[test]
+fn netbsd_is_never_shown_7_unless_the_toolstack_does_it() {
+    let (mut world, front) = world();
+    let mut guest = NetBsd::new(front);
+    attach(&mut world, &mut guest, &[A]);
+    // Whatever else happens to the directory: it would panic in here.
+    for (name, value) in [("online", "1"), ("num_devs", "1"), ("state-0", "3"), ("state-0", "6"), ("vdev-0", "")] {
+        world.tool.write(&format!("{}/{name}", world.tool.backend_dir(GUEST)), value);
+        world.settle_with(&mut guest);
+    }
+    // A device is taken by force.
+    world.tool.remove_entries(GUEST, &[A]);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), world.tool.pool_state(A).as_deref()), ("4", Some("free")));
+    assert_eq!(guest.read(&mut world.stub, virt(0), 0), u32::MAX);
+    let _ = end(world, &mut guest.front);
+}
+
+#[test]
+fn mini_os_goes_by_real_addresses_and_comes_back() {
+    let (mut world, front) = world();
+    let mut guest = MiniOs::new(front);
+    attach(&mut world, &mut guest, &[B, A]);
+    for round in 0..3 {
+        assert_eq!((own(&world).as_str(), guest.front.state()), ("4", 4), "round {round}");
+        assert_eq!(guest.scan(), [B, A]);
+        for device in [A, B] {
+            let response = guest.read(&mut world.stub, device, 0, 4).expect("an address");
+            assert_eq!((response.err, response.value), (0, ids(device)));
+        }
+        // It begins anew by itself: no toolstack is asked.
+        guest.shut_down();
+        world.settle_with(&mut guest);
+        assert!(guest.is_off(), "it waits for ever");
+        assert_eq!(own(&world), "3");
+        guest.wants_devices = true;
+        world.settle_with(&mut guest);
+    }
+    world.tool.request_close(GUEST);
+    world.settle_with(&mut guest);
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+    let _ = end(world, &mut guest.front);
+}
+
+#[test]
+fn mini_os_finds_what_came_and_loses_what_left() {
+    let (mut world, front) = world();
+    let mut guest = MiniOs::new(front);
+    attach(&mut world, &mut guest, &[A, B]);
+    world.tool.hot_attach(GUEST, &[(A1, None)]);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("4", 4));
+    let read = |world: &mut World, guest: &MiniOs, device| guest.read(&mut world.stub, device, 0, 4);
+    assert_eq!(read(&mut world, &guest, A1).map(|response| response.value), Some(ids(A1)));
+
+    world.tool.hot_detach(GUEST, &[A]);
+    world.settle_with(&mut guest);
+    // It has not looked at the entry, and asks for the device that is gone.
+    let response = read(&mut world, &guest, A).expect("the entry is there still");
+    assert_eq!((response.err, response.value), (-1, u32::MAX));
+    world.tool.remove_entries(GUEST, &[A]);
+    world.settle_with(&mut guest);
+    assert_eq!(guest.scan(), [B, A1]);
+    assert_eq!(read(&mut world, &guest, A), None);
+    for device in [B, A1] {
+        assert_eq!(read(&mut world, &guest, device).map(|response| response.value), Some(ids(device)));
+    }
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+    let _ = end(world, &mut guest.front);
+}
+
+#[test]
+fn freebsd_as_a_guest_of_domain_0_lives_a_whole_life() {
+    // It is told that its backend is domain 0, which is what it takes segment 0 for.
+    let devices = (0..32).map(|bus| Sbdf::from_devfn(0, bus, 9)).collect::<Vec<_>>();
+    let mut world = World::new(&devices);
+    let mut guest = FreeBsd::new(new_guest(&world), 0);
+    attach(&mut world, &mut guest, &devices);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("4", 4));
+    assert_eq!(guest.buses, [0]);
+    let want = (0..).zip(&devices[..31]).map(|(slot, device)| (virt(slot << 3 | 1), ids(*device)));
+    assert_eq!(guest.found, want.collect::<Vec<_>>(), "it does not see the last slot");
+    for size in [1, 2, 4] {
+        assert_eq!(guest.read(&mut world.stub, virt(1), 0, size), ids(devices[0]) & u32::MAX >> (32 - 8 * size));
+    }
+
+    // It does not answer 7; it is asked once and then left in peace.
+    world.tool.hot_detach(GUEST, &devices[..1]);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("7", 4));
+    world.tool.roll_back_detach(GUEST, &devices[..1]);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("4", 4));
+    assert_eq!(guest.read(&mut world.stub, virt(1), 0, 4), ids(devices[0]));
+
+    // It goes to 5 and stays there: devices come back when its directory goes.
+    world.tool.request_close(GUEST);
+    world.settle_with(&mut guest);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("5", 5));
+    assert_eq!(world.xen.held_by(STUB).pages, 0, "the page is let go of");
+    world.tool.remove_dirs(GUEST);
+    world.settle();
+    assert_eq!(world.tool.pool_state(devices[0]).as_deref(), Some("free"));
+    world.settle_with(&mut guest);
+    let mut again = FreeBsd::new(guest.front, 0);
+    again.front.forget();
+    attach(&mut world, &mut again, &devices[..2]);
+    assert_eq!(again.found.len(), 2);
+    let _ = end(world, &mut again.front);
+}
+
+#[test]
+fn freebsd_closes_at_once_where_its_backend_is_another_domain() {
+    let (mut world, front) = world();
+    let mut guest = FreeBsd::new(front, STUB.0);
+    attach(&mut world, &mut guest, &[A]);
+    assert_eq!((own(&world).as_str(), guest.front.state()), ("5", 5));
+    assert_eq!(guest.found, []);
+    assert_eq!(world.xen.held_by(STUB).pages, 0);
+    let mut world = end(world, &mut guest.front);
+    // Others are not disturbed.
+    let other = world.connect(6, &[A]);
+    assert_eq!(world.guest(other).found, [(virt(0), ids(A))]);
+}

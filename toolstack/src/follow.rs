@@ -1,0 +1,166 @@
+//! Devices that go where they were told to be, when what was there has come again: those of a stub that was started anew go into
+//! its pool, and those that follow a guest (`attach --keep`) go to the guest.
+//!
+//! A stub is known again by its name, a guest by its UUID, which `xl reboot` keeps. Nothing here waits for a guest.
+
+use xen_types::{DomId, Sbdf};
+
+use crate::assignable;
+use crate::attach::{self, Following, Until};
+use crate::close;
+use crate::device_spec::DeviceSpec;
+use crate::directories::end_state;
+use crate::domain;
+use crate::error::{DomainName, Error, list};
+use crate::export::ExportMode;
+use crate::facts::Facts;
+use crate::host::Host;
+use crate::journal::Journal;
+use crate::pool::{self, STUB_PATIENCE};
+use crate::reclaim::holds;
+use crate::sysfs::PCIBACK;
+use crate::table::{self, Keep, Phase, Record};
+use xenstore::{XenbusState, path};
+
+/// Brings devices where they belong. What does not work is noted, and tried again by the next command.
+pub(crate) fn follow(host: &Host) -> Result<(), Error> {
+    for (device, stub) in strays(host)? {
+        let facts = Facts::gather(host, device)?;
+        match Journal::run(host, |journal| pool::hand_over(journal, &stub, &facts)) {
+            Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
+            Err(error) => host.note(&format!("{device} is not in the pool of {stub} again: {error}")),
+        }
+    }
+    for Followers { guest, stub, specs, export } in followers(host, &table::load(host)?)? {
+        let together = bring(host, &guest, stub, &specs, export);
+        // One that cannot come does not keep the others.
+        if together.is_err() && specs.len() > 1 {
+            for spec in specs {
+                told(host, &guest, &[spec.device], bring(host, &guest, stub, std::slice::from_ref(&spec), export));
+            }
+        } else {
+            let devices: Vec<Sbdf> = specs.iter().map(|spec| spec.device).collect();
+            told(host, &guest, &devices, together);
+        }
+    }
+    Ok(())
+}
+
+/// Whether there is anything to do for [`follow`], or for [`crate::reclaim`] because of it.
+pub(crate) fn is_due(host: &Host, records: &[Record]) -> Result<bool, Error> {
+    if !strays(host)?.is_empty() || !followers(host, records)?.is_empty() {
+        return Ok(true);
+    }
+    for record in records {
+        if !holds(host, record.stub, record.device)? {
+            match record.frontend {
+                None => return Ok(true),
+                Some(guest) if domain::is_alive(host, guest)? && is_over(host, record.stub, guest, records)? => {
+                    return Ok(true);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Devices that no stub has, though the one that they are for is there.
+fn strays(host: &Host) -> Result<Vec<(Sbdf, DomainName)>, Error> {
+    let mut strays = Vec::new();
+    for (device, backend) in table::remembered(host)? {
+        let is_parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
+        if is_parked
+            && table::libxl_owner(host, device)?.is_none()
+            && let Some(stub) = assignable::ready_stub(host, &backend)?
+        {
+            strays.push((device, stub));
+        }
+    }
+    Ok(strays)
+}
+
+/// Devices in the pool of a stub that follow a guest which is there.
+struct Followers {
+    guest: DomainName,
+    stub: DomId,
+    specs: Vec<DeviceSpec>,
+    export: Option<ExportMode>,
+}
+
+fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
+    let mut all: Vec<Followers> = Vec::new();
+    for record in records.iter().filter(|record| record.phase == Phase::Pool && record.frontend.is_none()) {
+        let Some(Keep { guest, spec, export }) = Keep::load(host, record.device)? else { continue };
+        let Some(guest) = domain::with_uuid(host, &guest)? else { continue };
+        if !domain::info(host, guest.id)?.is_some_and(|info| !info.shutdown)
+            || !host.sysfs.exists(record.device)
+            || !holds(host, record.stub, record.device)?
+        {
+            continue;
+        }
+        match all.iter_mut().find(|group| (group.guest.id, group.stub) == (guest.id, record.stub)) {
+            Some(group) => group.specs.push(spec),
+            None => all.push(Followers { guest, stub: record.stub, specs: vec![spec], export }),
+        }
+    }
+    Ok(all)
+}
+
+fn bring(
+    host: &Host,
+    guest: &DomainName,
+    stub: DomId,
+    specs: &[DeviceSpec],
+    export: Option<ExportMode>,
+) -> Result<(), Error> {
+    let request = attach::Request {
+        guest: guest.id.to_string(),
+        backend: stub.to_string(),
+        devices: specs.to_vec(),
+        timeout: STUB_PATIENCE,
+        export,
+        following: Following::Already,
+        until: Until::Exported,
+    };
+    attach::attach(host, &request).map(drop)
+}
+
+fn told(host: &Host, guest: &DomainName, devices: &[Sbdf], outcome: Result<(), Error>) {
+    let devices = list(devices);
+    match outcome {
+        Ok(()) => host.note(&format!("{devices} followed {guest}")),
+        Err(error) => host.note(&format!("{devices} did not follow {guest}: {error}")),
+    }
+}
+
+/// Whether a guest whose stub is gone has nothing more from its devices: it has closed its frontend, as an orderly stub asks for before
+/// it goes, or another stub is there for devices that follow it.
+pub(crate) fn is_over(host: &Host, stub: DomId, guest: DomId, records: &[Record]) -> Result<bool, Error> {
+    let front = end_state(host, &path::frontend_dir(guest))?;
+    if matches!(front, XenbusState::Unknown | XenbusState::Closed) {
+        return Ok(true);
+    }
+    for record in records.iter().filter(|record| (record.stub, record.frontend) == (stub, Some(guest))) {
+        if Keep::load(host, record.device)?.is_some()
+            && let Some(backend) = table::backend(host, record.device)?
+            && assignable::ready_stub(host, &backend)?.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Has a guest whose stub is gone close its frontend, so that it takes to a new one.
+pub(crate) fn leave(host: &Host, stub: DomId, guest: &DomainName) -> Result<(), Error> {
+    if close::close_orphan(host, stub, guest, STUB_PATIENCE)? {
+        return Ok(());
+    }
+    let frontend = end_state(host, &path::frontend_dir(guest.id))?;
+    Err(Error::GuestHalfClosed {
+        guest: guest.clone(),
+        after: STUB_PATIENCE,
+        frontend: crate::error::StateName(frontend),
+    })
+}
