@@ -88,6 +88,8 @@ pub(crate) enum Error {
     NoSuchDevice(Sbdf),
     #[error("no assignable device is called {0}")]
     NoSuchName(String),
+    #[error("{0} is gone: nothing answers there, though dom0's kernel has not noticed")]
+    Gone(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
@@ -216,6 +218,9 @@ impl Error {
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
             Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
+            Self::Gone(device) => {
+                format!("once it is in its slot again, `pcidom assignable remove {device}` and `add` prepare it anew")
+            }
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {
                 format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)

@@ -93,7 +93,7 @@ fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
     for record in records.iter().filter(|record| record.phase == Phase::Pool && record.frontend.is_none()) {
         let Some(Keep { guest, spec, export }) = Keep::load(host, record.device)? else { continue };
         let Some(guest) = domain::with_uuid(host, &guest)? else { continue };
-        if !domain::info(host, guest.id)?.is_some_and(|info| !info.shutdown)
+        if domain::info(host, guest.id)?.is_none_or(|info| info.shutdown)
             || !host.sysfs.exists(record.device)
             || !holds(host, record.stub, record.device)?
         {

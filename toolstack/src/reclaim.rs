@@ -107,8 +107,10 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     }
     let stub = domain::named(host, stub)?;
     let staying = if guest_alive && !is_orphan { at(&[Phase::Attached]) } else { Vec::new() };
+    // What was being detached is not to come back.
+    let follows = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
     let mut loan =
-        Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false, follows: true };
+        Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false, follows };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
         let kept = settled(host, &loan, &attaching, &detaching)?;

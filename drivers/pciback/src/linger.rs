@@ -12,7 +12,7 @@ const LONGEST: u64 = 1 << 20;
 /// Requests that pass at most between two attempts.
 const MOST_LEFT_OUT: u32 = 1023;
 
-/// What was learnt. Times are in any unit, of which [`LONGEST`] is the right number.
+/// What was learnt. Times are in any unit, of which `LONGEST` is the right number.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Linger {
     /// How long the last sleep between requests took.

@@ -60,6 +60,9 @@ pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<(Doma
 pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &DomainName) -> Result<(), Error> {
     let device = spec.device;
     assignable::check_endpoint(host, device)?;
+    if host.sysfs.config(device)?.is_gone()? {
+        return Err(Error::Gone(device));
+    }
     let record = table::load_one(host, device)?;
     if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
         return Err(holds::refusal(host, device, holder)?);

@@ -12,7 +12,8 @@ pub(crate) use pci_config::Width;
 
 use crate::error::Error;
 
-/// A register of the header (`PCI Local Bus 3.0 §6.1`), and its bits (§6.2.2).
+/// Registers of the header (`PCI Local Bus 3.0 §6.1`), and bits of the latter (§6.2.2).
+const CLASS_REVISION: u64 = 0x08;
 const COMMAND: u64 = 0x04;
 const IO_DECODE: u16 = 1 << 0;
 const MEMORY_DECODE: u16 = 1 << 1;
@@ -63,6 +64,12 @@ impl Config {
     /// Prepares a quiet device for its guest: interrupts by pin work, DMA waits until the guest's driver asks for it.
     pub(crate) fn prepare(&self, decode: Decode) -> Result<(), Error> {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
+    }
+
+    /// Whether nothing answers any more: the device was pulled out. Its ids alone do not tell, a virtual function's read as ones too
+    /// (PCIe 5.0 §9.3.4.1.1); its class does not.
+    pub(crate) fn is_gone(&self) -> Result<bool, Error> {
+        Ok(self.read(0, Width::Dword)? == u32::MAX && self.read(CLASS_REVISION, Width::Dword)? == u32::MAX)
     }
 
     /// Reads one register.

@@ -607,3 +607,23 @@ fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
         machine.assert_no_violations();
     }
 }
+
+#[test]
+fn a_guest_with_devices_can_be_destroyed_at_once() {
+    let machine = using(&[E1000]);
+    attach_to_web(&machine, &[EDU]).unwrap();
+    detach_from_web(&machine, &[E1000]).unwrap();
+    // libxl would wait for a backend that it finds here (`libxl__devices_destroy`, 4.17).
+    machine.with(|world| {
+        let ours = world.nodes.keys().filter(|path| path.starts_with("/libxl/"));
+        assert!(ours.into_iter().all(|path| path.starts_with("/libxl/pci")));
+        world.destroy(WEB);
+    });
+    let began = machine.with(|world| world.clock);
+    reclaim(&machine.host).unwrap();
+    assert!(machine.with(|world| world.clock) - began < std::time::Duration::from_secs(1));
+    let expected = Machine::new();
+    add_all(&expected);
+    expected.with(|world| world.destroy(WEB));
+    assert_same(&machine, &expected.dump_but_config());
+}

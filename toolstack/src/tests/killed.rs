@@ -236,6 +236,28 @@ fn the_recovery_itself() {
     });
 }
 
+#[test]
+fn a_change_of_devices_that_follow_a_guest() {
+    let keep = |machine: &Machine, devices: &[&str]| {
+        let request =
+            crate::attach::Request { following: crate::attach::Following::Yes, ..super::request("web", devices) };
+        let _ = reclaim(&machine.host).and_then(|_| crate::attach::attach(&machine.host, &request));
+    };
+    let prepare = |devices: &'static [&'static str]| {
+        move || {
+            let machine = with_pool();
+            machine.with(|world| world.write("/local/domain/5/vm", "/vm/0a5e2f3c-7f7b-4a55-8f4e-000000000005"));
+            if !devices.is_empty() {
+                keep(&machine, devices);
+            }
+            machine
+        }
+    };
+    killed_anywhere("attach --keep", prepare(&[]), |machine| keep(machine, &[E1000]));
+    killed_anywhere("detach", prepare(&[E1000, EDU]), |machine| detach(machine, &[E1000]));
+    killed_anywhere("detach", prepare(&[E1000]), |machine| detach(machine, &[E1000]));
+}
+
 /// So that the comparison is worth something.
 #[test]
 fn the_dump_tells_differences() {

@@ -144,6 +144,11 @@ impl Play {
     }
 
     fn check(&self) {
+        // One that lost a device by force learns of it when it looks.
+        self.machine.with_peers(|peers| {
+            let connected = peers.guests.values_mut().filter(|guest| guest.state() == 4);
+            connected.for_each(|guest| guest.scan(&mut peers.stub));
+        });
         let host = &self.machine.host;
         let records = table::load(host).unwrap();
         let story = || format!("{:#?}", self.done);

@@ -14,7 +14,7 @@
 //! | 7                      | dr6  | dn2 | - | - (a) | -     | d5 | d6  | 8 (e) | - | -        |
 //! | 8                      | dr6  | dn2 | - | - (a) | 4 (d) | d5 | d6  | -     | - | -        |
 //! | 7, not connected       | r6   | 3   | 3 | c     | 3     | 5  | 6   | c (c) | 3 | 3        |
-//! | 4, 8, not connected    | r6   | n2  | - | n2    | 5     | 5  | 6   | -     | - | -        |
+//! | 4, 8, not connected    | r6   | n2  | - | n2    | 5     | 5  | 6   | c (c) | - | -        |
 //! | 5                      | dr6  | dn2 | - | - (a) | -     | d  | d6  | - (f) | - | -        |
 //! | 5, not connected       | r6   | n2  | - | n2 (b)| -     | -  | 6   | -     | - | -        |
 //! | 6                      | r    | n2  | - | n2 (b)| -     | -  | -   | -     | - | -        |
@@ -32,8 +32,8 @@
 //! (f) 8 when we are to close for good: Linux at 7 is deaf to 5 (§2.4). It comes to 4, and there we close.
 //!
 //! While a frontend is connected, its devices come and go when both are at 7 only, with one exception: a device that is in no entry any
-//! more was taken by force, and is released at once. Entries move in one transaction, so none is ever missing by accident. At 5 and 6
-//! without a connection, a device is released as soon as its entry is at 5 or gone, and taken at the next 2.
+//! more was taken by force, and is released at once. Entries move in one transaction, so none is ever missing by accident. Without
+//! a connection, a device is released as soon as its entry is at 5 or gone, and taken at the next 2.
 //!
 //! With `online`=0 the toolstack removes the device for good: in column 6, and in column 1 from state 4 on, everything is given back
 //! (`dr6`), 3 brings nothing back from 5 and 6, and 8 is followed by 5. A `frontend` node that names another directory than that of
@@ -324,7 +324,8 @@ fn astray(nodes: &Nodes, held: &Held) -> Vec<Action> {
     match nodes.peer.state {
         Some(Initialising | Initialised) => restart(nodes, held),
         Some(Connected) => then_state(Vec::new(), nodes, Closing),
-        _ => Vec::new(),
+        Some(Reconfiguring) if nodes.peer.keys.is_ok() => connect(nodes, held),
+        _ => release_unless(nodes, held, wanted),
     }
 }
 

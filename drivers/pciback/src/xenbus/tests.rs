@@ -107,7 +107,7 @@ fn every_pair_of_states_is_decided_as_the_table_says() {
     assert_row("2", "                    r6   3   3  3  3  5  6  3  3  3", 2, as_is, false);
     assert_row("3", "                    r6   -   -  c  -  5  6  c  -  -", 3, as_is, false);
     assert_row("4", "                    dr6  dn2 -  -  -  d5 d6 8  -  -", 4, as_is, true);
-    assert_row("4, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 4, as_is, false);
+    assert_row("4, not connected", "     r6   n2  -  n2 5  5  6  c  -  -", 4, as_is, false);
     assert_row("5", "                    dr6  dn2 -  -  -  d  d6 -  -  -", 5, as_is, true);
     assert_row("5, not connected", "     r6   n2  -  n2 -  -  6  -  -  -", 5, as_is, false);
     assert_row("6", "                    r    n2  -  n2 -  -  -  -  -  -", 6, as_is, false);
@@ -115,7 +115,7 @@ fn every_pair_of_states_is_decided_as_the_table_says() {
     assert_row("7", "                    dr6  dn2 -  -  -  d5 d6 8  -  -", 7, as_is, true);
     assert_row("7, not connected", "     r6   3   3  c  3  5  6  c  3  3", 7, as_is, false);
     assert_row("8", "                    dr6  dn2 -  -  4  d5 d6 -  -  -", 8, as_is, true);
-    assert_row("8, not connected", "     r6   n2  -  n2 5  5  6  -  -  -", 8, as_is, false);
+    assert_row("8, not connected", "     r6   n2  -  n2 5  5  6  c  -  -", 8, as_is, false);
     assert_row("nonsense", "             dr6  -   -  -  -  d5 d6 -  -  -", 9, as_is, true);
     assert_row("gone", "                 dr   dr  dr dr dr dr dr dr dr dr", 0, as_is, true);
     assert_row("gone, nothing held", "   -    -   -  -  -  -  -  -  -  -", 0, nothing_held, false);
@@ -151,6 +151,7 @@ fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
     assert_row("8, taken", "           dr6  dn2 -  -  7  d5  d6  -  -  -", 8, taken, true);
     assert_row("3, both", "            r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 3, both, false);
     assert_row("7, both, no peer", "   r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 7, both, false);
+    assert_row("4, both, astray", "    r6   n2  R  n2 5  5   6   c  R  R", 4, both, false);
     assert_row("6, both", "            r    n2  R  n2 R  R   R   R  R  R", 6, both, false);
 }
 

@@ -51,19 +51,25 @@ impl Bed {
         work: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Vec<Write>> {
         let started = Instant::now();
+        let stub = self.stub()?;
         let lines = self.trace(|bed| {
-            // Shows which connection is dom0's and which the guest's.
+            // Shows which connection is the guest's.
             bed.in_guest(guest, "true")?;
             work(bed)
         })?;
         let messages: Vec<Message> = lines.iter().filter_map(Message::parse).collect();
-        let owner = owners(&messages, guest)?;
+        let who = owners(&messages)?;
         let mut writes = Vec::new();
         for Done { at, connection, path, value } in committed(&messages) {
-            let path = if path.starts_with('/') { path.to_owned() } else { guest.node(path) };
+            let who = who(connection, path);
+            let path = match who {
+                Who::Tool => path.to_owned(),
+                Who::Guest => guest.node(path),
+                Who::Stub => stub.node(path),
+            };
             if dirs.iter().any(|dir| path.starts_with(dir)) {
                 let value = value.map(str::to_owned);
-                writes.push(Write { at: at - started, who: owner(connection), path, value });
+                writes.push(Write { at: at - started, who, path, value });
             }
         }
         Ok(writes)
@@ -166,18 +172,15 @@ fn committed<'a>(messages: &[Message<'a>]) -> Vec<Done<'a>> {
     done
 }
 
-/// Tells whose a connection is: dom0's has asked the guest for something, the guest's has answered, and there is one more.
-fn owners<'a>(messages: &[Message<'a>], guest: &Domain) -> Result<impl Fn(&'a str) -> Who + use<'a>> {
-    let request = guest.node("data/bench/request ");
-    let find = |start: &str| {
-        let found = messages.iter().find(|message| message.kind == "WRITE" && message.words.starts_with(start));
-        anyhow::Ok(found.with_context(|| format!("nobody wrote {start}"))?.connection)
-    };
-    let (dom0, guest): (&str, &str) = (find(&request)?, find("data/bench/done ")?);
-    Ok(move |connection| match connection {
-        _ if connection == dom0 => Who::Tool,
-        _ if connection == guest => Who::Guest,
-        _ => Who::Stub,
+/// Tells who has written a path on a connection. Guests and stub say paths from their own directories on, and the guest has just answered
+/// a request; dom0 says whole ones.
+fn owners<'a>(messages: &[Message<'a>]) -> Result<impl Fn(&str, &str) -> Who + use<'a>> {
+    let answered = |message: &&Message<'a>| message.kind == "WRITE" && message.words.starts_with("data/bench/done ");
+    let guest = messages.iter().find(answered).context("the guest has written nothing")?.connection;
+    Ok(move |connection: &str, path: &str| match path.starts_with('/') {
+        true => Who::Tool,
+        false if connection == guest => Who::Guest,
+        false => Who::Stub,
     })
 }
 
@@ -188,7 +191,6 @@ mod tests {
     #[test]
     fn writes_of_a_transaction_that_failed_have_not_happened() {
         let lines = [
-            "IN 0x1 20261125 17:00:00 WRITE (/local/domain/2/data/bench/request 1 true)",
             "IN 0x2 20261125 17:00:00 WRITE (data/bench/done 1 0 0)",
             "IN 0x3 20261125 17:00:00 TRANSACTION_START ( )",
             "OUT 0x3 20261125 17:00:00 TRANSACTION_START (17 )",
@@ -200,18 +202,18 @@ mod tests {
             "IN 0x3 20261125 17:00:00 TRANSACTION_START ( )",
             "OUT 0x3 20261125 17:00:00 TRANSACTION_START (18 )",
             "IN 0x3 20261125 17:00:00 WRITE (a 1)",
-            "IN 0x1 20261125 17:00:00 RM (c )",
+            "IN 0x1 20261125 17:00:00 RM (/c )",
             "IN 0x3 20261125 17:00:00 TRANSACTION_END (T )",
             "OUT 0x3 20261125 17:00:00 TRANSACTION_END (OK )",
         ];
         let lines: Vec<Line> = lines.iter().map(|line| (Instant::now(), (*line).to_owned())).collect();
         let messages: Vec<Message> = lines.iter().filter_map(Message::parse).collect();
-        let owner = owners(&messages, &Domain { name: "web".into(), id: 2 }).expect("all known");
+        let who = owners(&messages).expect("the guest is known");
         let done: Vec<_> = committed(&messages)
             .iter()
-            .map(|done| (owner(done.connection), done.path, done.value))
-            .filter(|(_, path, _)| path.len() == 1)
+            .map(|done| (who(done.connection, done.path), done.path, done.value))
+            .filter(|(_, path, _)| path.len() <= 2)
             .collect();
-        assert_eq!(done, [(Who::Guest, "b", Some("2")), (Who::Tool, "c", None), (Who::Stub, "a", Some("1"))]);
+        assert_eq!(done, [(Who::Guest, "b", Some("2")), (Who::Tool, "/c", None), (Who::Stub, "a", Some("1"))]);
     }
 }

@@ -161,8 +161,11 @@ fn by_force(bed: &mut Bed) -> Result<()> {
     bed.await_disk(&guest, "/dev/nvme0n1")?;
     {
         let paused = Paused::new(bed, &guest)?;
-        // It cannot even unmap the device's registers, which the tool is told to overlook.
-        paused.bed.pcidom(&["detach", "--force", "--timeout", "2", &guest.name, NVME])?;
+        // It has lost the disk, and could not even unmap its registers: nobody else gets it, unless the tool is told to trust the guest.
+        let force = ["detach", "--force", "--timeout", "2", &guest.name, NVME];
+        paused.bed.pcidom_fails(&force, 1, "still held by one")?;
+        paused.bed.pcidom_fails(&["attach", &other.name, NVME], 1, "held")?;
+        paused.bed.pcidom(&force)?;
         paused.bed.expect_free(NVME).context("after a detach by force")?;
         paused.bed.expect_connected(&guest)?;
         unharmed(paused.bed, &other, E1000E)?;

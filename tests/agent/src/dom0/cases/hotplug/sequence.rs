@@ -42,8 +42,8 @@ const DETACH: &[Step] = &[
     ("the tool sets `state-N`=Closing", Tool, "BE/state-1", Some("5")),
     ("and the BE to Reconfiguring;", Tool, "BE/state", Some("7")),
     ("the frontend finds the device by `vdev-N`, removes it, goes to Reconfiguring;", Guest, "FE/state", Some("7")),
-    ("the stub removes it", Stub, "POOL/state", Some("free")),
-    ("and goes to Reconfigured;", Stub, "BE/state", Some("8")),
+    // Of the pool it tells on its own time.
+    ("the stub removes it and goes to Reconfigured;", Stub, "BE/state", Some("8")),
     ("the frontend", Guest, "FE/state", Some("4")),
     ("and then the stub go to Connected;", Stub, "BE/state", Some("4")),
     ("the tool cleans the entries,", Tool, "BE/state-1", None),
