@@ -186,7 +186,8 @@ pub(crate) fn set_policy(
         format!("tell {stub} and the broker that {device} has {policy}"),
         |host| {
             let state = Change::write(state_path(stub.id, device), "new");
-            host.commit(&[table::set_policy(device, policy), Change::write(node, policy), state])?;
+            let numbers = policy.special().numbers().map(|number| format!("{number:x}")).join(" ");
+            host.commit(&[table::set_policy(device, policy), Change::write(node, numbers), state])?;
             await_verdict(host, stub, device)
         },
         move |host| {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use pci_config::{Layout, Policy};
+use pci_config::{Openings, Policy};
 use xen_types::Sbdf;
 
 use crate::device_spec::{DeviceSpec, take_policy};
@@ -57,9 +57,9 @@ fn check(host: &Host, device: Sbdf, policy: &Policy) -> Result<(), Error> {
     if policy.quirks().next().is_none() {
         return Ok(());
     }
-    let layout = host.sysfs.config(device)?.look(|space| Layout::new(space, None))?;
+    let openings = host.sysfs.config(device)?.look(|space| Openings::new(space, policy))?;
     for quirk in policy.quirks() {
-        let open = layout.open(usize::from(quirk.offset() / 4)).bits >> (8 * (quirk.offset() % 4));
+        let open = openings.open(usize::from(quirk.offset() / 4)).bits >> (8 * (quirk.offset() % 4));
         let locked = quirk.mask() & !open;
         if locked != 0 {
             return Err(Error::Usage(format!(

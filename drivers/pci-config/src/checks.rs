@@ -102,6 +102,6 @@ impl VirtualConfig {
     /// True for a bridge.
     #[must_use]
     pub const fn is_bridge(&self) -> bool {
-        self.own[2] >> 24 == BRIDGE && self.layout.is_bridge()
+        self.own[2] >> 24 == BRIDGE && self.own[3].to_le_bytes()[2] & TYPE == 1
     }
 }

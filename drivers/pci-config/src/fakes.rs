@@ -1,6 +1,5 @@
 //! Configuration spaces that are plain memory.
 
-use alloc::rc::Rc;
 use core::cell::Cell;
 
 use xen_types::Resource;
@@ -53,7 +52,7 @@ pub struct Known {
     /// Its GSI.
     pub irq: u32,
     /// What the admin wants.
-    pub policy: Option<Rc<Policy>>,
+    pub policy: Policy,
 }
 
 impl Known {
@@ -67,7 +66,7 @@ impl Known {
         for (register, text) in list {
             resources[*register] = Some(text.parse().expect("a resource"));
         }
-        Self { resources, irq, policy: None }
+        Self { resources, irq, policy: Policy::default() }
     }
 
     /// The same with what the admin wants.
@@ -76,13 +75,13 @@ impl Known {
     /// Where the text is no policy.
     #[must_use]
     pub fn with_policy(self, text: &str) -> Self {
-        Self { policy: Some(Rc::new(text.parse().expect("a policy"))), ..self }
+        Self { policy: text.parse().expect("a policy"), ..self }
     }
 
     /// As the view takes it.
     #[must_use]
-    pub const fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, irq: self.irq, policy: self.policy.as_ref() }
+    pub fn description(&self) -> Description<'_> {
+        Description { resources: &self.resources, irq: self.irq, special: self.policy.special() }
     }
 }
 

@@ -23,6 +23,7 @@ mod checks;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
 mod layout;
+mod openings;
 mod packed;
 mod policy;
 mod register;
@@ -34,8 +35,8 @@ mod write;
 
 pub use access::BadAccess;
 pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
-pub use layout::{Layout, Open};
-pub use policy::{BadPolicy, Hidden, Policy, Quirk};
+pub use openings::{Grant, Open, Openings};
+pub use policy::{BadPolicy, Hidden, Policy, Quirk, Special};
 pub use register::{Block, Length, Place, Read, Rest, Row, Write};
 pub use space::{ConfigSpace, Width};
 pub use view::{Description, RESOURCES, VirtualConfig};

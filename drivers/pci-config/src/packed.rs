@@ -1,7 +1,7 @@
-//! The table as it is looked things up in: made at compile time from that of `table/`, without names and without lines that say no
-//! more than their block does.
+//! The part of the table that every access needs, as the driver domain carries it: made at compile time from `table/`, without names and
+//! without what may be written by some only (`openings.rs`).
 
-use crate::register::{Block, Length, Place, Read, Rest, Row, Write, field_mask};
+use crate::register::{Place, Read, Row, Write, field_mask};
 use crate::table::BLOCKS;
 
 /// A register.
@@ -12,7 +12,6 @@ pub(crate) struct Line {
     pub(crate) bytes: u8,
     pub(crate) read: Read,
     pub(crate) write: Write,
-    pub(crate) permissive: u32,
 }
 
 impl Line {
@@ -32,14 +31,10 @@ impl Line {
 pub(crate) struct Slot(u8);
 
 impl Slot {
-    /// In no capability, or of one that is a guest's own where the device is permissive.
-    pub(crate) const OPEN: Self = Self(0xff);
-    /// Of a capability that is not a guest's.
-    pub(crate) const LOCKED: Self = Self(0xfe);
+    /// Nothing is ours and nothing is written.
+    pub(crate) const RAW: Self = Self(0xff);
     /// Of a capability that a guest does not see: reads 0.
-    pub(crate) const HIDDEN: Self = Self(0xfd);
-    /// The header of a capability that is in no table.
-    pub(crate) const UNKNOWN: Self = Self(0);
+    pub(crate) const HIDDEN: Self = Self(0xfe);
 
     /// The lines of the dword; none where there is nothing to say about single registers.
     pub(crate) fn lines(self) -> &'static [Line] {
@@ -50,91 +45,65 @@ impl Slot {
     }
 }
 
-/// A block.
+/// A conventional capability with lines of its own, which are one after the other and say something about each of its first dwords.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
-    /// The id, with [`IS_EXTENDED`].
-    id: u16,
+    id: u8,
+    /// Its first line.
     first: u8,
+    /// Behind the last one.
     end: u8,
-    /// How many dwords, or one of the values below.
-    dwords: u8,
-    is_open: bool,
 }
 
-const IS_EXTENDED: u16 = 0x8000;
-const CONTROL: u8 = 0xff;
-pub(crate) const TO_NEXT: u8 = 0xfe;
-
-/// What is known about a capability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Known(&'static Entry);
-
-/// The capability's entry in the table.
-pub(crate) fn find(is_extended: bool, id: u16) -> Option<Known> {
-    let id = if is_extended { id | IS_EXTENDED } else { id };
-    INDEX.iter().find(|entry| entry.id == id).map(Known)
+/// What the dwords of a capability are, from its first; at least that.
+pub(crate) fn capability(id: u16) -> impl Iterator<Item = Slot> {
+    let (mut at, end) =
+        INDEX.iter().find(|entry| u16::from(entry.id) == id).map_or((0, 1), |entry| (entry.first, entry.end));
+    core::iter::from_fn(move || {
+        let slot = Slot(at);
+        at = at.saturating_add(u8::try_from(slot.lines().len()).unwrap_or(1));
+        (slot.0 < end).then_some(slot)
+    })
 }
 
-impl Known {
-    /// Its length in dwords, [`TO_NEXT`] where that is not fixed. `header` is its first dword.
-    pub(crate) const fn dwords(self, header: u32) -> u8 {
-        let control = header >> 16;
-        match (self.0.dwords, self.0.id) {
-            // MSI: 10 bytes, 4 more with 64 bits of address, 10 more with masks (PCI 3.0 §6.8.1, figure 6-9).
-            (CONTROL, 0x05) => 3 + (control >> 7 & 1) as u8 + (control >> 8 & 1) as u8 * 2,
-            // PCI Express: an endpoint's first version ends with its link, the second has everything (PCIe 5.0 §7.5.3).
-            (CONTROL, _) => {
-                if control & 0xf < 2 {
-                    5
-                } else {
-                    15
-                }
-            }
-            (dwords, _) => dwords,
+/// The header of a capability that has no lines of its own: the very first line.
+const HEADER_LINE: Line = Line { at: 0, bytes: 2, read: Read::Copy, write: Write::Drop };
+
+/// True where a line says more than that the device answers and nothing is written.
+const fn says_something(line: &Row) -> bool {
+    !matches!(line.read, Read::Device) || !line.write.is_drop()
+}
+
+/// True where a block has lines besides its header.
+const fn counts(place: Place, rows: &[Row]) -> bool {
+    // Bridges are not lent, and nothing of an extended capability is ours but its header.
+    if !matches!(place, Place::Header(0) | Place::Capability(_)) {
+        return false;
+    }
+    let mut at = 0;
+    while at < rows.len() {
+        let is_header = rows[at].at == 0 && matches!(rows[at].write, Write::Drop);
+        if says_something(&rows[at]) && !is_header {
+            return true;
         }
+        at += 1;
     }
-
-    /// What its dwords are.
-    pub(crate) fn slot(self, dword: u8) -> Slot {
-        let lines = LINES.iter().zip(0..).take(self.0.end.into()).skip(self.0.first.into());
-        let found = lines.into_iter().find(|(line, _)| line.at / 4 == dword).map(|(_, at)| Slot(at));
-        found.unwrap_or(if self.0.is_open { Slot::OPEN } else { Slot::LOCKED })
-    }
-}
-
-/// The header of a capability that is in no table: as a vendor's own.
-const UNKNOWN: [Line; 2] = [
-    Line { at: 0, bytes: 2, read: Read::Copy, write: Write::Drop, permissive: 0 },
-    Line { at: 2, bytes: 2, read: Read::Device, write: Write::Drop, permissive: 0xffff },
-];
-
-/// True where a line says more than its block.
-const fn says_something(block: &Block, line: &Row) -> bool {
-    let is_open = matches!(block.rest, Rest::Open);
-    is_open || !matches!(line.read, Read::Device) || !matches!(line.write, Write::Drop) || line.permissive != 0
-}
-
-/// True where a block says more than that nothing of it is a guest's, which goes for every extended capability without one.
-const fn counts(block: &Block) -> bool {
-    match block.place {
-        Place::Header(_) => false,
-        Place::Capability(_) => true,
-        Place::Extended(_) => matches!(block.rest, Rest::Open) || !matches!(block.length, Length::ToNext),
-    }
+    false
 }
 
 const fn sizes() -> (usize, usize) {
-    let (mut lines, mut blocks, mut group) = (UNKNOWN.len(), 0, 0);
+    let (mut lines, mut blocks, mut group) = (1, 0, 0);
     while group < BLOCKS.len() {
         let mut at = 0;
         while at < BLOCKS[group].len() {
             let block = &BLOCKS[group][at];
-            blocks += counts(block) as usize;
-            let mut line = 0;
-            while line < block.registers.len() {
-                lines += says_something(block, &block.registers[line]) as usize;
-                line += 1;
+            if counts(block.place, block.registers) {
+                blocks += matches!(block.place, Place::Capability(_)) as usize;
+                let mut row = 0;
+                while row < block.registers.len() {
+                    lines += says_something(&block.registers[row]) as usize;
+                    row += 1;
+                }
             }
             at += 1;
         }
@@ -149,7 +118,7 @@ const HEADER_DWORDS: usize = 16;
 struct Table {
     lines: [Line; SIZES.0],
     index: [Entry; SIZES.1],
-    headers: [[Slot; HEADER_DWORDS]; 2],
+    header: [Slot; HEADER_DWORDS],
 }
 
 /// The number of a line: below those of the special slots.
@@ -160,48 +129,38 @@ const fn small(number: usize) -> u8 {
 }
 
 const TABLE: Table = {
-    let nothing = Entry { id: 0, first: 0, end: 0, dwords: 0, is_open: false };
+    let nothing = Entry { id: 0, first: 0, end: 0 };
     let mut table =
-        Table { lines: [UNKNOWN[0]; SIZES.0], index: [nothing; SIZES.1], headers: [[Slot::LOCKED; HEADER_DWORDS]; 2] };
-    table.lines[1] = UNKNOWN[1];
-    let (mut lines, mut blocks, mut group) = (UNKNOWN.len(), 0, 0);
+        Table { lines: [HEADER_LINE; SIZES.0], index: [nothing; SIZES.1], header: [Slot::RAW; HEADER_DWORDS] };
+    let (mut lines, mut blocks, mut group) = (1, 0, 0);
     while group < BLOCKS.len() {
-        let mut at = 0;
-        while at < BLOCKS[group].len() {
-            let block = &BLOCKS[group][at];
+        let mut number = 0;
+        while number < BLOCKS[group].len() {
+            let block = &BLOCKS[group][number];
+            number += 1;
+            if !counts(block.place, block.registers) {
+                continue;
+            }
             let first = lines;
-            let mut line = 0;
-            while line < block.registers.len() {
-                let register = &block.registers[line];
-                if says_something(block, register) {
-                    let Row { at, bytes, read, write, permissive, .. } = *register;
-                    table.lines[lines] = Line { at, bytes, read, write, permissive };
-                    if let Place::Header(kind) = block.place {
-                        let slot = &mut table.headers[kind as usize][at as usize / 4];
-                        if matches!(*slot, Slot::LOCKED) {
+            let mut row = 0;
+            while row < block.registers.len() {
+                let Row { at, bytes, read, write, .. } = block.registers[row];
+                if says_something(&block.registers[row]) {
+                    table.lines[lines] = Line { at, bytes, read, write };
+                    if let Place::Header(_) = block.place {
+                        let slot = &mut table.header[at as usize / 4];
+                        if matches!(*slot, Slot::RAW) {
                             *slot = Slot(small(lines));
                         }
                     }
                     lines += 1;
                 }
-                line += 1;
+                row += 1;
             }
-            let id = match block.place {
-                Place::Header(_) => 0,
-                Place::Capability(id) => id as u16,
-                Place::Extended(id) => id | IS_EXTENDED,
-            };
-            let dwords = match block.length {
-                Length::Dwords(dwords) => dwords,
-                Length::Control => CONTROL,
-                Length::ToNext => TO_NEXT,
-            };
-            if counts(block) {
-                let is_open = matches!(block.rest, Rest::Open);
-                table.index[blocks] = Entry { id, first: small(first), end: small(lines), dwords, is_open };
+            if let Place::Capability(id) = block.place {
+                table.index[blocks] = Entry { id, first: small(first), end: small(lines) };
                 blocks += 1;
             }
-            at += 1;
         }
         group += 1;
     }
@@ -210,10 +169,5 @@ const TABLE: Table = {
 
 static LINES: [Line; SIZES.0] = TABLE.lines;
 static INDEX: [Entry; SIZES.1] = TABLE.index;
-static HEADERS: [[Slot; HEADER_DWORDS]; 2] = TABLE.headers;
-
-/// What the dwords of a header are. Types that there are no lines for are taken for endpoints'.
-pub(crate) fn header(is_bridge: bool) -> &'static [Slot; HEADER_DWORDS] {
-    let [endpoint, bridge] = &HEADERS;
-    if is_bridge { bridge } else { endpoint }
-}
+/// What the dwords of an endpoint's header are.
+pub(crate) static HEADER: [Slot; HEADER_DWORDS] = TABLE.header;

@@ -108,10 +108,45 @@ pub struct Policy {
     quirks: [Option<Quirk>; MAX_QUIRKS],
 }
 
-/// Quirks of one device: each takes memory in the driver domain.
+/// Quirks of one device.
 const MAX_QUIRKS: usize = 8;
-/// Quirks of one dword: what one write can leave for the hardware.
-pub(crate) const QUIRKS_PER_DWORD: usize = 2;
+
+/// What the driver domain has to know of a policy.
+///
+/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
+/// hidden conventional capability's id, and a bit for each hidden extended one's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Special([u64; 3]);
+
+impl Special {
+    /// As they were told.
+    #[must_use]
+    pub const fn new(numbers: [u64; 3]) -> Self {
+        Self(numbers)
+    }
+
+    /// As they are told.
+    #[must_use]
+    pub const fn numbers(self) -> [u64; 3] {
+        self.0
+    }
+
+    /// Whether a write that would be dropped is passed on: the broker knows what of it is open.
+    pub(crate) const fn passes_on(self) -> bool {
+        self.0[0] != 0
+    }
+
+    /// Whether the device is permissive, which means something for Command.
+    pub(crate) const fn is_permissive(self) -> bool {
+        self.0[0] > 1
+    }
+
+    /// Whether a guest does not see such a capability.
+    pub(crate) const fn hides(self, is_extended: bool, id: u16) -> bool {
+        let bits = if is_extended { self.0[2] } else { self.0[1] };
+        id < 64 && bits >> id & 1 != 0
+    }
+}
 
 /// The text is no policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -154,21 +189,26 @@ impl Policy {
     /// Adds a quirk.
     ///
     /// # Errors
-    /// When there are too many, of all registers or of one dword, or it overlaps another.
+    /// When there are too many, or it overlaps another.
     pub fn add_quirk(&mut self, quirk: Quirk) -> Result<(), BadPolicy> {
         let end = |quirk: &Quirk| quirk.offset + quirk.width as u16;
-        let (mut in_dword, mut overlaps) = (0, false);
+        let mut overlaps = false;
         for other in self.quirks() {
             if *other == quirk {
                 return Ok(());
             }
-            in_dword += usize::from(other.offset / 4 == quirk.offset / 4);
             overlaps |= other.offset < end(&quirk) && quirk.offset < end(other);
         }
-        let free =
-            self.quirks.iter_mut().find(|place| place.is_none()).filter(|_| !overlaps && in_dword < QUIRKS_PER_DWORD);
+        let free = self.quirks.iter_mut().find(|place| place.is_none()).filter(|_| !overlaps);
         *free.ok_or(BadPolicy)? = Some(quirk);
         Ok(())
+    }
+
+    /// What the driver domain has to know of it.
+    #[must_use]
+    pub fn special(&self) -> Special {
+        let passes_on = if self.permissive { 2 } else { self.quirks().next().is_some().into() };
+        Special([passes_on, self.hidden.conventional.into(), self.hidden.extended])
     }
 
     /// Registers that may be written besides.

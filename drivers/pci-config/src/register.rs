@@ -23,9 +23,9 @@ impl Read {
         }
     }
 
-    /// Bits of ours that read 0 whatever the device says.
-    pub(crate) const fn zero(self) -> u32 {
-        if matches!(self, Self::PowerCapabilities) { 0xf800 } else { 0 }
+    /// Those of them that are what the device says; the others read 0.
+    pub(crate) const fn copied(self) -> u32 {
+        if matches!(self, Self::PowerCapabilities) { !0xf800 } else { self.own() }
     }
 }
 

@@ -1,14 +1,12 @@
 //! The view: what a guest reads, and what its writes change.
 
-use alloc::rc::Rc;
-
 use xen_types::Resource;
 
 use crate::access::{Access, BadAccess};
 use crate::base::{self, BaseRegister};
-use crate::layout::{HEADER_DWORDS, Layout};
+use crate::layout::Layout;
 use crate::packed::Slot;
-use crate::policy::Policy;
+use crate::policy::Special;
 use crate::register::{Read, Write};
 use crate::space::{ConfigSpace, Width};
 use crate::walk::{Fault, POINTER, id};
@@ -16,6 +14,8 @@ use crate::write::{WriteError, WriteOutcome};
 
 /// Dwords of conventional configuration space: those that may hold anything of ours.
 const DWORDS: usize = 64;
+/// Dwords of the header; capabilities lie behind it.
+const HEADER_DWORDS: usize = 16;
 /// The dword of Command.
 const COMMAND: usize = 1;
 /// The dword of Header Type, and the bit that tells of further functions in it.
@@ -26,7 +26,7 @@ const INTERRUPT: usize = 15;
 const INTERRUPT_LINE: u32 = 0xff;
 const INTERRUPT_PIN: u32 = 0xff00;
 
-/// Registers of a header that claim ranges: six base address registers (a bridge has two) and the expansion ROM.
+/// Registers of a header that claim ranges: six base address registers and the expansion ROM.
 pub const RESOURCES: usize = 7;
 
 /// What is to be known about a function besides what it says itself.
@@ -36,8 +36,8 @@ pub struct Description<'a> {
     pub resources: &'a [Option<Resource>; RESOURCES],
     /// The host's GSI, 0 where the function has no interrupt line.
     pub irq: u32,
-    /// What the admin wants, if anything.
-    pub policy: Option<&'a Rc<Policy>>,
+    /// What of it is special.
+    pub special: Special,
 }
 
 /// A guest's view of one function.
@@ -51,8 +51,8 @@ pub struct VirtualConfig {
     base: [BaseRegister; RESOURCES],
 }
 
-// A stub with 256 functions shall not need more than 110 KiB for them.
-const _: () = assert!(size_of::<VirtualConfig>() <= 440);
+// A stub with 256 functions shall not need more than 112 KiB for them.
+const _: () = assert!(size_of::<VirtualConfig>() <= 448);
 
 impl VirtualConfig {
     /// Builds the view: reads the header and the capability lists of the function once.
@@ -64,7 +64,7 @@ impl VirtualConfig {
     /// The same, and what is wrong with the lists.
     #[must_use]
     pub fn read_from(description: &Description<'_>, hw: &impl ConfigSpace) -> (Self, Option<Fault>) {
-        let (layout, capabilities, fault) = Layout::read_from(hw, description.policy.cloned());
+        let (layout, capabilities, fault) = Layout::read_from(hw, description.special);
         let base = base::registers(description.resources);
         let mut config = Self { own: [0; DWORDS], layout, base };
         for (dword, offset) in (0..DWORDS).zip((0u16..).step_by(4)) {
@@ -133,7 +133,7 @@ impl VirtualConfig {
     /// Bytes of configuration space: 4096 where the function speaks PCI Express or PCI-X mode 2, else 256.
     #[must_use]
     pub const fn size(&self) -> u16 {
-        if self.layout.is_extended() { 4096 } else { 256 }
+        if self.layout.is_extended { 4096 } else { 256 }
     }
 
     /// What a guest finds in its Interrupt Line register, which it takes as the number of its pirq; 0 for none.
@@ -180,22 +180,25 @@ impl VirtualConfig {
 
     /// The bits of a dword of the first 256 bytes that are answered from our copy.
     fn own_bits(&self, dword: usize) -> u32 {
-        match self.layout.slot(dword) {
-            Slot::HIDDEN => u32::MAX,
-            slot => slot.lines().iter().fold(0, |own, line| own | line.read.own() << line.shift() & line.mask()),
-        }
+        if self.layout.slot(dword) == Slot::HIDDEN { u32::MAX } else { self.bits(dword, Read::own) }
     }
 
     /// Takes what is ours of a dword of the hardware.
     fn copy(&mut self, hw: &impl ConfigSpace, dword: usize, offset: u16) {
-        let mut mask = 0;
-        for line in self.layout.lines(dword) {
-            mask |= (line.read.own() & !line.read.zero()) << line.shift() & line.mask();
-        }
+        let mask = self.bits(dword, Read::copied);
         if mask != 0 {
-            let real = hw.read_config(offset, Width::Dword);
-            self.set(dword, mask, real);
+            self.set(dword, mask, hw.read_config(offset, Width::Dword));
         }
+    }
+
+    /// Bits of each register of a dword, at their places.
+    #[inline(never)]
+    fn bits(&self, dword: usize, of: fn(Read) -> u32) -> u32 {
+        let mut bits = 0;
+        for line in self.layout.lines(dword) {
+            bits |= of(line.read) << line.shift() & line.mask();
+        }
+        bits
     }
 
     /// Changes the bits of `mask` in our copy of a dword.
@@ -212,9 +215,9 @@ impl VirtualConfig {
 
     /// The address register, or the half of one, in a dword of the header.
     pub(crate) fn base_register(&self, dword: usize) -> Option<BaseRegister> {
-        let register = match (dword, self.layout.is_bridge()) {
-            (4..=9, false) | (4..=5, true) => dword - 4,
-            (12, false) | (14, true) => RESOURCES - 1,
+        let register = match dword {
+            4..=9 => dword - 4,
+            12 => RESOURCES - 1,
             _ => return None,
         };
         self.base.get(register).copied()

@@ -51,7 +51,8 @@ impl Capability {
     pub fn is_extended(&self, hw: &impl ConfigSpace) -> bool {
         match self.id {
             id::PCI_EXPRESS => true,
-            // Behind the end of a capability that claims to be at the very end is other space, which says nothing.
+            // Behind one that claims to be at the very end there is nothing of it.
+            id::PCI_X if self.offset + PCI_X_STATUS == EXTENDED => false,
             id::PCI_X => hw.read_config(self.offset + PCI_X_STATUS, Width::Dword) & PCI_X_MODE_2 != 0,
             _ => false,
         }

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::access::{Access, BadAccess};
 use crate::packed::Line;
-use crate::register::{Read, Write};
+use crate::register::{COMMAND_DEVICE, Read, Write};
 use crate::space::{ConfigSpace, Width};
 use crate::view::VirtualConfig;
 
@@ -23,7 +23,7 @@ pub enum Register {
     PowerState,
     /// VPD address: a read of vital product data.
     VpdAddress,
-    /// One that the device's own policy opens.
+    /// None of these: the broker knows whether the device's own policy opens it.
     Open,
 }
 
@@ -167,46 +167,26 @@ impl VirtualConfig {
                 });
             }
         }
-        if outcome.is_dropped {
-            self.write_open(access, value, &mut outcome);
+        // As with Linux's backend, nothing is passed on that reaches, beside what is no guest's, a register that guests write: one that
+        // knows dwords only would otherwise clear Status with every write of Command.
+        if outcome.is_dropped && self.layout.special.passes_on() {
+            outcome.is_dropped = false;
+            let (mask, offset, width) = (access.mask >> access.shift, access.offset, access.width);
+            outcome.push(HardwareWrite { register: Register::Open, offset, width, mask, value: value & mask });
         }
         Ok(outcome)
-    }
-
-    /// A write of what is no guest's by the table. As with Linux's backend it is dropped, whatever the policy, where it reaches beside it a
-    /// register that guests write: a guest that knows dwords only would otherwise clear Status by every write of Command.
-    fn write_open(&self, access: &Access, value: u32, outcome: &mut WriteOutcome) {
-        let Some(policy) = self.layout.policy() else { return };
-        let open = self.layout.open(access.dword).bits & access.mask;
-        let mut push = |offset: u16, width, mask: u32| {
-            let shift = u32::from(offset % 4) * 8;
-            let mask = open & mask << shift;
-            if mask != 0 {
-                let value = (value << access.shift & mask) >> shift;
-                outcome.push(HardwareWrite { register: Register::Open, offset, width, mask: mask >> shift, value });
-                outcome.is_dropped = false;
-            }
-        };
-        if policy.permissive {
-            return push(access.offset, access.width, u32::MAX);
-        }
-        for quirk in policy.quirks() {
-            if usize::from(quirk.offset() / 4) == access.dword {
-                push(quirk.offset(), quirk.width(), quirk.mask());
-            }
-        }
     }
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
     fn apply(&mut self, line: &Line, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
         let &Change { before, after, written, differ } = change;
-        let permissive = if self.layout.policy().is_some_and(|policy| policy.permissive) { line.permissive } else { 0 };
-        let bits = line.write.device_bits() | permissive;
+        let bits = line.write.device_bits();
         let (register, mask) = match line.write {
             Write::Drop | Write::DropStatus | Write::Ignore => return Ok(None),
             Write::Command => {
                 self.set(dword, Read::Command.own(), after);
-                (Register::Command, differ & bits)
+                let more = if self.layout.special.is_permissive() { COMMAND_DEVICE } else { 0 };
+                (Register::Command, differ & (bits | more))
             }
             Write::CacheLineSize => (Register::CacheLineSize, differ),
             Write::Bist => {

@@ -1,9 +1,7 @@
 //! What the tool told us about one function, and how we name it to ourselves.
 
-use alloc::rc::Rc;
-
 pub use pci_config::RESOURCES;
-use pci_config::{Description, Policy};
+use pci_config::{Description, Special};
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
@@ -24,7 +22,7 @@ pub struct DeviceInfo {
     ecam: Mfn,
     resources: [Option<Resource>; RESOURCES],
     irq: u32,
-    policy: Option<Rc<Policy>>,
+    special: Special,
 }
 
 impl DeviceInfo {
@@ -52,13 +50,12 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, irq, policy: None })
+        Ok(Self { sbdf, ecam, resources, irq, special: Special::default() })
     }
 
-    /// The same with what the admin wants besides.
-    #[must_use]
-    pub fn with_policy(self, policy: Policy) -> Self {
-        Self { policy: (!policy.is_default()).then(|| Rc::new(policy)), ..self }
+    /// Notes what is special about it.
+    pub const fn set_special(&mut self, special: Special) {
+        self.special = special;
     }
 
     /// The real address.
@@ -76,7 +73,7 @@ impl DeviceInfo {
     /// What its guest's view is built from, besides the function itself.
     #[must_use]
     pub const fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, irq: self.irq, policy: self.policy.as_ref() }
+        Description { resources: &self.resources, irq: self.irq, special: self.special }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What may be written, as a table (`docs/broker.md`, "What may be written"). Everything that is not in it is refused.
 
-use pci_config::{Layout, Policy, Quirk};
+use pci_config::{Grant, Openings};
 
 use super::capabilities::Capabilities;
 use super::failure::Failure;
@@ -168,26 +168,28 @@ pub(crate) fn check(asked: &Asked, capabilities: &Capabilities, is_permissive: b
     Err(Failure::NotAllowed(NOT_ON_THE_LIST))
 }
 
-/// Checks a write that is not on the list against the device's own policy. `layout` is what the broker itself has found in the device.
+/// What the device's own policy allows of a write that is not on the list, register by register. `openings` are what the broker itself has
+/// found in the device.
 pub(crate) fn check_policy(
     asked: &Asked,
     capabilities: &Capabilities,
-    policy: &Policy,
-    layout: &Layout,
-) -> Result<Allowed, Failure> {
+    openings: &Openings,
+) -> Result<Vec<Allowed>, Failure> {
     let (offset, width) = asked.place()?;
-    let shift = 8 * (offset % 4);
-    let mask = asked.mask & width.bits();
-    let open = layout.open(usize::try_from(offset / 4).unwrap_or(usize::MAX));
-    let is_quirk =
-        |quirk: &Quirk| (u64::from(quirk.offset()), quirk.width()) == (offset, width) && mask & !quirk.mask() == 0;
-    let is_wanted = policy.permissive || policy.quirks().any(is_quirk);
-    let is_open = mask != 0 && mask & !(open.bits >> shift) == 0;
-    if !is_wanted || !is_open || capabilities.is_interrupt_register(offset, width as u64) {
+    let place = u16::try_from(offset).map_err(|_| Failure::BadAccess)?;
+    let granted = openings.grant(place, width, asked.mask, asked.value);
+    if granted.is_empty() || capabilities.is_interrupt_register(offset, width as u64) {
         return Err(Failure::NotAllowed(NOT_ON_THE_LIST));
     }
-    let ones_clear = open.ones_clear >> shift & width.bits();
-    Ok(Allowed { kind: Kind::Open, width, offset, mask, value: asked.value & mask, ones_clear })
+    let allowed = |Grant { offset, width, mask, value, ones_clear }| Allowed {
+        kind: Kind::Open,
+        width,
+        offset: offset.into(),
+        mask,
+        value,
+        ones_clear,
+    };
+    Ok(granted.into_iter().map(allowed).collect())
 }
 
 impl Asked {

@@ -1,8 +1,6 @@
 //! One request: looked up, checked, carried out.
 
-use std::rc::Rc;
-
-use pci_config::Layout;
+use pci_config::Openings;
 use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
@@ -80,9 +78,12 @@ fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
     let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
     let allowed = match (allow::check(&asked, &work.capabilities, is_permissive), policy) {
         (Err(Failure::NotAllowed(_)), Some(policy)) => {
-            let policy = Rc::new(policy);
-            let layout = work.config.look(|space| Layout::new(space, Some(Rc::clone(&policy))))?;
-            allow::check_policy(&asked, &work.capabilities, &policy, &layout)?
+            let openings = work.config.look(|space| Openings::new(space, &policy))?;
+            for allowed in allow::check_policy(&asked, &work.capabilities, &openings)? {
+                let old = work.config.read(allowed.offset, allowed.width)?;
+                work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
+            }
+            return Ok(Answer::default());
         }
         (allowed, _) => allowed?,
     };

@@ -8,7 +8,7 @@ use super::lend;
 use crate::fakes::{Memory, network_card, network_card_known};
 use crate::walk::Walk;
 use crate::{ConfigSpace, Width};
-use crate::{Register, VirtualConfig};
+use crate::{Openings, Register, VirtualConfig};
 
 /// Answers every read with another number, without bounds on what a read's width allows.
 struct Noise(Cell<u32>);
@@ -103,26 +103,29 @@ fn the_longest_list_is_walked_to_its_end() {
 }
 
 #[test]
-fn interrupts_are_written_by_no_other_name() {
+fn overlapping_capabilities_keep_the_first_meaning() {
     let mut hw = network_card();
-    hw.set(0x40, &[0x01, 0x44, 0xc3, 0xff, 0x05, 0x00, 0x80, 0x00]); // MSI where power management has its state
+    hw.set(0x40, &[0x01, 0x44, 0xc3, 0xff, 0x05, 0x00, 0x80, 0x00]); // MSI inside power management
     let mut config = lend(&network_card_known(), &hw);
-    let outcome = config.write(&hw, 0x44, 2, 0x0003).expect("an id");
-    assert_eq!(outcome.hardware().count(), 0);
-    assert!(config.write(&hw, 0x46, 2, 0xffff).is_err());
+    let outcome = config.write(&hw, 0x44, 2, 0x0003).expect("the D-state");
+    assert_eq!(outcome.hardware().map(|write| write.register).collect::<Vec<_>>(), [Register::PowerState]);
+    assert_eq!(config.write(&hw, 0x46, 2, 0xffff).expect("bridge extensions").hardware().count(), 0);
 }
 
 #[test]
-fn the_rest_of_a_capability_ends_where_another_begins() {
+fn interrupts_are_opened_by_no_other_name() {
+    let policy = "permissive=1".parse().expect("a policy");
     let mut hw = network_card();
-    hw.set(0x40, &[0x01, 0x44, 0xc3, 0xff, 0x03, 0x00, 0x00, 0x00]); // VPD where power management has its state
-    let mut config = lend(&network_card_known(), &hw);
-    let registers = |config: &mut VirtualConfig, offset| {
-        let outcome = config.write(&hw, offset, 2, 0x0003).expect("allowed");
-        outcome.hardware().map(|write| write.register).collect::<Vec<_>>()
-    };
-    assert_eq!(registers(&mut config, 0x44), []);
-    assert_eq!(registers(&mut config, 0x46), [Register::VpdAddress]);
+    // MSI, and in its registers something that claims to be a vendor's own, before it in the list or behind.
+    for (first, at) in [(0x40, 0x44), (0x44, 0x40)] {
+        hw.set(0x34, &[first]);
+        hw.set(0x40, &[0x05, if at == 0x44 { 0x44 } else { 0 }, 0x80, 0x00]);
+        hw.set(0x44, &[0x09, if at == 0x40 { 0x40 } else { 0 }, 0x00, 0x00]);
+        let openings = Openings::new(&hw, &policy);
+        for dword in 0x10..0x14 {
+            assert_eq!(openings.open(dword).bits, 0, "{dword:#x}");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::lend;
 use crate::fakes::{Memory, network_card_known, server_card};
-use crate::{Layout, Policy, Quirk, Register, Width};
+use crate::{HardwareWrite, Openings, Policy, Quirk, Register, Width};
 
 /// The bits of each byte of the server's card that a guest with a permissive device may change on it: written down by hand from the
 /// specifications, byte by byte, and not from the table.
@@ -57,39 +57,53 @@ fn permissive_command_byte(offset: u16) -> u8 {
 
 #[test]
 fn what_is_open_is_what_the_specifications_say_harms_nobody() {
-    let layout = Layout::new(&server_card(), None);
+    let openings = Openings::new(&server_card(), &Policy::default());
     for dword in 0..1024u16 {
         let want = u32::from_le_bytes([0, 1, 2, 3].map(|byte| open_byte(dword * 4 + byte)));
-        assert_eq!(layout.open(dword.into()).bits, want, "{:#x}", dword * 4);
+        assert_eq!(openings.open(dword.into()).bits, want, "{:#x}", dword * 4);
     }
 }
 
 #[test]
 fn ones_that_clear_are_told() {
-    let layout = Layout::new(&server_card(), None);
+    let openings = Openings::new(&server_card(), &Policy::default());
     for (offset, want) in
         [(0x04, 0xffff_0000), (0x68, 0xffff_0000), (0x104, u32::MAX), (0x110, u32::MAX), (0x108, 0), (0xe4, 0)]
     {
-        assert_eq!(layout.open(offset / 4).ones_clear, want, "{offset:#x}");
+        assert_eq!(openings.open(offset / 4).ones_clear, want, "{offset:#x}");
+    }
+}
+
+/// What a write of a guest comes to on the device, the broker's part included: place, width, bits and value.
+fn writes(policy: &str, hw: &Memory, offset: i32, size: i32, value: u32) -> Vec<(u16, u8, u32, u32)> {
+    let mut config = lend(&network_card_known().with_policy(policy), hw);
+    let outcome = config.write(hw, offset, size, value).expect("no error");
+    let openings = Openings::new(hw, &policy.parse().expect("a policy"));
+    outcome.hardware().flat_map(|write| carried_out(write, &openings)).collect()
+}
+
+fn carried_out(write: &HardwareWrite, openings: &Openings) -> Vec<(u16, u8, u32, u32)> {
+    let HardwareWrite { register, offset, width, mask, value } = *write;
+    match register {
+        Register::Open => {
+            let granted = openings.grant(offset, width, mask, value).into_iter();
+            granted.map(|grant| (grant.offset, grant.width as u8, grant.mask, grant.value)).collect()
+        }
+        _ => vec![(offset, width as u8, mask, value)],
     }
 }
 
 #[test]
 fn a_permissive_device_is_written_at_the_width_of_the_access() {
     let hw = server_card();
-    let mut config = lend(&network_card_known().with_policy("permissive=1"), &hw);
-    let mut write = |offset, size, value| {
-        let outcome = config.write(&hw, offset, size, value).expect("no error");
-        assert_eq!(outcome.is_dropped, outcome.hardware().count() == 0 && !(0..0x48).contains(&offset), "{offset:#x}");
-        outcome.hardware().map(|w| (w.register, w.offset, w.width as u8, w.mask, w.value)).collect::<Vec<_>>()
-    };
-    assert_eq!(write(0xe4, 4, 0x1234_5678), [(Register::Open, 0xe4, 4, u32::MAX, 0x1234_5678)]);
-    assert_eq!(write(0xe7, 1, 0xab), [(Register::Open, 0xe7, 1, 0xff, 0xab)]);
-    assert_eq!(write(0x68, 4, 0xffff_ffff), [(Register::Open, 0x68, 4, 0x000f_7010, 0x000f_7010)]);
-    assert_eq!(write(0x69, 1, 0xff), [(Register::Open, 0x69, 1, 0x70, 0x70)]);
-    assert_eq!(write(0x06, 2, 0xffff), [(Register::Open, 6, 2, 0xf900, 0xf900)]);
+    let write = |offset, size, value| writes("permissive=1", &hw, offset, size, value);
+    assert_eq!(write(0xe4, 4, 0x1234_5678), [(0xe4, 4, u32::MAX, 0x1234_5678)]);
+    assert_eq!(write(0xe7, 1, 0xab), [(0xe7, 1, 0xff, 0xab)]);
+    assert_eq!(write(0x68, 4, 0xffff_ffff), [(0x68, 4, 0x000f_7010, 0x000f_7010)]);
+    assert_eq!(write(0x69, 1, 0xff), [(0x69, 1, 0x70, 0x70)]);
+    assert_eq!(write(0x06, 2, 0xffff), [(6, 2, 0xf900, 0xf900)]);
     // Beside a register that guests write it is dropped, as a dword over Command would clear errors.
-    assert_eq!(write(0x04, 4, 0xf900_0000).len(), 1);
+    assert_eq!(write(0x04, 4, 0xf900_0000), [(4, 2, 4, 0)]);
     assert_eq!(write(0x108, 4, 0), []);
     assert_eq!(write(0x168, 2, 1), []);
 }
@@ -97,12 +111,8 @@ fn a_permissive_device_is_written_at_the_width_of_the_access() {
 #[test]
 fn a_quirk_opens_its_bits_and_no_others() {
     let hw = server_card();
-    let known = network_card_known().with_policy("permissive=0,quirk=e4:2:ff0f,quirk=e6:1:f0,quirk=68:2:ffff");
-    let mut config = lend(&known, &hw);
-    let mut write = |offset, size, value| {
-        let outcome = config.write(&hw, offset, size, value).expect("no error");
-        outcome.hardware().map(|w| (w.offset, w.width as u8, w.mask, w.value)).collect::<Vec<_>>()
-    };
+    let policy = "permissive=0,quirk=e4:2:ff0f,quirk=e6:1:f0,quirk=68:2:ffff";
+    let write = |offset, size, value| writes(policy, &hw, offset, size, value);
     assert_eq!(write(0xe4, 2, 0x1234), [(0xe4, 2, 0xff0f, 0x1204)]);
     assert_eq!(write(0xe5, 1, 0x12), [(0xe4, 2, 0xff00, 0x1200)], "at the register's width");
     assert_eq!(write(0xe4, 4, 0xffff_ffff), [(0xe4, 2, 0xff0f, 0xff0f), (0xe6, 1, 0xf0, 0xf0)]);
@@ -113,16 +123,39 @@ fn a_quirk_opens_its_bits_and_no_others() {
 }
 
 #[test]
+fn what_is_hidden_is_not_open() {
+    let hw = server_card();
+    for (policy, offset) in
+        [("permissive=1,hide=9", 0xe4), ("permissive=1,hide=x1", 0x104), ("permissive=1,hide=xb", 0x158)]
+    {
+        assert_eq!(writes(policy, &hw, offset, 4, u32::MAX), [], "{policy}");
+        assert_eq!(writes("permissive=1", &hw, offset, 4, u32::MAX).len(), 1);
+    }
+}
+
+#[test]
+fn the_driver_domain_is_told_three_numbers() {
+    for (policy, numbers) in [
+        ("permissive=0", [0, 0, 0]),
+        ("permissive=1", [2, 0, 0]),
+        ("permissive=0,hide=1,hide=11,hide=x10", [0, 0x2_0002, 0x1_0000]),
+        ("permissive=0,hide=x3f,quirk=40:4:1", [1, 0, 1 << 63]),
+    ] {
+        assert_eq!(policy.parse::<Policy>().expect("a policy").special().numbers(), numbers, "{policy}");
+    }
+}
+
+#[test]
 fn nothing_behind_a_break_is_open() {
     let mut hw = server_card();
     hw.set(0xe1, &[0x3c]);
-    let layout = Layout::new(&hw, None);
-    assert_eq!((layout.open(0x9c / 4).bits, layout.open(0xf4 / 4).bits), (0, 0));
+    let openings = Openings::new(&hw, &Policy::default());
+    assert_eq!((openings.open(0x9c / 4).bits, openings.open(0xf4 / 4).bits), (0, 0));
     let mut hw = server_card();
     hw.set(0x150, &(0x0b | 1 << 16 | 0x0fc_u32 << 20).to_le_bytes());
-    let layout = Layout::new(&hw, None);
-    assert_eq!(layout.open(0x138 / 4).bits, 0);
-    assert_eq!(layout.open(0x158 / 4).bits, u32::MAX, "a vendor's own reaches to the end, for all that is known");
+    let openings = Openings::new(&hw, &Policy::default());
+    assert_eq!(openings.open(0x138 / 4).bits, 0);
+    assert_eq!(openings.open(0x158 / 4).bits, u32::MAX, "a vendor's own reaches to the end, for all that is known");
 }
 
 #[test]
@@ -153,7 +186,6 @@ fn policies_are_read_strictly() {
         "quirk=1000:1:1",
         "quirk=40:2:10000",
         "quirk=40:4:1,quirk=42:2:1",
-        "quirk=40:1:1,quirk=41:1:1,quirk=42:1:1",
         "quirk=0:1:1,quirk=4:1:1,quirk=8:1:1,quirk=c:1:1,quirk=10:1:1,quirk=14:1:1,quirk=18:1:1,quirk=1c:1:1,quirk=20:1:1",
         "quirk=100000040:4:1",
     ] {
@@ -171,9 +203,9 @@ fn a_write() -> impl Strategy<Value = (i32, i32, u32)> {
 }
 
 /// What the hardware has after a write: plain memory, which is harsher than registers are.
-fn carry_out(hw: &mut Memory, write: &crate::HardwareWrite) {
-    let first = usize::from(write.offset);
-    for (at, (mask, value)) in write.mask.to_le_bytes().into_iter().zip(write.value.to_le_bytes()).enumerate() {
+fn carry_out(hw: &mut Memory, (offset, _, mask, value): (u16, u8, u32, u32)) {
+    let first = usize::from(offset);
+    for (at, (mask, value)) in mask.to_le_bytes().into_iter().zip(value.to_le_bytes()).enumerate() {
         if mask != 0 {
             hw.bytes[first + at] = hw.bytes[first + at] & !mask | value;
         }
@@ -203,11 +235,11 @@ proptest! {
         let mut config = lend(&known, &hw);
         for (offset, size, value) in writes {
             if let Ok(outcome) = config.write(&hw, offset, size, value) {
-                let all: Vec<_> = outcome.hardware().copied().collect();
-                for write in &all {
+                for write in outcome.hardware() {
                     prop_assert!(write.offset.is_multiple_of(write.width as u16), "{write:?}");
                     prop_assert_eq!((write.value & !write.mask, write.mask & !write.width.bits()), (0, 0));
-                    carry_out(&mut hw, write);
+                    let openings = Openings::new(&hw, &policy);
+                    carried_out(write, &openings).into_iter().for_each(|write| carry_out(&mut hw, write));
                 }
             }
         }

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
+use pci_config::Special;
 use xen_types::{Errno, Mfn, Resource, Sbdf};
 use xenstore::path::{self, key, relative};
 use xenstore::{Error, Request, TxId, directory_entries, number};
@@ -95,12 +96,17 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
             *place = Some(resource.ok_or_else(|| format!("{name} is no resource"))?);
         }
     }
-    let info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
-    Ok(match nodes.get(key::POLICY) {
-        None => info,
-        Some(_) => {
-            let policy = nodes.text(key::POLICY).and_then(|text| text.parse().ok());
-            info.with_policy(policy.ok_or("policy makes no sense")?)
-        }
-    })
+    let mut info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
+    info.set_special(special(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
+    Ok(info)
+}
+
+/// What the tool says in three numbers, if anything.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn special(value: &[u8]) -> Option<Special> {
+    let mut numbers = [0; 3];
+    for (number, digits) in numbers.iter_mut().zip(value.split(|byte| *byte == b' ')) {
+        *number = if digits.is_empty() { 0 } else { number::hexadecimal(digits).ok()? };
+    }
+    Some(Special::new(numbers))
 }

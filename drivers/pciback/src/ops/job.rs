@@ -4,7 +4,7 @@ use pciif::{BrokerCommand, ErrorCode, Reply, Request};
 use xen_types::{Errno, Sbdf};
 
 use super::{Counters, LentFunction, Notice};
-use crate::config::HardwareWrite;
+use crate::config::{HardwareWrite, Register};
 
 /// The pirqs of an answer, as many as the job has entries.
 pub(crate) type Vectors = [u16; pciif::layout::MAX_VECTORS];
@@ -129,6 +129,12 @@ impl Job {
         match *self {
             Self::Write { now, failed, .. } => {
                 let is_done = is_done && !failed;
+                // Nothing of it is open: dropped, as if it had not been passed on.
+                if now.register == Register::Open && matches!(verdict, Verdict::Refused(_)) {
+                    counters.dropped_writes.bump();
+                    counters.writes.bump();
+                    return (Reply::success(request.value), Some(Notice::DroppedWrite));
+                }
                 let count = if is_done { &mut counters.writes } else { &mut counters.no_broker };
                 count.bump();
                 let notice = (!is_done).then_some(match verdict {

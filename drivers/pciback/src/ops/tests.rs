@@ -348,17 +348,19 @@ proptest! {
 }
 
 #[test]
-fn what_the_policy_opens_goes_to_the_broker_as_wide_as_it_was_asked() {
+fn what_the_policy_may_open_goes_to_the_broker_as_it_was_asked() {
     let mut frontend = Frontend::new();
     frontend.function = lend(&network_card_known().with_policy("permissive=1"), &frontend.hw);
     for (offset, size, value, mask) in
-        [(0x9c, 4, 0x1234_5678, u32::MAX), (0x9e, 2, 0xabcd, 0xffff), (0x98, 4, 0xffff_ffff, 0xffff_0000)]
+        [(0x9c, 4, 0x1234_5678, u32::MAX), (0x9e, 2, 0xabcd, 0xffff), (0x2c, 1, 0xff, 0xff)]
     {
         let job = frontend.job(&Request::conf_write(DEVICE, offset, size, value));
         let asked = job.request(Sbdf::from_devfn(0, 3, 0));
-        assert_eq!((asked.offset, asked.size, asked.value, asked.info), (offset, size, value & mask, mask));
+        assert_eq!((asked.offset, asked.size, asked.value, asked.info), (offset, size, value, mask));
     }
-    // Nobody is told of what is allowed, and what is not is dropped as ever.
-    let executed = frontend.execute(&Request::conf_write(DEVICE, 0x2c, 4, 1));
-    assert_eq!(executed.notice, Some(Notice::DroppedWrite));
+    // What the broker refuses is dropped as ever, and what it could not be asked is an error.
+    let request = Request::conf_write(DEVICE, 0x2c, 4, 7);
+    let refusal = BrokerAnswer { err: -3, value: 0, info: 1, vectors: [0; pciif::layout::MAX_VECTORS] };
+    assert_eq!(frontend.conclude(&request, Some(refusal)), ((0, 7), Some(Notice::DroppedWrite)));
+    assert_eq!(frontend.conclude(&request, None), ((-3, 7), Some(Notice::NoBroker(Register::Open))));
 }
