@@ -16,9 +16,13 @@ use crate::store::Change;
 /// when it did not close in time: it may do so later, and then the next command removes the directories.
 pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
     let is_closed = |state| matches!(state, XenbusState::Unknown | XenbusState::Closed);
-    let front = Ends::read(host, stub.id, guest.id)?.front;
+    let Ends { back, front } = Ends::read(host, stub.id, guest.id)?;
     if is_closed(front) || front == XenbusState::Initialising {
         return Ok(true);
+    }
+    if back == XenbusState::Unknown {
+        // Somebody removed the directory, and the stub has let go.
+        return close_without_stub(host, stub.id, guest, timeout);
     }
     host.commit(&[set_online(stub.id, guest.id, 0), set_back(stub.id, guest.id, XenbusState::Closing)])?;
     let watched = Ends::watched(stub.id, guest.id);
@@ -40,15 +44,24 @@ pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout:
 /// The same for a guest whose stub is gone: the guest still watches the place where the stub's state was. Linux's pcifront does not
 /// take to a new directory unless it closed the old one ("PCI frontend already installed").
 pub(crate) fn close_orphan(host: &Host, stub: DomId, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
-    let frontend = path::frontend_dir(guest.id);
-    let is_closed = |state| matches!(state, XenbusState::Unknown | XenbusState::Closed | XenbusState::Initialising);
-    if is_closed(end_state(host, &frontend)?) {
+    if is_over(end_state(host, &path::frontend_dir(guest.id))?) {
         return Ok(true);
     }
     // Domain ids come again: nothing is to be written into another domain's directory.
     if domain::is_alive(host, stub)? {
         return Ok(false);
     }
+    close_without_stub(host, stub, guest, timeout)
+}
+
+/// The frontend does not use what the backend's end says, or not yet.
+const fn is_over(front: XenbusState) -> bool {
+    matches!(front, XenbusState::Unknown | XenbusState::Closed | XenbusState::Initialising)
+}
+
+/// Asks the guest to close where the stub's directory was, which is gone, and waits until it has.
+fn close_without_stub(host: &Host, stub: DomId, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
+    let frontend = path::frontend_dir(guest.id);
     let readable = [Permission::none(DomId::DOM0), Permission::read(guest.id)];
     let backend = path::backend_dir(stub, guest.id);
     let mut changes = Change::directory(backend.clone(), &readable).to_vec();
@@ -57,7 +70,7 @@ pub(crate) fn close_orphan(host: &Host, stub: DomId, guest: &DomainName, timeout
     let watched = [frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
     let closed = host.wait_for(&watched, timeout, || {
         let gone = !domain::is_alive(host, guest.id)?;
-        Ok((gone || is_closed(end_state(host, &frontend)?)).then_some(()))
+        Ok((gone || is_over(end_state(host, &frontend)?)).then_some(()))
     })?;
     Ok(closed.is_some())
 }

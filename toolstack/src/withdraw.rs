@@ -86,6 +86,11 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
     loop {
         let entries = Entries::load(host, stub.id, guest.id)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
+        if entries.of(devices).next().is_none() {
+            // Somebody removed them under us: there is nothing that the guest could be asked about.
+            host.commit(&begin)?;
+            return Ok(Asked::NoNeed);
+        }
         if entries.of(devices).all(|entry| !entry.is_exported()) && ends.are_asked() {
             // It was asked to look at what it shall not see now.
             if host.commit_if(&[begin.clone(), retract(&entries, stub, guest, devices, ends)].concat())? {

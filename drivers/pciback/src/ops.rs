@@ -19,7 +19,7 @@ use pciif::{Command, ErrorCode, Reply, Request};
 
 use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
 use crate::device::DeviceId;
-use crate::platform::ConfigSpace;
+use crate::platform::{ConfigSpace, Width};
 use crate::topology::Topology;
 use suspicious::Suspicious;
 
@@ -97,7 +97,13 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
     };
     let hw = &Suspicious::new(hw);
     let (answer, notice) = match request.command() {
-        Some(Command::ConfRead) => (Answer::Now(conf_read(request, function, hw, counters)), None),
+        Some(Command::ConfRead) => {
+            // The ids are answered from our own copy, but reading them is how drivers find out whether a function is still there.
+            if (0..4).contains(&request.offset) {
+                hw.read_config(0, Width::Dword);
+            }
+            (Answer::Now(conf_read(request, function, hw, counters)), None)
+        }
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
         Some(command @ (Command::EnableMsi | Command::EnableMsix | Command::EnableMultiMsi)) => {
             match interrupts::enable(command, request, function, hw) {

@@ -103,15 +103,30 @@ impl Machine {
         let lines = serial_lines(child.stdout.take().context("no pipe")?, &logs.serial)?;
         let mut running = Running(child);
         let mut report = logs.report.map(Tail::new);
+        let mut panic: Option<(Instant, String)> = None;
         loop {
             let serial = lines.recv_timeout(Duration::from_millis(100));
             for line in report.iter_mut().flat_map(Tail::lines) {
                 (logs.on_line)(Line::Report(line));
             }
             match serial {
-                Ok(line) => (logs.on_line)(Line::Serial(line)),
+                Ok(line) => {
+                    match &mut panic {
+                        // The first line behind it that says more than stars is the reason.
+                        Some((_, reason)) if reason.ends_with(':') => *reason += line.trim_start_matches("(XEN)"),
+                        None if line.contains("(XEN) Panic on CPU") => panic = Some((Instant::now(), line.clone())),
+                        _ => {}
+                    }
+                    (logs.on_line)(Line::Serial(line));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(running.0.wait()?),
+            }
+            // Xen restarts the machine then, if it can.
+            if let Some((when, reason)) = &panic
+                && when.elapsed() > PANIC_PATIENCE
+            {
+                bail!("{reason}");
             }
             if started.elapsed() > limit {
                 bail!("ended after {} s without a result", limit.as_secs());
@@ -119,6 +134,9 @@ impl Machine {
         }
     }
 }
+
+/// How long a Xen that panics may go on talking.
+const PANIC_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A QEMU that dies with this value.
 struct Running(Child);

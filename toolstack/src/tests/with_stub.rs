@@ -93,6 +93,24 @@ fn a_destroyed_guest_leaves_free_devices() {
 }
 
 #[test]
+fn a_backend_directory_that_somebody_removed_does_not_hold_up_a_detach() {
+    let machine = with_pool();
+    let before = nodes(&machine);
+    attach(&machine.host, &request("web", &ALL)).unwrap();
+    machine.with_peers(|peers| {
+        peers.tool.change(|store| store.remove("/local/domain/3/backend/pci/5"));
+        peers.settle();
+        assert_eq!(peers.guests[&WEB].found.len(), 3, "nobody has told the guest");
+    });
+    assert_eq!(pool_states(&machine), all("free"));
+    detach_all(&machine).unwrap();
+    machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 0));
+    assert_eq!(nodes(&machine), before);
+    assert_eq!(attach(&machine.host, &request("web", &ALL)).unwrap(), Connection::Connected);
+    machine.machine.assert_no_violations();
+}
+
+#[test]
 fn a_device_that_was_busy_when_its_guest_died_is_free_after_its_reset() {
     let machine = with_pool();
     attach(&machine.host, &request("web", &ALL)).unwrap();

@@ -171,13 +171,16 @@ impl Bed {
     /// A guest reads the ids of a device of its own.
     pub(crate) fn expect_readable(&mut self, guest: &Domain, device: &str) -> Result<()> {
         let address = self.virtual_address(guest, device)?;
-        let found = self.in_guest(
-            guest,
-            &format!("dd if={}/config bs=4 count=1 2>/dev/null | hexdump -v -e '1/1 \"%02x\"'", sysfs(&address)),
-        )?;
-        let (found, wanted) = (String::from_utf8_lossy(&found).into_owned(), self.ids(device)?);
+        let (found, wanted) = (self.ids_in(guest, &address)?, self.ids(device)?);
         ensure!(found == wanted, "{} reads {found} from {device}, not {wanted}", guest.name);
         Ok(())
+    }
+
+    /// What a guest reads in the first four bytes of a device's configuration space, as digits.
+    pub(crate) fn ids_in(&mut self, guest: &Domain, address: &str) -> Result<String> {
+        let config = sysfs(address);
+        let read = format!("dd if={config}/config bs=4 count=1 2>/dev/null | hexdump -v -e '1/1 \"%02x\"'");
+        Ok(String::from_utf8_lossy(&self.in_guest(guest, &read)?).into_owned())
     }
 
     /// The first four bytes of a device's configuration space, as digits.

@@ -102,7 +102,14 @@ fn status(bed: &mut Bed) -> Result<()> {
     let stub = bed.stub()?;
     let before = bed.store.children(&stub.node("data/pcidom"))?;
     let text = bed.pcidom(&["status"])?;
-    for word in [&format!("pcidom ({})", stub.id), "running (process", "2 lent", "frontend Connected", "heap"] {
+    let mut lent = 0;
+    for device in bed.store.children(&stub.node("pool"))? {
+        let state = bed.store.text(&stub.node(&format!("pool/{device}/state")))?;
+        lent += u32::from(state.is_some_and(|state| state.starts_with("lent")));
+    }
+    ensure!(lent >= 2, "{lent} devices are lent");
+    let (backend, lent) = (format!("pcidom ({})", stub.id), format!("{lent} lent"));
+    for word in [&backend, "running (process", &lent, "frontend Connected", "heap"] {
         ensure!(text.contains(word), "no {word:?} in: {text}");
     }
     let json = bed.pcidom(&["status", "--json", "--backend", &stub.id.to_string()])?;

@@ -105,6 +105,7 @@ fn figures(bed: &mut Bed, guest: &Domain) -> Result<Figures> {
     note("broker's KiB", resident.context("no VmRSS")?);
     // The stub's own: `"name": NUMBER` in the JSON form.
     let status = bed.pcidom(&["status", "--json"])?;
+    let (_, status) = status.split_once("\"figures\":").with_context(|| format!("no figures in {status}"))?;
     for name in ["heap_used", "windows", "ports", "grants", "watches", "transactions", "alarms", "frontends", "devices"]
     {
         let number = status.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest.trim_start());

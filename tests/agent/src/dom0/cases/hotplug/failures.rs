@@ -177,7 +177,7 @@ fn by_force(bed: &mut Bed) -> Result<()> {
     bed.attach(&other, &[NVME])?;
     bed.in_guest(&other, "load nvme")?;
     bed.await_disk(&other, "/dev/nvme0n1")?;
-    bed.detach(&other, &[NVME])?;
-    // Its driver may take minutes to give up.
-    bed.destroy(&guest)
+    // Its driver may take minutes to give up. As long as it is there, nobody but it could have the disk without being told to trust it.
+    bed.destroy(&guest)?;
+    bed.detach(&other, &[NVME])
 }

@@ -73,10 +73,12 @@ fn directory_removed(bed: &mut Bed) -> Result<()> {
     }
     unharmed(bed, &other)?;
     bed.in_guest(&guest, "true")?;
+    // The guest did not notice: nobody told it. Now it is told.
     bed.detach(&guest, &[NVME, EDU])?;
     ensure!(bed.domains.contains(&stub), "the stub is another one");
-    // Its kernel does not know that the devices are gone; another life helps.
-    bed.destroy(&guest)
+    bed.having(ONE, &[NVME, EDU])?;
+    bed.await_disk(&guest, "/dev/nvme0n1")?;
+    unharmed(bed, &other)
 }
 
 fn destroyed(bed: &mut Bed) -> Result<()> {
