@@ -7,6 +7,7 @@ mod counters;
 mod interrupts;
 mod job;
 mod notice;
+mod refusals;
 mod suspicious;
 
 pub use counters::{Count, Counters};
@@ -14,6 +15,7 @@ pub(crate) use interrupts::are_entries_valid;
 pub(crate) use job::{BrokerAnswer, Verdict};
 pub use job::{Interrupts, Job};
 pub use notice::{Notice, Noticed};
+pub use refusals::Refusals;
 
 use pciif::{Command, ErrorCode, Reply, Request};
 
@@ -32,6 +34,8 @@ pub struct LentFunction {
     pub interrupts: Interrupts,
     /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
     pub is_gone: bool,
+    /// Its guest's writes that did not get through.
+    pub refusals: Refusals,
     noticed: Noticed,
 }
 
@@ -39,13 +43,14 @@ impl LentFunction {
     /// A function that nobody has used yet.
     #[must_use]
     pub const fn new(config: VirtualConfig) -> Self {
-        Self { config, interrupts: Interrupts::Off, is_gone: false, noticed: Noticed::NONE }
+        Self { config, interrupts: Interrupts::Off, is_gone: false, refusals: Refusals::NONE, noticed: Noticed::NONE }
     }
 
     /// As new: for the next guest, or the same after a restart.
     pub fn reset(&mut self) {
         self.config.reset();
         self.interrupts = Interrupts::Off;
+        self.refusals = Refusals::NONE;
         self.noticed = Noticed::NONE;
     }
 
@@ -170,6 +175,7 @@ fn conf_write(
             counters.writes.bump();
             if outcome.is_dropped {
                 counters.dropped_writes.bump();
+                function.refusals.note(request.offset);
             }
             (ErrorCode::Success, outcome.is_dropped.then_some(Notice::DroppedWrite))
         }
@@ -179,6 +185,7 @@ fn conf_write(
         }
         Err(WriteError::Denied(denied)) => {
             counters.denied_writes.bump();
+            function.refusals.note(request.offset);
             (ErrorCode::AccessDenied, (denied == Denied::VpdWrite).then_some(Notice::VpdWrite))
         }
     };

@@ -121,7 +121,7 @@ impl Job {
         &self,
         verdict: Verdict,
         request: &Request,
-        function: &LentFunction,
+        function: &mut LentFunction,
         answer: Option<&'a BrokerAnswer>,
         counters: &mut Counters,
     ) -> (Reply<'a>, Option<Notice>) {
@@ -133,10 +133,15 @@ impl Job {
                 if now.register == Register::Open && matches!(verdict, Verdict::Refused(_)) {
                     counters.dropped_writes.bump();
                     counters.writes.bump();
+                    function.refusals.note(request.offset);
                     return (Reply::success(request.value), Some(Notice::DroppedWrite));
                 }
-                let count = if is_done { &mut counters.writes } else { &mut counters.no_broker };
-                count.bump();
+                if is_done {
+                    counters.writes.bump();
+                } else {
+                    counters.no_broker.bump();
+                    function.refusals.note(request.offset);
+                }
                 let notice = (!is_done).then_some(match verdict {
                     Verdict::Away | Verdict::Unknown => Notice::NoBroker(now.register),
                     _ => Notice::WriteRefused(now.register),

@@ -66,7 +66,7 @@ impl Frontend {
     fn conclude(&mut self, request: &Request, answer: Option<BrokerAnswer>) -> ((i32, u32), Option<Notice>) {
         let job = self.job(request);
         let verdict = job.verdict(answer.as_ref());
-        let (reply, notice) = job.reply(verdict, request, &self.function, answer.as_ref(), &mut self.counters);
+        let (reply, notice) = job.reply(verdict, request, &mut self.function, answer.as_ref(), &mut self.counters);
         ((reply.err.raw(), reply.value), self.function.news(notice))
     }
 
@@ -311,6 +311,8 @@ fn the_broker_s_answers_become_the_guest_s() {
         ..Counters::default()
     };
     assert_eq!(frontend.counters, want);
+    let refusals: Vec<_> = frontend.function.refusals.iter().copied().collect();
+    assert_eq!(refusals, [(4, 2), (0x44, 2), (0x0c, 1)], "what the broker did not write");
 }
 
 #[test]
