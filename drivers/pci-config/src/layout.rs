@@ -83,6 +83,13 @@ impl Layout {
         self.slot(dword).lines()
     }
 
+    /// Whether a dword of the extended space is of a capability that a guest does not see. A first one still leads on.
+    pub(crate) fn hides(&self, dword: usize) -> bool {
+        let before = self.extended.iter().filter(|capability| usize::from(capability.offset / 4) <= dword);
+        let capability = before.max_by_key(|capability| capability.offset);
+        capability.is_some_and(|capability| self.special.hides(true, capability.id))
+    }
+
     /// The first dword of an extended capability as a guest reads it, and what is hidden of others; `None` where the device answers.
     pub(crate) fn extended_value(&self, dword: usize) -> Option<u32> {
         let offset = u16::try_from(dword * 4).ok()?;

@@ -22,6 +22,7 @@ mod base;
 mod checks;
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
+mod inventory;
 mod layout;
 mod openings;
 mod packed;
@@ -35,6 +36,7 @@ mod write;
 
 pub use access::BadAccess;
 pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
+pub use inventory::{Answerer, Entry, Reason};
 pub use openings::{Grant, Open, Openings};
 pub use policy::{BadPolicy, Hidden, Policy, Quirk, Special};
 pub use register::{Block, Length, Place, Read, Rest, Row, Write};

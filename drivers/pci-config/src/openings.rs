@@ -130,24 +130,12 @@ impl Openings {
     }
 
     fn claim_capability(&mut self, is_extended: bool, capability: &Capability, all: &[Capability], is_header: bool) {
-        let place = |place| match place {
-            Place::Capability(id) => !is_extended && u16::from(id) == capability.id,
-            Place::Extended(id) => is_extended && id == capability.id,
-            Place::Header(_) => false,
-        };
-        let block = blocks().find(|block| place(block.place));
-        let end = all.iter().map(|other| other.offset).filter(|offset| *offset > capability.offset).min();
-        let end = end.unwrap_or(if is_extended { DWORDS * 4 } else { EXTENDED });
-        let to_next = (end - capability.offset) / 4;
+        let block = block_of(is_extended, capability);
         let is_hidden = self.policy.hidden.contains(is_extended, capability.id);
         let dwords = match block.map(|block| block.length) {
             _ if is_header => 1,
-            _ if is_hidden => to_next,
-            Some(Length::Dwords(dwords)) => dwords.into(),
-            Some(Length::Control) => control_dwords(capability),
-            Some(Length::ToNext) => to_next,
-            None if is_extended => to_next,
-            None => 1,
+            _ if is_hidden => dwords_of(is_extended, capability, Some(Length::ToNext), all),
+            length => dwords_of(is_extended, capability, length, all),
         };
         for at in 0..dwords {
             let open = match block {
@@ -163,6 +151,29 @@ impl Openings {
                 break; // the next one begins here
             }
         }
+    }
+}
+
+/// What the table has of a capability.
+pub(crate) fn block_of(is_extended: bool, capability: &Capability) -> Option<&'static Block> {
+    blocks().find(|block| match block.place {
+        Place::Capability(id) => !is_extended && u16::from(id) == capability.id,
+        Place::Extended(id) => is_extended && id == capability.id,
+        Place::Header(_) => false,
+    })
+}
+
+/// How far a capability reaches, which is one of `all`. Where the table does not know, an extended one reaches to the next, another has
+/// a header.
+pub(crate) fn dwords_of(is_extended: bool, capability: &Capability, length: Option<Length>, all: &[Capability]) -> u16 {
+    let end = all.iter().map(|other| other.offset).filter(|offset| *offset > capability.offset).min();
+    let end = end.unwrap_or(if is_extended { DWORDS * 4 } else { EXTENDED });
+    match length {
+        Some(Length::Dwords(dwords)) => dwords.into(),
+        Some(Length::Control) => control_dwords(capability),
+        Some(Length::ToNext) => (end - capability.offset) / 4,
+        None if is_extended => (end - capability.offset) / 4,
+        None => 1,
     }
 }
 

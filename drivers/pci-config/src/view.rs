@@ -179,7 +179,7 @@ impl VirtualConfig {
     }
 
     /// The bits of a dword of the first 256 bytes that are answered from our copy.
-    fn own_bits(&self, dword: usize) -> u32 {
+    pub(crate) fn own_bits(&self, dword: usize) -> u32 {
         if self.layout.slot(dword) == Slot::HIDDEN { u32::MAX } else { self.bits(dword, Read::own) }
     }
 

@@ -1,6 +1,7 @@
 //! The view of a function, over configuration spaces that are plain memory.
 
 mod hostile;
+mod inventory;
 mod lists;
 mod policy;
 mod sweep;
