@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show a device's configuration space as its guest sees it: who answers, what writes change, what was denied
+    Show(ShowArgs),
     /// Show how a driver domain is: its devices, its guests, and what it counts
     Status {
         /// Name or id of the driver domain
@@ -154,6 +156,17 @@ pub(crate) struct ListArgs {
     pub(crate) json: bool,
 }
 
+/// What `show` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The device; one that no guest has is shown as one would see it
+    #[arg(value_name = "BDF")]
+    pub(crate) device: Sbdf,
+    /// Print JSON (docs/schema/show.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum AssignableCommand {
     /// Show the devices that no guest has
@@ -237,6 +250,8 @@ mod tests {
             "pcidom assignable remove",
             "pcidom serve now",
             "pcidom reclaim web",
+            "pcidom show",
+            "pcidom show 00:05",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::columns::columns;
 use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
@@ -135,7 +136,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         name.name = host.read(&path::child(&backend, "domain"))?;
     }
     entry.guest = Some(name.into());
-    entry.vdev = vdev(host, &backend, record.device)?;
+    entry.vdev = vdev(host, record.stub, guest, record.device)?;
     entry.backend_state = state(host, &backend)?;
     entry.frontend_state = state(host, &path::frontend_dir(guest))?;
     Ok(entry)
@@ -163,9 +164,10 @@ fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
 }
 
 /// The address that the stub wrote down for the device, in the usual form.
-fn vdev(host: &Host, backend: &str, device: Sbdf) -> Result<Option<String>, Error> {
-    let numbered = |name: &str, index: u32| host.read(&path::child(backend, &format!("{name}-{index}")));
-    let count: u32 = host.read(&path::child(backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
+pub(crate) fn vdev(host: &Host, stub: DomId, guest: DomId, device: Sbdf) -> Result<Option<String>, Error> {
+    let backend = path::backend_dir(stub, guest);
+    let numbered = |name: &str, index: u32| host.read(&path::child(&backend, &format!("{name}-{index}")));
+    let count: u32 = host.read(&path::child(&backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
     for index in 0..count {
         if numbered("dev", index)?.is_some_and(|text| text.parse() == Ok(device)) {
             let text = numbered("vdev", index)?.unwrap_or_default();
@@ -181,21 +183,10 @@ pub(crate) fn json(devices: &[DeviceEntry]) -> String {
     serde_json::to_string_pretty(&Document { version: JSON_VERSION, devices }).unwrap_or_default()
 }
 
-/// A table for people: columns as wide as they need to be.
+/// A table for people.
 pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     let header = ["DEVICE", "VDEV", "GUEST", "BACKEND", "FRONTEND", "STUB", "PHASE", "NOTE"];
-    let rows: Vec<[String; 8]> = devices.iter().map(row).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(header.get(column).map(|title| title.len())).max().unwrap_or(0)
-    };
-    let line = |cells: &[&str]| {
-        let padded = cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines = vec![line(&header)];
-    lines.extend(rows.iter().map(|row| line(&row.each_ref().map(String::as_str))));
-    lines.join("\n")
+    columns(header, &devices.iter().map(row).collect::<Vec<_>>())
 }
 
 /// The last column: what is wrong, or else what the backend says; and what is special about the device.

@@ -100,7 +100,7 @@ impl fmt::Display for Reason {
             Self::Table(Write::PowerState) => "power states, data select, PME status",
             Self::Table(Write::VpdAddress) => "asks for a read; writing VPD is refused",
             Self::Table(Write::InterruptControl) => "a change is refused: vectors are asked for in their own way",
-            Self::Table(Write::Ignore) => "drivers write it and need no effect",
+            Self::Table(Write::Ignore) => "dropped; drivers write it and need no effect",
             Self::NoResource => "claims nothing",
             Self::Table(Write::Drop | Write::DropStatus) | Self::Closed => {
                 "dropped; permissive=1 or a quirk opens some of it"

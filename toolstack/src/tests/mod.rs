@@ -18,6 +18,7 @@ mod random;
 mod reclaim;
 mod refusals;
 mod schema;
+mod show;
 mod status;
 mod with_stub;
 
