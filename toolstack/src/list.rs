@@ -61,6 +61,8 @@ pub(crate) struct DeviceEntry {
     keep: Option<String>,
     /// What its guest may do with it besides what any guest may, in the words of `attach`.
     policy: Option<String>,
+    /// The device that it is a virtual function of.
+    physical_function: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -90,7 +92,7 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
             None => {
                 let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
                 if parked && table::libxl_owner(host, device)?.is_none() {
-                    entries.push(parked_entry(device));
+                    entries.push(parked_entry(host, device));
                 }
             }
         }
@@ -98,7 +100,7 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
     Ok(entries)
 }
 
-fn parked_entry(device: Sbdf) -> DeviceEntry {
+fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
     DeviceEntry {
         device: device.to_string(),
         vdev: None,
@@ -112,6 +114,7 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         holds: None,
         keep: None,
         policy: None,
+        physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
     }
 }
 
@@ -125,7 +128,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         holds: of_the_tool("holds")?,
         keep: of_the_tool("keep")?,
         policy: table::policy(host, record.device)?.map(|policy| policy.to_string()),
-        ..parked_entry(record.device)
+        ..parked_entry(host, record.device)
     };
     let Some(guest) = record.frontend else {
         return Ok(entry);
@@ -194,7 +197,8 @@ fn note(entry: &DeviceEntry) -> String {
     let problem = entry.problem.map(str::to_owned);
     let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
     let word = problem.or(holds).or_else(|| entry.pool.clone());
-    word.into_iter().chain(entry.policy.clone()).collect::<Vec<_>>().join(", ")
+    let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
+    word.into_iter().chain(entry.policy.clone()).chain(physical).collect::<Vec<_>>().join(", ")
 }
 
 fn row(entry: &DeviceEntry) -> [String; 8] {

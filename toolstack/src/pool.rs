@@ -148,6 +148,7 @@ fn entry(host: &Host, owner: &DomainName, facts: &Facts) -> Result<Vec<Change>, 
     for (index, resource) in &facts.resources {
         changes.push(Change::write(node(&format!("resource-{index}")), resource));
     }
+    changes.extend(facts.ids.map(|ids| Change::write(node(key::IDS), format!("{ids:x}"))));
     changes.push(Change::write(node("irq"), facts.gsi.unwrap_or(0)));
     changes.push(Change::write(node("online"), 1));
     changes.extend(Change::node(node("state"), "new", &writable));

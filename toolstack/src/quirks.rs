@@ -37,7 +37,10 @@ pub(crate) fn apply(host: &Host, devices: &[DeviceSpec]) -> Result<Vec<DeviceSpe
     let mut devices = devices.to_vec();
     for spec in &mut devices {
         let config = host.sysfs.config(spec.device)?;
-        let ids = config.read(0, Width::Dword)?;
+        let ids = match host.sysfs.physical_function(spec.device) {
+            Some(_) => host.sysfs.ids(spec.device)?,
+            None => config.read(0, Width::Dword)?,
+        };
         let subsystem = config.read(0x2c, Width::Dword)?;
         for entry in entries.iter().filter(|entry| entry.ids.matches(ids, subsystem)) {
             for (word, value) in &entry.words {

@@ -31,6 +31,8 @@ const ELSEWHERE: u64 = 0x1000;
 pub(crate) struct Shown {
     version: u32,
     device: String,
+    /// That this is a virtual function of.
+    physical_function: Option<String>,
     /// Where its guest sees it.
     vdev: Option<String>,
     /// Who has it; with none, this is what a guest would see.
@@ -86,7 +88,8 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
             *place = Some(*resource);
         }
     }
-    let description = Description { resources: &resources, irq: facts.gsi.unwrap_or(0), special: policy.special() };
+    let description =
+        Description { resources: &resources, ids: facts.ids, irq: facts.gsi.unwrap_or(0), special: policy.special() };
     let is_alone = match (stub, guest) {
         (Some(stub), Some(guest)) => is_alone(host, stub, guest)?,
         _ => false,
@@ -106,6 +109,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     Ok(Shown {
         version: JSON_VERSION,
         device: device.to_string(),
+        physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
         vdev: match (stub, guest) {
             (Some(stub), Some(guest)) => list::vdev(host, stub, guest, device)?,
             _ => None,
@@ -197,6 +201,9 @@ impl Shown {
             let _ = writeln!(text, "{name:<8}  {value}"); // writing to a string does not fail
         };
         line("device", &self.device);
+        if let Some(physical) = &self.physical_function {
+            line("of", &format_args!("{physical}, of which it is a virtual function"));
+        }
         match (&self.guest, &self.vdev) {
             (Some(guest), Some(vdev)) => line("guest", &format_args!("{guest}, as {vdev}")),
             (Some(guest), None) => line("guest", &format_args!("{guest}, which does not see it yet")),

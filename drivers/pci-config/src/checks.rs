@@ -93,12 +93,6 @@ pub fn check_quiet(hw: &impl ConfigSpace) -> Result<(), NotQuiet> {
 }
 
 impl VirtualConfig {
-    /// True for a virtual function: its ids read as ones and its class does not (PCIe 5.0 §9.3.4.1.1).
-    #[must_use]
-    pub const fn is_virtual_function(&self) -> bool {
-        self.own[0] == u32::MAX && self.own[2] != u32::MAX
-    }
-
     /// True for a bridge.
     #[must_use]
     pub const fn is_bridge(&self) -> bool {

@@ -49,6 +49,8 @@ impl ConfigSpace for Memory {
 pub struct Known {
     /// By register.
     pub resources: [Option<Resource>; RESOURCES],
+    /// A virtual function's ids.
+    pub ids: Option<u32>,
     /// Its GSI.
     pub irq: u32,
     /// What the admin wants.
@@ -66,7 +68,7 @@ impl Known {
         for (register, text) in list {
             resources[*register] = Some(text.parse().expect("a resource"));
         }
-        Self { resources, irq, policy: Policy::default() }
+        Self { resources, ids: None, irq, policy: Policy::default() }
     }
 
     /// The same with what the admin wants.
@@ -81,7 +83,7 @@ impl Known {
     /// As the view takes it.
     #[must_use]
     pub fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, irq: self.irq, special: self.policy.special() }
+        Description { resources: &self.resources, ids: self.ids, irq: self.irq, special: self.policy.special() }
     }
 }
 
@@ -113,6 +115,29 @@ pub fn network_card() -> Memory {
 #[must_use]
 pub fn network_card_known() -> Known {
     Known::new(&[(0, "0xfeb00000 0x20000 mem32"), (2, "0xe000 0x20 io"), (6, "0xfeb40000 0x40000 rom")], 11)
+}
+
+/// A virtual function of a network card as the hardware shows it: no ids, no addresses, no decoding, no pin; PCI Express 40, MSI-X 80, and
+/// ARI at 100.
+#[must_use]
+pub fn virtual_function() -> Memory {
+    let mut memory = Memory::default();
+    memory.set(0x00, &[0xff; 4]);
+    memory.set(0x06, &[0x10, 0x00]);
+    memory.set(0x08, &[0x01, 0x00, 0x00, 0x02]);
+    memory.set(0x2c, &[0x86, 0x80, 0x00, 0x00]);
+    memory.set(0x34, &[0x40]);
+    memory.set(0x40, &[0x10, 0x80, 0x02, 0x00]);
+    memory.set(0x80, &[0x11, 0x00, 0x02, 0x00, 0x03, 0x00, 0x00, 0x00, 0x03, 0x20, 0x00, 0x00]);
+    memory.set(0x100, &0x0001_000e_u32.to_le_bytes());
+    memory
+}
+
+/// What dom0 knows about it, from the capability of its physical function.
+#[must_use]
+pub fn virtual_function_known() -> Known {
+    let list = [(0, "0x8c0000000 0x4000 mem64p"), (3, "0x8c0100000 0x4000 mem64p")];
+    Known { ids: Some(0x1520_8086), ..Known::new(&list, 0) }
 }
 
 /// A card with what servers have: PM 40, MSI 48, PCI Express 60, MSI-X a0, VPD b0, AF b8, HyperTransport c0, SATA c8, EA d0, vendor's own e0,

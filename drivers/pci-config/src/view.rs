@@ -16,6 +16,8 @@ use crate::write::{WriteError, WriteOutcome};
 const DWORDS: usize = 64;
 /// Dwords of the header; capabilities lie behind it.
 const HEADER_DWORDS: usize = 16;
+/// The dword of the ids.
+const IDS: usize = 0;
 /// The dword of Command.
 const COMMAND: usize = 1;
 /// The dword of Header Type, and the bit that tells of further functions in it.
@@ -34,6 +36,8 @@ pub const RESOURCES: usize = 7;
 pub struct Description<'a> {
     /// What the base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
     pub resources: &'a [Option<Resource>; RESOURCES],
+    /// Vendor and device id, as their dword, of a virtual function, whose own registers read as ones (PCIe 5.0 §9.3.4.1.1).
+    pub ids: Option<u32>,
     /// The host's GSI, 0 where the function has no interrupt line.
     pub irq: u32,
     /// What of it is special.
@@ -69,6 +73,9 @@ impl VirtualConfig {
         let mut config = Self { own: [0; DWORDS], layout, base };
         for (dword, offset) in (0..DWORDS).zip((0u16..).step_by(4)) {
             config.copy(hw, dword, offset);
+        }
+        if let Some(ids) = description.ids {
+            config.set(IDS, u32::MAX, ids);
         }
         // The list as a guest sees it: its last pointer, wherever it led, ends it. Of a header in the middle of another capability's
         // registers we have no copy.

@@ -21,6 +21,7 @@ pub struct DeviceInfo {
     sbdf: Sbdf,
     ecam: Mfn,
     resources: [Option<Resource>; RESOURCES],
+    ids: Option<u32>,
     irq: u32,
     special: Special,
 }
@@ -50,12 +51,23 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, irq, special: Special::default() })
+        Ok(Self { sbdf, ecam, resources, ids: None, irq, special: Special::default() })
     }
 
     /// Notes what is special about it.
     pub const fn set_special(&mut self, special: Special) {
         self.special = special;
+    }
+
+    /// Notes that it is a virtual function, and its vendor and device id as their dword.
+    pub const fn set_ids(&mut self, ids: u32) {
+        self.ids = Some(ids);
+    }
+
+    /// Whether it is a virtual function of an SR-IOV device.
+    #[must_use]
+    pub const fn is_virtual_function(&self) -> bool {
+        self.ids.is_some()
     }
 
     /// The real address.
@@ -73,7 +85,7 @@ impl DeviceInfo {
     /// What its guest's view is built from, besides the function itself.
     #[must_use]
     pub const fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, irq: self.irq, special: self.special }
+        Description { resources: &self.resources, ids: self.ids, irq: self.irq, special: self.special }
     }
 }
 

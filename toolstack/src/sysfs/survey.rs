@@ -32,11 +32,6 @@ impl Sysfs {
         }
     }
 
-    /// Whether the function answers: one that does not reads as ones.
-    pub(crate) fn is_present(&self, device: Sbdf) -> Result<bool, Error> {
-        Ok(self.config(device)?.read(0, Width::Word)? != 0xffff)
-    }
-
     /// Other functions whose DMA the IOMMU may not tell from this one's: those of Linux's group where there is one, of the same slot, and, for
     /// a conventional device behind a bridge, all on its bus.
     pub(crate) fn siblings(&self, device: Sbdf) -> Result<Vec<Sbdf>, Error> {

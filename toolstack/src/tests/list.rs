@@ -47,7 +47,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "problem": null,
       "holds": null,
       "keep": null,
-      "policy": null
+      "policy": null,
+      "physical_function": null
     }
   ]
 }"#

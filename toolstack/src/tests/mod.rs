@@ -20,6 +20,7 @@ mod refusals;
 mod schema;
 mod show;
 mod status;
+mod virtual_functions;
 mod with_stub;
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use super::lend;
 use crate::Width;
-use crate::fakes::{Known, Memory, network_card, network_card_known};
+use crate::fakes::{Known, Memory, network_card, network_card_known, virtual_function, virtual_function_known};
 use crate::{
     BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError, check_quiet,
     check_servable,
@@ -340,17 +340,45 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
         let mut hw = network_card();
         change(&mut hw);
         let config = lend(&network_card_known(), &hw);
-        (check_servable(&hw), config.is_bridge(), config.is_virtual_function())
+        (check_servable(&hw), config.is_bridge())
     };
-    assert_eq!(check(&|_| ()), (Ok(()), false, false));
+    assert_eq!(check(&|_| ()), (Ok(()), false));
     assert_eq!(check(&|hw| hw.bytes = [0xff; 4096]).0, Err(Unservable::Absent));
     let bridge = |hw: &mut Memory| {
         hw.set(0x0b, &[6]);
         hw.set(0x0e, &[0x81]);
     };
-    assert_eq!(check(&bridge), (Err(Unservable::HeaderType(1)), true, false));
-    assert_eq!(check(&|hw| hw.set(0x0b, &[6])), (Ok(()), false, false), "a host bridge has an endpoint's header");
-    assert_eq!(check(&|hw| hw.set(0, &[0xff; 4])), (Ok(()), false, true));
+    assert_eq!(check(&bridge), (Err(Unservable::HeaderType(1)), true));
+    assert_eq!(check(&|hw| hw.set(0x0b, &[6])), (Ok(()), false), "a host bridge has an endpoint's header");
+    assert_eq!(check(&|hw| hw.set(0, &[0xff; 4])), (Ok(()), false), "a virtual function");
+}
+
+#[test]
+fn a_virtual_function_is_shown_as_a_function() {
+    let hw = virtual_function();
+    let mut config = lend(&virtual_function_known(), &hw);
+    let read = |config: &VirtualConfig, offset, size| config.read(&hw, offset, size).expect("a register");
+    assert_eq!(read(&config, 0, 4), 0x1520_8086);
+    assert_eq!((read(&config, 0, 2), read(&config, 2, 2)), (0x8086, 0x1520));
+    assert_eq!(read(&config, 8, 4), 0x0200_0001, "the class is the hardware's");
+    assert_eq!(read(&config, 0x2c, 4), 0x8086);
+    assert_eq!((read(&config, 0x10, 4), read(&config, 0x14, 4)), (0xc000_000c, 8));
+    assert_eq!((read(&config, 0x1c, 4), read(&config, 0x20, 4)), (0xc010_000c, 8));
+    assert_eq!((read(&config, 0x18, 4), read(&config, 0x24, 4), read(&config, 0x30, 4)), (0, 0, 0));
+    assert_eq!(read(&config, 0x3c, 2), 0, "no line, no pin");
+    for (offset, mask) in [(0x10, 0xffff_c00c), (0x14, 0xffff_ffff)] {
+        config.write(&hw, offset, 4, u32::MAX).expect("sizing");
+        assert_eq!(read(&config, offset, 4), mask);
+    }
+    // Decoding is virtual: the hardware has no such bits in a virtual function (§9.3.4.1.3).
+    let outcome = config.write(&hw, 4, 2, 0x0006).expect("Command");
+    assert_eq!(read(&config, 4, 2), 0x0002);
+    let masks: Vec<_> = outcome.hardware().map(|write| (write.offset, write.mask, write.value)).collect();
+    assert_eq!(masks, [(4, 4, 4)], "bus mastering is the function's own");
+    config.reset();
+    assert_eq!((read(&config, 0, 4), read(&config, 4, 2)), (0x1520_8086, 0));
+    assert_eq!((check_servable(&hw), check_quiet(&hw), config.size()), (Ok(()), Ok(()), 4096));
+    assert_eq!(config.msix_entries(&hw), 3);
 }
 
 #[test]

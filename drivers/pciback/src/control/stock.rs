@@ -22,9 +22,9 @@ const RETRY_NS: u64 = 1_000_000_000;
 const RESOURCE_NODES: [&str; RESOURCES] =
     ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
 /// Everything about one device.
-const NODES: [&str; 5 + RESOURCES] = {
+const NODES: [&str; 6 + RESOURCES] = {
     let [r0, r1, r2, r3, r4, r5, r6] = RESOURCE_NODES;
-    [key::ECAM, key::IRQ, key::ONLINE, key::STATE, key::POLICY, r0, r1, r2, r3, r4, r5, r6]
+    [key::ECAM, key::IDS, key::IRQ, key::ONLINE, key::STATE, key::POLICY, r0, r1, r2, r3, r4, r5, r6]
 };
 
 /// Runs for ever.
@@ -98,6 +98,10 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
     }
     let mut info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
     info.set_special(special(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
+    if let Some(value) = nodes.get(key::IDS) {
+        let ids = number::hexadecimal(value).ok().and_then(|ids| u32::try_from(ids).ok());
+        info.set_ids(ids.ok_or("ids are no number")?);
+    }
     Ok(info)
 }
 

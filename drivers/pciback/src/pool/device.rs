@@ -61,10 +61,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// What decides about its virtual address.
     pub(crate) fn traits(&self) -> Traits {
-        Traits {
-            is_virtual_function: self.function.config.is_virtual_function(),
-            is_bridge: self.function.config.is_bridge(),
-        }
+        Traits { is_virtual_function: self.info.is_virtual_function(), is_bridge: self.function.config.is_bridge() }
     }
 
     /// Whether it is still there and does nothing on its own; the reason if not.
