@@ -13,6 +13,7 @@ use crate::pool;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase, Record};
+use crate::virtual_functions;
 use crate::work::{self, Work};
 
 /// Only endpoints that dom0 knows can be given away.
@@ -100,6 +101,7 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
     let mut works = Vec::new();
     for device in devices.iter().copied() {
         check_endpoint(host, device)?;
+        virtual_functions::check(host, device)?;
         works.extend(Work::to_add(host, device, stub.as_ref().map(|stub| stub.id))?.map(|work| (device, work)));
     }
     let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();

@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
+    /// Show a device's configuration space as its guest sees it: who answers, what writes change, what was denied
+    Show(ShowArgs),
     /// Show how a driver domain is: its devices, its guests, and what it counts
     Status {
         /// Name or id of the driver domain
@@ -83,7 +85,7 @@ pub(crate) struct AttachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
+    /// Devices, with the options of xl: vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
@@ -150,6 +152,17 @@ pub(crate) struct ListArgs {
     /// Show this guest's devices only (name or id)
     pub(crate) domain: Option<String>,
     /// Print JSON (docs/pcidom.md describes it)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `show` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The device; one that no guest has is shown as one would see it
+    #[arg(value_name = "BDF")]
+    pub(crate) device: Sbdf,
+    /// Print JSON (docs/schema/show.json)
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -226,7 +239,7 @@ mod tests {
             "pcidom",
             "pcidom attach web",
             "pcidom attach web 00:05",
-            "pcidom attach web 00:05.0,permissive=1",
+            "pcidom attach web 00:05.0,permissive=yes",
             "pcidom attach --timeout -1 web 00:05.0",
             "pcidom attach --export controller web 00:05.0",
             "pcidom attach --timeout inf web 00:05.0",
@@ -237,6 +250,8 @@ mod tests {
             "pcidom assignable remove",
             "pcidom serve now",
             "pcidom reclaim web",
+            "pcidom show",
+            "pcidom show 00:05",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

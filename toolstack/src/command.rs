@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::list::{self, DeviceEntry};
 use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
+use crate::show;
 use crate::status;
 
 /// Runs one command; its result goes to standard output.
@@ -65,6 +66,10 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
             print_devices(&devices, args.json)
+        }
+        Command::Show(args) => {
+            let shown = show::show(host, args.device)?;
+            print(&if args.json { shown.json() } else { shown.text() })
         }
         Command::Status { backend, json } => {
             let status = status::status(host, backend)?;

@@ -28,9 +28,18 @@ mod tests {
     fn scripts_know_every_command_and_option() {
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
             let script = String::from_utf8(script(shell)).unwrap();
-            for word in
-                ["attach", "detach", "create", "assignable", "doctor", "status", "completions", "backend", "force"]
-            {
+            for word in [
+                "attach",
+                "detach",
+                "create",
+                "assignable",
+                "doctor",
+                "show",
+                "status",
+                "completions",
+                "backend",
+                "force",
+            ] {
                 assert!(script.contains(word), "{shell}: no {word}");
             }
         }

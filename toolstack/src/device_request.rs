@@ -9,7 +9,7 @@ use std::str::FromStr;
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-use crate::device_spec::{DeviceSpec, ParseSpecError, flag, parse_name, parse_policy, parse_slot};
+use crate::device_spec::{DeviceSpec, ParseSpecError, flag, parse_name, parse_policy, parse_slot, take_policy};
 use crate::domain;
 use crate::error::Error;
 use crate::host::Host;
@@ -53,8 +53,8 @@ impl DeviceRequest {
                 ("bdf", value) => place = Some(parse_place(value)?),
                 ("vslot", "") => options.vslot = None,
                 ("vslot", value) => options.vslot = Some(parse_slot(value)?),
-                ("permissive", value) if flag("permissive", value)? => return Err(ParseSpecError::Permissive),
-                ("permissive", _) => {}
+                ("permissive", value) => options.policy.permissive = flag("permissive", value)?,
+                (word @ ("quirk" | "hide"), value) => take_policy(&mut options.policy, word, value)?,
                 ("msitranslate", value) => options.msitranslate = flag("msitranslate", value)?,
                 ("power_mgmt", value) => options.power_mgmt = flag("power_mgmt", value)?,
                 ("seize", value) => options.seize = flag("seize", value)?,

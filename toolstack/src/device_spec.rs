@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use pci_config::{Place, Policy, table};
 use xen_types::Sbdf;
 
 use crate::device_request::DeviceRequest;
@@ -27,6 +28,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) seize: bool,
     pub(crate) rdm_policy: RdmPolicy,
     pub(crate) name: Option<String>,
+    /// What the guest sees and may write besides what any guest does.
+    pub(crate) policy: Policy,
 }
 
 impl DeviceSpec {
@@ -40,6 +43,7 @@ impl DeviceSpec {
             seize: false,
             rdm_policy: RdmPolicy::Strict,
             name: None,
+            policy: Policy::default(),
         }
     }
 
@@ -49,8 +53,14 @@ impl DeviceSpec {
             RdmPolicy::Strict => "strict",
             RdmPolicy::Relaxed => "relaxed",
         };
-        let (msitranslate, power_mgmt) = (u8::from(self.msitranslate), u8::from(self.power_mgmt));
-        format!("msitranslate={msitranslate},power_mgmt={power_mgmt},permissive=0,rdm_policy={policy}")
+        let [msitranslate, power_mgmt, permissive] =
+            [self.msitranslate, self.power_mgmt, self.policy.permissive].map(u8::from);
+        format!("msitranslate={msitranslate},power_mgmt={power_mgmt},permissive={permissive},rdm_policy={policy}")
+    }
+
+    /// The words of the policy that do not stand in `opts-N`, each with a comma before it.
+    pub(crate) fn policy_words(&self) -> String {
+        self.policy.to_string().split_once(',').map(|(_, words)| format!(",{words}")).unwrap_or_default()
     }
 
     /// The number of `vdevfn-N`: slot and function. Like libxl, none for slot 0 function 0.
@@ -66,7 +76,7 @@ impl std::fmt::Display for DeviceSpec {
         if let Some(slot) = self.vslot {
             write!(f, "@{slot:x}")?;
         }
-        write!(f, ",{}", self.opts())?;
+        write!(f, ",{}{}", self.opts(), self.policy_words())?;
         if self.seize {
             f.write_str(",seize=1")?;
         }
@@ -91,15 +101,11 @@ pub(crate) enum ParseSpecError {
     #[error("no device: want a BDF, or name=NAME of an assignable device")]
     NoDevice,
     #[error(
-        "{0:?} is no option of a device (bdf, vslot, permissive, msitranslate, power_mgmt, seize, rdm_policy, name)"
+        "{0:?} is no option of a device (bdf, vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name)"
     )]
     Unknown(String),
     #[error("{option} cannot be {value:?}")]
     Value { option: &'static str, value: String },
-    #[error(
-        "permissive=1 is not supported by this version: it would let the guest write configuration space unchecked"
-    )]
-    Permissive,
 }
 
 /// A flag: any number, of which 0 means no. Nothing is the default, as everywhere in xl.
@@ -117,6 +123,20 @@ impl FromStr for DeviceSpec {
     fn from_str(text: &str) -> Result<Self, ParseSpecError> {
         text.parse::<DeviceRequest>()?.single()
     }
+}
+
+/// Takes a word of a policy in. Capabilities can be named besides having numbers.
+pub(crate) fn take_policy(policy: &mut Policy, word: &str, value: &str) -> Result<(), ParseSpecError> {
+    let named = table::blocks().find(|block| word == "hide" && block.name == value);
+    let number = match named.map(|block| block.place) {
+        Some(Place::Capability(id)) => format!("{id:x}"),
+        Some(Place::Extended(id)) => format!("x{id:x}"),
+        Some(Place::Header(_)) | None => value.to_owned(),
+    };
+    let option = ["permissive", "quirk", "hide"].into_iter().find(|option| *option == word);
+    let option = option.ok_or_else(|| ParseSpecError::Unknown(format!("{word}={value}")))?;
+    policy.take(word, &number).map_err(|_| ParseSpecError::Value { option, value: value.to_owned() })?;
+    Ok(())
 }
 
 /// A slot of the virtual bus.
@@ -173,8 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn permissive_is_refused_by_name() {
-        assert_eq!(parse("03:00.0,permissive=1"), Err(ParseSpecError::Permissive));
+    fn what_a_guest_may_besides_is_said_in_words() {
+        let spec = parse("03:00.0,permissive=1,hide=msix,hide=x10,quirk=40:4:ff00,quirk=0x44:2:0xff").unwrap();
+        assert_eq!(spec.opts(), "msitranslate=0,power_mgmt=0,permissive=1,rdm_policy=strict");
+        assert_eq!(spec.policy.to_string(), "permissive=1,hide=11,hide=x10,quirk=40:4:ff00,quirk=44:2:ff");
+        assert_eq!(spec.policy.to_string().parse(), Ok(spec.policy));
+        assert_eq!(spec.to_string().parse(), Ok(spec));
+        for text in
+            ["hide=", "hide=0", "hide=x", "hide=x40", "hide=20", "hide=header", "quirk=", "quirk=40:4", "quirk=40:3:1"]
+        {
+            assert!(parse(&format!("03:00.0,{text}")).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -92,6 +92,10 @@ pub(crate) enum Error {
     Gone(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
+    #[error("{device} has {count} virtual functions, which whoever has it can turn off")]
+    HasVirtualFunctions { device: Sbdf, count: u32 },
+    #[error("{device} is a virtual function of {physical}, which is for guests too and could turn it off")]
+    PhysicalFunctionAway { device: Sbdf, physical: Sbdf },
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
     NotAssignable { device: Sbdf, driver: Option<String> },
     #[error("{device} is already assigned to {owner}")]
@@ -220,6 +224,12 @@ impl Error {
             Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
             Self::Gone(device) => {
                 format!("once it is in its slot again, `pcidom assignable remove {device}` and `add` prepare it anew")
+            }
+            Self::HasVirtualFunctions { device, .. } => {
+                format!("give guests the virtual ones, or write 0 to /sys/bus/pci/devices/{device}/sriov_numvfs first")
+            }
+            Self::PhysicalFunctionAway { physical, .. } => {
+                format!("`pcidom assignable remove -r {physical}` gives it back to dom0's driver")
             }
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {

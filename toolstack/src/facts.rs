@@ -1,7 +1,7 @@
 //! What a device has: its registers' addresses, its interrupt, and the rights that a guest needs to use them.
 
 use xen_types::{DomId, Mfn, Resource, ResourceKind, Sbdf};
-use xenstore::path;
+use xenstore::path::{self, key};
 
 use crate::error::Error;
 use crate::host::Host;
@@ -19,11 +19,19 @@ pub(crate) struct Facts {
     /// BARs and ROM by index.
     pub(crate) resources: Vec<(u8, Resource)>,
     pub(crate) gsi: Option<u32>,
+    /// Vendor and device id of a virtual function, as their dword: its own registers read as ones.
+    pub(crate) ids: Option<u32>,
 }
 
 impl Facts {
     pub(crate) fn gather(host: &Host, device: Sbdf) -> Result<Self, Error> {
-        Ok(Self { device, resources: host.sysfs.resources(device)?, gsi: host.sysfs.gsi(device)? })
+        let is_virtual = host.sysfs.physical_function(device).is_some();
+        Ok(Self {
+            device,
+            resources: host.sysfs.resources(device)?,
+            gsi: host.sysfs.gsi(device)?,
+            ids: is_virtual.then(|| host.sysfs.ids(device)).transpose()?,
+        })
     }
 
     /// From dom0, or from the pool where dom0 does not see the device any more.
@@ -42,11 +50,21 @@ impl Facts {
             }
         }
         let irq = host.read(&path::child(&dir, "irq"))?.and_then(|value| value.parse().ok());
-        Ok(Self { device, resources, gsi: irq.filter(|irq| *irq != 0) })
+        let ids = host.read(&path::child(&dir, key::IDS))?.and_then(|value| u32::from_str_radix(&value, 16).ok());
+        Ok(Self { device, resources, gsi: irq.filter(|irq| *irq != 0), ids })
     }
 
-    /// Which decoders the device needs. A ROM has its own switch and stays off.
+    /// Whether it is a virtual function of an SR-IOV device.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    /// Which decoders the device needs. A ROM has its own switch and stays off. Those of virtual functions are a bit of their physical
+    /// function, for all of them (PCIe 5.0 §9.3.3.3.4).
     pub(crate) fn decode(&self) -> Decode {
+        if self.is_virtual() {
+            return Decode::default();
+        }
         let kinds = || self.resources.iter().map(|(_, resource)| resource.kind());
         Decode {
             io: kinds().any(|kind| kind == ResourceKind::Io),
@@ -163,7 +181,7 @@ mod tests {
 
     fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> Facts {
         let resources = (0..).zip(resources).map(|(index, text)| (index, text.parse().unwrap())).collect();
-        Facts { device: device.parse().unwrap(), resources, gsi }
+        Facts { device: device.parse().unwrap(), resources, gsi, ids: None }
     }
 
     fn frames(first: u64, count: u64) -> Frames {
@@ -220,5 +238,8 @@ mod tests {
         assert_eq!(decode(&["0xc000 0x20 io"]), Decode { io: true, memory: false });
         assert_eq!(decode(&["0xfeb00000 0x1000 mem64p"]), Decode { io: false, memory: true });
         assert_eq!(decode(&["0xfeb00000 0x1000 rom"]), Decode::default());
+        let virtual_function =
+            Facts { ids: Some(0x1520_8086), ..facts("03:10.0", None, &["0xfeb00000 0x1000 mem64p"]) };
+        assert_eq!(virtual_function.decode(), Decode::default());
     }
 }

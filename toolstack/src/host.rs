@@ -2,11 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use xenstore::XenbusState;
 
 use crate::error::Error;
+use crate::quirks;
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
 use crate::xen::Hypervisor;
@@ -36,6 +38,8 @@ pub(crate) struct Host {
     pub(crate) hypervisor: Box<dyn Hypervisor>,
     pub(crate) sysfs: Sysfs,
     pub(crate) xl: Box<dyn Toolstack>,
+    /// The quirks file.
+    pub(crate) quirks: PathBuf,
     store: Box<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
@@ -51,7 +55,16 @@ impl Host {
         clock: Box<dyn Clock>,
         console: Box<dyn Console>,
     ) -> Self {
-        Self { hypervisor, sysfs, xl: Box::new(Xl), store, clock, console, shown: RefCell::default() }
+        Self {
+            hypervisor,
+            sysfs,
+            xl: Box::new(Xl),
+            quirks: quirks::FILE.into(),
+            store,
+            clock,
+            console,
+            shown: RefCell::default(),
+        }
     }
 
     pub(crate) fn elapsed(&self) -> Duration {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
+use crate::columns::columns;
 use crate::directories::end_state;
 use crate::domain;
 use crate::error::{DomainName, Error};
@@ -58,6 +59,10 @@ pub(crate) struct DeviceEntry {
     holds: Option<String>,
     /// The id of the guest that it follows.
     keep: Option<String>,
+    /// What its guest may do with it besides what any guest may, in the words of `attach`.
+    policy: Option<String>,
+    /// The device that it is a virtual function of.
+    physical_function: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,7 +92,7 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
             None => {
                 let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
                 if parked && table::libxl_owner(host, device)?.is_none() {
-                    entries.push(parked_entry(device));
+                    entries.push(parked_entry(host, device));
                 }
             }
         }
@@ -95,7 +100,7 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
     Ok(entries)
 }
 
-fn parked_entry(device: Sbdf) -> DeviceEntry {
+fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
     DeviceEntry {
         device: device.to_string(),
         vdev: None,
@@ -108,6 +113,8 @@ fn parked_entry(device: Sbdf) -> DeviceEntry {
         problem: None,
         holds: None,
         keep: None,
+        policy: None,
+        physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
     }
 }
 
@@ -120,7 +127,8 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         problem: problem(host, record)?,
         holds: of_the_tool("holds")?,
         keep: of_the_tool("keep")?,
-        ..parked_entry(record.device)
+        policy: table::policy(host, record.device)?.map(|policy| policy.to_string()),
+        ..parked_entry(host, record.device)
     };
     let Some(guest) = record.frontend else {
         return Ok(entry);
@@ -131,7 +139,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         name.name = host.read(&path::child(&backend, "domain"))?;
     }
     entry.guest = Some(name.into());
-    entry.vdev = vdev(host, &backend, record.device)?;
+    entry.vdev = vdev(host, record.stub, guest, record.device)?;
     entry.backend_state = state(host, &backend)?;
     entry.frontend_state = state(host, &path::frontend_dir(guest))?;
     Ok(entry)
@@ -159,9 +167,10 @@ fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
 }
 
 /// The address that the stub wrote down for the device, in the usual form.
-fn vdev(host: &Host, backend: &str, device: Sbdf) -> Result<Option<String>, Error> {
-    let numbered = |name: &str, index: u32| host.read(&path::child(backend, &format!("{name}-{index}")));
-    let count: u32 = host.read(&path::child(backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
+pub(crate) fn vdev(host: &Host, stub: DomId, guest: DomId, device: Sbdf) -> Result<Option<String>, Error> {
+    let backend = path::backend_dir(stub, guest);
+    let numbered = |name: &str, index: u32| host.read(&path::child(&backend, &format!("{name}-{index}")));
+    let count: u32 = host.read(&path::child(&backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
     for index in 0..count {
         if numbered("dev", index)?.is_some_and(|text| text.parse() == Ok(device)) {
             let text = numbered("vdev", index)?.unwrap_or_default();
@@ -177,28 +186,19 @@ pub(crate) fn json(devices: &[DeviceEntry]) -> String {
     serde_json::to_string_pretty(&Document { version: JSON_VERSION, devices }).unwrap_or_default()
 }
 
-/// A table for people: columns as wide as they need to be.
+/// A table for people.
 pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     let header = ["DEVICE", "VDEV", "GUEST", "BACKEND", "FRONTEND", "STUB", "PHASE", "NOTE"];
-    let rows: Vec<[String; 8]> = devices.iter().map(row).collect();
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(header.get(column).map(|title| title.len())).max().unwrap_or(0)
-    };
-    let line = |cells: &[&str]| {
-        let padded = cells.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = width(column)));
-        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines = vec![line(&header)];
-    lines.extend(rows.iter().map(|row| line(&row.each_ref().map(String::as_str))));
-    lines.join("\n")
+    columns(header, &devices.iter().map(row).collect::<Vec<_>>())
 }
 
-/// The last column: what is wrong, or else what the backend says.
+/// The last column: what is wrong, or else what the backend says; and what is special about the device.
 fn note(entry: &DeviceEntry) -> String {
     let problem = entry.problem.map(str::to_owned);
     let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
-    problem.or(holds).or_else(|| entry.pool.clone()).unwrap_or_default()
+    let word = problem.or(holds).or_else(|| entry.pool.clone());
+    let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
+    word.into_iter().chain(entry.policy.clone()).chain(physical).collect::<Vec<_>>().join(", ")
 }
 
 fn row(entry: &DeviceEntry) -> [String; 8] {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use pci_config::Policy;
 use xen_types::{DomId, Sbdf};
+use xenstore::path::key;
 use xenstore::{Permission, path};
 
 use crate::domain;
@@ -146,6 +148,7 @@ fn entry(host: &Host, owner: &DomainName, facts: &Facts) -> Result<Vec<Change>, 
     for (index, resource) in &facts.resources {
         changes.push(Change::write(node(&format!("resource-{index}")), resource));
     }
+    changes.extend(facts.ids.map(|ids| Change::write(node(key::IDS), format!("{ids:x}"))));
     changes.push(Change::write(node("irq"), facts.gsi.unwrap_or(0)));
     changes.push(Change::write(node("online"), 1));
     changes.extend(Change::node(node("state"), "new", &writable));
@@ -162,9 +165,37 @@ fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
 }
 
 /// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may
-/// have been a device still at work. Then comes [`await_verdict`].
-pub(crate) fn present_again(stub: DomId, device: Sbdf) -> Change {
-    Change::write(state_path(stub, device), "new")
+/// have been a device still at work, and what its guest might do with it. Then comes [`await_verdict`].
+pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
+    let policy = path::child(&path::pool_dir(stub, device), key::POLICY);
+    [Change::remove(policy), Change::write(state_path(stub, device), "new")]
+}
+
+/// Tells the stub what the next guest of a free device may do with it besides what any guest may.
+pub(crate) fn set_policy(
+    journal: &mut Journal<'_>,
+    stub: &DomainName,
+    device: Sbdf,
+    policy: &Policy,
+) -> Result<(), Error> {
+    if policy.is_default() {
+        return Ok(());
+    }
+    let node = path::child(&path::pool_dir(stub.id, device), key::POLICY);
+    let owner = stub.clone();
+    journal.step(
+        format!("tell {stub} and the broker that {device} has {policy}"),
+        |host| {
+            let state = Change::write(state_path(stub.id, device), "new");
+            let numbers = policy.special().numbers().map(|number| format!("{number:x}")).join(" ");
+            host.commit(&[table::set_policy(device, policy), Change::write(node, numbers), state])?;
+            await_verdict(host, stub, device)
+        },
+        move |host| {
+            host.commit(&present_again(owner.id, device))?;
+            await_verdict(host, &owner, device)
+        },
+    )
 }
 
 /// Has the stub look whether a device that it has lent is still there: it does when anything of the device's entry is touched.

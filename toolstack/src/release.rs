@@ -126,7 +126,7 @@ pub(crate) fn give_back(host: &Host, loan: &Loan, devices: &[Sbdf], facts: &[Fac
     for device in devices.iter().copied() {
         if loan.stub_alive {
             changes.extend(table::unreserve(device));
-            changes.push(pool::present_again(loan.stub.id, device));
+            changes.extend(pool::present_again(loan.stub.id, device));
         } else {
             changes.extend(table::lose_stub(host, device)?);
             changes.extend(table::forget_libxl_owner(device));

@@ -15,14 +15,10 @@ use crate::host::Host;
 use crate::list::DomainEntry;
 use crate::lock;
 use crate::pool::PoolState;
-use crate::store::Change;
+use crate::question::{self, Question};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
-
-/// How long the stub may take to answer, and how often it is asked. Somebody else may ask at the same time and clear our answer away.
-const PATIENCE: Duration = Duration::from_secs(1);
-const ATTEMPTS: u32 = 5;
 
 /// Everything. The order of the fields is the one of the JSON form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -82,15 +78,9 @@ impl Serialize for Figures {
 }
 
 impl Figures {
-    /// `None` where this is no answer to that question.
-    fn parse(text: &str, question: u32) -> Option<Self> {
-        let mut words = text.split_ascii_whitespace();
-        if words.next()?.parse() != Ok(question) {
-            return None;
-        }
-        let numbers: Vec<u64> = words.map(|word| word.parse().ok()).collect::<Option<_>>()?;
+    fn new(numbers: Vec<u64>) -> Self {
         // What a later version appends has no name here; what an earlier one lacks is not there.
-        Some(Self(figures::NAMES.into_iter().zip(numbers).collect()))
+        Self(figures::NAMES.into_iter().zip(numbers).collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> u64 {
@@ -112,30 +102,9 @@ pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
         broker: Broker { running: pid.is_some(), pid },
         devices: devices(host, stub.id)?,
         frontends: frontends(host, stub.id)?,
-        figures: ask(host, stub.id)?,
+        figures: question::ask(host, stub.id, Question::Figures)?.map(Figures::new),
         stub: stub.into(),
     })
-}
-
-/// The stub's figures.
-fn ask(host: &Host, stub: DomId) -> Result<Option<Figures>, Error> {
-    let (query, answer) = (path::query_node(stub), path::figures_node(stub));
-    // Nobody else who asks at this moment has this number.
-    let question = std::process::id();
-    let ask = Change::write(path::child(&query, &question.to_string()), "");
-    let mut figures = None;
-    for _ in 0..ATTEMPTS {
-        host.commit(std::slice::from_ref(&ask))?;
-        figures = host.wait_for(std::slice::from_ref(&answer), PATIENCE, || {
-            Ok(host.read(&answer)?.and_then(|text| Figures::parse(&text, question)))
-        })?;
-        if figures.is_some() || !domain::is_alive(host, stub)? {
-            break;
-        }
-    }
-    // Together, and all of the query: its removal alone is no question.
-    host.commit(&[Change::remove(query), Change::remove(answer)])?;
-    Ok(figures)
 }
 
 fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
@@ -179,7 +148,7 @@ impl Status {
             return Ok(());
         }
         let stub = DomainName { id: DomId(self.stub.id), name: self.stub.name.clone() };
-        Err(Error::StubSilent { stub, after: PATIENCE * ATTEMPTS, waiting_for: "its figures".to_owned() })
+        Err(Error::StubSilent { stub, after: question::ASKED_FOR, waiting_for: "its figures".to_owned() })
     }
 
     /// The JSON form.
@@ -246,14 +215,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_to_other_questions_and_nonsense_are_none() {
-        assert_eq!(Figures::parse("8 1 2", 7), None);
-        assert_eq!(Figures::parse("", 7), None);
-        assert_eq!(Figures::parse("7 1 -2", 7), None);
-        let short = Figures::parse("7 1 2 ", 7).unwrap();
-        assert_eq!(short.0, [("uptime_ns", 1), ("heap_used", 2)]);
-        let long = Figures::parse(&format!("7{}", " 5".repeat(figures::COUNT + 3)), 7).unwrap();
-        assert_eq!(long.0.len(), figures::COUNT);
+    fn later_and_earlier_backends_have_more_or_fewer_figures() {
+        assert_eq!(Figures::new(vec![1, 2]).0, [("uptime_ns", 1), ("heap_used", 2)]);
+        assert_eq!(Figures::new(vec![5; figures::COUNT + 3]).0.len(), figures::COUNT);
     }
 
     #[test]

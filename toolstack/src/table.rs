@@ -3,7 +3,9 @@
 //! It lives in xenstore under `/tool/pcidom`, where no guest may read or write (`docs/xenstore.md`). Beside it stands
 //! libxl's own note of the guest that has a device, so that `xl` and `pcidom` respect each other.
 
+use pci_config::Policy;
 use xen_types::{DomId, Sbdf};
+use xenstore::path::key;
 use xenstore::{Permission, path};
 
 use crate::audit;
@@ -80,6 +82,22 @@ pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Erro
         .ok_or(Error::Nonsense { place: phase_node, value: phase })?;
     let frontend = frontend.map(|frontend| parse_id(&frontend_node, frontend)).transpose()?;
     Ok(Some(Record { device, stub, frontend, phase }))
+}
+
+/// What the admin wants for the device while a guest has it; `None` where that is nothing.
+pub(crate) fn policy(host: &Host, device: Sbdf) -> Result<Option<Policy>, Error> {
+    let place = policy_node(device);
+    let Some(value) = host.read(&place)? else { return Ok(None) };
+    value.parse().map(Some).map_err(|_| Error::Nonsense { place, value })
+}
+
+fn policy_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), key::POLICY)
+}
+
+/// Notes it. [`unreserve`] forgets it.
+pub(crate) fn set_policy(device: Sbdf, policy: &Policy) -> Change {
+    Change::write(policy_node(device), policy)
 }
 
 /// The guest that xl (or this tool) says has the device.
@@ -219,6 +237,7 @@ pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
     let mut changes = vec![
         Change::remove(path::child(&dir, "frontend")),
         Change::remove(path::child(&dir, "holds")),
+        Change::remove(policy_node(device)),
         audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];

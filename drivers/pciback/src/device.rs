@@ -1,5 +1,7 @@
 //! What the tool told us about one function, and how we name it to ourselves.
 
+pub use pci_config::RESOURCES;
+use pci_config::{Description, Special};
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
@@ -10,10 +12,6 @@ pub use xen_types::{Resource, ResourceKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u16);
 
-/// Registers of a type 0 header that claim ranges: six base address registers and the expansion ROM
-/// (`resource-0` to `resource-6` in the pool).
-pub const RESOURCES: usize = 7;
-
 /// Where the expansion ROM stands among a function's resources.
 pub const ROM: usize = 6;
 
@@ -23,7 +21,9 @@ pub struct DeviceInfo {
     sbdf: Sbdf,
     ecam: Mfn,
     resources: [Option<Resource>; RESOURCES],
+    ids: Option<u32>,
     irq: u32,
+    special: Special,
 }
 
 impl DeviceInfo {
@@ -51,7 +51,23 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, irq })
+        Ok(Self { sbdf, ecam, resources, ids: None, irq, special: Special::default() })
+    }
+
+    /// Notes what is special about it.
+    pub const fn set_special(&mut self, special: Special) {
+        self.special = special;
+    }
+
+    /// Notes that it is a virtual function, and its vendor and device id as their dword.
+    pub const fn set_ids(&mut self, ids: u32) {
+        self.ids = Some(ids);
+    }
+
+    /// Whether it is a virtual function of an SR-IOV device.
+    #[must_use]
+    pub const fn is_virtual_function(&self) -> bool {
+        self.ids.is_some()
     }
 
     /// The real address.
@@ -66,16 +82,10 @@ impl DeviceInfo {
         self.ecam
     }
 
-    /// What the six base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
+    /// What its guest's view is built from, besides the function itself.
     #[must_use]
-    pub const fn resources(&self) -> &[Option<Resource>; RESOURCES] {
-        &self.resources
-    }
-
-    /// The host's GSI, 0 where the function has no interrupt line.
-    #[must_use]
-    pub const fn irq(&self) -> u32 {
-        self.irq
+    pub const fn description(&self) -> Description<'_> {
+        Description { resources: &self.resources, ids: self.ids, irq: self.irq, special: self.special }
     }
 }
 

@@ -311,9 +311,11 @@ impl<P: Platform> Guest<P> {
         let Some(device) = device else { return true };
         let mut verdict = Verdict::Away;
         match job {
-            // Not before it is quiet: what is written now would be undone.
+            // Not before it is quiet: what is written now would be undone. Not what takes time, or care for bits that clear by ones.
             Job::Write { now, then, .. }
-                if self.is_direct && now.register != Register::PowerState && device.cleanup != Cleanup::Quiesce =>
+                if self.is_direct
+                    && !matches!(now.register, Register::PowerState | Register::Open)
+                    && device.cleanup != Cleanup::Quiesce =>
             {
                 [Some(now), then].iter().flatten().for_each(|write| device.write(write));
                 verdict = Verdict::Done;

@@ -8,7 +8,6 @@ extern crate alloc;
 
 mod backend;
 mod broker;
-pub mod config;
 mod control;
 pub mod device;
 mod guest;
@@ -26,3 +25,4 @@ pub use backend::{Backend, Options, Served};
 pub use control::shutdown::Shutdown;
 pub use linger::Linger;
 pub use ops::Counters;
+pub use pci_config as config;

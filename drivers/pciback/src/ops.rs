@@ -7,6 +7,7 @@ mod counters;
 mod interrupts;
 mod job;
 mod notice;
+mod refusals;
 mod suspicious;
 
 pub use counters::{Count, Counters};
@@ -14,11 +15,12 @@ pub(crate) use interrupts::are_entries_valid;
 pub(crate) use job::{BrokerAnswer, Verdict};
 pub use job::{Interrupts, Job};
 pub use notice::{Notice, Noticed};
+pub use refusals::Refusals;
 
 use pciif::{Command, ErrorCode, Reply, Request};
 
 use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
-use crate::device::{DeviceId, DeviceInfo};
+use crate::device::DeviceId;
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::Topology;
 use suspicious::Suspicious;
@@ -32,22 +34,24 @@ pub struct LentFunction {
     pub interrupts: Interrupts,
     /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
     pub is_gone: bool,
+    /// Its guest's writes that did not get through.
+    pub refusals: Refusals,
     noticed: Noticed,
 }
 
 impl LentFunction {
-    /// Builds the guest's view from the description and the hardware.
+    /// A function that nobody has used yet.
     #[must_use]
-    pub fn new(info: &DeviceInfo, hw: &impl ConfigSpace) -> Self {
-        let config = VirtualConfig::new(info, hw);
-        Self { config, interrupts: Interrupts::Off, is_gone: false, noticed: Noticed::default() }
+    pub const fn new(config: VirtualConfig) -> Self {
+        Self { config, interrupts: Interrupts::Off, is_gone: false, refusals: Refusals::NONE, noticed: Noticed::NONE }
     }
 
     /// As new: for the next guest, or the same after a restart.
     pub fn reset(&mut self) {
         self.config.reset();
         self.interrupts = Interrupts::Off;
-        self.noticed = Noticed::default();
+        self.refusals = Refusals::NONE;
+        self.noticed = Noticed::NONE;
     }
 
     /// The notice, if the function has not issued it yet.
@@ -171,6 +175,7 @@ fn conf_write(
             counters.writes.bump();
             if outcome.is_dropped {
                 counters.dropped_writes.bump();
+                function.refusals.note(request.offset);
             }
             (ErrorCode::Success, outcome.is_dropped.then_some(Notice::DroppedWrite))
         }
@@ -180,6 +185,7 @@ fn conf_write(
         }
         Err(WriteError::Denied(denied)) => {
             counters.denied_writes.bump();
+            function.refusals.note(request.offset);
             (ErrorCode::AccessDenied, (denied == Denied::VpdWrite).then_some(Notice::VpdWrite))
         }
     };

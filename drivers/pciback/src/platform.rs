@@ -1,6 +1,7 @@
 //! What the backend needs of Xen, as narrow traits: each has one real implementation (in `boot`, over `kernel`) and one
 //! strict fake (in `tests/sim`), which fails the test on a leak, a double release or a number it never gave out.
 
+pub use pci_config::{ConfigSpace, Width};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
 /// Event channels towards frontends.
@@ -29,24 +30,6 @@ pub trait Grants {
     /// # Errors
     /// Xen's refusal, or that there is no room to map it.
     fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<Self::Page, Errno>;
-}
-
-/// Width of one configuration access.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Width {
-    /// One byte.
-    Byte = 1,
-    /// Two bytes, at an even offset.
-    Word = 2,
-    /// Four bytes, at an offset divisible by four.
-    Dword = 4,
-}
-
-/// Reads of one function's real configuration space.
-pub trait ConfigSpace {
-    /// Reads the register at `offset` (0 to 4095, a multiple of the width). Bits above the width are zero. A function that is
-    /// gone reads as all ones.
-    fn read_config(&self, offset: u16, width: Width) -> u32;
 }
 
 /// Writes to one function's real configuration space, where Xen allows them (`mmcfg=0` on its command line).

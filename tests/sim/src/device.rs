@@ -82,6 +82,16 @@ impl Function {
         function
     }
 
+    /// A virtual function: no ids, no addresses, no decoding, no interrupt pin.
+    #[must_use]
+    pub fn virtual_function() -> Self {
+        let mut function = Self::endpoint(0xffff, 0xffff);
+        function.write(COMMAND, 0x0010_0000);
+        function.write(0x10, 0);
+        function.write(0x3c, 0);
+        function
+    }
+
     /// Turns bus mastering on or off.
     pub fn set_bus_master(&mut self, is_on: bool) {
         let command = self.read(COMMAND, Width::Dword);

@@ -85,7 +85,36 @@ fn nobody_who_does_not_ask_is_answered() {
     for question in ["-1", "x", "4294967296", "1x"] {
         assert_eq!(ask(&mut world, question), None, "{question}");
     }
+    for question in ["1-", "1-0000-03-00", "1-0000-03-00-0-0", "-0000-03-00-0", "x-0000-03-00-0", "1-0000:03:00.0"] {
+        assert_eq!(ask(&mut world, question), None, "{question}");
+    }
     // The question's own removal is no question.
     assert!(ask(&mut world, "1").is_some());
     assert_eq!(world.tool.read(ANSWER), None);
+}
+
+/// The card's places are those of `pci_config::fakes::network_card`.
+#[test]
+fn what_a_guest_writes_in_vain_is_counted_by_place() {
+    let mut world = World::new(&[A, B]);
+    let guest = world.connect(5, &[A]);
+    let question = |world: &mut World, device: &str| ask(world, &format!("9-{device}"));
+    assert_eq!(question(&mut world, "0000-03-00-0").as_deref(), Some("9 "));
+    assert_eq!(question(&mut world, "0000-05-02-0").as_deref(), Some("9 "), "nobody has it");
+    assert_eq!(question(&mut world, "0001-03-00-0").as_deref(), Some("9 "), "there is no such device");
+    let virt = Sbdf::from_devfn(0, 0, 0);
+    for (offset, size, times) in [(0x2c, 2, 3), (0x10, 4, 1), (0x35, 1, 1)] {
+        for _ in 0..times {
+            assert!(world.ask(guest, &Request::conf_write(virt, offset, size, 0x55)).is_some());
+        }
+    }
+    assert_eq!(
+        question(&mut world, "0000-03-00-0").as_deref(),
+        Some("9 44 3 53 1 "),
+        "a base address register is no harm"
+    );
+    world.destroy(guest);
+    world.tool.remove_dirs(guest);
+    world.settle();
+    assert_eq!(question(&mut world, "0000-03-00-0").as_deref(), Some("9 "));
 }

@@ -19,7 +19,7 @@ fn windows(world: &World) -> usize {
 #[test]
 fn devices_that_are_not_fit_are_refused_with_the_reason_and_not_kept() {
     type Spoil = fn(&World);
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 11] = [
         ("cannot map its configuration space: EPERM", |world| world.xen.permit(STUB, ecam(A), false)),
         ("the function does not answer", |world| world.xen.unplug(ecam(A))),
         ("header type 0x01 is not that of an endpoint", |world| world.xen.plug(ecam(A), Function::bridge())),
@@ -28,6 +28,8 @@ fn devices_that_are_not_fit_are_refused_with_the_reason_and_not_kept() {
         }),
         ("ecam is no frame number", |world| write(world, "ecam", "here")),
         ("irq is no number", |world| write(world, "irq", "-1")),
+        ("ids are no number", |world| write(world, "ids", "8086:1520")),
+        ("ids are no number", |world| write(world, "ids", "100000000")),
         ("resource-0 is no resource", |world| write(world, "resource-0", "0x1000 mem32")),
         ("resource-1 is of a kind that this register cannot be", |world| {
             write(world, "resource-1", "0xfe000000 0x1000 rom");

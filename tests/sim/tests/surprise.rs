@@ -1,6 +1,7 @@
 //! Devices that are pulled out while a guest has them.
 
 use pciif::{Command, Request};
+use sim::device::Function;
 use sim::tool::ecam;
 use sim::world::World;
 use xen_types::{DomId, Sbdf};
@@ -242,4 +243,24 @@ fn a_device_that_vanishes_in_the_middle_of_a_change_fails_alone() {
         }
         count += 1;
     }
+}
+
+#[test]
+fn a_virtual_function_reads_as_ones_and_is_there() {
+    let mut world = World::new(&[]);
+    world.tool.add_to_pool(A, Function::virtual_function());
+    world.tool.write("/local/domain/3/pool/0000-03-00-0/ids", "15208086");
+    world.settle();
+    assert_eq!(pool(&world, A), "free");
+    let guest = world.connect(5, &[A]);
+    for (offset, size, want) in [(0, 4, 0x1520_8086), (0, 2, 0x8086), (2, 2, 0x1520), (0x3c, 1, 0x0b)] {
+        assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), offset, size)), Some((0, want)), "{offset:#x}");
+    }
+    assert_eq!(pool(&world, A), "lent 5");
+    // Decoding is the guest's to see, and nobody's to write.
+    assert_eq!(ask(&mut world, guest, &Request::conf_write(virt(0), 4, 2, 2)).map(|(err, _)| err), Some(0));
+    assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), 4, 2)), Some((0, 2)));
+    world.xen.unplug(ecam(A));
+    assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), 0, 4)).map(|(err, _)| err), Some(-1));
+    assert_eq!(pool(&world, A), "vanished 5");
 }

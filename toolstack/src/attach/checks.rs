@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::pool::{self, PoolState};
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase, Record};
+use crate::virtual_functions;
 
 /// The stub, ready to serve.
 pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
@@ -60,6 +61,7 @@ pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<(Doma
 pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &DomainName) -> Result<(), Error> {
     let device = spec.device;
     assignable::check_endpoint(host, device)?;
+    virtual_functions::check(host, device)?;
     if host.sysfs.config(device)?.is_gone()? {
         return Err(Error::Gone(device));
     }

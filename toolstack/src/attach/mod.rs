@@ -22,6 +22,7 @@ use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
+use crate::quirks;
 use crate::release;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Keep, Phase};
@@ -84,6 +85,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     }
     let others = release::others(&table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
+    let request = &Request { devices: quirks::apply(host, &request.devices)?, ..request.clone() };
     let deadline = host.elapsed() + request.timeout;
     if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
         return Err(Error::FrontendClosed { guest });
@@ -138,6 +140,9 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
         }
     }
     steps::reserve(journal, guest, &facts, plan.keeps.as_deref())?;
+    for spec in &request.devices {
+        pool::set_policy(journal, stub, spec.device, &spec.policy)?;
+    }
     for facts in &facts {
         steps::prepare(journal, stub, facts)?;
     }

@@ -81,7 +81,7 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
             reset(host, device, decode)?;
             match pool::state(host, stub.id, device)? {
                 PoolState::Refused(_) => {
-                    host.commit(&[pool::present_again(stub.id, device)])?;
+                    host.commit(&pool::present_again(stub.id, device))?;
                     pool::await_verdict(host, &stub, device)
                 }
                 _ => Ok(()),

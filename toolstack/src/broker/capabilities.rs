@@ -1,16 +1,11 @@
 //! What a device's configuration space says it can, read by the broker itself each time. A guest cannot write these registers; a
 //! device that lies about them is caught by Xen, which checks vectors against its own reading.
 
+use pci_config::id;
 use xen_types::{Resource, ResourceKind};
 
 use crate::error::Error;
 use crate::sysfs::{Config, Width};
-
-/// Capability ids (PCI Local Bus 3.0, appendix H).
-const POWER: u8 = 0x01;
-const VPD: u8 = 0x03;
-const MSI: u8 = 0x05;
-const MSIX: u8 = 0x11;
 
 /// Message Control of MSI (§6.8.1.3).
 const MSI_64BIT: u32 = 1 << 7;
@@ -61,15 +56,20 @@ pub(crate) struct Capabilities {
 
 impl Capabilities {
     pub(crate) fn read(config: &Config) -> Result<Self, Error> {
-        let msi = match config.find_capability(MSI)? {
+        let msi = match config.find_capability(id::MSI)? {
             Some(at) => Some(read_msi(config, at)?),
             None => None,
         };
-        let msix = match config.find_capability(MSIX)? {
+        let msix = match config.find_capability(id::MSI_X)? {
             Some(at) => Some(read_msix(config, at)?),
             None => None,
         };
-        Ok(Self { power: config.find_capability(POWER)?, vpd: config.find_capability(VPD)?, msi, msix })
+        Ok(Self {
+            power: config.find_capability(id::POWER_MANAGEMENT)?,
+            vpd: config.find_capability(id::VPD)?,
+            msi,
+            msix,
+        })
     }
 
     /// Whether a register lies in what only the vector commands may touch. Capabilities do not overlap in a sound device.

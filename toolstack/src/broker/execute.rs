@@ -1,5 +1,6 @@
 //! One request: looked up, checked, carried out.
 
+use pci_config::Openings;
 use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
@@ -13,6 +14,7 @@ use super::quiet;
 use super::vectors::{self, Vectors};
 use crate::facts::Facts;
 use crate::host::Host;
+use crate::table;
 use crate::xen::Physdev;
 
 /// What the stub gets.
@@ -71,11 +73,24 @@ pub(crate) fn execute(
 
 fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
     let Request { offset, size, value, info, .. } = *request;
-    let allowed = allow::check(&Asked { offset, size, value, mask: info }, &work.capabilities)?;
-    let old = work.config.read(allowed.offset, allowed.rule.width)?;
+    let asked = Asked { offset, size, value, mask: info };
+    let policy = table::policy(work.host, work.lent.device)?;
+    let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
+    let allowed = match (allow::check(&asked, &work.capabilities, is_permissive), policy) {
+        (Err(Failure::NotAllowed(_)), Some(policy)) => {
+            let openings = work.config.look(|space| Openings::new(space, &policy))?;
+            for allowed in allow::check_policy(&asked, &work.capabilities, &openings)? {
+                let old = work.config.read(allowed.offset, allowed.width)?;
+                work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
+            }
+            return Ok(Answer::default());
+        }
+        (allowed, _) => allowed?,
+    };
+    let old = work.config.read(allowed.offset, allowed.width)?;
     let mut new = allowed.merged(old)?;
     let device = work.lent.device;
-    match allowed.rule.kind {
+    match allowed.kind {
         Kind::PowerState => {
             let facts = Facts::gather(work.host, device)?;
             if power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new)? {
@@ -90,7 +105,7 @@ fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
         }
         _ => {}
     }
-    work.config.write(allowed.offset, allowed.rule.width, new)?;
+    work.config.write(allowed.offset, allowed.width, new)?;
     Ok(Answer::default())
 }
 

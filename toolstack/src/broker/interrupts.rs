@@ -72,9 +72,14 @@ impl Work<'_> {
             .table_bar(&facts.resources)
             .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
         self.check_awake()?;
+        if facts.is_virtual() {
+            self.check_decoded()?;
+        }
         let enabled = self.replace(|mapped| {
             // Xen reads and masks the table.
-            self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
+            if !facts.is_virtual() {
+                self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
+            }
             let mut outcome = Ok(());
             let pirqs = indexes.iter().copied().map_while(|entry| {
                 let vector = Vector::Msix { entry, table_bar };
@@ -110,6 +115,15 @@ impl Work<'_> {
             Ok(())
         } else {
             Err(Failure::Refused("asked for vectors of a device that sleeps"))
+        }
+    }
+
+    /// The table of a virtual function answers when its physical function, which is dom0's, has it so.
+    fn check_decoded(&self) -> Result<(), Failure> {
+        let sysfs = &self.host.sysfs;
+        match sysfs.physical_function(self.lent.device) {
+            Some(physical) if sysfs.decodes_virtual_functions(physical)? => Ok(()),
+            _ => Err(Failure::Refused("asked for MSI-X of a virtual function whose physical one has its memory off")),
         }
     }
 

@@ -87,7 +87,8 @@ impl Header {
 
     /// Addresses before decoders.
     fn restore(&self, config: &Config, facts: &Facts) -> Result<(), Error> {
-        for (index, resource) in &facts.resources {
+        // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
+        for (index, resource) in facts.resources.iter().filter(|_| !facts.is_virtual()) {
             restore_address(config, *index, *resource)?;
         }
         for (offset, value) in self.bytes {

@@ -142,7 +142,8 @@ impl Plan {
         for spec in device_request::to_attach(host, &self.devices)? {
             let slot = spec.vslot.map(|slot| format!("@{slot:x}")).unwrap_or_default();
             let seize = if spec.seize { ",seize=1" } else { "" };
-            lines.push(format!("# pcidom attach {} {}{slot},{}{seize}", self.name, spec.device, spec.opts()));
+            let policy = spec.policy_words();
+            lines.push(format!("# pcidom attach {} {}{slot},{}{policy}{seize}", self.name, spec.device, spec.opts()));
         }
         Ok(lines.join("\n"))
     }
@@ -316,7 +317,8 @@ mod tests {
         assert!(error("name='web'\npci=['00:07']", &[]).starts_with("web.cfg:2: \"00:07\": not a PCI address"));
         assert!(error("name='web'\n\npci=[\n", &[]).starts_with("web.cfg:4: want a value"));
         assert!(error("name='web'", &["memory=64", "pci=x"]).starts_with("\"pci=x\": want a value: x needs quotes"));
-        assert!(error("name='web'\npci_permissive=1\npci=['00:07.0']", &[]).contains("permissive=1 is not supported"));
-        assert!(plan("name='web'\npci_permissive=1\npci=['00:07.0,permissive=0']", &[]).is_ok());
+        let plan = plan("name='web'\npci_permissive=1\npci=['00:07.0','00:08.0,permissive=0']", &[]).unwrap();
+        let permissive = plan.devices.iter().map(|request| request.single().unwrap().policy.permissive);
+        assert_eq!(permissive.collect::<Vec<_>>(), [true, false]);
     }
 }

@@ -9,6 +9,7 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::sysfs::PCIBACK;
 use crate::table;
+use crate::virtual_functions;
 
 /// Vectors that Xen gives a guest by default.
 const DEFAULT_VECTORS: u32 = 32;
@@ -41,6 +42,9 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
         Check::of("phantom functions", phantom_functions(host, device)),
         reserved_memory(host, device),
     ];
+    if let Some(physical) = host.sysfs.physical_function(device) {
+        checks.push(Check::of("physical function", physical_function(host, device, physical)));
+    }
     if checks.first().is_some_and(|check| check.outcome == Outcome::Failed) {
         checks.truncate(1);
     }
@@ -48,7 +52,7 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
 }
 
 fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
-    if !host.sysfs.is_present(device)? {
+    if host.sysfs.config(device)?.is_gone()? {
         return Ok(Check::failed(
             "device",
             "it does not answer: its registers read as ones",
@@ -64,6 +68,23 @@ fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
             let with = driver.map_or_else(|| "no driver has it".to_owned(), |driver| format!("dom0's {driver} has it"));
             Check::warning("device", with, format!("`pcidom assignable add {device}` takes it for guests"))
         }
+    })
+}
+
+fn physical_function(host: &Host, device: Sbdf, physical: Sbdf) -> Result<Check, Error> {
+    const NAME: &str = "physical function";
+    if let Err(error) = virtual_functions::check(host, device) {
+        return Ok(Check::error(NAME, &error));
+    }
+    let driver = host.sysfs.driver(physical).map_or_else(|| "nobody".to_owned(), |driver| format!("dom0's {driver}"));
+    Ok(if host.sysfs.decodes_virtual_functions(physical)? {
+        Check::ok(NAME, format!("it is {physical}, which {driver} has: take care that nothing there turns it off"))
+    } else {
+        Check::failed(
+            NAME,
+            format!("it is {physical}, whose virtual functions do not answer"),
+            format!("write 0 and then their number to sriov_numvfs of {physical}"),
+        )
     })
 }
 

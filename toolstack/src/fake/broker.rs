@@ -35,6 +35,14 @@ impl FakePhysdev {
         ConfigImage(std::fs::read(self.tree.path().join(format!("bus/pci/devices/{device}/config"))).unwrap())
     }
 
+    /// As Xen looks (`memory_decoded`, `xen/arch/x86/msi.c`): a virtual function has no bit of its own.
+    fn is_decoded(&self, device: Sbdf) -> bool {
+        let physical = self.tree.path().join(format!("bus/pci/devices/{device}/physfn"));
+        let decoder = std::fs::read_link(physical)
+            .map_or(device, |target| target.file_name().unwrap().to_str().unwrap().parse().unwrap());
+        self.config(decoder).word(4) & 2 != 0
+    }
+
     /// Where dom0 has put the BAR that the MSI-X capability names.
     fn table_bar(&self, device: Sbdf) -> u64 {
         let config = self.config(device);
@@ -50,7 +58,6 @@ impl FakePhysdev {
 impl Physdev for FakePhysdev {
     fn map(&self, domain: DomId, device: Sbdf, vector: Vector) -> Result<Pirq, HypercallError> {
         let refuse = |errno| Err(HypercallError { call: "PHYSDEVOP_map_pirq", errno });
-        let config = self.config(device);
         let mut world = self.world.borrow_mut();
         if world.change_fails() {
             return refuse(Errno::EIO);
@@ -83,7 +90,7 @@ impl Physdev for FakePhysdev {
                 count
             }
             Vector::Msix { entry, table_bar } => {
-                if config.word(4) & 2 == 0 {
+                if !self.is_decoded(device) {
                     return refuse(Errno::ENXIO);
                 }
                 if theirs.iter().any(|other| !matches!(other, Vector::Msix { entry: old, .. } if *old != entry)) {

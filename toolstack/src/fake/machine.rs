@@ -22,6 +22,8 @@ pub(crate) const HVM: DomId = DomId(7);
 pub(crate) const E1000: &str = "0000:00:05.0";
 pub(crate) const EDU: &str = "0000:00:06.0";
 pub(crate) const NVME: &str = "0000:00:07.0";
+/// What [`Machine::make_virtual`] makes a function a virtual one of.
+pub(crate) const PHYSICAL: &str = "0000:00:0d.0";
 /// dom0's own disk controller.
 pub(crate) const SATA: &str = "0000:00:1f.2";
 
@@ -160,6 +162,32 @@ impl Machine {
         }
         let owner = if driver == "pciback" { DomId::IO } else { DomId::DOM0 };
         self.with(|world| world.owners.insert(device(name), owner));
+    }
+
+    /// Makes a function a virtual one of [`PHYSICAL`], which dom0's NVMe driver has then.
+    pub(crate) fn make_virtual(&self, name: &str) {
+        self.add_function(PHYSICAL, "0x010802", "nvme", 24, &[(0x8_d000_0000, 0x4000, 0x14_0204)]);
+        let mut physical = ConfigImage::endpoint();
+        physical.0.resize(4096, 0);
+        physical.set_word(4, 0x0006);
+        physical.add_capability(0x40, 0x10, 0);
+        physical.set_word(0x100, 0x0010);
+        physical.set_word(0x102, 0x0001);
+        physical.set_word(0x108, 0x0009); // VF Enable, VF Memory Space Enable
+        let dir = format!("bus/pci/devices/{PHYSICAL}");
+        self.tree.write(format!("{dir}/config"), physical.0);
+        self.tree.write(format!("{dir}/sriov_numvfs"), "1\n");
+        let dir = format!("bus/pci/devices/{name}");
+        let mut config = self.config(name);
+        config.0[..4].fill(0xff);
+        config.set_word(4, 0);
+        config.set_word(0x0a, 0x0108);
+        config.0[0x10..0x28].fill(0);
+        self.tree.write(format!("{dir}/config"), config.0);
+        self.tree.write(format!("{dir}/vendor"), "0x1b36\n");
+        self.tree.write(format!("{dir}/device"), "0x0011\n");
+        self.tree.write(format!("{dir}/irq"), "0\n");
+        self.tree.link(format!("{dir}/physfn"), &format!("../{PHYSICAL}"));
     }
 
     pub(crate) fn config(&self, name: &str) -> ConfigImage {

@@ -18,7 +18,7 @@ mod xl;
 
 pub(crate) use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
 pub(crate) use image::{ConfigImage, mcfg_table};
-pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
+pub(crate) use machine::{DB, Dump, E1000, EDU, Machine, NVME, PHYSICAL, SATA, STUB, WEB, device};
 pub(crate) use peers::GuestScript;
 pub(crate) use tree::TempTree;
 pub(crate) use with_stub::MachineWithStub;

@@ -1,46 +1,35 @@
 //! A function's configuration space through sysfs, for what the tool itself sets: the state in which a device changes hands.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use pci_config::{ConfigSpace, Walk, id};
+
+pub(crate) use pci_config::Width;
+
 use crate::error::Error;
 
-/// Registers of the header (`PCI Local Bus 3.0 §6.1`).
+/// Registers of the header (`PCI Local Bus 3.0 §6.1`), and bits of the latter (§6.2.2).
 const CLASS_REVISION: u64 = 0x08;
 const COMMAND: u64 = 0x04;
-const STATUS: u64 = 0x06;
-const CAPABILITIES: u64 = 0x34;
-/// Bits of Command (§6.2.2) and of Status (§6.2.3).
 const IO_DECODE: u16 = 1 << 0;
 const MEMORY_DECODE: u16 = 1 << 1;
 const BUS_MASTER: u16 = 1 << 2;
 const INTX_DISABLE: u16 = 1 << 10;
-const HAS_CAPABILITIES: u16 = 1 << 4;
 
-/// Capabilities and their control words (§6.8.1.3, §6.8.2.3).
-const MSI: u8 = 0x05;
+/// Bits of the interrupts' control words (§6.8.1.3, §6.8.2.3).
 const MSI_ENABLE: u16 = 1 << 0;
-const MSIX: u8 = 0x11;
 const MSIX_ENABLE: u16 = 1 << 15;
 const MSIX_MASK_ALL: u16 = 1 << 14;
-/// More capabilities than this do not fit behind the header: the list is a circle.
-const MAX_CAPABILITIES: u32 = 48;
 
 /// Which decoders a device needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Decode {
     pub(crate) io: bool,
     pub(crate) memory: bool,
-}
-
-/// The width of one access; the offset is a multiple of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Width {
-    Byte = 1,
-    Word = 2,
-    Dword = 4,
 }
 
 /// An open `config` attribute.
@@ -62,10 +51,10 @@ impl Config {
     /// (XSA-120).
     pub(crate) fn quiesce(&self, decode: Decode) -> Result<(), Error> {
         self.change_word(COMMAND, |command| (command & !BUS_MASTER) | INTX_DISABLE | decode.bits())?;
-        if let Some(msi) = self.find_capability(MSI)? {
+        if let Some(msi) = self.find_capability(id::MSI)? {
             self.change_word(msi + 2, |control| control & !MSI_ENABLE)?;
         }
-        if let Some(msix) = self.find_capability(MSIX)? {
+        if let Some(msix) = self.find_capability(id::MSI_X)? {
             // Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
             self.change_word(msix + 2, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
         }
@@ -99,29 +88,19 @@ impl Config {
     }
 
     /// The offset of a capability in the conventional list. The device is not trusted: the list may be anything.
-    pub(crate) fn find_capability(&self, id: u8) -> Result<Option<u64>, Error> {
-        if self.read_word(STATUS)? & HAS_CAPABILITIES == 0 {
-            return Ok(None);
-        }
-        let mut at = self.read_byte(CAPABILITIES)? & !3;
-        for _ in 0..MAX_CAPABILITIES {
-            if at < 0x40 {
-                break;
-            }
-            let offset = u64::from(at);
-            match self.read_byte(offset)? {
-                0xff => break,
-                found if found == id => return Ok(Some(offset)),
-                _ => at = self.read_byte(offset + 1)? & !3,
-            }
-        }
-        Ok(None)
+    pub(crate) fn find_capability(&self, id: u16) -> Result<Option<u64>, Error> {
+        let found = |space: &Space<'_>| Walk::conventional(space).find(|capability| capability.id == id);
+        Ok(self.look(found)?.map(|capability| capability.offset.into()))
     }
 
-    fn read_byte(&self, offset: u64) -> Result<u8, Error> {
-        let mut bytes = [0];
-        self.result(self.file.read_exact_at(&mut bytes, offset))?;
-        Ok(bytes[0])
+    /// Has somebody look at the space who cannot deal with registers that cannot be read.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Space<'_>) -> T) -> Result<T, Error> {
+        let space = Space { config: self, failure: Cell::new(None) };
+        let seen = look(&space);
+        match space.failure.take() {
+            None => Ok(seen),
+            Some(error) => Err(error),
+        }
     }
 
     fn read_word(&self, offset: u64) -> Result<u16, Error> {
@@ -142,6 +121,21 @@ impl Config {
 
     fn result<T>(&self, result: io::Result<T>) -> Result<T, Error> {
         result.map_err(|source| Error::File { path: self.path.clone(), source })
+    }
+}
+
+/// The space as [`Config::look`] shows it: what cannot be read reads as ones, and is told afterwards.
+pub(crate) struct Space<'a> {
+    config: &'a Config,
+    failure: Cell<Option<Error>>,
+}
+
+impl ConfigSpace for Space<'_> {
+    fn read_config(&self, offset: u16, width: Width) -> u32 {
+        self.config.read(offset.into(), width).unwrap_or_else(|error| {
+            self.failure.set(Some(error));
+            width.bits()
+        })
     }
 }
 
@@ -171,8 +165,8 @@ mod tests {
         let mut busy = ConfigImage::endpoint();
         busy.set_word(COMMAND, BUS_MASTER | IO_DECODE);
         busy.add_capability(0x40, 0x01, 0x50);
-        busy.add_capability(0x50, MSI, 0x60);
-        busy.add_capability(0x60, MSIX, 0);
+        busy.add_capability(0x50, 0x05, 0x60);
+        busy.add_capability(0x60, 0x11, 0);
         busy.set_word(0x52, 0x0181);
         busy.set_word(0x62, 0xc040);
         let quiet = with_config(busy, |config| config.quiesce(MEMORY).unwrap());
@@ -193,9 +187,9 @@ mod tests {
     fn capability_lists_that_never_end_are_left() {
         let mut circle = ConfigImage::endpoint();
         circle.add_capability(0x40, 0x01, 0x40);
-        with_config(circle, |config| assert_eq!(config.find_capability(MSIX).unwrap(), None));
+        with_config(circle, |config| assert_eq!(config.find_capability(id::MSI_X).unwrap(), None));
         with_config(ConfigImage(vec![0xff; 256]), |config| {
-            assert_eq!(config.find_capability(MSI).unwrap(), None);
+            assert_eq!(config.find_capability(id::MSI).unwrap(), None);
         });
     }
 }

@@ -8,6 +8,7 @@ mod mcfg;
 mod reserved;
 mod resource;
 mod survey;
+mod virtual_functions;
 
 pub(crate) use config::{Config, Decode, Width};
 

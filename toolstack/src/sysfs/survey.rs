@@ -2,16 +2,15 @@
 
 use std::fs;
 
+use pci_config::id;
 use xen_types::Sbdf;
 
 use super::{Sysfs, Width, reserved};
 use crate::error::Error;
 
-/// Registers and capabilities (`PCI Local Bus 3.0 §6.1`, `PCIe 5.0 §7.5.3`).
+/// Registers (`PCI Local Bus 3.0 §6.1`, `PCIe 5.0 §7.5.3`).
 const SECONDARY_BUS: u64 = 0x19;
-const PCI_EXPRESS: u8 = 0x10;
 const DEVICE_CAPABILITIES: u64 = 4;
-const MSIX: u8 = 0x11;
 
 /// The DMAR table's name, and the one that Xen gives it so that dom0's kernel leaves the IOMMU alone (`acpi_dmar_zap`).
 const DMAR_NAMES: [&str; 2] = ["DMAR", "XMAR"];
@@ -33,11 +32,6 @@ impl Sysfs {
         }
     }
 
-    /// Whether the function answers: one that does not reads as ones.
-    pub(crate) fn is_present(&self, device: Sbdf) -> Result<bool, Error> {
-        Ok(self.config(device)?.read(0, Width::Word)? != 0xffff)
-    }
-
     /// Other functions whose DMA the IOMMU may not tell from this one's: those of Linux's group where there is one, of the same slot, and, for
     /// a conventional device behind a bridge, all on its bus.
     pub(crate) fn siblings(&self, device: Sbdf) -> Result<Vec<Sbdf>, Error> {
@@ -48,7 +42,7 @@ impl Sysfs {
             group.sort_unstable();
             return Ok(group);
         }
-        let is_conventional = self.config(device)?.find_capability(PCI_EXPRESS)?.is_none();
+        let is_conventional = self.config(device)?.find_capability(id::PCI_EXPRESS)?.is_none();
         let shares_bus = is_conventional && self.parent(device).is_some();
         let same_bus = |other: Sbdf| (other.segment(), other.bus()) == (device.segment(), device.bus()) && shares_bus;
         let all = self.devices()?.into_iter();
@@ -64,7 +58,7 @@ impl Sysfs {
     pub(crate) fn has_phantom_functions(&self, device: Sbdf) -> Result<bool, Error> {
         const SUPPORTED: u32 = 3 << 3;
         let config = self.config(device)?;
-        Ok(match config.find_capability(PCI_EXPRESS)? {
+        Ok(match config.find_capability(id::PCI_EXPRESS)? {
             Some(at) => config.read(at + DEVICE_CAPABILITIES, Width::Dword)? & SUPPORTED != 0,
             None => false,
         })
@@ -74,7 +68,7 @@ impl Sysfs {
     pub(crate) fn msix_vectors(&self, device: Sbdf) -> Result<u32, Error> {
         const TABLE_SIZE: u32 = 0x7ff;
         let config = self.config(device)?;
-        Ok(match config.find_capability(MSIX)? {
+        Ok(match config.find_capability(id::MSI_X)? {
             Some(at) => (config.read(at + 2, Width::Word)? & TABLE_SIZE) + 1,
             None => 0,
         })

@@ -46,7 +46,9 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "pool": "lent 5",
       "problem": null,
       "holds": null,
-      "keep": null
+      "keep": null,
+      "policy": null,
+      "physical_function": null
     }
   ]
 }"#

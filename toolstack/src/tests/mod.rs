@@ -13,11 +13,14 @@ mod hotplug;
 mod killed;
 mod list;
 mod man;
+mod policy;
 mod random;
 mod reclaim;
 mod refusals;
 mod schema;
+mod show;
 mod status;
+mod virtual_functions;
 mod with_stub;
 
 use std::time::Duration;

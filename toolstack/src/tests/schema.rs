@@ -8,8 +8,9 @@ use serde_json::Value;
 use super::{add_all, attach_to_web, attached, request};
 use crate::attach::attach;
 use crate::doctor::{Opened, examine};
-use crate::fake::{EDU, Machine, MachineWithStub, STUB, WEB};
+use crate::fake::{EDU, Machine, MachineWithStub, STUB, WEB, device};
 use crate::list;
+use crate::show::show;
 use crate::status::status;
 
 /// Fails with the place where the document is not what the schema says.
@@ -94,6 +95,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
 
 const LIST: &str = include_str!("../../../docs/schema/list.json");
 const STATUS: &str = include_str!("../../../docs/schema/status.json");
+const SHOW: &str = include_str!("../../../docs/schema/show.json");
 const DOCTOR: &str = include_str!("../../../docs/schema/doctor.json");
 
 #[test]
@@ -132,6 +134,16 @@ fn the_status_is_as_described() {
     assert_valid(STATUS, &status(&Machine::new().host, "pcidom").unwrap().json());
     let described = parse(STATUS)["properties"]["figures"]["properties"].as_object().unwrap().len();
     assert_eq!(described, xenstore::figures::COUNT);
+}
+
+#[test]
+fn what_a_guest_sees_is_as_described() {
+    for machine in [Machine::new(), attached()] {
+        assert_valid(SHOW, &show(&machine.host, device(EDU)).unwrap().json());
+    }
+    let machine = MachineWithStub::new();
+    attach(&machine.host, &request("web", &[&format!("{EDU},hide=msi,permissive=1")])).unwrap();
+    assert_valid(SHOW, &show(&machine.host, device(EDU)).unwrap().json());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use alloc::string::String;
 use core::fmt::Write as _;
 
+use xen_types::Sbdf;
 use xenstore::{Request, TxId, figures, number, path::relative};
 
 use super::core::Core;
@@ -11,21 +12,42 @@ use crate::platform::Platform;
 
 impl<P: Platform> Core<P> {
     /// An event of the watch on [`relative::QUERY`]. The question is in the path, so there is nothing to be read first; the event that every
-    /// watch begins with, and that of the question's removal, have none.
+    /// watch begins with, and that of the question's removal, have none. Behind a question's number there may be a device.
     #[inline(never)] // in the hot loop it costs four times its size
     pub(crate) fn answer(&mut self, path: &str) {
-        let question = path.strip_prefix(relative::QUERY).and_then(|rest| rest.strip_prefix('/'));
-        let Some(Ok(question)) = question.map(|question| number::decimal(question.as_bytes())) else { return };
+        let question = path.strip_prefix(relative::QUERY).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+        let (question, device) =
+            question.split_once('-').map_or((question, None), |(question, rest)| (question, Some(rest)));
+        let Ok(question) = number::decimal(question.as_bytes()) else { return };
         let mut text = String::new();
-        for figure in self.figures(question) {
-            // Writing to a string does not fail.
-            let _ = write!(text, "{figure} ");
+        let mut say = |figure: u64| {
+            let _ = write!(text, "{figure} "); // writing to a string does not fail
+        };
+        match device.map(Sbdf::parse_path_component) {
+            None => self.figures(question).into_iter().for_each(say),
+            Some(Err(_)) => return,
+            Some(Ok(device)) => {
+                say(question.into());
+                self.refusals(device, &mut |offset, times| {
+                    say(offset.into());
+                    say(times.into());
+                });
+            }
         }
         // Whoever asked and gets no answer asks again.
         if let Ok(id) =
             self.client.submit(TxId::NONE, &Request::Write { path: relative::FIGURES, value: text.as_bytes() })
         {
             self.client.forget(id);
+        }
+    }
+
+    /// Where the guest that has a device wrote in vain, and how often; nothing where nobody has it.
+    fn refusals(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
+        let guest = self.pool.holder(device).and_then(|domid| self.guests.get_mut(&domid));
+        let device = guest.and_then(|guest| guest.devices().find(|held| held.info().sbdf() == device));
+        if let Some(device) = device {
+            device.parts().0.refusals.iter().for_each(|(offset, times)| say(*offset, *times));
         }
     }
 

@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
+use pci_config::Special;
 use xen_types::{Errno, Mfn, Resource, Sbdf};
 use xenstore::path::{self, key, relative};
 use xenstore::{Error, Request, TxId, directory_entries, number};
@@ -21,9 +22,9 @@ const RETRY_NS: u64 = 1_000_000_000;
 const RESOURCE_NODES: [&str; RESOURCES] =
     ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
 /// Everything about one device.
-const NODES: [&str; 4 + RESOURCES] = {
+const NODES: [&str; 6 + RESOURCES] = {
     let [r0, r1, r2, r3, r4, r5, r6] = RESOURCE_NODES;
-    [key::ECAM, key::IRQ, key::ONLINE, key::STATE, r0, r1, r2, r3, r4, r5, r6]
+    [key::ECAM, key::IDS, key::IRQ, key::ONLINE, key::STATE, key::POLICY, r0, r1, r2, r3, r4, r5, r6]
 };
 
 /// Runs for ever.
@@ -95,5 +96,21 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
             *place = Some(resource.ok_or_else(|| format!("{name} is no resource"))?);
         }
     }
-    DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())
+    let mut info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
+    info.set_special(special(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
+    if let Some(value) = nodes.get(key::IDS) {
+        let ids = number::hexadecimal(value).ok().and_then(|ids| u32::try_from(ids).ok());
+        info.set_ids(ids.ok_or("ids are no number")?);
+    }
+    Ok(info)
+}
+
+/// What the tool says in three numbers, if anything.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn special(value: &[u8]) -> Option<Special> {
+    let mut numbers = [0; 3];
+    for (number, digits) in numbers.iter_mut().zip(value.split(|byte| *byte == b' ')) {
+        *number = if digits.is_empty() { 0 } else { number::hexadecimal(digits).ok()? };
+    }
+    Some(Special::new(numbers))
 }

@@ -4,7 +4,7 @@ use pciif::{BrokerCommand, ErrorCode, Reply, Request};
 use xen_types::{Errno, Sbdf};
 
 use super::{Counters, LentFunction, Notice};
-use crate::config::HardwareWrite;
+use crate::config::{HardwareWrite, Register};
 
 /// The pirqs of an answer, as many as the job has entries.
 pub(crate) type Vectors = [u16; pciif::layout::MAX_VECTORS];
@@ -83,7 +83,7 @@ impl Job {
         let (command, request) = match *self {
             Self::Write { now, .. } => {
                 let (offset, size) = (now.offset.into(), now.width as i32);
-                let (value, info) = (now.value.into(), now.mask.into());
+                let (value, info) = (now.value, now.mask);
                 (BrokerCommand::ConfWrite, Request { offset, size, value, info, ..zero })
             }
             Self::EnableMsi(1) => (BrokerCommand::EnableMsi, zero),
@@ -121,7 +121,7 @@ impl Job {
         &self,
         verdict: Verdict,
         request: &Request,
-        function: &LentFunction,
+        function: &mut LentFunction,
         answer: Option<&'a BrokerAnswer>,
         counters: &mut Counters,
     ) -> (Reply<'a>, Option<Notice>) {
@@ -129,8 +129,19 @@ impl Job {
         match *self {
             Self::Write { now, failed, .. } => {
                 let is_done = is_done && !failed;
-                let count = if is_done { &mut counters.writes } else { &mut counters.no_broker };
-                count.bump();
+                // Nothing of it is open: dropped, as if it had not been passed on.
+                if now.register == Register::Open && matches!(verdict, Verdict::Refused(_)) {
+                    counters.dropped_writes.bump();
+                    counters.writes.bump();
+                    function.refusals.note(request.offset);
+                    return (Reply::success(request.value), Some(Notice::DroppedWrite));
+                }
+                if is_done {
+                    counters.writes.bump();
+                } else {
+                    counters.no_broker.bump();
+                    function.refusals.note(request.offset);
+                }
                 let notice = (!is_done).then_some(match verdict {
                     Verdict::Away | Verdict::Unknown => Notice::NoBroker(now.register),
                     _ => Notice::WriteRefused(now.register),

@@ -68,6 +68,9 @@ impl fmt::Display for Notice {
 pub struct Noticed(u16);
 
 impl Noticed {
+    /// None.
+    pub(crate) const NONE: Self = Self(0);
+
     /// True the first time it is asked about this notice.
     #[must_use]
     pub fn is_news(&mut self, notice: Notice) -> bool {

@@ -3,7 +3,7 @@ use xen_types::Sbdf;
 
 use super::*;
 use crate::config::Register;
-use crate::config::tests::{Memory, network_card, network_card_info};
+use crate::config::fakes::{Known, Memory, network_card, network_card_known};
 use crate::topology::{ExportMode, Traits};
 
 const DEVICE: Sbdf = Sbdf::from_devfn(0, 0, 0);
@@ -18,13 +18,22 @@ struct Frontend {
     is_served: bool,
 }
 
+fn lend(known: &Known, hw: &Memory) -> LentFunction {
+    LentFunction::new(VirtualConfig::new(&known.description(), hw))
+}
+
 impl Frontend {
     fn new() -> Self {
         let hw = network_card();
         let mut topology = Topology::new(ExportMode::Vpci);
-        let info = network_card_info();
-        topology.add(DeviceId(9), info.sbdf(), Traits::default(), None).expect("room");
-        Self { topology, function: LentFunction::new(&info, &hw), hw, counters: Counters::default(), is_served: true }
+        topology.add(DeviceId(9), Sbdf::from_devfn(0, 3, 0), Traits::default(), None).expect("room");
+        Self {
+            topology,
+            function: lend(&network_card_known(), &hw),
+            hw,
+            counters: Counters::default(),
+            is_served: true,
+        }
     }
 
     fn execute(&mut self, request: &Request) -> Executed {
@@ -57,7 +66,7 @@ impl Frontend {
     fn conclude(&mut self, request: &Request, answer: Option<BrokerAnswer>) -> ((i32, u32), Option<Notice>) {
         let job = self.job(request);
         let verdict = job.verdict(answer.as_ref());
-        let (reply, notice) = job.reply(verdict, request, &self.function, answer.as_ref(), &mut self.counters);
+        let (reply, notice) = job.reply(verdict, request, &mut self.function, answer.as_ref(), &mut self.counters);
         ((reply.err.raw(), reply.value), self.function.news(notice))
     }
 
@@ -175,7 +184,7 @@ fn interrupts_are_checked_before_anybody_is_asked() {
 fn a_function_without_the_capability_has_no_such_interrupts() {
     let mut frontend = Frontend::new();
     frontend.hw.set(0x06, &[0]);
-    frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
+    frontend.function = lend(&network_card_known(), &frontend.hw);
     assert_eq!(frontend.reply(&enable(Command::EnableMsi, 0, 0)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMultiMsi, 0, 1)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMsix, 1, 0)), (-5, 0));
@@ -302,6 +311,8 @@ fn the_broker_s_answers_become_the_guest_s() {
         ..Counters::default()
     };
     assert_eq!(frontend.counters, want);
+    let refusals: Vec<_> = frontend.function.refusals.iter().copied().collect();
+    assert_eq!(refusals, [(4, 2), (0x44, 2), (0x0c, 1)], "what the broker did not write");
 }
 
 #[test]
@@ -329,11 +340,29 @@ proptest! {
         let mut frontend = Frontend::new();
         if has_short_space {
             frontend.hw.set(0x06, &[0]);
-            frontend.function = LentFunction::new(&network_card_info(), &frontend.hw);
+            frontend.function = lend(&network_card_known(), &frontend.hw);
         }
         let executed = frontend.execute(&request);
         let is_absent = matches!(executed.answer, Answer::Now(Reply { err: ErrorCode::DevNotFound, .. }));
         prop_assert_eq!(executed.device.is_none(), is_absent);
         prop_assert_eq!(executed.device.is_some(), request.domain | request.bus | request.devfn == 0);
     }
+}
+
+#[test]
+fn what_the_policy_may_open_goes_to_the_broker_as_it_was_asked() {
+    let mut frontend = Frontend::new();
+    frontend.function = lend(&network_card_known().with_policy("permissive=1"), &frontend.hw);
+    for (offset, size, value, mask) in
+        [(0x9c, 4, 0x1234_5678, u32::MAX), (0x9e, 2, 0xabcd, 0xffff), (0x2c, 1, 0xff, 0xff)]
+    {
+        let job = frontend.job(&Request::conf_write(DEVICE, offset, size, value));
+        let asked = job.request(Sbdf::from_devfn(0, 3, 0));
+        assert_eq!((asked.offset, asked.size, asked.value, asked.info), (offset, size, value, mask));
+    }
+    // What the broker refuses is dropped as ever, and what it could not be asked is an error.
+    let request = Request::conf_write(DEVICE, 0x2c, 4, 7);
+    let refusal = BrokerAnswer { err: -3, value: 0, info: 1, vectors: [0; pciif::layout::MAX_VECTORS] };
+    assert_eq!(frontend.conclude(&request, Some(refusal)), ((0, 7), Some(Notice::DroppedWrite)));
+    assert_eq!(frontend.conclude(&request, None), ((-3, 7), Some(Notice::NoBroker(Register::Open))));
 }

@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString as _};
 
 use crate::broker::Cleanup;
-use crate::config::{HardwareWrite, VirtualConfig, is_absent};
+use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
 use crate::device::DeviceInfo;
 use crate::ops::{Interrupts, LentFunction};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
@@ -35,11 +35,18 @@ pub(crate) enum Told {
 }
 
 impl<P: Platform> PoolDevice<P> {
-    /// Looks at the function behind `window`; the reason when it is none that we can show.
-    pub(crate) fn new(info: DeviceInfo, window: P::Window) -> Result<Self, String> {
-        let function = LentFunction::new(&info, &window);
-        function.config.check_servable().map_err(|error| error.to_string())?;
-        Ok(Self { info, window, function, cleanup: Cleanup::None, is_touched: false, told: Told::Nobody })
+    /// Builds the guest's view of the function behind `window`, of which [`PoolDevice::check`] tells whether it is one that we can show.
+    pub(crate) fn new(info: DeviceInfo, window: P::Window) -> Self {
+        let (config, fault) = VirtualConfig::read_from(&info.description(), &window);
+        if let Some(fault) = fault {
+            log::warn!(
+                "pool: {}: a list of its capabilities leads to {:#x}, which is none",
+                info.sbdf(),
+                fault.pointer
+            );
+        }
+        let function = LentFunction::new(config);
+        Self { info, window, function, cleanup: Cleanup::None, is_touched: false, told: Told::Nobody }
     }
 
     /// What the tool said about it.
@@ -54,7 +61,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// What decides about its virtual address.
     pub(crate) fn traits(&self) -> Traits {
-        self.function.config.traits()
+        Traits { is_virtual_function: self.info.is_virtual_function(), is_bridge: self.function.config.is_bridge() }
     }
 
     /// Whether it is still there and does nothing on its own; the reason if not.
@@ -62,10 +69,9 @@ impl<P: Platform> PoolDevice<P> {
         if self.is_gone() {
             return Err("it was gone while it was lent".to_string()); // whatever answers now
         }
-        // Read anew: it may have been unplugged since it was mapped.
-        let now = VirtualConfig::new(&self.info, &self.window);
-        now.check_servable().map_err(|error| error.to_string())?;
-        now.check_quiet(&self.window).map_err(|error| error.to_string())
+        // It may have been unplugged since it was mapped.
+        check_servable(&self.window).map_err(|error| error.to_string())?;
+        check_quiet(&self.window).map_err(|error| error.to_string())
     }
 
     /// Whether it is known to be gone.
@@ -110,7 +116,7 @@ impl<P: Platform> PoolDevice<P> {
     pub(crate) fn write(&mut self, write: &HardwareWrite) {
         self.is_touched = true;
         let before = self.window.read_config(write.offset, write.width);
-        let value = before & !u32::from(write.mask) | u32::from(write.value);
+        let value = before & !write.mask | write.value;
         self.window.write_config(write.offset, write.width, value);
     }
 }

@@ -290,10 +290,7 @@ fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct
         Ok(window) if is_direct && !window.is_writable() => {
             Place::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
         }
-        Ok(window) => match PoolDevice::new(info, window) {
-            Ok(device) => inspect(Box::new(device)),
-            Err(reason) => Place::Refused(reason),
-        },
+        Ok(window) => inspect(Box::new(PoolDevice::new(info, window))),
         Err(errno) => Place::Refused(format!("cannot map its configuration space: {errno}")),
     }
 }

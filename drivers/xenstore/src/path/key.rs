@@ -33,8 +33,12 @@ pub const MAGIC: &str = "magic";
 
 /// Pool: the function's ECAM frame.
 pub const ECAM: &str = "ecam";
+/// Pool: vendor and device id of a virtual function.
+pub const IDS: &str = "ids";
 /// Pool: the device's GSI.
 pub const IRQ: &str = "irq";
+/// Pool, and the tool's table: what the admin wants for the device besides what any guest may do with it.
+pub const POLICY: &str = "policy";
 
 /// The tool's table: the stub that holds the device.
 pub const TOOL_STUB: &str = "stub";

@@ -116,3 +116,77 @@ fn what_is_not_on_the_list_changes_nothing() {
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 5, 2, 4, 4), &[]), bad);
     assert_eq!(bench.config(NVME).0, before);
 }
+
+/// A device with something of its vendor at a0, and PCI Express at 80.
+fn lend_with_policy(bench: &Bench, policy: &str) {
+    bench.set_config(NVME, |config| {
+        config.add_capability(0x70, 0x11, 0x80);
+        config.set_word(0x72, TABLE_ENTRIES - 1);
+        config.add_capability(0x80, 0x10, 0xc0);
+        config.set_word(0x82, 2);
+        config.add_capability(0xc0, 0x09, 0);
+        config.set_word(0x88, 0x2810);
+        config.set_word(0x8a, 0x000f);
+    });
+    bench.machine.with(|world| {
+        world.apply(&table::set_policy(device(NVME), &policy.parse().unwrap())).unwrap();
+    });
+}
+
+#[test]
+fn a_permissive_device_is_written_where_it_harms_nobody_else() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    lend_with_policy(&bench, "permissive=1");
+    let mut ask = |offset, size, value, mask| {
+        bench.ask(&mut broker, STUB, &conf_write(NVME, offset, size, value, mask), &[]).code
+    };
+    assert_eq!(ask(0xc4, 4, 0x1234_5678, 0xffff_ffff), ErrorCode::Success);
+    assert_eq!(bench.config(NVME).0[0xc4..0xc8], [0x78, 0x56, 0x34, 0x12]);
+    assert_eq!(ask(0xc5, 1, 0xff, 0x0f), ErrorCode::Success);
+    assert_eq!(bench.config(NVME).0[0xc5], 0x5f);
+    // Errors that the guest did not mean to clear are written as zeros.
+    assert_eq!(ask(0x88, 4, 0x0001_5010, 0x0001_7010), ErrorCode::Success);
+    assert_eq!((bench.config(NVME).word(0x88), bench.config(NVME).word(0x8a)), (0x5810, 0x0001));
+    assert_eq!(ask(4, 2, 0x0208, 0x0208), ErrorCode::Success);
+    // A reset, the payload's size, decoding, a BAR, MSI's address, MSI-X's table, a capability's header, Command beside SERR#.
+    for (offset, size, mask) in [
+        (0x88, 2, 0x8000),
+        (0x88, 2, 0x00e0),
+        (0x04, 2, 0x0002),
+        (0x10, 4, 0xffff_fff0),
+        (0x54, 4, 0xffff_fffc),
+        (0x72, 2, 0x8000),
+        (0x74, 4, 0xffff_fff8),
+        (0xc0, 2, 0x00ff),
+        (0x04, 2, 0x0108),
+        (0x2c, 4, 0xffff_ffff),
+    ] {
+        assert_eq!(ask(offset, size, mask, mask), ErrorCode::AccessDenied, "{offset:#x} {mask:#x}");
+    }
+    bench.assert_sound();
+}
+
+#[test]
+fn the_stubs_word_opens_nothing_that_the_table_does_not() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    lend_with_policy(&bench, "permissive=0,quirk=c4:2:ff0f,quirk=88:2:ffff");
+    // The pool is what the stub reads; the broker does not.
+    bench
+        .machine
+        .with(|world| world.write(&path::child(&path::pool_dir(STUB, device(NVME)), "policy"), "permissive=1"));
+    let mut ask =
+        |offset, size, mask| bench.ask(&mut broker, STUB, &conf_write(NVME, offset, size, mask, mask), &[]).code;
+    assert_eq!(ask(0xc4, 2, 0xff0f), ErrorCode::Success);
+    assert_eq!(ask(0xc4, 2, 0x0008), ErrorCode::Success);
+    assert_eq!(ask(0x88, 2, 0xffff), ErrorCode::Success, "what of the quirk harms nobody");
+    assert_eq!(ask(0xc4, 4, 0xffff_ffff), ErrorCode::Success, "at the register's own width");
+    for (offset, size, mask) in [(0xc4, 2, 0x00f0), (0xc6, 2, 1), (0xc8, 4, 1), (0x88, 2, 0x8000), (0xc4, 2, 0)] {
+        assert_eq!(ask(offset, size, mask), ErrorCode::AccessDenied, "{offset:#x} {mask:#x}");
+    }
+    assert_eq!(bench.config(NVME).word(0xc4), 0xff0f);
+    bench.assert_sound();
+}

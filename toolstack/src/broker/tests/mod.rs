@@ -21,8 +21,8 @@ use super::vectors::Vectors as Journal;
 use super::{Broker, Outside};
 use crate::error::DomainName;
 use crate::fake::{
-    ConfigImage, DB, E1000, EDU, FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, STUB, WEB, Wires,
-    device,
+    ConfigImage, DB, E1000, EDU, FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, PHYSICAL, STUB,
+    WEB, Wires, device,
 };
 use crate::store::Change;
 use crate::table;

@@ -20,6 +20,41 @@ fn msix_entries_become_pirqs_in_their_order() {
 }
 
 #[test]
+fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
+    let bench = Bench::new();
+    bench.machine.make_virtual(NVME);
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let physical = bench.config(PHYSICAL);
+    for (offset, value) in [(4, 0x0004), (0x108, 0x0001)] {
+        bench.set_config(PHYSICAL, |config| config.set_word(offset, value));
+        let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
+        assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 1), "{offset:#x}");
+        bench.set_config(PHYSICAL, |config| *config = physical.clone());
+    }
+    assert_eq!(bench.journal(NVME), Journal::None);
+    let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[1, 0]), &[1, 0]);
+    assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
+    assert_eq!(bench.config(NVME).word(COMMAND) & 3, 0, "no decoder is its own");
+    assert_eq!(bench.config(PHYSICAL).0, physical.0, "and dom0's function is left alone");
+    bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsix, NVME), &[]);
+    assert_eq!(bench.mapped(NVME).len(), 0);
+    bench.machine.assert_no_violations();
+}
+
+#[test]
+fn a_virtual_function_that_wakes_has_no_addresses_to_get_back() {
+    let bench = Bench::new();
+    bench.machine.make_virtual(NVME);
+    bench.set_config(NVME, |config| config.set_word(PM + 4, 3));
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, PM + 4, 2, 0, 3), &[]), success(0));
+    let config = bench.config(NVME);
+    assert_eq!((config.word(PM + 4), config.word(0x10), config.word(0x12), config.word(4) & 3), (0, 0, 0, 0));
+}
+
+#[test]
 fn msi_is_one_vector_or_a_block() {
     let bench = Bench::new();
     let process = bench.process();

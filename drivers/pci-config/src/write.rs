@@ -4,10 +4,11 @@ use core::fmt;
 
 use thiserror::Error;
 
-use super::VirtualConfig;
-use super::access::{Access, BadAccess};
-use super::rules::{self, Write};
-use crate::platform::{ConfigSpace, Width};
+use crate::access::{Access, BadAccess};
+use crate::packed::Line;
+use crate::register::{COMMAND_DEVICE, Read, Write};
+use crate::space::{ConfigSpace, Width};
+use crate::view::VirtualConfig;
 
 /// A register of the hardware that a guest may have written under the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +23,8 @@ pub enum Register {
     PowerState,
     /// VPD address: a read of vital product data.
     VpdAddress,
+    /// None of these: the broker knows whether the device's own policy opens it.
+    Open,
 }
 
 impl fmt::Display for Register {
@@ -32,6 +35,7 @@ impl fmt::Display for Register {
             Self::Bist => "BIST",
             Self::PowerState => "power state",
             Self::VpdAddress => "VPD address",
+            Self::Open => "a register that the policy opens",
         })
     }
 }
@@ -46,14 +50,15 @@ pub struct HardwareWrite {
     /// How wide the whole register is; a narrower write would not do, a wider one would touch neighbours.
     pub width: Width,
     /// The bits of the register that shall change, or be written with ones where a one clears. No others.
-    pub mask: u16,
+    pub mask: u32,
     /// Their new value; zero outside the mask.
-    pub value: u16,
+    pub value: u32,
 }
 
 impl HardwareWrite {
     /// Bus mastering off.
-    pub(crate) const fn bus_master_off() -> Self {
+    #[must_use]
+    pub const fn bus_master_off() -> Self {
         Self { register: Register::Command, offset: 4, width: Width::Word, mask: 0x0004, value: 0 }
     }
 }
@@ -103,21 +108,17 @@ pub enum WriteError {
     Denied(#[from] Denied),
 }
 
-/// Command bits that a guest has on the hardware: bus master, memory-write-and-invalidate (§6.3) and INTx disable.
-const COMMAND_HARDWARE: u32 = 0x0004 | 0x0010 | INTX_DISABLE;
 /// A guest reads back what it wrote, because with MSI on the bit is set whatever the guest thinks of it. The broker sees to that, and
 /// gives the line back as the guest wants it.
 const INTX_DISABLE: u32 = 0x0400;
 /// BIST bit: start, and running.
 const BIST_START: u32 = 0x40;
-/// PMCSR bits: the D-state, what the data register shows, and the status that a one clears.
-const PM_STATE: u32 = 0x0003;
-const PM_DATA_SELECT: u32 = 0x1e00;
+/// PMCSR bit: the status that a one clears.
 const PM_STATUS: u32 = 0x8000;
 /// VPD address bit: 0 asks the device to read, 1 to write.
 const VPD_WRITE: u32 = 0x8000;
 
-/// A field as a write finds it, all in the field's own bits.
+/// A register as a write finds it, all in the register's own bits.
 struct Change {
     /// What the guest would have read.
     before: u32,
@@ -130,53 +131,62 @@ struct Change {
 }
 
 impl VirtualConfig {
-    pub(super) fn write_fields(
+    pub(crate) fn write_registers(
         &mut self,
         hw: &impl ConfigSpace,
         access: &Access,
         value: u32,
     ) -> Result<WriteOutcome, WriteError> {
         let mut outcome = WriteOutcome { is_dropped: true, ..WriteOutcome::default() };
-        for field in self.rule(access.dword).fields {
-            if field.mask() & access.mask == 0 || field.write == Write::Drop {
+        for line in self.layout.lines(access.dword) {
+            if line.mask() & access.mask == 0 || line.write.is_drop() {
                 continue;
             }
             outcome.is_dropped = false;
-            if field.write == Write::Ignore {
+            if line.write == Write::Ignore {
                 continue;
             }
-            let place = access.whole_field(field);
+            let place = access.whole(line);
             let before = self.read_dword_bits(hw, &place) >> place.shift;
             let written = (access.mask & place.mask) >> place.shift;
             let value = (value << access.shift) >> place.shift;
             let after = before & !written | value & written;
             let mut differ = before ^ after;
-            if field.write == Write::Command {
+            if line.write == Write::Command {
                 let real = hw.read_config(place.offset, place.width);
                 differ = differ & !INTX_DISABLE | (real ^ after) & written & INTX_DISABLE;
             }
             let change = Change { before, after, written, differ };
-            if let Some((register, mask)) = self.apply(field.write, access.dword, &change)? {
+            if let Some((register, mask)) = self.apply(line, access.dword, &change)? {
                 outcome.push(HardwareWrite {
                     register,
                     offset: place.offset,
                     width: place.width,
-                    mask: low(mask),
-                    value: low(change.after & mask),
+                    mask,
+                    value: change.after & mask,
                 });
             }
+        }
+        // As with Linux's backend, nothing is passed on that reaches, beside what is no guest's, a register that guests write: one that
+        // knows dwords only would otherwise clear Status with every write of Command.
+        if outcome.is_dropped && self.layout.special.passes_on() {
+            outcome.is_dropped = false;
+            let (mask, offset, width) = (access.mask >> access.shift, access.offset, access.width);
+            outcome.push(HardwareWrite { register: Register::Open, offset, width, mask, value: value & mask });
         }
         Ok(outcome)
     }
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
-    fn apply(&mut self, rule: Write, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
+    fn apply(&mut self, line: &Line, dword: usize, change: &Change) -> Result<Option<(Register, u32)>, Denied> {
         let &Change { before, after, written, differ } = change;
-        let (register, mask) = match rule {
-            Write::Drop | Write::Ignore => return Ok(None),
+        let bits = line.write.device_bits();
+        let (register, mask) = match line.write {
+            Write::Drop | Write::DropStatus | Write::Ignore => return Ok(None),
             Write::Command => {
-                self.set(dword, rules::VIRTUAL_COMMAND, after);
-                (Register::Command, differ & COMMAND_HARDWARE)
+                self.set(dword, Read::Command.own(), after);
+                let more = if self.layout.special.is_permissive() { COMMAND_DEVICE } else { 0 };
+                (Register::Command, differ & (bits | more))
             }
             Write::CacheLineSize => (Register::CacheLineSize, differ),
             Write::Bist => {
@@ -185,17 +195,15 @@ impl VirtualConfig {
                 (Register::Bist, if starts && allowed { BIST_START } else { 0 })
             }
             Write::Base => {
-                if let Some(register) =
-                    rules::BASE.iter().position(|base| *base == dword).and_then(|at| self.base.get(at))
-                {
+                if let Some(register) = self.base_register(dword) {
                     self.set(dword, u32::MAX, register.after_write(after));
                 }
                 return Ok(None);
             }
             Write::PowerState => {
-                // PME status is cleared only where the guest itself wrote the one, not where it came from reading the field.
+                // PME status is cleared only where the guest itself wrote the one, not where it came from reading the register.
                 let clears = written & after & before & PM_STATUS;
-                (Register::PowerState, differ & (PM_STATE | PM_DATA_SELECT) | clears)
+                (Register::PowerState, differ & bits & !PM_STATUS | clears)
             }
             Write::VpdAddress if after & VPD_WRITE != 0 => return Err(Denied::VpdWrite),
             // The same address again is a new read.
@@ -205,9 +213,4 @@ impl VirtualConfig {
         };
         Ok((mask != 0).then_some((register, mask)))
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "no register that the hardware gets is wider than two bytes")]
-const fn low(bits: u32) -> u16 {
-    bits as u16
 }

@@ -2,12 +2,12 @@
 
 use thiserror::Error;
 
-use super::rules::Field;
-use crate::platform::Width;
+use crate::packed::Line;
+use crate::space::Width;
 
 /// A checked access. It never crosses a dword, because it is aligned to its own width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Access {
+pub(crate) struct Access {
     /// First byte, below the size of the space.
     pub offset: u16,
     /// Bytes.
@@ -36,7 +36,7 @@ pub enum BadAccess {
 }
 
 impl Access {
-    pub(super) fn check(offset: i32, size: i32, space: u16) -> Result<Self, BadAccess> {
+    pub(crate) fn check(offset: i32, size: i32, space: u16) -> Result<Self, BadAccess> {
         let (width, mask): (_, u32) = match size {
             1 => (Width::Byte, 0xff),
             2 => (Width::Word, 0xffff),
@@ -52,15 +52,10 @@ impl Access {
         Ok(Self { offset, width, dword: usize::from(offset / 4), shift, mask: mask << shift })
     }
 
-    /// The access to the whole of a field in the same dword.
-    pub(super) fn whole_field(&self, field: &Field) -> Self {
-        let width = match field.bytes {
-            1 => Width::Byte,
-            2 => Width::Word,
-            _ => Width::Dword,
-        };
-        let mask = field.mask();
-        let offset = (self.offset & !3).saturating_add(field.at);
-        Self { offset, width, dword: self.dword, shift: u32::from(field.at) * 8, mask }
+    /// The access to the whole of a register in the same dword.
+    pub(crate) fn whole(&self, line: &Line) -> Self {
+        let width = Width::from_bytes(line.bytes.into()).unwrap_or(Width::Dword);
+        let offset = (self.offset & !3).saturating_add((line.at % 4).into());
+        Self { offset, width, dword: self.dword, shift: line.shift(), mask: line.mask() }
     }
 }

@@ -1,8 +1,12 @@
 //! The vectors of pci-protocol §10.6, and what §6 says in words.
 
-use super::{Memory, info, lend, network_card, network_card_info};
-use crate::config::{BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError};
-use crate::platform::Width;
+use super::lend;
+use crate::Width;
+use crate::fakes::{Known, Memory, network_card, network_card_known, virtual_function, virtual_function_known};
+use crate::{
+    BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError, check_quiet,
+    check_servable,
+};
 
 struct Guest {
     config: VirtualConfig,
@@ -12,12 +16,12 @@ struct Guest {
 impl Guest {
     fn card() -> Self {
         let hw = network_card();
-        Self { config: lend(&network_card_info(), &hw), hw }
+        Self { config: lend(&network_card_known(), &hw), hw }
     }
 
     fn with(resources: &[(usize, &str)]) -> Self {
         let hw = network_card();
-        Self { config: lend(&info(resources, 0), &hw), hw }
+        Self { config: lend(&Known::new(resources, 0), &hw), hw }
     }
 
     fn read(&self, offset: i32, size: i32) -> u32 {
@@ -35,11 +39,11 @@ impl Guest {
     }
 }
 
-fn word(register: Register, offset: u16, mask: u16, value: u16) -> HardwareWrite {
+fn word(register: Register, offset: u16, mask: u32, value: u32) -> HardwareWrite {
     HardwareWrite { register, offset, width: Width::Word, mask, value }
 }
 
-fn byte(register: Register, offset: u16, mask: u16, value: u16) -> HardwareWrite {
+fn byte(register: Register, offset: u16, mask: u32, value: u32) -> HardwareWrite {
     HardwareWrite { register, offset, width: Width::Byte, mask, value }
 }
 
@@ -288,7 +292,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
         let mut hw = network_card();
         hw.set(0x34, &[0x40]);
         hw.set(0x40, capability);
-        lend(&network_card_info(), &hw).size()
+        lend(&network_card_known(), &hw).size()
     };
     assert_eq!(size(&[0x10, 0, 2, 0]), 4096);
     assert_eq!(size(&[0x07, 0, 0, 0, 0, 0, 0, 0x40]), 4096);
@@ -298,7 +302,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 
     let mut hw = network_card();
     hw.set(0x06, &[0x00]);
-    let config = lend(&network_card_info(), &hw);
+    let config = lend(&network_card_known(), &hw);
     assert_eq!(config.size(), 256, "Status says that there is no list");
     assert_eq!(config.read(&hw, 0x100, 4), Err(BadAccess::PastEnd));
     assert!(config.read(&hw, 0xfc, 4).is_ok());
@@ -308,7 +312,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 fn the_interrupt_line_is_the_gsi_or_none() {
     let hw = network_card();
     for (irq, line, pin) in [(11, 11, 1), (254, 254, 1), (1, 1, 1), (0, 0, 0), (255, 0, 0), (256 + 11, 0, 0)] {
-        let config = lend(&info(&[], irq), &hw);
+        let config = lend(&Known::new(&[], irq), &hw);
         assert_eq!(config.read(&hw, 0x3c, 2), Ok(line | pin << 8), "irq {irq}");
         assert_eq!(u32::from(config.interrupt_line()), line);
     }
@@ -335,18 +339,46 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
     let check = |change: &dyn Fn(&mut Memory)| {
         let mut hw = network_card();
         change(&mut hw);
-        let config = lend(&network_card_info(), &hw);
-        (config.check_servable(), config.traits().is_bridge, config.traits().is_virtual_function)
+        let config = lend(&network_card_known(), &hw);
+        (check_servable(&hw), config.is_bridge())
     };
-    assert_eq!(check(&|_| ()), (Ok(()), false, false));
+    assert_eq!(check(&|_| ()), (Ok(()), false));
     assert_eq!(check(&|hw| hw.bytes = [0xff; 4096]).0, Err(Unservable::Absent));
     let bridge = |hw: &mut Memory| {
         hw.set(0x0b, &[6]);
         hw.set(0x0e, &[0x81]);
     };
-    assert_eq!(check(&bridge), (Err(Unservable::HeaderType(1)), true, false));
-    assert_eq!(check(&|hw| hw.set(0x0b, &[6])), (Ok(()), false, false), "a host bridge has an endpoint's header");
-    assert_eq!(check(&|hw| hw.set(0, &[0xff; 4])), (Ok(()), false, true));
+    assert_eq!(check(&bridge), (Err(Unservable::HeaderType(1)), true));
+    assert_eq!(check(&|hw| hw.set(0x0b, &[6])), (Ok(()), false), "a host bridge has an endpoint's header");
+    assert_eq!(check(&|hw| hw.set(0, &[0xff; 4])), (Ok(()), false), "a virtual function");
+}
+
+#[test]
+fn a_virtual_function_is_shown_as_a_function() {
+    let hw = virtual_function();
+    let mut config = lend(&virtual_function_known(), &hw);
+    let read = |config: &VirtualConfig, offset, size| config.read(&hw, offset, size).expect("a register");
+    assert_eq!(read(&config, 0, 4), 0x1520_8086);
+    assert_eq!((read(&config, 0, 2), read(&config, 2, 2)), (0x8086, 0x1520));
+    assert_eq!(read(&config, 8, 4), 0x0200_0001, "the class is the hardware's");
+    assert_eq!(read(&config, 0x2c, 4), 0x8086);
+    assert_eq!((read(&config, 0x10, 4), read(&config, 0x14, 4)), (0xc000_000c, 8));
+    assert_eq!((read(&config, 0x1c, 4), read(&config, 0x20, 4)), (0xc010_000c, 8));
+    assert_eq!((read(&config, 0x18, 4), read(&config, 0x24, 4), read(&config, 0x30, 4)), (0, 0, 0));
+    assert_eq!(read(&config, 0x3c, 2), 0, "no line, no pin");
+    for (offset, mask) in [(0x10, 0xffff_c00c), (0x14, 0xffff_ffff)] {
+        config.write(&hw, offset, 4, u32::MAX).expect("sizing");
+        assert_eq!(read(&config, offset, 4), mask);
+    }
+    // Decoding is virtual: the hardware has no such bits in a virtual function (§9.3.4.1.3).
+    let outcome = config.write(&hw, 4, 2, 0x0006).expect("Command");
+    assert_eq!(read(&config, 4, 2), 0x0002);
+    let masks: Vec<_> = outcome.hardware().map(|write| (write.offset, write.mask, write.value)).collect();
+    assert_eq!(masks, [(4, 4, 4)], "bus mastering is the function's own");
+    config.reset();
+    assert_eq!((read(&config, 0, 4), read(&config, 4, 2)), (0x1520_8086, 0));
+    assert_eq!((check_servable(&hw), check_quiet(&hw), config.size()), (Ok(()), Ok(()), 4096));
+    assert_eq!(config.msix_entries(&hw), 3);
 }
 
 #[test]
@@ -355,7 +387,7 @@ fn a_function_that_could_disturb_is_not_quiet() {
         let mut hw = network_card();
         hw.set(4, &[0x02]);
         hw.set(offset, bytes);
-        lend(&network_card_info(), &hw).check_quiet(&hw)
+        check_quiet(&hw)
     };
     assert_eq!(check(4, &[0x02]), Ok(()));
     assert_eq!(check(4, &[0x06]), Err(NotQuiet::BusMaster));

@@ -1,11 +1,13 @@
 //! Base address registers and the expansion ROM as a guest sizes them (pci-protocol §6.4, PCI Local Bus 3.0 §6.2.5).
 
-use crate::device::{RESOURCES, Resource, ResourceKind};
+use xen_types::{Resource, ResourceKind};
+
+use crate::view::RESOURCES;
 
 /// What one base address register answers. A guest cannot move anything: it reads either the address or, after it wrote all
 /// ones, the mask from which it computes the size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BaseRegister {
+pub(crate) struct BaseRegister {
     /// Address and type bits.
     pub address: u32,
     /// Size as a mask (the address bits that a guest could set on real hardware), and the type bits.
@@ -19,7 +21,7 @@ const NONE: BaseRegister = BaseRegister { address: 0, size_mask: 0, low_bits: 0x
 
 impl BaseRegister {
     /// What the register reads after `value` was written to it.
-    pub(super) const fn after_write(self, value: u32) -> u32 {
+    pub(crate) const fn after_write(self, value: u32) -> u32 {
         if value | self.low_bits == u32::MAX { self.size_mask } else { self.address }
     }
 
@@ -47,7 +49,7 @@ impl BaseRegister {
 }
 
 /// The registers for a function's resources: six base address registers, then the ROM.
-pub(super) fn registers(resources: &[Option<Resource>; RESOURCES]) -> [BaseRegister; RESOURCES] {
+pub(crate) fn registers(resources: &[Option<Resource>; RESOURCES]) -> [BaseRegister; RESOURCES] {
     let mut registers = [NONE; RESOURCES];
     let mut below: Option<Resource> = None;
     for (register, resource) in registers.iter_mut().zip(resources) {

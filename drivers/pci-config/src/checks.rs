@@ -1,0 +1,101 @@
+//! What a function must be, and how quiet, before it is lent.
+
+use thiserror::Error;
+
+use crate::space::{ConfigSpace, Width};
+use crate::view::VirtualConfig;
+use crate::walk::{Walk, id};
+
+const IDS: u16 = 0x00;
+const COMMAND: u16 = 0x04;
+/// Class Code and Revision ID.
+const CLASS: u16 = 0x08;
+const HEADER_TYPE: u16 = 0x0e;
+/// Header type without the multi-function bit.
+const TYPE: u8 = 0x7f;
+const BUS_MASTER: u32 = 0x0004;
+const INTX_DISABLE: u32 = 0x0400;
+/// Status, in the upper half of Command's dword: the function asks for an interrupt.
+const INTX_PENDING: u32 = 0x0008 << 16;
+/// Enable bits in the control words of MSI and MSI-X, the upper halves of their first dwords.
+const MSI_ENABLE: u32 = 0x0001;
+const MSI_X_ENABLE: u32 = 0x8000;
+const BRIDGE: u32 = 0x06;
+
+/// Why a function cannot be served at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Unservable {
+    /// Everything reads as ones.
+    #[error("the function does not answer")]
+    Absent,
+    /// Header types other than 0 are bridges.
+    #[error("header type {0:#04x} is not that of an endpoint")]
+    HeaderType(u8),
+}
+
+/// What a function still does, or could do, that it must not while nobody has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NotQuiet {
+    /// It may read and write memory.
+    #[error("bus mastering is on")]
+    BusMaster,
+    /// It asks for an interrupt on its line.
+    #[error("it asserts its interrupt line")]
+    Interrupt,
+    /// MSI is on.
+    #[error("MSI is on")]
+    Msi,
+    /// MSI-X is on.
+    #[error("MSI-X is on")]
+    MsiX,
+}
+
+/// Whether nothing answers there (any more). A virtual function's ids read as ones too, its class does not (PCIe 5.0 §9.3.4.1.1).
+pub fn is_absent(hw: &impl ConfigSpace) -> bool {
+    [IDS, CLASS].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
+}
+
+/// Checks that this is a function we know how to show.
+///
+/// # Errors
+/// The reason why not.
+pub fn check_servable(hw: &impl ConfigSpace) -> Result<(), Unservable> {
+    if is_absent(hw) {
+        return Err(Unservable::Absent);
+    }
+    match hw.read_config(HEADER_TYPE, Width::Byte).to_le_bytes()[0] & TYPE {
+        0 => Ok(()),
+        other => Err(Unservable::HeaderType(other)),
+    }
+}
+
+/// Checks that the function does nothing on its own: no DMA and no interrupts.
+///
+/// # Errors
+/// The first thing that it still does.
+pub fn check_quiet(hw: &impl ConfigSpace) -> Result<(), NotQuiet> {
+    let command_and_status = hw.read_config(COMMAND, Width::Dword);
+    if command_and_status & BUS_MASTER != 0 {
+        return Err(NotQuiet::BusMaster);
+    }
+    if command_and_status & (INTX_DISABLE | INTX_PENDING) == INTX_PENDING {
+        return Err(NotQuiet::Interrupt);
+    }
+    for capability in Walk::conventional(hw) {
+        let control = capability.header >> 16;
+        match capability.id {
+            id::MSI if control & MSI_ENABLE != 0 => return Err(NotQuiet::Msi),
+            id::MSI_X if control & MSI_X_ENABLE != 0 => return Err(NotQuiet::MsiX),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl VirtualConfig {
+    /// True for a bridge.
+    #[must_use]
+    pub const fn is_bridge(&self) -> bool {
+        self.own[2] >> 24 == BRIDGE && self.own[3].to_le_bytes()[2] & TYPE == 1
+    }
+}

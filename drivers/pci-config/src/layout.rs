@@ -1,0 +1,113 @@
+//! What each dword of one function's configuration space is to its guest, found by walking its lists once.
+
+use alloc::vec::Vec;
+
+use crate::packed::{self, Line, Slot};
+use crate::policy::Special;
+use crate::space::ConfigSpace;
+use crate::walk::{Capability, Fault, Walk};
+
+/// Dwords of the header; capabilities lie behind it.
+const HEADER_DWORDS: usize = 16;
+/// Dwords between the header and the extended space.
+const CONVENTIONAL_DWORDS: usize = 48;
+
+/// What each dword is.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// 4096 bytes of configuration space instead of 256.
+    pub(crate) is_extended: bool,
+    /// Dwords behind the header.
+    slots: [Slot; CONVENTIONAL_DWORDS],
+    /// With the headers that a guest reads.
+    extended: Vec<Capability>,
+    pub(crate) special: Special,
+}
+
+impl Layout {
+    /// Walks the lists of a function. Beside the layout: the conventional list, and what is wrong with either.
+    pub(crate) fn read_from(hw: &impl ConfigSpace, special: Special) -> (Self, Vec<Capability>, Option<Fault>) {
+        let (all, mut fault) = list(Walk::conventional(hw));
+        let mut layout =
+            Self { is_extended: false, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), special };
+        for capability in &all {
+            let is_hidden = special.hides(false, capability.id);
+            layout.is_extended |= !is_hidden && capability.is_extended(hw);
+            let mut slots = packed::capability(capability.id);
+            let mut offset = capability.offset;
+            for slot in layout.slots.iter_mut().skip(usize::from(capability.offset / 4).saturating_sub(HEADER_DWORDS)) {
+                let next = if is_hidden { Some(Slot::HIDDEN) } else { slots.next() };
+                let Some(next) = next else { break };
+                // A dword that another capability claimed before keeps its meaning. What is hidden ends where the next one begins.
+                if *slot == Slot::RAW {
+                    *slot = next;
+                }
+                offset += 4;
+                if is_hidden && all.iter().any(|other| other.offset == offset) {
+                    break;
+                }
+            }
+        }
+        if layout.is_extended {
+            let (extended, wrong) = list(Walk::extended(hw));
+            fault = fault.or(wrong);
+            layout.link(extended);
+        }
+        (layout, all, fault)
+    }
+
+    /// Notes where the extended capabilities are, and links those that a guest sees. The very first is always there, because the list
+    /// begins with it; a header without id and version means nothing and leads on.
+    fn link(&mut self, mut all: Vec<Capability>) {
+        /// The pointer to the next one.
+        const NEXT: u32 = 0xfff0_0000;
+        let mut next = 0;
+        for (place, capability) in all.iter_mut().enumerate().rev() {
+            let is_hidden = self.special.hides(true, capability.id);
+            capability.header = if is_hidden { 0 } else { capability.header & !NEXT };
+            if !is_hidden || place == 0 {
+                capability.header |= next << 20;
+                next = u32::from(capability.offset);
+            }
+        }
+        self.extended = all;
+    }
+
+    /// What a dword of the first 256 bytes is.
+    pub(crate) fn slot(&self, dword: usize) -> Slot {
+        packed::HEADER.iter().chain(&self.slots).nth(dword).copied().unwrap_or(Slot::RAW)
+    }
+
+    /// The lines about a dword.
+    pub(crate) fn lines(&self, dword: usize) -> &'static [Line] {
+        self.slot(dword).lines()
+    }
+
+    /// Whether a dword of the extended space is of a capability that a guest does not see. A first one still leads on.
+    pub(crate) fn hides(&self, dword: usize) -> bool {
+        let before = self.extended.iter().filter(|capability| usize::from(capability.offset / 4) <= dword);
+        let capability = before.max_by_key(|capability| capability.offset);
+        capability.is_some_and(|capability| self.special.hides(true, capability.id))
+    }
+
+    /// The first dword of an extended capability as a guest reads it, and what is hidden of others; `None` where the device answers.
+    pub(crate) fn extended_value(&self, dword: usize) -> Option<u32> {
+        let offset = u16::try_from(dword * 4).ok()?;
+        let before = self.extended.iter().filter(|capability| capability.offset <= offset);
+        let capability = before.max_by_key(|capability| capability.offset)?;
+        if capability.offset == offset {
+            return Some(capability.header);
+        }
+        self.special.hides(true, capability.id).then_some(0)
+    }
+}
+
+/// What a walk finds, and what is wrong with the list.
+#[inline(never)]
+pub(crate) fn list(mut walk: Walk<'_, impl ConfigSpace>) -> (Vec<Capability>, Option<Fault>) {
+    let mut all = Vec::new();
+    for capability in walk.by_ref() {
+        all.push(capability);
+    }
+    (all, walk.fault())
+}

@@ -1,0 +1,252 @@
+//! What the admin wants for one device besides the table: hidden capabilities, and writes that the table alone does not allow.
+
+use core::fmt;
+use core::str::FromStr;
+
+use thiserror::Error;
+
+use crate::space::Width;
+
+/// Capabilities that a guest does not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hidden {
+    /// A bit for each id below 32.
+    conventional: u32,
+    /// A bit for each id below 64.
+    extended: u64,
+}
+
+impl Hidden {
+    /// Adds one; false where no such id can be hidden.
+    #[must_use]
+    pub fn add(&mut self, is_extended: bool, id: u16) -> bool {
+        match (is_extended, id) {
+            (false, 1..32) => self.conventional |= 1 << id,
+            (true, 1..64) => self.extended |= 1 << id,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether it is among them.
+    #[must_use]
+    pub fn contains(self, is_extended: bool, id: u16) -> bool {
+        let bits = if is_extended { self.extended } else { self.conventional.into() };
+        id < 64 && bits >> id & 1 != 0
+    }
+}
+
+/// A register that a guest's driver must write: as Linux's `quirks` file has it, with the mask honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quirk {
+    offset: u16,
+    width: Width,
+    mask: u32,
+}
+
+impl Quirk {
+    /// `None` where there is no such register, or bits of the mask are not in it.
+    #[must_use]
+    pub fn new(offset: u16, width: Width, mask: u32) -> Option<Self> {
+        let is_register =
+            offset < 4096 && offset.is_multiple_of(width as u16) && mask != 0 && mask & !width.bits() == 0;
+        is_register.then_some(Self { offset, width, mask })
+    }
+
+    /// Where the register is.
+    #[must_use]
+    pub const fn offset(&self) -> u16 {
+        self.offset
+    }
+
+    /// How wide it is.
+    #[must_use]
+    pub const fn width(&self) -> Width {
+        self.width
+    }
+
+    /// The bits that may change.
+    #[must_use]
+    pub const fn mask(&self) -> u32 {
+        self.mask
+    }
+}
+
+/// Displays as `40:4:ffff0000`, without prefixes: offset, width and mask.
+impl fmt::Display for Quirk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}:{:x}:{:x}", self.offset, self.width as u8, self.mask)
+    }
+}
+
+impl FromStr for Quirk {
+    type Err = BadPolicy;
+
+    fn from_str(text: &str) -> Result<Self, BadPolicy> {
+        let mut numbers = text.split(':').map(hexadecimal);
+        match (numbers.next(), numbers.next(), numbers.next(), numbers.next()) {
+            (Some(Some(offset)), Some(Some(width)), Some(Some(mask)), None) => {
+                let width = Width::from_bytes(width).ok_or(BadPolicy)?;
+                Self::new(u16::try_from(offset).map_err(|_| BadPolicy)?, width, mask).ok_or(BadPolicy)
+            }
+            _ => Err(BadPolicy),
+        }
+    }
+}
+
+/// Everything of one device. The default is what the table says.
+///
+/// Displays and parses as the words of `attach` and of the nodes: `permissive=1,hide=11,hide=x10,quirk=40:4:ffff0000`, all numbers
+/// hexadecimal, an `x` before ids of extended capabilities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Whatever hurts nobody else may be written.
+    pub permissive: bool,
+    /// What is not shown.
+    pub hidden: Hidden,
+    /// Registers that may be written besides.
+    quirks: [Option<Quirk>; MAX_QUIRKS],
+}
+
+/// Quirks of one device.
+const MAX_QUIRKS: usize = 8;
+
+/// What the driver domain has to know of a policy.
+///
+/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
+/// hidden conventional capability's id, and a bit for each hidden extended one's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Special([u64; 3]);
+
+impl Special {
+    /// As they were told.
+    #[must_use]
+    pub const fn new(numbers: [u64; 3]) -> Self {
+        Self(numbers)
+    }
+
+    /// As they are told.
+    #[must_use]
+    pub const fn numbers(self) -> [u64; 3] {
+        self.0
+    }
+
+    /// Whether a write that would be dropped is passed on: the broker knows what of it is open.
+    pub(crate) const fn passes_on(self) -> bool {
+        self.0[0] != 0
+    }
+
+    /// Whether the device is permissive, which means something for Command.
+    pub(crate) const fn is_permissive(self) -> bool {
+        self.0[0] > 1
+    }
+
+    /// Whether a guest does not see such a capability.
+    pub(crate) const fn hides(self, is_extended: bool, id: u16) -> bool {
+        let bits = if is_extended { self.0[2] } else { self.0[1] };
+        id < 64 && bits >> id & 1 != 0
+    }
+}
+
+/// The text is no policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("not a policy")]
+pub struct BadPolicy;
+
+impl Policy {
+    /// True where it says nothing.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Takes one word of it in; false where there is no such word.
+    ///
+    /// # Errors
+    /// Where there is, and its value makes no sense.
+    pub fn take(&mut self, word: &str, value: &str) -> Result<bool, BadPolicy> {
+        match word {
+            "permissive" => {
+                self.permissive = match value {
+                    "0" => false,
+                    "1" => true,
+                    _ => return Err(BadPolicy),
+                }
+            }
+            "hide" => {
+                let (is_extended, digits) = value.strip_prefix('x').map_or((false, value), |digits| (true, digits));
+                let id = hexadecimal(digits).and_then(|id| u16::try_from(id).ok()).ok_or(BadPolicy)?;
+                if !self.hidden.add(is_extended, id) {
+                    return Err(BadPolicy);
+                }
+            }
+            "quirk" => self.add_quirk(value.parse()?)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Adds a quirk.
+    ///
+    /// # Errors
+    /// When there are too many, or it overlaps another.
+    pub fn add_quirk(&mut self, quirk: Quirk) -> Result<(), BadPolicy> {
+        let end = |quirk: &Quirk| quirk.offset + quirk.width as u16;
+        let mut overlaps = false;
+        for other in self.quirks() {
+            if *other == quirk {
+                return Ok(());
+            }
+            overlaps |= other.offset < end(&quirk) && quirk.offset < end(other);
+        }
+        let free = self.quirks.iter_mut().find(|place| place.is_none()).filter(|_| !overlaps);
+        *free.ok_or(BadPolicy)? = Some(quirk);
+        Ok(())
+    }
+
+    /// What the driver domain has to know of it.
+    #[must_use]
+    pub fn special(&self) -> Special {
+        let passes_on = if self.permissive { 2 } else { self.quirks().next().is_some().into() };
+        Special([passes_on, self.hidden.conventional.into(), self.hidden.extended])
+    }
+
+    /// Registers that may be written besides.
+    pub fn quirks(&self) -> impl Iterator<Item = &Quirk> {
+        self.quirks.iter().flatten()
+    }
+}
+
+impl FromStr for Policy {
+    type Err = BadPolicy;
+
+    fn from_str(text: &str) -> Result<Self, BadPolicy> {
+        let mut policy = Self::default();
+        for word in text.split(',') {
+            let (word, value) = word.split_once('=').ok_or(BadPolicy)?;
+            if !policy.take(word, value)? {
+                return Err(BadPolicy);
+            }
+        }
+        Ok(policy)
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "permissive={}", u8::from(self.permissive))?;
+        for id in (1..32).filter(|id| self.hidden.contains(false, *id)) {
+            write!(f, ",hide={id:x}")?;
+        }
+        for id in (1..64).filter(|id| self.hidden.contains(true, *id)) {
+            write!(f, ",hide=x{id:x}")?;
+        }
+        self.quirks().try_for_each(|quirk| write!(f, ",quirk={quirk}"))
+    }
+}
+
+/// A hexadecimal number without sign, with or without `0x`.
+fn hexadecimal(text: &str) -> Option<u32> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    if digits.starts_with('+') { None } else { u32::from_str_radix(digits, 16).ok() }
+}

@@ -1,0 +1,152 @@
+//! What a line of the policy says about one register.
+
+/// Who answers a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The device.
+    Device,
+    /// Our copy, made when the function was lent, or what is virtual.
+    Copy,
+    /// Command: some bits are the device's, the others virtual.
+    Command,
+    /// Our copy, with PME support reading as none: no guest gets a PME (pci-protocol §6.5).
+    PowerCapabilities,
+}
+
+impl Read {
+    /// The bits that are answered from our copy.
+    pub(crate) const fn own(self) -> u32 {
+        match self {
+            Self::Device => 0,
+            Self::Copy | Self::PowerCapabilities => u32::MAX,
+            Self::Command => 0xffff & !COMMAND_DEVICE,
+        }
+    }
+
+    /// Those of them that are what the device says; the others read 0.
+    pub(crate) const fn copied(self) -> u32 {
+        if matches!(self, Self::PowerCapabilities) { !0xf800 } else { self.own() }
+    }
+}
+
+/// Bits of Command that a guest reads from the device (pci-protocol §6.3), and those of them that a permissive device has written:
+/// special cycles, memory write and invalidate, palette snoop, stepping, fast back-to-back, and bus master.
+pub(crate) const COMMAND_DEVICE: u32 = 0x2bc;
+
+/// What a write does, whatever the device's policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Nothing that a guest has to write: dropped, and worth telling the admin once. Where the policy is permissive, some bits go to
+    /// the device.
+    Drop,
+    /// The same for a register of which every bit that can be written clears by a one.
+    DropStatus,
+    /// Nothing, but guests do write it: dropped in silence.
+    Ignore,
+    /// Command (§6.3).
+    Command,
+    /// Cache Line Size: to the hardware.
+    CacheLineSize,
+    /// BIST: to the hardware where it only starts the test.
+    Bist,
+    /// Base address register or ROM: starts or ends sizing (§6.4).
+    Base,
+    /// PM control/status: D-state, data select, and clearing PME status (§6.5).
+    PowerState,
+    /// VPD address: to the hardware where it asks for a read (§6.5).
+    VpdAddress,
+    /// MSI or MSI-X control: refused where it would change something (§6.6).
+    InterruptControl,
+}
+
+impl Write {
+    /// True where a write is dropped unless the policy says more.
+    pub(crate) const fn is_drop(self) -> bool {
+        matches!(self, Self::Drop | Self::DropStatus)
+    }
+
+    /// The bits that any guest may change on the device.
+    #[must_use]
+    pub const fn device_bits(self) -> u32 {
+        match self {
+            // Bus master, memory write and invalidate, INTx disable.
+            Self::Command => 0x0414,
+            Self::CacheLineSize => 0xff,
+            Self::Bist => 0x40,
+            // D-state, data select, PME status.
+            Self::PowerState => 0x9e03,
+            Self::VpdAddress => 0x7fff,
+            Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::InterruptControl => 0,
+        }
+    }
+}
+
+/// One register of the policy's table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// As the specification calls it.
+    pub name: &'static str,
+    /// From the start of the header or of the capability.
+    pub at: u8,
+    /// One to four bytes; one that can be written is as wide as an access.
+    pub bytes: u8,
+    /// Who answers a read.
+    pub read: Read,
+    /// What a write does.
+    pub write: Write,
+    /// The bits that may change besides where the device is permissive, or by a quirk.
+    pub permissive: u32,
+    /// Where it is specified.
+    pub source: &'static str,
+}
+
+/// The bits of a dword that a register of so many bytes takes.
+pub(crate) const fn field_mask(at: u8, bytes: u8) -> u32 {
+    (u32::MAX >> (32 - 8 * bytes as u32)) << (8 * (at % 4) as u32)
+}
+
+/// Where a block of registers is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The header of this type.
+    Header(u8),
+    /// Capabilities with this id.
+    Capability(u8),
+    /// Extended capabilities with this id.
+    Extended(u16),
+}
+
+/// How far a capability reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many dwords.
+    Dwords(u8),
+    /// As its control word says: MSI (PCI 3.0 §6.8.1) and PCI Express (PCIe 5.0 §7.5.3).
+    Control,
+    /// As far as the next one in the space: its length is not fixed, or not known.
+    ToNext,
+}
+
+/// What may be written of the registers of a block that no line names, where the device is permissive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Everything.
+    Open,
+    /// Nothing.
+    Locked,
+}
+
+/// The header or one capability.
+#[derive(Clone, Copy, Debug)]
+pub struct Block {
+    /// Where it is.
+    pub place: Place,
+    /// The word by which it is hidden, and shown.
+    pub name: &'static str,
+    /// How far it reaches.
+    pub length: Length,
+    /// What may be written of what is not named.
+    pub rest: Rest,
+    /// In the order of their places.
+    pub registers: &'static [Row],
+}

@@ -1,0 +1,56 @@
+//! The policy: every register with a meaning of its own, who answers its reads, and what a write may change.
+//!
+//! Lines are for people: a name and a source each. What the driver domain carries is made from them at compile time (`packed.rs`)
+//! and leaves out what goes without saying.
+//!
+//! What a permissive device may have written is chosen so that the guest can hurt its own device and nobody else. What stays locked:
+//! - address decoding and routing (base address registers, bridge windows, Enhanced Allocation, Resizable BAR, Multicast, ARI, FPB):
+//!   other devices' or the host's addresses,
+//! - interrupts (MSI, MSI-X, HyperTransport, TPH): messages are Xen's,
+//! - what stands between the device and memory (ACS, ATS, PRI, PASID, phantom functions, Shadow Functions, IDE, CXL's DVSECs): the IOMMU,
+//! - new functions (SR-IOV) that nobody assigned,
+//! - the link and its power states (Link Control, Physical Layers, L1 PM, LTR, PTM, Virtual Channels): shared with the port above and with
+//!   sibling functions, and dom0's to manage,
+//! - payload size, extended tags, error reporting and severities, DPC: an error that is fatal to the port is fatal to the host,
+//! - resets (function level resets): the device would come back without its addresses while the guest has them mapped,
+//! - what would outlive the guest (VPD, subsystem ids).
+//!
+//! Extended capabilities that are not in the table are locked: what a future specification brings may belong to any of these.
+
+mod conventional;
+mod express;
+mod extended;
+mod header;
+
+use crate::register::{Block, Read, Row, Write};
+
+/// All blocks: headers, conventional capabilities, extended capabilities, each by number.
+pub(crate) const BLOCKS: [&[Block]; 3] = [&header::BLOCKS, &conventional::BLOCKS, &extended::BLOCKS];
+
+/// The table, for people and tests.
+pub fn blocks() -> impl Iterator<Item = &'static Block> {
+    BLOCKS.iter().copied().flatten()
+}
+
+/// A line.
+const fn register(
+    at: u8,
+    bytes: u8,
+    name: &'static str,
+    read: Read,
+    write: Write,
+    permissive: u32,
+    source: &'static str,
+) -> Row {
+    Row { name, at, bytes, read, write, permissive, source }
+}
+
+/// The first two bytes of a conventional capability: constant, and nobody writes them on purpose.
+const fn id_and_next(source: &'static str) -> Row {
+    register(0, 2, "id, next", Read::Copy, Write::Ignore, 0, source)
+}
+
+/// The same of one that drivers do not know as well.
+const fn quiet_id_and_next(source: &'static str) -> Row {
+    register(0, 2, "id, next", Read::Copy, Write::Drop, 0, source)
+}

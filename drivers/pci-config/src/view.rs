@@ -1,0 +1,242 @@
+//! The view: what a guest reads, and what its writes change.
+
+use xen_types::Resource;
+
+use crate::access::{Access, BadAccess};
+use crate::base::{self, BaseRegister};
+use crate::layout::Layout;
+use crate::packed::Slot;
+use crate::policy::Special;
+use crate::register::{Read, Write};
+use crate::space::{ConfigSpace, Width};
+use crate::walk::{Fault, POINTER, id};
+use crate::write::{WriteError, WriteOutcome};
+
+/// Dwords of conventional configuration space: those that may hold anything of ours.
+const DWORDS: usize = 64;
+/// Dwords of the header; capabilities lie behind it.
+const HEADER_DWORDS: usize = 16;
+/// The dword of the ids.
+const IDS: usize = 0;
+/// The dword of Command.
+const COMMAND: usize = 1;
+/// The dword of Header Type, and the bit that tells of further functions in it.
+const HEADER_TYPE: usize = 3;
+const MULTI_FUNCTION: u32 = 0x80 << 16;
+/// The dword of Interrupt Line and Pin, and their places in it.
+const INTERRUPT: usize = 15;
+const INTERRUPT_LINE: u32 = 0xff;
+const INTERRUPT_PIN: u32 = 0xff00;
+
+/// Registers of a header that claim ranges: six base address registers and the expansion ROM.
+pub const RESOURCES: usize = 7;
+
+/// What is to be known about a function besides what it says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Description<'a> {
+    /// What the base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
+    pub resources: &'a [Option<Resource>; RESOURCES],
+    /// Vendor and device id, as their dword, of a virtual function, whose own registers read as ones (PCIe 5.0 §9.3.4.1.1).
+    pub ids: Option<u32>,
+    /// The host's GSI, 0 where the function has no interrupt line.
+    pub irq: u32,
+    /// What of it is special.
+    pub special: Special,
+}
+
+/// A guest's view of one function.
+#[derive(Clone, Debug)]
+pub struct VirtualConfig {
+    /// Our bits of the first 256 bytes; every other bit is zero.
+    pub(crate) own: [u32; DWORDS],
+    /// What each dword is.
+    pub(crate) layout: Layout,
+    /// The base address registers and the ROM.
+    base: [BaseRegister; RESOURCES],
+}
+
+// A stub with 256 functions shall not need more than 112 KiB for them.
+const _: () = assert!(size_of::<VirtualConfig>() <= 448);
+
+impl VirtualConfig {
+    /// Builds the view: reads the header and the capability lists of the function once.
+    #[must_use]
+    pub fn new(description: &Description<'_>, hw: &impl ConfigSpace) -> Self {
+        Self::read_from(description, hw).0
+    }
+
+    /// The same, and what is wrong with the lists.
+    #[must_use]
+    pub fn read_from(description: &Description<'_>, hw: &impl ConfigSpace) -> (Self, Option<Fault>) {
+        let (layout, capabilities, fault) = Layout::read_from(hw, description.special);
+        let base = base::registers(description.resources);
+        let mut config = Self { own: [0; DWORDS], layout, base };
+        for (dword, offset) in (0..DWORDS).zip((0u16..).step_by(4)) {
+            config.copy(hw, dword, offset);
+        }
+        if let Some(ids) = description.ids {
+            config.set(IDS, u32::MAX, ids);
+        }
+        // The list as a guest sees it: its last pointer, wherever it led, ends it. Of a header in the middle of another capability's
+        // registers we have no copy.
+        let mut pointer = POINTER;
+        for capability in capabilities {
+            let lines = config.layout.lines((capability.offset / 4).into());
+            if lines.first().is_some_and(|line| (line.bytes, line.read) == (2, Read::Copy)) {
+                config.set_byte(pointer, capability.offset);
+                pointer = capability.offset + 1;
+            }
+        }
+        config.set_byte(pointer, 0);
+        config.set_interrupt(description.irq);
+        config.reset();
+        (config, fault)
+    }
+
+    /// Forgets what a guest did: decode, parity, SERR# and INTx disable read 0 again, no address register is being sized.
+    /// NetBSD enables a function only where both decode bits read 0; a guest must not see its predecessor's bits.
+    pub fn reset(&mut self) {
+        self.set(COMMAND, self.own_bits(COMMAND), 0);
+        for dword in 0..HEADER_DWORDS {
+            if let Some(register) = self.base_register(dword) {
+                self.set(dword, u32::MAX, register.address);
+            }
+        }
+    }
+
+    /// Whether the function is to be seen as the only one of its slot, whatever it is really (PCI Local Bus 3.0 §6.2.1, Header Type).
+    pub fn show_alone(&mut self, hw: &impl ConfigSpace, is_alone: bool) {
+        self.copy(hw, HEADER_TYPE, 0x0c);
+        if is_alone {
+            self.set(HEADER_TYPE, MULTI_FUNCTION, 0);
+        }
+    }
+
+    /// Reads `size` bytes at `offset`, both as the frontend said them.
+    ///
+    /// # Errors
+    /// When that is no access to this configuration space.
+    pub fn read(&self, hw: &impl ConfigSpace, offset: i32, size: i32) -> Result<u32, BadAccess> {
+        let access = Access::check(offset, size, self.size())?;
+        Ok(self.read_dword_bits(hw, &access) >> access.shift)
+    }
+
+    /// Writes the low `size` bytes of `value` at `offset`. Our own bits have changed afterwards; what remains for the
+    /// hardware is in the outcome.
+    ///
+    /// # Errors
+    /// When that is no access to this configuration space, or the policy forbids it. Nothing has changed then.
+    pub fn write(
+        &mut self,
+        hw: &impl ConfigSpace,
+        offset: i32,
+        size: i32,
+        value: u32,
+    ) -> Result<WriteOutcome, WriteError> {
+        let access = Access::check(offset, size, self.size())?;
+        self.write_registers(hw, &access, value)
+    }
+
+    /// Bytes of configuration space: 4096 where the function speaks PCI Express or PCI-X mode 2, else 256.
+    #[must_use]
+    pub const fn size(&self) -> u16 {
+        if self.layout.is_extended { 4096 } else { 256 }
+    }
+
+    /// What a guest finds in its Interrupt Line register, which it takes as the number of its pirq; 0 for none.
+    #[must_use]
+    pub fn interrupt_line(&self) -> u8 {
+        self.own[INTERRUPT].to_le_bytes()[0]
+    }
+
+    /// How many vectors MSI can have here, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
+    #[must_use]
+    pub fn msi_vectors(&self, hw: &impl ConfigSpace) -> u32 {
+        self.interrupt_control(id::MSI, hw).map_or(0, |control| 1 << (control >> 1 & 7).min(5))
+    }
+
+    /// Entries of the MSI-X table, up to 2048; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
+    #[must_use]
+    pub fn msix_entries(&self, hw: &impl ConfigSpace) -> u32 {
+        self.interrupt_control(id::MSI_X, hw).map_or(0, |control| (control & 0x7ff) + 1)
+    }
+
+    /// The control word of one of the interrupt capabilities.
+    fn interrupt_control(&self, id: u16, hw: &impl ConfigSpace) -> Option<u32> {
+        let is_it = |dword: &usize| {
+            let is_control = self.layout.lines(*dword).iter().any(|line| line.write == Write::InterruptControl);
+            is_control && self.own.get(*dword).is_some_and(|own| own & 0xff == id.into())
+        };
+        let dword = (HEADER_DWORDS..DWORDS).find(is_it)?;
+        Some(hw.read_config(u16::try_from(dword * 4).ok()? + 2, Width::Word))
+    }
+
+    /// The bits of `access`, at their places in their dword.
+    pub(crate) fn read_dword_bits(&self, hw: &impl ConfigSpace, access: &Access) -> u32 {
+        let (own, ours) = match self.own.get(access.dword) {
+            Some(ours) => (self.own_bits(access.dword), *ours),
+            None => self.layout.extended_value(access.dword).map_or((0, 0), |value| (u32::MAX, value)),
+        };
+        if access.mask & !own == 0 {
+            return ours & access.mask;
+        }
+        // Read as wide as the guest asks, as real hardware would be.
+        let real = hw.read_config(access.offset, access.width) << access.shift;
+        (real & !own | ours) & access.mask
+    }
+
+    /// The bits of a dword of the first 256 bytes that are answered from our copy.
+    pub(crate) fn own_bits(&self, dword: usize) -> u32 {
+        if self.layout.slot(dword) == Slot::HIDDEN { u32::MAX } else { self.bits(dword, Read::own) }
+    }
+
+    /// Takes what is ours of a dword of the hardware.
+    fn copy(&mut self, hw: &impl ConfigSpace, dword: usize, offset: u16) {
+        let mask = self.bits(dword, Read::copied);
+        if mask != 0 {
+            self.set(dword, mask, hw.read_config(offset, Width::Dword));
+        }
+    }
+
+    /// Bits of each register of a dword, at their places.
+    #[inline(never)]
+    fn bits(&self, dword: usize, of: fn(Read) -> u32) -> u32 {
+        let mut bits = 0;
+        for line in self.layout.lines(dword) {
+            bits |= of(line.read) << line.shift() & line.mask();
+        }
+        bits
+    }
+
+    /// Changes the bits of `mask` in our copy of a dword.
+    pub(crate) fn set(&mut self, dword: usize, mask: u32, value: u32) {
+        if let Some(own) = self.own.get_mut(dword) {
+            *own = *own & !mask | value & mask;
+        }
+    }
+
+    fn set_byte(&mut self, offset: u16, value: u16) {
+        let shift = u32::from(offset % 4) * 8;
+        self.set(usize::from(offset / 4), 0xff << shift, u32::from(value) << shift);
+    }
+
+    /// The address register, or the half of one, in a dword of the header.
+    pub(crate) fn base_register(&self, dword: usize) -> Option<BaseRegister> {
+        let register = match dword {
+            4..=9 => dword - 4,
+            12 => RESOURCES - 1,
+            _ => return None,
+        };
+        self.base.get(register).copied()
+    }
+
+    /// A guest takes the line's number for its pirq, so it must be the GSI that the tool mapped, which is at most 254. Any
+    /// other function shows no interrupt at all: line 0 and pin 0, so a driver does not go looking for one. (The 255
+    /// that a PC's firmware writes for "unknown" would be taken for a pirq by Linux.)
+    fn set_interrupt(&mut self, irq: u32) {
+        match u8::try_from(irq) {
+            Ok(line @ 1..=254) => self.set(INTERRUPT, INTERRUPT_LINE, line.into()),
+            _ => self.set(INTERRUPT, INTERRUPT_LINE | INTERRUPT_PIN, 0),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What the admin allows a guest with one device, from the command line and from the quirks file.
+
+use pciif::Request;
+use xen_types::Sbdf;
+
+use super::{TIMEOUT, attach_to_web, request};
+use crate::assignable;
+use crate::attach::attach;
+use crate::detach::{self, detach};
+use crate::error::{Error, ExitCause};
+use crate::fake::{E1000, Machine, MachineWithStub, WEB, device};
+use crate::list;
+use crate::reclaim::reclaim;
+
+const POOL: &str = "/local/domain/3/pool/0000-00-05-0/policy";
+const TABLE: &str = "/tool/pcidom/device/0000-00-05-0/policy";
+
+/// The e1000 has power management at 40h and something of its vendor at 50h.
+fn with_capabilities(machine: &Machine) {
+    let mut config = machine.config(E1000);
+    config.0[0x34] = 0;
+    config.set_word(6, 0);
+    config.add_capability(0x40, 0x01, 0x50);
+    config.add_capability(0x50, 0x09, 0);
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+}
+
+fn with_stub() -> MachineWithStub {
+    let machine = MachineWithStub::new();
+    with_capabilities(&machine.machine);
+    assignable::add(&machine.host, &[device(E1000)], "pcidom").unwrap();
+    machine
+}
+
+fn detach_from(machine: &MachineWithStub) {
+    let devices = vec![device(E1000)];
+    let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: false };
+    detach(&machine.host, &request, &reclaim(&machine.host).unwrap()).unwrap();
+}
+
+/// What the guest reads at an offset of its only device.
+fn guest_reads(machine: &MachineWithStub, offset: i32, size: i32) -> Option<u32> {
+    machine.with_peers(|peers| {
+        let request = Request::conf_read(Sbdf::from_devfn(0, 0, 0), offset, size);
+        Some(peers.guests[&WEB].ask(&mut peers.stub, &request)?.value)
+    })
+}
+
+#[test]
+fn a_policy_goes_with_the_loan_and_ends_with_it() {
+    let machine = with_stub();
+    let nodes = |machine: &MachineWithStub| -> Vec<String> {
+        let dump = machine.with_peers(|peers| peers.xen.store().dump());
+        dump.into_iter().filter(|line| !line.starts_with("/local/domain/3/error")).collect()
+    };
+    let before = nodes(&machine);
+    attach(&machine.host, &request("web", &[&format!("{E1000},hide=pm,quirk=52:2:ff")])).unwrap();
+    let policy = Some("permissive=0,hide=1,quirk=52:2:ff".to_owned());
+    assert_eq!((machine.read(POOL).as_deref(), machine.read(TABLE)), (Some("1 2 0"), policy));
+    assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 4)), (Some(0x50), Some(0)));
+    let listed = list::devices(&machine.host, None).unwrap();
+    assert!(list::json(&listed).contains("\"policy\": \"permissive=0,hide=1,quirk=52:2:ff\""));
+    assert!(list::table(&listed).ends_with("lent 5, permissive=0,hide=1,quirk=52:2:ff"));
+    detach_from(&machine);
+    assert_eq!(nodes(&machine), before);
+    // The next guest sees everything.
+    machine.with_peers(|peers| peers.guests.get_mut(&WEB).unwrap().forget());
+    attach(&machine.host, &request("web", &[E1000])).unwrap();
+    assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 1)), (Some(0x40), Some(1)));
+    assert_eq!((machine.read(POOL), machine.read(TABLE)), (None, None));
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_policy_ends_with_a_guest_that_dies() {
+    let machine = with_stub();
+    attach(&machine.host, &request("web", &[&format!("{E1000},permissive=1")])).unwrap();
+    assert_eq!(machine.read(POOL).as_deref(), Some("2 0 0"));
+    machine.with_peers(|peers| {
+        peers.destroy(WEB);
+        peers.settle();
+    });
+    reclaim(&machine.host).unwrap();
+    assert_eq!((machine.read(POOL), machine.read(TABLE)), (None, None));
+}
+
+#[test]
+fn the_quirks_file_speaks_for_devices_of_its_kind() {
+    let mut machine = with_stub();
+    let file = machine.machine.tree.path().join("quirks");
+    machine.host.quirks.clone_from(&file);
+    // Ids as the simulated function has them.
+    std::fs::write(&file, "8086:10d3 quirk=52:2:f0 hide=vpd\n8086:10d4 permissive=1\n").unwrap();
+    attach(&machine.host, &request("web", &[&format!("{E1000},hide=pm")])).unwrap();
+    assert_eq!(machine.read(TABLE).as_deref(), Some("permissive=0,hide=1,hide=3,quirk=52:2:f0"));
+    detach_from(&machine);
+    std::fs::write(&file, "# nothing\n8086:10d3 quirk=52:2\n").unwrap();
+    let error = attach(&machine.host, &request("web", &[E1000])).unwrap_err();
+    assert_eq!(error.cause(), ExitCause::Usage);
+    assert!(error.to_string().ends_with("quirks:2: quirk cannot be \"52:2\""), "{error}");
+}
+
+#[test]
+fn a_quirk_that_would_harm_others_is_refused_before_anything_is_done() {
+    let machine = Machine::new();
+    with_capabilities(&machine);
+    let before = machine.dump();
+    for quirk in ["10:4:fffffff0", "4:2:1", "44:2:100", "d:1:ff", "40:1:ff"] {
+        let error = attach_to_web(&machine, &[&format!("{E1000},quirk={quirk}")]).unwrap_err();
+        assert!(matches!(&error, Error::Usage(text) if text.contains("no guest may change")), "{quirk}: {error}");
+    }
+    machine.dump().assert_same(&before, "after refusals");
+}
+
+#[test]
+fn an_attach_that_fails_leaves_no_policy() {
+    let machine = Machine::new();
+    with_capabilities(&machine);
+    machine.with(|world| world.guest.silent = true);
+    let mut request = request("web", &[&format!("{E1000},permissive=1")]);
+    request.timeout = std::time::Duration::from_secs(1);
+    attach(&machine.host, &request).unwrap_err();
+    machine.with(|world| assert_eq!((world.value(POOL), world.value(TABLE)), (None, None)));
+}
