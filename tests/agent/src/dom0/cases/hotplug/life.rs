@@ -41,6 +41,8 @@ fn unharmed(bed: &mut Bed, other: &Domain) -> Result<()> {
 fn reloaded(bed: &mut Bed) -> Result<()> {
     let (guest, other) = guests(bed)?;
     let before = bed.entries(&guest)?;
+    // As long as a device is bound to the driver its module cannot go (Linux, `drivers/xen/xenbus/xenbus_probe.c`, `xenbus_dev_probe`).
+    bed.in_guest(&guest, "echo pci-0 >/sys/bus/xen/drivers/pcifront/unbind")?;
     bed.in_guest(&guest, "unload xen-pcifront")?;
     bed.await_frontend(&guest, "6")?;
     bed.await_backend(&guest, "6")?;
