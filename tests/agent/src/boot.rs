@@ -61,7 +61,8 @@ pub(crate) fn load_module_with(name: &str, parameters: &str) -> Result<()> {
 
 /// Unloads a module, with its driver.
 pub(crate) fn unload_module(name: &str) -> Result<()> {
-    delete_module(&CString::new(name)?, 0).with_context(|| format!("unloading {name}"))
+    // The kernel knows modules by names without dashes.
+    delete_module(&CString::new(name.replace('-', "_"))?, 0).with_context(|| format!("unloading {name}"))
 }
 
 /// Names of all modules that the archive was built with, in the order to load them.

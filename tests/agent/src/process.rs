@@ -39,6 +39,7 @@ impl Outcome {
 
 /// Runs `command` until it ends or `deadline` comes; then it is killed, which is an error.
 pub(crate) fn run(command: &mut Command, deadline: Instant) -> Result<Outcome> {
+    let started = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -57,6 +58,7 @@ pub(crate) fn run(command: &mut Command, deadline: Instant) -> Result<Outcome> {
     if !ended {
         bail!("{command:?} did not end in time");
     }
+    println!("agent: {command:?} took {} ms", started.elapsed().as_millis());
     let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
     let (stdout, stderr) = (collect(stdout), String::from_utf8_lossy(&collect(stderr)).into_owned());
     Ok(Outcome { status, stdout, stderr })

@@ -13,7 +13,6 @@ use crate::{
     layout,
     qemu::{Clock, Line, Logs, Machine},
     qmp::Qmp,
-    release::Release,
 };
 
 /// Memory for dom0, which holds its archive twice while it unpacks it.
@@ -41,6 +40,8 @@ const FIGURES_LIMIT: Duration = Duration::from_mins(90);
 pub(crate) enum Kind {
     /// As hosts are.
     Full,
+    /// The same, for the cases about devices that come and go: a boot of their own, so that the others are not lost with it.
+    Hotplug,
     /// Without an IOMMU.
     NoIommu,
     /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
@@ -57,12 +58,13 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that cases are for.
-    pub(crate) const LANES: [Self; 4] = [Self::Full, Self::NoIommu, Self::Direct, Self::Devices];
+    pub(crate) const LANES: [Self; 5] = [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::Hotplug => "hotplug",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
             Self::Devices => "devices",
@@ -76,7 +78,7 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::NoIommu | Self::Devices | Self::Soak | Self::Figures => "",
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Devices | Self::Soak | Self::Figures => "",
         }
     }
 
@@ -90,7 +92,7 @@ impl Kind {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Full | Self::NoIommu | Self::Direct | Self::Devices => LIMIT,
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct | Self::Devices => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
@@ -99,8 +101,8 @@ impl Kind {
 
 /// What one boot is for.
 pub(crate) struct Boot<'a> {
-    /// The release that dom0 and guests come from.
-    pub(crate) release: &'a Release,
+    /// Xen, and what dom0 and guests are made of.
+    pub(crate) images: &'a Images,
     /// Name of the folder for logs.
     pub(crate) name: String,
     /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
@@ -119,14 +121,8 @@ impl Boot<'_> {
 
     /// Boots, passes every line of the agent's report to `on_report` and returns when the machine has ended by itself.
     pub(crate) fn run(&self, on_report: &mut dyn FnMut(&str)) -> Result<()> {
-        let _lock = layout::lock()?;
-        let images = Images::build(self.release)?;
-        let dir = self.log_dir();
-        layout::prepare_logs(&dir)?;
-        self.boot(&images, &dir, on_report)
-    }
-
-    fn boot(&self, images: &Images, dir: &Path, on_report: &mut dyn FnMut(&str)) -> Result<()> {
+        let (images, dir) = (self.images, &self.log_dir());
+        layout::prepare_logs(dir)?;
         let initramfs = dir.join("dom0.cpio");
         let counting = (self.kind == Kind::Instructions).then_some(layout::COUNTING_IMAGE);
         images.dom0_for_run(&self.plan, counting, &initramfs)?;
@@ -142,7 +138,10 @@ impl Boot<'_> {
             ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.
             modules: vec![
-                (images.linux.clone(), "console=hvc0 quiet panic=-1".into()),
+                (
+                    images.linux.clone(),
+                    "console=hvc0 quiet panic=-1 mitigations=off rodata=off cryptomgr.notests".into(),
+                ),
                 (initramfs.clone(), String::new()),
             ],
             memory: self.kind.memory(),
@@ -195,7 +194,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     device("virtio-net-pci,addr=9,netdev=net9");
     device("ich9-ahci,id=sata,addr=a");
     device("ide-hd,bus=sata.0,drive=sata");
-    if matches!(kind, Kind::Full | Kind::Soak) {
+    if matches!(kind, Kind::Full | Kind::Hotplug | Kind::Soak) {
         // Nothing on bus 0 can be plugged or unplugged while the machine runs; behind a port it can.
         device("pcie-root-port,id=outside,chassis=1,addr=b");
         device("nvme,id=hot,bus=outside,serial=hot,drive=hot");

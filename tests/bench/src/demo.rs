@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     boot::{Boot, Kind},
+    images::Images,
     layout,
     release::Release,
 };
@@ -14,9 +15,16 @@ const DONE: &str = "done";
 /// Boots and shows what the agent does.
 pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     println!("Xen with Debian {} in QEMU (emulated, so everything takes its time) …", release.number);
+    let _lock = layout::lock()?;
+    let images = Images::build(release)?;
     let mut done = false;
-    let boot =
-        Boot { release, name: format!("demo-{}", release.number), plan: "demo\n".into(), kind: Kind::Full, verbose };
+    let boot = Boot {
+        images: &images,
+        name: format!("demo-{}", release.number),
+        plan: "demo\n".into(),
+        kind: Kind::Full,
+        verbose,
+    };
     let result = boot.run(&mut |line| if line == DONE { done = true } else { println!("{line}") });
     if result.is_err() || !done {
         layout::keep_logs(&boot.log_dir())?;

@@ -6,21 +6,26 @@ use anyhow::{Result, ensure};
 
 use crate::{
     boot::{Boot, Kind},
-    command, layout,
+    command,
+    images::Images,
+    layout,
     release::Release,
     report::Report,
     tally::Tally,
 };
 
-/// Runs the cases whose names contain `filter`: most of them in one boot, and those for other kinds of hosts in one each.
+/// Runs the cases whose names contain `filter`, in a boot for each kind of host, one after the other: two machines at a time on two CPUs
+/// would take as long together, and guests would lose patience.
 pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool> {
+    let _lock = layout::lock()?;
+    let images = Images::build(release)?;
     let mut sum = Tally::default();
     for kind in Kind::LANES {
         let list = command::text(Command::new(layout::AGENT).args(["cases", kind.name(), filter]))?;
         if list.is_empty() {
             continue;
         }
-        sum += boot(release, kind, &format!("{} {filter}\n", kind.name()), verbose)?;
+        sum += boot(&images, release, kind, &format!("{} {filter}\n", kind.name()), verbose)?;
     }
     ensure!(sum != Tally::default(), "no case has {filter:?} in its name");
     println!("{sum}");
@@ -28,10 +33,10 @@ pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool
 }
 
 /// One boot with its cases, and with what they print for their users.
-pub(crate) fn boot(release: &Release, kind: Kind, plan: &str, verbose: bool) -> Result<Tally> {
+pub(crate) fn boot(images: &Images, release: &Release, kind: Kind, plan: &str, verbose: bool) -> Result<Tally> {
     let mut report = Report::default();
     let name = format!("{}-{}", kind.name(), release.number);
-    let boot = Boot { release, name, plan: plan.to_owned(), kind, verbose };
+    let boot = Boot { images, name, plan: plan.to_owned(), kind, verbose };
     let result = boot.run(&mut |line| match line.strip_prefix("figures ") {
         Some(figures) => println!("{figures}"),
         None => report.line(line).iter().for_each(|line| println!("{line}")),

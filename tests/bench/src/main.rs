@@ -88,7 +88,7 @@ enum What {
         /// The image
         image: PathBuf,
     },
-    /// Runs make targets one after the other and adds up their cases
+    /// Runs make targets one after the other (those with + in front beside the others) and adds up their cases
     Suite {
         /// The targets
         #[arg(required = true)]

@@ -3,46 +3,90 @@
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
+    thread,
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::tally::Tally;
 
-/// Runs make targets, passes on what they print and adds up the cases in it. A target without any case (lint) counts as one.
+/// In front of a target that can wait for CPUs that the others leave idle.
+const BESIDE: char = '+';
+
+/// Runs make targets, passes on what they print and adds up the cases in it. A target without any case (lint) counts as one. Those with
+/// [`BESIDE`] in front run one after the other beside the rest, with the lowest priority, and are heard when the rest has ended.
 pub(crate) fn run(targets: &[String]) -> Result<bool> {
+    let is_beside = |target: &&String| target.starts_with(BESIDE);
+    let (beside, rest): (Vec<&String>, Vec<&String>) = targets.iter().partition(is_beside);
+    let mut stages = Vec::new();
+    thread::scope(|scope| -> Result<()> {
+        let beside = scope.spawn(move || -> Result<Vec<(Stage, String)>> {
+            let stage = |target: &&String| {
+                let mut heard = String::new();
+                let name = target.trim_start_matches(BESIDE);
+                let stage = Stage::run(name, &["nice", "-n", "19"], &mut |line| {
+                    heard += line;
+                    heard.push('\n');
+                    Ok(())
+                })?;
+                Ok((stage, heard))
+            };
+            beside.iter().map(stage).collect()
+        });
+        for target in rest {
+            println!("\n== {target}");
+            stages.push(Stage::run(target, &[], &mut |line| {
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "{line}")?;
+                Ok(out.flush()?)
+            })?);
+        }
+        for (stage, heard) in beside.join().map_err(|_| anyhow!("a thread panicked"))?? {
+            println!("\n== {}, which ran beside the others\n{heard}", stage.target);
+            stages.push(stage);
+        }
+        Ok(())
+    })?;
     let mut sum = Tally::default();
-    let mut rows = Vec::new();
-    for target in targets {
-        println!("\n== {target}");
-        let started = Instant::now();
-        let tally = stage(target)?;
-        rows.push(format!("{target:12} {:6.0} s  {tally}", started.elapsed().as_secs_f64()));
+    println!();
+    for Stage { target, seconds, tally } in stages {
+        println!("{target:12} {seconds:6.0} s  {tally}");
         sum += tally;
     }
-    println!("\n{}\n{sum}", rows.join("\n"));
+    println!("{sum}");
     Ok(sum.failed == 0)
 }
 
-fn stage(target: &str) -> Result<Tally> {
-    let mut make = Command::new("make")
-        .args(["--no-print-directory", target])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting make")?;
-    let mut tally = Tally::default();
-    let mut out = std::io::stdout().lock();
-    for line in BufReader::new(make.stdout.take().context("no pipe")?).lines() {
-        let line = line?;
-        writeln!(out, "{line}")?;
-        out.flush()?;
-        tally += Tally::of_line(&line).unwrap_or_default();
+/// How one target went.
+struct Stage {
+    target: String,
+    seconds: f64,
+    tally: Tally,
+}
+
+impl Stage {
+    /// Makes a target, through another program if that is given, and hands out what it prints line by line.
+    fn run(target: &str, through: &[&str], on_line: &mut dyn FnMut(&str) -> Result<()>) -> Result<Self> {
+        let started = Instant::now();
+        let line = [through, &["make", "--no-print-directory", target]].concat();
+        let (program, arguments) = line.split_first().context("no program")?;
+        let mut make = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting make")?;
+        let mut tally = Tally::default();
+        for line in BufReader::new(make.stdout.take().context("no pipe")?).lines() {
+            let line = line?;
+            on_line(&line)?;
+            tally += Tally::of_line(&line).unwrap_or_default();
+        }
+        let succeeded = make.wait()?.success();
+        if tally == Tally::default() || (!succeeded && tally.failed == 0) {
+            tally += Tally::one(succeeded);
+        }
+        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally })
     }
-    let succeeded = make.wait()?.success();
-    if tally == Tally::default() || (!succeeded && tally.failed == 0) {
-        tally += Tally::one(succeeded);
-    }
-    Ok(tally)
 }

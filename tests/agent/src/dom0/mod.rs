@@ -51,16 +51,16 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
 
 /// The cases of a lane whose names contain the filter, or one of several with commas between them.
 fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'static cases::Case> + use<'a>> {
-    let (groups, by_name) = match lane {
-        "full" if filter.is_empty() => (cases::FULL, &[][..]),
-        "full" => (cases::FULL, cases::BY_NAME),
-        "no-iommu" => (cases::NO_IOMMU, &[][..]),
-        "direct" => (cases::DIRECT, &[][..]),
-        "devices" => (cases::DEVICES, &[][..]),
+    let groups = match lane {
+        "full" => cases::FULL,
+        "hotplug" => cases::HOTPLUG,
+        "no-iommu" => cases::NO_IOMMU,
+        "direct" => cases::DIRECT,
+        "devices" => cases::DEVICES,
         _ => bail!("no lane {lane}"),
     };
     let is_wanted = move |case: &&cases::Case| filter.split(',').any(|part| case.name.contains(part));
-    Ok(groups.iter().chain(by_name).copied().flatten().filter(is_wanted))
+    Ok(groups.iter().copied().flatten().filter(is_wanted))
 }
 
 /// Prints the names of these cases.

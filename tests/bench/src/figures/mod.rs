@@ -19,6 +19,7 @@ use clap::ValueEnum;
 
 use crate::{
     boot::{Boot, Kind},
+    images::Images,
     layout,
     release::Release,
 };
@@ -54,12 +55,23 @@ const INSTRUCTION_ROUNDS: u32 = 3;
 
 /// Measures; true when everything that was asked for was measured.
 pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<bool> {
+    let _lock = layout::lock()?;
+    let images = Images::build(release)?;
     let mut samples = Samples::default();
     let mut complete = true;
     for (kind, rounds) in [(Kind::Instructions, plan.rounds.min(INSTRUCTION_ROUNDS)), (Kind::Figures, plan.rounds)] {
         let left_out = if kind == Kind::Figures { Clocks::Instructions } else { Clocks::Real };
         if plan.clocks != left_out {
-            complete &= boot(release, kind, rounds, plan.only, verbose, &mut samples)?;
+            let name = format!("{}-{}", kind.name(), release.number);
+            println!("bench: {} with Debian {}, {rounds} rounds (minutes) …", kind.name(), release.number);
+            let boot = Boot {
+                images: &images,
+                name,
+                plan: format!("{} {rounds} {}\n", kind.name(), plan.only),
+                kind,
+                verbose,
+            };
+            complete &= measure(&boot, &mut samples)?;
         }
     }
     let figures = FigureFile { metrics: samples.figures(), host: host::describe(release)? };
@@ -79,10 +91,7 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
 }
 
 /// One boot. False when it did not measure everything; what it did measure counts.
-fn boot(release: &Release, kind: Kind, rounds: u32, only: &str, verbose: bool, samples: &mut Samples) -> Result<bool> {
-    let name = format!("{}-{}", kind.name(), release.number);
-    println!("bench: {} with Debian {}, {rounds} rounds (minutes) …", kind.name(), release.number);
-    let boot = Boot { release, name, plan: format!("{} {rounds} {only}\n", kind.name()), kind, verbose };
+fn measure(boot: &Boot<'_>, samples: &mut Samples) -> Result<bool> {
     let (mut done, mut problems) = (false, 0);
     let result = boot.run(&mut |line| {
         if line == "done" {

@@ -9,7 +9,7 @@ use crate::{
     dom0::{
         bed::Bed,
         devices::{AHCI, E1000, EDU, NVME},
-        guests::Domain,
+        guests::{Domain, SOONER},
     },
     process,
     store::expect,
@@ -42,22 +42,12 @@ fn configuration(pci: &str, modules: &str) -> Result<String> {
     let kept: String = example.lines().filter(needs).flat_map(|line| [line, "\n"]).collect();
     let config = format!(
         "{kept}name = '{NAME}' ; on_crash = \"destroy\"\n\
-         extra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load={modules}\"\n\
+         extra = \"console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={modules}\"\n\
          pci = [ {pci} ]\n"
     );
     let file = format!("/tmp/{NAME}.cfg");
     fs::write(&file, config)?;
     Ok(file)
-}
-
-/// The guest, as far as it exists.
-fn find(bed: &mut Bed) -> Result<Option<Domain>> {
-    for id in bed.store.children("/local/domain")? {
-        if bed.store.text(&format!("/local/domain/{id}/name"))?.as_deref() == Some(NAME) {
-            return Ok(Some(Domain { name: NAME.to_owned(), id: id.parse()? }));
-        }
-    }
-    Ok(None)
 }
 
 /// A pool, and these devices free in it.
@@ -79,7 +69,7 @@ fn makes_a_guest(bed: &mut Bed) -> Result<()> {
     for word in ["passthrough = \"enabled\" was added", "e820_host = 1 was added"] {
         ensure!(outcome.stderr.contains(word), "it does not say {word:?}: {}", outcome.stderr);
     }
-    let guest = find(bed)?.context("there is no guest")?;
+    let guest = bed.find(NAME)?.context("there is no guest")?;
     bed.domains.push(guest.clone());
     // It was waited for: the guest is connected now, not at some time.
     expect("the frontend", bed.store.text(&guest.node("device/pci/0/state"))?.as_deref(), "4")?;
@@ -96,7 +86,7 @@ fn makes_a_guest(bed: &mut Bed) -> Result<()> {
 }
 
 fn status(bed: &mut Bed) -> Result<()> {
-    if find(bed)?.is_none() {
+    if bed.find(NAME)?.is_none() {
         makes_a_guest(bed)?;
     }
     let stub = bed.stub()?;
@@ -128,7 +118,7 @@ fn status(bed: &mut Bed) -> Result<()> {
 }
 
 fn doctor(bed: &mut Bed) -> Result<()> {
-    if find(bed)?.is_none() {
+    if bed.find(NAME)?.is_none() {
         makes_a_guest(bed)?;
     }
     let outcome = bed.try_pcidom(&["doctor"])?;
@@ -146,7 +136,7 @@ fn doctor(bed: &mut Bed) -> Result<()> {
         ensure!(outcome.text().contains(word), "no {word:?}");
     }
     bed.pcidom_fails(&["doctor", "nobody"], 4, "1 check failed")?;
-    let guest = find(bed)?.context("there is no guest")?;
+    let guest = bed.find(NAME)?.context("there is no guest")?;
     bed.destroy(&guest)?;
     bed.pcidom(&["reclaim"]).map(drop)
 }
@@ -160,7 +150,7 @@ fn takes_down(bed: &mut Bed) -> Result<()> {
 }
 
 fn nothing_is_left(bed: &mut Bed, stub: &Domain) -> Result<()> {
-    ensure!(find(bed)?.is_none(), "the guest is still there");
+    ensure!(bed.find(NAME)?.is_none(), "the guest is still there");
     ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted");
     ensure!(bed.store.children(&stub.node("backend/pci"))?.is_empty(), "a backend's directory is still there");
     expect(EDU, bed.pool_state(stub, EDU)?.as_deref(), "free")
@@ -197,7 +187,7 @@ fn killed(bed: &mut Bed) -> Result<()> {
         let outcome = process::run(Command::new("pcidom").arg("reclaim"), bed.deadline)?;
         println!("agent: killed after {delay} ms, the next command said: {}", outcome.stderr.trim());
         ensure!(outcome.code() == 0, "`pcidom reclaim` ended with {}", outcome.code());
-        if let Some(guest) = find(bed)? {
+        if let Some(guest) = bed.find(NAME)? {
             finished += 1;
             let deadline = bed.deadline;
             let state = guest.node("device/pci/0/state");

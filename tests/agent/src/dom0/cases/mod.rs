@@ -59,25 +59,24 @@ pub(crate) const FULL: &[&[Case]] = &[
     broker_death::CASES,
     broker_stopped::CASES,
     broker_rogue::CASES,
+    hotplug::life::CASES,
+    audit::CASES,
+    export::CASES,
+    direct::READ_ONLY,
+    errors::CASES,
+];
+
+/// More on such a host, in a boot of their own.
+pub(crate) const HOTPLUG: &[&[Case]] = &[
     hotplug::sequence::CASES,
     hotplug::sets::CASES,
     hotplug::data::CASES,
     hotplug::failures::CASES,
     hotplug::surprise::CASES,
-    audit::CASES,
-    direct::READ_ONLY,
-    errors::CASES,
-];
-
-/// More cases on a host with an IOMMU, which run only where `CASE=` names them: they take long, or have not been seen to pass on a machine that does
-/// nothing else.
-pub(crate) const BY_NAME: &[&[Case]] = &[
     hotplug::killed::CASES,
     hotplug::cycles::CASES,
     hotplug::other_frontends::CASES,
-    hotplug::life::CASES,
     commands::CASES,
-    export::CASES,
 ];
 
 /// Cases on a host without.

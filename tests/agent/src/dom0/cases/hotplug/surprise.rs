@@ -65,6 +65,7 @@ fn pulled_out(bed: &mut Bed) -> Result<()> {
         println!("agent: the guest says: {log}");
         ensure!(log.contains("AER process"), "the guest was not told: {log}");
         bed.in_guest(&other, "true")?;
+        bed.in_guest(&guest, "echo 'module xen_pcifront -p' >/proc/dynamic_debug/control")?;
         bed.pcidom(&["detach", &guest.name, HOT])?;
         bed.expect_connected(&guest)?;
         bed.expect_in_guest(&guest, &[E1000])?;
