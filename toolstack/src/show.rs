@@ -130,7 +130,7 @@ fn is_alone(host: &Host, stub: DomId, guest: DomId) -> Result<bool, Error> {
     Ok(export.mode == ExportMode::Slot.name())
 }
 
-/// The stub's answer: offsets and how often.
+/// The stub's answer: offsets and how often. It may say anything.
 struct Refusals(Option<Vec<u64>>);
 
 impl Refusals {
@@ -141,7 +141,7 @@ impl Refusals {
             [offset, count] if (first..end).contains(offset) => Some(count),
             _ => None,
         });
-        Some(counts.sum())
+        Some(counts.fold(0, |sum, count| sum.saturating_add(*count)))
     }
 }
 
@@ -230,5 +230,19 @@ impl Shown {
         let rows: Vec<[String; 9]> = self.registers.iter().map(Register::row).collect();
         let _ = write!(text, "\n{}", columns(header, &rows));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_stub_says_is_a_number() {
+        let refusals = Refusals(Some(vec![4, 2, 4, u64::MAX, 7, 1, 0x1000, 3, u64::MAX, 5, 9]));
+        assert_eq!(refusals.within(4, 6), Some(u64::MAX));
+        assert_eq!((refusals.within(6, 8), refusals.within(8, 12)), (Some(1), Some(0)));
+        assert_eq!(refusals.within(ELSEWHERE, u64::MAX), Some(3));
+        assert_eq!(Refusals(None).within(0, 4), None);
     }
 }

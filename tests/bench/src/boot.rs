@@ -22,6 +22,9 @@ const MACHINE_MIB: u32 = 2560;
 /// The disks that cases write to (an NVMe and a SATA one, and an NVMe one that can be unplugged) and their size.
 const DISKS: [&str; 3] = ["nvme.img", "sata.img", "hot.img"];
 const DISK_MIB: u64 = 64;
+/// What one device has as its expansion ROM.
+const ROM: &str = "rom.img";
+const ROM_BYTES: usize = 0x8000;
 /// Memory for the guests that only make noise, and how many of them there are.
 const NOISE_MIB: u32 = 1024;
 const NOISE_DEVICES: u32 = 7;
@@ -43,6 +46,8 @@ pub(crate) enum Kind {
     NoIommu,
     /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
     Direct,
+    /// With devices of many kinds.
+    Devices,
     /// For figures in real time: with more devices, for more guests.
     Figures,
     /// As most cases have it, for as long as it takes.
@@ -53,7 +58,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that cases are for.
-    pub(crate) const LANES: [Self; 4] = [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct];
+    pub(crate) const LANES: [Self; 5] = [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
@@ -62,6 +67,7 @@ impl Kind {
             Self::Hotplug => "hotplug",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
+            Self::Devices => "devices",
             Self::Soak => "soak",
             Self::Figures => "figures",
             Self::Instructions => "instructions",
@@ -72,7 +78,7 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Soak | Self::Figures => "",
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Devices | Self::Soak | Self::Figures => "",
         }
     }
 
@@ -86,7 +92,7 @@ impl Kind {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct => LIMIT,
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct | Self::Devices => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
@@ -196,10 +202,29 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
         device("edu,addr=c.0,multifunction=on");
         device("edu,addr=c.1");
     }
+    if kind == Kind::Devices {
+        // Behind ports: a function with virtual ones, and a USB controller.
+        device("pcie-root-port,id=outside,chassis=1,addr=b");
+        device("nvme-subsys,id=several");
+        device(
+            "nvme,bus=outside,serial=several,subsys=several,sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
+        );
+        device("pcie-root-port,id=behind,chassis=2,addr=d");
+        device("qemu-xhci,bus=behind");
+        // A prefetchable BAR of 64 bits.
+        device("ivshmem-plain,memdev=memory,addr=e");
+        // An expansion ROM, with a signature and nothing that firmware would run.
+        let rom = dir.join(ROM);
+        fs::write(&rom, [&[0x55, 0xaa][..], &[0; ROM_BYTES - 2]].concat())?;
+        device(&format!("pvscsi,addr=f,romfile={}", rom.display()));
+    }
     if kind == Kind::Figures {
         for index in 0..NOISE_DEVICES {
             device(&format!("edu,addr={:x}", 0xb + index));
         }
+    }
+    if kind == Kind::Devices {
+        arguments.extend(["-object", "memory-backend-ram,id=memory,size=4M,share=on"].map(str::to_owned));
     }
     // A cable between them that leads nowhere else (which QEMU warns of).
     for slot in [5, 8, 9] {

@@ -14,14 +14,16 @@ use anyhow::{Context, Result};
 
 use crate::{command, cpio::Archive, layout, packages, release::Release, unpacked::Unpacked, vmlinux};
 
-/// Modules for dom0: Xen's interfaces, the shared folder and the network. `xen-pciback` parks the devices.
-const DOM0_MODULES: [&str; 9] = [
+/// Modules for dom0: Xen's interfaces, the shared folder and the network. `xen-pciback` parks the devices, `pci-pf-stub` makes virtual functions
+/// of one and does nothing else with it.
+const DOM0_MODULES: [&str; 10] = [
     "xen-privcmd",
     "xenfs",
     "xen-evtchn",
     "xen-gntdev",
     "xen-gntalloc",
     "xen-pciback",
+    "pci-pf-stub",
     "virtio_pci",
     "9p",
     "virtio_net",

@@ -20,6 +20,16 @@ pub(crate) const HOT: &str = "0000:01:00.0";
 pub(crate) const PORT: &str = "0000:00:0b.0";
 /// Two of QEMU's educational devices in one slot.
 pub(crate) const PAIR: [&str; 2] = ["0000:00:0c.0", "0000:00:0c.1"];
+/// Where cases want devices of many kinds: an NVMe controller behind [`PORT`], with virtual functions if dom0 says so,
+pub(crate) const PHYSICAL: &str = "0000:01:00.0";
+/// the first of them,
+pub(crate) const VIRTUAL: &str = "0000:01:00.1";
+/// a USB controller behind another port,
+pub(crate) const XHCI: &str = "0000:02:00.0";
+/// memory shared with nobody, in a prefetchable BAR of 64 bits,
+pub(crate) const SHARED_MEMORY: &str = "0000:00:0e.0";
+/// and a SCSI controller with an expansion ROM.
+pub(crate) const PVSCSI: &str = "0000:00:0f.0";
 /// Those that the pool has from the start.
 pub(crate) const ALL: [&str; 3] = [E1000, EDU, NVME];
 

@@ -56,6 +56,7 @@ fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'stat
         "hotplug" => cases::HOTPLUG,
         "no-iommu" => cases::NO_IOMMU,
         "direct" => cases::DIRECT,
+        "devices" => cases::DEVICES,
         _ => bail!("no lane {lane}"),
     };
     let is_wanted = move |case: &&cases::Case| filter.split(',').any(|part| case.name.contains(part));

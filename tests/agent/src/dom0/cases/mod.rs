@@ -11,6 +11,7 @@ mod direct;
 mod errors;
 mod export;
 mod hotplug;
+mod kinds;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -80,6 +81,9 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
 
 /// Cases on a host without.
 pub(crate) const NO_IOMMU: &[&[Case]] = &[no_iommu::CASES];
+
+/// Cases on a host with devices of many kinds.
+pub(crate) const DEVICES: &[&[Case]] = &[kinds::CASES];
 
 /// Cases on a host that was booted for direct mode.
 pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
