@@ -37,8 +37,8 @@ all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (th
 run: stub rogue tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
-test: setup ## Run everything: lint, host tests (beside the rest), image checks, both Xen lanes
-	@$(BENCH) suite lint +test-host image-check install-check test-fast test-full
+test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen lanes
+	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, ONE};
 use crate::dom0::{
     bed::Bed,
-    devices::{E1000, EDU, NVME},
+    devices::{E1000, EDU, NVME, PAIR},
     guests::Domain,
     irqs::Irqs,
     snapshot::{Snapshot, debug_key},
@@ -20,8 +20,8 @@ use crate::dom0::{
 pub(in super::super) const CASES: &[Case] =
     &[Case::within(Duration::from_mins(10), "nothing_grows_in_100_cycles_of_attach_and_detach", hundred)];
 
-/// Two devices that come and go together.
-const DEVICES: [&str; 2] = [NVME, EDU];
+/// They come and go together, each on its slot, two of them on one.
+const DEVICES: [&str; 4] = [NVME, EDU, PAIR[0], PAIR[1]];
 /// One round takes a few seconds.
 const LIMIT: Duration = Duration::from_mins(1);
 const DISK: &str = "/dev/nvme0n1";
@@ -34,7 +34,7 @@ fn hundred(bed: &mut Bed) -> Result<()> {
     cycles(bed, 100, &mut |_| Ok(()))
 }
 
-/// So many cycles of a device on a running guest whose driver finds the disk each time, two devices at a time. `progress` hears of each hundred.
+/// So many cycles of a device on a running guest whose driver finds the disk each time, all devices at a time. `progress` hears of each hundred.
 pub(crate) fn cycles(bed: &mut Bed, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
     bed.set_limit(2 * LIMIT);
     let guest = bed.having(ONE, &[E1000])?;
@@ -52,7 +52,7 @@ pub(crate) fn cycles(bed: &mut Bed, count: u32, progress: &mut dyn FnMut(&str) -
     while done < count {
         bed.set_limit(LIMIT);
         round(bed, &guest).with_context(|| format!("after {done} cycles"))?;
-        done += 2;
+        done += u32::try_from(DEVICES.len())?;
         if done % 100 == 0 {
             let each = started.elapsed() / done;
             progress(&format!("{done} cycles, {} ms each: {:?}", each.as_millis(), self::figures(bed, &guest)?.0))?;
@@ -67,13 +67,11 @@ pub(crate) fn cycles(bed: &mut Bed, count: u32, progress: &mut dyn FnMut(&str) -
     figures.compare(&after)
 }
 
-/// One cycle of each device: the disk comes, the driver finds it with its vectors, and it goes, and another device with it.
+/// One cycle of each device: the disk comes, the driver finds it with its vectors, and it goes, and the others with it.
 fn round(bed: &mut Bed, guest: &Domain) -> Result<()> {
-    let [disk, other] = DEVICES;
-    bed.pcidom(&["attach", &guest.name, disk, other])?;
+    bed.pcidom(&[&["attach", &*guest.name], &DEVICES[..]].concat())?;
     bed.await_disk(guest, DISK)?;
-    bed.pcidom(&["detach", &guest.name, disk, other])?;
-    Ok(())
+    bed.pcidom(&[&["detach", &*guest.name], &DEVICES[..]].concat()).map(drop)
 }
 
 impl Figures {
