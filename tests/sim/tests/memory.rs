@@ -102,3 +102,36 @@ fn sixty_four_guests_with_four_functions_each_fit_into_2_mib() {
     // Of about 1.7 MiB behind the image; the rest is for what dom0 and guests ask of it at the same time.
     assert!(peak < 512 << 10, "{peak} bytes");
 }
+
+#[test]
+fn devices_that_come_and_go_take_nothing_with_them() {
+    const STAYS: Sbdf = Sbdf::from_devfn(0, 6, 0);
+    const MOVE: [Sbdf; 3] = [Sbdf::from_devfn(0, 5, 0x10), Sbdf::from_devfn(0, 3, 0), Sbdf::from_devfn(0, 3, 1)];
+    let mut world = World::new(&[&[STAYS], &MOVE[..]].concat());
+    let guest = world.create_guest(5);
+    world.tool.attach(guest, &[STAYS]);
+    world.settle();
+    let mut round = || {
+        counted(|| {
+            world.tool.hot_attach(guest, &MOVE.map(|device| (device, None)));
+            world.settle_deadlines(50);
+            world.tool.hot_detach(guest, &MOVE);
+            world.settle_deadlines(50);
+            world.tool.remove_entries(guest, &MOVE);
+            world.settle_deadlines(50);
+            // The guest's own notes are not the stub's memory.
+            world.guest(guest).goodbyes = Vec::new();
+        });
+        assert_eq!(world.states(guest), ("4".to_string(), 4));
+        IN_USE.with(Cell::get)
+    };
+    // Lists keep the room that they once needed.
+    for _ in 0..20 {
+        round();
+    }
+    let before = round();
+    for _ in 0..200 {
+        round();
+    }
+    assert_eq!(round(), before);
+}
