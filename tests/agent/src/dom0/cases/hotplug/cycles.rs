@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, ONE};
 use crate::dom0::{
     bed::Bed,
-    devices::{E1000, EDU, NVME, PAIR},
+    devices::{E1000, E1000E, EDU, NVME, PAIR},
     guests::Domain,
     irqs::Irqs,
     snapshot::{Snapshot, debug_key},
@@ -21,7 +21,7 @@ pub(in super::super) const CASES: &[Case] =
     &[Case::within(Duration::from_mins(10), "nothing_grows_in_100_cycles_of_attach_and_detach", hundred)];
 
 /// They come and go together, each on its slot, two of them on one.
-const DEVICES: [&str; 4] = [NVME, EDU, PAIR[0], PAIR[1]];
+const DEVICES: [&str; 5] = [NVME, EDU, E1000E, PAIR[0], PAIR[1]];
 /// One round takes a few seconds.
 const LIMIT: Duration = Duration::from_mins(1);
 const DISK: &str = "/dev/nvme0n1";

@@ -67,6 +67,8 @@ const BESIDE: &[&str] = &[
     // The stub's verdict after the tool's reset.
     "POOL/state",
     "POOL/online",
+    // What the device had beyond the rules goes with its guest.
+    "POOL/policy",
 ];
 
 fn guest(bed: &mut Bed) -> Result<Domain> {
