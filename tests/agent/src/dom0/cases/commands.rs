@@ -121,6 +121,11 @@ fn doctor(bed: &mut Bed) -> Result<()> {
     if bed.find(NAME)?.is_none() {
         makes_a_guest(bed)?;
     }
+    // Dom0's own.
+    let stub = bed.stub()?;
+    if bed.pool_state(&stub, AHCI)?.is_some() {
+        bed.pcidom(&["assignable", "remove", AHCI])?;
+    }
     let outcome = bed.try_pcidom(&["doctor"])?;
     println!("agent: pcidom doctor says:\n{}", outcome.text());
     ensure!(outcome.code() == 0, "it ended with {}", outcome.code());
