@@ -75,14 +75,14 @@ fn round(bed: &mut Bed, guest: &Domain) -> Result<()> {
 }
 
 impl Figures {
-    /// Memory may be a little more: what allocators keep, and the room that the stub's queue of watch events once needed. Everything else is the
-    /// same.
+    /// Memory may be a little more: what allocators keep, and the room that lists in the stub once needed (they come to rest:
+    /// `tests/sim/tests/memory.rs`). Everything else is the same.
     fn compare(&self, later: &Self) -> Result<()> {
         for (name, before) in &self.0 {
             let after = later.0.get(name).copied().unwrap_or_default();
             let is_fine = match name.as_str() {
                 "broker's KiB" => after <= before + 256,
-                "stub's heap_used" => after <= before + 1024,
+                "stub's heap_used" => after <= before + 2048,
                 _ => after == *before,
             };
             ensure!(is_fine, "{name}: {before}, then {after}");
