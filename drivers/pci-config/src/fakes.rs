@@ -24,6 +24,18 @@ impl Default for Memory {
 }
 
 impl Memory {
+    /// These bytes from the start on. With `has_list` they say that there is a capability list; without, they say what they say.
+    ///
+    /// # Panics
+    /// Where they are more than 4096.
+    #[must_use]
+    pub fn of(bytes: &[u8], has_list: bool) -> Self {
+        let mut memory = Self::default();
+        memory.set(0, bytes);
+        memory.bytes[6] |= if has_list { 0x10 } else { 0 };
+        memory
+    }
+
     /// Sets the bytes at `offset`.
     ///
     /// # Panics

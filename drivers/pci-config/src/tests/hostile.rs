@@ -45,9 +45,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_a_device(seed in prop::collection::vec(any::<u8>(), 4096), has_list in any::<bool>(), value in any::<u32>()) {
-        let mut hw = Memory::default();
-        hw.set(0, &seed);
-        hw.bytes[6] = if has_list { hw.bytes[6] | 0x10 } else { hw.bytes[6] };
+        let hw = Memory::of(&seed, has_list);
         let mut config = lend(&network_card_known(), &hw);
         access_everything(&mut config, &hw, value);
     }

@@ -149,9 +149,7 @@ proptest! {
 
     #[test]
     fn any_bytes_have_registers(seed in prop::collection::vec(any::<u8>(), 4096), has_list in any::<bool>(), is_permissive in any::<bool>()) {
-        let mut hw = Memory::default();
-        hw.set(0, &seed);
-        hw.bytes[6] = if has_list { hw.bytes[6] | 0x10 } else { hw.bytes[6] };
+        let hw = Memory::of(&seed, has_list);
         let entries = inventory(&hw, if is_permissive { "permissive=1" } else { "permissive=0" });
         let bytes: usize = entries.iter().map(|entry| usize::from(entry.bytes)).sum();
         prop_assert!([256, 4096].contains(&bytes));
