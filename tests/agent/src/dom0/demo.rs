@@ -29,11 +29,8 @@ impl Demo<'_> {
     fn show(&mut self) -> Result<()> {
         self.say("The stub, a domain of 1 MiB, will serve PCI devices in place of dom0's kernel.")?;
         self.dom0("xl create /etc/xen/pcidom.cfg")?;
-        self.bed.store.wait_for(
-            &format!("/local/domain/{}/data/pcidom/version", self.domid("pcidom")?),
-            self.bed.deadline,
-            |value| value.is_some(),
-        )?;
+        let version = self.domain("pcidom")?.node("data/pcidom/version");
+        self.bed.store.wait_for(&version, self.bed.deadline, |value| value.is_some())?;
         self.say("It takes three devices into its pool.")?;
         for device in DEVICES {
             self.dom0(&format!("pcidom assignable add {device}"))?;
@@ -44,7 +41,7 @@ impl Demo<'_> {
         self.dom0("xl create -p /etc/xen/guest.cfg")?;
         self.dom0(&format!("pcidom attach -v guest {card} {toy}"))?;
         self.dom0("xl unpause guest")?;
-        let guest = Domain { name: "guest".into(), id: self.domid("guest")? };
+        let guest = self.domain("guest")?;
         let deadline = self.bed.deadline;
         self.bed.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
         self.bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
@@ -65,8 +62,8 @@ impl Demo<'_> {
         self.report.line(format_args!("done"))
     }
 
-    fn domid(&self, name: &str) -> Result<u16> {
-        self.bed.xl(&["domid", name])?.trim().parse().with_context(|| format!("the id of {name}"))
+    fn domain(&mut self, name: &str) -> Result<Domain> {
+        self.bed.find(name)?.with_context(|| format!("there is no {name}"))
     }
 
     fn say(&mut self, text: &str) -> Result<()> {

@@ -39,7 +39,12 @@ impl Domain {
 
 /// Has Linux boot in half the time under emulation: no return thunks to patch in, no page tables to search for writable code, no
 /// self-tests of ciphers, and 16 MiB for bounce buffers instead of 64.
-pub(crate) const SOONER: &str = "mitigations=off rodata=off cryptomgr.notests swiotlb=8192";
+const SOONER: &str = "mitigations=off rodata=off cryptomgr.notests swiotlb=8192";
+
+/// The command line of a guest's kernel, for an agent that loads these modules first.
+pub(crate) fn command_line(modules: &str) -> String {
+    format!("console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={modules}")
+}
 
 /// A command that a guest is doing. A guest does one at a time.
 pub(crate) struct Request {
@@ -58,9 +63,10 @@ impl Bed {
         // What comes later counts.
         write!(
             config,
-            "name = \"{name}\"\nextra = \"console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={}\"\n\
+            "name = \"{name}\"\nextra = \"{}\"\n\
              on_reboot = \"{}\"\non_crash = \"destroy\"\n",
-            options.modules, options.on_reboot
+            command_line(options.modules),
+            options.on_reboot
         )?;
         self.create_paused(name, &config)
     }

@@ -9,7 +9,7 @@ use crate::{
     dom0::{
         bed::Bed,
         devices::{AHCI, E1000, EDU, NVME},
-        guests::{Domain, SOONER},
+        guests::{Domain, command_line},
     },
     process,
     store::expect,
@@ -42,8 +42,9 @@ fn configuration(pci: &str, modules: &str) -> Result<String> {
     let kept: String = example.lines().filter(needs).flat_map(|line| [line, "\n"]).collect();
     let config = format!(
         "{kept}name = '{NAME}' ; on_crash = \"destroy\"\n\
-         extra = \"console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={modules}\"\n\
-         pci = [ {pci} ]\n"
+         extra = \"{}\"\n\
+         pci = [ {pci} ]\n",
+        command_line(modules)
     );
     let file = format!("/tmp/{NAME}.cfg");
     fs::write(&file, config)?;
