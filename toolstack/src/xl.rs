@@ -135,7 +135,10 @@ mod tests {
         // Like xl: it opens its standard input by name, as a plain file that it reads from the start. One process does all, so that
         // none is left when it is gone.
         let mut reader = Command::new("sh")
-            .args(["-c", "test -f /proc/self/fd/0 && read -r line < /proc/self/fd/0 && echo \"$line\" && exec sleep 30"])
+            .args([
+                "-c",
+                "test -f /proc/self/fd/0 && read -r line < /proc/self/fd/0 && echo \"$line\" && exec sleep 30",
+            ])
             .stdin(file)
             .stdout(Stdio::piped())
             .spawn()
