@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     process::{Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Instant,
 };
@@ -37,6 +38,14 @@ impl Outcome {
     }
 }
 
+/// Whether the console is told how long each program took.
+static TELLS: AtomicBool = AtomicBool::new(true);
+
+/// From now on the console is told nothing: a line takes time too, which is not that of what is measured.
+pub(crate) fn tell_nothing() {
+    TELLS.store(false, Ordering::Relaxed);
+}
+
 /// Runs `command` until it ends or `deadline` comes; then it is killed, which is an error.
 pub(crate) fn run(command: &mut Command, deadline: Instant) -> Result<Outcome> {
     let started = Instant::now();
@@ -58,7 +67,9 @@ pub(crate) fn run(command: &mut Command, deadline: Instant) -> Result<Outcome> {
     if !ended {
         bail!("{command:?} did not end in time");
     }
-    println!("agent: {command:?} took {} ms", started.elapsed().as_millis());
+    if TELLS.load(Ordering::Relaxed) {
+        println!("agent: {command:?} took {} ms", started.elapsed().as_millis());
+    }
     let collect = |reader: thread::JoinHandle<Vec<u8>>| reader.join().unwrap_or_default();
     let (stdout, stderr) = (collect(stdout), String::from_utf8_lossy(&collect(stderr)).into_owned());
     Ok(Outcome { status, stdout, stderr })

@@ -20,6 +20,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{bed::Bed, devices::NVME, guests::Domain, report::Report};
+use crate::process;
 use contestant::Contestant;
 
 /// The device that everything is measured with.
@@ -51,6 +52,7 @@ pub(crate) struct Session<'a> {
 
 /// Measures `options`: a number of rounds, and names of groups with commas between them.
 pub(crate) fn run(bed: &mut Bed, report: &mut Report, clock: Clock, options: &str) -> Result<()> {
+    process::tell_nothing();
     let (rounds, only) = options.split_once(' ').unwrap_or((options, ""));
     let rounds = rounds.parse().with_context(|| format!("rounds: {rounds:?}"))?;
     let only = only.split(',').filter(|group| !group.is_empty()).collect();
