@@ -99,6 +99,23 @@ impl Host {
         Ok(values)
     }
 
+    /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
+    pub(crate) fn write_and_read<const N: usize>(
+        &self,
+        change: &Change,
+        paths: [&str; N],
+    ) -> Result<[Option<String>; N], Error> {
+        let Change::Write { path, value } = change else {
+            self.commit(std::slice::from_ref(change))?;
+            return self.read_many(paths);
+        };
+        let mut values = [const { None }; N];
+        for (place, found) in values.iter_mut().zip(self.store.write_and_read(path, value, &paths)?) {
+            *place = found;
+        }
+        Ok(values)
+    }
+
     /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.
     pub(crate) fn read_state(&self, path: &str) -> Result<XenbusState, Error> {
         Ok(self.read(path)?.map(XenbusState::parse).unwrap_or_default())

@@ -68,10 +68,24 @@ pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
 
 /// One device's record.
 pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Error> {
+    let nodes = record_nodes(device);
+    let values = host.read_many(nodes.each_ref().map(String::as_str))?;
+    parse_record(device, nodes, values)
+}
+
+/// The nodes that make a record.
+pub(crate) fn record_nodes(device: Sbdf) -> [String; 3] {
     let dir = path::tool_device_dir(device);
-    let nodes = ["stub", "frontend", "phase"].map(|name| path::child(&dir, name));
-    let [stub, frontend, phase] = host.read_many(nodes.each_ref().map(String::as_str))?;
-    let [stub_node, frontend_node, phase_node] = nodes;
+    ["stub", "frontend", "phase"].map(|name| path::child(&dir, name))
+}
+
+/// The record in the values of these nodes.
+pub(crate) fn parse_record(
+    device: Sbdf,
+    nodes: [String; 3],
+    values: [Option<String>; 3],
+) -> Result<Option<Record>, Error> {
+    let ([stub_node, frontend_node, phase_node], [stub, frontend, phase]) = (nodes, values);
     let Some(stub) = stub.map(|stub| parse_id(&stub_node, stub)).transpose()? else {
         return Ok(None);
     };
@@ -86,12 +100,16 @@ pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Erro
 
 /// What the admin wants for the device while a guest has it; `None` where that is nothing.
 pub(crate) fn policy(host: &Host, device: Sbdf) -> Result<Option<Policy>, Error> {
-    let place = policy_node(device);
-    let Some(value) = host.read(&place)? else { return Ok(None) };
-    value.parse().map(Some).map_err(|_| Error::Nonsense { place, value })
+    parse_policy(device, host.read(&policy_node(device))?)
 }
 
-fn policy_node(device: Sbdf) -> String {
+/// The policy in the value of [`policy_node`].
+pub(crate) fn parse_policy(device: Sbdf, value: Option<String>) -> Result<Option<Policy>, Error> {
+    let Some(value) = value else { return Ok(None) };
+    value.parse().map(Some).map_err(|_| Error::Nonsense { place: policy_node(device), value })
+}
+
+pub(crate) fn policy_node(device: Sbdf) -> String {
     path::child(&path::tool_device_dir(device), key::POLICY)
 }
 

@@ -56,20 +56,11 @@ pub(crate) struct Capabilities {
 
 impl Capabilities {
     pub(crate) fn read(config: &Config) -> Result<Self, Error> {
-        let msi = match config.find_capability(id::MSI)? {
-            Some(at) => Some(read_msi(config, at)?),
-            None => None,
-        };
-        let msix = match config.find_capability(id::MSI_X)? {
-            Some(at) => Some(read_msix(config, at)?),
-            None => None,
-        };
-        Ok(Self {
-            power: config.find_capability(id::POWER_MANAGEMENT)?,
-            vpd: config.find_capability(id::VPD)?,
-            msi,
-            msix,
-        })
+        let ids = [id::POWER_MANAGEMENT, id::VPD, id::MSI, id::MSI_X];
+        let [power, vpd, msi, msix] = config.find_capabilities(ids)?;
+        let msi = msi.map(|at| read_msi(config, at)).transpose()?;
+        let msix = msix.map(|at| read_msix(config, at)).transpose()?;
+        Ok(Self { power, vpd, msi, msix })
     }
 
     /// Whether a register lies in what only the vector commands may touch. Capabilities do not overlap in a sound device.

@@ -1,6 +1,6 @@
 //! One request: looked up, checked, carried out.
 
-use pci_config::Openings;
+use pci_config::{Openings, Policy};
 use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
@@ -11,7 +11,7 @@ use super::interrupts::Work;
 use super::lent::Lent;
 use super::power;
 use super::quiet;
-use super::vectors::{self, Vectors};
+use super::vectors::{self, Noted, Vectors};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::table;
@@ -47,34 +47,38 @@ pub(crate) fn execute(
     entries: Option<&MsixEntries>,
 ) -> Result<Answer, Failure> {
     let device = address(request).ok_or(Failure::NotYours)?;
-    let lent = Lent::find(host, stub, device)?;
-    let command = BrokerCommand::from_raw(request.cmd).ok_or(Failure::UnknownCommand)?;
-    if !host.sysfs.exists(device) {
+    let command = BrokerCommand::from_raw(request.cmd);
+    let is_write = command == Some(BrokerCommand::ConfWrite);
+    // All that is needed of xenstore, with one question.
+    let [vectors, intx] = Noted::nodes(device);
+    let other = if is_write { table::policy_node(device) } else { intx };
+    let (lent, [vectors, other]) = Lent::find(host, stub, device, &[vectors, other])?;
+    let command = command.ok_or(Failure::UnknownCommand)?;
+    let Some(config) = host.sysfs.find_config(device)? else {
         return Err(Failure::NotYours); // it was pulled out
-    }
-    let config = host.sysfs.config(device)?;
+    };
     let capabilities = Capabilities::read(&config)?;
-    let work = Work { host, physdev, lent, config, capabilities };
+    let work = Work { host, physdev, lent, vectors: Vectors::from_node(vectors), config, capabilities };
+    let intx_off = other.is_some();
     match command {
-        BrokerCommand::ConfWrite => write(&work, request),
-        BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1)?.0)),
-        BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info)?.0)),
-        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable().map(|()| Answer::default()),
-        BrokerCommand::EnableMsix => enable_msix(&work, entries),
+        BrokerCommand::ConfWrite => write(&work, request, table::parse_policy(device, other)?),
+        BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
+        BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
+        BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
             let facts = Facts::gather(host, device)?;
             quiet::make_quiet(host, lent.guest, &facts)?;
             work.config.prepare(facts.decode())?;
             Ok(Answer::default())
         }
-        BrokerCommand::Query => query(&work),
+        BrokerCommand::Query => Ok(query(&work)),
     }
 }
 
-fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
+fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<Answer, Failure> {
     let Request { offset, size, value, info, .. } = *request;
     let asked = Asked { offset, size, value, mask: info };
-    let policy = table::policy(work.host, work.lent.device)?;
     let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
     let allowed = match (allow::check(&asked, &work.capabilities, is_permissive), policy) {
         (Err(Failure::NotAllowed(_)), Some(policy)) => {
@@ -99,7 +103,7 @@ fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
             return Ok(Answer::default());
         }
         // While vectors are mapped the bit stays, and what the guest wants is noted for afterwards.
-        Kind::Command if allowed.mask & INTX_DISABLE != 0 && Vectors::load(work.host, device)? != Vectors::None => {
+        Kind::Command if allowed.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None => {
             work.host.commit(&[vectors::set_intx_off(device, new & INTX_DISABLE != 0)])?;
             new |= INTX_DISABLE;
         }
@@ -111,30 +115,28 @@ fn write(work: &Work<'_>, request: &Request) -> Result<Answer, Failure> {
 
 /// A device that came back from D3hot has forgotten its messages.
 fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
-    let mapped = Vectors::load(work.host, work.lent.device)?;
-    if mapped.pirqs().is_empty() {
+    if work.vectors.pirqs().is_empty() {
         return Ok(());
     }
     work.physdev.restore(work.lent.device)?;
-    work.switch_on(&mapped)
+    work.switch_on(&work.vectors)
 }
 
-fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>) -> Result<Answer, Failure> {
+fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>, intx_off: bool) -> Result<Answer, Failure> {
     let entries = entries.ok_or(Failure::Refused("asked for more MSI-X entries than fit into a request"))?;
     let indexes: Vec<u16> = entries.as_slice().iter().map(|entry| entry.entry).collect();
-    let facts = Facts::gather(work.host, work.lent.device)?;
-    let pirqs = work.enable_msix(&indexes, &facts)?;
+    let pirqs = work.enable_msix(&indexes, intx_off)?;
     // Checked before: each fits.
     let vectors = pirqs.iter().map(|pirq| u16::try_from(pirq.0).unwrap_or_default()).collect();
     Ok(Answer { vectors, ..Answer::default() })
 }
 
-fn query(work: &Work<'_>) -> Result<Answer, Failure> {
+fn query(work: &Work<'_>) -> Answer {
     let mut features = Features::empty();
     features.set(Features::MSI, work.capabilities.msi.is_some());
     features.set(Features::MSIX, work.capabilities.msix.is_some());
-    let mapped = Vectors::load(work.host, work.lent.device)?.pirqs().len();
-    Ok(Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() })
+    let mapped = work.vectors.pirqs().len();
+    Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() }
 }
 
 /// The words of a failure: an error, and the number behind it.

@@ -16,9 +16,8 @@ use super::capabilities::{Capabilities, Msi, Msix};
 use super::failure::Failure;
 use super::lent::Lent;
 use super::power;
-use super::vectors::{self, Vectors};
+use super::vectors::{self, Noted, Vectors};
 use crate::error::{Doing, Error};
-use crate::facts::Facts;
 use crate::host::Host;
 use crate::sysfs::{Config, Width};
 use crate::table;
@@ -41,19 +40,22 @@ pub(crate) struct Work<'a> {
     pub(crate) host: &'a Host,
     pub(crate) physdev: &'a dyn Physdev,
     pub(crate) lent: Lent,
+    /// What was mapped when the request came.
+    pub(crate) vectors: Vectors,
     pub(crate) config: Config,
     pub(crate) capabilities: Capabilities,
 }
 
 impl Work<'_> {
-    /// Maps `count` consecutive vectors and turns MSI on; the first pirq.
-    pub(crate) fn enable_msi(&self, count: u32) -> Result<Pirq, Failure> {
+    /// Maps `count` consecutive vectors and turns MSI on; the first pirq. `intx_off`, here and below: whether the guest wanted INTx off when
+    /// the first vector came.
+    pub(crate) fn enable_msi(&self, count: u32, intx_off: bool) -> Result<Pirq, Failure> {
         let msi = self.capabilities.msi.ok_or(Failure::Refused("asked for MSI of a device without it"))?;
         if !count.is_power_of_two() || count > MAX_MSI || count > msi.vectors {
             return Err(Failure::Refused("asked for more MSI vectors than the device has"));
         }
         self.check_awake()?;
-        let enabled = self.replace(|mapped| {
+        let enabled = self.replace(intx_off, |mapped| {
             let first = self.physdev.map(self.lent.guest, self.lent.device, Vector::Msi { count })?;
             *mapped = Vectors::Msi((0..count).map(|number| Pirq(first.0.saturating_add(number))).collect());
             Ok(())
@@ -62,22 +64,28 @@ impl Work<'_> {
     }
 
     /// Maps these entries and turns MSI-X on; their pirqs in the same order.
-    pub(crate) fn enable_msix(&self, indexes: &[u16], facts: &Facts) -> Result<Vec<Pirq>, Failure> {
+    pub(crate) fn enable_msix(&self, indexes: &[u16], intx_off: bool) -> Result<Vec<Pirq>, Failure> {
         let msix = self.capabilities.msix.ok_or(Failure::Refused("asked for MSI-X of a device without it"))?;
         let distinct: BTreeSet<u16> = indexes.iter().copied().collect();
         if indexes.is_empty() || distinct.len() != indexes.len() || indexes.iter().any(|index| *index >= msix.entries) {
             return Err(Failure::Refused("asked for MSI-X entries that the table does not have"));
         }
+        let sysfs = &self.host.sysfs;
         let table_bar = msix
-            .table_bar(&facts.resources)
+            .table_bar(&sysfs.resources(self.lent.device)?)
             .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
         self.check_awake()?;
-        if facts.is_virtual() {
-            self.check_decoded()?;
+        let physical = sysfs.physical_function(self.lent.device);
+        // The table of a virtual function answers when its physical function, which is dom0's, has it so.
+        if let Some(physical) = physical
+            && !sysfs.decodes_virtual_functions(physical)?
+        {
+            let why = "asked for MSI-X of a virtual function whose physical one has its memory off";
+            return Err(Failure::Refused(why));
         }
-        let enabled = self.replace(|mapped| {
+        let enabled = self.replace(intx_off, |mapped| {
             // Xen reads and masks the table.
-            if !facts.is_virtual() {
+            if physical.is_none() {
                 self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
             }
             let mut outcome = Ok(());
@@ -98,15 +106,15 @@ impl Work<'_> {
     }
 
     /// Turns off what is on and unmaps it.
-    pub(crate) fn disable(&self) -> Result<(), Failure> {
+    pub(crate) fn disable(&self, intx_off: bool) -> Result<(), Failure> {
         let Lent { device, guest, .. } = self.lent;
-        let old = Vectors::load(self.host, device)?;
-        if old == Vectors::None {
+        let noted = Noted { vectors: self.vectors.clone(), intx_off };
+        if noted.vectors == Vectors::None {
             return Ok(());
         }
         self.host.commit(&[Vectors::Busy.store(device)])?;
-        clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
-        Ok(vectors::forget(self.host, device)?)
+        clear(self.host, guest, device, &self.config, &self.capabilities, &noted)?;
+        Ok(noted.forget(self.host, device)?)
     }
 
     /// In D3hot the device answers no access to its MSI-X table and forgets what MSI is told.
@@ -118,40 +126,26 @@ impl Work<'_> {
         }
     }
 
-    /// The table of a virtual function answers when its physical function, which is dom0's, has it so.
-    fn check_decoded(&self) -> Result<(), Failure> {
-        let sysfs = &self.host.sysfs;
-        match sysfs.physical_function(self.lent.device) {
-            Some(physical) if sysfs.decodes_virtual_functions(physical)? => Ok(()),
-            _ => Err(Failure::Refused("asked for MSI-X of a virtual function whose physical one has its memory off")),
-        }
-    }
-
     /// Puts a new set of vectors in the place of the old one. `map` says what it has mapped, also where it fails.
-    fn replace(&self, map: impl FnOnce(&mut Vectors) -> Result<(), Failure>) -> Result<Vectors, Failure> {
+    fn replace(&self, intx_off: bool, map: impl FnOnce(&mut Vectors) -> Result<(), Failure>) -> Result<Vectors, Failure> {
         let Lent { device, guest, .. } = self.lent;
-        let old = Vectors::load(self.host, device)?;
-        let mut begin = vec![Vectors::Busy.store(device)];
-        if old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0 {
-            begin.push(vectors::set_intx_off(device, true));
-        }
-        self.host.commit(&begin)?;
-        // Whoever sweeps looks for `busy` after he has said so, and we look after we have said `busy`: one of us sees the other.
-        if vectors::is_swept(self.host, guest)? {
+        let old = &self.vectors;
+        let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
+        if vectors::begin(self.host, guest, device, is_off)? {
             self.host.commit(&[old.store(device)])?;
             return Err(Failure::Swept);
         }
-        clear(self.host, guest, device, &self.config, &self.capabilities, &old)?;
+        let noted = Noted { vectors: old.clone(), intx_off: intx_off || is_off };
+        clear(self.host, guest, device, &self.config, &self.capabilities, &noted)?;
         let mut mapped = Vectors::None;
         let done = map(&mut mapped)
             .and_then(|()| check_expressible(&mapped))
             .and_then(|()| self.switch_on(&mapped))
-            .and_then(|()| Ok(self.host.commit(&[mapped.store(device)])?))
-            .and_then(|()| self.lent.check_still(self.host));
+            .and_then(|()| self.lent.check_after(self.host, &mapped.store(device)));
         match done {
             Ok(()) => Ok(mapped),
             Err(failure) => {
-                self.take_down(&mapped)?;
+                self.take_down(&Noted { vectors: mapped, ..noted })?;
                 Err(failure)
             }
         }
@@ -173,9 +167,9 @@ impl Work<'_> {
     }
 
     /// Undoes what was just done; the device may be nobody's by now.
-    fn take_down(&self, mapped: &Vectors) -> Result<(), Failure> {
+    fn take_down(&self, noted: &Noted) -> Result<(), Failure> {
         let Lent { device, guest, .. } = self.lent;
-        clear(self.host, guest, device, &self.config, &self.capabilities, mapped)?;
+        clear(self.host, guest, device, &self.config, &self.capabilities, noted)?;
         // A command that takes the device back must not find a word of ours behind it.
         vectors::remove(self.host, device)?;
         Ok(())
@@ -190,7 +184,7 @@ fn check_expressible(mapped: &Vectors) -> Result<(), Failure> {
     Err(Failure::Xen(HypercallError { call: "PHYSDEVOP_map_pirq", errno: Errno::E2BIG }))
 }
 
-/// Turns a device's vectors off and unmaps them; finds out which they are where `mapped` does not say. INTx goes back to what the
+/// Turns a device's vectors off and unmaps them; finds out which they are where `noted` does not say. INTx goes back to what the
 /// guest wants.
 pub(crate) fn clear(
     host: &Host,
@@ -198,9 +192,9 @@ pub(crate) fn clear(
     device: Sbdf,
     config: &Config,
     capabilities: &Capabilities,
-    mapped: &Vectors,
+    noted: &Noted,
 ) -> Result<(), Error> {
-    if *mapped == Vectors::None {
+    if noted.vectors == Vectors::None {
         return Ok(());
     }
     if let Some(Msi { at, .. }) = capabilities.msi {
@@ -210,8 +204,8 @@ pub(crate) fn clear(
         // Not masked either: Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
         config.change_word(at + CONTROL, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
     }
-    unmap(host, guest, device, mapped)?;
-    if !vectors::intx_is_off(host, device)? {
+    unmap(host, guest, device, &noted.vectors)?;
+    if !noted.intx_off {
         config.change_word(COMMAND, |command| command & !INTX_OFF)?;
     }
     Ok(())

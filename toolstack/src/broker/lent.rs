@@ -5,7 +5,8 @@ use xenstore::path;
 
 use super::failure::Failure;
 use crate::host::Host;
-use crate::table::{self, Phase};
+use crate::store::Change;
+use crate::table::{self, Phase, Record};
 
 /// A device that a stub serves to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,23 +17,35 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
-    /// Looks the device up for a stub that asks about it.
-    pub(crate) fn find(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Failure> {
-        let lent = Self::from_table(host, stub, device)?;
+    /// Looks the device up for a stub that asks about it, and reads two more nodes with the same question.
+    pub(crate) fn find(
+        host: &Host,
+        stub: DomId,
+        device: Sbdf,
+        more: &[String; 2],
+    ) -> Result<(Self, [Option<String>; 2]), Failure> {
+        let (nodes, pool) = (table::record_nodes(device), path::pool_dir(stub, device));
+        let [a, b, c] = nodes.each_ref().map(String::as_str);
+        let [d, e] = more.each_ref().map(String::as_str);
+        let [a, b, c, pool, d, e] = host.read_many([a, b, c, &pool, d, e])?;
+        let lent = Self::from_record(stub, table::parse_record(device, nodes, [a, b, c])?)?;
         // Domain ids come again: another domain with the dead stub's number cannot have this directory.
-        if host.exists(&path::pool_dir(stub, device))? { Ok(lent) } else { Err(Failure::NotYours) }
+        if pool.is_some() { Ok((lent, [d, e])) } else { Err(Failure::NotYours) }
     }
 
-    /// Looks again: has nobody taken the device back meanwhile?
-    pub(crate) fn check_still(&self, host: &Host) -> Result<(), Failure> {
-        if Self::from_table(host, self.stub, self.device)? == *self { Ok(()) } else { Err(Failure::NotYours) }
+    /// Writes a node and looks again, after that is done: has nobody taken the device back meanwhile?
+    pub(crate) fn check_after(&self, host: &Host, change: &Change) -> Result<(), Failure> {
+        let nodes = table::record_nodes(self.device);
+        let values = host.write_and_read(change, nodes.each_ref().map(String::as_str))?;
+        let record = table::parse_record(self.device, nodes, values)?;
+        if Self::from_record(self.stub, record)? == *self { Ok(()) } else { Err(Failure::NotYours) }
     }
 
-    fn from_table(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Failure> {
-        let record = table::load_one(host, device)?.ok_or(Failure::NotYours)?;
+    fn from_record(stub: DomId, record: Option<Record>) -> Result<Self, Failure> {
+        let record = record.ok_or(Failure::NotYours)?;
         match (record.phase, record.frontend) {
             (Phase::Attaching | Phase::Attached, Some(guest)) if record.stub == stub => {
-                Ok(Self { device, stub, guest })
+                Ok(Self { device: record.device, stub, guest })
             }
             _ => Err(Failure::NotYours),
         }

@@ -54,6 +54,7 @@ pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
 use ring::{Announced, Ring};
 pub(crate) use vectors::Vectors;
+use vectors::Noted;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;
@@ -336,8 +337,9 @@ fn recover_device(host: &Host, record: Record, guest: DomId) -> Result<(), Error
     let config = host.sysfs.config(record.device)?;
     let capabilities = capabilities::Capabilities::read(&config)?;
     power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?)?;
-    interrupts::clear(host, guest, record.device, &config, &capabilities, &Vectors::Busy)?;
-    vectors::forget(host, record.device)
+    let noted = Noted { vectors: Vectors::Busy, ..Noted::load(host, record.device)? };
+    interrupts::clear(host, guest, record.device, &config, &capabilities, &noted)?;
+    noted.forget(host, record.device)
 }
 
 fn fatal(source: crate::xen::HypercallError) -> Error {

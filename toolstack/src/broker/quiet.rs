@@ -6,7 +6,7 @@ use xen_types::{DomId, Sbdf};
 use super::capabilities::Capabilities;
 use super::interrupts;
 use super::power;
-use super::vectors::{self, Vectors};
+use super::vectors::{self, Noted, Vectors};
 use crate::error::Error;
 use crate::facts::Facts;
 use crate::host::Host;
@@ -32,14 +32,14 @@ pub(crate) fn make_quiet(host: &Host, guest: DomId, facts: &Facts) -> Result<(),
     let device = facts.device;
     let config = host.sysfs.config(device)?;
     let capabilities = Capabilities::read(&config)?;
-    let mapped = Vectors::load(host, device)?;
-    if mapped != Vectors::None {
+    let noted = Noted::load(host, device)?;
+    if noted.vectors != Vectors::None {
         host.commit(&[Vectors::Busy.store(device)])?;
     }
     config.quiesce(facts.decode())?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
     power::wake(host, &config, &capabilities, facts)?;
-    interrupts::clear(host, guest, device, &config, &capabilities, &mapped)?;
+    interrupts::clear(host, guest, device, &config, &capabilities, &noted)?;
     config.quiesce(facts.decode())?;
     vectors::remove(host, device)
 }

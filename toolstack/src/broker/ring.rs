@@ -67,24 +67,8 @@ impl<P: pciif::SharedPage> Ring<P> {
         let entries = self.page.take_entries(&request);
         let begun = host.elapsed();
         let outcome = execute(host, physdev, self.stub, &request, entries.as_ref());
-        let device = execute::address(&request);
-        match &outcome {
-            Ok(_) if request.cmd == BrokerCommand::EnableMsix.raw() => {
-                log.tell(host, self.stub, device, "got MSI-X", None)
-            }
-            Ok(_) if request.cmd == BrokerCommand::EnableMsi.raw() => {
-                log.tell(host, self.stub, device, "got MSI", None)
-            }
-            Ok(_) => {}
-            // Of devices that are not its own it may name any number.
-            Err(Failure::NotYours) => log.tell(host, self.stub, None, Failure::NotYours.reason(), None),
-            Err(failure) => log.tell(host, self.stub, device, failure.reason(), failure.detail().as_deref()),
-        }
         let took = host.elapsed() - begun;
-        if took > LONG {
-            let detail = format!("{request} took {} ms", took.as_millis());
-            log.tell(host, self.stub, None, "had to wait", Some(&detail));
-        }
+        let device = execute::address(&request);
         // A stub that waits no longer may have published something else, which must not get this answer.
         if self.page.still_carries(&request) {
             match &outcome {
@@ -100,6 +84,23 @@ impl<P: pciif::SharedPage> Ring<P> {
             if let Err(error) = rings.notify(self.port) {
                 log.tell(host, self.stub, None, "cannot be told", Some(&error.to_string()));
             }
+        }
+        // Whoever reads the log does not wait for the answer.
+        match &outcome {
+            Ok(_) if request.cmd == BrokerCommand::EnableMsix.raw() => {
+                log.tell(host, self.stub, device, "got MSI-X", None)
+            }
+            Ok(_) if request.cmd == BrokerCommand::EnableMsi.raw() => {
+                log.tell(host, self.stub, device, "got MSI", None)
+            }
+            Ok(_) => {}
+            // Of devices that are not its own it may name any number.
+            Err(Failure::NotYours) => log.tell(host, self.stub, None, Failure::NotYours.reason(), None),
+            Err(failure) => log.tell(host, self.stub, device, failure.reason(), failure.detail().as_deref()),
+        }
+        if took > LONG {
+            let detail = format!("{request} took {} ms", took.as_millis());
+            log.tell(host, self.stub, None, "had to wait", Some(&detail));
         }
         self.look = self.page.is_active();
     }

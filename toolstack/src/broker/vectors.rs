@@ -26,7 +26,12 @@ pub(crate) enum Vectors {
 
 impl Vectors {
     pub(crate) fn load(host: &Host, device: Sbdf) -> Result<Self, Error> {
-        Ok(host.read(&vectors_node(device))?.map_or(Self::None, |text| Self::parse(&text)))
+        Ok(Self::from_node(host.read(&vectors_node(device))?))
+    }
+
+    /// From the value of its node.
+    pub(crate) fn from_node(value: Option<String>) -> Self {
+        value.map_or(Self::None, |text| Self::parse(&text))
     }
 
     /// What cannot be read says nothing about what is mapped, just as `busy`.
@@ -86,7 +91,39 @@ impl std::fmt::Display for Vectors {
     }
 }
 
-fn vectors_node(device: Sbdf) -> String {
+/// All that stands in xenstore about a device's interrupts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Noted {
+    pub(crate) vectors: Vectors,
+    /// Whether the guest itself wants INTx off: what the register goes back to when the last vector is gone.
+    pub(crate) intx_off: bool,
+}
+
+impl Noted {
+    /// The nodes that [`Noted::from_nodes`] wants the values of.
+    pub(crate) fn nodes(device: Sbdf) -> [String; 2] {
+        [vectors_node(device), intx_node(device)]
+    }
+
+    pub(crate) fn from_nodes([vectors, intx]: [Option<String>; 2]) -> Self {
+        Self { vectors: Vectors::from_node(vectors), intx_off: intx.is_some() }
+    }
+
+    pub(crate) fn load(host: &Host, device: Sbdf) -> Result<Self, Error> {
+        Ok(Self::from_nodes(host.read_many(Self::nodes(device).each_ref().map(String::as_str))?))
+    }
+
+    /// No vectors any more, and nothing to go back to.
+    pub(crate) fn forget(&self, host: &Host, device: Sbdf) -> Result<(), Error> {
+        let mut changes = vec![Vectors::None.store(device)];
+        if self.intx_off {
+            changes.push(set_intx_off(device, false));
+        }
+        host.commit(&changes)
+    }
+}
+
+pub(crate) fn vectors_node(device: Sbdf) -> String {
     path::child(&path::tool_device_dir(device), "vectors")
 }
 
@@ -101,9 +138,16 @@ fn sweep_node(guest: DomId) -> String {
     path::child(SWEEPS, &guest.to_string())
 }
 
-/// Whether nothing may be mapped for the guest now: it would be taken for what a dead broker left.
-pub(crate) fn is_swept(host: &Host, guest: DomId) -> Result<bool, Error> {
-    host.exists(&sweep_node(guest))
+/// Notes that a device's vectors are being changed. Says whether nothing may be mapped for the guest now: it would be taken for what a dead
+/// broker left. Whoever sweeps looks for `busy` after he has said so, and this looks after it has said `busy`: one of them sees the other.
+pub(crate) fn begin(host: &Host, guest: DomId, device: Sbdf, intx_off: bool) -> Result<bool, Error> {
+    let (busy, sweep) = (Vectors::Busy.store(device), sweep_node(guest));
+    if intx_off {
+        host.commit(&[busy, set_intx_off(device, true)])?;
+        return host.exists(&sweep);
+    }
+    let [swept] = host.write_and_read(&busy, [&sweep])?;
+    Ok(swept.is_some())
 }
 
 pub(crate) fn begin_sweep(guest: DomId) -> Change {
@@ -132,29 +176,15 @@ pub(crate) fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
     Ok(rest.unwrap_or(Vectors::Busy))
 }
 
-/// Whether the guest itself wants INTx off: what the register goes back to when the last vector is gone.
-pub(crate) fn intx_is_off(host: &Host, device: Sbdf) -> Result<bool, Error> {
-    host.exists(&intx_node(device))
-}
-
 /// Notes what the guest wants. Hardly any wants INTx off, so the usual case costs nothing.
 pub(crate) fn set_intx_off(device: Sbdf, off: bool) -> Change {
     let node = intx_node(device);
     if off { Change::write(node, "off") } else { Change::remove(node) }
 }
 
-/// No vectors, and nothing to go back to.
-pub(crate) fn forget(host: &Host, device: Sbdf) -> Result<(), Error> {
-    let mut changes = vec![Vectors::None.store(device)];
-    if intx_is_off(host, device)? {
-        changes.push(set_intx_off(device, false));
-    }
-    host.commit(&changes)
-}
-
 /// Removes both nodes, if there are any: the device leaves its guest. Nothing there means no vectors.
 pub(crate) fn remove(host: &Host, device: Sbdf) -> Result<(), Error> {
-    let nodes = [vectors_node(device), intx_node(device)];
+    let nodes = Noted::nodes(device);
     let found = host.read_many(nodes.each_ref().map(String::as_str))?;
     if found.iter().all(Option::is_none) {
         return Ok(());

@@ -98,12 +98,16 @@ impl Transport for StoreChannel {
     }
 
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> io::Result<usize> {
-        if !self.readable(deadline_ns)? {
+        // Without a deadline the read itself waits.
+        if deadline_ns.is_some() && !self.readable(deadline_ns)? {
             return Ok(0);
         }
-        match self.file.read(buffer)? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            count => Ok(count),
+        loop {
+            match self.file.read(buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome,
+            }
         }
     }
 }

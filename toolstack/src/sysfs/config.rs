@@ -51,10 +51,11 @@ impl Config {
     /// (XSA-120).
     pub(crate) fn quiesce(&self, decode: Decode) -> Result<(), Error> {
         self.change_word(COMMAND, |command| (command & !BUS_MASTER) | INTX_DISABLE | decode.bits())?;
-        if let Some(msi) = self.find_capability(id::MSI)? {
+        let [msi, msix] = self.find_capabilities([id::MSI, id::MSI_X])?;
+        if let Some(msi) = msi {
             self.change_word(msi + 2, |control| control & !MSI_ENABLE)?;
         }
-        if let Some(msix) = self.find_capability(id::MSI_X)? {
+        if let Some(msix) = msix {
             // Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
             self.change_word(msix + 2, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
         }
@@ -89,8 +90,24 @@ impl Config {
 
     /// The offset of a capability in the conventional list. The device is not trusted: the list may be anything.
     pub(crate) fn find_capability(&self, id: u16) -> Result<Option<u64>, Error> {
-        let found = |space: &Space<'_>| Walk::conventional(space).find(|capability| capability.id == id);
-        Ok(self.look(found)?.map(|capability| capability.offset.into()))
+        self.find_capabilities([id]).map(|[found]| found)
+    }
+
+    /// As [`Config::find_capability`] for several, in one walk: each register costs an emulated access or a microsecond. Of a kind that
+    /// is there more than once it is the first.
+    pub(crate) fn find_capabilities<const N: usize>(&self, ids: [u16; N]) -> Result<[Option<u64>; N], Error> {
+        self.look(|space| {
+            let mut found = [None; N];
+            for capability in Walk::conventional(space) {
+                for (place, _) in found.iter_mut().zip(ids).filter(|(_, id)| *id == capability.id) {
+                    place.get_or_insert(u64::from(capability.offset));
+                }
+                if found.iter().all(Option::is_some) {
+                    break;
+                }
+            }
+            found
+        })
     }
 
     /// Has somebody look at the space who cannot deal with registers that cannot be read.

@@ -165,6 +165,14 @@ impl Sysfs {
         Config::open(self.device_dir(device).join("config"))
     }
 
+    /// As [`Sysfs::config`]; `None` where dom0 does not see the function (any more).
+    pub(crate) fn find_config(&self, device: Sbdf) -> Result<Option<Config>, Error> {
+        match self.config(device) {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
     /// The machine frame that holds the function's 4 KiB of configuration space.
     pub(crate) fn ecam_frame(&self, device: Sbdf) -> Result<Mfn, Error> {
         let path = self.root.join("firmware/acpi/tables/MCFG");
