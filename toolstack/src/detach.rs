@@ -14,7 +14,7 @@ use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
 use crate::reclaim::{self, Reclaimed};
-use crate::release::{self, Loan, Rights};
+use crate::release::{self, Connection, Loan, Looked, Returning, Rights};
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{Answer, IfSilent, Wanted, phases, withdraw};
 
@@ -63,7 +63,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         guest_alive: true,
         staying: release::others(&records, guest.id, &devices),
         devices,
-        stays_connected: false,
+        connection: Connection::Stays,
         follows: false,
     };
     let retried = retry(host, &loan(devices(&held)), request.force);
@@ -113,9 +113,11 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
             close::close_orphan(host, loan.stub.id, &loan.guest, STUB_PATIENCE)?;
         }
     }
-    if loan.staying.is_empty() && loan.stub_alive {
-        loan.stays_connected = !close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? && !request.force;
-    }
+    loan.connection = match loan.staying.is_empty() {
+        false => Connection::Stays,
+        true if loan.stub_alive => Connection::Ends { by_force: request.force },
+        true => Connection::Gone,
+    };
     loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
     loan.stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
     release::take_back(host, &loan, Rights::Complete)
@@ -138,7 +140,8 @@ fn retry(host: &Host, loan: &Loan, force: bool) -> Result<(), Error> {
     let held = if force { Held::default() } else { holds::hold(host, &loan.guest, &facts)? };
     let free: Vec<Sbdf> = loan.devices.iter().copied().filter(|device| !held.has(*device)).collect();
     facts.retain(|facts| host.sysfs.exists(facts.device));
-    release::give_back(host, loan, &free, &facts)?;
+    let looked = if force { Looked::Away } else { Looked::Through };
+    Returning::begin(host, &free, &facts)?.finish(host, &loan.stub, loan.stub_alive, looked, Vec::new())?;
     held.into_result(&loan.guest)
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::reset::{Reset, is_fresh, reset};
 use crate::store::Change;
 use crate::table;
 use crate::xen::{Frames, Permission as Right};
@@ -65,13 +66,23 @@ pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState,
     Ok(PoolState::parse(&host.read(&state_path(stub, device))?.unwrap_or_default()))
 }
 
-/// Quiets a device and gives it to the stub, which must find it fit.
+/// Quiets a device, resets it and gives it to the stub, which must find it fit. One that was reset here needs no reset before a guest gets it.
 pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
     let (device, id) = (facts.device, stub.id);
     let decode = facts.decode();
+    let had_reset = table::was_reset(journal.host(), device)?;
+    let mut outcome = Reset::Failed;
     journal.step(
-        format!("quiet {device}"),
-        |host| host.sysfs.config(device)?.quiesce(decode),
+        format!("quiet and reset {device}"),
+        |host| {
+            outcome = if is_fresh(host, device, decode)? {
+                Reset::Done
+            } else {
+                host.sysfs.config(device)?.quiesce(decode)?;
+                reset(host, device, decode)?
+            };
+            Ok(())
+        },
         |_| Ok(()), // a quiet device is how any driver finds one
     )?;
     journal.step(
@@ -83,10 +94,11 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
     let was_remembered = table::backend(journal.host(), device)?.is_some();
     journal.step(
         format!("enter {device} into the pool of {stub}"),
-        |host| host.commit(&entry(host, stub, facts)?),
+        |host| host.commit(&entry(host, stub, facts, outcome)?),
         move |host| {
             let released = ask_back(host, &owner, device);
-            let forgotten = if was_remembered { table::lose_stub(host, device)? } else { table::forget(device) };
+            let mut forgotten = if had_reset { Vec::new() } else { vec![table::note_reset(device, Reset::Failed)] };
+            forgotten.extend(if was_remembered { table::lose_stub(host, device)? } else { table::forget(device) });
             host.commit(&[leave(id, device), forgotten].concat())?;
             released
         },
@@ -102,6 +114,7 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
 pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a Facts) -> Result<(), Error> {
     let (device, id) = (facts.device, stub.id);
     let owner = stub.clone();
+    let reset = if table::was_reset(journal.host(), device)? { Reset::Done } else { Reset::Failed };
     journal.step(
         format!("have {stub} let go of {device}"),
         |host| {
@@ -112,7 +125,7 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
         },
         move |host| {
             host.commit(&removal(id, device))?;
-            host.commit(&entry(host, &owner, facts)?)?;
+            host.commit(&entry(host, &owner, facts, reset)?)?;
             await_verdict(host, &owner, device)
         },
     )?;
@@ -136,7 +149,7 @@ fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), 
 }
 
 /// The description of a device, as docs/xenstore.md has it.
-fn entry(host: &Host, owner: &DomainName, facts: &Facts) -> Result<Vec<Change>, Error> {
+fn entry(host: &Host, owner: &DomainName, facts: &Facts, reset: Reset) -> Result<Vec<Change>, Error> {
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
@@ -153,6 +166,7 @@ fn entry(host: &Host, owner: &DomainName, facts: &Facts) -> Result<Vec<Change>, 
     changes.push(Change::write(node("online"), 1));
     changes.extend(Change::node(node("state"), "new", &writable));
     changes.extend(table::enter(facts.device, owner));
+    changes.push(table::note_reset(facts.device, reset));
     Ok(changes)
 }
 

@@ -6,7 +6,6 @@ use xenstore::{XenbusState, path};
 
 use crate::audit;
 use crate::broker;
-use crate::close;
 use crate::connect;
 use crate::directories::{self, Ends};
 use crate::domain;
@@ -15,7 +14,7 @@ use crate::error::{DomainName, Error, list};
 use crate::follow;
 use crate::host::Host;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
-use crate::release::{self, Loan, Rights};
+use crate::release::{self, Connection, Loan, Rights};
 use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw::{self, Answer, IfSilent, Wanted, phases, withdraw};
@@ -109,8 +108,8 @@ fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<
     let staying = if guest_alive && !is_orphan { at(&[Phase::Attached]) } else { Vec::new() };
     // What was being detached is not to come back.
     let follows = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
-    let mut loan =
-        Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, stays_connected: false, follows };
+    let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
+    let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, follows };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
         let kept = settled(host, &loan, &attaching, &detaching)?;
@@ -181,9 +180,8 @@ fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
     if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
         host.commit(&phases(&loan.devices, Phase::Detaching))?;
     }
-    if loan.staying.is_empty() {
-        loan.stays_connected = !close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)?;
-    }
+    loan.connection =
+        if loan.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
     loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
     loan.stub_alive = domain::is_alive(host, loan.stub.id)?;
     Ok(())

@@ -6,14 +6,15 @@ use xenstore::path;
 use crate::assignable;
 use crate::audit;
 use crate::broker;
+use crate::close;
 use crate::directories;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::{Facts, GuestRights};
 use crate::holds;
 use crate::host::Host;
-use crate::pool;
-use crate::reset::reset;
+use crate::pool::{self, STUB_PATIENCE};
+use crate::reset::{Reset, Resetting};
 use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw;
@@ -30,10 +31,21 @@ pub(crate) struct Loan {
     pub(crate) devices: Vec<Sbdf>,
     /// Devices that the guest goes on using: what these need it keeps.
     pub(crate) staying: Vec<Sbdf>,
-    /// The connection of backend and frontend stays, even if no device does.
-    pub(crate) stays_connected: bool,
+    /// What becomes of the connection of backend and frontend.
+    pub(crate) connection: Connection,
     /// Devices that follow the guest go on following it.
     pub(crate) follows: bool,
+}
+
+/// What becomes of the connection of backend and frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    /// Other devices stay, and so does it.
+    Stays,
+    /// There is nobody any more at one of its ends: its directories go.
+    Gone,
+    /// Its last device goes, and the guest is asked to close. Whether the directories go too when it does not.
+    Ends { by_force: bool },
 }
 
 /// Whether the rights to take back are known to be there.
@@ -52,8 +64,9 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 }
 
 /// Takes everything back, in the order in which it hurts nobody: the devices become quiet, the guest loses sight of them and
-/// the stub lets go, then the guest loses its rights, then the devices are reset and return to the pool, where the stub looks at them
-/// anew (or, without a stub, to the plain assignable ones). Where it stops half-way, the table says `detaching` and the next command goes on.
+/// the stub lets go, then the guest loses its rights, then the devices are reset, meanwhile the connection ends if it was the last device's,
+/// and the devices return to the pool, where the stub looks at them anew (or, without a stub, to the plain assignable ones). Where it stops
+/// half-way, the table says `detaching` and the next command goes on.
 ///
 /// # Errors
 /// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
@@ -69,13 +82,8 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
     }
     host.commit(&changes)?;
     let stuck = quiet(host, loan, &facts);
-    if loan.staying.is_empty() && !loan.stays_connected {
-        host.trace(&format!("remove the directories of {}", loan.guest));
-        let mut changes = directories::remove(loan.stub.id, loan.guest.id);
-        if !domain::is_alive(host, loan.stub.id)? {
-            changes.push(Change::remove_if_empty(path::domain_path(loan.stub.id))); // where the guest was asked to close
-        }
-        host.commit(&changes)?;
+    if loan.connection == Connection::Gone {
+        host.commit(&remove_directories(host, loan)?)?;
     } else {
         host.trace(&format!("remove the entries of {}", list(&loan.devices)));
         withdraw::remove_entries(host, &loan.stub, &loan.guest, &loan.devices)?;
@@ -97,9 +105,34 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
     let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
         loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
-    give_back(host, loan, &free, &facts)?;
+    let returning = Returning::begin(host, &free, &facts)?;
+    // Nothing of the devices takes part in that, so it need not wait for their resets.
+    let changes = end_connection(host, loan)?;
+    let stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
+    returning.finish(host, &loan.stub, stub_alive, Looked::Through, changes)?;
     stuck.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
     held.into_result(&loan.guest)
+}
+
+fn remove_directories(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
+    host.trace(&format!("remove the directories of {}", loan.guest));
+    let mut changes = directories::remove(loan.stub.id, loan.guest.id);
+    if !domain::is_alive(host, loan.stub.id)? {
+        changes.push(Change::remove_if_empty(path::domain_path(loan.stub.id))); // where the guest was asked to close
+    }
+    Ok(changes)
+}
+
+/// Has a guest close that has no devices any more. What is left to do then: to remove the directories.
+fn end_connection(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
+    match loan.connection {
+        Connection::Ends { by_force }
+            if close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? || by_force =>
+        {
+            remove_directories(host, loan)
+        }
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// Makes the devices quiet and unmaps their vectors. Those with which that does not work, and why: they stay on their way back, and
@@ -116,33 +149,68 @@ fn quiet(host: &Host, loan: &Loan, facts: &[Facts]) -> Vec<(Sbdf, Error)> {
     stuck
 }
 
-/// Resets devices of which the guest has nothing any more, and returns them to the pool.
-pub(crate) fn give_back(host: &Host, loan: &Loan, devices: &[Sbdf], facts: &[Facts]) -> Result<(), Error> {
-    for facts in facts.iter().filter(|facts| devices.contains(&facts.device)) {
-        host.trace(&format!("reset {}", facts.device));
-        reset(host, facts.device, facts.decode())?;
-    }
-    let mut changes = Vec::new();
-    for device in devices.iter().copied() {
-        if loan.stub_alive {
-            changes.extend(table::unreserve(device));
-            changes.extend(pool::present_again(loan.stub.id, device));
-        } else {
-            changes.extend(table::lose_stub(host, device)?);
-            changes.extend(table::forget_libxl_owner(device));
+/// Whether it is known that nobody has anything of a device any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// The audit says it.
+    Through,
+    /// The admin does not care.
+    Away,
+}
+
+/// Devices on their way back to the pool, and the resets that those need which dom0 sees.
+pub(crate) struct Returning {
+    devices: Vec<Sbdf>,
+    resets: Vec<(Sbdf, Resetting)>,
+}
+
+impl Returning {
+    /// Begins the resets of devices of which the guest has nothing any more.
+    pub(crate) fn begin(host: &Host, devices: &[Sbdf], facts: &[Facts]) -> Result<Self, Error> {
+        let mut resets = Vec::new();
+        for facts in facts.iter().filter(|facts| devices.contains(&facts.device)) {
+            host.trace(&format!("reset {}", facts.device));
+            resets.push((facts.device, Resetting::begin(host, facts.device, facts.decode())?));
         }
+        Ok(Self { devices: devices.to_vec(), resets })
     }
-    host.commit(&changes)?;
-    if loan.stub_alive {
-        for device in devices {
-            match pool::await_verdict(host, &loan.stub, *device) {
+
+    /// Waits for the resets and returns the devices to the pool, together with other `changes`.
+    pub(crate) fn finish(
+        self,
+        host: &Host,
+        stub: &DomainName,
+        stub_alive: bool,
+        looked: Looked,
+        mut changes: Vec<Change>,
+    ) -> Result<(), Error> {
+        for (device, resetting) in self.resets {
+            // Who has a mapping goes on using the device after its reset.
+            let reset = match (resetting.finish(host)?, looked) {
+                (reset, Looked::Through) => reset,
+                (_, Looked::Away) => Reset::Failed,
+            };
+            changes.push(table::note_reset(device, reset));
+        }
+        for device in self.devices.iter().copied() {
+            if stub_alive {
+                changes.extend(table::unreserve(device));
+                changes.extend(pool::present_again(stub.id, device));
+            } else {
+                changes.extend(table::lose_stub(host, device)?);
+                changes.extend(table::forget_libxl_owner(device));
+            }
+        }
+        host.commit(&changes)?;
+        for device in self.devices.iter().filter(|_| stub_alive) {
+            match pool::await_verdict(host, stub, *device) {
                 // The guest has nothing any more, so this is no failure of the command.
                 Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
                 outcome => outcome?,
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What is known of the devices that dom0 sees, and of those that were pulled out: these have no registers any more, but the

@@ -13,6 +13,7 @@ use crate::device_spec::DeviceSpec;
 use crate::error::{DomainName, Error};
 use crate::export::ExportMode;
 use crate::host::Host;
+use crate::reset::Reset;
 use crate::store::Change;
 
 /// Where a device is on its way.
@@ -240,11 +241,30 @@ pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
     Change::write(path::child(&path::tool_device_dir(device), "phase"), phase.name())
 }
 
+fn reset_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "reset")
+}
+
+/// Notes that a device which nobody has any more was reset and made quiet, or that it could not be. [`reserve`] forgets it: from then on
+/// somebody may have used the device.
+pub(crate) fn note_reset(device: Sbdf, reset: Reset) -> Change {
+    match reset {
+        Reset::Done => Change::write(reset_node(device), "done"),
+        Reset::NoMethod | Reset::Failed => Change::remove(reset_node(device)),
+    }
+}
+
+/// Whether the device was reset since it came into the pool, and is there still.
+pub(crate) fn was_reset(host: &Host, device: Sbdf) -> Result<bool, Error> {
+    host.exists(&reset_node(device))
+}
+
 /// Notes that a guest is getting the device, for us and for xl.
 pub(crate) fn reserve(device: Sbdf, guest: DomId) -> Vec<Change> {
     vec![
         Change::write(path::child(&path::libxl_pci_dir(device), "domid"), guest),
         Change::write(path::child(&path::tool_device_dir(device), "frontend"), guest),
+        Change::remove(reset_node(device)),
         set_phase(device, Phase::Attaching),
     ]
 }

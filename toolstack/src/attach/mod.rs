@@ -24,6 +24,7 @@ use crate::journal::Journal;
 use crate::pool;
 use crate::quirks;
 use crate::release;
+use crate::reset::is_fresh;
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Keep, Phase};
 use crate::withdraw::phases;
@@ -139,12 +140,14 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
             pool::hand_over(journal, stub, facts)?;
         }
     }
+    let fresh: Vec<bool> =
+        facts.iter().map(|facts| is_fresh(host, facts.device, facts.decode())).collect::<Result<_, _>>()?;
     steps::reserve(journal, guest, &facts, plan.keeps.as_deref())?;
     for spec in &request.devices {
         pool::set_policy(journal, stub, spec.device, &spec.policy)?;
     }
-    for facts in &facts {
-        steps::prepare(journal, stub, facts)?;
+    for (facts, fresh) in facts.iter().zip(fresh) {
+        steps::prepare(journal, stub, facts, fresh)?;
     }
     let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
     steps::guard(journal, guest, &facts)?;

@@ -17,9 +17,8 @@ use crate::facts::{Facts, GuestRights};
 use crate::holds;
 use crate::journal::Journal;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
-use crate::reset::reset;
+use crate::reset::{Reset, reset};
 use crate::store::Change;
-use crate::sysfs::ResetOutcome;
 use crate::table::{self, Keep, Phase};
 use crate::withdraw::{self, IfSilent, Wanted};
 use crate::xen::Permission::{Allow, Revoke};
@@ -61,15 +60,23 @@ pub(super) fn reserve(
     )
 }
 
-/// Resets a device and brings it into the state in which a guest's driver expects to find it.
-pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
+/// Resets a device, unless it is `fresh` from a reset, and brings it into the state in which a guest's driver expects to find it.
+pub(super) fn prepare<'a>(
+    journal: &mut Journal<'a>,
+    stub: &DomainName,
+    facts: &Facts,
+    fresh: bool,
+) -> Result<(), Error> {
     let (device, decode) = (facts.device, facts.decode());
     let stub = stub.clone();
     journal.step(
-        format!("reset {device}"),
+        if fresh { format!("{device} is as its last reset left it") } else { format!("reset {device}") },
         |host| {
+            if fresh {
+                return Ok(());
+            }
             host.sysfs.config(device)?.quiesce(decode)?;
-            if reset(host, device, decode)? == ResetOutcome::NoMethod {
+            if reset(host, device, decode)? == Reset::NoMethod {
                 host.note(&format!(
                     "{device} cannot be reset by itself; it was made quiet through its registers instead"
                 ));
@@ -78,7 +85,8 @@ pub(super) fn prepare<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &
         },
         // By then the guest, if it got so far, cannot reach it any more.
         move |host| {
-            reset(host, device, decode)?;
+            let reset = reset(host, device, decode)?;
+            host.commit(&[table::note_reset(device, reset)])?;
             match pool::state(host, stub.id, device)? {
                 PoolState::Refused(_) => {
                     host.commit(&pool::present_again(stub.id, device))?;

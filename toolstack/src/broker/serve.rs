@@ -1,7 +1,7 @@
 //! The process `pcidom serve`.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,8 +28,8 @@ pub(crate) fn serve(host: &Host, version: XenVersion) -> Result<(), Error> {
     host.note("serving");
     loop {
         broker.turn()?;
-        wait(broker.idle(), &[rings.as_fd(), news.as_fd(), signals.as_fd()])?;
-        while let Some(signal) = signals.next().map_err(|error| unusable(&error))? {
+        let is_signalled = wait(broker.idle(), [rings.as_fd(), news.as_fd(), signals.as_fd()])?;
+        while is_signalled && let Some(signal) = signals.next().map_err(|error| unusable(&error))? {
             match signal {
                 Signal::Stop => {
                     broker.stop();
@@ -50,14 +50,16 @@ fn open_watches() -> Result<(impl Watches, File), Error> {
     Ok((WatchConnection::new(device), news))
 }
 
-fn wait(idle: Option<Duration>, sources: &[std::os::fd::BorrowedFd<'_>]) -> Result<(), Error> {
+/// Waits until one of them has something to say. Whether it is the last of them.
+fn wait(idle: Option<Duration>, sources: [BorrowedFd<'_>; 3]) -> Result<bool, Error> {
     let timeout = idle.map(|idle| Timespec {
         tv_sec: i64::try_from(idle.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(idle.subsec_nanos()),
     });
-    let mut fds: Vec<PollFd<'_>> = sources.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let mut fds = sources.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     match poll(&mut fds, timeout.as_ref()) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) => Ok(fds.last().is_some_and(|signals| !signals.revents().is_empty())),
+        Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(Error::NoHost(format!("poll: {error}"))),
     }
 }

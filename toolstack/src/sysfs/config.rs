@@ -62,6 +62,23 @@ impl Config {
         Ok(())
     }
 
+    /// Whether the device is as [`Config::quiesce`] leaves it: nobody has used it since.
+    pub(crate) fn is_quiet(&self, decode: Decode) -> Result<bool, Error> {
+        let wanted = INTX_DISABLE | decode.bits();
+        if self.read_word(COMMAND)? & (BUS_MASTER | wanted) != wanted {
+            return Ok(false);
+        }
+        let [msi, msix] = self.find_capabilities([id::MSI, id::MSI_X])?;
+        for (control, enable) in [(msi, MSI_ENABLE), (msix, MSIX_ENABLE)] {
+            if let Some(at) = control
+                && self.read_word(at + 2)? & enable != 0
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Prepares a quiet device for its guest: interrupts by pin work, DMA waits until the guest's driver asks for it.
     pub(crate) fn prepare(&self, decode: Decode) -> Result<(), Error> {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())

@@ -15,6 +15,7 @@ pub(crate) use config::{Config, Decode, Width};
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use xen_types::{Mfn, Resource, Sbdf};
 
@@ -29,6 +30,21 @@ const CLASS_BRIDGE: u32 = 0x06;
 /// What happens when something is written to an attribute.
 pub(crate) trait Kernel {
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
+
+    /// Begins to write what the kernel takes long over.
+    fn begin(&self, path: &Path, text: &'static str) -> Pending {
+        let done = self.write(path, text);
+        Pending(Box::new(|| done))
+    }
+}
+
+/// A write under way.
+pub(crate) struct Pending(Box<dyn FnOnce() -> io::Result<()>>);
+
+impl Pending {
+    fn wait(self) -> io::Result<()> {
+        self.0()
+    }
 }
 
 /// Linux.
@@ -39,15 +55,19 @@ impl Kernel for Linux {
         // An attribute is not to be created, and one write is one command.
         fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
     }
-}
 
-/// Whether a device could be reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ResetOutcome {
-    /// Linux tried.
-    Done,
-    /// Linux knows no way to reset this function alone.
-    NoMethod,
+    fn begin(&self, path: &Path, text: &'static str) -> Pending {
+        let file = path.to_owned();
+        match thread::Builder::new().spawn(move || Self.write(&file, text)) {
+            Ok(writer) => Pending(Box::new(|| {
+                writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that wrote it panicked")))
+            })),
+            Err(_) => {
+                let done = self.write(path, text);
+                Pending(Box::new(|| done))
+            }
+        }
+    }
 }
 
 /// sysfs.
@@ -151,13 +171,14 @@ impl Sysfs {
         self.write(&self.driver_dir(PCIBACK).join("remove_slot"), &device.to_string())
     }
 
-    /// Resets the function by whatever way Linux knows.
-    pub(crate) fn reset(&self, device: Sbdf) -> Result<ResetOutcome, Error> {
+    /// Begins to reset the function by whatever way Linux knows; `None` where it knows none for this function alone. What is answered
+    /// waits for the end.
+    pub(crate) fn begin_reset(&self, device: Sbdf) -> Option<impl FnOnce() -> Result<(), Error> + use<>> {
         let path = self.device_dir(device).join("reset");
-        if !path.exists() {
-            return Ok(ResetOutcome::NoMethod);
-        }
-        self.write(&path, "1").map(|()| ResetOutcome::Done)
+        path.exists().then(|| {
+            let pending = self.kernel.begin(&path, "1");
+            move || pending.wait().map_err(|source| Error::File { path, source })
+        })
     }
 
     /// The function's configuration space.

@@ -72,6 +72,12 @@ fn free_devices_of_a_dead_stub_are_parked_ones() {
     add_all(&machine);
     machine.with(|world| world.destroy(STUB));
     reclaim(&machine.host).unwrap();
+    // It is known of them that they were reset, and need not be again for the next stub.
+    let note = format!("{}/reset", path::tool_device_dir(device(NVME)));
+    machine.with(|world| {
+        assert_eq!(world.value(&note), Some("done"));
+        world.remove(&note);
+    });
     machine.dump_but_config().assert_same(&before.dump_but_config(), "");
     machine.assert_no_violations();
 }

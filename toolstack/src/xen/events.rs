@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{NonNull, null_mut};
 
 use libloading::Library;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
 use xen_types::{DomId, Errno, Port};
 
 use super::libxc::{check, last_errno, load, symbol};
@@ -54,7 +54,11 @@ impl Events {
         // SAFETY: a null logger means "to stderr", no flags; both documented in xenevtchn.h.
         let handle = NonNull::new(unsafe { open(null_mut(), 0) });
         let handle = handle.ok_or_else(|| OpenError::Refused("xenevtchn_open", last_errno()))?;
-        Ok(Self { handle, functions, _library: library })
+        let events = Self { handle, functions, _library: library };
+        // `xenevtchn_pending` reads from the descriptor, and would wait there (xenevtchn.h).
+        rustix::fs::fcntl_setfl(events.as_fd(), OFlags::NONBLOCK)
+            .map_err(|error| OpenError::Refused("fcntl", Errno(error.raw_os_error())))?;
+        Ok(events)
     }
 
     pub(super) fn bind(&self, domain: DomId, remote: Port) -> Result<Port, HypercallError> {
@@ -73,17 +77,12 @@ impl Events {
         check("xenevtchn_unbind", unsafe { (self.functions.unbind)(self.handle, local.0) })
     }
 
-    /// Looks before it asks: `xenevtchn_pending` blocks when there is nothing (xenevtchn.h).
     pub(super) fn next(&self) -> Result<Option<Port>, HypercallError> {
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let fd = self.as_fd();
-        match poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&now)) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(None),
-            Ok(_) => {}
-            Err(error) => return Err(HypercallError { call: "poll", errno: Errno(error.raw_os_error()) }),
-        }
         // SAFETY: as above.
-        let local = port("xenevtchn_pending", unsafe { (self.functions.pending)(self.handle) })?;
+        let local = match port("xenevtchn_pending", unsafe { (self.functions.pending)(self.handle) }) {
+            Err(HypercallError { errno: Errno::EAGAIN, .. }) => return Ok(None), // nothing is there
+            outcome => outcome?,
+        };
         // Before the caller looks at the page: what comes after that look raises a new event.
         // SAFETY: as above.
         check("xenevtchn_unmask", unsafe { (self.functions.unmask)(self.handle, local.0) })?;
