@@ -59,7 +59,9 @@ pub(crate) fn await_connection(
     timeout: Duration,
     until: Until,
 ) -> Result<Connection, Error> {
-    let met = host.wait_for(&Ends::watched(stub.id, guest.id), timeout, || {
+    let mut watched = Ends::watched(stub.id, guest.id);
+    watched.push(path::backend_dir(stub.id, guest.id)); // `state-N`: a stub that nobody is connected to changes nothing else
+    let met = host.wait_for(&watched, timeout, || {
         let paused = check_alive(host, stub, guest)?;
         let exports = Exports::look(host, stub.id, guest.id, devices)?;
         let ends = Ends::read(host, stub.id, guest.id)?;

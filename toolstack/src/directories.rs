@@ -72,8 +72,10 @@ pub(crate) struct Ends {
 
 impl Ends {
     pub(crate) fn read(host: &Host, stub: DomId, guest: DomId) -> Result<Self, Error> {
-        let back = end_state(host, &path::backend_dir(stub, guest))?;
-        Ok(Self { back, front: end_state(host, &path::frontend_dir(guest))? })
+        let nodes = Self::nodes(stub, guest);
+        let [back, front] = host.read_many(nodes.each_ref().map(String::as_str))?;
+        let state = |value: Option<String>| value.map(XenbusState::parse).unwrap_or_default();
+        Ok(Self { back: state(back), front: state(front) })
     }
 
     /// In use, and nothing is changing.
@@ -105,9 +107,15 @@ impl Ends {
         known.map(|(dir, state)| Change::expect(path::child(&dir, key::STATE), state)).collect()
     }
 
-    /// Paths at which to wait for a change, of the domains too.
+    fn nodes(stub: DomId, guest: DomId) -> [String; 2] {
+        [path::backend_dir(stub, guest), path::frontend_dir(guest)].map(|dir| path::child(&dir, key::STATE))
+    }
+
+    /// Paths at which to wait for a change, of the domains too. What else is in the directories is written before the state that goes
+    /// with it, or in the same transaction.
     pub(crate) fn watched(stub: DomId, guest: DomId) -> Vec<String> {
-        vec![path::backend_dir(stub, guest), path::frontend_dir(guest), path::RELEASE_DOMAIN.to_owned()]
+        let [back, front] = Self::nodes(stub, guest);
+        vec![back, front, path::RELEASE_DOMAIN.to_owned()]
     }
 }
 

@@ -32,28 +32,59 @@ pub(crate) fn find(host: &Host, wanted: &str) -> Result<Option<(DomainName, Doma
             None => None,
         });
     }
-    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
-        let domain = named(host, id)?;
-        // xenstore may be late to forget a domain: only Xen knows.
-        if domain.name.as_deref() == Some(wanted)
-            && let Some(info) = info(host, id)?
-        {
-            return Ok(Some((domain, info)));
-        }
+    Names::read(host)?.find(host, wanted)
+}
+
+/// What xenstore says domains are called, at one moment.
+pub(crate) struct Names(Vec<DomainName>);
+
+impl Names {
+    pub(crate) fn read(host: &Host) -> Result<Self, Error> {
+        let ids = ids(host)?;
+        let nodes: Vec<String> = ids.iter().map(|id| path::child(&path::domain_path(*id), "name")).collect();
+        let names = host.read_all(&nodes)?;
+        Ok(Self(ids.into_iter().zip(names).map(|(id, name)| DomainName { id, name }).collect()))
     }
-    Ok(None)
+
+    /// As [`find`], among these.
+    pub(crate) fn find(&self, host: &Host, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
+        if wanted.parse::<u16>().is_ok() {
+            return find(host, wanted);
+        }
+        for domain in self.0.iter().filter(|domain| domain.name.as_deref() == Some(wanted)) {
+            // xenstore may be late to forget a domain: only Xen knows.
+            if let Some(info) = info(host, domain.id)? {
+                return Ok(Some((domain.clone(), info)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The domains that xenstore has.
+fn ids(host: &Host) -> Result<Vec<DomId>, Error> {
+    Ok(host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect())
 }
 
 /// What stays the same when a guest reboots: its UUID, which xl keeps.
 pub(crate) fn uuid(host: &Host, id: DomId) -> Result<Option<String>, Error> {
-    let vm = host.read(&path::child(&path::domain_path(id), "vm"))?;
-    Ok(vm.and_then(|vm| vm.strip_prefix("/vm/").map(str::to_ascii_lowercase)))
+    Ok(uuid_in(host.read(&vm_node(id))?))
+}
+
+fn vm_node(id: DomId) -> String {
+    path::child(&path::domain_path(id), "vm")
+}
+
+fn uuid_in(vm: Option<String>) -> Option<String> {
+    vm.and_then(|vm| vm.strip_prefix("/vm/").map(str::to_ascii_lowercase))
 }
 
 /// The living domain with this UUID.
 pub(crate) fn with_uuid(host: &Host, wanted: &str) -> Result<Option<DomainName>, Error> {
-    for id in host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)) {
-        if uuid(host, id)?.is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)) && is_alive(host, id)? {
+    let ids = ids(host)?;
+    let nodes: Vec<String> = ids.iter().map(|id| vm_node(*id)).collect();
+    for (id, vm) in ids.into_iter().zip(host.read_all(&nodes)?) {
+        if uuid_in(vm).is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)) && is_alive(host, id)? {
             return Ok(Some(named(host, id)?));
         }
     }

@@ -45,21 +45,39 @@ impl Entries {
     /// Reads them; none where there is no directory.
     pub(crate) fn load(host: &Host, stub: DomId, guest: DomId) -> Result<Self, Error> {
         let backend = path::backend_dir(stub, guest);
-        let place = path::child(&backend, key::NUM_DEVS);
-        let count: u32 = match host.read(&place)? {
+        let node = |name: String| path::child(&backend, &name);
+        // With what there is of a guest that has one device.
+        let first = [
+            node(key::NUM_DEVS.to_owned()),
+            node(key::dev(0)),
+            node(key::state(0)),
+            node(key::root(0)),
+            node(key::root(1)),
+        ];
+        let [count, dev, state, mut root, next_root] = host.read_many(first.each_ref().map(String::as_str))?;
+        let [place, ..] = first;
+        let count: u32 = match count {
             None => 0,
             Some(value) => value.parse().map_err(|_| Error::Nonsense { place, value })?,
         };
+        let others: Vec<String> =
+            (1..count).flat_map(|index| [node(key::dev(index)), node(key::state(index))]).collect();
+        let mut values = [dev, state].into_iter().chain(host.read_all(&others)?);
         let mut list = Vec::new();
         for index in 0..count {
-            let place = path::child(&backend, &key::dev(index));
-            let value = host.read(&place)?.unwrap_or_default();
-            let device = value.parse().map_err(|_| Error::Nonsense { place, value })?;
-            list.push(Entry { device, state: host.read_state(&path::child(&backend, &key::state(index)))? });
+            let value = values.next().flatten().unwrap_or_default();
+            let device = value.parse().map_err(|_| Error::Nonsense { place: node(key::dev(index)), value })?;
+            let state = values.next().flatten().map(XenbusState::parse).unwrap_or_default();
+            list.push(Entry { device, state });
         }
         let mut roots = Vec::new();
-        while let Some(root) = host.read(&path::child(&backend, &key::root(self::count(&roots))))? {
-            roots.push(root);
+        let mut next_root = Some(next_root);
+        while let Some(known) = root {
+            roots.push(known);
+            root = match next_root.take() {
+                Some(next) => next,
+                None => host.read(&node(key::root(self::count(&roots))))?,
+            };
         }
         Ok(Self { stub, guest, list, roots })
     }

@@ -17,21 +17,24 @@ use crate::facts::Facts;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool::{self, STUB_PATIENCE};
-use crate::reclaim::holds;
+use crate::reclaim::{held, holds};
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Keep, Phase, Record};
 use xenstore::{XenbusState, path};
 
 /// Brings devices where they belong. What does not work is noted, and tried again by the next command.
-pub(crate) fn follow(host: &Host) -> Result<(), Error> {
-    for (device, stub) in strays(host)? {
+pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<(), Error> {
+    let strays = strays(host, remembered)?;
+    let has_strays = !strays.is_empty();
+    for (device, stub) in strays {
         let facts = Facts::gather(host, device)?;
         match Journal::run(host, |journal| pool::hand_over(journal, &stub, &facts)) {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
             Err(error) => host.note(&format!("{device} is not in the pool of {stub} again: {error}")),
         }
     }
-    for Followers { guest, stub, specs, export } in followers(host, &table::load(host)?)? {
+    let now = if has_strays { table::load(host)? } else { records.to_vec() };
+    for Followers { guest, stub, specs, export } in followers(host, &now)? {
         let together = bring(host, &guest, stub, &specs, export);
         // One that cannot come does not keep the others.
         if together.is_err() && specs.len() > 1 {
@@ -47,12 +50,12 @@ pub(crate) fn follow(host: &Host) -> Result<(), Error> {
 }
 
 /// Whether there is anything to do for [`follow`], or for [`crate::reclaim`] because of it.
-pub(crate) fn is_due(host: &Host, records: &[Record]) -> Result<bool, Error> {
-    if !strays(host)?.is_empty() || !followers(host, records)?.is_empty() {
+pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<bool, Error> {
+    if !strays(host, remembered)?.is_empty() || !followers(host, records)?.is_empty() {
         return Ok(true);
     }
-    for record in records {
-        if !holds(host, record.stub, record.device)? {
+    for (record, held) in records.iter().zip(held(host, records)?) {
+        if !held {
             match record.frontend {
                 None => return Ok(true),
                 Some(guest) if domain::is_alive(host, guest)? && is_over(host, record.stub, guest, records)? => {
@@ -66,13 +69,13 @@ pub(crate) fn is_due(host: &Host, records: &[Record]) -> Result<bool, Error> {
 }
 
 /// Devices that no stub has, though the one that they are for is there.
-fn strays(host: &Host) -> Result<Vec<(Sbdf, DomainName)>, Error> {
+fn strays(host: &Host, remembered: &[(Sbdf, String)]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
     let mut strays = Vec::new();
-    for (device, backend) in table::remembered(host)? {
+    for (device, backend) in remembered.iter().map(|(device, backend)| (*device, backend)) {
         let is_parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
         if is_parked
             && table::libxl_owner(host, device)?.is_none()
-            && let Some(stub) = assignable::ready_stub(host, &backend)?
+            && let Some(stub) = assignable::ready_stub(host, backend)?
         {
             strays.push((device, stub));
         }
@@ -90,8 +93,11 @@ struct Followers {
 
 fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
     let mut all: Vec<Followers> = Vec::new();
-    for record in records.iter().filter(|record| record.phase == Phase::Pool && record.frontend.is_none()) {
-        let Some(Keep { guest, spec, export }) = Keep::load(host, record.device)? else { continue };
+    let free: Vec<&Record> =
+        records.iter().filter(|record| record.phase == Phase::Pool && record.frontend.is_none()).collect();
+    let keeps = Keep::load_all(host, &free.iter().map(|record| record.device).collect::<Vec<_>>())?;
+    for (record, keep) in free.into_iter().zip(keeps) {
+        let Some(Keep { guest, spec, export }) = keep else { continue };
         let Some(guest) = domain::with_uuid(host, &guest)? else { continue };
         if domain::info(host, guest.id)?.is_none_or(|info| info.shutdown)
             || !host.sysfs.exists(record.device)

@@ -99,6 +99,19 @@ impl Host {
         Ok(values)
     }
 
+    /// As [`Host::read_many`] for any number.
+    pub(crate) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<String>>, Error> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let values = self.store.read_many(&paths)?;
+        for (path, value) in paths.iter().zip(&values) {
+            self.show(path, value.as_deref());
+        }
+        Ok(values)
+    }
+
     /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
     pub(crate) fn write_and_read<const N: usize>(
         &self,
@@ -154,6 +167,10 @@ impl Host {
         mut check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
         const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        // Often there is nothing to wait for.
+        if let Some(answer) = check()? {
+            return Ok(Some(answer));
+        }
         let deadline = self.elapsed() + timeout;
         let mut look = || loop {
             if let Some(answer) = check()? {

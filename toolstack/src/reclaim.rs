@@ -1,6 +1,9 @@
 //! Before a command changes anything it puts right what others left: devices of guests and stubs that are gone, and the half-done
 //! work of a command that was killed. The lock sees to it that no other command is at work (`lock.rs`).
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
@@ -34,31 +37,43 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
         host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
     }
     let mut reclaimed = Vec::new();
-    let records = table::load(host)?;
+    let (mut records, mut remembered) = table::load_all(host)?;
+    // A command that finds everything in order, as nearly every one does, need not look twice.
+    let mut changed = records.iter().any(|record| matches!(record.phase, Phase::Attaching | Phase::Detaching));
+    let held = held(host, &records)?;
     let mut guests: Vec<(DomId, DomId)> =
         records.iter().filter_map(|record| Some((record.frontend?, record.stub))).collect();
     guests.sort_unstable();
     guests.dedup();
     for (guest, stub) in guests {
-        let theirs: Vec<Record> =
-            records.iter().filter(|record| (record.frontend, record.stub) == (Some(guest), stub)).copied().collect();
-        match settle(host, guest, stub, &theirs) {
-            Ok(done) => reclaimed.extend(done),
-            Err(error) => host.note(&format!("the devices of domain {guest} are not settled: {error}")),
+        let is_theirs = |record: &Record| (record.frontend, record.stub) == (Some(guest), stub);
+        let theirs: Vec<Record> = records.iter().filter(|record| is_theirs(record)).copied().collect();
+        let stub_alive = records.iter().zip(&held).all(|(record, held)| *held || !is_theirs(record));
+        match settle(host, guest, stub, stub_alive, &theirs) {
+            Ok(done) => {
+                changed |= done.is_some();
+                reclaimed.extend(done);
+            }
+            Err(error) => {
+                changed = true;
+                host.note(&format!("the devices of domain {guest} are not settled: {error}"));
+            }
         }
     }
     for record in records.iter().filter(|record| record.phase == Phase::Attached) {
         tell_if_gone(host, record)?;
     }
-    for record in records.iter().filter(|record| record.frontend.is_none()) {
-        if !holds(host, record.stub, record.device)? {
-            host.commit(&table::lose_stub(host, record.device)?)?;
-            host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
-        }
+    for (record, _) in records.iter().zip(&held).filter(|(record, held)| record.frontend.is_none() && !**held) {
+        changed = true;
+        host.commit(&table::lose_stub(host, record.device)?)?;
+        host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
     }
-    work::recover(host)?;
-    sweep_directories(host)?;
-    follow::follow(host)?;
+    changed |= work::recover(host)?;
+    if changed {
+        (records, remembered) = table::load_all(host)?;
+    }
+    sweep_directories(host, &records)?;
+    follow::follow(host, &records, &remembered)?;
     Ok(reclaimed)
 }
 
@@ -78,18 +93,37 @@ pub(crate) fn holds(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Erro
     Ok(domain::is_alive(host, stub)? && host.exists(&path::pool_dir(stub, device))?)
 }
 
+/// As [`holds`] for each of these.
+pub(crate) fn held(host: &Host, records: &[Record]) -> Result<Vec<bool>, Error> {
+    let pools: Vec<String> = records.iter().map(|record| path::pool_dir(record.stub, record.device)).collect();
+    let mut alive = BTreeMap::new();
+    for stub in records.iter().map(|record| record.stub) {
+        if let Entry::Vacant(place) = alive.entry(stub) {
+            place.insert(domain::is_alive(host, stub)?);
+        }
+    }
+    let there = host.read_all(&pools)?;
+    Ok(records
+        .iter()
+        .zip(there)
+        .map(|(record, pool)| pool.is_some() && alive.get(&record.stub) == Some(&true))
+        .collect())
+}
+
 /// Settles the devices of one guest. Those that it uses stay, even without a stub: it can go on with the registers it
 /// has mapped.
-fn settle(host: &Host, guest: DomId, stub: DomId, records: &[Record]) -> Result<Option<Reclaimed>, Error> {
+fn settle(
+    host: &Host,
+    guest: DomId,
+    stub: DomId,
+    stub_alive: bool,
+    records: &[Record],
+) -> Result<Option<Reclaimed>, Error> {
     let guest_alive = domain::is_alive(host, guest)?;
     let at = |wanted: &[Phase]| {
         let there = records.iter().filter(|record| wanted.contains(&record.phase));
         there.map(|record| record.device).collect::<Vec<_>>()
     };
-    let mut stub_alive = true;
-    for record in records {
-        stub_alive &= holds(host, stub, record.device)?;
-    }
     let is_orphan = guest_alive && !stub_alive && follow::is_over(host, stub, guest, records)?;
     let devices = match guest_alive {
         true if is_orphan => at(&[Phase::Attaching, Phase::Attached, Phase::Detaching]),
@@ -180,8 +214,7 @@ fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
     if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
         host.commit(&phases(&loan.devices, Phase::Detaching))?;
     }
-    loan.connection =
-        if loan.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
+    loan.connection = if loan.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
     loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
     loan.stub_alive = domain::is_alive(host, loan.stub.id)?;
     Ok(())
@@ -189,8 +222,7 @@ fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
 
 /// Removes directories that no device stands behind any more: of guests that are gone, or that closed after they had let go of
 /// their last device.
-fn sweep_directories(host: &Host) -> Result<(), Error> {
-    let records = table::load(host)?;
+fn sweep_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
     let mut stubs: Vec<DomId> = records.iter().map(|record| record.stub).collect();
     stubs.dedup();
     for stub in stubs {

@@ -126,9 +126,7 @@ fn remove_directories(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
 /// Has a guest close that has no devices any more. What is left to do then: to remove the directories.
 fn end_connection(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
     match loan.connection {
-        Connection::Ends { by_force }
-            if close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? || by_force =>
-        {
+        Connection::Ends { by_force } if close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? || by_force => {
             remove_directories(host, loan)
         }
         _ => Ok(Vec::new()),

@@ -57,14 +57,29 @@ pub(crate) struct Record {
 
 /// Reads the whole table, in order of the devices.
 pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
-    let mut records = Vec::new();
+    Ok(load_all(host)?.0)
+}
+
+/// The whole table, and the devices that no stub has, each with the name of the one that it is for.
+pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<(Sbdf, String)>), Error> {
+    let mut devices = Vec::new();
     for name in host.list(path::TOOL_DEVICES)? {
         let device = Sbdf::parse_path_component(&name)
             .map_err(|_| Error::Nonsense { place: path::TOOL_DEVICES.to_owned(), value: name })?;
-        records.extend(load_one(host, device)?);
+        devices.push(device);
     }
-    records.sort_unstable_by_key(|record| record.device);
-    Ok(records)
+    devices.sort_unstable();
+    let nodes = |device: &Sbdf| record_nodes(*device).into_iter().chain([backend_node(*device)]);
+    let mut values = host.read_all(&devices.iter().flat_map(nodes).collect::<Vec<_>>())?.into_iter();
+    let (mut records, mut remembered) = (Vec::new(), Vec::new());
+    for device in devices {
+        let [stub, frontend, phase, backend] = [(); 4].map(|()| values.next().flatten());
+        match parse_record(device, record_nodes(device), [stub, frontend, phase])? {
+            Some(record) => records.push(record),
+            None => remembered.extend(backend.map(|backend| (device, backend))),
+        }
+    }
+    Ok((records, remembered))
 }
 
 /// One device's record.
@@ -165,18 +180,6 @@ pub(crate) fn backend(host: &Host, device: Sbdf) -> Result<Option<String>, Error
     host.read(&backend_node(device))
 }
 
-/// The devices that no stub has, each with the name of the one that it is for.
-pub(crate) fn remembered(host: &Host) -> Result<Vec<(Sbdf, String)>, Error> {
-    let mut remembered = Vec::new();
-    for device in host.list(path::TOOL_DEVICES)?.iter().filter_map(|name| Sbdf::parse_path_component(name).ok()) {
-        if load_one(host, device)?.is_none() {
-            remembered.extend(backend(host, device)?.map(|backend| (device, backend)));
-        }
-    }
-    remembered.sort_unstable();
-    Ok(remembered)
-}
-
 /// The stub is gone. What it was called stays, and which guest the device follows.
 pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     if backend(host, device)?.is_none() {
@@ -200,9 +203,19 @@ pub(crate) struct Keep {
 
 impl Keep {
     pub(crate) fn load(host: &Host, device: Sbdf) -> Result<Option<Self>, Error> {
-        let nodes = keep_nodes(device);
-        let [guest, text, export] = host.read_many(nodes.each_ref().map(String::as_str))?;
-        let [_, spec, _] = nodes;
+        Ok(Self::load_all(host, &[device])?.pop().flatten())
+    }
+
+    /// As [`Keep::load`] for several devices, in their order.
+    pub(crate) fn load_all(host: &Host, devices: &[Sbdf]) -> Result<Vec<Option<Self>>, Error> {
+        let nodes: Vec<String> = devices.iter().flat_map(|device| keep_nodes(*device)).collect();
+        let mut values = host.read_all(&nodes)?.into_iter();
+        let keep = |device: &Sbdf| Self::parse(*device, [(); 3].map(|()| values.next().flatten()));
+        devices.iter().map(keep).collect()
+    }
+
+    fn parse(device: Sbdf, [guest, text, export]: [Option<String>; 3]) -> Result<Option<Self>, Error> {
+        let [_, spec, _] = keep_nodes(device);
         let (Some(guest), Some(text)) = (guest, text) else { return Ok(None) };
         let export = export.and_then(|name| ExportMode::named(&name));
         match text.parse::<DeviceSpec>() {

@@ -91,9 +91,11 @@ pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     changes
 }
 
-/// Undoes or finishes what commands have left that were killed.
-pub(crate) fn recover(host: &Host) -> Result<(), Error> {
-    for name in host.list(DIR)? {
+/// Undoes or finishes what commands have left that were killed. Whether there was anything.
+pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
+    let works = host.list(DIR)?;
+    let found = !works.is_empty();
+    for name in works {
         let device = Sbdf::parse_path_component(&name)
             .map_err(|_| Error::Nonsense { place: DIR.to_owned(), value: name.clone() })?;
         let place = node(device);
@@ -107,7 +109,7 @@ pub(crate) fn recover(host: &Host) -> Result<(), Error> {
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// False while a guest has it, or something of it.

@@ -14,10 +14,16 @@ use crate::pool::{self, PoolState};
 use crate::sysfs::PCIBACK;
 use crate::table::{self, Phase, Record};
 use crate::virtual_functions;
+use crate::xen::DomainInfo;
 
 /// The stub, ready to serve.
 pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
-    let (stub, info) = domain::find(host, wanted)?.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
+    ready(host, wanted, domain::find(host, wanted)?)
+}
+
+/// The stub that was `found` under the name, ready to serve.
+pub(super) fn ready(host: &Host, wanted: &str, found: Option<(DomainName, DomainInfo)>) -> Result<DomainName, Error> {
+    let (stub, info) = found.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
     if info.dying || info.shutdown || stub.id == DomId::DOM0 {
         return Err(Error::StubNotRunning(wanted.to_owned()));
     }
@@ -27,9 +33,15 @@ pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> 
     Ok(stub)
 }
 
-/// A PV guest that has no PCI devices, or such of this stub. Whether it has a connection to the stub.
-pub(super) fn find_guest(host: &Host, wanted: &str, stub: DomId) -> Result<(DomainName, bool), Error> {
-    let (guest, info) = domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
+/// The domain that was `found` under the name, which must be a PV guest that has no PCI devices, or such of this stub. Whether it has a
+/// connection to the stub.
+pub(super) fn find_guest(
+    host: &Host,
+    wanted: &str,
+    found: Option<(DomainName, DomainInfo)>,
+    stub: DomId,
+) -> Result<(DomainName, bool), Error> {
+    let (guest, info) = found.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
     let unfit = |guest, why| Err(Error::UnfitGuest { guest, why });
     if guest.id == DomId::DOM0 {
         return unfit(guest, "it is dom0, which has the devices by itself");
@@ -108,9 +120,9 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
     let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
     let all = host.sysfs.devices()?;
     for spec in devices {
-        let facts = Facts::gather(host, spec.device)?;
+        let facts = Facts::of_registers(host, spec.device)?;
         for other in all.iter().copied().filter(|other| !wanted(*other)) {
-            if let Some(page) = facts.shared_page(&Facts::gather(host, other)?) {
+            if let Some(page) = facts.shared_page(&Facts::of_registers(host, other)?) {
                 return Err(Error::SharedPage { device: spec.device, other, page });
             }
         }

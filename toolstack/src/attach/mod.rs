@@ -15,7 +15,7 @@ use xen_types::Sbdf;
 use crate::assignable;
 use crate::connect::{self, Connection, Settled};
 use crate::device_spec::DeviceSpec;
-use crate::domain;
+use crate::domain::{self, Names};
 use crate::error::{Doing, DomainName, Error};
 use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
@@ -69,8 +69,10 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     if !host.hypervisor.has_iommu().doing(|| "looking at the host".to_owned())? {
         return Err(Error::NoIommu);
     }
-    let stub = checks::find_stub(host, &request.backend)?;
-    let (guest, has_connection) = checks::find_guest(host, &request.guest, stub.id)?;
+    let names = Names::read(host)?;
+    let stub = checks::ready(host, &request.backend, names.find(host, &request.backend)?)?;
+    let found = names.find(host, &request.guest)?;
+    let (guest, has_connection) = checks::find_guest(host, &request.guest, found, stub.id)?;
     let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);

@@ -127,7 +127,11 @@ impl Work<'_> {
     }
 
     /// Puts a new set of vectors in the place of the old one. `map` says what it has mapped, also where it fails.
-    fn replace(&self, intx_off: bool, map: impl FnOnce(&mut Vectors) -> Result<(), Failure>) -> Result<Vectors, Failure> {
+    fn replace(
+        &self,
+        intx_off: bool,
+        map: impl FnOnce(&mut Vectors) -> Result<(), Failure>,
+    ) -> Result<Vectors, Failure> {
         let Lent { device, guest, .. } = self.lent;
         let old = &self.vectors;
         let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;

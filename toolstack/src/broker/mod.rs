@@ -33,7 +33,7 @@ mod vectors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use xen_types::{DomId, Port};
+use xen_types::{DomId, Port, Sbdf};
 use xenstore::path;
 
 pub(crate) use quiet::let_go;
@@ -45,7 +45,7 @@ use crate::error::Error;
 use crate::facts::Facts;
 use crate::follow;
 use crate::host::Host;
-use crate::reclaim::holds;
+use crate::reclaim::held;
 use crate::store::StoreFailure;
 use crate::table::{self, Phase, Record};
 use crate::xen::{Physdev, Rings};
@@ -53,8 +53,8 @@ use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
 use ring::{Announced, Ring};
-pub(crate) use vectors::Vectors;
 use vectors::Noted;
+pub(crate) use vectors::Vectors;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;
@@ -236,17 +236,13 @@ impl<'a, R: Rings> Broker<'a, R> {
         let host = self.outside.host;
         self.looked = host.elapsed();
         self.look_at = None;
-        let records = table::load(host)?;
-        let mut stubs = BTreeSet::new();
-        for record in &records {
-            if !stubs.contains(&record.stub) && holds(host, record.stub, record.device)? {
-                stubs.insert(record.stub);
-            }
-        }
+        let (records, remembered) = table::load_all(host)?;
+        let there = records.iter().zip(held(host, &records)?).filter(|(_, held)| *held);
+        let stubs: BTreeSet<DomId> = there.map(|(record, _)| record.stub).collect();
         // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready.
         let mut expected = BTreeSet::new();
-        for (_, backend) in table::remembered(host)? {
-            expected.extend(domain::find(host, &backend)?.map(|(stub, _)| stub.id));
+        for (_, backend) in &remembered {
+            expected.extend(domain::find(host, backend)?.map(|(stub, _)| stub.id));
         }
         let here = |stub: &DomId| stubs.contains(stub) || expected.contains(stub);
         let gone: Vec<DomId> = self.watched.keys().filter(|stub| !here(stub)).copied().collect();
@@ -265,7 +261,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         for stub in stubs {
             self.meet(stub)?;
         }
-        self.look_after_devices(&records)
+        self.look_after_devices(&records, &remembered)
     }
 
     /// Connects to a stub that has announced a ring, anew if it is another one.
@@ -307,9 +303,9 @@ impl<'a, R: Rings> Broker<'a, R> {
 
     /// Has the devices of dead guests taken back, and those brought where they belong that are not there; tries again later if that
     /// did not work out.
-    fn look_after_devices(&mut self, records: &[Record]) -> Result<(), Error> {
+    fn look_after_devices(&mut self, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<(), Error> {
         let host = self.outside.host;
-        let mut due = follow::is_due(host, records)?;
+        let mut due = follow::is_due(host, records, remembered)?;
         for guest in records.iter().filter_map(|record| record.frontend) {
             due |= !domain::is_alive(host, guest)?;
         }

@@ -26,6 +26,24 @@ impl<T: Transport<Error: Display> + Timed> Connection<T> {
     pub(crate) fn new(transport: T) -> Self {
         Self { store: RefCell::new(xenstore::Store::new(transport)) }
     }
+
+    /// Makes one request for each path, together.
+    fn make_all(&self, what: &str, paths: &[String], requests: &[Request<'_>]) -> Result<(), StoreFailure> {
+        let answers = self.store.borrow_mut().request_all(requests);
+        let answers = answers.map_err(|error| failure(what, &paths.join(" "), &error))?;
+        for (path, answer) in paths.iter().zip(answers) {
+            answer.map_err(|error| failure(what, path, &StoreError::<T::Error>::from(error)))?;
+        }
+        Ok(())
+    }
+
+    /// Drops the events that are there.
+    fn forget_events(&self) -> Result<(), StoreFailure> {
+        let mut store = self.store.borrow_mut();
+        let now = store.transport().now_ns();
+        while store.next_watch_event(Some(now)).map_err(|error| failure("wait", "", &error))?.is_some() {}
+        Ok(())
+    }
 }
 
 pub(super) fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>) -> StoreFailure {
@@ -155,18 +173,14 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
     }
 
     fn watch(&self, paths: &[String]) -> Result<(), StoreFailure> {
-        let mut store = self.store.borrow_mut();
-        paths.iter().try_for_each(|path| store.watch(path, TOKEN).map_err(|error| failure("watch", path, &error)))
+        let requests: Vec<Request<'_>> = paths.iter().map(|path| Request::Watch { path, token: TOKEN }).collect();
+        self.make_all("watch", paths, &requests)
     }
 
     fn unwatch(&self, paths: &[String]) -> Result<(), StoreFailure> {
-        let mut store = self.store.borrow_mut();
-        for path in paths {
-            store.unwatch(path, TOKEN).map_err(|error| failure("unwatch", path, &error))?;
-        }
-        let now = store.transport().now_ns();
-        while store.next_watch_event(Some(now)).map_err(|error| failure("wait", "", &error))?.is_some() {}
-        Ok(())
+        let requests: Vec<Request<'_>> = paths.iter().map(|path| Request::Unwatch { path, token: TOKEN }).collect();
+        self.make_all("unwatch", paths, &requests)?;
+        self.forget_events()
     }
 
     fn wait(&self, timeout: Duration) -> Result<bool, StoreFailure> {
@@ -174,6 +188,9 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
         let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
         let deadline = store.transport().now_ns().saturating_add(timeout);
         let event = store.next_watch_event(Some(deadline)).map_err(|error| failure("wait", "", &error))?;
+        drop(store);
+        // Whatever else has fired: one look is enough for all.
+        self.forget_events()?;
         Ok(event.is_some())
     }
 }
