@@ -1,6 +1,7 @@
 //! What was found.
 
 use std::fmt::{Display, Formatter};
+use std::ops::RangeInclusive;
 
 use xen_types::Mfn;
 
@@ -22,9 +23,11 @@ pub(super) struct Found {
     pub(super) channels: u64,
 }
 
-/// Counts the entries of a table that map registers of each of the devices.
-pub(super) fn count(table: &Table, wanted: &[Wanted], found: &mut [Found]) {
-    for frame in table.iter().filter(|entry| *entry & PRESENT != 0).map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT)) {
+/// Counts the entries of a table that map registers of each of the devices; all of those lie in `bounds`. Nearly every entry maps memory,
+/// which lies elsewhere, and there are half a thousand of them in each of some hundred tables.
+pub(super) fn count(table: &Table, bounds: &RangeInclusive<Mfn>, wanted: &[Wanted], found: &mut [Found]) {
+    let frames = table.iter().filter(|entry| *entry & PRESENT != 0).map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT));
+    for frame in frames.filter(|frame| bounds.contains(frame)) {
         for (found, _) in found.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.registers.contain(frame)) {
             found.mappings += 1;
             found.first = Some(found.first.map_or(frame, |first| first.min(frame)));

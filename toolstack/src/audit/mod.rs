@@ -100,17 +100,17 @@ fn others(host: &Host, guest: DomId, devices: &[Facts]) -> Result<Vec<DomainName
 /// Stops a domain and looks through it. One that is gone, or on its way out, has nothing: it never runs again.
 fn examine(host: &Host, domain: &DomainName, wanted: &[Wanted]) -> Result<Vec<Found>, Error> {
     let nothing = || wanted.iter().map(|_| Found::default()).collect::<Vec<_>>();
-    let for_mappings = wanted.iter().any(|wanted| !wanted.registers.is_empty());
+    let bounds = Registers::bounds(wanted.iter().map(|wanted| &wanted.registers));
     let for_channels = wanted.iter().any(|wanted| !wanted.pirqs.is_empty());
-    if !(for_mappings || for_channels) || !domain::is_alive(host, domain.id)? {
+    if !(bounds.is_some() || for_channels) || !domain::is_alive(host, domain.id)? {
         return Ok(nothing());
     }
     let looked = while_paused(host, domain, || {
         let mut found = nothing();
-        if for_mappings {
+        if let Some(bounds) = &bounds {
             let began = host.elapsed();
             let inspect = host.hypervisor.inspect();
-            let tally = tables::each(inspect, domain.id, &mut |table| count(table, wanted, &mut found))?;
+            let tally = tables::each(inspect, domain.id, &mut |table| count(table, bounds, wanted, &mut found))?;
             host.trace(&format!("looked through {domain}: {}", tally.text(host.elapsed().saturating_sub(began))));
         }
         if for_channels {

@@ -1,5 +1,7 @@
 //! The frames that a device has its registers in: every memory BAR, and so the MSI-X table, and the ROM.
 
+use std::ops::RangeInclusive;
+
 use xen_types::Mfn;
 
 use crate::facts::{Facts, GuestRights};
@@ -22,11 +24,17 @@ impl Registers {
         Self { wanted: frames(std::slice::from_ref(device)), allowed: frames(staying) }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.wanted.is_empty()
+    /// From the first frame of any of these to the last; `None` where there is none.
+    pub(super) fn bounds<'a>(all: impl Iterator<Item = &'a Self>) -> Option<RangeInclusive<Mfn>> {
+        let (mut first, mut last) = (u64::MAX, 0);
+        for Frames { first: Mfn(start), count } in all.flat_map(|registers| &registers.wanted) {
+            first = first.min(*start);
+            last = last.max(start + (count - 1));
+        }
+        (first <= last).then(|| Mfn(first)..=Mfn(last))
     }
 
-    /// Called for each entry of each page table.
+    /// Called for each entry of each page table that maps something between the bounds.
     pub(super) fn contain(&self, frame: Mfn) -> bool {
         within(&self.wanted, frame) && !within(&self.allowed, frame)
     }

@@ -143,23 +143,19 @@ impl Search<'_> {
             if self.is_complete() {
                 return Ok(());
             }
-            let host = self.tally.host;
-            let frames = chunks.iter().flat_map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK);
-            let frames: Vec<Mfn> = frames.filter(|frame| *frame < host).map(Mfn).collect();
+            let mut frames = Vec::with_capacity(BATCH);
+            for chunk in chunks {
+                frames.extend((chunk * CHUNK..((chunk + 1) * CHUNK).min(self.tally.host)).map(Mfn));
+            }
             let types = self.ask(&frames)?;
             for chunk in chunks {
                 if let Some(seen) = usize::try_from(*chunk).ok().and_then(|chunk| self.seen.get_mut(chunk)) {
                     *seen = true;
                 }
             }
-            for (frame, kind) in frames.into_iter().zip(types) {
-                if kind != FrameType::NotTheirs {
-                    self.tally.own += 1;
-                }
-                if kind == FrameType::L1Table {
-                    self.tables.push(frame);
-                }
-            }
+            self.tally.own += types.iter().filter(|kind| **kind != FrameType::NotTheirs).count() as u64;
+            let tables = frames.iter().zip(&types).filter(|(_, kind)| **kind == FrameType::L1Table);
+            self.tables.extend(tables.map(|(frame, _)| *frame));
             if self.tables.len() >= WINDOW {
                 self.look_into()?;
             }
