@@ -43,7 +43,11 @@ impl Kernel for FakeKernel {
                 slots.retain(|slot| slot != text);
                 self.set_slots(slots)
             }
-            "reset" => Ok(()), // Linux restores the registers after it
+            // Linux restores the registers after it.
+            "reset" => {
+                self.world.borrow_mut().resets.push(driver.to_owned());
+                Ok(())
+            }
             _ => Err(no_device()),
         }
     }

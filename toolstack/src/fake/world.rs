@@ -56,6 +56,8 @@ pub(crate) struct World {
 
     pub(crate) clock: Duration,
     pub(crate) watches: Vec<String>,
+    /// The devices that were reset, one after the other.
+    pub(crate) resets: Vec<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) traces: Vec<String>,
     /// Changes so far, and the one that fails.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::{add_all, attach_to_web, attached, pause};
+use super::{add_all, attach_to_web, attached, detach_from_web, pause};
 use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
+use crate::reclaim::reclaim;
 use xenstore::path;
 
 #[test]
@@ -136,6 +137,48 @@ fn a_device_without_reset_is_told() {
         let told = |name| world.notes.iter().any(|note| note.starts_with(&format!("{name} cannot be reset")));
         assert!(told(E1000) && !told(NVME));
     });
+}
+
+#[test]
+fn a_device_is_reset_once_between_two_who_have_it() {
+    let resets = |machine: &Machine| machine.with(|world| std::mem::take(&mut world.resets));
+    let machine = Machine::new();
+    add_all(&machine);
+    assert_eq!(resets(&machine), [NVME], "from dom0");
+    attach_to_web(&machine, &[NVME]).unwrap();
+    assert_eq!(resets(&machine), [""; 0], "it is as its reset left it");
+    detach_from_web(&machine, &[NVME]).unwrap();
+    assert_eq!(resets(&machine), [NVME], "from a guest");
+    attach_to_web(&machine, &[NVME]).unwrap();
+    machine.with(|world| world.destroy(WEB));
+    reclaim(&machine.host).unwrap();
+    assert_eq!(resets(&machine), [NVME], "from one that died");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_device_that_is_not_as_its_reset_left_it_is_reset_again() {
+    let note = format!("{}/reset", path::tool_device_dir(device(NVME)));
+    let in_use: [(&str, fn(&mut crate::fake::ConfigImage)); 4] = [
+        ("bus mastering", |config| config.set_word(4, config.word(4) | 4)),
+        ("INTx", |config| config.set_word(4, config.word(4) & !0x400)),
+        ("MSI-X", |config| config.set_word(0x52, config.word(0x52) | 0x8000)),
+        ("no decoder", |config| config.set_word(4, config.word(4) & !2)),
+    ];
+    for (what, touch) in in_use {
+        let machine = Machine::new();
+        add_all(&machine);
+        let mut config = machine.config(NVME);
+        touch(&mut config);
+        machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+        attach_to_web(&machine, &[NVME]).unwrap();
+        machine.with(|world| assert_eq!((world.resets.len(), world.value(&note)), (2, None), "{what}"));
+    }
+    let machine = Machine::new();
+    add_all(&machine);
+    machine.with(|world| world.remove(&note));
+    attach_to_web(&machine, &[NVME]).unwrap();
+    machine.with(|world| assert_eq!(world.resets.len(), 2, "it is not known"));
 }
 
 /// Runs an attach that must fail and leave no trace, on a machine made by `prepare`.

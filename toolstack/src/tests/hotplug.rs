@@ -591,6 +591,7 @@ fn a_guest_that_cannot_be_looked_through_may_have_everything() {
 fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
     for forced in [true, false] {
         let machine = using(&[E1000, EDU]);
+        machine.tree.write(format!("bus/pci/devices/{EDU}/reset"), "");
         cling(&machine, 1);
         detach_from_web(&machine, &[EDU]).unwrap_err();
         if forced {
@@ -603,6 +604,9 @@ fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
             assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("pool"));
             assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/holds"), None);
             assert_eq!(world.value("/libxl/pci/0000-00-06-0/domid"), None);
+            // Who still maps its registers goes on after the reset.
+            let reset = world.value("/tool/pcidom/device/0000-00-06-0/reset");
+            assert_eq!((world.resets.last().map(String::as_str), reset), (Some(EDU), (!forced).then_some("done")));
         });
         machine.assert_no_violations();
     }
