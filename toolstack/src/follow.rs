@@ -19,11 +19,11 @@ use crate::journal::Journal;
 use crate::pool::{self, STUB_PATIENCE};
 use crate::reclaim::{held, holds};
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Keep, Phase, Record};
+use crate::table::{self, Keep, Phase, Record, Remembered};
 use xenstore::{XenbusState, path};
 
 /// Brings devices where they belong. What does not work is noted, and tried again by the next command.
-pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<(), Error> {
+pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered]) -> Result<(), Error> {
     let strays = strays(host, remembered)?;
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
@@ -50,7 +50,7 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[(Sbdf, Strin
 }
 
 /// Whether there is anything to do for [`follow`], or for [`crate::reclaim`] because of it.
-pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<bool, Error> {
+pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[Remembered]) -> Result<bool, Error> {
     if !strays(host, remembered)?.is_empty() || !followers(host, records)?.is_empty() {
         return Ok(true);
     }
@@ -69,7 +69,7 @@ pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[(Sbdf, Strin
 }
 
 /// Devices that no stub has, though the one that they are for is there.
-fn strays(host: &Host, remembered: &[(Sbdf, String)]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
+fn strays(host: &Host, remembered: &[Remembered]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
     let mut strays = Vec::new();
     for (device, backend) in remembered.iter().map(|(device, backend)| (*device, backend)) {
         let is_parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);

@@ -55,13 +55,16 @@ pub(crate) struct Record {
     pub(crate) phase: Phase,
 }
 
+/// A device that no stub has, and the name of the one that it is for.
+pub(crate) type Remembered = (Sbdf, String);
+
 /// Reads the whole table, in order of the devices.
 pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
     Ok(load_all(host)?.0)
 }
 
-/// The whole table, and the devices that no stub has, each with the name of the one that it is for.
-pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<(Sbdf, String)>), Error> {
+/// The whole table, and the devices that are in nobody's pool.
+pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<Remembered>), Error> {
     let mut devices = Vec::new();
     for name in host.list(path::TOOL_DEVICES)? {
         let device = Sbdf::parse_path_component(&name)

@@ -31,7 +31,7 @@ impl Registers {
             first = first.min(*start);
             last = last.max(start + (count - 1));
         }
-        (first <= last).then(|| Mfn(first)..=Mfn(last))
+        (first <= last).then_some(Mfn(first)..=Mfn(last))
     }
 
     /// Called for each entry of each page table that maps something between the bounds.

@@ -33,7 +33,7 @@ mod vectors;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use xen_types::{DomId, Port, Sbdf};
+use xen_types::{DomId, Port};
 use xenstore::path;
 
 pub(crate) use quiet::let_go;
@@ -47,7 +47,7 @@ use crate::follow;
 use crate::host::Host;
 use crate::reclaim::held;
 use crate::store::StoreFailure;
-use crate::table::{self, Phase, Record};
+use crate::table::{self, Phase, Record, Remembered};
 use crate::xen::{Physdev, Rings};
 use log::Log;
 pub(crate) use reclaim::Reclaimer;
@@ -303,7 +303,7 @@ impl<'a, R: Rings> Broker<'a, R> {
 
     /// Has the devices of dead guests taken back, and those brought where they belong that are not there; tries again later if that
     /// did not work out.
-    fn look_after_devices(&mut self, records: &[Record], remembered: &[(Sbdf, String)]) -> Result<(), Error> {
+    fn look_after_devices(&mut self, records: &[Record], remembered: &[Remembered]) -> Result<(), Error> {
         let host = self.outside.host;
         let mut due = follow::is_due(host, records, remembered)?;
         for guest in records.iter().filter_map(|record| record.frontend) {
