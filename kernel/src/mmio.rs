@@ -51,12 +51,12 @@ impl MmioPage {
         self.is_writable
     }
 
+    #[inline(always)]
     fn pointer<T>(&self, offset: u16) -> NonNull<T> {
-        let offset = usize::from(offset) & (crate::layout::PAGE_SIZE - 1) & !(size_of::<T>() - 1);
-        #[expect(clippy::expect_used, reason = "window slots are not at address 0")]
-        NonNull::new((self.slot.address() + offset) as *mut T).expect("slots are not at 0")
+        self.slot.place(usize::from(offset) & (crate::layout::PAGE_SIZE - 1) & !(size_of::<T>() - 1))
     }
 
+    #[inline(always)]
     fn register<T: Copy>(&self, offset: u16) -> VolatilePtr<'_, T, ReadOnly> {
         // SAFETY: the page is mapped readable while `self` lives, the offset is inside and aligned (masked above); volatile loads are
         // the only access to it.
@@ -88,18 +88,21 @@ impl MmioPage {
 
     /// Reads a byte.
     #[must_use]
+    #[inline(always)] // as those below: on the way of each request
     pub fn read_u8(&self, offset: u16) -> u8 {
         self.register(offset).read()
     }
 
     /// Reads two bytes; the offset is rounded down to their alignment and stays inside the page.
     #[must_use]
+    #[inline(always)]
     pub fn read_u16(&self, offset: u16) -> u16 {
         self.register(offset).read()
     }
 
     /// Reads four bytes; the offset is rounded down to their alignment and stays inside the page.
     #[must_use]
+    #[inline(always)]
     pub fn read_u32(&self, offset: u16) -> u32 {
         self.register(offset).read()
     }

@@ -5,7 +5,6 @@ use crate::paging::{self, PteFlags};
 use crate::start_info;
 use crate::window::Slot;
 use core::mem::offset_of;
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use spin::Once;
 use volatile::VolatilePtr;
@@ -26,8 +25,7 @@ static PAGE: Once<SharedInfo> = Once::new();
 
 /// The mapped page. It stays mapped for ever.
 pub(crate) struct SharedInfo {
-    address: usize,
-    _slot: Slot,
+    slot: Slot,
 }
 
 impl SharedInfo {
@@ -49,28 +47,26 @@ impl SharedInfo {
     /// Non-zero when an unmasked port became pending (vCPU 0).
     pub(crate) fn upcall_pending(&self) -> &AtomicU8 {
         // SAFETY: offset 0 is `evtchn_upcall_pending` of vCPU 0; see `word`.
-        unsafe { AtomicU8::from_ptr(self.address as *mut u8) }
+        unsafe { AtomicU8::from_ptr(self.slot.base().as_ptr()) }
     }
 
+    #[inline(always)] // in each turn of the main loop
     fn word(&self, offset: usize) -> &AtomicU64 {
         // SAFETY: the page is mapped writable for ever, offsets are those of aligned u64 fields (asserted above) inside it, and both
         // sides access them atomically (xen.h: "set and cleared using atomic operations").
-        unsafe { AtomicU64::from_ptr((self.address + offset) as *mut u64) }
+        unsafe { AtomicU64::from_ptr(self.slot.place(offset).as_ptr()) }
     }
 
     /// The time record of vCPU 0.
     pub(crate) fn time(&self) -> VolatilePtr<'_, xen_sys::vcpu_time_info, ReadOnly> {
-        let address = self.address + offset_of!(xen_sys::vcpu_info, time);
-        #[expect(clippy::expect_used, reason = "window slots are not at address 0")]
-        let pointer = NonNull::new(address as *mut xen_sys::vcpu_time_info).expect("slots are not at 0");
         // SAFETY: mapped for ever, aligned (asserted offset), written by Xen only.
-        unsafe { VolatilePtr::new_read_only(pointer) }
+        unsafe { VolatilePtr::new_read_only(self.slot.place(offset_of!(xen_sys::vcpu_info, time))) }
     }
 
     /// The address that the last page fault was about (`arch.cr2` of vCPU 0).
     pub(crate) fn fault_address(&self) -> u64 {
         // SAFETY: `arch_vcpu_info.cr2` is its first field; written by Xen before the fault is delivered.
-        unsafe { ((self.address + offset_of!(xen_sys::vcpu_info, arch)) as *const u64).read_volatile() }
+        unsafe { self.slot.place::<u64>(offset_of!(xen_sys::vcpu_info, arch)).as_ptr().read_volatile() }
     }
 }
 
@@ -81,7 +77,7 @@ pub(crate) fn init() -> Result<(), Errno> {
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::NO_EXECUTE | PteFlags::USER_ACCESSIBLE;
     // SAFETY: the slot is ours and empty; the frame is the one Xen named for this purpose.
     unsafe { paging::set_entry(slot.address(), paging::entry(mfn, flags)) }?;
-    PAGE.call_once(|| SharedInfo { address: slot.address(), _slot: slot });
+    PAGE.call_once(|| SharedInfo { slot });
     Ok(())
 }
 

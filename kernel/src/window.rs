@@ -3,6 +3,8 @@
 use crate::layout::{PAGE_SIZE, WINDOW_BASE, WINDOW_GROWTH_BASE, WINDOW_GROWTH_TABLES, WINDOW_SLOTS};
 use crate::{heap, paging};
 use alloc::vec::Vec;
+use core::num::NonZeroUsize;
+use core::ptr::NonNull;
 use spin::Mutex;
 use xen_types::Errno;
 
@@ -57,7 +59,7 @@ static SLOTS: Mutex<Slots> =
 /// unmaps it first.
 #[derive(Debug)]
 pub struct Slot {
-    address: usize,
+    address: NonZeroUsize,
 }
 
 impl Slot {
@@ -67,8 +69,8 @@ impl Slot {
     /// `ENOMEM` without memory for a page table, `ENOSPC` when the whole window area is in use, or Xen's word on the new table.
     pub fn take() -> Result<Self, Errno> {
         let mut slots = SLOTS.lock();
-        if let Some(address) = slots.take() {
-            return Ok(Self { address });
+        if let Some(slot) = slots.take() {
+            return Ok(slot);
         }
         let base = WINDOW_GROWTH_BASE + slots.grown.len() * SLOTS_PER_TABLE * PAGE_SIZE;
         if slots.grown.len() == WINDOW_GROWTH_TABLES {
@@ -79,22 +81,34 @@ impl Slot {
         // SAFETY: a zeroed page of our own that nobody else knows; no table exists yet at `base`, which only this function fills.
         unsafe { paging::add_table(base, page.as_ptr() as usize) }?;
         slots.grown.push(Table::new(base, SLOTS_PER_TABLE));
-        slots.take().map(|address| Self { address }).ok_or(Errno::ENOSPC)
+        slots.take().ok_or(Errno::ENOSPC)
     }
 
     /// The slot's virtual address, page aligned.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.address
+        self.address.get()
+    }
+
+    /// The same as a pointer: what is mapped here is nothing that the language knows of.
+    #[inline(always)] // on the way of each request, where it is one load
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.place(0)
+    }
+
+    /// A pointer to the byte at `offset`, which is below the size of a page.
+    #[inline(always)]
+    pub(crate) fn place<T>(&self, offset: usize) -> NonNull<T> {
+        NonNull::with_exposed_provenance(self.address | offset)
     }
 }
 
 impl Slots {
-    fn take(&mut self) -> Option<usize> {
+    fn take(&mut self) -> Option<Slot> {
         let Self { first, grown, in_use } = self;
         let address = core::iter::once(first).chain(grown).find_map(Table::take)?;
         *in_use += 1;
-        Some(address)
+        NonZeroUsize::new(address).map(|address| Slot { address })
     }
 }
 
@@ -102,7 +116,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut slots = SLOTS.lock();
         let Slots { first, grown, in_use } = &mut *slots;
-        let given = core::iter::once(first).chain(grown).any(|table| table.give(self.address));
+        let given = core::iter::once(first).chain(grown).any(|table| table.give(self.address()));
         *in_use -= usize::from(given);
         debug_assert!(given, "a slot exists once");
     }
