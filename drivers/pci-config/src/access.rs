@@ -37,19 +37,14 @@ pub enum BadAccess {
 
 impl Access {
     pub(crate) fn check(offset: i32, size: i32, space: u16) -> Result<Self, BadAccess> {
-        let (width, mask): (_, u32) = match size {
-            1 => (Width::Byte, 0xff),
-            2 => (Width::Word, 0xffff),
-            4 => (Width::Dword, 0xffff_ffff),
-            _ => return Err(BadAccess::Size),
-        };
+        let width = Width::from_bytes(size.cast_unsigned()).ok_or(BadAccess::Size)?;
         if offset < 0 || offset % size != 0 {
             return Err(BadAccess::Offset);
         }
         // Aligned and below the end, so it ends inside: the space's size is a multiple of four.
         let offset = u16::try_from(offset).ok().filter(|offset| *offset < space).ok_or(BadAccess::PastEnd)?;
         let shift = u32::from(offset % 4) * 8;
-        Ok(Self { offset, width, dword: usize::from(offset / 4), shift, mask: mask << shift })
+        Ok(Self { offset, width, dword: usize::from(offset / 4), shift, mask: width.bits() << shift })
     }
 
     /// The access to the whole of a register in the same dword.

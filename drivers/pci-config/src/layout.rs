@@ -15,8 +15,8 @@ const CONVENTIONAL_DWORDS: usize = 48;
 /// What each dword is.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
-    /// 4096 bytes of configuration space instead of 256.
-    pub(crate) is_extended: bool,
+    /// Bytes of configuration space: 4096 or 256.
+    pub(crate) size: u16,
     /// Dwords behind the header.
     slots: [Slot; CONVENTIONAL_DWORDS],
     /// With the headers that a guest reads.
@@ -28,11 +28,12 @@ impl Layout {
     /// Walks the lists of a function. Beside the layout: the conventional list, and what is wrong with either.
     pub(crate) fn read_from(hw: &impl ConfigSpace, special: Special) -> (Self, Vec<Capability>, Option<Fault>) {
         let (all, mut fault) = list(Walk::conventional(hw));
-        let mut layout =
-            Self { is_extended: false, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), special };
+        let mut layout = Self { size: 256, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), special };
         for capability in &all {
             let is_hidden = special.hides(false, capability.id);
-            layout.is_extended |= !is_hidden && capability.is_extended(hw);
+            if !is_hidden && capability.is_extended(hw) {
+                layout.size = 4096;
+            }
             let mut slots = packed::capability(capability.id);
             let mut offset = capability.offset;
             for slot in layout.slots.iter_mut().skip(usize::from(capability.offset / 4).saturating_sub(HEADER_DWORDS)) {
@@ -48,7 +49,7 @@ impl Layout {
                 }
             }
         }
-        if layout.is_extended {
+        if layout.size == 4096 {
             let (extended, wrong) = list(Walk::extended(hw));
             fault = fault.or(wrong);
             layout.link(extended);
@@ -74,8 +75,13 @@ impl Layout {
     }
 
     /// What a dword of the first 256 bytes is.
+    #[inline(always)] // a part of each read
     pub(crate) fn slot(&self, dword: usize) -> Slot {
-        packed::HEADER.iter().chain(&self.slots).nth(dword).copied().unwrap_or(Slot::RAW)
+        let slot = match dword.checked_sub(HEADER_DWORDS) {
+            None => packed::HEADER.get(dword),
+            Some(behind) => self.slots.get(behind),
+        };
+        slot.copied().unwrap_or(Slot::RAW)
     }
 
     /// The lines about a dword.

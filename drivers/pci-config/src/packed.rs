@@ -26,15 +26,21 @@ impl Line {
     }
 }
 
-/// What a dword is.
+/// What a dword is: the number of its first line, or one behind all lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(u8);
 
 impl Slot {
     /// Nothing is ours and nothing is written.
-    pub(crate) const RAW: Self = Self(0xff);
+    pub(crate) const RAW: Self = Self(small(SIZES.0));
     /// Of a capability that a guest does not see: reads 0.
-    pub(crate) const HIDDEN: Self = Self(0xfe);
+    pub(crate) const HIDDEN: Self = Self(small(SIZES.0 + 1));
+
+    /// The bits of the dword that are answered from our copy.
+    #[inline(always)] // a part of each read
+    pub(crate) fn own(self) -> u32 {
+        OWN.get(usize::from(self.0)).copied().unwrap_or(0)
+    }
 
     /// The lines of the dword; none where there is nothing to say about single registers.
     pub(crate) fn lines(self) -> &'static [Line] {
@@ -121,10 +127,9 @@ struct Table {
     header: [Slot; HEADER_DWORDS],
 }
 
-/// The number of a line: below those of the special slots.
 #[expect(clippy::cast_possible_truncation, reason = "checked")]
 const fn small(number: usize) -> u8 {
-    assert!(number < Slot::HIDDEN.0 as usize);
+    assert!(number <= u8::MAX as usize);
     number as u8
 }
 
@@ -168,6 +173,26 @@ const TABLE: Table = {
 };
 
 static LINES: [Line; SIZES.0] = TABLE.lines;
+/// What is ours of the dword that begins with each line, and of the special ones.
+static OWN: [u32; SIZES.0 + 2] = {
+    let mut own = [0; SIZES.0 + 2];
+    own[Slot::HIDDEN.0 as usize] = u32::MAX;
+    let mut first = 0;
+    while first < SIZES.0 {
+        let mut line = first;
+        loop {
+            let Line { at, read, .. } = TABLE.lines[line];
+            own[first] |= read.own() << TABLE.lines[line].shift() & TABLE.lines[line].mask();
+            line += 1;
+            // As in `Slot::lines`.
+            if line == SIZES.0 || TABLE.lines[line].at <= at || TABLE.lines[line].at / 4 != at / 4 {
+                break;
+            }
+        }
+        first += 1;
+    }
+    own
+};
 static INDEX: [Entry; SIZES.1] = TABLE.index;
 /// What the dwords of an endpoint's header are.
 pub(crate) static HEADER: [Slot; HEADER_DWORDS] = TABLE.header;

@@ -14,6 +14,7 @@ pub enum Width {
 impl Width {
     /// The width of so many bytes.
     #[must_use]
+    #[inline(always)]
     pub const fn from_bytes(bytes: u32) -> Option<Self> {
         match bytes {
             1 => Some(Self::Byte),

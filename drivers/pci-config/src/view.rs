@@ -5,7 +5,6 @@ use xen_types::Resource;
 use crate::access::{Access, BadAccess};
 use crate::base::{self, BaseRegister};
 use crate::layout::Layout;
-use crate::packed::Slot;
 use crate::policy::Special;
 use crate::register::{Read, Write};
 use crate::space::{ConfigSpace, Width};
@@ -117,8 +116,17 @@ impl VirtualConfig {
     /// # Errors
     /// When that is no access to this configuration space.
     pub fn read(&self, hw: &impl ConfigSpace, offset: i32, size: i32) -> Result<u32, BadAccess> {
-        let access = Access::check(offset, size, self.size())?;
-        Ok(self.read_dword_bits(hw, &access) >> access.shift)
+        Ok(self.value(hw, &Access::check(offset, size, self.size())?))
+    }
+
+    /// As [`VirtualConfig::read`] of four bytes, on a shorter way; `None` where that is no access.
+    #[must_use]
+    #[inline(always)] // most reads are one of these
+    pub fn read_dword(&self, hw: &impl ConfigSpace, offset: i32) -> Option<u32> {
+        let offset = u16::try_from(offset).ok().filter(|offset| offset % 4 == 0 && *offset < self.size())?;
+        let (own, ours) = self.ours((offset / 4).into());
+        // Where all of it is ours the hardware is not touched.
+        Some(if own == u32::MAX { ours } else { hw.read_config(offset, Width::Dword) & !own | ours })
     }
 
     /// Writes the low `size` bytes of `value` at `offset`. Our own bits have changed afterwards; what remains for the
@@ -139,8 +147,9 @@ impl VirtualConfig {
 
     /// Bytes of configuration space: 4096 where the function speaks PCI Express or PCI-X mode 2, else 256.
     #[must_use]
+    #[inline(always)] // a part of each read
     pub const fn size(&self) -> u16 {
-        if self.layout.is_extended { 4096 } else { 256 }
+        self.layout.size
     }
 
     /// What a guest finds in its Interrupt Line register, which it takes as the number of its pirq; 0 for none.
@@ -171,39 +180,45 @@ impl VirtualConfig {
         Some(hw.read_config(u16::try_from(dword * 4).ok()? + 2, Width::Word))
     }
 
-    /// The bits of `access`, at their places in their dword.
-    pub(crate) fn read_dword_bits(&self, hw: &impl ConfigSpace, access: &Access) -> u32 {
-        let (own, ours) = match self.own.get(access.dword) {
-            Some(ours) => (self.own_bits(access.dword), *ours),
-            None => self.layout.extended_value(access.dword).map_or((0, 0), |value| (u32::MAX, value)),
-        };
-        if access.mask & !own == 0 {
-            return ours & access.mask;
+    /// Which bits of a dword are ours, and these.
+    #[inline(always)] // a part of each read
+    fn ours(&self, dword: usize) -> (u32, u32) {
+        match self.own.get(dword) {
+            Some(ours) => (self.own_bits(dword), *ours),
+            None => self.layout.extended_value(dword).map_or((0, 0), |value| (u32::MAX, value)),
+        }
+    }
+
+    /// What a read of `access` gives.
+    pub(crate) fn value(&self, hw: &impl ConfigSpace, access: &Access) -> u32 {
+        let (own, ours) = self.ours(access.dword);
+        let (own, ours, bits) = (own >> access.shift, ours >> access.shift, access.width.bits());
+        if bits & !own == 0 {
+            return ours & bits;
         }
         // Read as wide as the guest asks, as real hardware would be.
-        let real = hw.read_config(access.offset, access.width) << access.shift;
-        (real & !own | ours) & access.mask
+        (hw.read_config(access.offset, access.width) & !own | ours) & bits
     }
 
     /// The bits of a dword of the first 256 bytes that are answered from our copy.
+    #[inline(always)] // a part of each read
     pub(crate) fn own_bits(&self, dword: usize) -> u32 {
-        if self.layout.slot(dword) == Slot::HIDDEN { u32::MAX } else { self.bits(dword, Read::own) }
+        self.layout.slot(dword).own()
     }
 
     /// Takes what is ours of a dword of the hardware.
     fn copy(&mut self, hw: &impl ConfigSpace, dword: usize, offset: u16) {
-        let mask = self.bits(dword, Read::copied);
+        let mask = self.copied_bits(dword);
         if mask != 0 {
             self.set(dword, mask, hw.read_config(offset, Width::Dword));
         }
     }
 
-    /// Bits of each register of a dword, at their places.
-    #[inline(never)]
-    fn bits(&self, dword: usize, of: fn(Read) -> u32) -> u32 {
+    /// Those of them that are what the device said.
+    fn copied_bits(&self, dword: usize) -> u32 {
         let mut bits = 0;
         for line in self.layout.lines(dword) {
-            bits |= of(line.read) << line.shift() & line.mask();
+            bits |= line.read.copied() << line.shift() & line.mask();
         }
         bits
     }

@@ -147,7 +147,7 @@ impl VirtualConfig {
                 continue;
             }
             let place = access.whole(line);
-            let before = self.read_dword_bits(hw, &place) >> place.shift;
+            let before = self.value(hw, &place);
             let written = (access.mask & place.mask) >> place.shift;
             let value = (value << access.shift) >> place.shift;
             let after = before & !written | value & written;

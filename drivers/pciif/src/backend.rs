@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use crate::layout::{MAX_VECTORS, MsixEntry, SharedInfo};
 use crate::page::Cells;
-use crate::{Command, Flags, MsixEntries, Reply, Request, SharedPage};
+use crate::{Command, ErrorCode, Flags, MsixEntries, ReadRequest, Reply, Request, SharedPage};
 
 /// A page that a frontend granted, seen from the backend.
 ///
@@ -24,12 +24,14 @@ impl<P: SharedPage> BackendPage<P> {
 
     /// What the flags say now. Unknown bits are kept out.
     #[must_use]
+    #[inline(always)] // as all that a read of configuration space needs
     pub fn flags(&self) -> Flags {
         Flags::from_bits_truncate(self.0.flags().load(Ordering::Acquire))
     }
 
     /// True while a request waits for its answer.
     #[must_use]
+    #[inline(always)]
     pub fn is_active(&self) -> bool {
         self.flags().contains(Flags::ACTIVE)
     }
@@ -38,6 +40,26 @@ impl<P: SharedPage> BackendPage<P> {
     #[must_use]
     pub fn take_request(&self) -> Option<Request> {
         self.is_active().then(|| self.snapshot())
+    }
+
+    /// Copies as much as a read has of the request that is there ([`BackendPage::is_active`]), each word once; `None` where it is no read.
+    /// Who looks at it once more with [`BackendPage::take_request`] trusts nothing that was seen here.
+    #[must_use]
+    #[inline(always)]
+    pub fn take_read(&self) -> Option<ReadRequest> {
+        let cells = &self.0;
+        macro_rules! read {
+            ($field:ident) => {
+                cells.word::<{ offset_of!(SharedInfo, op.$field) }>().load(Ordering::Relaxed)
+            };
+        }
+        (read!(cmd) == Command::ConfRead.raw()).then(|| ReadRequest {
+            domain: read!(domain),
+            bus: read!(bus),
+            devfn: read!(devfn),
+            offset: read!(offset).cast_signed(),
+            size: read!(size).cast_signed(),
+        })
     }
 
     /// Copies the MSI-X entries of `request` out of the page: as many as the private copy counts, each read once. Call it
@@ -59,14 +81,20 @@ impl<P: SharedPage> BackendPage<P> {
     ///
     /// An answer that took so long that the frontend may have given up needs [`BackendPage::still_carries`] before.
     pub fn reply(&self, request: &Request, reply: Reply<'_>) {
-        let cells = &self.0;
         for (index, vector) in reply.vectors.iter().enumerate().take(entry_count(request).unwrap_or(0)) {
-            if let Some(cell) = cells.entry_vector(index) {
+            if let Some(cell) = self.0.entry_vector(index) {
                 cell.store(*vector, Ordering::Relaxed);
             }
         }
-        cells.word::<{ offset_of!(SharedInfo, op.err) }>().store(reply.err.raw().cast_unsigned(), Ordering::Relaxed);
-        cells.word::<{ offset_of!(SharedInfo, op.value) }>().store(reply.value, Ordering::Relaxed);
+        self.answer(reply.err, reply.value);
+    }
+
+    /// As [`BackendPage::reply`] for a request that has no vectors.
+    #[inline(always)]
+    pub fn answer(&self, err: ErrorCode, value: u32) {
+        let cells = &self.0;
+        cells.word::<{ offset_of!(SharedInfo, op.err) }>().store(err.raw().cast_unsigned(), Ordering::Relaxed);
+        cells.word::<{ offset_of!(SharedInfo, op.value) }>().store(value, Ordering::Relaxed);
         cells.flags().fetch_and(!Flags::ACTIVE.bits(), Ordering::Release);
     }
 
@@ -75,7 +103,7 @@ impl<P: SharedPage> BackendPage<P> {
     /// the new request. A frontend that publishes the same words again gets the answer to the same question.
     #[must_use]
     pub fn still_carries(&self, request: &Request) -> bool {
-        self.is_active() && self.snapshot() == *request
+        self.take_request().as_ref() == Some(request)
     }
 
     fn snapshot(&self) -> Request {

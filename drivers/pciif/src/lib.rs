@@ -38,7 +38,7 @@ pub use error_code::ErrorCode;
 pub use flags::Flags;
 pub use frontend::{FrontendPage, Response};
 pub use page::{OwnedPage, SharedPage};
-pub use request::{MsixEntries, Reply, Request};
+pub use request::{MsixEntries, ReadRequest, Reply, Request};
 
 /// What a frontend writes to its `magic` node: the version of this layout (`XEN_PCI_MAGIC`). Nothing else is accepted.
 pub const MAGIC: &str = "7";

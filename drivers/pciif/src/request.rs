@@ -66,6 +66,21 @@ impl Request {
     }
 }
 
+/// As much of a request as a read of configuration space has. Nothing of it is checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Virtual PCI segment.
+    pub domain: u32,
+    /// Virtual bus.
+    pub bus: u32,
+    /// Virtual device and function, as in [`Request`].
+    pub devfn: u32,
+    /// Byte offset into the configuration space.
+    pub offset: i32,
+    /// Bytes to read.
+    pub size: i32,
+}
+
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.command() {

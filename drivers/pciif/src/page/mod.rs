@@ -49,11 +49,13 @@ pub(crate) struct Cells<P>(pub(crate) P);
 
 impl<P: SharedPage> Cells<P> {
     /// `flags`.
+    #[inline(always)] // as `word`
     pub(crate) fn flags(&self) -> &AtomicU32 {
         self.word::<{ offset_of!(SharedInfo, flags) }>()
     }
 
     /// The 32-bit field at byte `OFFSET` of [`SharedInfo`].
+    #[inline(always)] // one instruction, many times for each request
     pub(crate) fn word<const OFFSET: usize>(&self) -> &AtomicU32 {
         const {
             let is_before = OFFSET < offset_of!(SharedInfo, op.msix_entries);
