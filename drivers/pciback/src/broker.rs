@@ -4,12 +4,15 @@
 //! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
 //! free again: whichever of the two is answered then, and whoever does it, the broker is there.
 
+use alloc::collections::VecDeque;
+
 use pciif::layout::MsixEntry;
 use pciif::{BrokerCommand, FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
 use crate::ops::{BrokerAnswer, Job};
 use crate::platform::{self, Platform};
+use crate::pool::PoolDevice;
 
 /// How long a request may take. Guests wait twice as long.
 const PATIENCE_NS: u64 = 1_000_000_000;
@@ -75,13 +78,14 @@ pub(crate) enum Availability {
 pub(crate) struct Broker<P: Platform> {
     ring: Option<Ring<P>>,
     state: State,
-    /// Some function has a [`Cleanup`] to do.
-    pub(crate) has_cleanups: bool,
-    /// Some frontend has a ticket.
-    pub(crate) has_waiting: bool,
-    last_ticket: u64,
+    /// Functions with a [`Cleanup`] to do, each once: all but those that it was not there for, and some that need none any more.
+    cleanups: VecDeque<Sbdf>,
+    /// Frontends in the order in which they came, each once. Some wait no longer.
+    waiting: VecDeque<DomId>,
     /// The log says that it is not there.
     is_told: bool,
+    /// It is there again, and what it was not there for is to be looked for.
+    has_returned: bool,
 }
 
 struct Ring<P: Platform> {
@@ -92,7 +96,8 @@ struct Ring<P: Platform> {
 
 impl<P: Platform> Default for Broker<P> {
     fn default() -> Self {
-        Self { ring: None, state: State::Idle, has_cleanups: false, has_waiting: false, last_ticket: 0, is_told: false }
+        let (cleanups, waiting) = (VecDeque::new(), VecDeque::new());
+        Self { ring: None, state: State::Idle, cleanups, waiting, is_told: false, has_returned: false }
     }
 }
 
@@ -123,15 +128,46 @@ impl<P: Platform> Broker<P> {
     }
 
     /// True when there is something to ask or to answer.
-    pub(crate) const fn is_due(&self) -> bool {
-        self.has_cleanups || self.has_waiting
+    pub(crate) fn is_due(&self) -> bool {
+        self.has_cleanups() || !self.waiting.is_empty()
     }
 
-    /// A place in the queue.
-    pub(crate) const fn ticket(&mut self) -> u64 {
-        self.has_waiting = true;
-        self.last_ticket += 1;
-        self.last_ticket
+    /// True when some function may have a [`Cleanup`] to do.
+    pub(crate) fn has_cleanups(&self) -> bool {
+        self.has_returned || !self.cleanups.is_empty()
+    }
+
+    /// Makes room for so many functions and their frontends, so that answering requests takes no memory.
+    pub(crate) fn make_room(&mut self, functions: usize) {
+        self.cleanups.reserve(functions);
+        self.waiting.reserve(functions);
+    }
+
+    /// Takes note of a function that has a [`Cleanup`] to do, if it has.
+    pub(crate) fn note(&mut self, device: &mut PoolDevice<P>) {
+        if device.cleanup != Cleanup::None && !core::mem::replace(&mut device.is_noted, true) {
+            self.cleanups.push_back(device.info().sbdf());
+        }
+    }
+
+    /// The function that has waited longest for its cleanup, not to be asked about again. Whoever takes it clears its `is_noted`.
+    pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
+        self.cleanups.pop_front()
+    }
+
+    /// Gives a frontend the last place in the queue.
+    pub(crate) fn queue(&mut self, domid: DomId) {
+        self.waiting.push_back(domid);
+    }
+
+    /// The frontend that has waited longest. Whoever takes it clears its `is_queued`.
+    pub(crate) fn next_waiting(&mut self) -> Option<DomId> {
+        self.waiting.pop_front()
+    }
+
+    /// True once after it has come back: functions may have cleanups to do that nobody has noted.
+    pub(crate) const fn take_return(&mut self) -> bool {
+        core::mem::replace(&mut self.has_returned, false)
     }
 
     /// Whether something can be asked now. Says so in the log, once, where nobody is there.
@@ -212,7 +248,6 @@ impl<P: Platform> Broker<P> {
 
     /// The broker's event: it has answered, or it is new.
     pub(crate) fn on_event(&mut self, platform: &P) {
-        self.has_cleanups = true; // those that had to wait for it
         if self.is_told && self.availability(platform) == Availability::Free {
             self.is_here();
         }
@@ -221,6 +256,7 @@ impl<P: Platform> Broker<P> {
     fn is_here(&mut self) {
         if core::mem::take(&mut self.is_told) {
             log::info!("the broker is there again");
+            self.has_returned = true;
         }
     }
 }

@@ -6,6 +6,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::ControlFlow;
 
 use pciif::{BackendPage, MsixEntries, Question, Reply, Request};
 use xen_types::{DomId, Errno, Port, Sbdf};
@@ -52,8 +53,10 @@ pub(crate) struct Guest<P: Platform> {
     last_peer: Option<Peer>,
     /// The request that the broker has.
     pub(crate) asked: Option<Request>,
-    /// The request in the page waits for its turn with the broker; the lowest number is next.
-    pub(crate) ticket: Option<u64>,
+    /// The request in the page waits for its turn with the broker.
+    pub(crate) is_waiting: bool,
+    /// It has a place in the broker's queue.
+    pub(crate) is_queued: bool,
     /// It is to be told of a device that is gone.
     has_losses: bool,
     /// Where its own directory does not choose.
@@ -62,6 +65,8 @@ pub(crate) struct Guest<P: Platform> {
     looks: TokenBucket,
     lines: TokenBucket,
     unsaid: u64,
+    /// How many of its devices were visited one after the other, where somebody counts.
+    visited: u64,
 }
 
 impl<P: Platform> Guest<P> {
@@ -76,14 +81,21 @@ impl<P: Platform> Guest<P> {
             devices: Vec::new(),
             last_peer: None,
             asked: None,
-            ticket: None,
+            is_waiting: false,
+            is_queued: false,
             has_losses: false,
             export: options.export,
             is_direct: options.is_direct,
             looks: LOOKS,
             lines: LINES,
             unsaid: 0,
+            visited: 0,
         }
+    }
+
+    /// Its domain.
+    pub(crate) const fn domid(&self) -> DomId {
+        self.domid
     }
 
     /// Whether its nodes may be looked at now: always, unless it has caused too many looks. Then: when.
@@ -156,21 +168,20 @@ impl<P: Platform> Guest<P> {
     }
 
     /// Gives one device back.
-    pub(crate) fn release(&mut self, pool: &mut Pool<P>, address: Sbdf) {
+    pub(crate) fn release(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>, address: Sbdf) {
+        let id = self.id(address);
         self.held.devices.remove(&address);
-        let Some(id) = self.topology.iter().find(|entry| entry.physical == address).map(|entry| entry.id) else {
-            return;
-        };
+        let Some(id) = id else { return };
         self.topology.remove(id);
         if let Some(device) = self.devices.get_mut(usize::from(id.0)).and_then(Option::take) {
-            pool.give_back(device);
+            pool.give_back(device, broker);
         }
     }
 
     /// Gives all devices back.
-    pub(crate) fn release_all(&mut self, pool: &mut Pool<P>) {
-        while let Some(address) = self.held.devices.first().map(|(address, _)| *address) {
-            self.release(pool, address);
+    pub(crate) fn release_all(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>) {
+        while let Some(address) = self.held.devices.last().map(|(address, _)| *address) {
+            self.release(pool, broker, address);
         }
     }
 
@@ -224,16 +235,19 @@ impl<P: Platform> Guest<P> {
 
     /// Answers what is still in the page, closes the port and lets the page go. The devices are to become quiet.
     pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut PortTable, broker: &mut Broker<P>) {
-        (self.asked, self.ticket) = (None, None);
+        (self.asked, self.is_waiting) = (None, false);
         broker.forget(self.domid);
-        self.devices().for_each(PoolDevice::let_go);
+        for device in self.devices() {
+            device.let_go();
+            broker.note(device);
+        }
         self.held.connection = None;
         self.held.announced = false;
         self.held.peer_was_connected = false;
         let Some(Session { port, page }) = self.session.take() else { return };
         // NetBSD and mini-os wait for ever for an answer (pci-protocol §9).
-        if let Some(request) = page.take_request() {
-            page.reply(&request, Reply::NO_DEVICE);
+        if page.is_active() {
+            page.answer(Reply::NO_DEVICE.err, Reply::NO_DEVICE.value);
             platform.notify(port);
         }
         ports.remove(port);
@@ -242,58 +256,79 @@ impl<P: Platform> Guest<P> {
 }
 
 /// Requests that one event may bring before the other frontends get their turn.
-pub(crate) const REQUESTS: usize = 16;
+const REQUESTS: usize = 16;
 
 impl<P: Platform> Guest<P> {
-    /// Answers what is in the page, looks again, and so on for up to `limit` times. What only the broker can do is left there.
-    pub(crate) fn serve(
+    /// Serves the request that has waited for the broker, if it is still there.
+    pub(crate) fn serve_waiting(&mut self, platform: &P, counters: &mut Counters, broker: &mut Broker<P>) {
+        let is_active = self.session.as_ref().is_some_and(|session| session.page.is_active());
+        if is_active {
+            // Whatever has taken its place meanwhile has an event of its own.
+            let _ = self.serve_one(platform, counters, broker, Served::Nothing);
+        }
+    }
+
+    /// Answers what is in the page, looks again, and so on for up to [`REQUESTS`] times. What only the broker can do is left there.
+    #[inline(always)] // in the one function that serves an event
+    pub(crate) fn serve(&mut self, platform: &P, counters: &mut Counters, broker: &mut Broker<P>) -> Served {
+        if self.has_losses {
+            self.tell_losses(platform); // the event may be its answer to the one before
+        }
+        let mut rest = Served::Nothing;
+        for _ in 0..REQUESTS {
+            let Some(Session { page, .. }) = &self.session else { return Served::UnknownPort };
+            if !page.is_active() {
+                self.is_waiting = false;
+                return rest;
+            }
+            if let ControlFlow::Break(served) = self.serve_one(platform, counters, broker, rest) {
+                return served;
+            }
+            rest = Served::Done;
+        }
+        Served::More
+    }
+
+    /// Serves one request, and goes on or ends with what was served. `before` is what was until now.
+    fn serve_one(
         &mut self,
         platform: &P,
         counters: &mut Counters,
         broker: &mut Broker<P>,
-        limit: usize,
-    ) -> Served {
-        if self.has_losses {
-            self.tell_losses(platform); // the event may be its answer to the one before
+        before: Served,
+    ) -> ControlFlow<Served> {
+        let Some(Session { page, .. }) = &self.session else { return ControlFlow::Continue(()) };
+        let Some(request) = page.take_request() else { return ControlFlow::Continue(()) };
+        if let Some(asked) = &self.asked {
+            if *asked == request {
+                return ControlFlow::Break(before);
+            }
+            // It has given up on what the broker has, and asks for something else.
+            self.asked = None;
+            broker.forget(self.domid);
         }
-        for served in 0..limit {
-            let Some(Session { page, .. }) = &self.session else { return Served::UnknownPort };
-            let rest = if served == 0 { Served::Nothing } else { Served::Done };
-            let Some(request) = page.take_request() else {
-                self.ticket = None;
-                return rest;
-            };
-            if let Some(asked) = &self.asked {
-                if *asked == request {
-                    return rest;
-                }
-                // It has given up on what the broker has, and asks for something else.
-                self.asked = None;
-                broker.forget(self.domid);
+        let devices = &mut self.devices;
+        let executed = ops::execute(
+            &request,
+            &self.topology,
+            |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
+            counters,
+        );
+        if executed.is_loss {
+            self.signal.raise();
+        }
+        match executed.answer {
+            Answer::Now(reply) => {
+                self.is_waiting = false;
+                self.reply(platform, &request, reply, executed.notice);
             }
-            let devices = &mut self.devices;
-            let executed = ops::execute(
-                &request,
-                &self.topology,
-                |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
-                counters,
-            );
-            if executed.is_loss {
-                self.signal.raise();
-            }
-            match executed.answer {
-                Answer::Now(reply) => {
-                    self.ticket = None;
-                    self.reply(platform, &request, reply, executed.notice);
-                }
-                Answer::Later(job) => {
-                    if !self.ask(platform, counters, broker, &request, executed.device, job) {
-                        return Served::Done;
-                    }
+            Answer::Later(job) => {
+                if !self.ask(platform, counters, broker, &request, executed.device, job) {
+                    return ControlFlow::Break(Served::Done);
                 }
             }
         }
-        Served::More
+        ControlFlow::Continue(())
     }
 
     /// Gives a job to the broker or has it wait in the page. True when it is done, or cannot be done, and the guest has its answer.
@@ -321,7 +356,7 @@ impl<P: Platform> Guest<P> {
                 verdict = Verdict::Done;
             }
             _ => match broker.availability(platform) {
-                Availability::Free if !broker.has_cleanups => {
+                Availability::Free if !broker.has_cleanups() => {
                     let entries = page.take_entries(request);
                     let entries = entries.as_ref().map_or(&[][..], MsixEntries::as_slice);
                     let (function, hw) = device.parts();
@@ -332,13 +367,17 @@ impl<P: Platform> Guest<P> {
                         }
                         let what = Asked { device: device.info().sbdf(), job, guest: Some(self.domid) };
                         broker.ask(platform, what, entries);
-                        (self.asked, self.ticket) = (Some(*request), None);
+                        (self.asked, self.is_waiting) = (Some(*request), false);
                         return false;
                     }
                     verdict = Verdict::Impossible;
                 }
                 Availability::Free | Availability::Busy => {
-                    self.ticket.get_or_insert_with(|| broker.ticket());
+                    // Who gave up and asks again has its place still.
+                    if !core::mem::replace(&mut self.is_queued, true) {
+                        broker.queue(self.domid);
+                    }
+                    self.is_waiting = true;
                     return false;
                 }
                 Availability::Away => {}
@@ -351,7 +390,7 @@ impl<P: Platform> Guest<P> {
         let function = device.parts().0;
         let (reply, notice) = job.reply(verdict, request, function, None, counters);
         let notice = function.news(notice);
-        self.ticket = None;
+        self.is_waiting = false;
         self.reply(platform, request, reply, notice);
         true
     }
@@ -404,8 +443,29 @@ impl<P: Platform> Guest<P> {
         *has_losses = false;
     }
 
-    /// The devices that it has.
+    /// One of its devices, by the real address.
+    pub(crate) fn device(&mut self, address: Sbdf) -> Option<&mut PoolDevice<P>> {
+        let id = self.id(address)?;
+        self.devices.get_mut(usize::from(id.0))?.as_deref_mut()
+    }
+
+    fn id(&self, address: Sbdf) -> Option<DeviceId> {
+        match self.held.devices.get(&address)? {
+            Outcome::Exported(virtual_address) => self.topology.search(*virtual_address),
+            Outcome::Failed(_) => None,
+        }
+    }
+
+    /// How many devices were visited one after the other.
+    pub(crate) const fn visited(&self) -> u64 {
+        self.visited
+    }
+
+    /// The devices that it has, one after the other: for what concerns all of them, never for a request about one.
     pub(crate) fn devices(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
+        if cfg!(debug_assertions) {
+            self.visited += self.devices.len() as u64;
+        }
         self.devices.iter_mut().flatten().map(|device| &mut **device)
     }
 }

@@ -11,6 +11,7 @@ mod broker;
 mod control;
 pub mod device;
 mod guest;
+mod guests;
 mod linger;
 pub mod ops;
 pub mod platform;

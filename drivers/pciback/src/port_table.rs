@@ -1,29 +1,51 @@
 //! Which frontend each bound port belongs to.
 
-use litemap::LiteMap;
+use alloc::vec::Vec;
+
 use xen_types::{DomId, Port};
 
-/// The bound ports. Its version changes with each change of them, so that who keeps a list for sleeping on them knows when it is out of
-/// date without comparing.
+/// Whose a port is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Owner {
+    /// The frontend.
+    pub(crate) domid: DomId,
+    /// Where it was found last time, by whoever looks for it.
+    pub(crate) place: u16,
+}
+
+/// The bound ports, by their numbers: Xen gives out the lowest that is free. Its version changes with each change of them, so that who keeps
+/// a list for sleeping on them knows when it is out of date without comparing.
 #[derive(Debug, Default)]
 pub(crate) struct PortTable {
-    owners: LiteMap<Port, DomId>,
+    owners: Vec<Option<Owner>>,
+    bound: usize,
     version: u64,
 }
 
 impl PortTable {
-    pub(crate) fn insert(&mut self, port: Port, owner: DomId) {
-        self.owners.insert(port, owner);
-        self.version += 1;
+    pub(crate) fn insert(&mut self, port: Port, domid: DomId) {
+        let index = port.0 as usize;
+        if index >= self.owners.len() {
+            self.owners.resize(index + 1, None);
+        }
+        self.set(index, Some(Owner { domid, place: 0 }));
     }
 
     pub(crate) fn remove(&mut self, port: Port) {
-        self.owners.remove(&port);
+        self.set(port.0 as usize, None);
+    }
+
+    fn set(&mut self, index: usize, owner: Option<Owner>) {
+        if let Some(place) = self.owners.get_mut(index) {
+            self.bound = self.bound + usize::from(owner.is_some()) - usize::from(place.is_some());
+            *place = owner;
+        }
         self.version += 1;
     }
 
-    pub(crate) fn owner(&self, port: Port) -> Option<DomId> {
-        self.owners.get(&port).copied()
+    #[inline(always)] // on the way of each request
+    pub(crate) fn owner(&mut self, port: Port) -> Option<&mut Owner> {
+        self.owners.get_mut(port.0 as usize)?.as_mut()
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -31,10 +53,10 @@ impl PortTable {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.owners.len()
+        self.bound
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Port> {
-        self.owners.keys().copied()
+        (0..).map(Port).zip(&self.owners).filter_map(|(port, owner)| owner.is_some().then_some(port))
     }
 }

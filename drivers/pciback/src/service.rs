@@ -1,20 +1,19 @@
 //! The data plane: one event, the request in the page, its answer; and the queue of what only the broker can do.
 //!
-//! The queue has no places of its own. A request that must wait stays in its frontend's page, and the frontend draws a ticket; when its
-//! turn comes the request is taken from the page as if it were new. So nothing is kept that a frontend could have changed
-//! meanwhile, and one that gave up is not in the queue any more. Cleanups, which are flags of functions, come first.
-
-use alloc::boxed::Box;
-
-use litemap::LiteMap;
+//! The queue has frontends, not requests. A request that must wait stays in its frontend's page, and when the frontend's turn comes
+//! the request is taken from the page as if it were new. So nothing is kept that a frontend could have changed meanwhile, and one that gave up
+//! is passed over. Cleanups, which are flags of functions and have a queue of their own, come first.
+//!
+//! Serving an event or an answer of the broker visits the guests and functions that it is about and no others.
 
 use pciif::Reply;
-use xen_types::{DomId, Port};
+use xen_types::{DomId, Port, Sbdf};
 
 use crate::backend::Served;
 use crate::broker::{Asked, Availability, Cleanup};
 use crate::control::core::Core;
 use crate::guest::Guest;
+use crate::guests::Guests;
 use crate::ops::{BrokerAnswer, Interrupts, Job, Verdict};
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
@@ -31,21 +30,31 @@ impl<P: Platform> Core<P> {
         }
     }
 
+    #[inline(always)] // in the one function that serves an event
     pub(crate) fn serve(&mut self, port: Port) -> Served {
         let Self { ports, guests, platform, counters, broker, .. } = self;
         let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
-        match guests.get_mut(&owner) {
-            Some(guest) => {
-                counters.events.bump();
-                guest.serve(platform, counters, broker, crate::guest::REQUESTS)
-            }
-            None if owner == BROKER => {
-                broker.on_event(platform);
-                self.turn();
-                Served::Done
-            }
-            None => Served::UnknownPort,
+        let Some(guest) = guests.at(owner.place.into(), owner.domid) else { return self.serve_elsewhere(port) };
+        counters.events.bump();
+        guest.serve(platform, counters, broker)
+    }
+
+    /// Serves a port of nobody at the place that was remembered.
+    #[cold]
+    #[inline(never)]
+    fn serve_elsewhere(&mut self, port: Port) -> Served {
+        let Self { ports, guests, platform, broker, .. } = self;
+        let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
+        if let Some(place) = guests.place(owner.domid).ok().and_then(|place| u16::try_from(place).ok()) {
+            owner.place = place;
+            return Served::More; // at the right place, the next time
         }
+        if owner.domid != BROKER {
+            return Served::UnknownPort;
+        }
+        broker.on_event(platform);
+        self.turn();
+        Served::Done
     }
 
     /// Takes the broker's answers and gives it what is next, as long as that is possible without waiting.
@@ -61,17 +70,19 @@ impl<P: Platform> Core<P> {
             if self.broker.is_busy() || !self.broker.is_due() {
                 return;
             }
-            let cleanup = if self.broker.has_cleanups { self.next_cleanup() } else { None };
-            self.broker.has_cleanups = cleanup.is_some();
-            if !self.broker.is_due() {
+            if self.broker.take_return() {
+                self.note_all();
+            }
+            let cleanup = self.next_cleanup();
+            if cleanup.is_none() && !self.broker.is_due() {
                 return;
             }
             match (self.broker.availability(&self.platform), cleanup) {
-                (Availability::Busy, _) => return,
                 (Availability::Free, Some(asked)) => self.broker.ask(&self.platform, asked, &[]),
                 (Availability::Free, None) => self.serve_waiting(),
-                (Availability::Away, _) => {
-                    self.give_cleanups_up();
+                // It is not busy.
+                (_, asked) => {
+                    self.give_cleanups_up(asked);
                     self.serve_waiting();
                 }
             }
@@ -81,58 +92,57 @@ impl<P: Platform> Core<P> {
     /// Serves the frontend that has waited longest.
     fn serve_waiting(&mut self) {
         let Self { guests, platform, counters, broker, .. } = self;
-        let waiting = guests
-            .iter_mut()
-            .map(|(_, guest)| guest)
-            .filter(|guest| guest.ticket.is_some())
-            .min_by_key(|guest| guest.ticket);
-        match waiting {
-            Some(guest) => {
-                guest.ticket = None;
+        while let Some(domid) = broker.next_waiting() {
+            let Some(guest) = guests.get_mut(domid) else { continue };
+            guest.is_queued = false;
+            if core::mem::take(&mut guest.is_waiting) {
                 // One: the next one comes with an event of its own.
-                guest.serve(platform, counters, broker, 1);
+                return guest.serve_waiting(platform, counters, broker);
             }
-            None => broker.has_waiting = false,
         }
     }
 
+    /// The function with a cleanup to do that has waited longest.
     fn next_cleanup(&mut self) -> Option<Asked> {
-        let Self { guests, pool, .. } = self;
-        let mut next = None;
-        visit(guests, pool, &mut |device| {
-            next = device.cleanup.job().map(|job| Asked { device: device.info().sbdf(), job, guest: None });
-            next.is_some()
-        });
-        next
+        while let Some(address) = self.broker.next_cleanup() {
+            let Some(device) = find(&mut self.guests, &mut self.pool, address) else { continue };
+            device.is_noted = false;
+            if let Some(job) = device.cleanup.job() {
+                return Some(Asked { device: address, job, guest: None });
+            }
+        }
+        None
     }
 
-    /// Nobody can make functions quiet: goes on without. Those that stay with their guest have their vectors turned off later,
-    /// those that come back are looked at as they are.
-    fn give_cleanups_up(&mut self) {
-        let Self { guests, pool, platform, broker, .. } = self;
-        let now_ns = platform.now_ns();
-        for (_, guest) in guests.iter_mut() {
-            let mut has_given_up = false;
-            for device in guest.devices().filter(|device| device.cleanup == Cleanup::Quiesce) {
-                has_given_up = true;
+    /// The broker is there again: takes note of what it was not there for.
+    fn note_all(&mut self) {
+        let Self { guests, pool, broker, .. } = self;
+        guests.iter_mut().flat_map(Guest::devices).chain(pool.all_leaving()).for_each(|device| broker.note(device));
+    }
+
+    /// Nobody can make functions quiet: goes on without, for this one and all that wait. Those that stay with their guest have their
+    /// vectors turned off later, those that come back are looked at as they are.
+    fn give_cleanups_up(&mut self, first: Option<Asked>) {
+        let now_ns = self.platform.now_ns();
+        let (mut next, mut last_told) = (first, None);
+        while let Some(Asked { device: address, job, .. }) = next {
+            let holder = self.pool.holder(address);
+            if job == Job::Quiesce
+                && let Some(device) = find(&mut self.guests, &mut self.pool, address)
+            {
                 device.give_up_quiet();
+                let told = core::mem::replace(&mut last_told, holder);
+                if let Some(guest) = holder.filter(|_| told != holder).and_then(|domid| self.guests.get_mut(domid)) {
+                    let text = format_args!("no broker to make its devices quiet: going on without");
+                    guest.say(now_ns, log::Level::Warn, text);
+                }
             }
-            if has_given_up {
-                guest.say(
-                    now_ns,
-                    log::Level::Warn,
-                    format_args!("no broker to make its devices quiet: going on without"),
-                );
+            if let Some(device) = self.pool.leaving(address) {
+                device.cleanup = Cleanup::None;
+                self.pool.settle(address);
             }
+            next = self.next_cleanup();
         }
-        for device in pool.leaving() {
-            if device.cleanup == Cleanup::Quiesce {
-                device.give_up_quiet();
-            }
-            device.cleanup = Cleanup::None;
-        }
-        pool.settle_leaving();
-        broker.has_cleanups = false;
     }
 
     /// A job is at its end: with an answer, or without.
@@ -148,10 +158,10 @@ impl<P: Platform> Core<P> {
                 return;
             }
         }
-        let owner = asked.guest.and_then(|domid| guests.get_mut(&domid));
+        let owner = asked.guest.and_then(|domid| guests.get_mut(domid));
         let is_delivered = owner.is_some_and(|guest| {
             let Some(request) = guest.asked.take() else { return false };
-            let Some(device) = guest.devices().find(|device| device.info().sbdf() == asked.device) else {
+            let Some(device) = guest.device(asked.device) else {
                 guest.answer(platform, &request, Reply::NO_DEVICE, None);
                 return false;
             };
@@ -160,26 +170,23 @@ impl<P: Platform> Core<P> {
             let notice = function.news(notice);
             guest.answer(platform, &request, reply, notice)
         });
-        visit(guests, pool, &mut |device| {
-            let is_it = device.info().sbdf() == asked.device;
-            if is_it {
-                device.finished(&job, verdict, is_delivered);
-                broker.has_cleanups |= device.cleanup != Cleanup::None;
-            }
-            is_it
-        });
-        pool.settle_leaving();
+        if let Some(device) = find(guests, pool, asked.device) {
+            device.finished(&job, verdict, is_delivered);
+            broker.note(device);
+        }
+        pool.settle(asked.device);
     }
 }
 
-/// Visits the functions that are with a frontend or on their way back, until one is the right one.
-fn visit<P: Platform>(
-    guests: &mut LiteMap<DomId, Box<Guest<P>>>,
-    pool: &mut Pool<P>,
-    is_it: &mut dyn FnMut(&mut PoolDevice<P>) -> bool,
-) {
-    if !guests.iter_mut().any(|(_, guest)| guest.devices().any(&mut *is_it)) {
-        pool.leaving().any(is_it);
+/// A function that is with a frontend or on its way back.
+fn find<'a, P: Platform>(
+    guests: &'a mut Guests<P>,
+    pool: &'a mut Pool<P>,
+    address: Sbdf,
+) -> Option<&'a mut PoolDevice<P>> {
+    match pool.holder(address) {
+        Some(domid) => guests.get_mut(domid)?.device(address),
+        None => pool.leaving(address),
     }
 }
 

@@ -1,10 +1,11 @@
 //! Many guests and many devices on one stub.
 
+use pciback::Options;
 use pciback::platform::Clock;
-use pciif::{Request, Response};
+use pciif::{Command, Request, Response};
 use sim::store::{NODE_QUOTA, WATCH_QUOTA};
 use sim::world::{STUB, World, device_id};
-use sim::{Kind, SimFrontend};
+use sim::{Kind, SimFrontend, SimXen};
 use xen_types::{DomId, Sbdf};
 
 const GUESTS: u16 = 64;
@@ -113,6 +114,80 @@ fn guests_beyond_the_quota_of_watches_are_served_by_the_clock() {
         let deadline_ns = world.stub.backend.next_deadline_ns().unwrap_or(now_ns);
         world.xen.advance_ns(deadline_ns.saturating_sub(now_ns));
         world.stub.settle();
+    }
+}
+
+/// The functions of guest `number`, from the first of its bus on.
+fn many_devices(number: u16, count: u16) -> Vec<Sbdf> {
+    let bus = u8::try_from(number).expect("a bus for each");
+    (0..count).map(|devfn| Sbdf::from_devfn(0, bus, u8::try_from(devfn).expect("of one bus"))).collect()
+}
+
+/// What requests of every kind have the backend visit one after the other, with so many guests of so many functions each: each kind's name
+/// and the number of visits.
+fn visits(guests: u16, functions: u16) -> Vec<(&'static str, u64)> {
+    let all = (0..guests).flat_map(|number| many_devices(number, functions)).collect::<Vec<_>>();
+    let mut world = World::with(SimXen::new(), &all, Options::default(), |function| function.with_interrupts(8));
+    let all = (0..guests).map(|number| {
+        let guest = world.create_guest(domid(number));
+        world.guest(guest).scans_everything = false;
+        world.tool.attach(guest, &many_devices(number, functions));
+        world.broker.attach(guest, &many_devices(number, functions));
+        guest
+    });
+    let all = all.collect::<Vec<_>>();
+    world.settle_deadlines(8);
+    world.broker.start();
+    world.work();
+
+    let last_function = virt(u8::try_from(functions - 1).expect("of one bus"));
+    let bus_master = |is_on: u32| Request::conf_write(last_function, 4, 2, 3 | is_on << 2);
+    let command = |command| Request::new(command, last_function);
+    let mut visits = Vec::new();
+    let mut count = |what, world: &mut World, work: &dyn Fn(&mut World)| {
+        let before = world.stub.backend.visited();
+        work(world);
+        visits.push((what, world.stub.backend.visited() - before));
+    };
+    let ask_all = |world: &mut World, request: &Request| {
+        all.iter().for_each(|guest| world.guest(*guest).publish(request));
+        world.work();
+        let errors = all.iter().map(|guest| world.guest(*guest).response().map(|response| response.err));
+        errors.collect::<Vec<_>>()
+    };
+    let is_done = |errors: Vec<Option<i32>>| errors.iter().all(|err| *err == Some(0));
+
+    count("reads", &mut world, &|world| {
+        assert!(is_done(ask_all(world, &Request::conf_read(last_function, 0, 4))));
+        assert!(is_done(ask_all(world, &Request::conf_read(last_function, 6, 2))));
+    });
+    // All at once: they wait for each other.
+    count("writes", &mut world, &|world| assert!(is_done(ask_all(world, &bus_master(1)))));
+    count("MSI on", &mut world, &|world| assert!(is_done(ask_all(world, &command(Command::EnableMsi)))));
+    count("MSI off", &mut world, &|world| assert!(is_done(ask_all(world, &command(Command::DisableMsi)))));
+    count("no such function", &mut world, &|world| {
+        assert!(
+            ask_all(world, &Request::conf_read(Sbdf::from_devfn(0, 7, 0), 0, 4)).iter().all(|err| *err == Some(-1))
+        );
+    });
+    // The broker stays silent until its time is over: everybody is refused, and everybody's MSI is to be turned off later.
+    count("MSI on again", &mut world, &|world| assert!(is_done(ask_all(world, &command(Command::EnableMsi)))));
+    world.broker.kill();
+    count("no broker", &mut world, &|world| {
+        ask_all(world, &command(Command::DisableMsi));
+        world.run_out_of_time();
+        assert!(is_done(ask_all(world, &command(Command::DisableMsi))));
+        assert!(ask_all(world, &bus_master(0)).iter().all(|err| *err == Some(-3)));
+    });
+    visits
+}
+
+#[test]
+fn a_request_costs_the_same_however_many_guests_and_functions_there_are() {
+    for (guests, functions) in [(1, 1), (GUESTS, FUNCTIONS.into()), (1, 256)] {
+        for (what, visits) in visits(guests, functions) {
+            assert_eq!(visits, 0, "{what}: {guests} guests with {functions} functions each");
+        }
     }
 }
 

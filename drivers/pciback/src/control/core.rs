@@ -19,6 +19,7 @@ use crate::Counters;
 use crate::Options;
 use crate::broker::Broker;
 use crate::guest::Guest;
+use crate::guests::Guests;
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
@@ -55,7 +56,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) transaction_queue: VecDeque<Waker>,
     /// Tasks to be taken over by the executor.
     pub(crate) spawned: Vec<BoxedTask>,
-    pub(crate) guests: LiteMap<DomId, Box<Guest<P>>>,
+    pub(crate) guests: Guests<P>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
     pub(crate) broker: Broker<P>,
@@ -85,7 +86,7 @@ impl<P: Platform> Core<P> {
             free_transactions: TRANSACTIONS,
             transaction_queue: VecDeque::new(),
             spawned: Vec::new(),
-            guests: LiteMap::new(),
+            guests: Guests::new(),
             ports: PortTable::default(),
             pool: Pool::new(options.is_direct),
             broker: Broker::default(),
@@ -124,7 +125,10 @@ impl<P: Platform> Core<P> {
     /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
         let alarm = self.alarms.first().map(|((deadline_ns, _), _)| *deadline_ns);
-        alarm.into_iter().chain(self.broker.deadline_ns()).min()
+        match (alarm, self.broker.deadline_ns()) {
+            (None, None) => None,
+            (alarm, broker) => Some(alarm.unwrap_or(u64::MAX).min(broker.unwrap_or(u64::MAX))),
+        }
     }
 
     /// True when [`Core::next_alarm_ns`] has come. Where there is no alarm the clock is not looked at.
@@ -177,7 +181,7 @@ impl<P: Platform> Core<P> {
             QUERY_TOKEN => self.answer(&event.path),
             token => {
                 let number = token.strip_prefix(FRONTEND_TOKEN).and_then(|domid| domid.parse().ok());
-                if let Some(guest) = number.and_then(|domid| self.guests.get_mut(&DomId(domid))) {
+                if let Some(guest) = number.and_then(|domid| self.guests.get_mut(DomId(domid))) {
                     guest.touched = true;
                     guest.signal.raise();
                 }
@@ -187,7 +191,7 @@ impl<P: Platform> Core<P> {
 
     /// An event was about more than one directory: lists them, and has everybody look again.
     fn look_at_backends(&mut self) {
-        for guest in self.guests.values() {
+        for guest in self.guests.iter() {
             guest.signal.raise();
         }
         self.list_backends.raise();
@@ -196,7 +200,7 @@ impl<P: Platform> Core<P> {
     /// The guest, which gets its task when it is not known yet.
     pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
         let Self { guests, spawned, options, stop, .. } = self;
-        guests.entry(domid).or_insert_with(|| {
+        guests.get_or_insert_with(domid, || {
             spawned.push(Box::pin(super::frontend::run(handle.clone(), domid)));
             let mut guest = Box::new(Guest::new(domid, *options));
             guest.held.stop = *stop;
@@ -207,7 +211,7 @@ impl<P: Platform> Core<P> {
     /// Has all frontends close, and those that come yet.
     pub(crate) fn close_all(&mut self, stop: Stop) {
         self.stop = stop;
-        for (_, guest) in self.guests.iter_mut() {
+        for guest in self.guests.iter_mut() {
             guest.held.stop = stop;
             guest.held.is_at_rest = false;
             guest.signal.raise();
@@ -216,26 +220,31 @@ impl<P: Platform> Core<P> {
 
     /// True when every frontend is closed and every device quiet, or nobody can make it so.
     pub(crate) fn is_closed(&mut self) -> bool {
-        self.guests.values().all(|guest| guest.held.is_at_rest) && self.pool.leaving().next().is_none()
+        self.guests.iter().all(|guest| guest.held.is_at_rest) && self.pool.all_leaving().next().is_none()
     }
 
     /// Somebody has touched the nodes of a device that may be lent: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
-        let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(&domid)) else { return };
-        let device = guest.devices().find(|device| device.info().sbdf() == address);
-        if device.is_some_and(PoolDevice::has_vanished) {
+        let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(domid)) else { return };
+        if guest.device(address).is_some_and(PoolDevice::has_vanished) {
             guest.signal.raise();
         }
     }
 
     /// The pool has changed for the better: guests that were refused one of its devices ask again.
     pub(crate) fn retry_failed(&mut self, address: Sbdf) {
-        for guest in self.guests.iter_mut().map(|(_, guest)| guest) {
+        for guest in self.guests.iter_mut() {
             if guest.forget_failure(address) {
                 guest.signal.raise();
             }
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn borrowed_twice() -> ! {
+    panic!("the core is in use")
 }
 
 /// A task's way to the [`Core`].
@@ -254,8 +263,12 @@ impl<P: Platform> Handle<P> {
 
     /// Works on the core. `work` cannot wait, and gets the core itself and no handle to borrow it a second time with: that,
     /// and that no future is dropped in `work` (they live in the executor), is why the borrow here never fails.
+    #[inline(always)] // several times in each turn of the main loop
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut Core<P>) -> R) -> R {
-        work(&mut self.0.borrow_mut())
+        match self.0.try_borrow_mut() {
+            Ok(mut core) => work(&mut core),
+            Err(_) => borrowed_twice(),
+        }
     }
 
     /// Nanoseconds by the platform's clock.

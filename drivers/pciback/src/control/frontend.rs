@@ -76,7 +76,7 @@ impl<P: Platform> Task<P> {
 
     /// Looks at the nodes whenever something may have changed, until the directory is gone.
     async fn serve(&self, is_watched: bool) {
-        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.guests.get(&self.domid)?.signal))) else {
+        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.guests.get_mut(self.domid)?.signal))) else {
             return;
         };
         let mut retry_ns = RETRY_NS;
@@ -92,7 +92,7 @@ impl<P: Platform> Task<P> {
                     if signal.lower() {
                         continue; // a new directory appeared behind our reading
                     }
-                    self.handle.with(|core| core.guests.remove(&self.domid));
+                    self.handle.with(|core| core.guests.remove(self.domid));
                     return;
                 }
                 Ok(Progress::Settled) => {
@@ -123,7 +123,7 @@ impl<P: Platform> Task<P> {
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
             let super::core::Core { guests, pool, platform, .. } = core;
-            let guest = guests.get_mut(&self.domid)?;
+            let guest = guests.get_mut(self.domid)?;
             let failure = guest.take_losses(pool)?;
             guest.tell_losses(platform);
             Some(failure)
@@ -138,7 +138,7 @@ impl<P: Platform> Task<P> {
         loop {
             let wait = self.handle.with(|core| {
                 let now_ns = core.platform.now_ns();
-                core.guests.get_mut(&self.domid).map_or(Ok(()), |guest| guest.may_look(now_ns))
+                core.guests.get_mut(self.domid).map_or(Ok(()), |guest| guest.may_look(now_ns))
             });
             match wait {
                 Ok(()) => return,
@@ -168,7 +168,7 @@ impl<P: Platform> Task<P> {
     fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
-            let Some(guest) = core.guests.get_mut(&self.domid) else { return Vec::new() };
+            let Some(guest) = core.guests.get_mut(self.domid) else { return Vec::new() };
             match nodes {
                 Some(nodes) => {
                     guest.observe(nodes, now_ns);
@@ -196,13 +196,13 @@ impl<P: Platform> Task<P> {
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
             let super::core::Core { guests, pool, ports, platform, broker, .. } = core;
-            let Some(guest) = guests.get_mut(&self.domid) else { return };
-            broker.has_cleanups = true; // most of these may leave one
+            let Some(guest) = guests.get_mut(self.domid) else { return };
+            broker.make_room(pool.len());
             for action in actions {
                 match action {
                     Action::Disconnect => guest.disconnect(platform, ports, broker),
-                    Action::ReleaseAll => guest.release_all(pool),
-                    Action::Release(address) => guest.release(pool, address),
+                    Action::ReleaseAll => guest.release_all(pool, broker),
+                    Action::Release(address) => guest.release(pool, broker, address),
                     Action::Renew => guest.renew(),
                     Action::Take { address, wish } => guest.take(pool, address, wish),
                     Action::Connect(keys) => guest.connect(platform, ports, keys),
@@ -230,7 +230,7 @@ impl<P: Platform> Task<P> {
         if transaction.commit().await?
             && let Some(state) = next
         {
-            self.handle.with(|core| core.guests.get_mut(&self.domid).map(|guest| guest.held.said(state, nodes)));
+            self.handle.with(|core| core.guests.get_mut(self.domid).map(|guest| guest.held.said(state, nodes)));
         }
         Ok(Progress::Again)
     }
@@ -265,7 +265,7 @@ impl<P: Platform> Task<P> {
     fn report(&self, failure: &Failure) {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
-            if let Some(guest) = core.guests.get_mut(&self.domid) {
+            if let Some(guest) = core.guests.get_mut(self.domid) {
                 guest.say(now_ns, log::Level::Error, format_args!("{}: {}", failure.text, failure.errno));
             }
         });

@@ -44,9 +44,8 @@ impl<P: Platform> Core<P> {
 
     /// Where the guest that has a device wrote in vain, and how often; nothing where nobody has it.
     fn refusals(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
-        let guest = self.pool.holder(device).and_then(|domid| self.guests.get_mut(&domid));
-        let device = guest.and_then(|guest| guest.devices().find(|held| held.info().sbdf() == device));
-        if let Some(device) = device {
+        let guest = self.pool.holder(device).and_then(|domid| self.guests.get_mut(domid));
+        if let Some(device) = guest.and_then(|guest| guest.device(device)) {
             device.parts().0.refusals.iter().for_each(|(offset, times)| say(*offset, *times));
         }
     }
@@ -64,7 +63,7 @@ impl<P: Platform> Core<P> {
             usage.heap_total as u64,
             usage.windows as u64,
             self.ports.len() as u64,
-            self.guests.values().filter(|guest| guest.held.connection.is_some()).count() as u64,
+            self.guests.iter().filter(|guest| guest.held.connection.is_some()).count() as u64,
             self.client.watches() as u64,
             self.transactions() as u64,
             self.alarms() as u64,

@@ -16,6 +16,8 @@ pub(crate) struct PoolDevice<P: Platform> {
     function: LentFunction,
     /// What the broker still has to do about it.
     pub(crate) cleanup: Cleanup,
+    /// It has a place among those that the broker has to do something about.
+    pub(crate) is_noted: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
     /// Who was told that it is gone.
@@ -46,7 +48,7 @@ impl<P: Platform> PoolDevice<P> {
             );
         }
         let function = LentFunction::new(config);
-        Self { info, window, function, cleanup: Cleanup::None, is_touched: false, told: Told::Nobody }
+        Self { info, window, function, cleanup: Cleanup::None, is_noted: false, is_touched: false, told: Told::Nobody }
     }
 
     /// What the tool said about it.

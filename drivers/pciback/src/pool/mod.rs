@@ -10,7 +10,7 @@ use alloc::string::{String, ToString as _};
 use litemap::LiteMap;
 use xen_types::{DomId, Errno, Sbdf};
 
-use crate::broker::Cleanup;
+use crate::broker::{Broker, Cleanup};
 use crate::control::signal::Signal;
 use crate::device::DeviceInfo;
 use crate::platform::{ConfigWrite as _, Platform};
@@ -72,6 +72,7 @@ pub(crate) struct Pool<P: Platform> {
     pub(crate) signal: Rc<Signal>,
     /// Devices must be writable.
     is_direct: bool,
+    visited: u64,
 }
 
 /// Whose nodes are to be read.
@@ -85,7 +86,8 @@ pub(crate) struct Dirty {
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
     pub(crate) fn new(is_direct: bool) -> Self {
-        Self { entries: LiteMap::new(), dirty: LiteMap::new(), all_dirty: false, signal: Signal::new(), is_direct }
+        let (entries, dirty) = (LiteMap::new(), LiteMap::new());
+        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, visited: 0 }
     }
 
     /// How many devices there are, in whatever state.
@@ -237,8 +239,9 @@ impl<P: Platform> Pool<P> {
 
     /// Takes a device back. One that was in use is made quiet first. Then it is looked at whether it is as quiet as it must be, and its nodes
     /// are read and `state` is written.
-    pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>) {
+    pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>, broker: &mut Broker<P>) {
         device.let_go();
+        broker.note(&mut device);
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.place = match entry.place {
@@ -250,25 +253,38 @@ impl<P: Platform> Pool<P> {
         self.look_at(address);
     }
 
-    /// The devices that are to be made quiet.
-    pub(crate) fn leaving(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
+    /// All devices that are to be made quiet, one after the other.
+    pub(crate) fn all_leaving(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
+        if cfg!(debug_assertions) {
+            self.visited += self.entries.len() as u64;
+        }
         self.entries.iter_mut().filter_map(|(_, entry)| match &mut entry.place {
             Place::Leaving(device, _) => Some(&mut **device),
             _ => None,
         })
     }
 
-    /// Takes those back that nothing is to be done about any more. Not while the broker is at work on one of them.
-    pub(crate) fn settle_leaving(&mut self) {
-        let Self { entries, dirty, signal, .. } = self;
-        for (address, entry) in entries.iter_mut() {
-            let is_done = matches!(&entry.place, Place::Leaving(device, _) if device.cleanup == Cleanup::None);
-            if is_done && let Place::Leaving(device, _) = core::mem::replace(&mut entry.place, Place::Released) {
-                entry.place = inspect(device);
-                entry.is_news = matches!(entry.place, Place::Free(_));
-                dirty.insert(*address, Cause::Other);
-                signal.raise();
-            }
+    /// How many devices were visited one after the other so far. Counted where assertions are on.
+    pub(crate) const fn visited(&self) -> u64 {
+        self.visited
+    }
+
+    /// A device that is to be made quiet.
+    pub(crate) fn leaving(&mut self, address: Sbdf) -> Option<&mut PoolDevice<P>> {
+        match &mut self.entries.get_mut(&address)?.place {
+            Place::Leaving(device, _) => Some(device),
+            _ => None,
+        }
+    }
+
+    /// Takes a device back that nothing is to be done about any more. Not while the broker is at work on it.
+    pub(crate) fn settle(&mut self, address: Sbdf) {
+        let Some(entry) = self.entries.get_mut(&address) else { return };
+        let is_done = matches!(&entry.place, Place::Leaving(device, _) if device.cleanup == Cleanup::None);
+        if is_done && let Place::Leaving(device, _) = core::mem::replace(&mut entry.place, Place::Released) {
+            entry.place = inspect(device);
+            entry.is_news = matches!(entry.place, Place::Free(_));
+            self.look_at(address);
         }
     }
 

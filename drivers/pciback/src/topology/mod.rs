@@ -160,12 +160,24 @@ impl Topology {
     /// The function at a virtual address, in the frontend's raw words. Anything out of range is simply not there: Linux's
     /// backend lets `devfn` 0x100 alias 0, ours does not (pci-protocol §4.1).
     #[must_use]
+    #[inline(always)] // on the way of each request
     pub fn lookup(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
-        let address = Sbdf::from_devfn(u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?);
         // Guests ask about one function many times in a row.
-        if let Some(entry) = self.entries.get(self.recent.get()).filter(|entry| entry.address == address) {
-            return Some(entry.id);
+        if let Some(Entry { id, address, .. }) = self.entries.get(self.recent.get())
+            && (address.segment().into(), address.bus().into(), address.devfn().into()) == (domain, bus, devfn)
+        {
+            return Some(*id);
         }
+        self.lookup_anywhere(domain, bus, devfn)
+    }
+
+    #[inline(never)]
+    fn lookup_anywhere(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
+        self.search(Sbdf::from_devfn(u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?))
+    }
+
+    /// The function at a virtual address.
+    pub(crate) fn search(&self, address: Sbdf) -> Option<DeviceId> {
         let position = self.position(address).ok()?;
         self.recent.set(position);
         self.entries.get(position).map(|entry| entry.id)
