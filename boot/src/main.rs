@@ -118,7 +118,7 @@ impl Stub {
                 *last_served = Some((port, served));
                 trace::record("served", [u64::from(port.0), served as u64]);
             }
-            has_served |= matches!(served, Served::Done | Served::More);
+            has_served |= matches!(served, Served::Reads | Served::Done | Served::More);
             if served == Served::More {
                 unfinished.push(port);
             }

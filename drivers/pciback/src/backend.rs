@@ -37,6 +37,9 @@ impl Default for Options {
 pub enum Served {
     /// Nobody had asked anything. Xen makes each new port pending once, so one such event is no fault.
     Nothing,
+    /// Reads were answered, all that there were, and nothing else has happened: what [`Backend::next_deadline_ns`] and
+    /// [`Backend::ports_version`] said before is still true.
+    Reads,
     /// Everything that was asked is answered, or waits for the broker.
     Done,
     /// There is more, and others had better get their turn first: call again for this port without waiting for an event.

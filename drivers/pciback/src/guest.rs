@@ -16,7 +16,7 @@ use crate::broker::{Asked, Availability, Broker, Cleanup};
 use crate::config::Register;
 use crate::control::signal::Signal;
 use crate::device::DeviceId;
-use crate::ops::{self, Answer, Counters, Interrupts, Job, Notice, Verdict};
+use crate::ops::{self, Answer, Counters, HasRead, Interrupts, Job, Notice, Verdict};
 use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice, Told};
 use crate::port_table::PortTable;
@@ -264,7 +264,7 @@ impl<P: Platform> Guest<P> {
         let is_active = self.session.as_ref().is_some_and(|session| session.page.is_active());
         if is_active {
             // Whatever has taken its place meanwhile has an event of its own.
-            let _ = self.serve_one(platform, counters, broker, Served::Nothing);
+            let _ = self.serve_other(platform, counters, broker, Served::Nothing);
         }
     }
 
@@ -276,12 +276,34 @@ impl<P: Platform> Guest<P> {
         }
         let mut rest = Served::Nothing;
         for _ in 0..REQUESTS {
-            let Some(Session { page, .. }) = &self.session else { return Served::UnknownPort };
+            let Self { session, asked, topology, devices, .. } = self;
+            let Some(Session { port, page }) = session else { return Served::UnknownPort };
             if !page.is_active() {
                 self.is_waiting = false;
                 return rest;
             }
-            if let ControlFlow::Break(served) = self.serve_one(platform, counters, broker, rest) {
+            if asked.is_none()
+                && let Some(request) = page.take_read()
+            {
+                let executed = ops::read(
+                    &request,
+                    topology,
+                    |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
+                    counters,
+                );
+                match executed {
+                    HasRead::Done(err, value) => {
+                        page.answer(err, value);
+                        platform.notify(*port);
+                        self.is_waiting = false;
+                        rest = rest.max(Served::Reads);
+                        continue;
+                    }
+                    HasRead::Absent => {}
+                    HasRead::Lost => self.signal.raise(),
+                }
+            }
+            if let ControlFlow::Break(served) = self.serve_other(platform, counters, broker, rest) {
                 return served;
             }
             rest = Served::Done;
@@ -289,8 +311,9 @@ impl<P: Platform> Guest<P> {
         Served::More
     }
 
-    /// Serves one request, and goes on or ends with what was served. `before` is what was until now.
-    fn serve_one(
+    /// Serves a request that is more than a read, and goes on or ends with what was served. `before` is what was until now.
+    #[inline(never)] // out of the way of reads
+    fn serve_other(
         &mut self,
         platform: &P,
         counters: &mut Counters,
@@ -327,6 +350,7 @@ impl<P: Platform> Guest<P> {
                     return ControlFlow::Break(Served::Done);
                 }
             }
+            Answer::Read => {} // next
         }
         ControlFlow::Continue(())
     }

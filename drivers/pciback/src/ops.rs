@@ -17,7 +17,7 @@ pub use job::{Interrupts, Job};
 pub use notice::{Notice, Noticed};
 pub use refusals::Refusals;
 
-use pciif::{Command, ErrorCode, Reply, Request};
+use pciif::{Command, ErrorCode, ReadRequest, Reply, Request};
 
 use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
 use crate::device::DeviceId;
@@ -67,6 +67,8 @@ pub enum Answer {
     Now(Reply<'static>),
     /// When the broker has done this. Nothing that is counted or told has happened yet, so the request may be executed again.
     Later(Job),
+    /// It is a read of a function that is there: [`read`] has the answer.
+    Read,
 }
 
 /// What became of a request.
@@ -82,7 +84,77 @@ pub struct Executed {
     pub is_loss: bool,
 }
 
-/// Executes a request.
+/// What became of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HasRead {
+    /// This is the answer, and nothing else is to be done.
+    Done(ErrorCode, u32),
+    /// There is no such function: [`execute`] has the answer.
+    Absent,
+    /// The function was found to be gone just now, and is not there any more.
+    Lost,
+}
+
+/// Executes a read, which most requests are: everything on its way is here, and nothing else.
+///
+/// `find` is that of [`execute`].
+#[inline(always)]
+pub fn read<'a, H: ConfigSpace + 'a>(
+    request: &ReadRequest,
+    topology: &Topology,
+    find: impl FnOnce(DeviceId) -> Option<(&'a mut LentFunction, &'a H)>,
+    counters: &mut Counters,
+) -> HasRead {
+    let Some(id) = topology.lookup(request.domain, request.bus, request.devfn) else { return HasRead::Absent };
+    let Some((function, hw)) = find(id) else { return HasRead::Absent };
+    if function.is_gone {
+        return HasRead::Absent;
+    }
+    if request.size == 4 && request.offset != 0 {
+        let hw = &Suspicious::new(hw);
+        if let Some(value) = function.config.read_dword(hw, request.offset)
+            && !hw.is_gone()
+        {
+            counters.reads.bump();
+            return HasRead::Done(ErrorCode::Success, value);
+        }
+    }
+    read_any(&{ *request }, function, hw, counters)
+}
+
+/// The long way of all reads that the short one of most is not for.
+#[inline(never)]
+fn read_any(
+    request: &ReadRequest,
+    function: &mut LentFunction,
+    hw: &impl ConfigSpace,
+    counters: &mut Counters,
+) -> HasRead {
+    let hw = &Suspicious::new(hw);
+    // The ids are answered from our own copy, but reading them is how drivers find out whether a function is still there.
+    if (0..4).contains(&request.offset) {
+        hw.read_config(0, Width::Dword);
+    }
+    let value = function.config.read(hw, request.offset, request.size);
+    if hw.is_gone() {
+        function.is_gone = true;
+        return HasRead::Lost;
+    }
+    match value {
+        Ok(value) => {
+            counters.reads.bump();
+            HasRead::Done(ErrorCode::Success, value)
+        }
+        Err(error) => {
+            counters.bad_accesses.bump();
+            // Behind the end there is nothing, which reads as ones; a read that cannot exist reads nothing.
+            let value = if error == BadAccess::PastEnd { u32::MAX } else { 0 };
+            HasRead::Done(ErrorCode::InvalidOffset, value)
+        }
+    }
+}
+
+/// Executes any other request.
 ///
 /// `find` gives the lent function and its hardware for what the topology found; `None` where it is not served at the moment
 /// (under release, or gone), which the frontend sees as no function at all.
@@ -102,13 +174,7 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
     };
     let hw = &Suspicious::new(hw);
     let (answer, notice) = match request.command() {
-        Some(Command::ConfRead) => {
-            // The ids are answered from our own copy, but reading them is how drivers find out whether a function is still there.
-            if (0..4).contains(&request.offset) {
-                hw.read_config(0, Width::Dword);
-            }
-            (Answer::Now(conf_read(request, function, hw, counters)), None)
-        }
+        Some(Command::ConfRead) => (Answer::Read, None),
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
         Some(command @ (Command::EnableMsi | Command::EnableMsix | Command::EnableMultiMsi)) => {
             match interrupts::enable(command, request, function, hw) {
@@ -139,26 +205,6 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
         return absent(true);
     }
     Executed { answer, device, notice: function.news(notice), is_loss: false }
-}
-
-fn conf_read(
-    request: &Request,
-    function: &LentFunction,
-    hw: &impl ConfigSpace,
-    counters: &mut Counters,
-) -> Reply<'static> {
-    match function.config.read(hw, request.offset, request.size) {
-        Ok(value) => {
-            counters.reads.bump();
-            Reply::success(value)
-        }
-        Err(error) => {
-            counters.bad_accesses.bump();
-            // Behind the end there is nothing, which reads as ones; a read that cannot exist reads nothing.
-            let value = if error == BadAccess::PastEnd { u32::MAX } else { 0 };
-            Reply::error(ErrorCode::InvalidOffset, value)
-        }
-    }
 }
 
 fn conf_write(

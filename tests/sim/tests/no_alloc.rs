@@ -56,7 +56,7 @@ fn a_request_is_served_without_allocating() {
         let before = ALLOCATIONS.with(Cell::get);
         let served = world.stub.backend.serve(port);
         let after = ALLOCATIONS.with(Cell::get);
-        assert_eq!(served, pciback::Served::Done, "{request}");
+        assert!(matches!(served, pciback::Served::Reads | pciback::Served::Done), "{request}");
         // The simulated hypercall notes the event in a table of its own, which may grow once.
         assert!(after - before <= 1, "{request}: {} allocations", after - before);
         let _ = world.xen.take_pending(STUB);

@@ -6,6 +6,7 @@ pub struct Count(u64);
 
 impl Count {
     /// One more.
+    #[inline(always)]
     pub const fn bump(&mut self) {
         self.0 = self.0.saturating_add(1);
     }

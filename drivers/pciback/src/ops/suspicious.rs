@@ -17,15 +17,17 @@ impl<'a, H: ConfigSpace> Suspicious<'a, H> {
     }
 
     /// True when it was read as ones, and that is no accident. Costs nothing where it was not.
+    #[inline(always)]
     pub(super) fn is_gone(&self) -> bool {
         self.has_read_ones.get() && is_absent(self.hw)
     }
 }
 
 impl<H: ConfigSpace> ConfigSpace for Suspicious<'_, H> {
+    #[inline(always)] // on the way of each read
     fn read_config(&self, offset: u16, width: Width) -> u32 {
         let value = self.hw.read_config(offset, width);
-        if value == u32::MAX >> (32 - 8 * width as u32) {
+        if value == width.bits() {
             self.has_read_ones.set(true);
         }
         value

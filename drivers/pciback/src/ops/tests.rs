@@ -36,13 +36,26 @@ impl Frontend {
         }
     }
 
+    /// As a frontend's page is served.
     fn execute(&mut self, request: &Request) -> Executed {
-        let (function, hw, is_served) = (&mut self.function, &self.hw, self.is_served);
+        let Self { topology, function, hw, counters, is_served } = self;
+        if request.command() == Some(Command::ConfRead) {
+            let &Request { domain, bus, devfn, offset, size, .. } = request;
+            let as_read = ReadRequest { domain, bus, devfn, offset, size };
+            let function = &mut *function;
+            match read(&as_read, topology, |_| is_served.then_some((function, &*hw)), counters) {
+                HasRead::Done(err, value) => {
+                    let (answer, device) = (Answer::Now(Reply::error(err, value)), Some(DeviceId(9)));
+                    return Executed { answer, device, notice: None, is_loss: false };
+                }
+                HasRead::Absent | HasRead::Lost => {}
+            }
+        }
         let find = |id| {
             assert_eq!(id, DeviceId(9));
-            is_served.then_some((function, hw))
+            is_served.then_some((function, &*hw))
         };
-        execute(request, &self.topology, find, &mut self.counters)
+        execute(request, topology, find, counters)
     }
 
     fn reply(&mut self, request: &Request) -> (i32, u32) {
@@ -51,14 +64,14 @@ impl Frontend {
                 assert!(reply.vectors.is_empty());
                 (reply.err.raw(), reply.value)
             }
-            Answer::Later(job) => panic!("{request} leaves {job:?}"),
+            other => panic!("{request} leaves {other:?}"),
         }
     }
 
     fn job(&mut self, request: &Request) -> Job {
         match self.execute(request).answer {
             Answer::Later(job) => job,
-            Answer::Now(reply) => panic!("{request} is answered {reply:?}"),
+            other => panic!("{request} is answered {other:?}"),
         }
     }
 
