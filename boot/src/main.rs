@@ -9,14 +9,13 @@ mod counting;
 mod options;
 mod platform;
 
-use alloc::vec::Vec;
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::poll_list::PollList;
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, events, heap, trace};
 use pciback::{Backend, Linger, Served, Shutdown};
 use platform::Xen;
-use xen_types::Port;
+use xen_types::{Errno, Port};
 
 kernel::image!(main);
 
@@ -51,10 +50,15 @@ struct Stub {
     ring: XenstoreRing,
     backend: Backend<Xen>,
     poll_list: PollList,
-    /// Ports with more requests than one turn serves.
-    unfinished: Vec<Port>,
+    /// There were more requests than one turn serves.
+    has_unfinished: bool,
     /// Xenstored's port had an event.
     has_bytes: bool,
+    /// When the control plane has something to do by itself, if `is_settled`.
+    due_ns: Option<u64>,
+    /// Nothing but reads has happened since `due_ns` and `poll_list` were brought up to date.
+    is_settled: bool,
+    was_ready: bool,
     /// The last entry of the trace about this, which a burst of the same has once.
     last_served: Option<(Port, Served)>,
     linger: Linger,
@@ -66,10 +70,13 @@ impl Stub {
         let backend = Backend::new(Xen, pciback::Options { export, is_direct, ..pciback::Options::default() });
         Self {
             poll_list: PollList::new(ring.port()),
-            unfinished: Vec::new(),
+            has_unfinished: false,
             ring,
             backend,
             has_bytes: true,
+            due_ns: None,
+            is_settled: false,
+            was_ready: false,
             last_served: None,
             linger: Linger::default(),
         }
@@ -77,67 +84,75 @@ impl Stub {
 
     /// Serves for ever.
     fn run(mut self) -> ! {
-        let mut was_ready = false;
         #[cfg(feature = "counting")]
         let mut report = counting::Report::new();
         loop {
             #[cfg(feature = "counting")]
             report.turn(|| self.backend.counters());
             let has_served = self.serve();
-            // Requests are what there is most of, and they leave nothing to do here.
-            if self.has_bytes || self.backend.has_work() {
-                self.has_bytes = false;
-                self.control();
-                if !was_ready && self.backend.is_ready() {
-                    was_ready = true;
-                    log::info!(
-                        "ready, {} us after the first instruction",
-                        (clock::now_ns() - clock::start_ns()) / 1000
-                    );
-                }
-                match self.backend.shutdown_request() {
-                    None => {}
-                    Some(Shutdown::Poweroff) => end(ShutdownReason::Poweroff),
-                    Some(Shutdown::Reboot) => end(ShutdownReason::Reboot),
-                }
+            // Reads are what there is most of, and they leave nothing to do here.
+            if !self.is_settled || self.due_ns.is_some_and(|due_ns| due_ns <= clock::now_ns()) {
+                self.settle();
             }
-            if self.unfinished.is_empty() {
+            if !self.has_unfinished {
                 self.rest(has_served);
             }
         }
     }
 
-    /// Serves the ports that had an event, and those that the last turn left unfinished. True when there was something to serve.
-    fn serve(&mut self) -> bool {
-        let Self { ring, backend, poll_list, unfinished, has_bytes, last_served, .. } = self;
-        let mut has_served = false;
-        let left_over = unfinished.len();
-        let mut serve = |port, unfinished: &mut Vec<Port>| {
-            let served = backend.serve(port);
-            if *last_served != Some((port, served)) {
-                *last_served = Some((port, served));
-                trace::record("served", [u64::from(port.0), served as u64]);
+    /// Does whatever there is to do besides serving requests, and finds out what to sleep on.
+    #[cold]
+    #[inline(never)] // out of the way of requests
+    fn settle(&mut self) {
+        let due_ns = self.backend.next_deadline_ns();
+        if self.has_bytes || due_ns.is_some_and(|due_ns| due_ns <= clock::now_ns()) {
+            self.has_bytes = false;
+            self.control();
+            if !self.was_ready && self.backend.is_ready() {
+                self.was_ready = true;
+                log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
             }
-            has_served |= matches!(served, Served::Reads | Served::Done | Served::More);
-            if served == Served::More {
-                unfinished.push(port);
-            }
-        };
-        for index in 0..left_over {
-            if let Some(&port) = unfinished.get(index) {
-                serve(port, unfinished);
+            match self.backend.shutdown_request() {
+                None => {}
+                Some(Shutdown::Poweroff) => end(ShutdownReason::Poweroff),
+                Some(Shutdown::Reboot) => end(ShutdownReason::Reboot),
             }
         }
-        unfinished.drain(..left_over);
-        events::take_pending(|port| {
-            poll_list.active(port);
-            if port == ring.port() {
-                *has_bytes = true;
-            } else if !unfinished.contains(&port) {
-                serve(port, unfinished);
-            }
-        });
+        let Self { backend, poll_list, .. } = self;
+        poll_list.update(backend.ports_version(), || backend.ports());
+        self.due_ns = self.backend.next_deadline_ns();
+        self.is_settled = true;
+    }
+
+    /// Serves the ports that had an event. True when there was something to serve.
+    fn serve(&mut self) -> bool {
+        let mut has_served = false;
+        self.has_unfinished = false;
+        events::take_pending(|port| has_served |= self.serve_port(port));
         has_served
+    }
+
+    /// Serves one port that had an event. True when there was something to serve.
+    #[inline(never)] // what a loop around it would keep at hand costs more than the call
+    fn serve_port(&mut self, port: Port) -> bool {
+        self.poll_list.active(port);
+        if port == self.ring.port() {
+            self.has_bytes = true;
+            self.is_settled = false;
+            return false;
+        }
+        let served = self.backend.serve(port);
+        self.is_settled &= served <= Served::Reads;
+        if self.last_served != Some((port, served)) {
+            self.last_served = Some((port, served));
+            trace::record("served", [u64::from(port.0), served as u64]);
+        }
+        if served == Served::More {
+            // Its next turn comes when the others have had theirs.
+            events::raise(port);
+            self.has_unfinished = true;
+        }
+        matches!(served, Served::Reads | Served::Done | Served::More)
     }
 
     /// Moves bytes between xenstored and the control plane and lets that act, until neither has anything to do.
@@ -175,19 +190,26 @@ impl Stub {
                 return;
             }
         }
+        if !self.linger.is_curious() {
+            return self.sleep();
+        }
         let before = clock::ticks();
         self.sleep();
         self.linger.slept(clock::ticks().wrapping_sub(before));
     }
 
     fn sleep(&mut self) {
-        let Self { backend, poll_list, .. } = self;
-        poll_list.update(backend.ports_version(), || backend.ports());
-        let (ports, deadline_ns) = poll_list.sleep(clock::now_ns, backend.next_deadline_ns());
+        let (ports, deadline_ns) = self.poll_list.sleep(clock::now_ns, self.due_ns);
         if let Err(error) = events::wait(ports, deadline_ns) {
-            panic!("SCHEDOP_poll on our own ports: {error}");
+            cannot_sleep(error);
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn cannot_sleep(error: Errno) -> ! {
+    panic!("SCHEDOP_poll on our own ports: {error}");
 }
 
 /// Ends the domain as the toolstack asked.

@@ -19,15 +19,22 @@ impl Events for Xen {
         events::bind_interdomain(peer, remote)
     }
 
+    #[inline(always)] // for each request
     fn notify(&self, port: Port) {
         if let Err(error) = events::notify(port) {
-            log::error!("notifying port {port}: {error}");
+            not_notified(port, error);
         }
     }
 
     fn close(&self, port: Port) {
         events::close(port);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_notified(port: Port, error: Errno) {
+    log::error!("notifying port {port}: {error}");
 }
 
 /// A page that a frontend granted.
@@ -59,6 +66,7 @@ impl Grants for Xen {
 pub(crate) struct EcamPage(MmioPage);
 
 impl ConfigSpace for EcamPage {
+    #[inline(always)] // one load
     fn read_config(&self, offset: u16, width: Width) -> u32 {
         match width {
             Width::Byte => self.0.read_u8(offset).into(),

@@ -79,8 +79,11 @@ pub(crate) fn bind_virq(virq: u32) -> Result<Port, Errno> {
 ///
 /// # Errors
 /// `EINVAL` for a port that is not bound.
+#[inline(always)] // once for each request
 pub fn notify(port: Port) -> Result<(), Errno> {
-    event_op(xen_sys::EVTCHNOP_send, &mut xen_sys::evtchn_send { port: port.0 })
+    let mut argument = xen_sys::evtchn_send { port: port.0 };
+    // SAFETY: the structure that this operation takes; it touches no other memory of ours.
+    unsafe { hypercall_op(number::EVENT_CHANNEL_OP, xen_sys::EVTCHNOP_send, &mut argument) }.map(drop)
 }
 
 /// Closes a port. A pending event of it is forgotten, so that the next user of the number does not see it.
@@ -99,6 +102,16 @@ fn place(port: Port) -> (usize, u64) {
 pub fn clear(port: Port) -> bool {
     let (word, bit) = place(port);
     shared_info::get().pending(word).fetch_and(!bit, Ordering::AcqRel) & bit != 0
+}
+
+/// Makes a port of ours pending, as an event from the other end would: for work that is left for the next turn.
+#[cold]
+#[inline(never)]
+pub fn raise(port: Port) {
+    let (word, bit) = place(port);
+    let page = shared_info::get();
+    page.pending(word).fetch_or(bit, Ordering::AcqRel);
+    page.pending_selector().fetch_or(1 << (word % EVENT_WORDS), Ordering::AcqRel);
 }
 
 /// True when the port has a pending event.
@@ -143,12 +156,12 @@ pub fn look_for(ticks: u64) -> bool {
 ///
 /// # Errors
 /// `EINVAL` when a port is not bound.
+#[inline(always)] // in each turn of the main loop
 pub fn wait(ports: &[Port], deadline_ns: Option<u64>) -> Result<(), Errno> {
-    let ports = ports.get(..MAX_POLL_PORTS).unwrap_or(ports);
     let mut argument = xen_sys::sched_poll {
         // A `Port` is its number (`repr(transparent)`), and Xen only reads them.
         ports: ports.as_ptr().cast::<u32>().cast_mut(),
-        nr_ports: u32::try_from(ports.len()).unwrap_or(0),
+        nr_ports: u32::try_from(ports.len().min(MAX_POLL_PORTS)).unwrap_or(0),
         // Zero is "no timeout" (sched.h); a deadline of 0 has passed anyway.
         timeout: deadline_ns.map_or(0, |deadline| deadline.max(1)),
     };

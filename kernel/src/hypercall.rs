@@ -38,6 +38,7 @@ pub mod number {
     clippy::cast_sign_loss,
     reason = "errno values are below 4096; other results are not negative"
 )]
+#[inline(always)]
 const fn result(rax: i64) -> Result<u64, Errno> {
     if rax < 0 { Err(Errno(-rax as i32)) } else { Ok(rax as u64) }
 }
@@ -50,6 +51,7 @@ const fn result(rax: i64) -> Result<u64, Errno> {
 /// # Safety
 /// The caller owes what the called operation asks for: pointers valid for what Xen reads and writes through them, and that
 /// the operation does not take away memory or mappings that safe code still uses.
+#[inline(always)]
 pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u64) -> Result<u64, Errno> {
     #[cfg(feature = "counting")]
     let entered = crate::counting::enter();
@@ -79,6 +81,7 @@ pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u6
 ///
 /// # Safety
 /// `T` is the structure that `number`/`op` takes, and what the operation does to memory or mappings harms no safe code.
+#[inline(always)]
 pub(crate) unsafe fn hypercall_op<T>(number: u32, op: u32, argument: &mut T) -> Result<u64, Errno> {
     let pointer = core::ptr::from_mut(argument) as u64;
     // SAFETY: `argument` is valid for reads and writes of a `T` while the call runs; the rest is the caller's promise.

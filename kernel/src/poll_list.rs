@@ -36,23 +36,34 @@ impl PollList {
     }
 
     /// Takes over the other ports if they have changed since `version`.
+    #[inline(always)] // in each turn of the main loop
     pub fn update<I: Iterator<Item = Port>>(&mut self, version: u64, others: impl FnOnce() -> I) {
         if self.version != version {
-            self.version = version;
-            self.ports.truncate(1);
-            self.ports.extend(others());
+            self.replace(version, others);
         }
     }
 
-    /// What to sleep on from `now_ns` on, and until when.
-    #[must_use]
-    pub fn sleep(&self, now_ns: impl FnOnce() -> u64, deadline_ns: Option<u64>) -> (&[Port], Option<u64>) {
-        let Some(named) = self.ports.get(..MAX_POLL_PORTS).filter(|named| named.len() < self.ports.len()) else {
-            return (&self.ports, deadline_ns);
-        };
-        let soon = now_ns() + SHORT_SLEEP_NS;
-        (named, Some(deadline_ns.map_or(soon, |deadline| deadline.min(soon))))
+    #[cold]
+    #[inline(never)]
+    fn replace<I: Iterator<Item = Port>>(&mut self, version: u64, others: impl FnOnce() -> I) {
+        self.version = version;
+        self.ports.truncate(1);
+        self.ports.extend(others());
     }
+
+    /// What to sleep on from `now_ns` on, and until when. There may be more ports than [`events::wait`](crate::events::wait) names.
+    #[must_use]
+    #[inline(always)] // in each turn of the main loop
+    pub fn sleep(&self, now_ns: impl FnOnce() -> u64, deadline_ns: Option<u64>) -> (&[Port], Option<u64>) {
+        let is_all = self.ports.len() <= MAX_POLL_PORTS;
+        (&self.ports, if is_all { deadline_ns } else { Some(soon(now_ns(), deadline_ns)) })
+    }
+}
+
+#[cold]
+fn soon(now_ns: u64, deadline_ns: Option<u64>) -> u64 {
+    let soon = now_ns + SHORT_SLEEP_NS;
+    deadline_ns.map_or(soon, |deadline| deadline.min(soon))
 }
 
 #[cfg(test)]
@@ -68,7 +79,8 @@ mod tests {
     }
 
     fn named(list: &PollList) -> &[Port] {
-        list.sleep(|| 0, None).0
+        let ports = list.sleep(|| 0, None).0;
+        &ports[..ports.len().min(MAX_POLL_PORTS)]
     }
 
     #[test]

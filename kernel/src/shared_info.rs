@@ -87,6 +87,7 @@ pub(crate) fn try_get() -> Option<&'static SharedInfo> {
 }
 
 /// The page, after [`init`].
+#[inline(always)] // in each turn of the main loop
 pub(crate) fn get() -> &'static SharedInfo {
     #[expect(clippy::expect_used, reason = "order of initialisation is fixed in entry.rs")]
     PAGE.get().expect("shared_info is mapped first")

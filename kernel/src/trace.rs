@@ -48,6 +48,7 @@ impl Ring {
 }
 
 /// Keeps an event.
+#[inline(never)]
 pub fn record(what: &'static str, values: [u64; 2]) {
     // Held only inside this file; a panic in between is not possible, but last words must never wait for a lock.
     if let Some(mut ring) = RING.try_lock() {

@@ -50,7 +50,7 @@ pub enum Served {
 
 /// The backend. Its owner
 /// 1. moves bytes between [`Backend::with_store`] and xenstored,
-/// 2. calls [`Backend::run`] after bytes came in, when [`Backend::next_deadline_ns`] has passed and when [`Backend::has_work`] says so,
+/// 2. calls [`Backend::run`] after bytes came in and when [`Backend::next_deadline_ns`] has passed,
 /// 3. calls [`Backend::serve`] for each pending port among [`Backend::ports`].
 ///
 /// None of them waits for anything.
@@ -97,13 +97,6 @@ impl<P: Platform> Backend<P> {
         }
     }
 
-    /// True when there is something for [`Backend::run`] beside what xenstored says. Most requests leave nothing, and asking costs a
-    /// fraction of running.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        self.executor.is_woken() || self.core.with(|core| core.is_due())
-    }
-
     /// One event channel's event: answers what is in the page. Never allocates, and never waits for xenstored: it works while
     /// any of its frontend's other business is under way.
     #[inline(always)] // in the one function that serves an event
@@ -122,10 +115,11 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| core.ports.iter().collect::<Vec<_>>()).into_iter()
     }
 
-    /// When [`Backend::run`] has something to do by itself, by the platform's clock.
+    /// When [`Backend::run`] has something to do beside what xenstored says, by the platform's clock; 0 for at once. Most requests leave
+    /// nothing, and asking costs a fraction of running.
     #[must_use]
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        self.core.with(|core| core.next_alarm_ns())
+        if self.executor.is_woken() { Some(0) } else { self.core.with(|core| core.next_alarm_ns()) }
     }
 
     /// True when the stub has announced itself in xenstore.

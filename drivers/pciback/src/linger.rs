@@ -34,6 +34,12 @@ impl Linger {
         if self.pause > LONGEST { 0 } else { (2 * self.pause).min(LONGEST) }
     }
 
+    /// Whether it matters how long the sleep that follows will last.
+    #[must_use]
+    pub const fn is_curious(&self) -> bool {
+        self.left_out == 0
+    }
+
     /// What came of looking.
     pub fn looked(&mut self, has_found: bool) {
         if has_found {
@@ -44,7 +50,8 @@ impl Linger {
         }
     }
 
-    /// A sleep that followed answered requests was ended by an event after so long.
+    /// A sleep that followed answered requests was ended by an event after so long. Only the last one before an attempt matters
+    /// ([`Linger::is_curious`]).
     pub fn slept(&mut self, pause: u64) {
         self.pause = pause;
     }
@@ -69,7 +76,9 @@ mod tests {
                     continue;
                 }
             }
-            linger.slept(gap);
+            if linger.is_curious() {
+                linger.slept(gap);
+            }
         }
         (looked, found)
     }

@@ -131,11 +131,6 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// True when [`Core::next_alarm_ns`] has come. Where there is no alarm the clock is not looked at.
-    pub(crate) fn is_due(&self) -> bool {
-        self.next_alarm_ns().is_some_and(|due_ns| due_ns <= self.platform.now_ns())
-    }
-
     /// Raises what is due.
     pub(crate) fn ring_alarms(&mut self) {
         if self.alarms.is_empty() {
