@@ -1,8 +1,8 @@
 //! Who writes what into xenstore, in order and with the time, as xenstored itself sees it.
 //!
 //! xenstored writes every message of every connection to its log file (C xenstored, `trace_io` in `tools/xenstore/xenstored_core.c`); its log
-//! file is a pipe of ours for as long as a case wants to know. `IN 0x55d2c8 20261125 17:00:00 WRITE (PATH VALUE)`: the number tells
-//! connections apart, and blanks stand for the zeros of the wire. Whose a connection is shows in what was asked for on it.
+//! file is a pipe of ours for as long as a case wants to know. `IN 0x55d2c8 20261125 17:00:00 WRITE (PATH VALUE)`, since Xen 4.18
+//! `io: IN 0x55d2c8 (d5) 20261125 …`: the number tells connections apart, and blanks stand for the zeros of the wire. Whose a connection is shows in what was asked for on it.
 
 use std::{
     collections::BTreeMap,
@@ -83,14 +83,22 @@ impl Bed {
         let pipe = OpenOptions::new().read(true).write(true).open(PIPE)?;
         let mut end = pipe.try_clone()?;
         let reader = thread::spawn(|| follow(pipe));
-        self.run("xenstore-control", &["logfile", PIPE])?;
-        self.run("xenstore-control", &["log", "on"])?;
+        self.control(["tracefile", "logfile"], PIPE)?;
+        self.control(["trace", "log"], "on")?;
         let result = work(self);
-        self.run("xenstore-control", &["log", "off"])?;
-        self.run("xenstore-control", &["logfile", "/dev/null"])?;
+        self.control(["trace", "log"], "off")?;
+        self.control(["tracefile", "logfile"], "/dev/null")?;
         end.write_all(format!("{END}\n").as_bytes())?;
         let lines = reader.join().map_err(|_| anyhow!("the reader panicked"))?;
         result.map(|()| lines)
+    }
+}
+
+impl Bed {
+    /// Tells xenstored something by a command that has one of these names (the first since Xen 4.18).
+    fn control(&self, [name, old_name]: [&str; 2], value: &str) -> Result<()> {
+        let done = self.run("xenstore-control", &[name, value]);
+        done.or_else(|_| self.run("xenstore-control", &[old_name, value])).map(drop)
     }
 }
 
@@ -119,12 +127,20 @@ struct Message<'a> {
 
 impl<'a> Message<'a> {
     fn parse((at, line): &'a Line) -> Option<Self> {
-        let (head, words) = line.split_once(" (")?;
-        let mut head = head.split(' ');
-        let direction = head.next()?;
-        let connection = head.next()?;
-        let kind = head.next_back()?;
-        (direction == "IN" || direction == "OUT").then_some(Self {
+        let mut rest = line.strip_prefix("io: ").unwrap_or(line);
+        let mut next = || {
+            let (word, more) = rest.split_once(' ')?;
+            rest = more;
+            Some(word)
+        };
+        let (direction, connection) = (next()?, next()?);
+        // The domain, where that is told.
+        let date = next()?;
+        let date = if date.starts_with('(') { next()? } else { date };
+        let (_time, kind) = (next()?, next()?);
+        let is_message = (direction == "IN" || direction == "OUT") && date.bytes().all(|byte| byte.is_ascii_digit());
+        let words = rest.strip_prefix('(').filter(|_| is_message)?;
+        Some(Self {
             at: *at,
             is_request: direction == "IN",
             connection,
@@ -187,6 +203,19 @@ fn owners<'a>(messages: &[Message<'a>]) -> Result<impl Fn(&str, &str) -> Who + u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_read_as_each_release_writes_them() {
+        for line in ["IN 0x2 20261125 17:00:00 WRITE (a (b) c)", "io: IN 0x2 (d5) 20261125 17:00:00 WRITE (a (b) c)"] {
+            let line = (Instant::now(), line.to_owned());
+            let message = Message::parse(&line).expect(&line.1);
+            assert!(message.is_request);
+            assert_eq!((message.connection, message.kind, message.words), ("0x2", "WRITE", "a (b) c"));
+        }
+        for line in ["CREATE connection 0x2", "obj: CREATE connection 0x2", "wrl: dom 1 (d1) 1 2 3 4 5", ""] {
+            assert!(Message::parse(&(Instant::now(), line.to_owned())).is_none(), "{line}");
+        }
+    }
 
     #[test]
     fn writes_of_a_transaction_that_failed_have_not_happened() {
