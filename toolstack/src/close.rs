@@ -25,8 +25,7 @@ pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout:
         return close_without_stub(host, stub.id, guest, timeout);
     }
     host.commit(&[set_online(stub.id, guest.id, 0), set_back(stub.id, guest.id, XenbusState::Closing)])?;
-    let watched = Ends::watched(stub.id, guest.id);
-    let closed = host.wait_for(&watched, timeout, || {
+    let closed = host.wait_for_guest(guest.id, &Ends::watched(stub.id, guest.id), timeout, || {
         let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
         Ok((gone || is_closed(Ends::read(host, stub.id, guest.id)?.front)).then_some(()))
     })?;
@@ -34,7 +33,7 @@ pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout:
         return Ok(false);
     }
     // The stub follows at once. If it does not, taking the directories away makes it let go, and that is waited for too.
-    host.wait_for(&watched, STUB_PATIENCE, || {
+    host.wait_for_guest(guest.id, &Ends::watched(stub.id, guest.id), STUB_PATIENCE, || {
         let back = Ends::read(host, stub.id, guest.id)?.back;
         Ok((is_closed(back) || !domain::is_alive(host, stub.id)?).then_some(()))
     })?;

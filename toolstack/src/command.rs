@@ -13,7 +13,6 @@ use crate::doctor::{self, Opened};
 use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
-use crate::lock::Lock;
 use crate::reclaim::{Reclaimed, reclaim};
 use crate::show;
 use crate::status;
@@ -31,7 +30,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 following: if args.keep { Following::Yes } else { Following::No },
                 until: Until::Used,
             };
-            changing(host, |_| match attach::attach(host, &request)? {
+            changing(host, Some(&args.domain), |_| match attach::attach(host, &request)? {
                 Connection::Connected => Ok(()),
                 Connection::Waiting => {
                     host.note(&format!("{} is paused and will see the devices when it runs", args.domain));
@@ -51,7 +50,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             if args.dryrun {
                 return print(&plan.describe(host)?);
             }
-            changing(host, |_| create::create(host, &request, plan))
+            changing(host, None, |_| create::create(host, &request, plan))
         }
         Command::Detach(args) => {
             let request = detach::Request {
@@ -61,7 +60,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 timeout: args.timeout,
                 force: args.force,
             };
-            changing(host, |reclaimed| detach::detach(host, &request, reclaimed))
+            changing(host, Some(&args.domain), |reclaimed| detach::detach(host, &request, reclaimed))
         }
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
@@ -77,7 +76,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             status.check()
         }
         Command::Assignable(command) => run_assignable(host, command),
-        Command::Reclaim => changing(host, |_| Ok(())),
+        Command::Reclaim => changing(host, None, |_| Ok(())),
         Command::Doctor(_) | Command::Serve { .. } | Command::Completions { .. } => {
             Err(Error::Usage("this command does not work on an open host".to_owned()))
         }
@@ -97,8 +96,12 @@ fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error>
             let devices = list::assignable(host)?;
             print_devices(&devices, *json)
         }
-        AssignableCommand::Add { backend, devices } => changing(host, |_| assignable::add(host, devices, backend)),
-        AssignableCommand::Remove { rebind, devices } => changing(host, |_| assignable::remove(host, devices, *rebind)),
+        AssignableCommand::Add { backend, devices } => {
+            changing(host, None, |_| assignable::add(host, devices, backend))
+        }
+        AssignableCommand::Remove { rebind, devices } => {
+            changing(host, None, |_| assignable::remove(host, devices, *rebind))
+        }
     }
 }
 
@@ -116,9 +119,13 @@ fn print(text: &str) -> Result<(), Error> {
     }
 }
 
-/// A command that changes something: alone, and after what others left was put right.
-fn changing(host: &Host, act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>) -> Result<(), Error> {
-    let _lock = Lock::take(|| host.note("waiting for another pcidom command to end"))?;
+/// A command that changes something, about a guest perhaps: in its turn, and after what others left was put right.
+fn changing(
+    host: &Host,
+    guest: Option<&str>,
+    act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    host.take_turn(guest)?;
     unfinished::settle(host)?;
     let reclaimed = reclaim(host)?;
     act(&reclaimed)

@@ -37,7 +37,7 @@ pub(crate) enum Settled {
 /// # Errors
 /// [`Error::GuestSilent`] or [`Error::StubSilent`] when that takes too long; one of them went away.
 pub(crate) fn settle(host: &Host, stub: &DomainName, guest: &DomainName, timeout: Duration) -> Result<Settled, Error> {
-    let settled = host.wait_for(&Ends::watched(stub.id, guest.id), timeout, || {
+    let settled = host.wait_for_guest(guest.id, &Ends::watched(stub.id, guest.id), timeout, || {
         check_alive(host, stub, guest)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
         Ok(match ends {
@@ -61,7 +61,7 @@ pub(crate) fn await_connection(
 ) -> Result<Connection, Error> {
     let mut watched = Ends::watched(stub.id, guest.id);
     watched.push(path::backend_dir(stub.id, guest.id)); // `state-N`: a stub that nobody is connected to changes nothing else
-    let met = host.wait_for(&watched, timeout, || {
+    let met = host.wait_for_guest(guest.id, &watched, timeout, || {
         let paused = check_alive(host, stub, guest)?;
         let exports = Exports::look(host, stub.id, guest.id, devices)?;
         let ends = Ends::read(host, stub.id, guest.id)?;

@@ -35,6 +35,9 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
     }
     let now = if has_strays { table::load(host)? } else { records.to_vec() };
     for Followers { guest, stub, specs, export } in followers(host, &now)? {
+        if host.is_others(guest.id)? {
+            continue;
+        }
         let together = bring(host, &guest, stub, &specs, export);
         // One that cannot come does not keep the others.
         if together.is_err() && specs.len() > 1 {

@@ -3,14 +3,18 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
+use xen_types::DomId;
 use xenstore::XenbusState;
 
+use crate::domain;
 use crate::error::Error;
 use crate::quirks;
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
+use crate::turn::Turn;
 use crate::xen::Hypervisor;
 use crate::xl::{Toolstack, Xl};
 
@@ -43,6 +47,8 @@ pub(crate) struct Host {
     store: Box<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
+    /// For commands that change something.
+    turn: RefCell<Option<Rc<Turn>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
 }
@@ -63,8 +69,29 @@ impl Host {
             store,
             clock,
             console,
+            turn: RefCell::default(),
             shown: RefCell::default(),
         }
+    }
+
+    /// Waits until this command may change something, which it then may as long as the host is there.
+    ///
+    /// # Errors
+    /// The locks', and those of looking for `guest`.
+    pub(crate) fn take_turn(&self, guest: Option<&str>) -> Result<(), Error> {
+        let find = || match guest {
+            Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
+            None => Ok(None),
+        };
+        let turn = Turn::take(find, || self.note("waiting for another pcidom command to end"))?;
+        self.turn.replace(Some(Rc::new(turn)));
+        Ok(())
+    }
+
+    /// Whether another command is busy with this guest: everything about it is that command's.
+    pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
+        let turn = self.turn.borrow().clone();
+        turn.map_or(Ok(false), |turn| turn.is_others(guest))
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -186,6 +213,22 @@ impl Host {
         let result = look();
         self.store.unwatch(paths)?;
         result
+    }
+
+    /// As [`Host::wait_for`] for something of this guest's. Other commands may do what they want with other guests meanwhile.
+    pub(crate) fn wait_for_guest<T>(
+        &self,
+        guest: DomId,
+        paths: &[String],
+        timeout: Duration,
+        check: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let wait = || self.wait_for(paths, timeout, check);
+        let turn = self.turn.borrow().clone();
+        match turn {
+            Some(turn) => turn.waiting_for(guest, wait),
+            None => wait(),
+        }
     }
 
     /// Shows a state node's transition.

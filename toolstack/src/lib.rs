@@ -47,6 +47,7 @@ mod sysfs;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod virtual_functions;
 mod withdraw;
 mod work;

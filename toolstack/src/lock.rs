@@ -1,4 +1,7 @@
-//! One command at a time: a lock that the kernel gives back when the process ends, however it ends.
+//! One command at a time, and one for each guest: locks that the kernel gives back when the process ends, however it ends.
+//!
+//! A command about a guest takes the guest's lock first and the common one then, and gives the common one away while it waits for the guest
+//! ([`crate::turn`]). Nobody who has the common lock waits for a guest's, so they cannot wait for each other.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
@@ -6,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
+use xen_types::DomId;
 
 use crate::error::Error;
 
@@ -17,41 +21,103 @@ const BROKER_NAME: &str = "pcidom-serve.lock";
 
 /// Held until dropped.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+    /// Where it is, for one that goes with its holder.
+    passing: Option<PathBuf>,
 }
 
 impl Lock {
-    /// Takes the lock; calls `waiting` once if another command has it, then waits for that one to end.
-    pub(crate) fn take(waiting: impl FnOnce()) -> Result<Self, Error> {
-        Self::take_in(folder(), waiting)
-    }
-
     /// Takes the broker's lock; `None` when a broker is running.
     pub(crate) fn try_take_broker() -> Result<Option<Self>, Error> {
-        let (path, file) = open(folder(), BROKER_NAME)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(Error::File { path, source: error.into() }),
-        }
+        Self::try_take_in(folder(), BROKER_NAME)
     }
 
-    fn take_in(folder: &Path, waiting: impl FnOnce()) -> Result<Self, Error> {
+    /// Takes a guest's lock; `None` when another command has it.
+    pub(crate) fn try_take_guest_in(folder: &Path, guest: DomId) -> Result<Option<Self>, Error> {
+        Self::try_take_in(folder, &guest_name(guest))
+    }
+
+    /// Lets others have it while `work` is done.
+    pub(crate) fn without<R>(&self, work: impl FnOnce() -> R) -> R {
+        // What fails here leaves the lock as it is, and then others wait longer.
+        let is_away = flock(&self.file, FlockOperation::Unlock).is_ok();
+        let result = work();
+        while is_away && matches!(flock(&self.file, FlockOperation::LockExclusive), Err(Errno::INTR)) {}
+        result
+    }
+
+    /// Takes the common lock; calls `waiting` once if another command has it, then waits for that one to end or to wait itself.
+    pub(crate) fn take_in(folder: &Path, waiting: impl FnOnce()) -> Result<Self, Error> {
         let (path, file) = open(folder, NAME)?;
-        let failed = |source| Error::File { path: path.clone(), source };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Self { _file: file }),
-            Err(Errno::WOULDBLOCK) => waiting(),
-            Err(error) => return Err(failed(error.into())),
-        }
+        wait_for(&path, &file, waiting)?;
+        Ok(Self { file, passing: None })
+    }
+
+    /// Takes a guest's lock in the same way.
+    pub(crate) fn take_guest_in(folder: &Path, guest: DomId, waiting: impl FnOnce()) -> Result<Self, Error> {
+        let mut waiting = Some(waiting);
         loop {
-            match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Self { _file: file }),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
+            let (path, file) = open(folder, &guest_name(guest))?;
+            wait_for(&path, &file, || {
+                if let Some(waiting) = waiting.take() {
+                    waiting();
+                }
+            })?;
+            // Who had it may have taken the file away.
+            if is_at(&file, &path) {
+                return Ok(Self { file, passing: Some(path) });
             }
         }
     }
+
+    fn try_take_in(folder: &Path, name: &str) -> Result<Option<Self>, Error> {
+        loop {
+            let (path, file) = open(folder, name)?;
+            return match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if !is_at(&file, &path) => continue,
+                Ok(()) => Ok(Some(Self { file, passing: (name != BROKER_NAME).then_some(path) })),
+                Err(Errno::WOULDBLOCK) => Ok(None),
+                Err(error) => Err(Error::File { path, source: error.into() }),
+            };
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(path) = &self.passing {
+            // One that cannot be removed stays, which harms nobody.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Locks a file; calls `waiting` once if another has it.
+fn wait_for(path: &Path, file: &File, waiting: impl FnOnce()) -> Result<(), Error> {
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => return Ok(()),
+        Err(Errno::WOULDBLOCK) => waiting(),
+        Err(error) => return Err(failed(error.into())),
+    }
+    loop {
+        match flock(file, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+}
+
+/// Whether this is still the file at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+    let ours = file.metadata().map(place).ok();
+    ours.is_some() && ours == std::fs::metadata(path).map(place).ok()
+}
+
+fn guest_name(guest: DomId) -> String {
+    format!("pcidom-guest-{guest}.lock")
 }
 
 /// The process that is the broker, as the kernel's own list of locks has it: asking for the lock would keep a broker from starting just
@@ -73,7 +139,8 @@ fn holder(path: &Path, locks: &str) -> Option<u32> {
     })
 }
 
-fn folder() -> &'static Path {
+/// Where the locks are.
+pub(crate) fn folder() -> &'static Path {
     FOLDERS.iter().map(Path::new).find(|folder| folder.is_dir()).unwrap_or(Path::new("/tmp"))
 }
 
@@ -121,5 +188,29 @@ mod tests {
         })
         .unwrap();
         assert!(waited.get());
+    }
+
+    #[test]
+    fn a_guest_s_lock_excludes_others_and_goes_with_its_holder() {
+        let tree = TempTree::new();
+        let name = guest_name(DomId(5));
+        let lock = Lock::take_guest_in(tree.path(), DomId(5), || panic!("nobody has it")).unwrap();
+        assert!(Lock::try_take_in(tree.path(), &name).unwrap().is_none());
+        assert!(Lock::try_take_in(tree.path(), &guest_name(DomId(6))).unwrap().is_some());
+        drop(lock);
+        assert!(!tree.path().join(&name).exists());
+        let first = Cell::new(Lock::try_take_in(tree.path(), &name).unwrap());
+        // The file that the second waits for is not the one that it gets.
+        let _second = Lock::take_guest_in(tree.path(), DomId(5), || drop(first.take())).unwrap();
+        assert!(Lock::try_take_in(tree.path(), &name).unwrap().is_none());
+    }
+
+    #[test]
+    fn others_have_their_turn_while_one_does_without_the_lock() {
+        let tree = TempTree::new();
+        let lock = Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap();
+        assert!(Lock::try_take_in(tree.path(), NAME).unwrap().is_none());
+        lock.without(|| drop(Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap()));
+        assert!(Lock::try_take_in(tree.path(), NAME).unwrap().is_none());
     }
 }

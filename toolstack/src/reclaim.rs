@@ -1,8 +1,9 @@
 //! Before a command changes anything it puts right what others left: devices of guests and stubs that are gone, and the half-done
-//! work of a command that was killed. The lock sees to it that no other command is at work (`lock.rs`).
+//! work of a command that was killed. No other command is at work meanwhile, except with guests that it waits for (`turn.rs`): those are left
+//! alone.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
@@ -46,6 +47,9 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     guests.sort_unstable();
     guests.dedup();
     for (guest, stub) in guests {
+        if host.is_others(guest)? {
+            continue;
+        }
         let is_theirs = |record: &Record| (record.frontend, record.stub) == (Some(guest), stub);
         let theirs: Vec<Record> = records.iter().filter(|record| is_theirs(record)).copied().collect();
         let stub_alive = records.iter().zip(&held).all(|(record, held)| *held || !is_theirs(record));
@@ -95,19 +99,18 @@ pub(crate) fn holds(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Erro
 
 /// As [`holds`] for each of these.
 pub(crate) fn held(host: &Host, records: &[Record]) -> Result<Vec<bool>, Error> {
-    let pools: Vec<String> = records.iter().map(|record| path::pool_dir(record.stub, record.device)).collect();
-    let mut alive = BTreeMap::new();
-    for stub in records.iter().map(|record| record.stub) {
-        if let Entry::Vacant(place) = alive.entry(stub) {
-            place.insert(domain::is_alive(host, stub)?);
+    let mut pools: BTreeMap<DomId, BTreeSet<String>> = BTreeMap::new();
+    for record in records {
+        if let Entry::Vacant(place) = pools.entry(record.stub) {
+            let is_alive = domain::is_alive(host, record.stub)?;
+            let names = if is_alive { host.list(&path::pool_root(record.stub))? } else { Vec::new() };
+            place.insert(names.into_iter().collect());
         }
     }
-    let there = host.read_all(&pools)?;
-    Ok(records
-        .iter()
-        .zip(there)
-        .map(|(record, pool)| pool.is_some() && alive.get(&record.stub) == Some(&true))
-        .collect())
+    let holds = |record: &Record| {
+        pools.get(&record.stub).is_some_and(|pool| pool.contains(&record.device.path_component().to_string()))
+    };
+    Ok(records.iter().map(holds).collect())
 }
 
 /// Settles the devices of one guest. Those that it uses stay, even without a stub: it can go on with the registers it
@@ -228,7 +231,7 @@ fn sweep_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
     for stub in stubs {
         for guest in host.list(&path::backend_root(stub))?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
             let serves = |record: &Record| (record.stub, record.frontend) == (stub, Some(guest));
-            if records.iter().any(serves) {
+            if records.iter().any(serves) || host.is_others(guest)? {
                 continue;
             }
             let is_over = !domain::is_alive(host, guest)? || Ends::read(host, stub, guest)?.are_closed();

@@ -153,7 +153,7 @@ pub(crate) fn remove_entries(
 
 fn let_go_within(host: &Host, wanted: Wanted<'_>, timeout: Duration) -> Result<bool, Error> {
     let (stub, guest) = (wanted.stub.id, wanted.guest.id);
-    let done = host.wait_for(&Ends::watched(stub, guest), timeout, || {
+    let done = host.wait_for_guest(guest, &Ends::watched(stub, guest), timeout, || {
         let ends = Ends::read(host, stub, guest)?;
         let gone = !domain::is_alive(host, guest)? || !domain::is_alive(host, stub)?;
         Ok((gone || ends.are_connected() || ends.are_closed()).then_some(()))

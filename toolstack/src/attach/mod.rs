@@ -77,6 +77,11 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
+    let deadline = host.elapsed() + request.timeout;
+    // Before the devices are looked at: other commands may do something with them while this one waits.
+    if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
+        return Err(Error::FrontendClosed { guest });
+    }
     for (index, spec) in request.devices.iter().enumerate() {
         if request.devices.iter().take(index).any(|other| other.device == spec.device) {
             return Err(Error::Usage(format!("{} is named twice", spec.device)));
@@ -89,10 +94,6 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     let others = release::others(&table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
     let request = &Request { devices: quirks::apply(host, &request.devices)?, ..request.clone() };
-    let deadline = host.elapsed() + request.timeout;
-    if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
-        return Err(Error::FrontendClosed { guest });
-    }
     let keeps = match request.following {
         Following::Yes => {
             let uuid = domain::uuid(host, guest.id)?.ok_or_else(|| Error::NoUuid(guest.clone()))?;
