@@ -155,7 +155,11 @@ fn entry(host: &Host, owner: &DomainName, facts: &Facts, reset: Reset) -> Result
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
     let dir = path::pool_dir(stub, facts.device);
     let node = |name: &str| path::child(&dir, name);
-    let mut changes = Change::directory(path::pool_root(stub), &readable).to_vec();
+    let mut changes = Vec::new();
+    // A stub that is told of the directory itself looks at everything in it.
+    if !host.exists(&path::pool_root(stub))? {
+        changes.extend(Change::directory(path::pool_root(stub), &readable));
+    }
     changes.extend(Change::directory(dir.clone(), &readable));
     changes.push(Change::write(node("ecam"), format!("{:x}", host.sysfs.ecam_frame(facts.device)?)));
     for (index, resource) in &facts.resources {

@@ -72,16 +72,18 @@ pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<Remembered>), Er
         devices.push(device);
     }
     devices.sort_unstable();
-    let nodes = |device: &Sbdf| record_nodes(*device).into_iter().chain([backend_node(*device)]);
-    let mut values = host.read_all(&devices.iter().flat_map(nodes).collect::<Vec<_>>())?.into_iter();
-    let (mut records, mut remembered) = (Vec::new(), Vec::new());
+    let nodes: Vec<String> = devices.iter().flat_map(|device| record_nodes(*device)).collect();
+    let mut values = host.read_all(&nodes)?.into_iter();
+    let (mut records, mut strays) = (Vec::new(), Vec::new());
     for device in devices {
-        let [stub, frontend, phase, backend] = [(); 4].map(|()| values.next().flatten());
-        match parse_record(device, record_nodes(device), [stub, frontend, phase])? {
+        match parse_record(device, record_nodes(device), [(); 3].map(|()| values.next().flatten()))? {
             Some(record) => records.push(record),
-            None => remembered.extend(backend.map(|backend| (device, backend))),
+            None => strays.push(device),
         }
     }
+    let backends = host.read_all(&strays.iter().map(|device| backend_node(*device)).collect::<Vec<_>>())?;
+    let remembered =
+        strays.into_iter().zip(backends).filter_map(|(device, backend)| Some((device, backend?))).collect();
     Ok((records, remembered))
 }
 
@@ -211,10 +213,19 @@ impl Keep {
 
     /// As [`Keep::load`] for several devices, in their order.
     pub(crate) fn load_all(host: &Host, devices: &[Sbdf]) -> Result<Vec<Option<Self>>, Error> {
-        let nodes: Vec<String> = devices.iter().flat_map(|device| keep_nodes(*device)).collect();
+        // Most devices follow nobody.
+        let guests = host.read_all(&devices.iter().map(|device| keep_node(*device)).collect::<Vec<_>>())?;
+        let following = devices.iter().zip(&guests).filter(|(_, guest)| guest.is_some());
+        let nodes: Vec<String> = following.flat_map(|(device, _)| keep_nodes(*device).into_iter().skip(1)).collect();
         let mut values = host.read_all(&nodes)?.into_iter();
-        let keep = |device: &Sbdf| Self::parse(*device, [(); 3].map(|()| values.next().flatten()));
-        devices.iter().map(keep).collect()
+        let mut keep = |(device, guest): (&Sbdf, Option<String>)| match guest {
+            Some(guest) => {
+                let [spec, export] = [(); 2].map(|()| values.next().flatten());
+                Self::parse(*device, [Some(guest), spec, export])
+            }
+            None => Ok(None),
+        };
+        devices.iter().zip(guests).map(&mut keep).collect()
     }
 
     fn parse(device: Sbdf, [guest, text, export]: [Option<String>; 3]) -> Result<Option<Self>, Error> {
@@ -233,6 +244,12 @@ impl Keep {
         changes.extend(self.export.map(|mode| Change::write(export, mode.name())));
         changes
     }
+}
+
+/// The one that is there if any is.
+fn keep_node(device: Sbdf) -> String {
+    let [keep, ..] = keep_nodes(device);
+    keep
 }
 
 fn keep_nodes(device: Sbdf) -> [String; 3] {

@@ -118,12 +118,13 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
 /// No page of the devices may hold registers of a device that stays outside of the guest. `others` are those that it has.
 pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) -> Result<(), Error> {
     let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
-    let all = host.sysfs.devices()?;
-    for spec in devices {
-        let facts = Facts::of_registers(host, spec.device)?;
-        for other in all.iter().copied().filter(|other| !wanted(*other)) {
-            if let Some(page) = facts.shared_page(&Facts::of_registers(host, other)?) {
-                return Err(Error::SharedPage { device: spec.device, other, page });
+    let own = devices.iter().map(|spec| Facts::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
+    // There may be hundreds: each is looked at once.
+    for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
+        let registers = Facts::of_registers(host, other)?;
+        for facts in &own {
+            if let Some(page) = facts.shared_page(&registers) {
+                return Err(Error::SharedPage { device: facts.device, other, page });
             }
         }
     }
