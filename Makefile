@@ -30,11 +30,11 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
-run: stub rogue tool agent ## Boot Xen in QEMU and show the main job on real devices
+run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
 test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen lanes
@@ -47,13 +47,13 @@ test-host: setup ## Run the tests that need no Xen
 test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
 
-test-full: stub rogue tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
+test-full: stub rogue frontend tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
 
-soak: stub rogue tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
+soak: stub rogue frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
 
-bench: stub counting rogue tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
+bench: stub counting rogue frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) figures --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
 
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
@@ -65,7 +65,7 @@ test-matrix: setup ## Both Xen lanes on every Debian release that the bench know
 lint: setup man-check ## Formatting, clippy, rustdoc and man pages; warnings are errors
 	cargo fmt --all --check
 	cargo clippy --quiet --all-targets -- -D warnings
-	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -- -D warnings
+	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
 
 BROKER := toolstack/src/broker
@@ -139,6 +139,11 @@ rogue: setup
 	@mkdir -p build
 	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p rogue
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/rogue,build/rogue.elf)
+
+frontend: setup
+	@mkdir -p build
+	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p frontend
+	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/frontend,build/frontend.elf)
 
 tool: setup
 	@mkdir -p build

@@ -28,6 +28,8 @@ const ROM_BYTES: usize = 0x8000;
 /// Memory for the guests that only make noise, and how many of them there are.
 const NOISE_MIB: u32 = 1024;
 const NOISE_DEVICES: u32 = 7;
+/// Ports with eight functions behind each, where many guests are to have some.
+const PORTS: u32 = 32;
 /// No boot of the lanes takes longer, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_mins(30);
 /// Ten thousand cycles, and more.
@@ -48,6 +50,8 @@ pub(crate) enum Kind {
     Direct,
     /// With devices of many kinds.
     Devices,
+    /// With 256 functions behind ports, for many small guests.
+    Crowd,
     /// For figures in real time: with more devices, for more guests.
     Figures,
     /// As most cases have it, for as long as it takes.
@@ -58,7 +62,8 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Those that cases are for.
-    pub(crate) const LANES: [Self; 5] = [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices];
+    pub(crate) const LANES: [Self; 6] =
+        [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Crowd];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
@@ -68,6 +73,7 @@ impl Kind {
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
             Self::Devices => "devices",
+            Self::Crowd => "crowd",
             Self::Soak => "soak",
             Self::Figures => "figures",
             Self::Instructions => "instructions",
@@ -78,7 +84,7 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Devices | Self::Soak | Self::Figures => "",
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Devices | Self::Crowd | Self::Soak | Self::Figures => "",
         }
     }
 
@@ -92,7 +98,7 @@ impl Kind {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct | Self::Devices => LIMIT,
+            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct | Self::Devices | Self::Crowd => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
@@ -217,6 +223,18 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
         let rom = dir.join(ROM);
         fs::write(&rom, [&[0x55, 0xaa][..], &[0; ROM_BYTES - 2]].concat())?;
         device(&format!("pvscsi,addr=f,romfile={}", rom.display()));
+    }
+    if kind == Kind::Crowd {
+        for port in 0..PORTS {
+            let (slot, function) = (0x10 + port / 8, port % 8);
+            device(&format!(
+                "pcie-root-port,id=port{port},chassis={},addr={slot:x}.{function},multifunction=on",
+                port + 1
+            ));
+            for function in 0..8 {
+                device(&format!("edu,bus=port{port},addr=0.{function},multifunction=on"));
+            }
+        }
     }
     if kind == Kind::Figures {
         for index in 0..NOISE_DEVICES {

@@ -128,6 +128,7 @@ impl Images {
             archive.program("usr/lib/xen/boot/pcidom-counting.elf", Path::new(image))?;
         }
         archive.program("usr/lib/xen/boot/rogue.elf", Path::new(layout::ROGUE_IMAGE))?;
+        archive.program("usr/lib/xen/boot/frontend.elf", Path::new(layout::FRONTEND_IMAGE))?;
         archive.program("usr/bin/pcidom", Path::new(layout::TOOL))?;
         self.unpacked.add_libraries_of(&mut archive, Path::new(layout::TOOL))?;
         let run = to.with_file_name("dom0-run.cpio");

@@ -17,6 +17,8 @@ pub(crate) const STUB_IMAGE: &str = "build/pcidom.elf";
 pub(crate) const SELFTEST_IMAGE: &str = "build/selftest.elf";
 /// The image of a stub that misbehaves.
 pub(crate) const ROGUE_IMAGE: &str = "build/rogue.elf";
+/// The image of a small guest with the driver of another system.
+pub(crate) const FRONTEND_IMAGE: &str = "build/frontend.elf";
 /// The stub's image with counters of its hypercalls and its own time.
 pub(crate) const COUNTING_IMAGE: &str = "build/pcidom-counting.elf";
 /// The figures of the last `make bench`.

@@ -7,7 +7,7 @@
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
-//! | [`drivers`] | guests with NetBSD's, mini-os' and FreeBSD's |
+//! | [`other_guest`] | a guest with the driver of another system (`tests/drivers`) |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
 //! | [`hotplug`] | dom0: how it changes them while the guest runs |
 //! | [`admin`] | dom0: whole commands, and the books on rights |
@@ -21,11 +21,11 @@
 pub mod admin;
 pub mod broker;
 pub mod device;
-pub mod drivers;
 pub mod frontend;
 pub mod hotplug;
 pub mod kind;
 pub mod logs;
+pub mod other_guest;
 pub mod random;
 pub mod store;
 pub mod stub;
@@ -36,6 +36,7 @@ pub mod xen;
 pub use broker::SimBroker;
 pub use frontend::SimFrontend;
 pub use kind::Kind;
+pub use other_guest::OtherGuest;
 pub use store::Xenstored;
 pub use stub::SimStub;
 pub use tool::SimTool;

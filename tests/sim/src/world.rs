@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use drivers::Driver;
 use xen_types::{DomId, Sbdf};
 
 use pciback::Options;
@@ -10,8 +11,8 @@ use pciif::{Command, Request, Response};
 
 use crate::broker::SimBroker;
 use crate::device::Function;
-use crate::drivers::Driver;
 use crate::frontend::SimFrontend;
+use crate::other_guest::OtherGuest;
 use crate::stub::{SimStub, Turn};
 use crate::tool::SimTool;
 use crate::xen::{HeldResources, SimXen};
@@ -144,14 +145,14 @@ impl World {
         panic!("guests and stub never come to rest");
     }
 
-    /// Lets everybody go on, and a driver that is not among [`World::guests`], until nobody does anything any more.
+    /// Lets everybody go on, and a guest that is not among [`World::guests`], until nobody does anything any more.
     ///
     /// # Panics
     /// When that does not happen.
-    pub fn settle_with(&mut self, driver: &mut dyn Driver) {
+    pub fn settle_with<D: Driver>(&mut self, guest: &mut OtherGuest<D>) {
         for _ in 0..1_000 {
             self.settle();
-            if !driver.step(&mut self.stub) {
+            if !guest.step(&mut self.stub) {
                 return;
             }
         }

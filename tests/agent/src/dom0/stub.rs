@@ -24,9 +24,14 @@ impl Bed {
 
     /// A new stub of this name, with more words on its command line.
     pub(crate) fn start_stub(&mut self, name: &str, words: &str) -> Result<Domain> {
+        self.start_stub_with(name, words, "")
+    }
+
+    /// As [`Bed::start_stub`], with more lines in its configuration.
+    pub(crate) fn start_stub_with(&mut self, name: &str, words: &str, lines: &str) -> Result<Domain> {
         let example = fs::read_to_string("/etc/xen/pcidom.cfg")?;
         // What comes later counts.
-        let config = format!("{example}\nname = \"{name}\"\nextra = \"export=vpci log=info {words}\"\n");
+        let config = format!("{example}\nname = \"{name}\"\nextra = \"export=vpci log=info {words}\"\n{lines}");
         let stub = self.create_paused(name, &config)?;
         self.xl(&["unpause", name])?;
         let deadline = self.deadline;

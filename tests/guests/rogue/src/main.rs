@@ -11,13 +11,12 @@ extern crate alloc;
 mod attempts;
 mod ring;
 mod targets;
-mod transport;
 
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::{clock, console, events};
+use platform::RingTransport;
 use ring::Ring;
 use targets::Targets;
-use transport::RingTransport;
 use xenstore::{Nodes, Store, path::relative};
 
 kernel::image!(main);

@@ -2,10 +2,10 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
-use kernel::grants::table::GrantedPage;
 use kernel::{clock, events};
 use pciif::layout::MsixEntry;
-use pciif::{FrontendPage, Request, SharedPage};
+use pciif::{FrontendPage, Request, SharedPage as _};
+use platform::OfferedPage;
 use xen_types::{DomId, Errno, Port};
 
 /// The case that starts us writes the broker's table after we are there.
@@ -15,19 +15,9 @@ const PATIENCE_NS: u64 = 10_000_000_000;
 /// Events without a request.
 const STORM: u32 = 10_000;
 
-struct RingPage(GrantedPage);
-
-// SAFETY: (1) the page stays where it is while the grant lives; (2) it is a page of the heap, which is writable; (3) this file reaches it through
-// atomics only.
-unsafe impl SharedPage for RingPage {
-    fn base(&self) -> NonNull<u8> {
-        self.0.base()
-    }
-}
-
 /// Our end.
 pub(crate) struct Ring {
-    page: FrontendPage<RingPage>,
+    page: FrontendPage<OfferedPage>,
     reference: u32,
     flags: NonNull<u8>,
     port: Port,
@@ -36,10 +26,10 @@ pub(crate) struct Ring {
 impl Ring {
     /// Grants a page to dom0 and offers it a port.
     pub(crate) fn offer() -> Result<Self, Errno> {
-        let page = GrantedPage::new(DomId::DOM0, true)?;
+        let page = OfferedPage::new(DomId::DOM0)?;
         let port = events::alloc_unbound(DomId::DOM0)?;
         let (reference, flags) = (page.reference().0, page.base());
-        Ok(Self { page: FrontendPage::new(RingPage(page)), reference, flags, port })
+        Ok(Self { page: FrontendPage::new(page), reference, flags, port })
     }
 
     /// The grant's number.

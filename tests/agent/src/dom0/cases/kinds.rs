@@ -58,6 +58,12 @@ fn virtual_function(bed: &mut Bed) -> Result<()> {
     bed.stub()?;
     bed.pcidom_fails(&["assignable", "add", PHYSICAL], 1, "virtual functions")?;
     pool(bed)?;
+    // xen-pciback marks what it parks as assigned, and then Linux does not turn virtual functions off.
+    let turned_off = fs::write(format!("{}/sriov_numvfs", sysfs(PHYSICAL)), "0");
+    ensure!(
+        turned_off.is_err() && Path::new(&sysfs(VIRTUAL)).exists(),
+        "a virtual function was turned off in the pool"
+    );
     let shown = bed.pcidom(&["show", VIRTUAL])?;
     let ids = attribute(VIRTUAL, "vendor")?;
     let line = format!("000     2      {}", ids.trim_start_matches("0x"));

@@ -6,6 +6,7 @@ mod broker_rogue;
 mod broker_stopped;
 mod commands;
 mod config_space;
+mod crowd;
 mod data;
 mod direct;
 mod errors;
@@ -15,6 +16,7 @@ mod kinds;
 mod network;
 mod no_iommu;
 mod one_guest;
+mod other_systems;
 mod pool;
 mod stub;
 mod two_guests;
@@ -76,6 +78,7 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
     hotplug::killed::CASES,
     hotplug::cycles::CASES,
     hotplug::other_frontends::CASES,
+    other_systems::CASES,
     commands::CASES,
 ];
 
@@ -87,3 +90,6 @@ pub(crate) const DEVICES: &[&[Case]] = &[kinds::CASES];
 
 /// Cases on a host that was booted for direct mode.
 pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
+
+/// Cases on a host with very many devices.
+pub(crate) const CROWD: &[&[Case]] = &[crowd::CASES];

@@ -1,14 +1,12 @@
 //! Frontends that are not Linux' and do what it never does (`tests/agent/src/frontend.rs`).
 
-use std::{
-    process::{Child, Command, Stdio},
-    time::Instant,
-};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
+    attaching::Attaching,
     bed::Bed,
     devices::{E1000, EDU, attribute},
     guests::{Domain, GuestOptions},
@@ -19,28 +17,6 @@ pub(in super::super) const CASES: &[Case] = &[
     Case::new("a_frontend_that_ignores_reconfiguring_runs_into_the_time_out_and_may_learn_it", ignores_reconfiguring),
     Case::new("a_frontend_that_stops_half_way_does_not_leave_the_backend_at_7", stops_half_way),
 ];
-
-/// The command that waits for the frontend while the case plays it.
-struct Attaching(Child);
-
-impl Attaching {
-    fn start(guest: &Domain, device: &str) -> Result<Self> {
-        let mut command = Command::new("pcidom");
-        command.args(["attach", &guest.name, device]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self(command.spawn()?))
-    }
-
-    fn finish(mut self, deadline: Instant) -> Result<()> {
-        loop {
-            match self.0.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("attach ended with {status}"),
-                None => ensure!(Instant::now() < deadline, "attach does not end"),
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    }
-}
 
 /// A guest with this frontend and one device.
 fn guest(bed: &mut Bed) -> Result<Domain> {

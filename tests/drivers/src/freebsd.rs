@@ -1,20 +1,19 @@
 //! FreeBSD's `pcifront`, as it was in its PV kernels.
 
+use alloc::format;
+use alloc::vec::Vec;
+
 use pciif::{Request, Response};
 use xen_types::Sbdf;
 
-use super::Driver;
-use crate::frontend::SimFrontend;
-use crate::stub::SimStub;
+use crate::{Driver, Front, Panic};
 
 /// Slots that it looks at.
 const SLOTS: u8 = 31;
 
-/// A guest with it. It takes the segment of its buses for the backend's domain, and the other way round.
+/// A driver that takes the segment of its buses for the backend's domain, and the other way round.
 #[derive(Debug)]
 pub struct FreeBsd {
-    /// Page and nodes.
-    pub front: SimFrontend,
     /// What its FE dir calls the backend.
     pub backend_id: u16,
     /// Buses that it made, once for each time it saw the backend at 4.
@@ -27,24 +26,24 @@ pub struct FreeBsd {
 impl FreeBsd {
     /// Not loaded yet.
     #[must_use]
-    pub const fn new(front: SimFrontend, backend_id: u16) -> Self {
-        Self { front, backend_id, buses: Vec::new(), found: Vec::new(), seen: 0 }
+    pub const fn new(backend_id: u16) -> Self {
+        Self { backend_id, buses: Vec::new(), found: Vec::new(), seen: 0 }
     }
 
     /// Reads a register; ones where that is not answered with success.
-    pub fn read(&self, stub: &mut SimStub, address: Sbdf, offset: i32, size: i32) -> u32 {
+    pub fn read(&self, front: &mut dyn Front, address: Sbdf, offset: i32, size: i32) -> u32 {
         let request = Request { domain: self.backend_id.into(), ..Request::conf_read(address, offset, size) };
-        match self.front.ask(stub, &request) {
+        match front.ask(&request) {
             Some(Response { err: 0, value }) => value,
             _ => u32::MAX,
         }
     }
 
-    /// Its buses; `None` where it gives up. It does without none, and insists on its idea of segments.
-    fn roots(&self) -> Option<Vec<u8>> {
-        let count = self.front.backend("root_num")?.parse::<u32>().ok()?;
+    /// Its buses; `None` where it gives up. It does not go without any, and insists on its idea of segments.
+    fn roots(&self, front: &mut dyn Front) -> Option<Vec<u8>> {
+        let count = front.number("root_num")?;
         let root = |index| {
-            let text = self.front.backend(&format!("root-{index}"))?;
+            let text = front.backend(&format!("root-{index}"))?;
             let (segment, bus) = text.split_once(':')?;
             let is_ours = u16::from_str_radix(segment, 16) == Ok(self.backend_id);
             if is_ours { u8::from_str_radix(bus, 16).ok() } else { None }
@@ -52,13 +51,13 @@ impl FreeBsd {
         (0..count).map(root).collect()
     }
 
-    fn attach(&mut self, stub: &mut SimStub) -> bool {
-        let Some(buses) = self.roots() else { return false };
+    fn attach(&mut self, front: &mut dyn Front) -> bool {
+        let Some(buses) = self.roots(front) else { return false };
         for bus in buses {
             self.buses.push(bus);
             for devfn in 0..SLOTS << 3 {
                 let address = Sbdf::from_devfn(0, bus, devfn);
-                let ids = self.read(stub, address, 0, 4);
+                let ids = self.read(front, address, 0, 4);
                 if ids != u32::MAX {
                     self.found.push((address, ids));
                 }
@@ -69,21 +68,25 @@ impl FreeBsd {
 }
 
 impl Driver for FreeBsd {
-    fn step(&mut self, stub: &mut SimStub) -> bool {
-        let backend = self.front.backend_state();
-        let is_news = std::mem::replace(&mut self.seen, backend) != backend;
-        match (backend, self.front.state()) {
-            (1..=3, 1) => self.front.probe_at_once(),
+    fn step(&mut self, front: &mut dyn Front) -> Result<bool, Panic> {
+        let backend = front.backend_state();
+        let is_news = core::mem::replace(&mut self.seen, backend) != backend;
+        match (backend, front.state()) {
+            (1..=3, 1) => front.probe_at_once(),
             // Every time, with the state before the buses.
             (4, 3 | 4) if is_news => {
-                self.front.set_state(4);
-                if !self.attach(stub) {
-                    self.front.set_state(5);
+                front.set_state(4);
+                if !self.attach(front) {
+                    front.set_state(5);
                 }
             }
-            (5 | 6, 1..=4) => self.front.set_state(5),
-            _ => return false,
+            (5 | 6, 1..=4) => front.set_state(5),
+            _ => return Ok(false),
         }
-        true
+        Ok(true)
+    }
+
+    fn devices(&self, _: &mut dyn Front) -> Vec<Sbdf> {
+        self.found.iter().map(|(address, _)| *address).collect()
     }
 }

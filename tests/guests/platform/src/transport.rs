@@ -6,11 +6,15 @@ use xen_types::Errno;
 use xenstore::Transport;
 
 /// The ring, with waiting.
-pub(crate) struct RingTransport(XenstoreRing);
+#[derive(Debug)]
+pub struct RingTransport(XenstoreRing);
 
 impl RingTransport {
     /// Takes the ring: once.
-    pub(crate) fn take() -> Result<Self, Errno> {
+    ///
+    /// # Errors
+    /// As [`XenstoreRing::take`].
+    pub fn take() -> Result<Self, Errno> {
         XenstoreRing::take().map(Self)
     }
 

@@ -1,0 +1,98 @@
+//! Many small guests on one stub, with four functions each.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+use super::{bed::Bed, guests::Domain, small_guests::Found, stub};
+
+/// Guests.
+pub(crate) const GUESTS: u8 = 64;
+/// Functions of each.
+const FUNCTIONS: u8 = 4;
+/// Functions of the one slot behind each port (`tests/bench/src/boot.rs`), whose buses are numbered from 1.
+const SLOT: u8 = 8;
+/// Memory that is enough for the stub, in MiB.
+const STUB_MIB: u32 = 2;
+
+/// The guests, which run and are connected.
+pub(crate) struct Crowd {
+    guests: Vec<Domain>,
+}
+
+impl Crowd {
+    /// Brings a stub and all of them up.
+    pub(crate) fn gather(bed: &mut Bed) -> Result<Self> {
+        bed.broker()?;
+        bed.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
+        let devices: Vec<String> = (0..GUESTS).flat_map(devices_of).collect();
+        let mut add = vec!["assignable", "add"];
+        add.extend(devices.iter().map(String::as_str));
+        bed.pcidom(&add)?;
+        let mut guests = Vec::new();
+        for number in 0..GUESTS {
+            let guest = bed.create_small(&format!("small{number}"), "mini-os")?;
+            let devices = devices_of(number);
+            let mut attach = vec!["attach", &*guest.name];
+            attach.extend(devices.iter().map(String::as_str));
+            bed.pcidom(&attach)?;
+            bed.xl(&["unpause", &guest.name])?;
+            guests.push(guest);
+        }
+        for guest in &guests {
+            bed.await_frontend(guest, "4")?;
+            bed.expect_connected(guest)?;
+        }
+        Ok(Self { guests })
+    }
+
+    /// Each guest has its own devices and no others.
+    pub(crate) fn expect_own_devices(&self, bed: &mut Bed) -> Result<()> {
+        for (number, guest) in (0..).zip(&self.guests) {
+            let addresses = (0..).map(|function| format!("0000:00:00.{function}"));
+            let wanted = devices_of(number)
+                .iter()
+                .zip(addresses)
+                .map(|(device, address)| Found::expected(device, &address))
+                .collect::<Result<Vec<_>>>()?;
+            let mut found = bed.found_by(guest)?;
+            // Functions keep their numbers in the slot, so those of the second half start at 4.
+            for (function, found) in (0..).zip(&mut found) {
+                ensure!(found.address.ends_with(&format!(".{}", first_of(number) + function)), "{found:x?}");
+                found.address = format!("0000:00:00.{function}");
+            }
+            ensure!(found == wanted, "{} finds {found:x?}, not {wanted:x?}", guest.name);
+        }
+        Ok(())
+    }
+
+    /// These guests work on their devices at the same time, for so long. What each of them says.
+    pub(crate) fn hammer(&self, bed: &mut Bed, who: Range<usize>, milliseconds: u32) -> Result<Vec<String>> {
+        let command = format!("hammer {milliseconds}");
+        let guests = self.guests.get(who).unwrap_or_default();
+        let requests = guests.iter().map(|guest| bed.ask(guest, &command)).collect::<Result<Vec<_>>>()?;
+        let mut answers = Vec::new();
+        for (guest, request) in guests.iter().zip(&requests) {
+            let answer = String::from_utf8(bed.answer_well(request)?)?;
+            ensure!(answer.contains(" turns, 0 wrong, ") && !answer.starts_with("0 "), "{}: {answer}", guest.name);
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    /// Ends all of them.
+    pub(crate) fn leave(self, bed: &mut Bed) -> Result<()> {
+        self.guests.iter().try_for_each(|guest| bed.destroy(guest))
+    }
+}
+
+/// The first function of a guest's in its slot.
+fn first_of(guest: u8) -> u8 {
+    guest % (SLOT / FUNCTIONS) * FUNCTIONS
+}
+
+fn devices_of(guest: u8) -> Vec<String> {
+    let bus = 1 + guest / (SLOT / FUNCTIONS);
+    let first = first_of(guest);
+    (first..first + FUNCTIONS).map(|function| format!("0000:{bus:02x}:00.{function}")).collect()
+}

@@ -1,0 +1,54 @@
+//! Guests that are one small image (`tests/guests/frontend`), with the driver of another system.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::{bed::Bed, devices::attribute, guests::Domain};
+
+/// What such a guest says of a device: its ids in one word, and its first BAR.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Found {
+    pub(crate) address: String,
+    pub(crate) ids: u32,
+    pub(crate) bar: u32,
+}
+
+impl Found {
+    /// What a device is in dom0, as it must be found at this address.
+    pub(crate) fn expected(device: &str, address: &str) -> Result<Self> {
+        let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
+        let ids = hex(&attribute(device, "device")?)? << 16 | hex(&attribute(device, "vendor")?)?;
+        let resources = attribute(device, "resource")?;
+        let bar = resources.split_whitespace().next().context("no resources")?;
+        Ok(Self { address: address.to_owned(), ids: ids.try_into()?, bar: hex(bar)?.try_into()? })
+    }
+}
+
+impl Bed {
+    /// Creates such a guest, with `driver` one that the image knows, and leaves it paused.
+    pub(crate) fn create_small(&mut self, name: &str, driver: &str) -> Result<Domain> {
+        let example = fs::read_to_string("/etc/xen/guest.cfg")?;
+        let kept = example.lines().filter(|line| !["kernel", "ramdisk"].iter().any(|key| line.starts_with(key)));
+        let mut config: String = kept.flat_map(|line| [line, "\n"]).collect();
+        config += &format!(
+            "name = \"{name}\"\nkernel = \"/usr/lib/xen/boot/frontend.elf\"\nextra = \"driver={driver}\"\nmemory = 1\n\
+             on_crash = \"destroy\"\n"
+        );
+        self.create_paused(name, &config)
+    }
+
+    /// The devices that such a guest has, in the order of their addresses.
+    pub(crate) fn found_by(&mut self, guest: &Domain) -> Result<Vec<Found>> {
+        let listing = String::from_utf8(self.in_guest(guest, "found")?)?;
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let [address, ids, bar] = words[..] else { anyhow::bail!("{} finds {line:?}", guest.name) };
+            let number = |text| u32::from_str_radix(text, 16);
+            Ok(Found { address: address.to_owned(), ids: number(ids)?, bar: number(bar)? })
+        };
+        let mut found = listing.lines().map(line).collect::<Result<Vec<_>>>()?;
+        found.sort();
+        Ok(found)
+    }
+}
