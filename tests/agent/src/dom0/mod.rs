@@ -1,8 +1,10 @@
 //! The dom0 side: brings up Xen's services, then does what the plan says and reports to the host.
 
+mod attaching;
 mod bed;
 mod broker;
 mod cases;
+mod crowd;
 mod demo;
 mod devices;
 mod drivers;
@@ -15,6 +17,7 @@ mod network;
 mod qmp;
 mod report;
 mod services;
+mod small_guests;
 mod snapshot;
 mod soak;
 mod stacks;
@@ -27,6 +30,7 @@ use std::{fs, path::Path, time::Instant};
 use anyhow::{Context, Result, bail};
 
 use bed::Bed;
+use figures::{Clock, Scene};
 use report::Report;
 
 /// Brings dom0 up and carries out the plan: one line, `demo`, a lane and a filter, as in `full FILTER`, or what to measure, as in
@@ -43,8 +47,9 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     match lane {
         "demo" => demo::run(&mut bed, &mut report),
         "soak" => soak::run(filter, &mut bed, &mut report),
-        "figures" => figures::run(&mut bed, &mut report, figures::Clock::Real, filter),
-        "instructions" => figures::run(&mut bed, &mut report, figures::Clock::Instructions, filter),
+        "figures" => figures::run(&mut bed, &mut report, Scene::Contest(Clock::Real), filter),
+        "instructions" => figures::run(&mut bed, &mut report, Scene::Contest(Clock::Instructions), filter),
+        "crowd-figures" => figures::run(&mut bed, &mut report, Scene::Crowd, filter),
         _ => run_cases(lane, filter, &mut bed, &mut report),
     }
 }
@@ -57,6 +62,7 @@ fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'stat
         "no-iommu" => cases::NO_IOMMU,
         "direct" => cases::DIRECT,
         "devices" => cases::DEVICES,
+        "crowd" => cases::CROWD,
         _ => bail!("no lane {lane}"),
     };
     let is_wanted = move |case: &&cases::Case| filter.split(',').any(|part| case.name.contains(part));

@@ -50,8 +50,14 @@ pub(crate) struct Plan<'a> {
     pub(crate) keep: bool,
 }
 
-/// The instruction clock gives the same each time, so this is for the median of what depends on how timers fall.
-const INSTRUCTION_ROUNDS: u32 = 3;
+impl Plan<'_> {
+    fn wants(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.split(',').any(|wanted| wanted == group)
+    }
+}
+
+/// Most rounds where more would tell little: by the instruction clock, which gives the same each time but for how timers fall, and with a crowd.
+const FEW_ROUNDS: u32 = 3;
 
 /// Measures; true when everything that was asked for was measured.
 pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<bool> {
@@ -59,20 +65,24 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
     let images = Images::build(release)?;
     let mut samples = Samples::default();
     let mut complete = true;
-    for (kind, rounds) in [(Kind::Instructions, plan.rounds.min(INSTRUCTION_ROUNDS)), (Kind::Figures, plan.rounds)] {
-        let left_out = if kind == Kind::Figures { Clocks::Instructions } else { Clocks::Real };
-        if plan.clocks != left_out {
-            let name = format!("{}-{}", kind.name(), release.number);
-            println!("bench: {} with Debian {}, {rounds} rounds (minutes) …", kind.name(), release.number);
-            let boot = Boot {
-                images: &images,
-                name,
-                plan: format!("{} {rounds} {}\n", kind.name(), plan.only),
-                kind,
-                verbose,
-            };
-            complete &= measure(&boot, &mut samples)?;
+    let few = plan.rounds.min(FEW_ROUNDS);
+    let scenes = [
+        ("instructions", Kind::Instructions, few),
+        ("figures", Kind::Figures, plan.rounds),
+        ("crowd-figures", Kind::Crowd, few),
+    ];
+    for (scene, kind, rounds) in scenes {
+        let left_out = if kind == Kind::Instructions { Clocks::Real } else { Clocks::Instructions };
+        if plan.clocks == left_out
+            || kind == Kind::Crowd && !plan.wants("crowd")
+            || plan.only == "crowd" && kind != Kind::Crowd
+        {
+            continue;
         }
+        let name = format!("{scene}-{}", release.number);
+        println!("bench: {scene} with Debian {}, {rounds} rounds (minutes) …", release.number);
+        let boot = Boot { images: &images, name, plan: format!("{scene} {rounds} {}\n", plan.only), kind, verbose };
+        complete &= measure(&boot, &mut samples)?;
     }
     let figures = FigureFile { metrics: samples.figures(), host: host::describe(release)? };
     ensure!(!figures.metrics.is_empty(), "nothing was measured");

@@ -6,6 +6,7 @@
 mod boot;
 mod contestant;
 mod cpu;
+mod crowd;
 mod data;
 mod guests;
 mod handshake;
@@ -39,6 +40,15 @@ pub(crate) enum Clock {
     Instructions,
 }
 
+/// What there is to measure on a machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scene {
+    /// Both contestants in turn, with few guests.
+    Contest(Clock),
+    /// pcidom with very many guests.
+    Crowd,
+}
+
 /// What measuring works with.
 pub(crate) struct Session<'a> {
     bed: &'a mut Bed,
@@ -51,13 +61,17 @@ pub(crate) struct Session<'a> {
 }
 
 /// Measures `options`: a number of rounds, and names of groups with commas between them.
-pub(crate) fn run(bed: &mut Bed, report: &mut Report, clock: Clock, options: &str) -> Result<()> {
+pub(crate) fn run(bed: &mut Bed, report: &mut Report, scene: Scene, options: &str) -> Result<()> {
     process::tell_nothing();
     let (rounds, only) = options.split_once(' ').unwrap_or((options, ""));
     let rounds = rounds.parse().with_context(|| format!("rounds: {rounds:?}"))?;
     let only = only.split(',').filter(|group| !group.is_empty()).collect();
+    let clock = match scene {
+        Scene::Contest(clock) => clock,
+        Scene::Crowd => Clock::Real,
+    };
     let mut session = Session { bed, report, clock, only, round: 0, who: Contestant::Pciback };
-    let result = session.run(rounds);
+    let result = if scene == Scene::Crowd { session.crowd(rounds) } else { session.run(rounds) };
     if let Err(error) = &result {
         session.problem("the rest", error)?;
     }
