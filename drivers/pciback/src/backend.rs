@@ -24,11 +24,13 @@ pub struct Options {
     pub is_direct: bool,
     /// What to announce as our version.
     pub version: &'static str,
+    /// Our own domain, as far as it is known: what FreeBSD takes for the segment of our buses (pci-protocol §9).
+    pub domain: Option<DomId>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { export: ExportMode::default(), is_direct: false, version: env!("CARGO_PKG_VERSION") }
+        Self { export: ExportMode::default(), is_direct: false, version: env!("CARGO_PKG_VERSION"), domain: None }
     }
 }
 

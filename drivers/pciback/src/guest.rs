@@ -77,7 +77,7 @@ impl<P: Platform> Guest<P> {
             touched: false,
             held: Held::default(),
             session: None,
-            topology: Topology::new(options.export),
+            topology: Topology::new(options.export).named_by(options.domain),
             devices: Vec::new(),
             last_peer: None,
             asked: None,

@@ -88,6 +88,7 @@ impl SimTool {
             let dir = format!("/local/domain/{stub}");
             store.mkdir(&dir)?;
             store.set_permissions(&dir, &["n0", &reader])?;
+            store.write(&format!("{dir}/domid"), stub.to_string())?;
             for name in ["backend", "pool"] {
                 store.mkdir(&format!("{dir}/{name}"))?;
             }

@@ -2,7 +2,7 @@
 
 use alloc::string::ToString as _;
 
-use xen_types::Errno;
+use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
 use super::core::{BACKEND_TOKEN, Core, Handle, POOL_TOKEN, QUERY_TOKEN};
@@ -24,6 +24,10 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     let (export, version, ring) =
         handle.with(|core| (core.options.export, core.options.version, core.broker.offered()));
+    // Before there are guests.
+    let domain = handle.ask(TxId::NONE, &Request::Read { path: relative::DOMID }).await.ok();
+    let domain = domain.and_then(|number| core::str::from_utf8(&number).ok()?.parse().ok()).map(DomId);
+    handle.with(|core| core.options.domain = domain);
     let watch = |path, token| handle.ask(TxId::NONE, &Request::Watch { path, token });
     // What is there already comes as the event that every new watch begins with.
     let watches = [

@@ -13,7 +13,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use thiserror::Error;
-use xen_types::Sbdf;
+use xen_types::{DomId, Sbdf};
 
 use crate::device::DeviceId;
 
@@ -102,6 +102,8 @@ pub struct Topology {
     mode: ExportMode,
     /// Sorted by [`Entry::address`], no address twice.
     entries: Vec<Entry>,
+    /// Another name of segment 0.
+    alias: Option<DomId>,
     /// The place of the entry that was looked up last, as long as that is where it is.
     recent: Cell<usize>,
 }
@@ -110,7 +112,14 @@ impl Topology {
     /// An empty topology.
     #[must_use]
     pub const fn new(mode: ExportMode) -> Self {
-        Self { mode, entries: Vec::new(), recent: Cell::new(0) }
+        Self { mode, entries: Vec::new(), alias: None, recent: Cell::new(0) }
+    }
+
+    /// The same for frontends that may take their backend's domain for the segment, as FreeBSD's does (pci-protocol §9): what is not in that
+    /// segment is looked for in segment 0.
+    #[must_use]
+    pub fn named_by(self, domain: Option<DomId>) -> Self {
+        Self { alias: domain, ..self }
     }
 
     /// Chooses the mode anew, as long as no function has an address.
@@ -173,7 +182,12 @@ impl Topology {
 
     #[inline(never)]
     fn lookup_anywhere(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
-        self.search(Sbdf::from_devfn(u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?))
+        let (segment, bus, devfn) = (u16::try_from(domain).ok()?, u8::try_from(bus).ok()?, u8::try_from(devfn).ok()?);
+        let found = self.search(Sbdf::from_devfn(segment, bus, devfn));
+        match found {
+            None if self.alias == Some(DomId(segment)) => self.search(Sbdf::from_devfn(0, bus, devfn)),
+            found => found,
+        }
     }
 
     /// The function at a virtual address.

@@ -11,6 +11,8 @@ use crate::number;
 pub const BACKEND_ROOT: &str = "backend/pci";
 /// Where the tool describes the devices.
 pub const POOL: &str = "pool";
+/// The domain's own number (libxl writes it).
+pub const DOMID: &str = "domid";
 /// The stub's version, there when it is ready to serve.
 pub const VERSION: &str = "data/pcidom/version";
 /// How the stub arranges virtual buses.
