@@ -1,6 +1,7 @@
 //! What the stub does first: sets its watches, and says that it is there.
 
 use alloc::string::ToString as _;
+use alloc::vec::Vec;
 
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
@@ -24,32 +25,28 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     let (export, version, ring) =
         handle.with(|core| (core.options.export, core.options.version, core.broker.offered()));
-    // Before there are guests.
-    let domain = handle.ask(TxId::NONE, &Request::Read { path: relative::DOMID }).await.ok();
-    let domain = domain.and_then(|number| core::str::from_utf8(&number).ok()?.parse().ok()).map(DomId);
-    handle.with(|core| core.options.domain = domain);
-    let watch = |path, token| handle.ask(TxId::NONE, &Request::Watch { path, token });
+    let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
+    let write = |path, value: &str| ask(&Request::Write { path, value: value.as_bytes() });
+    // All in one round trip, and the version in another.
+    let domain = ask(&Request::Read { path: relative::DOMID });
+    let watches =
+        [(relative::POOL, POOL_TOKEN), (relative::BACKEND_ROOT, BACKEND_TOKEN), (relative::QUERY, QUERY_TOKEN)];
     // What is there already comes as the event that every new watch begins with.
-    let watches = [
-        watch(relative::POOL, POOL_TOKEN),
-        watch(relative::BACKEND_ROOT, BACKEND_TOKEN),
-        watch(relative::QUERY, QUERY_TOKEN),
-    ];
-    for watch in watches {
-        match watch.await {
-            Err(error) if !error.is(Errno::EEXIST) => return Err(error), // it exists when this is not the first try
+    let mut asked = Vec::from(watches.map(|(path, token)| ask(&Request::Watch { path, token })));
+    asked.push(write(relative::EXPORT, &export.to_string()));
+    if let Some((gref, port)) = ring {
+        asked.push(write(relative::RING_REF, &gref.to_string()));
+        asked.push(write(relative::RING_PORT, &port.to_string()));
+    }
+    let domain = domain.await.ok().and_then(|number| core::str::from_utf8(&number).ok()?.parse().ok());
+    handle.with(|core| core.options.domain = domain.map(DomId));
+    for answer in asked {
+        match answer.await {
+            Err(error) if !error.is(Errno::EEXIST) => return Err(error), // a watch exists when this is not the first try
             _ => {}
         }
     }
-    let mut nodes = alloc::vec![(relative::EXPORT, export.to_string())];
-    if let Some((gref, port)) = ring {
-        nodes.push((relative::RING_REF, gref.to_string()));
-        nodes.push((relative::RING_PORT, port.to_string()));
-    }
     // Last: who sees it may rely on everything above.
-    nodes.push((relative::VERSION, version.to_string()));
-    for (path, value) in nodes {
-        handle.ask(TxId::NONE, &Request::Write { path, value: value.as_bytes() }).await?;
-    }
+    write(relative::VERSION, version).await?;
     Ok(())
 }
