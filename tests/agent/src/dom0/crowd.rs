@@ -25,14 +25,11 @@ impl Crowd {
     pub(crate) fn gather(bed: &mut Bed) -> Result<Self> {
         bed.broker()?;
         bed.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
-        let devices: Vec<String> = (0..GUESTS).flat_map(devices_of).collect();
-        let mut add = vec!["assignable", "add"];
-        add.extend(devices.iter().map(String::as_str));
-        bed.pcidom(&add)?;
         let mut guests = Vec::new();
         for number in 0..GUESTS {
             let guest = bed.create_small(&format!("small{number}"), "mini-os")?;
-            let devices = devices_of(number);
+            // Straight from dom0, so that the pool grows with the guests.
+            let devices = devices_of(number).into_iter().map(|device| device + ",seize=1").collect::<Vec<_>>();
             let mut attach = vec!["attach", &*guest.name];
             attach.extend(devices.iter().map(String::as_str));
             bed.pcidom(&attach)?;
@@ -80,9 +77,18 @@ impl Crowd {
         Ok(answers)
     }
 
-    /// Ends all of them.
-    pub(crate) fn leave(self, bed: &mut Bed) -> Result<()> {
-        self.guests.iter().try_for_each(|guest| bed.destroy(guest))
+    /// Ends this many of them, whose devices must be free then. The others end with the machine.
+    pub(crate) fn end(&self, bed: &mut Bed, count: u8) -> Result<()> {
+        let stub = bed.stub()?;
+        for guest in self.guests.iter().take(count.into()) {
+            bed.destroy(guest)?;
+        }
+        bed.pcidom(&["reclaim"])?;
+        for device in (0..count).flat_map(devices_of) {
+            let state = bed.pool_state(&stub, &device)?;
+            ensure!(state.as_deref() == Some("free"), "{device} is {state:?}, not free");
+        }
+        Ok(())
     }
 }
 

@@ -30,7 +30,7 @@ impl Session<'_> {
                 }
             }
         }
-        crowd.leave(self.bed)
+        Ok(())
     }
 }
 
