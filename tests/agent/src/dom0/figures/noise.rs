@@ -25,7 +25,7 @@ impl Session<'_> {
         let mut others = Vec::new();
         for index in 0..DEVICES.len() {
             let name = format!("other{index}");
-            let guest = self.bed.create_paused(&name, &guest_config(&name, "memory = 128\n")?)?;
+            let guest = self.bed.create_paused(&name, &guest_config(&name, "memory = 192\n")?)?;
             self.bed.unpause(&guest)?;
             others.push(guest);
         }
