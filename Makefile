@@ -103,7 +103,7 @@ install: ## Install what `make` built: command, image, unit, man pages, completi
 	chmod 644 $(UNIT)/pcidom.service $(DOC)/examples/pcidom.cfg
 	install -D -m 644 docs/man/pcidom.8 $(MAN)/man8/pcidom.8
 	install -D -m 644 docs/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
-	install -D -m 644 -t $(DOC) README.md CHANGELOG.md docs/*.md
+	install -D -m 644 -t $(DOC) README.md CHANGELOG.md docs/*.md docs/*.svg
 	install -D -m 644 -t $(DOC)/schema docs/schema/*.json
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
 	build/pcidom completions bash > $(SHARE)/bash-completion/completions/pcidom

@@ -111,6 +111,8 @@ impl Stub {
             if !self.was_ready && self.backend.is_ready() {
                 self.was_ready = true;
                 log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
+                #[cfg(feature = "counting")]
+                log::info!("until then {} ticks asleep", kernel::counting::counted().asleep_ticks);
             }
             match self.backend.shutdown_request() {
                 None => {}

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);
 static TICKS: AtomicU64 = AtomicU64::new(0);
+static ASLEEP: AtomicU64 = AtomicU64::new(0);
 
 /// What was counted since the start.
 #[derive(Clone, Copy, Debug)]
@@ -13,13 +14,20 @@ pub struct Counted {
     pub hypercalls: u64,
     /// Ticks of the time-stamp counter outside of hypercalls.
     pub own_ticks: u64,
+    /// Ticks since the start in [`crate::events::wait`]: asleep, or about to be.
+    pub asleep_ticks: u64,
 }
 
 /// What was counted so far.
 #[must_use]
 pub fn counted() -> Counted {
     let hypercalls = CALLS.load(Ordering::Relaxed);
-    Counted { hypercalls, own_ticks: ticks().wrapping_sub(TICKS.load(Ordering::Relaxed)) }
+    let own_ticks = ticks().wrapping_sub(TICKS.load(Ordering::Relaxed));
+    Counted { hypercalls, own_ticks, asleep_ticks: ASLEEP.load(Ordering::Relaxed) }
+}
+
+pub(crate) fn slept(since: u64) {
+    ASLEEP.fetch_add(ticks().wrapping_sub(since), Ordering::Relaxed);
 }
 
 pub(crate) fn enter() -> u64 {

@@ -165,6 +165,11 @@ pub fn wait(ports: &[Port], deadline_ns: Option<u64>) -> Result<(), Errno> {
         // Zero is "no timeout" (sched.h); a deadline of 0 has passed anyway.
         timeout: deadline_ns.map_or(0, |deadline| deadline.max(1)),
     };
+    #[cfg(feature = "counting")]
+    let asleep_since = clock::ticks();
     // SAFETY: `ports` points at `nr_ports` numbers that live until the call returns, and which it does not change (`do_poll`).
-    unsafe { hypercall_op(number::SCHED_OP, xen_sys::SCHEDOP_poll, &mut argument) }.map(drop)
+    let woken = unsafe { hypercall_op(number::SCHED_OP, xen_sys::SCHEDOP_poll, &mut argument) }.map(drop);
+    #[cfg(feature = "counting")]
+    crate::counting::slept(asleep_since);
+    woken
 }

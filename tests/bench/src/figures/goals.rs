@@ -20,7 +20,7 @@ const GOALS: &[(&str, Goal)] = &[
     ("config_dump_4k_us", Goal::Ratio(0.3)),
     ("attach_ms", Goal::Ratio(0.33)),
     ("detach_ms", Goal::Ratio(0.33)),
-    ("stub_boot_to_ready_us", Goal::Value(5_000.0)),
+    ("stub_boot_own_icount_us", Goal::Value(5_000.0)),
     ("dom0_cpu_per_10000_reads_s", Goal::Value(0.0)),
     ("nvme_sequential_read_mib_s", Goal::Same(0.03)),
     ("nvme_random_read_iops", Goal::Same(0.03)),

@@ -42,7 +42,17 @@ impl Session<'_> {
         let guest = self.measured_guest("counted", "tsc_mode = \"native\"\n")?;
         self.measure_attach(&guest)?;
         let log = format!("{SHARE}/console/guest-{}.log", stub::NAME);
-        let earlier = fs::read_to_string(&log)?.len();
+        let earlier = fs::read_to_string(&log)?;
+        let boot = (|| {
+            // "… ready, 10533 us after the first instruction", "… until then 9000000 ticks asleep": of the last stub in the log.
+            let number = |before: &str, after: &str| -> Option<f64> {
+                earlier.lines().rev().find_map(|line| line.split_once(before)?.1.split_once(after)?.0.parse().ok())
+            };
+            // A tick is a nanosecond here.
+            Some(number("ready, ", " us after")? - number("until then ", " ticks asleep")? / 1e3)
+        })();
+        self.report_figure("stub_boot_own_icount_us", "us", boot.context("the stub did not say how it started")?)?;
+        let earlier = earlier.len();
         self.bed.in_guest(&guest, &format!("read-often {} 4 {READS}", Self::config_file()))?;
         let text = fs::read_to_string(&log)?;
         // The first report may be about other requests as well; the last is about reads only.
