@@ -50,7 +50,12 @@ impl Session<'_> {
             self.make_assignable(device)?;
             process::check(&mut self.who.attach(guest, device), self.bed.deadline)?;
         }
-        let reading = format!("read-latency {} 4 {MILLISECONDS}", Self::config_file());
+        let file = Self::config_file();
+        for guest in others {
+            // `xl pci-attach` does not wait for the guest.
+            self.bed.in_guest(guest, &format!("until [ -e {file} ]; do sleep 1; done"))?;
+        }
+        let reading = format!("read-latency {file} 4 {MILLISECONDS}");
         let requests = others.iter().map(|guest| self.bed.ask(guest, &reading)).collect::<Result<Vec<_>>>()?;
         self.measure_reads_beside_others(measured)?;
         for request in &requests {
