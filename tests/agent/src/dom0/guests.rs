@@ -46,6 +46,13 @@ pub(crate) fn command_line(modules: &str) -> String {
     format!("console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={modules}")
 }
 
+/// The example that users start from, without the settings that begin with one of these.
+pub(crate) fn example_without(settings: &[&str]) -> Result<String> {
+    let example = fs::read_to_string("/etc/xen/guest.cfg")?;
+    let kept = example.lines().filter(|line| !settings.iter().any(|setting| line.starts_with(setting)));
+    Ok(kept.flat_map(|line| [line, "\n"]).collect())
+}
+
 /// A command that a guest is doing. A guest does one at a time.
 pub(crate) struct Request {
     guest: Domain,
@@ -56,10 +63,8 @@ pub(crate) struct Request {
 impl Bed {
     /// Creates a guest and leaves it paused.
     pub(crate) fn create_guest(&mut self, name: &str, options: GuestOptions) -> Result<Domain> {
-        let example = fs::read_to_string("/etc/xen/guest.cfg")?;
-        let without = if options.passthrough { "" } else { "passthrough" };
-        let kept = example.lines().filter(|line| without.is_empty() || !line.starts_with(without));
-        let mut config: String = kept.flat_map(|line| [line, "\n"]).collect();
+        let without: &[&str] = if options.passthrough { &[] } else { &["passthrough"] };
+        let mut config = example_without(without)?;
         // What comes later counts.
         write!(
             config,

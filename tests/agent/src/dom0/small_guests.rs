@@ -1,10 +1,12 @@
 //! Guests that are one small image (`tests/guests/frontend`), with the driver of another system.
 
-use std::fs;
-
 use anyhow::{Context, Result};
 
-use super::{bed::Bed, devices::attribute, guests::Domain};
+use super::{
+    bed::Bed,
+    devices::attribute,
+    guests::{Domain, example_without},
+};
 
 /// What such a guest says of a device: its ids in one word, and its first BAR.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +30,7 @@ impl Found {
 impl Bed {
     /// Creates such a guest, with `driver` one that the image knows, and leaves it paused.
     pub(crate) fn create_small(&mut self, name: &str, driver: &str) -> Result<Domain> {
-        let example = fs::read_to_string("/etc/xen/guest.cfg")?;
-        let kept = example.lines().filter(|line| !["kernel", "ramdisk"].iter().any(|key| line.starts_with(key)));
-        let mut config: String = kept.flat_map(|line| [line, "\n"]).collect();
+        let mut config = example_without(&["kernel", "ramdisk"])?;
         config += &format!(
             "name = \"{name}\"\nkernel = \"/usr/lib/xen/boot/frontend.elf\"\nextra = \"driver={driver}\"\nmemory = 1\n\
              on_crash = \"destroy\"\n"

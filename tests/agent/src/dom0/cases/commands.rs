@@ -9,7 +9,7 @@ use crate::{
     dom0::{
         bed::Bed,
         devices::{AHCI, E1000, EDU, NVME},
-        guests::{Domain, command_line},
+        guests::{Domain, command_line, example_without},
     },
     process,
     store::expect,
@@ -37,9 +37,7 @@ const NAME: &str = "created";
 
 /// An ordinary configuration as for xl, without what pcidom adds; later settings count.
 fn configuration(pci: &str, modules: &str) -> Result<String> {
-    let example = fs::read_to_string("/etc/xen/guest.cfg")?;
-    let needs = |line: &&str| !line.starts_with("passthrough") && !line.starts_with("e820_host");
-    let kept: String = example.lines().filter(needs).flat_map(|line| [line, "\n"]).collect();
+    let kept = example_without(&["passthrough", "e820_host"])?;
     let config = format!(
         "{kept}name = '{NAME}' ; on_crash = \"destroy\"\n\
          extra = \"{}\"\n\

@@ -1,14 +1,12 @@
 //! The drivers of other systems (`tests/drivers`) in guests of their own. Linux' is in all other cases.
 
-use std::fs;
-
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
     attaching::Attaching,
     bed::Bed,
-    devices::{E1000, EDU, sysfs},
+    devices::{E1000, EDU, config},
     guests::Domain,
     small_guests::Found,
 };
@@ -54,9 +52,8 @@ fn refused(bed: &mut Bed, guest: &Domain, request: &str) -> Result<String> {
 
 /// Command and Status of a device in hardware.
 fn command_and_status(device: &str) -> Result<u32> {
-    let config = fs::read(format!("{}/config", sysfs(device)))?;
-    let dword = config.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    anyhow::Context::context(dword, "a short configuration space")
+    let dword = config(device)?.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    dword.context("a short configuration space")
 }
 
 fn netbsd(bed: &mut Bed) -> Result<()> {

@@ -1,11 +1,9 @@
 //! The guests that measure.
 
-use std::{fs, path::Path};
-
 use anyhow::Result;
 
 use super::{DRIVER, Session};
-use crate::dom0::guests::Domain;
+use crate::dom0::guests::{Domain, example_without};
 
 impl Session<'_> {
     /// A running guest without devices, with these lines in its configuration. Its calls to the backend about interrupts are traced.
@@ -20,7 +18,7 @@ impl Session<'_> {
 
 /// The configuration of a guest.
 pub(super) fn guest_config(name: &str, lines: &str) -> Result<String> {
-    let example = fs::read_to_string(Path::new("/etc/xen/guest.cfg"))?;
+    let example = example_without(&[])?;
     // What comes later counts.
     Ok(format!(
         "{example}name = \"{name}\"\nextra = \"console=hvc0 iommu=soft quiet loglevel=5 bench.load=xen-pcifront,{DRIVER}\"\n\
