@@ -119,8 +119,7 @@ impl Host {
     /// As [`Host::read`] for several nodes, with one wait for all of them where that is possible.
     pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
         let mut values = [const { None }; N];
-        for ((value, path), found) in values.iter_mut().zip(paths).zip(self.store.read_many(&paths)?) {
-            self.show(path, found.as_deref());
+        for (value, found) in values.iter_mut().zip(self.read_and_show(&paths)?) {
             *value = found;
         }
         Ok(values)
@@ -131,8 +130,11 @@ impl Host {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        let values = self.store.read_many(&paths)?;
+        self.read_and_show(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn read_and_show(&self, paths: &[&str]) -> Result<Vec<Option<String>>, Error> {
+        let values = self.store.read_many(paths)?;
         for (path, value) in paths.iter().zip(&values) {
             self.show(path, value.as_deref());
         }
