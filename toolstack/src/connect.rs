@@ -138,7 +138,7 @@ pub(crate) fn who_is_silent(
 /// How far the stub is with the devices of an attach.
 struct Exports {
     all: bool,
-    /// It could not export this one: `state-N` is Closed (pci-protocol §2.9).
+    /// It could not export this one: `state-N` is Closed (docs/protocol.md §2.5).
     failed: Option<Sbdf>,
 }
 

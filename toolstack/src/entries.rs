@@ -1,4 +1,4 @@
-//! The devices in a backend directory: entry N is everything that is numbered N (pci-protocol §1.4). Numbers are not stable: when a
+//! The devices in a backend directory: entry N is everything that is numbered N (docs/protocol.md §1.2). Numbers are not stable: when a
 //! device leaves, those above move down, in the transaction in which it leaves (§1.5).
 
 use xen_types::{DomId, Sbdf};

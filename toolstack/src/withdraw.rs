@@ -1,5 +1,5 @@
 //! Having a guest let go of some of its devices while it goes on using the others: the second half of the hotplug design
-//! (pci-protocol §2.7, §10.4). The guest is told first; nothing is taken from it here.
+//! (docs/protocol.md §2.4, §8.3). The guest is told first; nothing is taken from it here.
 
 use std::time::Duration;
 

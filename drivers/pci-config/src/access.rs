@@ -20,7 +20,7 @@ pub(crate) struct Access {
     pub mask: u32,
 }
 
-/// Why something is no access to a configuration space (all are `XEN_PCI_ERR_invalid_offset`, pci-protocol §4.2).
+/// Why something is no access to a configuration space (all are `XEN_PCI_ERR_invalid_offset`, docs/protocol.md §4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BadAccess {
     /// The size is not 1, 2 or 4.

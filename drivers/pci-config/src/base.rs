@@ -1,4 +1,4 @@
-//! Base address registers and the expansion ROM as a guest sizes them (pci-protocol §6.4, PCI Local Bus 3.0 §6.2.5).
+//! Base address registers and the expansion ROM as a guest sizes them (docs/protocol.md §6.3, PCI Local Bus 3.0 §6.2.5).
 
 use xen_types::{Resource, ResourceKind};
 

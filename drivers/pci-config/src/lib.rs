@@ -1,4 +1,4 @@
-//! The configuration space that a guest sees of a function that was lent to it (pci-protocol §4.2 and §6), and what its writes may change.
+//! The configuration space that a guest sees of a function that was lent to it (docs/protocol.md §4.2 and §6), and what its writes may change.
 //!
 //! Every register is either real or ours. The table in [`table`] says who answers a read of each, and what a write does; [`VirtualConfig`]
 //! holds our bits of the first 256 bytes in one array, so a read is one mask: what is ours comes from the array, what is not comes from the

@@ -9,7 +9,7 @@ pub enum Read {
     Copy,
     /// Command: some bits are the device's, the others virtual.
     Command,
-    /// Our copy, with PME support reading as none: no guest gets a PME (pci-protocol §6.5).
+    /// Our copy, with PME support reading as none: no guest gets a PME (docs/protocol.md §6.4).
     PowerCapabilities,
 }
 
@@ -29,7 +29,7 @@ impl Read {
     }
 }
 
-/// Bits of Command that a guest reads from the device (pci-protocol §6.3), and those of them that a permissive device has written:
+/// Bits of Command that a guest reads from the device (docs/protocol.md §6.2), and those of them that a permissive device has written:
 /// special cycles, memory write and invalidate, palette snoop, stepping, fast back-to-back, and bus master.
 pub(crate) const COMMAND_DEVICE: u32 = 0x2bc;
 

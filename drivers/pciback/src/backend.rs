@@ -24,7 +24,7 @@ pub struct Options {
     pub is_direct: bool,
     /// What to announce as our version.
     pub version: &'static str,
-    /// Our own domain, as far as it is known: what FreeBSD takes for the segment of our buses (pci-protocol §9).
+    /// Our own domain, as far as it is known: what FreeBSD takes for the segment of our buses (docs/protocol.md §7).
     pub domain: Option<DomId>,
 }
 

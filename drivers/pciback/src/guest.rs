@@ -245,7 +245,7 @@ impl<P: Platform> Guest<P> {
         self.held.announced = false;
         self.held.peer_was_connected = false;
         let Some(Session { port, page }) = self.session.take() else { return };
-        // NetBSD and mini-os wait for ever for an answer (pci-protocol §9).
+        // NetBSD and mini-os wait for ever for an answer (docs/protocol.md §7).
         if page.is_active() {
             page.answer(Reply::NO_DEVICE.err, Reply::NO_DEVICE.value);
             platform.notify(port);

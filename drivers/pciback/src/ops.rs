@@ -1,4 +1,4 @@
-//! One request in, one reply out: what a frontend's request means for the function it names (pci-protocol §4).
+//! One request in, one reply out: what a frontend's request means for the function it names (docs/protocol.md §4).
 //!
 //! Nothing here waits, allocates or panics, whatever the request says. What people should know comes back as a [`Notice`],
 //! which each function issues once for each reason while it is lent, so no frontend can flood the log (XSA-43).

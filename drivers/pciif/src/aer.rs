@@ -1,4 +1,4 @@
-//! What the backend tells a frontend about errors of a device (pci-protocol §3.6).
+//! What the backend tells a frontend about errors of a device (docs/protocol.md §3.5).
 
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;

@@ -99,7 +99,7 @@ impl<P: SharedPage> BackendPage<P> {
     }
 
     /// True while the page still carries this very request. Linux and FreeBSD frontends clear the flag after two seconds and
-    /// may publish another request, which must not get this one's answer (pci-protocol §3.5): then drop the answer and take
+    /// may publish another request, which must not get this one's answer (docs/protocol.md §3.4): then drop the answer and take
     /// the new request. A frontend that publishes the same words again gets the answer to the same question.
     #[must_use]
     pub fn still_carries(&self, request: &Request) -> bool {

@@ -1,4 +1,4 @@
-//! The two ends of a page against each other and against the bytes of pci-protocol §10.5.
+//! The two ends of a page against each other and against the bytes of docs/protocol.md §8.4.
 
 use std::sync::Arc;
 use std::thread;

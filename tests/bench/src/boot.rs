@@ -111,7 +111,7 @@ pub(crate) struct Boot<'a> {
     pub(crate) images: &'a Images,
     /// Name of the folder for logs.
     pub(crate) name: String,
-    /// What the agent is told, see `tests/agent/src/dom0/plan.rs`.
+    /// What the agent is told, see `tests/agent/src/dom0/mod.rs`.
     pub(crate) plan: String,
     /// The host.
     pub(crate) kind: Kind,

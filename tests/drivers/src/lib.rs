@@ -1,4 +1,4 @@
-//! The drivers of guests that are not Linux, each with its habits (pci-protocol §9): what they write and in which order, how they look for
+//! The drivers of guests that are not Linux, each with its habits (docs/protocol.md §7): what they write and in which order, how they look for
 //! devices, what they do on each state of the backend. Written from that description.
 //!
 //! They work on whatever has a page and two directories ([`Front`]): guests of the simulated Xen (`tests/sim`) and a test image on the

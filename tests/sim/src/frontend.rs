@@ -1,4 +1,4 @@
-//! A guest with Linux's pcifront (pci-protocol §1.3, §2.4) or another driver, as far as a host test needs it.
+//! A guest with Linux's pcifront (docs/protocol.md §1.1, §2.3) or another driver, as far as a host test needs it.
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use xen_types::{DomId, Sbdf};
 use crate::store::{Direct, Refusal};
 use crate::tool::SimTool;
 
-/// What moves down with an entry, as libxl moves it (pci-protocol §1.5).
+/// What moves down with an entry, as libxl moves it (docs/protocol.md §1.3).
 const MOVED: [&str; 6] = ["state", "dev", "key", "vdev", "opts", "vdevfn"];
 
 impl SimTool {

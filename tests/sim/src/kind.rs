@@ -1,6 +1,6 @@
 //! The guests whose drivers we know.
 
-/// Which driver a guest has (pci-protocol §2.4 and §9).
+/// Which driver a guest has (docs/protocol.md §2.3 and §7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     /// Linux since 2022.

@@ -34,7 +34,7 @@ fn transcript_a_one_device_at_boot() {
     let guest = world.create_guest(5);
     world.tool.attach(guest, &[A]);
     world.stub.settle();
-    // t2 and t3 of pci-protocol §10.2, before the guest has done anything.
+    // t2 and t3 of docs/protocol.md §8.1, before the guest has done anything.
     let node = |world: &World, name: &str| world.tool.backend(guest, name).unwrap_or_default();
     assert_eq!(world.states(guest), ("3".to_string(), 1));
     assert_eq!(node(&world, "vdev-0"), "0000:00:00.00");

@@ -1,4 +1,4 @@
-//! Guests that are not Linux, from the connect to the end and again (pci-protocol §9).
+//! Guests that are not Linux, from the connect to the end and again (docs/protocol.md §7).
 
 use drivers::{Driver, FreeBsd, MiniOs, NetBsd};
 use pciback::platform::Width;

@@ -1,4 +1,4 @@
-//! The modes of export (pci-protocol §5), chosen for the stub and for a guest, at the first connect and while the guest runs.
+//! The modes of export (docs/protocol.md §5), chosen for the stub and for a guest, at the first connect and while the guest runs.
 
 use pciback::Options;
 use pciback::topology::ExportMode;

@@ -1,4 +1,4 @@
-//! What a guest can say to harm others, or itself (pci-protocol §10.7), and a store that says no.
+//! What a guest can say to harm others, or itself (docs/protocol.md §8.6), and a store that says no.
 
 use pciif::{ErrorCode, Request};
 use sim::store::Fault;

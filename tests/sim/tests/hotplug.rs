@@ -1,4 +1,4 @@
-//! Devices that come and go while their guest runs (pci-protocol §2.7, §10.3 and §10.4).
+//! Devices that come and go while their guest runs (docs/protocol.md §2.4, §8.2 and §8.3).
 
 use pciif::{ErrorCode, Request};
 use sim::Kind;

@@ -122,7 +122,7 @@ fn entries_that_move_down_at_any_moment_keep_their_addresses() {
         let dir = world.tool.backend_dir(guest);
         world.tool.write(&format!("{dir}/online"), "1"); // has the stub read everything
         stub_steps(&mut world, count);
-        // As libxl removes index 0 (pci-protocol §1.5).
+        // As libxl removes index 0 (docs/protocol.md §1.3).
         world.tool.change(|store| {
             for (from, to) in [(1, 0), (2, 1)] {
                 for name in ["dev", "key", "vdev", "state"] {

@@ -167,7 +167,7 @@ fn is_pending(world: &World, guest: DomId) -> bool {
     })
 }
 
-/// One frontend: pci-protocol §2.9 as far as these tests go.
+/// One frontend: docs/protocol.md §2.5 as far as these tests go.
 fn serve(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let backend = backend_dir(me(world), guest);
     let set = |world: &mut World, name: &str, value: &str| world.write_as(me(world), &child(&backend, name), value);

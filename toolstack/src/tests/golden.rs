@@ -1,4 +1,4 @@
-//! The shapes in xenstore, node by node: pci-protocol §1.4 and §10.2, `docs/xenstore.md`.
+//! The shapes in xenstore, node by node: docs/protocol.md §1.2 and §8.1, `docs/xenstore.md`.
 
 use xenstore::Permission;
 

@@ -1,4 +1,4 @@
-//! Conventional capabilities (pci-protocol §6.5, §6.6). One that is not here has its header copied; its other registers are the device's,
+//! Conventional capabilities (docs/protocol.md §6.4, §6.5). One that is not here has its header copied; its other registers are the device's,
 //! and a guest's only where the device is permissive.
 
 use super::{express, id_and_next, quiet_id_and_next, register};

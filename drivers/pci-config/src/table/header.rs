@@ -1,4 +1,4 @@
-//! The headers (PCI Local Bus 3.0 §6.1, PCI-to-PCI Bridge Architecture 1.2 §3.2; pci-protocol §6.2).
+//! The headers (PCI Local Bus 3.0 §6.1, PCI-to-PCI Bridge Architecture 1.2 §3.2; docs/protocol.md §6.1).
 
 use super::register;
 use crate::register::{Block, COMMAND_DEVICE, Length, Place, Read, Rest, Row, Write};

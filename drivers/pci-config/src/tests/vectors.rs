@@ -1,4 +1,4 @@
-//! The vectors of pci-protocol §10.6, and what §6 says in words.
+//! The vectors of docs/protocol.md §8.5, and what §6 says in words.
 
 use super::lend;
 use crate::Width;

@@ -82,7 +82,7 @@ pub struct Entry {
 /// Why a function got no address. Only this function is concerned; the others stay where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TopologyError {
-    /// Bridges are not for guests (pci-protocol §5.1).
+    /// Bridges are not for guests (docs/protocol.md §5.1).
     #[error("a bridge cannot be exported")]
     Bridge,
     /// The function is exported already.
@@ -115,7 +115,7 @@ impl Topology {
         Self { mode, entries: Vec::new(), alias: None, recent: Cell::new(0) }
     }
 
-    /// The same for frontends that may take their backend's domain for the segment, as FreeBSD's does (pci-protocol §9): what is not in that
+    /// The same for frontends that may take their backend's domain for the segment, as FreeBSD's does (docs/protocol.md §7): what is not in that
     /// segment is looked for in segment 0.
     #[must_use]
     pub fn named_by(self, domain: Option<DomId>) -> Self {
@@ -167,7 +167,7 @@ impl Topology {
     }
 
     /// The function at a virtual address, in the frontend's raw words. Anything out of range is simply not there: Linux's
-    /// backend lets `devfn` 0x100 alias 0, ours does not (pci-protocol §4.1).
+    /// backend lets `devfn` 0x100 alias 0, ours does not (docs/protocol.md §4.1).
     #[must_use]
     #[inline(always)] // on the way of each request
     pub fn lookup(&self, domain: u32, bus: u32, devfn: u32) -> Option<DeviceId> {
@@ -215,7 +215,7 @@ impl Topology {
     }
 
     /// The virtual buses to publish as `root-N`, as (segment, bus), a bus as often as it is used. Publish them before state 3: a
-    /// frontend without roots either guesses or gives up (pci-protocol §5.5). Invented buses begin with one that is always there.
+    /// frontend without roots either guesses or gives up (docs/protocol.md §5.4). Invented buses begin with one that is always there.
     pub fn roots(&self) -> impl Iterator<Item = (u16, u8)> {
         let invented = (self.mode != ExportMode::Passthrough).then_some((0, 0));
         invented.into_iter().chain(self.entries.iter().map(|entry| (entry.address.segment(), entry.address.bus())))

@@ -1,4 +1,4 @@
-//! The `slot` mode: every function is function 0 of a slot of its own (pci-protocol §5.2).
+//! The `slot` mode: every function is function 0 of a slot of its own (docs/protocol.md §5.2).
 //!
 //! For guests that look at function 0 only, and for admins who do not want functions of one device to be seen as such. A bus is
 //! begun when every slot of those before is taken, so the toolstack knows how many there can be. Linux' old mode of this name had

@@ -1,4 +1,4 @@
-//! The `vpci` mode: one invented bus (pci-protocol §5.1, which is Linux xen-pciback since 2021).
+//! The `vpci` mode: one invented bus (docs/protocol.md §5.1, which is Linux xen-pciback since 2021).
 
 use xen_types::Sbdf;
 

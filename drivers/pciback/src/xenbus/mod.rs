@@ -2,7 +2,7 @@
 //! to do about it ([`decide()`]).
 //!
 //! Nothing here remembers what was written: every decision compares with the nodes as they were just read, so a toolstack that
-//! changes a node under us is simply obeyed (pci-protocol §2.2), and a decision that could not be carried out is made again.
+//! changes a node under us is simply obeyed (docs/protocol.md §2.2), and a decision that could not be carried out is made again.
 
 mod decide;
 mod held;

@@ -27,7 +27,7 @@ pub const RING_PORT: &str = "data/pcidom/event-channel";
 pub const QUERY: &str = "data/pcidom/query";
 /// Where the stub answers.
 pub const FIGURES: &str = "data/pcidom/figures";
-/// How a domain is asked to shut down (`xen-platform.md` E12).
+/// How a domain is asked to shut down (Xen's `docs/misc/xenstore-paths.pandoc`, `control/shutdown`).
 pub const CONTROL_SHUTDOWN: &str = "control/shutdown";
 
 /// The backend's directory for one frontend: `backend/pci/F/0`.

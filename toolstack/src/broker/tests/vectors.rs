@@ -76,7 +76,7 @@ fn a_new_set_replaces_the_old_one() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    // What Debian's NVMe driver does (`spec/xen-in-qemu.md`).
+    // What Debian's NVMe driver does (docs/protocol.md §4.3).
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsi, NVME), &[]);
     assert_eq!(bench.journal(NVME), Journal::None, "either command turns off what is on");

@@ -1,7 +1,7 @@
 //! Configuration space as the guest reads it, compared with what dom0 reads from the same function.
 //!
 //! Everything is equal except the fields listed in [`virtualised`], each with the value that the policy gives it
-//! (`spec/pci-protocol.md` §6.2 to §6.5).
+//! (docs/protocol.md §6.1 to §6.4).
 
 use std::collections::BTreeMap;
 
