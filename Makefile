@@ -62,8 +62,9 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
 
-lint: setup man-check ## Formatting, clippy, rustdoc and man pages; warnings are errors
+lint: setup man-check ## Formatting, clippy, rustdoc, man pages, references and imports; warnings are errors
 	cargo fmt --all --check
+	cargo run --quiet --package tree
 	cargo clippy --quiet --all-targets -- -D warnings
 	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items

@@ -1,0 +1,36 @@
+//! Checks of the tree itself, for `make lint`: references that lead nowhere, manifests without the workspace's lints, files that import
+//! each other in a circle. Run from the repository's root; prints one line for each offence and fails if there is any.
+
+mod circles;
+mod files;
+mod imports;
+mod manifests;
+mod references;
+
+use std::{path::Path, process::ExitCode};
+
+use anyhow::Result;
+
+fn main() -> ExitCode {
+    match check(Path::new(".")) {
+        Ok(offences) if offences.is_empty() => ExitCode::SUCCESS,
+        Ok(offences) => {
+            offences.iter().for_each(|offence| eprintln!("{offence}"));
+            eprintln!("tree: {} offences", offences.len());
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("tree: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Every offence in the tree below `root`.
+fn check(root: &Path) -> Result<Vec<String>> {
+    let files = files::texts(root)?;
+    let mut offences = references::check(&files);
+    offences.extend(manifests::check(&files));
+    offences.extend(circles::check(&files)?);
+    Ok(offences)
+}
