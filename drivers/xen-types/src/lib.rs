@@ -13,3 +13,14 @@ pub use errno::Errno;
 pub use ids::{DomId, GrantRef, Mfn, Pfn, Pirq, Port};
 pub use resource::{Resource, ResourceError, ResourceKind};
 pub use sbdf::{ParseSbdfError, Sbdf};
+
+/// A number of hexadecimal digits and nothing else.
+fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |value, byte| {
+        let digit = char::from(*byte).to_digit(16)?;
+        if value >> 60 == 0 { Some(value << 4 | u64::from(digit)) } else { None }
+    })
+}

@@ -149,23 +149,19 @@ impl FromStr for Resource {
 
     /// Reads exactly what is displayed: one blank between the parts and nothing around them.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut parts = text.split(' ');
+        let mut parts = text.as_bytes().split(|byte| *byte == b' ');
         let (Some(start), Some(size), Some(kind), None) = (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(ResourceError::Syntax);
         };
-        let kind =
-            ResourceKind::ALL.into_iter().find(|candidate| candidate.name() == kind).ok_or(ResourceError::Syntax)?;
-        Self::new(hex(start)?, hex(size)?, kind)
+        let is_it = |candidate: &ResourceKind| candidate.name().as_bytes() == kind;
+        let kind = ResourceKind::ALL.into_iter().find(is_it).ok_or(ResourceError::Syntax)?;
+        Self::new(number(start)?, number(size)?, kind)
     }
 }
 
-fn hex(text: &str) -> Result<u64, ResourceError> {
-    let digits = text.strip_prefix("0x").ok_or(ResourceError::Syntax)?;
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(ResourceError::Syntax); // from_str_radix would take a sign
-    }
-    u64::from_str_radix(digits, 16).map_err(|_| ResourceError::Syntax)
+fn number(text: &[u8]) -> Result<u64, ResourceError> {
+    text.strip_prefix(b"0x").and_then(crate::hexadecimal).ok_or(ResourceError::Syntax)
 }
 
 #[cfg(test)]

@@ -94,31 +94,42 @@ impl Sbdf {
     /// # Errors
     /// When the text has not four hexadecimal parts between dashes, or a part is out of range.
     pub fn parse_path_component(text: &str) -> Result<Self, ParseSbdfError> {
-        let mut parts = text.split('-');
-        let parsed = Self::from_parts([parts.next(), parts.next(), parts.next(), parts.next()])?;
-        if parts.next().is_some() {
-            return Err(ParseSbdfError);
-        }
-        Ok(parsed)
+        Self::parse(text.as_bytes(), [b'-', b'-', b'-']).ok_or(ParseSbdfError)
     }
 
-    fn from_parts(parts: [Option<&str>; 4]) -> Result<Self, ParseSbdfError> {
-        let [segment, bus, device, function] = parts.map(|part| hex(part.ok_or(ParseSbdfError)?));
-        let segment = u16::try_from(segment?).map_err(|_| ParseSbdfError)?;
-        let [bus, device, function] =
-            [bus?, device?, function?].map(|value| u8::try_from(value).map_err(|_| ParseSbdfError));
-        Self::new(segment, bus?, device?, function?).ok_or(ParseSbdfError)
+    /// Reads segment, bus, device and function with these marks between them, from the end. The segment may be missing, with its mark, where
+    /// that is a colon. By bytes: what `str` has for it is several KiB in the stub.
+    fn parse(mut text: &[u8], [first, second, third]: [u8; 3]) -> Option<Self> {
+        let function = part_behind(third, &mut text)?;
+        let device = part_behind(second, &mut text)?;
+        let (bus, segment) = match part_behind(first, &mut text) {
+            Some(bus) => (bus, hex(text)?),
+            None if first == b':' => (hex(text)?, 0),
+            None => return None,
+        };
+        Self::new(
+            u16::try_from(segment).ok()?,
+            u8::try_from(bus).ok()?,
+            u8::try_from(device).ok()?,
+            u8::try_from(function).ok()?,
+        )
     }
 }
 
+/// The number behind the last `mark`, and in `text` what is before that.
+fn part_behind(mark: u8, text: &mut &[u8]) -> Option<u32> {
+    let at = text.iter().rposition(|byte| *byte == mark)?;
+    let (front, back) = text.split_at_checked(at)?;
+    *text = front;
+    hex(back.get(1..)?)
+}
+
 /// One hexadecimal number as `scanf("%x")` takes it, but nothing behind it: leading blanks and `0x` are fine.
-fn hex(text: &str) -> Result<u32, ParseSbdfError> {
-    let text = text.trim_start_matches([' ', '\t']);
-    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
-    if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(ParseSbdfError); // from_str_radix would take a sign
-    }
-    u32::from_str_radix(digits, 16).map_err(|_| ParseSbdfError)
+fn hex(text: &[u8]) -> Option<u32> {
+    let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    let text = text.get(blanks..)?;
+    let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).unwrap_or(text);
+    crate::hexadecimal(digits).and_then(|value| u32::try_from(value).ok())
 }
 
 impl fmt::Display for Sbdf {
@@ -145,15 +156,9 @@ impl FromStr for Sbdf {
     /// Reads `[SEGMENT:]BUS:DEVICE.FUNCTION` in hexadecimal, as `xl` takes it. Trailing newlines and a trailing NUL
     /// are tolerated (xenstore writers leave them), anything else behind the address is refused.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let text = text.trim_end_matches(['\n', '\0']);
-        let (front, function) = text.rsplit_once('.').ok_or(ParseSbdfError)?;
-        let mut parts = front.rsplit(':');
-        let (device, bus) = (parts.next(), parts.next());
-        let segment = parts.next().unwrap_or("0");
-        if parts.next().is_some() {
-            return Err(ParseSbdfError);
-        }
-        Self::from_parts([Some(segment), bus, device, Some(function)])
+        let ends = text.bytes().rev().take_while(|byte| matches!(byte, b'\n' | b'\0')).count();
+        let text = text.as_bytes().get(..text.len() - ends).unwrap_or_default();
+        Self::parse(text, [b':', b':', b'.']).ok_or(ParseSbdfError)
     }
 }
 

@@ -91,38 +91,58 @@ impl Drop for GrantMapping {
 /// # Errors
 /// Xen's refusal, or that there is no free slot.
 pub fn map(request: MapRequest) -> Result<GrantMapping, GrantError> {
-    map_batch(&[request]).pop().unwrap_or(Err(GrantError::Call(Errno::ENOMEM)))
+    let slot = Slot::take().map_err(GrantError::Call)?;
+    let mut argument = request.argument(&slot);
+    let call = map_arguments(core::slice::from_mut(&mut argument));
+    finish(request, slot, &argument, call)
 }
 
 /// Maps several pages with one hypercall; each entry has a result of its own, in the order of the requests.
 pub fn map_batch(requests: &[MapRequest]) -> Vec<Result<GrantMapping, GrantError>> {
     let slots: Vec<Result<Slot, Errno>> = requests.iter().map(|_| Slot::take()).collect();
-    let mut arguments: Vec<MapArgument> = requests
-        .iter()
-        .zip(&slots)
-        .filter_map(|(request, slot)| Some((request, slot.as_ref().ok()?)))
-        .map(|(request, slot)| MapArgument {
-            host_addr: slot.address() as u64,
-            flags: GNTMAP_HOST_MAP | if request.writable { 0 } else { GNTMAP_READONLY },
-            reference: request.reference.0,
-            domain: request.peer.0,
-            status: 0,
-            handle: 0,
-            device_address: 0,
-        })
-        .collect();
-    let (pointer, count) = (arguments.as_mut_ptr() as u64, arguments.len() as u64);
-    // SAFETY: `count` arguments at `pointer`, alive until the call returns; the addresses are those of empty slots that are ours alone.
-    let call = unsafe { hypercall5(number::GRANT_TABLE_OP, GNTTABOP_MAP_GRANT_REF, pointer, count, 0, 0) };
-    let mut arguments = arguments.into_iter();
+    let with_slots = requests.iter().zip(&slots);
+    let mut arguments: Vec<MapArgument> =
+        with_slots.filter_map(|(request, slot)| Some(request.argument(slot.as_ref().ok()?))).collect();
+    let call = map_arguments(&mut arguments);
+    let mut arguments = arguments.iter();
     let finish = |(request, slot): (&MapRequest, Result<Slot, Errno>)| {
         let slot = slot.map_err(GrantError::Call)?;
         let argument = arguments.next().ok_or(GrantError::Call(Errno::EINVAL))?;
-        call.map_err(GrantError::Call)?;
-        GrantError::check(argument.status)?;
-        Ok(GrantMapping { slot, handle: argument.handle, writable: request.writable })
+        finish(*request, slot, argument, call)
     };
     requests.iter().zip(slots).map(finish).collect()
+}
+
+impl MapRequest {
+    fn argument(&self, slot: &Slot) -> MapArgument {
+        MapArgument {
+            host_addr: slot.address() as u64,
+            flags: GNTMAP_HOST_MAP | if self.writable { 0 } else { GNTMAP_READONLY },
+            reference: self.reference.0,
+            domain: self.peer.0,
+            status: 0,
+            handle: 0,
+            device_address: 0,
+        }
+    }
+}
+
+/// Callers own the slots that the arguments name, and nothing is mapped there.
+fn map_arguments(arguments: &mut [MapArgument]) -> Result<(), Errno> {
+    let (pointer, count) = (arguments.as_mut_ptr() as u64, arguments.len() as u64);
+    // SAFETY: `count` arguments at `pointer`, alive until the call returns; the addresses are those of empty slots that are the caller's alone.
+    unsafe { hypercall5(number::GRANT_TABLE_OP, GNTTABOP_MAP_GRANT_REF, pointer, count, 0, 0) }.map(drop)
+}
+
+fn finish(
+    request: MapRequest,
+    slot: Slot,
+    argument: &MapArgument,
+    call: Result<(), Errno>,
+) -> Result<GrantMapping, GrantError> {
+    call.map_err(GrantError::Call)?;
+    GrantError::check(argument.status)?;
+    Ok(GrantMapping { slot, handle: argument.handle, writable: request.writable })
 }
 
 /// Unmaps several pages with one hypercall.

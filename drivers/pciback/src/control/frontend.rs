@@ -120,6 +120,7 @@ impl<P: Platform> Task<P> {
     }
 
     /// Tells everybody of devices that are gone.
+    #[inline(never)]
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
             let super::core::Core { guests, pool, platform, .. } = core;
@@ -165,6 +166,7 @@ impl<P: Platform> Task<P> {
         }
     }
 
+    #[inline(never)]
     fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
@@ -181,6 +183,7 @@ impl<P: Platform> Task<P> {
 
     /// Says of devices that are about to be taken that they are lent. In the transaction that takes them: so whoever has removed an
     /// entry and finds the device free may rely on it. Best effort, like all that the pool's task can mend.
+    #[inline(never)]
     fn announce(&self, transaction: &Transaction<P>, actions: &[Action]) {
         for action in actions {
             let Action::Take { address, .. } = *action else { continue };
@@ -193,6 +196,7 @@ impl<P: Platform> Task<P> {
     }
 
     /// The steps that concern only ourselves. The others are decided again afterwards.
+    #[inline(never)]
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
             let super::core::Core { guests, pool, ports, platform, broker, .. } = core;
@@ -237,6 +241,7 @@ impl<P: Platform> Task<P> {
 
     /// Asks for everything at once: xenstored does it in this order. What concerns the error node is best effort and not waited
     /// for; with or without it, the state tells that something is wrong.
+    #[inline(never)]
     fn ask_to_write(&self, transaction: &Transaction<P>, actions: Vec<Action>) -> Vec<(String, Answer<P>)> {
         let dir = path::relative::backend_dir(self.domid);
         let mut answers = Vec::new();
@@ -262,6 +267,7 @@ impl<P: Platform> Task<P> {
     }
 
     /// Says what went wrong, in the log and in the error node.
+    #[inline(never)]
     fn report(&self, failure: &Failure) {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();

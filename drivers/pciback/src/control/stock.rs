@@ -85,6 +85,7 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
     Ok(())
 }
 
+#[inline(never)]
 fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
     let ecam =
         nodes.get(key::ECAM).and_then(|value| number::hexadecimal(value).ok()).ok_or("ecam is no frame number")?;

@@ -66,5 +66,7 @@ pub fn split_pool(path: &str) -> Option<(Sbdf, &str)> {
 }
 
 fn component(path: &str) -> (&str, &str) {
-    path.split_once('/').unwrap_or((path, ""))
+    let end = path.bytes().position(|byte| byte == b'/').unwrap_or(path.len());
+    let (component, rest) = path.split_at_checked(end).unwrap_or_default();
+    (component, rest.get(1..).unwrap_or_default())
 }
