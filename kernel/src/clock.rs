@@ -3,6 +3,8 @@
 use crate::shared_info;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+pub use crate::tsc::ticks;
+
 /// Nanoseconds since Xen started. Never goes back on the one vCPU.
 #[must_use]
 pub fn now_ns() -> u64 {
@@ -43,14 +45,6 @@ pub(crate) fn at_ns(then: u64) -> u64 {
 /// Keeps the time of the start, told by the counter's value there ([`ticks`]): at that moment there was no clock yet.
 pub(crate) fn set_start(tsc_at_start: u64) {
     START_NS.store(at_ns(tsc_at_start), Ordering::Relaxed);
-}
-
-/// The time-stamp counter: for short times, and for moments that may be asked about later; it costs a fraction of [`now_ns`]. (Xen
-/// emulates it for guests without `tsc_mode="native"` on hosts without an invariant one.)
-#[must_use]
-pub fn ticks() -> u64 {
-    // SAFETY: every x86-64 CPU has rdtsc, and Xen never takes it away from a PV guest (it emulates it at most).
-    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 /// TSC ticks to nanoseconds: shift, then a 32.32 fixed-point multiplication (xen.h, "vcpu_time_info").

@@ -1,6 +1,6 @@
 //! Counts hypercalls, and the time spent in them: for the image that is measured (feature `counting`), not for the one that serves.
 
-use crate::clock::ticks;
+use crate::tsc::ticks;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 static CALLS: AtomicU64 = AtomicU64::new(0);

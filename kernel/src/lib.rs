@@ -21,6 +21,7 @@ pub mod counting;
 mod elfnotes;
 mod entry;
 pub mod events;
+mod frames;
 pub mod grants;
 pub mod heap;
 pub mod hypercall;
@@ -38,6 +39,7 @@ pub mod start_info;
 pub mod timer;
 pub mod trace;
 pub mod traps;
+mod tsc;
 pub mod window;
 pub mod xenstore_ring;
 

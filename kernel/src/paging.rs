@@ -2,7 +2,7 @@
 
 use crate::hypercall::{hypercall5, number};
 use crate::layout::PAGE_SIZE;
-use crate::{memory, start_info};
+use crate::{frames, start_info};
 use x86_64::structures::paging::PageTableFlags;
 use xen_types::{Errno, Mfn};
 
@@ -56,7 +56,7 @@ fn table_at(address: usize, shift: u32) -> Option<usize> {
         if value & PteFlags::PRESENT.bits() == 0 {
             return None;
         }
-        table = memory::address_of_own_mfn(mfn_in(value))?;
+        table = frames::address_of_own_mfn(mfn_in(value))?;
     }
     Some(table)
 }
@@ -83,13 +83,13 @@ pub(crate) fn is_mapped(address: usize) -> bool {
 /// `page` is a page-aligned page of own memory that nothing else uses, filled with valid entries or zeroes, and is given up for good.
 pub(crate) unsafe fn add_table(address: usize, page: usize) -> Result<(), Errno> {
     let level2 = table_at(address, 21).ok_or(Errno::EINVAL)?;
-    let level2_mfn = memory::mfn_of_address(level2).ok_or(Errno::EINVAL)?;
+    let level2_mfn = frames::mfn_of_address(level2).ok_or(Errno::EINVAL)?;
     let slot = index(address, 21);
     // SAFETY: as in `table_at`.
     if unsafe { slot_of(level2, address, 21).read_volatile() } & PteFlags::PRESENT.bits() != 0 {
         return Err(Errno::EEXIST);
     }
-    let page_mfn = memory::mfn_of_address(page).ok_or(Errno::EINVAL)?;
+    let page_mfn = frames::mfn_of_address(page).ok_or(Errno::EINVAL)?;
     // SAFETY: nobody uses `page` (contract); Xen wants page tables without writable mappings.
     unsafe { set_entry(page, entry(page_mfn, PteFlags::PRESENT | PteFlags::NO_EXECUTE)) }?;
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::USER_ACCESSIBLE | PteFlags::ACCESSED;
@@ -119,7 +119,7 @@ pub(crate) fn fill_linear_table(
 ) -> Result<(), Errno> {
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::NO_EXECUTE | PteFlags::USER_ACCESSIBLE;
     for (slot, number) in table.iter_mut().take(count).zip(first.0..) {
-        *slot = entry(memory::mfn_of(xen_types::Pfn(number)).ok_or(Errno::EINVAL)?, flags);
+        *slot = entry(frames::mfn_of(xen_types::Pfn(number)).ok_or(Errno::EINVAL)?, flags);
     }
     Ok(())
 }

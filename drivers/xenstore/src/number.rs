@@ -34,9 +34,13 @@ pub fn hexadecimal(text: impl AsRef<[u8]>) -> Result<u64, NumberError> {
 }
 
 fn trim(text: &[u8]) -> &[u8] {
-    let text = crate::reply::strip_one_end(text);
+    let text = strip_one_end(text);
     let blanks = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t'..=b'\r')).count();
     text.get(blanks..).unwrap_or_default()
+}
+
+pub(crate) fn strip_one_end(value: &[u8]) -> &[u8] {
+    value.strip_suffix(&[0]).or_else(|| value.strip_suffix(b"\n")).unwrap_or(value)
 }
 
 fn digits(text: &[u8], radix: u32) -> Result<u64, NumberError> {

@@ -13,11 +13,7 @@ use crate::wire::TxId;
 /// # Errors
 /// [`Error::NotText`] when it is not UTF-8. A guest can write any bytes into its own nodes.
 pub fn text(value: &[u8]) -> Result<&str, Error> {
-    str::from_utf8(strip_one_end(value)).map_err(|_| Error::NotText)
-}
-
-pub(crate) fn strip_one_end(value: &[u8]) -> &[u8] {
-    value.strip_suffix(&[0]).or_else(|| value.strip_suffix(b"\n")).unwrap_or(value)
+    str::from_utf8(number::strip_one_end(value)).map_err(|_| Error::NotText)
 }
 
 /// The names in the answer to DIRECTORY. What is not text or empty is left out: no such node can exist.

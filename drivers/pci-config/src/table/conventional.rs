@@ -1,7 +1,8 @@
 //! Conventional capabilities (docs/protocol.md §6.4, §6.5). One that is not here has its header copied; its other registers are the device's,
 //! and a guest's only where the device is permissive.
 
-use super::{express, id_and_next, quiet_id_and_next, register};
+use super::express;
+use super::rows::{id_and_next, quiet_id_and_next, register};
 use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;

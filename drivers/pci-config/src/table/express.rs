@@ -1,6 +1,6 @@
 //! The PCI Express capability (PCIe 5.0 §7.5.3).
 
-use super::{quiet_id_and_next, register};
+use super::rows::{quiet_id_and_next, register};
 use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;

@@ -1,7 +1,7 @@
 //! Extended capabilities (PCIe 5.0 §7.6 to §7.9, §9.3.3, §10.5). Their headers are always copied, because they are linked anew. One that is
 //! not here is locked, up to the next in the space.
 
-use super::register;
+use super::rows::register;
 use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;

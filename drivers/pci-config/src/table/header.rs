@@ -1,6 +1,6 @@
 //! The headers (PCI Local Bus 3.0 §6.1, PCI-to-PCI Bridge Architecture 1.2 §3.2; docs/protocol.md §6.1).
 
-use super::register;
+use super::rows::register;
 use crate::register::{Block, COMMAND_DEVICE, Length, Place, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;

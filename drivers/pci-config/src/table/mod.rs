@@ -21,8 +21,9 @@ mod conventional;
 mod express;
 mod extended;
 mod header;
+mod rows;
 
-use crate::register::{Block, Read, Row, Write};
+use crate::register::Block;
 
 /// All blocks: headers, conventional capabilities, extended capabilities, each by number.
 pub(crate) const BLOCKS: [&[Block]; 3] = [&header::BLOCKS, &conventional::BLOCKS, &extended::BLOCKS];
@@ -30,27 +31,4 @@ pub(crate) const BLOCKS: [&[Block]; 3] = [&header::BLOCKS, &conventional::BLOCKS
 /// The table, for people and tests.
 pub fn blocks() -> impl Iterator<Item = &'static Block> {
     BLOCKS.iter().copied().flatten()
-}
-
-/// A line.
-const fn register(
-    at: u8,
-    bytes: u8,
-    name: &'static str,
-    read: Read,
-    write: Write,
-    permissive: u32,
-    source: &'static str,
-) -> Row {
-    Row { name, at, bytes, read, write, permissive, source }
-}
-
-/// The first two bytes of a conventional capability: constant, and nobody writes them on purpose.
-const fn id_and_next(source: &'static str) -> Row {
-    register(0, 2, "id, next", Read::Copy, Write::Ignore, 0, source)
-}
-
-/// The same of one that drivers do not know as well.
-const fn quiet_id_and_next(source: &'static str) -> Row {
-    register(0, 2, "id, next", Read::Copy, Write::Drop, 0, source)
 }

@@ -137,3 +137,12 @@ impl Front for XenFront {
         }
     }
 }
+
+/// A request that must succeed; otherwise what became of it.
+pub(crate) fn ask(front: &mut XenFront, request: &Request) -> Result<u32, String> {
+    match front.ask(request) {
+        Some(response) if response.err == 0 => Ok(response.value),
+        Some(response) => Err(format!("the backend answers {}", response.err)),
+        None => Err("the backend does not answer".into()),
+    }
+}

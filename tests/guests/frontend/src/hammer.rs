@@ -9,8 +9,7 @@ use kernel::clock;
 use pciif::Request;
 use xen_types::Sbdf;
 
-use crate::front::XenFront;
-use crate::requests::ask;
+use crate::front::{XenFront, ask};
 
 /// The first BAR.
 const BAR: i32 = 0x10;

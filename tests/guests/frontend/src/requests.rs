@@ -13,12 +13,11 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::fmt::Write as _;
 
-use drivers::Front as _;
 use pciif::Request;
 use xen_types::{Errno, Sbdf};
 use xenstore::{Nodes as _, StoreError};
 
-use crate::front::XenFront;
+use crate::front::{XenFront, ask};
 use crate::habit::Habit;
 use crate::hammer;
 
@@ -105,15 +104,6 @@ fn found(front: &mut XenFront, habit: &mut Habit) -> Result<String, String> {
         let _ = writeln!(lines, "{device} {:08x} {:08x}", ids?, bar?);
     }
     Ok(lines)
-}
-
-/// A request that must succeed; otherwise what became of it.
-pub(crate) fn ask(front: &mut XenFront, request: &Request) -> Result<u32, String> {
-    match front.ask(request) {
-        Some(response) if response.err == 0 => Ok(response.value),
-        Some(response) => Err(format!("the backend answers {}", response.err)),
-        None => Err("the backend does not answer".into()),
-    }
 }
 
 fn sbdf(text: &str) -> Result<Sbdf, String> {
