@@ -1,11 +1,10 @@
 //! Xenstore for programs that do one thing at a time: every call waits for its answer.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
 use thiserror::Error;
-use xen_types::{DomId, Errno};
+use xen_types::Errno;
 
 use crate::client::{Client, Stats};
 use crate::error::{Error, ProtocolError};
@@ -13,7 +12,7 @@ use crate::events::WatchEvent;
 use crate::nodes::Nodes;
 use crate::reply;
 use crate::request::Request;
-use crate::wire::{ReqId, TxId};
+use crate::wire::{MAX_LISTING, ReqId, TxId};
 
 /// The bytes' way to xenstored and back.
 pub trait Transport {
@@ -70,19 +69,23 @@ impl<E> StoreError<E> {
 /// A connection to xenstored.
 #[derive(Debug)]
 pub struct Store<T> {
-    client: Client,
+    client: Client<MAX_LISTING>,
     transport: T,
     deadline_ns: Option<u64>,
 }
 
 impl<T: Transport> Store<T> {
+    /// How many requests are under way together. Oxenstored takes no more from who has 1,024 answers to read (`quota-maxoutstanding`),
+    /// and then nobody would go on: we read when everything is sent.
+    pub const AT_ONCE: usize = 256;
+
     /// How often [`Store::transaction`] tries. Every try that fails means that somebody else's succeeded.
     pub const MAX_TRIES: u32 = 100;
 
     /// Over a fresh transport. Waits without end until [`Store::set_deadline`].
     #[must_use]
     pub fn new(transport: T) -> Self {
-        Self { client: Client::new(), transport, deadline_ns: None }
+        Self { client: Client::default(), transport, deadline_ns: None }
     }
 
     /// From when on requests give up waiting, by the transport's clock.
@@ -115,15 +118,6 @@ impl<T: Transport> Store<T> {
     /// As [`Nodes::request`].
     pub fn unwatch(&mut self, path: &str, token: &str) -> Result<(), StoreError<T::Error>> {
         self.request(&Request::Unwatch { path, token }).map(drop)
-    }
-
-    /// The directory of a domain, whether it exists or not.
-    ///
-    /// # Errors
-    /// As [`Nodes::request`].
-    pub fn domain_path(&mut self, domid: DomId) -> Result<String, StoreError<T::Error>> {
-        let path = self.request(&Request::GetDomainPath { domid })?;
-        Ok(reply::text(&path)?.into())
     }
 
     /// Waits for a watch event until `deadline_ns` by the transport's clock; `None` when it has passed.
@@ -187,15 +181,24 @@ impl<T: Transport> Store<T> {
         self.await_reply(id)
     }
 
-    /// All requests at once where the transport takes them: xenstored is woken for the first and finds the others.
+    /// Many requests at once where the transport takes them: xenstored is woken for the first and finds the others.
     fn request_all_in(&mut self, tx: TxId, requests: &[Request<'_>]) -> Answers<T::Error> {
         if !self.transport.takes_several() {
             return requests.iter().map(|request| outcome(self.request_in(tx, request))).collect();
         }
-        let ids: Vec<_> = requests.iter().map(|request| self.client.submit(tx, request)).collect();
-        // Where sending or receiving fails, the connection is at its end.
-        self.flush()?;
-        ids.into_iter().map(|id| id.map_or_else(|error| Ok(Err(error)), |id| outcome(self.await_reply(id)))).collect()
+        let mut answers = Vec::with_capacity(requests.len());
+        for some in requests.chunks(Self::AT_ONCE) {
+            let ids: Vec<_> = some.iter().map(|request| self.client.submit(tx, request)).collect();
+            // Where sending or receiving fails, the connection is at its end.
+            self.flush()?;
+            for id in ids {
+                answers.push(match id {
+                    Ok(id) => outcome(self.await_reply(id))?,
+                    Err(error) => Err(error),
+                });
+            }
+        }
+        Ok(answers)
     }
 
     fn await_reply(&mut self, id: ReqId) -> Result<Vec<u8>, StoreError<T::Error>> {

@@ -11,7 +11,7 @@ use crate::outgoing::Outgoing;
 use crate::parser::Parser;
 use crate::reply;
 use crate::request::Request;
-use crate::wire::{Message, MessageType, ReqId, TxId};
+use crate::wire::{MAX_PAYLOAD, Message, MessageType, ReqId, TxId};
 
 /// What came in that nobody had asked for, and was dropped. All zero on a healthy connection, but for `coalesced`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,10 +42,10 @@ enum Open {
 /// One connection to xenstored, with any number of requests in flight.
 ///
 /// Whoever owns the transport sends [`Client::outgoing`] and reports it with [`Client::sent`], gives what arrives to
-/// [`Client::feed`], and calls [`Client::reset`] when the connection is made anew.
+/// [`Client::feed`], and calls [`Client::reset`] when the connection is made anew. `LONGEST` are the bytes that an answer may have.
 #[derive(Debug, Default)]
-pub struct Client {
-    parser: Parser,
+pub struct Client<const LONGEST: usize = MAX_PAYLOAD> {
+    parser: Parser<LONGEST>,
     outgoing: Outgoing,
     requests: LiteMap<ReqId, Open>,
     /// In order of the answers; all of them are `Open::Answered`.
@@ -62,7 +62,9 @@ impl Client {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+impl<const LONGEST: usize> Client<LONGEST> {
     /// Queues a request for sending. `tx` is [`TxId::NONE`] outside of transactions and for beginning one.
     ///
     /// # Errors
@@ -166,7 +168,7 @@ impl Client {
     /// The connection is made anew. All open requests are answered with [`Error::Disconnected`], those not sent yet too.
     /// Watches and transactions are gone; events that came before still wait.
     pub fn reset(&mut self) {
-        self.parser = Parser::new();
+        self.parser = Parser::default();
         self.outgoing = Outgoing::default();
         self.watches = 0;
         self.requests.retain(|_, open| !matches!(open, Open::Forgotten(_)));

@@ -108,8 +108,8 @@ const NAMES: [(&str, Errno); 16] = [
 /// The byte stream cannot be understood any more: where the next message starts is unknown. Only a new connection helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ProtocolError {
-    /// A header announces more than `XENSTORE_PAYLOAD_MAX` (`xs_wire.h`) bytes.
-    #[error("xenstored announced a message of {0} bytes, over the limit of 4096")]
+    /// A header announces more than `XENSTORE_PAYLOAD_MAX` (`xs_wire.h`) bytes, or than the connection may have.
+    #[error("xenstored announced a message of {0} bytes, which is over the limit")]
     Oversize(u32),
 }
 

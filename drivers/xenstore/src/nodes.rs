@@ -1,6 +1,6 @@
 //! What a program does with nodes, whether inside a transaction or outside.
 
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use xen_types::Errno;
@@ -88,9 +88,13 @@ pub trait Nodes {
     /// The names of a node's children, `None` where there is no such node.
     ///
     /// # Errors
-    /// As [`Nodes::request`]; `E2BIG` where they do not fit into one message.
+    /// As [`Nodes::request`]; `E2BIG` where they do not fit into one message and xenstored does not tell them in parts either, and
+    /// `EAGAIN` where they change all the time.
     fn directory(&mut self, path: &str) -> Result<Option<Vec<String>>, StoreError<Self::Error>> {
-        let listing = present(self.request(&Request::Directory { path }))?;
+        let listing = match self.request(&Request::Directory { path }) {
+            Err(error) if error.is(Errno::E2BIG) => in_parts(self, path)?,
+            answer => present(answer)?,
+        };
         Ok(listing.map(|listing| reply::directory_entries(&listing).map(String::from).collect()))
     }
 
@@ -110,6 +114,36 @@ pub trait Nodes {
     fn set_permissions(&mut self, path: &str, permissions: &[Permission]) -> Result<(), StoreError<Self::Error>> {
         self.request(&Request::SetPermissions { path, permissions }).map(drop)
     }
+}
+
+/// How often a listing in parts begins anew. It does so whenever somebody else adds or removes a child meanwhile.
+const LISTING_TRIES: u32 = 100;
+
+/// The whole answer to DIRECTORY, asked for in parts.
+fn in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<u8>>, StoreError<N::Error>> {
+    for _ in 0..LISTING_TRIES {
+        let (mut listing, mut generation) = (Vec::new(), None);
+        loop {
+            let offset = listing.len().to_string();
+            let part = match nodes.request(&Request::DirectoryPart { path, offset: &offset }) {
+                // What oxenstored says of questions that it does not know.
+                Err(error) if error.is(Errno::ENOSYS) || error.is(Errno::EINVAL) => {
+                    return Err(crate::Error::Store(Errno::E2BIG).into());
+                }
+                part => present(part)?,
+            };
+            let Some(part) = part else { return Ok(None) };
+            let part = reply::directory_part(&part)?;
+            if generation.get_or_insert_with(|| part.generation.to_vec()) != part.generation {
+                break;
+            }
+            listing.extend_from_slice(part.names);
+            if part.is_last {
+                return Ok(Some(listing));
+            }
+        }
+    }
+    Err(crate::Error::Store(Errno::EAGAIN).into())
 }
 
 /// "No such node" as `None`.

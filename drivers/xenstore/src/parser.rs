@@ -8,9 +8,9 @@ use crate::wire::{HEADER_SIZE, Header, MAX_PAYLOAD, Message};
 
 /// An incremental parser: a value that remembers how far into a message the stream is.
 ///
-/// It holds at most one message, so at most 4 KiB, whatever is fed.
+/// It holds at most one message, so a payload of at most `LONGEST` bytes, whatever is fed.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub struct Parser<const LONGEST: usize = MAX_PAYLOAD> {
     state: State,
 }
 
@@ -33,7 +33,9 @@ impl Parser {
     pub fn new() -> Self {
         Self::default()
     }
+}
 
+impl<const LONGEST: usize> Parser<LONGEST> {
     /// Takes bytes off the front of `input` until a message is complete, and gives it. `None`: the input is used up and
     /// more is needed.
     ///
@@ -52,7 +54,7 @@ impl Parser {
                     if *filled < HEADER_SIZE {
                         return Ok(None);
                     }
-                    self.state = State::after_header(Header::decode(*bytes));
+                    self.state = State::after_header(Header::decode(*bytes), LONGEST);
                 }
                 State::Payload { header, missing, payload } => {
                     let taken = take(input, *missing);
@@ -77,9 +79,9 @@ impl Parser {
 }
 
 impl State {
-    fn after_header(header: Header) -> Self {
+    fn after_header(header: Header, longest: usize) -> Self {
         match usize::try_from(header.length) {
-            Ok(missing) if missing <= MAX_PAYLOAD => {
+            Ok(missing) if missing <= longest => {
                 Self::Payload { header, missing, payload: Vec::with_capacity(missing) }
             }
             _ => Self::Poisoned(ProtocolError::Oversize(header.length)),

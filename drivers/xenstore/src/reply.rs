@@ -21,6 +21,35 @@ pub fn directory_entries(payload: &[u8]) -> impl Iterator<Item = &str> {
     payload.split(|byte| *byte == 0).filter_map(|name| str::from_utf8(name).ok()).filter(|name| !name.is_empty())
 }
 
+/// A part of a directory's list, as the answer to DIRECTORY_PART tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Part<'a> {
+    /// Changes with the list: parts of two generations do not belong together.
+    pub(crate) generation: &'a [u8],
+    /// The names, each with a NUL behind it.
+    pub(crate) names: &'a [u8],
+    /// Nothing follows.
+    pub(crate) is_last: bool,
+}
+
+/// The answer to DIRECTORY_PART: the generation, names, and an empty string behind the last of all.
+///
+/// # Errors
+/// [`Error::Protocol`] when it is none, or one after which there would be no end.
+pub(crate) fn directory_part(payload: &[u8]) -> Result<Part<'_>, Error> {
+    let end = payload.iter().position(|byte| *byte == 0).ok_or(Error::Protocol)?;
+    let (generation, rest) = payload.split_at(end);
+    let rest = rest.get(1..).unwrap_or_default();
+    match rest {
+        [0] => Ok(Part { generation, names: &[], is_last: true }),
+        [names @ .., 0, 0] => {
+            Ok(Part { generation, names: rest.get(..names.len() + 1).unwrap_or_default(), is_last: true })
+        }
+        [_, .., 0] => Ok(Part { generation, names: rest, is_last: false }),
+        _ => Err(Error::Protocol),
+    }
+}
+
 /// The entries in the answer to GET_PERMS.
 ///
 /// # Errors
@@ -65,6 +94,17 @@ mod tests {
         assert_eq!(names(b""), [""; 0]);
         assert_eq!(names(b"\0\0"), [""; 0]);
         assert_eq!(names(b"a\0\xff\0b\0"), ["a", "b"]);
+    }
+
+    #[test]
+    fn parts_of_listings_have_a_generation_and_the_last_an_empty_name() {
+        let part = |generation, names, is_last| Ok(Part { generation, names, is_last });
+        assert_eq!(directory_part(b"17\0a\0b\0"), part(b"17", b"a\0b\0", false));
+        assert_eq!(directory_part(b"17\0a\0b\0\0"), part(b"17", b"a\0b\0", true));
+        assert_eq!(directory_part(b"17\0\0"), part(b"17", b"", true));
+        for payload in [&b""[..], b"17", b"17\0", b"17\0a"] {
+            assert_eq!(directory_part(payload), Err(Error::Protocol), "{payload:?}");
+        }
     }
 
     #[test]

@@ -3,8 +3,6 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use xen_types::DomId;
-
 use crate::error::Error;
 use crate::path;
 use crate::permission::Permission;
@@ -57,11 +55,6 @@ pub enum Request<'a> {
         /// Keep the changes, or throw them away.
         commit: bool,
     },
-    /// The path of a domain's directory.
-    GetDomainPath {
-        /// The domain.
-        domid: DomId,
-    },
     /// Writes a value; the node and those above it are created where they are missing.
     Write {
         /// The node.
@@ -79,6 +72,13 @@ pub enum Request<'a> {
         /// The node.
         path: &'a str,
     },
+    /// The names of a node's children from a place in their list on: what does not fit into one answer to [`Request::Directory`].
+    DirectoryPart {
+        /// The node.
+        path: &'a str,
+        /// A decimal number: bytes of that list.
+        offset: &'a str,
+    },
 }
 
 impl Request<'_> {
@@ -87,6 +87,7 @@ impl Request<'_> {
     pub const fn kind(&self) -> MessageType {
         match self {
             Self::Directory { .. } => MessageType::DIRECTORY,
+            Self::DirectoryPart { .. } => MessageType::DIRECTORY_PART,
             Self::Read { .. } => MessageType::READ,
             Self::GetPermissions { .. } => MessageType::GET_PERMISSIONS,
             Self::SetPermissions { .. } => MessageType::SET_PERMISSIONS,
@@ -94,7 +95,6 @@ impl Request<'_> {
             Self::Unwatch { .. } => MessageType::UNWATCH,
             Self::TransactionStart => MessageType::TRANSACTION_START,
             Self::TransactionEnd { .. } => MessageType::TRANSACTION_END,
-            Self::GetDomainPath { .. } => MessageType::GET_DOMAIN_PATH,
             Self::Write { .. } => MessageType::WRITE,
             Self::Mkdir { .. } => MessageType::MKDIR,
             Self::Remove { .. } => MessageType::REMOVE,
@@ -116,7 +116,9 @@ impl Request<'_> {
                 let list = Permission::encode_list(permissions);
                 join(join(valid(path)?, b"\0"), list.as_bytes())
             }
-            Self::Watch { path, token } | Self::Unwatch { path, token } => {
+            Self::Watch { path, token }
+            | Self::Unwatch { path, token }
+            | Self::DirectoryPart { path, offset: token } => {
                 path::validate(path)?;
                 if token.bytes().any(|byte| byte == 0) {
                     return Err(Error::InvalidPath);
@@ -129,7 +131,6 @@ impl Request<'_> {
             Self::TransactionStart => b"\0".to_vec(),
             Self::TransactionEnd { commit: true } => b"T\0".to_vec(),
             Self::TransactionEnd { commit: false } => b"F\0".to_vec(),
-            Self::GetDomainPath { domid } => format!("{domid}\0").into_bytes(),
             Self::Write { path, value } => join(join(valid(path)?, b"\0"), value),
         };
         if payload.len() > MAX_PAYLOAD { Err(Error::TooLong) } else { Ok(payload) }

@@ -6,6 +6,9 @@ use core::fmt;
 
 /// The longest payload (`XENSTORE_PAYLOAD_MAX`).
 pub const MAX_PAYLOAD: usize = 4096;
+/// The longest answer that the blocking client takes: oxenstored tells a directory's names in one message however long it is, over its
+/// socket (`send_reply`, `tools/ocaml/xenstored/connection.ml`).
+pub const MAX_LISTING: usize = 1 << 20;
 /// The longest path that begins at the root (`XENSTORE_ABS_PATH_MAX`).
 pub const MAX_ABSOLUTE_PATH: usize = 3072;
 /// The longest path that begins at the caller's own directory (`XENSTORE_REL_PATH_MAX`).
@@ -48,8 +51,6 @@ impl MessageType {
     pub const TRANSACTION_START: Self = Self(6);
     /// `XS_TRANSACTION_END`.
     pub const TRANSACTION_END: Self = Self(7);
-    /// `XS_GET_DOMAIN_PATH`.
-    pub const GET_DOMAIN_PATH: Self = Self(10);
     /// `XS_WRITE`.
     pub const WRITE: Self = Self(11);
     /// `XS_MKDIR`.
@@ -62,6 +63,8 @@ impl MessageType {
     pub const WATCH_EVENT: Self = Self(15);
     /// `XS_ERROR`.
     pub const ERROR: Self = Self(16);
+    /// `XS_DIRECTORY_PART`, which oxenstored does not know.
+    pub const DIRECTORY_PART: Self = Self(22);
 }
 
 /// The header (`struct xsd_sockmsg`).

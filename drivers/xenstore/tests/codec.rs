@@ -165,7 +165,7 @@ fn requests_are_encoded_as_xenstored_expects_them() {
         (Request::TransactionStart, 6, b"\0"),
         (Request::TransactionEnd { commit: true }, 7, b"T\0"),
         (Request::TransactionEnd { commit: false }, 7, b"F\0"),
-        (Request::GetDomainPath { domid: DomId(17) }, 10, b"17\0"),
+        (Request::DirectoryPart { path: "/tool", offset: "4095" }, 22, b"/tool\x004095\0"),
         (Request::Write { path: "a", value: b"x\0y" }, 11, b"a\0x\0y"),
         (Request::Mkdir { path: "a" }, 12, b"a\0"),
         (Request::Remove { path: "a" }, 13, b"a\0"),

@@ -5,7 +5,7 @@ mod xenstored;
 use xen_types::{DomId, Errno};
 use xenstore::wire::MessageType;
 use xenstore::{Error, Nodes, Permission, Request, Store, StoreError, Transaction, WatchEvent};
-use xenstored::{Fake, Refused};
+use xenstored::{Fake, Long, Refused};
 
 type Failure = StoreError<Refused>;
 
@@ -30,7 +30,6 @@ fn nodes_are_written_read_listed_and_removed() {
     assert_eq!(store.remove("/a"), Ok(true));
     assert_eq!(store.remove("/a"), Ok(false));
     assert_eq!(store.read("/a/b"), Ok(None));
-    assert_eq!(store.domain_path(DomId(5)), Ok("/local/domain/5".into()));
 }
 
 #[test]
@@ -198,4 +197,57 @@ fn several_requests_have_their_own_answers_in_their_order_and_share_a_wait_where
         assert!(absent.is(Errno::ENOENT));
         assert_eq!((store.read("/c"), store.read("/d")), (Ok(Some("3".into())), Ok(Some("4".into()))));
     }
+}
+
+/// 400 devices under `/table`.
+fn table() -> (Store<Fake>, Vec<String>) {
+    let mut store = store();
+    let names: Vec<String> = (0..400).map(|index| format!("0000-{:02x}-{:02x}-0", index / 32, index % 32)).collect();
+    for name in &names {
+        store.mkdir(&format!("/table/{name}")).unwrap();
+    }
+    (store, names)
+}
+
+#[test]
+fn a_listing_that_no_message_holds_comes_in_parts_or_in_one_long_message() {
+    for long in [Long::InParts, Long::Whole] {
+        let (mut store, names) = table();
+        store.transport().long = long;
+        assert_eq!(store.directory("/table"), Ok(Some(names.clone())));
+        let in_transaction =
+            store.transaction(|nodes| -> Result<Option<Vec<String>>, Failure> { nodes.directory("/table") });
+        assert_eq!(in_transaction, Ok(Some(names)));
+    }
+}
+
+#[test]
+fn parts_of_different_listings_are_not_put_together() {
+    let (mut store, names) = table();
+    store.transport().additions = 3;
+    let listing = store.directory("/table").unwrap().unwrap();
+    assert_eq!((listing.len(), store.transport().additions), (names.len() + 3, 0));
+    store.transport().additions = u32::MAX;
+    assert!(store.directory("/table").is_err_and(|error| error.is(Errno::EAGAIN)));
+}
+
+#[test]
+fn a_listing_that_cannot_be_told_at_all_is_too_long() {
+    let (mut store, _) = table();
+    store.transport().long = Long::Refused;
+    assert!(store.directory("/table").is_err_and(|error| error.is(Errno::E2BIG)));
+    assert_eq!(store.read("/table"), Ok(None), "the connection is good");
+}
+
+#[test]
+fn a_thousand_requests_are_not_under_way_together() {
+    let mut store = store();
+    store.transport().several = true;
+    let paths: Vec<String> = (0..3000).map(|index| format!("/n/{index}")).collect();
+    let requests: Vec<_> = paths.iter().map(|path| Request::Write { path, value: b"1" }).collect();
+    let answers = store.transaction(|nodes| nodes.request_all(&requests)).unwrap();
+    assert_eq!(answers.len(), requests.len());
+    assert!(answers.iter().all(Result::is_ok));
+    assert_eq!(store.transport().most_answers, Store::<Fake>::AT_ONCE);
+    assert_eq!(store.directory("/n").unwrap().unwrap().len(), paths.len());
 }

@@ -92,7 +92,7 @@ pub(crate) struct MachineWithStub {
 fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection) {
     let (world, tree) = (machine.world.clone(), machine.tree.clone());
     let xen = peers.borrow().xen.clone();
-    let connection = xen.store().connect(DomId::DOM0);
+    let connection = xen.store().connect_socket();
     let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
     let host = Host::new(
         Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),

@@ -47,7 +47,14 @@ impl<T: Transport<Error: Display> + Timed> Connection<T> {
 }
 
 pub(super) fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>) -> StoreFailure {
-    StoreFailure { what: format!("{what} {path}"), why: error.to_string() }
+    // What a reader of `errno(3)` would take for something else.
+    let meant = [
+        (Errno::E2BIG, "too long for this way to xenstored; oxenstored tells long lists over its socket only"),
+        (Errno::EAGAIN, "others changed the same nodes each of many times; try again"),
+        (Errno::ENOSPC, "a quota of xenstored is used up"),
+    ];
+    let meant = meant.iter().find(|(errno, _)| error.is(*errno)).map(|(_, meant)| format!(" ({meant})"));
+    StoreFailure { what: format!("{what} {path}"), why: format!("{error}{}", meant.unwrap_or_default()) }
 }
 
 /// What ends a transaction early.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use xen_types::Errno;
-use xenstore::wire::{Message, MessageType, ReqId, TxId};
+use xenstore::wire::{Header, MAX_PAYLOAD, Message, MessageType, ReqId, TxId};
 use xenstore::{Parser, Transport};
 
 type Tree = BTreeMap<String, Node>;
@@ -42,6 +42,26 @@ pub(crate) struct Fake {
     pub(crate) several: bool,
     /// How often something was received.
     pub(crate) receives: u32,
+    /// What becomes of listings that do not fit into a message.
+    pub(crate) long: Long,
+    /// How often somebody comes between two parts of a listing and adds a node.
+    pub(crate) additions: u32,
+    added: u32,
+    /// Most answers that were there unread.
+    pub(crate) most_answers: usize,
+    answers: usize,
+}
+
+/// Kinds of xenstored, and of ways to them.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Long {
+    /// xenstored.
+    #[default]
+    InParts,
+    /// oxenstored over its socket.
+    Whole,
+    /// oxenstored over a ring.
+    Refused,
 }
 
 impl Fake {
@@ -51,8 +71,11 @@ impl Fake {
 
     fn push(&mut self, kind: MessageType, to: Option<&Message>, payload: &[u8]) {
         let (req_id, tx_id) = to.map_or((ReqId(0), TxId::NONE), |request| (request.req_id, request.tx_id));
-        let message = Message { kind, req_id, tx_id, payload: payload.to_vec() };
-        self.inbox.extend(message.encode().unwrap());
+        let length = u32::try_from(payload.len()).unwrap();
+        self.inbox.extend(Header { kind, req_id, tx_id, length }.encode());
+        self.inbox.extend(payload);
+        self.answers += 1;
+        self.most_answers = self.most_answers.max(self.answers);
     }
 
     fn push_event(&mut self, path: &str, token: &str) {
@@ -96,7 +119,6 @@ impl Fake {
                 return ok;
             }
             MessageType::WATCH | MessageType::UNWATCH => return ok,
-            MessageType::GET_DOMAIN_PATH => return Ok(format!("/local/domain/{path}\0").into_bytes()),
             _ => {}
         }
         let tree = match request.tx_id {
@@ -112,9 +134,27 @@ impl Fake {
                 ok
             }
             MessageType::DIRECTORY => {
-                let children = tree.keys().filter_map(|key| key.strip_prefix(&below)).filter(|key| !key.contains('/'));
-                let listing = children.flat_map(|name| [name, "\0"]).collect::<String>();
-                if listing.is_empty() && !tree.contains_key(&path) { Err(Errno::ENOENT) } else { Ok(listing.into()) }
+                let listing = list(tree, &path)?;
+                if listing.len() > MAX_PAYLOAD && self.long != Long::Whole { Err(Errno::E2BIG) } else { Ok(listing) }
+            }
+            MessageType::DIRECTORY_PART if self.long == Long::InParts => {
+                let offset: usize = split(rest).0.parse().unwrap();
+                if offset > 0 && self.additions > 0 {
+                    self.additions -= 1;
+                    self.added += 1;
+                    tree.insert(format!("{path}/added-{}", self.added), Node::default());
+                }
+                let listing = list(tree, &path)?;
+                let rest = listing.get(offset..).unwrap_or_default();
+                let mut part = format!("generation {}\0", self.added).into_bytes();
+                for name in rest.split_inclusive(|byte| *byte == 0) {
+                    if part.len() + name.len() >= MAX_PAYLOAD {
+                        return Ok(part);
+                    }
+                    part.extend(name);
+                }
+                part.push(0);
+                Ok(part)
             }
             MessageType::WRITE => {
                 tree.entry(path).or_default().value = rest.to_vec();
@@ -159,6 +199,7 @@ impl Transport for Fake {
 
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Refused> {
         self.receives += 1;
+        self.answers = 0;
         if self.silent || self.inbox.is_empty() {
             assert!(deadline_ns.is_some(), "would wait for ever");
             return Ok(0);
@@ -169,6 +210,14 @@ impl Transport for Fake {
         }
         Ok(count)
     }
+}
+
+/// The names of a node's children, each with a NUL behind it.
+fn list(tree: &Tree, path: &str) -> Result<Vec<u8>, Errno> {
+    let below = format!("{path}/");
+    let children = tree.keys().filter_map(|key| key.strip_prefix(&below)).filter(|key| !key.contains('/'));
+    let listing = children.flat_map(|name| [name, "\0"]).collect::<String>();
+    if listing.is_empty() && !tree.contains_key(path) { Err(Errno::ENOENT) } else { Ok(listing.into()) }
 }
 
 /// A string and what is behind its NUL.

@@ -18,6 +18,22 @@ pub const WATCH_QUOTA: usize = 100;
 /// Transactions that a guest may have open (`quota-transaction`).
 pub const TRANSACTION_QUOTA: usize = 10;
 
+/// Nodes that a guest may touch in one transaction (`quota_trans_nodes` of xenstored).
+pub const TRANSACTION_NODE_QUOTA: usize = 1024;
+/// Requests that a guest may make in one transaction (`quota-maxrequests` of oxenstored).
+pub const REQUEST_QUOTA: usize = 1024;
+
+/// Which of the two daemons it is, where they differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flavour {
+    /// The one in C: transactions are bounded by the nodes that they touch, long directories come in parts.
+    #[default]
+    Xenstored,
+    /// The one in OCaml: transactions are bounded by their requests. Long directories come in one message that is longer than any other may
+    /// be, but over sockets only, and there are no parts.
+    Oxenstored,
+}
+
 /// A connection. Each domain has one, dom0 may have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection(u32);
@@ -25,6 +41,7 @@ pub struct Connection(u32);
 #[derive(Debug)]
 struct Peer {
     domid: DomId,
+    is_socket: bool,
     input: Vec<u8>,
     output: Vec<u8>,
     watches: Vec<Watch>,
@@ -61,6 +78,7 @@ pub struct Xenstored {
     last_transaction: u32,
     faults: Vec<Fault>,
     requests: u64,
+    flavour: Flavour,
 }
 
 impl Xenstored {
@@ -70,13 +88,33 @@ impl Xenstored {
         Self::default()
     }
 
-    /// A new connection of a domain.
+    /// Is the other daemon from now on.
+    pub fn set_flavour(&mut self, flavour: Flavour) {
+        self.flavour = flavour;
+    }
+
+    /// A new connection of a domain, over its ring.
     pub fn connect(&mut self, domid: DomId) -> Connection {
         self.last_connection += 1;
         let connection = Connection(self.last_connection);
-        let peer =
-            Peer { domid, input: Vec::new(), output: Vec::new(), watches: Vec::new(), transactions: BTreeMap::new() };
+        let peer = Peer {
+            domid,
+            is_socket: false,
+            input: Vec::new(),
+            output: Vec::new(),
+            watches: Vec::new(),
+            transactions: BTreeMap::new(),
+        };
         self.peers.insert(connection, peer);
+        connection
+    }
+
+    /// A new connection of dom0, over the daemon's socket.
+    pub fn connect_socket(&mut self) -> Connection {
+        let connection = self.connect(DomId::DOM0);
+        if let Some(peer) = self.peers.get_mut(&connection) {
+            peer.is_socket = true;
+        }
         connection
     }
 
@@ -179,7 +217,10 @@ impl Xenstored {
     fn handle(&mut self, connection: Connection, header: &Header, payload: &[u8]) {
         let answer = self.answer(connection, header, payload);
         let Some(peer) = self.peers.get_mut(&connection) else { return };
+        let is_long = |payload: &Vec<u8>| payload.len() > wire::PAYLOAD_MAX;
+        let may_be_long = peer.is_socket && self.flavour == Flavour::Oxenstored;
         let (kind, payload) = match &answer {
+            Ok(payload) if is_long(payload) && !may_be_long => (kind::ERROR, b"E2BIG\0".to_vec()),
             Ok(payload) => (header.kind, payload.clone()),
             Err(error) => (kind::ERROR, format!("{error}\0").into_bytes()),
         };
@@ -229,7 +270,7 @@ impl Xenstored {
             }
             kind::TRANSACTION_START => {
                 if domid != DomId::DOM0 && peer.transactions.len() >= TRANSACTION_QUOTA {
-                    return Err("ENOSPC");
+                    return Err(self.flavour.quota_error());
                 }
                 self.last_transaction += 1;
                 peer.transactions.insert(self.last_transaction, Overlay::default());
@@ -248,10 +289,20 @@ impl Xenstored {
         }
         if header.tx_id != 0 {
             let overlay = peer.transactions.get_mut(&header.tx_id).ok_or("ENOENT")?;
+            let is_over = |overlay: &Overlay| match self.flavour {
+                Flavour::Xenstored => overlay.touched() > TRANSACTION_NODE_QUOTA,
+                Flavour::Oxenstored => overlay.requests > REQUEST_QUOTA,
+            };
+            overlay.requests += 1;
             let mut direct = Direct { tree: &self.tree, overlay, domid };
-            return direct.request(header.kind, &path, payload).map_err(Refusal::name);
+            let answer = direct.request(self.flavour, header.kind, &path, payload);
+            if domid != DomId::DOM0 && is_over(overlay) {
+                return Err(self.flavour.quota_error());
+            }
+            return answer.map_err(Refusal::name);
         }
-        let done = self.change(domid, |direct| direct.request(header.kind, &path, payload));
+        let flavour = self.flavour;
+        let done = self.change(domid, |direct| direct.request(flavour, header.kind, &path, payload));
         done.map_err(Refusal::name)
     }
 
@@ -281,6 +332,33 @@ fn strike(faults: &mut Vec<Fault>, kind: u32, path: &str) -> Option<&'static str
     let error = fault.error;
     faults.retain(|fault| fault.times > 0);
     Some(error)
+}
+
+impl Flavour {
+    /// What it answers when a quota is used up.
+    const fn quota_error(self) -> &'static str {
+        match self {
+            Self::Xenstored => "ENOSPC",
+            Self::Oxenstored => "EQUOTA",
+        }
+    }
+}
+
+fn names_list(names: &[String]) -> Vec<u8> {
+    names.iter().flat_map(|name| name.bytes().chain([0])).collect()
+}
+
+/// An answer to DIRECTORY_PART: generation, as many whole names as fit, and an empty one behind the last of all.
+fn names_part(generation: u64, list: &[u8], offset: usize) -> Vec<u8> {
+    let mut part = format!("{generation}\0").into_bytes();
+    for name in list.get(offset..).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
+        if part.len() + name.len() >= wire::PAYLOAD_MAX {
+            return part;
+        }
+        part.extend(name);
+    }
+    part.push(0);
+    part
 }
 
 /// A path as xenstored sees it.
@@ -352,11 +430,16 @@ impl Direct<'_> {
         self.overlay.set_permissions(self.tree, self.domid, &absolute(self.domid, path), permissions)
     }
 
-    fn request(&mut self, kind: u32, path: &str, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
+    fn request(&mut self, flavour: Flavour, kind: u32, path: &str, payload: &[u8]) -> Result<Vec<u8>, Refusal> {
         let done = |()| b"OK\0".to_vec();
         match kind {
-            kind::DIRECTORY => {
-                self.directory(path).map(|names| names.iter().flat_map(|name| name.bytes().chain([0])).collect())
+            kind::DIRECTORY => self.directory(path).map(|names| names_list(&names)),
+            kind::DIRECTORY_PART if flavour == Flavour::Xenstored => {
+                let strings = wire::strings(payload);
+                let offset = strings.get(1).and_then(|text| text.parse().ok()).ok_or(Refusal::Invalid)?;
+                let names = self.directory(path)?;
+                let generation = self.overlay.generation(self.tree, path);
+                Ok(names_part(generation, &names_list(&names), offset))
             }
             kind::READ => self.overlay.read(self.tree, self.domid, path),
             kind::GET_PERMS => self

@@ -198,9 +198,21 @@ pub(super) struct Overlay {
     nodes: BTreeMap<String, Option<Rc<Node>>>,
     written: BTreeSet<String>,
     changes: Vec<Change>,
+    /// What was asked in it.
+    pub(super) requests: usize,
 }
 
 impl Overlay {
+    /// How many nodes it has to do with.
+    pub(super) fn touched(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Number of the change that last touched a node.
+    pub(super) fn generation(&mut self, tree: &Tree, path: &str) -> u64 {
+        self.node(tree, path).map_or(0, |node| node.generation)
+    }
+
     pub(super) fn read(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Vec<u8>, Refusal> {
         self.readable(tree, domid, path).map(|node| node.value.clone())
     }

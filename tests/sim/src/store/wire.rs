@@ -1,5 +1,8 @@
 //! The wire format once more, written from `xs_wire.h` and not with the `xenstore` crate: one mistake in both would show nowhere.
 
+/// `XENSTORE_PAYLOAD_MAX`.
+pub(super) const PAYLOAD_MAX: usize = 4096;
+
 /// `enum xsd_sockmsg_type`.
 pub(super) mod kind {
     pub(in crate::store) const DIRECTORY: u32 = 1;
@@ -16,6 +19,7 @@ pub(super) mod kind {
     pub(in crate::store) const SET_PERMS: u32 = 14;
     pub(in crate::store) const WATCH_EVENT: u32 = 15;
     pub(in crate::store) const ERROR: u32 = 16;
+    pub(in crate::store) const DIRECTORY_PART: u32 = 22;
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +37,7 @@ pub(super) fn take(input: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
     };
     let header = Header { kind: word(0)?, req_id: word(1)?, tx_id: word(2)? };
     let length = usize::try_from(word(3)?).ok()?;
-    assert!(length <= 4096, "a request of {length} bytes");
+    assert!(length <= PAYLOAD_MAX, "a request of {length} bytes");
     if input.len() < 16 + length {
         return None;
     }
