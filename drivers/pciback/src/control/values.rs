@@ -10,6 +10,9 @@ use super::core::Handle;
 use super::store::Answer;
 use crate::platform::Platform;
 
+/// `vdevfn-N`, which is read beside the transaction: it comes and goes with its `dev-N`, which is read within.
+pub(crate) const WISH: &str = "vdevfn";
+
 /// Nodes that were asked for and whose values are not there yet.
 pub(crate) struct Reading<P: Platform> {
     names: &'static [&'static str],
@@ -25,7 +28,10 @@ pub(crate) struct Values {
 impl<P: Platform> Handle<P> {
     /// Asks at once and in the order of `names` for the nodes that are called so in `dir`, with `suffix` behind each name.
     pub(crate) fn read(&self, tx: TxId, dir: &str, names: &'static [&'static str], suffix: &str) -> Reading<P> {
-        let ask = |name| self.ask(tx, &Request::Read { path: &format!("{dir}/{name}{suffix}") });
+        let ask = |name: &&str| {
+            let tx = if *name == WISH { TxId::NONE } else { tx };
+            self.ask(tx, &Request::Read { path: &format!("{dir}/{name}{suffix}") })
+        };
         Reading { names, answers: names.iter().map(ask).collect() }
     }
 }

@@ -55,6 +55,10 @@ use xenstore::XenbusState::{
 
 use super::{DeviceNodes, Failure, Held, InvalidKey, Keys, MAX_DEVICES, Nodes, Outcome, Stop};
 
+/// Devices taken, and nodes written, at one look. Xenstored allows 1,024 nodes in a transaction, and oxenstored as many requests, of which
+/// [`MAX_DEVICES`] need three each to be read. The next look decides on the rest.
+const AT_ONCE: usize = 200;
+
 /// A node of the BE dir that we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -238,7 +242,7 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
             };
         }
     } else if nodes.own == Some(Reconfiguring) {
-        writes.push((Node::State, Initialised.digit().into()));
+        end_with_state(&mut writes, Initialised);
     }
     if !writes.is_empty() {
         actions.push(Action::Write(writes));
@@ -379,7 +383,7 @@ fn take_and_release(nodes: &Nodes, held: &Held, take: fn(&DeviceNodes) -> Option
     for device in &nodes.devices {
         let Some(address) = take(device) else { continue };
         let take = Action::Take { address, wish: device.wish };
-        if !held.devices.contains_key(&address) && !actions.contains(&take) {
+        if actions.len() < AT_ONCE && !held.devices.contains_key(&address) && !actions.contains(&take) {
             actions.push(take);
         }
     }
@@ -414,9 +418,16 @@ fn failure(nodes: &Nodes, held: &Held, index: usize) -> Option<Failure> {
 fn publish_with_state(nodes: &Nodes, held: &Held, state: XenbusState) -> Vec<Action> {
     let mut actions = report_failures(nodes, held);
     let mut writes = publish(nodes, held);
-    writes.push((Node::State, state.digit().into()));
+    end_with_state(&mut writes, state);
     actions.push(Action::Write(writes));
     actions
+}
+
+/// Goes to `state` with these writes, unless there are more to come: then that is decided at the next look.
+fn end_with_state(writes: &mut Vec<(Node, String)>, state: XenbusState) {
+    if writes.len() < AT_ONCE {
+        writes.push((Node::State, state.digit().into()));
+    }
 }
 
 /// The nodes about devices and roots that do not say yet what they should.
@@ -454,6 +465,7 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
     if nodes.root_num != Some(count) {
         writes.push((Node::RootCount, count.to_string()));
     }
+    writes.truncate(AT_ONCE);
     writes
 }
 
