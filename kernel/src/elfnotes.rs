@@ -4,46 +4,60 @@
 
 #![cfg(not(test))]
 
-use core::arch::global_asm;
+use crate::layout::VIRT_BASE;
 
-/// One note: name "Xen", a type and a descriptor in assembler.
+unsafe extern "C" {
+    /// Xen's entry into the image (`entry.rs`).
+    fn _start() -> !;
+}
+
+/// One note (System V ABI, "Note Section"): name and descriptor begin at multiples of four, so nothing in it is aligned to more.
+#[repr(C, packed(4))]
+struct Note<T> {
+    name_bytes: u32,
+    descriptor_bytes: u32,
+    kind: u32,
+    name: [u8; 4],
+    descriptor: T,
+}
+
+impl<T> Note<T> {
+    /// `kind` is one of `XEN_ELFNOTE_*`.
+    const fn new(kind: u32, descriptor: T) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "descriptors are a few dozen bytes")]
+        let descriptor_bytes = size_of::<T>() as u32;
+        Self { name_bytes: 4, descriptor_bytes, kind, name: *b"Xen\0", descriptor }
+    }
+}
+
+/// A note as a static where the linker script looks for it.
 macro_rules! note {
-    ($type:expr, $descriptor:literal) => {
-        global_asm!(
-            ".pushsection .note.Xen, \"a\", @note",
-            ".balign 4",
-            ".long 4, 3f - 2f, {ty}",
-            ".asciz \"Xen\"",
-            "2:",
-            $descriptor,
-            "3:",
-            ".balign 4",
-            ".popsection",
-            ty = const $type,
-        );
+    ($name:ident: $type:ty = $kind:ident, $descriptor:expr) => {
+        // SAFETY: `.note.Xen` is a section of notes (linker.ld); this is one, and a whole number of four bytes long.
+        #[unsafe(link_section = ".note.Xen")]
+        #[used]
+        static $name: Note<$type> = Note::new(xen_sys::$kind, $descriptor);
+        const _: () = assert!(size_of::<Note<$type>>() % 4 == 0);
     };
 }
 
-note!(xen_sys::XEN_ELFNOTE_GUEST_OS, ".asciz \"pcidom\"");
-note!(xen_sys::XEN_ELFNOTE_XEN_VERSION, ".asciz \"xen-3.0\"");
-note!(xen_sys::XEN_ELFNOTE_LOADER, ".asciz \"generic\"");
-note!(xen_sys::XEN_ELFNOTE_PAE_MODE, ".asciz \"yes\"");
-note!(xen_sys::XEN_ELFNOTE_FEATURES, ".asciz \"!writable_page_tables|pae_pgdir_above_4gb\"");
-note!(xen_sys::XEN_ELFNOTE_ENTRY, ".quad _start");
-note!(xen_sys::XEN_ELFNOTE_VIRT_BASE, ".quad 0x300000");
-note!(xen_sys::XEN_ELFNOTE_PADDR_OFFSET, ".quad 0x300000");
+/// The crate's version with a NUL behind it.
+const VERSION: [u8; env!("CARGO_PKG_VERSION").len() + 1] = {
+    let (mut text, from) = ([0; _], env!("CARGO_PKG_VERSION").as_bytes());
+    let mut at = 0;
+    while at < from.len() {
+        text[at] = from[at];
+        at += 1;
+    }
+    text
+};
 
-// The literals above are those of the layout.
-const _: () = assert!(crate::layout::VIRT_BASE == 0x30_0000);
-
-global_asm!(
-    ".pushsection .note.Xen, \"a\", @note",
-    ".balign 4",
-    ".long 4, 3f - 2f, {ty}",
-    ".asciz \"Xen\"",
-    concat!("2: .asciz \"", env!("CARGO_PKG_VERSION"), "\""),
-    "3:",
-    ".balign 4",
-    ".popsection",
-    ty = const xen_sys::XEN_ELFNOTE_GUEST_VERSION,
-);
+note!(GUEST_OS: [u8; 7] = XEN_ELFNOTE_GUEST_OS, *b"pcidom\0");
+note!(GUEST_VERSION: [u8; VERSION.len()] = XEN_ELFNOTE_GUEST_VERSION, VERSION);
+note!(XEN_VERSION: [u8; 8] = XEN_ELFNOTE_XEN_VERSION, *b"xen-3.0\0");
+note!(LOADER: [u8; 8] = XEN_ELFNOTE_LOADER, *b"generic\0");
+note!(PAE_MODE: [u8; 4] = XEN_ELFNOTE_PAE_MODE, *b"yes\0");
+note!(FEATURES: [u8; 42] = XEN_ELFNOTE_FEATURES, *b"!writable_page_tables|pae_pgdir_above_4gb\0");
+note!(ENTRY: unsafe extern "C" fn() -> ! = XEN_ELFNOTE_ENTRY, _start);
+note!(VIRTUAL_BASE: usize = XEN_ELFNOTE_VIRT_BASE, VIRT_BASE);
+note!(PADDR_OFFSET: usize = XEN_ELFNOTE_PADDR_OFFSET, VIRT_BASE);
