@@ -30,7 +30,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man-check setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
@@ -118,6 +118,9 @@ install-check: stub tool ## Install into a folder and look at what is there
 
 image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
 	@$(BENCH) image-check build/pcidom.elf
+
+reproducible: setup ## Build the stub's image in two folders and compare byte by byte
+	@tests/bench/reproducible.sh
 
 stub: setup
 	@mkdir -p build

@@ -1,7 +1,8 @@
 //! Checks of the tree itself, for `make lint`: references that lead nowhere, manifests without the workspace's lints, files that import
-//! each other in a circle. Run from the repository's root; prints one line for each offence and fails if there is any.
+//! each other in a circle, dependencies that are not used or have another licence than ours allows. Run from the repository's root; prints one line for each offence and fails if there is any.
 
 mod circles;
+mod dependencies;
 mod files;
 mod imports;
 mod manifests;
@@ -32,5 +33,6 @@ fn check(root: &Path) -> Result<Vec<String>> {
     let mut offences = references::check(&files);
     offences.extend(manifests::check(&files));
     offences.extend(circles::check(&files)?);
+    offences.extend(dependencies::check(root, &files)?);
     Ok(offences)
 }

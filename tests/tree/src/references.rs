@@ -6,6 +6,7 @@
 //! | a file in backticks: its name, or the end of its path | some file of the tree that ends so |
 //! | `protocol.md §2.4`, `docs/protocol.md §2.4` | a heading of that document that begins with the number |
 //! | `pcidom(8)`, `pcidom.cfg(5)` | a page in `docs/man` |
+//! | an address on the web | one of the hosts that are known to exist |
 
 use crate::files::Files;
 
@@ -13,6 +14,10 @@ use crate::files::Files;
 const NAMED: [&str; 7] = [".rs", ".md", ".sh", ".service", ".ld", ".toml", ".json"];
 /// Where build products are: nothing of them is in the tree.
 const PRODUCTS: [&str; 2] = ["build/", "target/"];
+/// Hosts that addresses may lead to, and the name that is kept for examples (RFC 2606).
+const HOSTS: [&str; 6] =
+    ["www.apache.org", "json-schema.org", "www.w3.org", "xenproject.org", "xenbits.xen.org", "rustup.rs"];
+const EXAMPLES: &str = ".example";
 /// The document whose sections are cited by number.
 const PROTOCOL: &str = "protocol.md";
 
@@ -25,6 +30,7 @@ pub(crate) fn check(files: &Files) -> Vec<String> {
             if path.ends_with(".md") {
                 links(line).filter(|link| !leads(files, path, link)).for_each(|link| offend(format!("({link})")));
             }
+            hosts(line).for_each(|host| offend(format!("the address of {host}")));
             if path.ends_with(".rs") && !line.trim_start().starts_with("//") {
                 continue;
             }
@@ -42,6 +48,16 @@ pub(crate) fn check(files: &Files) -> Vec<String> {
 
 fn is_read(path: &str) -> bool {
     [".rs", ".md", ".toml", ".service", ".cfg"].iter().any(|end| path.ends_with(end)) || path == "Makefile"
+}
+
+/// Hosts of a line's addresses that are not known.
+fn hosts(line: &str) -> impl Iterator<Item = &str> {
+    let addresses = ["http://", "https://"].into_iter().flat_map(|scheme| line.split(scheme).skip(1));
+    let hosts = addresses.map(|rest| {
+        let end = rest.find(|letter: char| !(letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-')));
+        rest.split_at(end.unwrap_or(rest.len())).0
+    });
+    hosts.filter(|host| !host.is_empty() && !HOSTS.contains(host) && !host.ends_with(EXAMPLES))
 }
 
 /// The targets of a line's links.
@@ -168,7 +184,8 @@ mod tests {
             ("\nsee `errors.rs`", "docs/a.md:2: `errors.rs`"),
             ("docs/protocol.md §2.5", "docs/a.md:1: protocol.md §2.5"),
             ("(protocol.md §2.4 and §7, PCI 3.0 §8)", "docs/a.md:1: protocol.md §7"),
-            ("see pcidom.conf(5)", "docs/a.md:1: pcidom.conf(5)"),
+            ("see pcidom.fake(5)", "docs/a.md:1: pcidom.fake(5)"),
+            (concat!("https", "://made.up/x"), "docs/a.md:1: the address of made.up"),
         ] {
             let found = offences(text);
             assert!(matches!(&found[..], [offence] if offence.starts_with(what)), "{text}: {found:?}");
