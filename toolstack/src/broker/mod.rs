@@ -237,11 +237,17 @@ impl<'a, R: Rings> Broker<'a, R> {
         self.looked = host.elapsed();
         self.look_at = None;
         let (records, remembered) = table::load_all(host)?;
-        let there = records.iter().zip(held(host, &records)?).filter(|(_, held)| *held);
-        let stubs: BTreeSet<DomId> = there.map(|(record, _)| record.stub).collect();
-        // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready.
+        let held = held(host, &records)?;
+        let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(held).partition(|(_, held)| *held);
+        let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
+        // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready. Devices of the one before it
+        // are perhaps still with a guest.
+        let mut awaited: BTreeSet<String> = remembered.iter().map(|(_, backend)| backend.clone()).collect();
+        for (record, _) in lost {
+            awaited.extend(table::backend(host, record.device)?);
+        }
         let mut expected = BTreeSet::new();
-        for (_, backend) in &remembered {
+        for backend in &awaited {
             expected.extend(domain::find(host, backend)?.map(|(stub, _)| stub.id));
         }
         let here = |stub: &DomId| stubs.contains(stub) || expected.contains(stub);

@@ -7,7 +7,11 @@ fn pass(bench: &Bench, time: Duration) {
     bench.machine.with(|world| world.clock += time);
 }
 
+/// Something has changed there, of which the broker hears because it watches it.
 fn changed(process: &Process, path: &str) {
+    let is_below =
+        |watched: &String| path.strip_prefix(&**watched).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    assert!(process.watches.paths.borrow().iter().any(is_below), "nobody watches {path}");
     process.watches.events.borrow_mut().push_back(path.to_owned());
 }
 
@@ -294,6 +298,37 @@ fn a_stub_that_was_started_again_is_waited_for() {
     });
     bench.machine.tree.link("bus/pci/devices/0000:00:1f.2/driver", "../../drivers/pciback");
     bench.machine.add_domain(DomId(10), "pcidom-3");
+    changed(&process, path::INTRODUCE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!((bench.reclaimer.started.get(), broker.idle()), (0, None), "it is not ready");
+    bench.machine.with(|world| world.write("/local/domain/10/data/pcidom/version", "0.1.0"));
+    changed(&process, "/local/domain/10/data/pcidom/version");
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    assert_eq!(bench.reclaimer.started.get(), 1);
+}
+
+#[test]
+fn a_stub_that_was_started_again_is_waited_for_while_a_guest_still_has_its_devices() {
+    let bench = Bench::new();
+    bench.machine.with(|world| {
+        let dir = path::tool_device_dir(device(NVME));
+        world.write(&format!("{dir}/backend"), "pcidom");
+        world.write("/local/domain/5/device/pci/0/state", "4");
+        world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
+        world.write(&format!("{dir}/spec"), NVME);
+    });
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| world.destroy(STUB));
+    changed(&process, path::RELEASE_DOMAIN);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap());
+    broker.turn().unwrap();
+    bench.machine.add_domain(DomId(10), "pcidom");
     changed(&process, path::INTRODUCE_DOMAIN);
     broker.turn().unwrap();
     pass(&bench, broker.idle().unwrap());
