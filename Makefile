@@ -30,15 +30,18 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
 all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
 
 run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
-test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen lanes
-	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full
+# The release that `make test` runs chosen cases on, beside all on $(DEBIAN).
+NEWER := 13
+
+test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen lanes, and chosen cases on Debian 13
+	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full "DEBIAN=$(NEWER) test-fast" "DEBIAN=$(NEWER) test-chosen"
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast
@@ -49,6 +52,9 @@ test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (second
 
 test-full: stub rogue frontend tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
+
+test-chosen: stub rogue frontend tool agent ## Chosen cases of the full lane in one boot (DEBIAN=13)
+	@$(BENCH) chosen
 
 soak: stub rogue frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -28,6 +29,33 @@ const ROM_BYTES: usize = 0x8000;
 /// Memory for the guests that only make noise, and how many of them there are.
 const NOISE_MIB: u32 = 1024;
 const NOISE_DEVICES: u32 = 7;
+/// What a host has beside the devices that cases are about, by slot (`tests/agent/src/dom0/devices.rs`): a legacy IDE controller and the primary VGA first.
+/// None of them has firmware that would make the boot longer, and none is driven by the machine's.
+const NEIGHBOURS: [(u8, &str); 23] = [
+    (0x01, "piix3-ide"),
+    (0x02, "VGA"),
+    (0x04, "qemu-xhci"),
+    (0x0b, "rtl8139,netdev=netb,romfile="),
+    (0x0c, "rtl8139,netdev=netc,romfile="),
+    (0x0d, "virtio-net-pci,netdev=netd,romfile="),
+    (0x0e, "virtio-blk-pci,drive=nothing"),
+    (0x0f, "virtio-rng-pci"),
+    (0x10, "virtio-scsi-pci"),
+    (0x11, "virtio-serial-pci"),
+    (0x12, "virtio-balloon-pci"),
+    (0x13, "megasas"),
+    (0x14, "vmxnet3,netdev=net14,romfile="),
+    (0x15, "sdhci-pci"),
+    (0x16, "pcnet,netdev=net16,romfile="),
+    (0x17, "i82559a,netdev=net17,romfile="),
+    (0x18, "mptsas1068"),
+    (0x19, "am53c974"),
+    (0x1a, "tpci200"),
+    (0x1b, "pci-testdev"),
+    (0x1c, "tulip,netdev=net1c,romfile="),
+    (0x1d, "ne2k_pci,netdev=net1d,romfile="),
+    (0x1e, "pvscsi,romfile="),
+];
 /// Ports with eight functions behind each, where many guests are to have some.
 const PORTS: u32 = 32;
 /// No boot of the lanes takes longer, on a machine that has much else to do.
@@ -44,6 +72,8 @@ pub(crate) enum Kind {
     Full,
     /// The same, for the cases about devices that come and go: a boot of their own, so that the others are not lost with it.
     Hotplug,
+    /// The same, for cases of both that were chosen to run in one boot.
+    Chosen,
     /// Without an IOMMU.
     NoIommu,
     /// Where Xen leaves configuration space to whoever may map it, for stubs that write there themselves.
@@ -52,6 +82,8 @@ pub(crate) enum Kind {
     Devices,
     /// With 256 functions behind ports, for many small guests.
     Crowd,
+    /// With what else real hosts have: an IDE controller in legacy mode, the primary VGA, BARs that share a page, and many more devices.
+    Neighbours,
     /// For figures in real time: with more devices, for more guests.
     Figures,
     /// As most cases have it, for as long as it takes.
@@ -61,19 +93,21 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Those that cases are for.
-    pub(crate) const LANES: [Self; 6] =
-        [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Crowd];
+    /// Those that each have cases of their own.
+    pub(crate) const LANES: [Self; 7] =
+        [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Crowd, Self::Neighbours];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
             Self::Hotplug => "hotplug",
+            Self::Chosen => "chosen",
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
             Self::Devices => "devices",
             Self::Crowd => "crowd",
+            Self::Neighbours => "neighbours",
             Self::Soak => "soak",
             Self::Figures => "figures",
             Self::Instructions => "instructions",
@@ -84,7 +118,15 @@ impl Kind {
         match self {
             Self::Direct => " mmcfg=0",
             Self::Instructions => " sched_ratelimit_us=0",
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Devices | Self::Crowd | Self::Soak | Self::Figures => "",
+            Self::Full
+            | Self::Hotplug
+            | Self::Chosen
+            | Self::NoIommu
+            | Self::Devices
+            | Self::Crowd
+            | Self::Neighbours
+            | Self::Soak
+            | Self::Figures => "",
         }
     }
 
@@ -98,7 +140,14 @@ impl Kind {
 
     fn limit(self) -> Duration {
         match self {
-            Self::Full | Self::Hotplug | Self::NoIommu | Self::Direct | Self::Devices | Self::Crowd => LIMIT,
+            Self::Full
+            | Self::Hotplug
+            | Self::Chosen
+            | Self::NoIommu
+            | Self::Direct
+            | Self::Devices
+            | Self::Crowd
+            | Self::Neighbours => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
@@ -125,8 +174,8 @@ impl Boot<'_> {
         layout::log_dir(&self.name)
     }
 
-    /// Boots, passes every line of the agent's report to `on_report` and returns when the machine has ended by itself.
-    pub(crate) fn run(&self, on_report: &mut dyn FnMut(&str)) -> Result<()> {
+    /// Boots, passes every line of the agent's report to `on_report` and returns how QEMU ended when the machine has ended by itself.
+    pub(crate) fn run(&self, on_report: &mut dyn FnMut(&str)) -> Result<ExitStatus> {
         let (images, dir) = (self.images, &self.log_dir());
         layout::prepare_logs(dir)?;
         let initramfs = dir.join("dom0.cpio");
@@ -176,7 +225,7 @@ impl Boot<'_> {
         if socket.exists() {
             fs::remove_file(socket)?;
         }
-        result.map(drop)
+        result
     }
 }
 
@@ -200,7 +249,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     device("virtio-net-pci,addr=9,netdev=net9");
     device("ich9-ahci,id=sata,addr=a");
     device("ide-hd,bus=sata.0,drive=sata");
-    if matches!(kind, Kind::Full | Kind::Hotplug | Kind::Soak) {
+    if matches!(kind, Kind::Full | Kind::Hotplug | Kind::Chosen | Kind::Soak) {
         // Nothing on bus 0 can be plugged or unplugged while the machine runs; behind a port it can.
         device("pcie-root-port,id=outside,chassis=1,addr=b");
         device("nvme,id=hot,bus=outside,serial=hot,drive=hot");
@@ -236,6 +285,11 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
             }
         }
     }
+    if kind == Kind::Neighbours {
+        for (slot, description) in NEIGHBOURS {
+            device(&format!("{description},addr={slot:x}"));
+        }
+    }
     if kind == Kind::Figures {
         for index in 0..NOISE_DEVICES {
             device(&format!("edu,addr={:x}", 0xb + index));
@@ -244,9 +298,15 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     if kind == Kind::Devices {
         arguments.extend(["-object", "memory-backend-ram,id=memory,size=4M,share=on"].map(str::to_owned));
     }
+    let mut interfaces = vec![5, 8, 9];
+    if kind == Kind::Neighbours {
+        let disk = format!("driver=null-co,node-name=nothing,size={},read-zeroes=on", DISK_MIB << 20);
+        arguments.extend(["-blockdev".to_owned(), disk]);
+        interfaces.extend(NEIGHBOURS.iter().filter(|(_, device)| device.contains("netdev")).map(|(slot, _)| *slot));
+    }
     // A cable between them that leads nowhere else (which QEMU warns of).
-    for slot in [5, 8, 9] {
-        arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot},hubid=0")]);
+    for slot in interfaces {
+        arguments.extend(["-netdev".to_owned(), format!("hubport,id=net{slot:x},hubid=0")]);
     }
     arguments.extend(["-fsdev".to_owned(), format!("local,id=share,path={},security_model=none", share.display())]);
     for (id, name) in ["disk", "sata"].into_iter().zip(DISKS) {

@@ -49,9 +49,10 @@ const GUEST_MODULES: [&str; 13] = [
 ];
 
 /// Programs in dom0, beside busybox.
-const DOM0_PROGRAMS: [&str; 15] = [
+const DOM0_PROGRAMS: [&str; 16] = [
     "xl",
     "xenstored",
+    "oxenstored",
     "xenconsoled",
     "xen-init-dom0",
     "libxl-save-helper",
@@ -183,5 +184,7 @@ fn dom0_archive(unpacked: &Unpacked) -> Result<Archive> {
     unpacked.add_library(&mut archive, "libgcc_s.so.1")?;
     unpacked.add_modules(&mut archive, &[&DOM0_MODULES[..], &DOM0_MORE].concat())?;
     archive.text("etc/xen/xl.conf", "");
+    let oxenstored = "etc/xen/oxenstored.conf";
+    archive.data(oxenstored, fs::read(unpacked.path(oxenstored))?);
     Ok(archive)
 }

@@ -31,7 +31,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::release::Release;
+use crate::{boot::Kind, release::Release};
 
 #[derive(Parser)]
 #[command(about = "Boots Xen in QEMU with what this repository builds, and reports test cases")]
@@ -56,6 +56,8 @@ enum What {
         #[arg(long, default_value = "")]
         case: String,
     },
+    /// Runs cases that were chosen, in one boot, for a release on which not all run each time
+    Chosen,
     /// Shows the main job on the bench
     Demo,
     /// Attaches and detaches a device many times and shows that nothing grows
@@ -114,7 +116,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let release = Release::numbered(arguments.debian)?;
     match &arguments.what {
         What::Fast => fast::run(release, verbose),
-        What::Full { case } => full::run(release, case, verbose),
+        What::Full { case } => full::run(release, &Kind::LANES, case, verbose),
+        What::Chosen => full::run(release, &[Kind::Chosen], "", verbose),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
         What::Figures { clocks, rounds, only, keep } => {

@@ -33,6 +33,11 @@ impl Report {
         Some(format!("case {name} ... {verdict}"))
     }
 
+    /// Whether a case has started.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.running.is_some() || self.closing.is_some() || self.counted != Tally::default()
+    }
+
     /// The cases of this boot. What is missing counts as one failed case: a case that never ended, the closing line, lines that
     /// add up to it, or that the machine `ended` by itself. The second part says what was missing.
     pub(crate) fn finish(mut self, ended: bool) -> (Tally, Option<String>) {
@@ -95,6 +100,16 @@ mod tests {
         for (_, tally, missing) in [full, fast] {
             assert_eq!((tally, missing), (Tally { passed: 1, failed: 1 }, None));
         }
+    }
+
+    #[test]
+    fn a_boot_has_begun_with_its_first_case() {
+        let mut report = Report::default();
+        assert!(!report.has_begun());
+        report.line("(XEN) noise");
+        assert!(!report.has_begun());
+        report.line("start a");
+        assert!(report.has_begun());
     }
 
     #[test]

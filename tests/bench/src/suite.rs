@@ -14,6 +14,9 @@ use crate::tally::Tally;
 /// In front of a target that can wait for CPUs that the others leave idle.
 const BESIDE: char = '+';
 
+/// In front of a line about an error that is the bench's own: it counts as none of the cases, and is told at the end.
+pub(crate) const BENCH_ERROR: &str = "bench error: ";
+
 /// Runs make targets, passes on what they print and adds up the cases in it. A target without any case (lint) counts as one. Those with
 /// [`BESIDE`] in front run one after the other beside the rest, with the lowest priority, and are heard when the rest has ended.
 pub(crate) fn run(targets: &[String]) -> Result<bool> {
@@ -50,8 +53,14 @@ pub(crate) fn run(targets: &[String]) -> Result<bool> {
     })?;
     let mut sum = Tally::default();
     println!();
-    for Stage { target, seconds, tally } in stages {
-        println!("{target:12} {seconds:6.0} s  {tally}");
+    let width = stages.iter().map(|stage| stage.target.len()).max().unwrap_or_default();
+    for Stage { target, seconds, tally, bench_errors } in stages {
+        let errors = match bench_errors {
+            0 => String::new(),
+            1 => ", 1 error of the bench".to_owned(),
+            errors => format!(", {errors} errors of the bench"),
+        };
+        println!("{target:width$} {seconds:6.0} s  {tally}{errors}");
         sum += tally;
     }
     println!("{sum}");
@@ -63,13 +72,15 @@ struct Stage {
     target: String,
     seconds: f64,
     tally: Tally,
+    bench_errors: u32,
 }
 
 impl Stage {
-    /// Makes a target, through another program if that is given, and hands out what it prints line by line.
+    /// Makes a target (which may have settings in front: `DEBIAN=13 test-fast`), through another program if that is given, and hands out what it prints line by line.
     fn run(target: &str, through: &[&str], on_line: &mut dyn FnMut(&str) -> Result<()>) -> Result<Self> {
         let started = Instant::now();
-        let line = [through, &["make", "--no-print-directory", target]].concat();
+        let words: Vec<&str> = target.split(' ').collect();
+        let line = [through, &["make", "--no-print-directory"], &words].concat();
         let (program, arguments) = line.split_first().context("no program")?;
         let mut make = Command::new(program)
             .args(arguments)
@@ -77,16 +88,17 @@ impl Stage {
             .stdout(Stdio::piped())
             .spawn()
             .context("starting make")?;
-        let mut tally = Tally::default();
+        let (mut tally, mut bench_errors) = (Tally::default(), 0);
         for line in BufReader::new(make.stdout.take().context("no pipe")?).lines() {
             let line = line?;
             on_line(&line)?;
             tally += Tally::of_line(&line).unwrap_or_default();
+            bench_errors += u32::from(line.starts_with(BENCH_ERROR));
         }
         let succeeded = make.wait()?.success();
         if tally == Tally::default() || (!succeeded && tally.failed == 0) {
             tally += Tally::one(succeeded);
         }
-        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally })
+        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally, bench_errors })
     }
 }

@@ -37,13 +37,13 @@ use report::Report;
 /// `figures ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
-    services::start()?;
+    let (lane, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
+    services::start(lane)?;
     // One archive for all guests: the fixed part and this run's agent.
     let archive = [fs::read("/bench/guest.cpio")?, fs::read("/bench/guest-run.cpio")?].concat();
     fs::write("/boot/initrd.img", archive)?;
     let mut report = Report::create()?;
     let mut bed = Bed::new()?;
-    let (lane, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
     match lane {
         "demo" => demo::run(&mut bed, &mut report),
         "soak" => soak::run(filter, &mut bed, &mut report),
@@ -57,16 +57,21 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
 /// The cases of a lane whose names contain the filter, or one of several with commas between them.
 fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'static cases::Case> + use<'a>> {
     let groups = match lane {
-        "full" => cases::FULL,
-        "hotplug" => cases::HOTPLUG,
-        "no-iommu" => cases::NO_IOMMU,
-        "direct" => cases::DIRECT,
-        "devices" => cases::DEVICES,
-        "crowd" => cases::CROWD,
+        "full" => vec![cases::FULL],
+        "hotplug" => vec![cases::HOTPLUG],
+        "chosen" => vec![cases::FULL, cases::HOTPLUG],
+        "no-iommu" => vec![cases::NO_IOMMU],
+        "direct" => vec![cases::DIRECT],
+        "devices" => vec![cases::DEVICES],
+        "crowd" => vec![cases::CROWD],
+        "neighbours" => vec![cases::NEIGHBOURS],
         _ => bail!("no lane {lane}"),
     };
-    let is_wanted = move |case: &&cases::Case| filter.split(',').any(|part| case.name.contains(part));
-    Ok(groups.iter().copied().flatten().filter(is_wanted))
+    let is_chosen = lane == "chosen";
+    let is_wanted = move |case: &&cases::Case| {
+        (!is_chosen || cases::CHOSEN.contains(&case.name)) && filter.split(',').any(|part| case.name.contains(part))
+    };
+    Ok(groups.into_iter().flatten().copied().flatten().filter(is_wanted))
 }
 
 /// Prints the names of these cases.
@@ -89,4 +94,24 @@ fn run_cases(lane: &str, filter: &str, bed: &mut Bed, report: &mut Report) -> Re
         }
     }
     report.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_cases_are_there_and_names_are_told_apart() {
+        let chosen: Vec<&str> = wanted("chosen", "").unwrap().map(|case| case.name).collect();
+        assert_eq!(chosen.len(), cases::CHOSEN.len(), "not all of {:?} are among {chosen:?}", cases::CHOSEN);
+        let mut names: Vec<&str> = ["full", "hotplug", "no-iommu", "direct", "devices", "crowd", "neighbours"]
+            .iter()
+            .flat_map(|lane| wanted(lane, "").unwrap())
+            .map(|case| case.name)
+            .collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count, "two cases have one name");
+    }
 }

@@ -13,6 +13,7 @@ mod errors;
 mod export;
 mod hotplug;
 mod kinds;
+mod neighbours;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -93,3 +94,24 @@ pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
 
 /// Cases on a host with very many devices.
 pub(crate) const CROWD: &[&[Case]] = &[crowd::CASES];
+
+/// Cases on a host that has much else on it.
+pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES];
+
+/// Of the first two, those that a Debian release is tried with on which the whole lane does not run each time (`make test-chosen`): who writes what in
+/// an attach and a detach, drivers and their data, a broker that dies, and devices that follow.
+pub(crate) const CHOSEN: &[&str] = &[
+    "nvme_gets_more_than_one_msix_vector",
+    "nvme_reads_back_16_mib_as_they_were_written",
+    "nvme_leaves_no_vectors_rights_or_bus_mastering_with_its_first_guest",
+    "nvme_gives_the_next_guest_the_data_of_the_first",
+    "a_broker_killed_between_mapping_and_answer_leaks_nothing",
+    "without_a_broker_msi_fails_cleanly_and_reads_work",
+    "the_devices_of_a_guest_that_crashes_are_free_again",
+    "devices_follow_when_the_stub_was_destroyed_and_started_again",
+    "an_attach_follows_the_sequence_of_2008_write_by_write",
+    "directories_have_the_shape_of_the_reference_listing",
+    "a_detach_follows_the_sequence_of_2008_write_by_write",
+    "devices_come_and_go_in_one_transition",
+    "pcidom_create_makes_a_guest_that_has_its_devices",
+];
