@@ -9,7 +9,9 @@ use std::str::FromStr;
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-use crate::device_spec::{DeviceSpec, ParseSpecError, flag, parse_name, parse_policy, parse_slot, take_policy};
+use crate::device_spec::{
+    DeviceSpec, ParseSpecError, flag, parse_name, parse_policy, parse_slot, take_policy, unknown,
+};
 use crate::domain;
 use crate::error::Error;
 use crate::host::Host;
@@ -60,7 +62,7 @@ impl DeviceRequest {
                 ("seize", value) => options.seize = flag("seize", value)?,
                 ("rdm_policy", value) => options.rdm_policy = parse_policy(value)?,
                 ("name", value) => options.name = Some(parse_name(value)?),
-                _ => return Err(ParseSpecError::Unknown(word.to_owned())),
+                (key, _) => return Err(unknown(key, word)),
             }
         }
         let place = place.or_else(|| options.name.take().map(Place::Named)).ok_or(ParseSpecError::NoDevice)?;
@@ -228,6 +230,9 @@ mod tests {
             "36:00.0,seize=yes", // xl reads it as 0
             "36:00.0,rdm_policy=none",
             "36:00.0,colour=red",
+            "36:00.0,romfile=x",
+            "36:00.0,backend=dd",
+            "36:00.0,hotplug=1",
             "36:00.0,bdf=",
             "bdf=",
             "vslot=3",

@@ -104,8 +104,26 @@ pub(crate) enum ParseSpecError {
         "{0:?} is no option of a device (bdf, vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name)"
     )]
     Unknown(String),
+    #[error("{word} is no option of a device here: {why}")]
+    Elsewhere { word: &'static str, why: &'static str },
     #[error("{option} cannot be {value:?}")]
     Value { option: &'static str, value: String },
+}
+
+/// Words that other toolstacks have for a device, and what is to be said about them.
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("backend", "the driver domain is named for all devices of a guest, with --backend"),
+    ("hotplug", "there is no script to be run for a PCI device"),
+    ("romfile", "a PV guest runs no expansion ROM"),
+    ("rombar", "a PV guest runs no expansion ROM"),
+];
+
+/// What is wrong with a word that is none of ours.
+pub(crate) fn unknown(key: &str, word: &str) -> ParseSpecError {
+    match ELSEWHERE.into_iter().find(|(other, _)| *other == key) {
+        Some((word, why)) => ParseSpecError::Elsewhere { word, why },
+        None => ParseSpecError::Unknown(word.to_owned()),
+    }
 }
 
 /// A flag: any number, of which 0 means no. Nothing is the default, as everywhere in xl.

@@ -15,7 +15,8 @@ pub(crate) struct SyntaxError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Value {
     Text(String),
-    List(Vec<Value>),
+    /// Each item with the line that it begins in.
+    List(Vec<(usize, Value)>),
 }
 
 /// One `NAME = VALUE` or `NAME += VALUE`.
@@ -83,18 +84,18 @@ impl Config {
         number.map(|number| number != 0).ok_or_else(|| SyntaxError { line, what: format!("{name} should be a number") })
     }
 
-    /// A list of single values with their line; empty where there is none.
-    pub(crate) fn list(&self, name: &str) -> Result<(usize, Vec<String>), SyntaxError> {
-        let Some((line, value)) = self.get(name)? else { return Ok((0, Vec::new())) };
-        let error = |what: &str| SyntaxError { line, what: format!("{name} {what}") };
+    /// A list of single values, each with its line; empty where there is none.
+    pub(crate) fn list(&self, name: &str) -> Result<Vec<(usize, String)>, SyntaxError> {
+        let Some((line, value)) = self.get(name)? else { return Ok(Vec::new()) };
         let Value::List(items) = value else {
-            return Err(error("is a single value and should be a list: [ \"…\" ]"));
+            let what = format!("{name} is a single value and should be a list: [ \"…\" ]");
+            return Err(SyntaxError { line, what });
         };
-        let text = |item| match item {
-            Value::Text(text) => Ok(text),
-            Value::List(_) => Err(error("has a list in its list")),
+        let text = |(line, item)| match item {
+            Value::Text(text) => Ok((line, text)),
+            Value::List(_) => Err(SyntaxError { line, what: format!("{name} has a list in its list") }),
         };
-        Ok((line, items.into_iter().map(text).collect::<Result<_, _>>()?))
+        items.into_iter().map(text).collect()
     }
 
     /// The text with every setting of these names taken out; what stays keeps its line.
@@ -195,7 +196,8 @@ impl<'a> Parser<'a> {
         loop {
             self.skip_newlines()?;
             if self.word.token != Token::Symbol(b']') {
-                items.push(self.value()?.0);
+                let line = self.word.line;
+                items.push((line, self.value()?.0));
                 self.skip_newlines()?;
             }
             match self.word.token {
@@ -243,8 +245,10 @@ mod tests {
         assert_eq!(config.text("name").unwrap().as_deref(), Some("web"));
         assert_eq!(config.text("memory").unwrap().as_deref(), Some("256"));
         assert_eq!(config.text("extra").unwrap().as_deref(), Some("pci=nomsi ; quiet"));
-        assert_eq!(config.list("pci").unwrap(), (4, vec!["05:00.0@3,seize=1".to_owned(), "06:00.0".to_owned()]));
-        assert_eq!(config.list("vif").unwrap(), (0, vec![]));
+        assert_eq!(config.list("pci").unwrap(), [(4, "05:00.0@3,seize=1".to_owned()), (5, "06:00.0".to_owned())]);
+        assert_eq!(config.list("vif").unwrap(), []);
+        let dotted = self::config("vif.default.script = 'x'\na.b.='y'");
+        assert_eq!(dotted.text("vif.default.script").unwrap().as_deref(), Some("x"));
         assert!(config.flag("cpus").unwrap() && !config.flag("nothing").unwrap());
     }
 
@@ -254,7 +258,7 @@ mod tests {
         assert_eq!(text.lines().count(), GUEST.lines().count());
         assert!(!text.contains("seize") && text.contains("pci=nomsi") && text.ends_with("cpus = 0x2"), "{text}");
         let rest = Config::parse(text.into_bytes()).unwrap();
-        assert_eq!(rest.list("pci").unwrap(), (0, vec![]));
+        assert_eq!(rest.list("pci").unwrap(), []);
         let all = config("pci=['a'];name=\"x\";pci=[\n'b'\n]\npci+=['c']").without(&["pci"]);
         assert_eq!(String::from_utf8(all).unwrap().split_whitespace().collect::<String>(), ";name=\"x\";");
     }
@@ -263,8 +267,9 @@ mod tests {
     fn later_settings_win_and_additions_join() {
         assert_eq!(config("a='1'\na='2'").text("a").unwrap().as_deref(), Some("2"));
         assert_eq!(config("a='1'\na+='2'").text("a").unwrap().as_deref(), Some("12"));
-        assert_eq!(config("a+=['1']\na += ['2',]").list("a").unwrap().1, ["1", "2"]);
-        assert_eq!(config("a=['1']\na=[]").list("a").unwrap().1, [""; 0]);
+        let joined = [(1, "1".to_owned()), (2, "2".to_owned())];
+        assert_eq!(config("a+=['1']\na += ['2',]").list("a").unwrap(), joined);
+        assert_eq!(config("a=['1']\na=[]").list("a").unwrap(), []);
         assert_eq!(config("a='1'\na+=['2']").get("a").unwrap_err().line, 2);
     }
 
@@ -290,6 +295,10 @@ mod tests {
             ("a =", 1, "want a value"),
             ("= 3", 1, "name of a setting"),
             ("A = 3", 1, "unexpected 'A'"),
+            ("_a = 3", 1, "unexpected '_'"),
+            (".a = 3", 1, "unexpected '.'"),
+            ("a-b = 3", 1, "unexpected '-'"),
+            ("a = 1.5", 1, "unexpected '.'"),
             ("a = 3\r\n", 1, "carriage return"),
             ("a = '\\q'", 1, "backslash"),
             ("a = \"\\x\"", 1, "backslash"),

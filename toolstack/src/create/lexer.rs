@@ -7,7 +7,7 @@ use super::config::SyntaxError;
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    /// Lower-case letters, digits and `_`.
+    /// A lower-case letter, and then such letters, digits, `_` and `.`.
     Name(String),
     /// A string without its quotes, or a number as it is written.
     Atom(String),
@@ -59,7 +59,7 @@ impl<'a> Lexer<'a> {
                 Token::Append
             }
             Some(b'a'..=b'z') => {
-                self.skip(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+                self.skip(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'.'));
                 Token::Name(self.text_from(start))
             }
             Some(b'0'..=b'9') => {

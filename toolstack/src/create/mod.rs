@@ -27,8 +27,40 @@ use crate::pool;
 use crate::reclaim::reclaim;
 use crate::sysfs::PCIBACK;
 use crate::table;
-use config::{Config, SyntaxError};
+use config::{Config, SyntaxError, Value};
 use unfinished::Progress;
+
+/// The kind of guest that the configuration is about, as xl reads it: `type` counts, else the older `builder` and `pvh`; without any
+/// of them it is PV.
+fn must_be_pv(config: &Config) -> Result<(), SyntaxError> {
+    let value = |name| match config.get(name)? {
+        Some((line, Value::Text(text))) => Ok(Some((line, text))),
+        Some((line, Value::List(_))) => {
+            Err(SyntaxError { line, what: format!("{name} is a list and should be a single value") })
+        }
+        None => Ok(None),
+    };
+    let refused = |line, setting: String| {
+        let what = format!("{setting}: this guest is not PV, and PCI devices of a driver domain reach PV guests only");
+        Err(SyntaxError { line, what })
+    };
+    if let Some((line, kind)) = value("type")? {
+        return if kind.starts_with("pv") && !kind.starts_with("pvh") {
+            Ok(())
+        } else {
+            refused(line, format!("type = {kind:?}"))
+        };
+    }
+    if let Some((line, builder)) = value("builder")?
+        && builder.starts_with("hvm")
+    {
+        return refused(line, format!("builder = {builder:?}"));
+    }
+    match value("pvh")? {
+        Some((line, text)) if config.flag("pvh")? => refused(line, format!("pvh = {text}")),
+        _ => Ok(()),
+    }
+}
 
 /// What is to be created.
 #[derive(Clone, Debug)]
@@ -95,24 +127,21 @@ impl Plan {
         let name =
             name.ok_or_else(|| Error::Config { place: source.to_owned(), what: "it has no name =".to_owned() })?;
         let flag = |name| config.flag(name).map_err(wrong);
-        let defaults = DeviceSpec {
+        let mut defaults = DeviceSpec {
             msitranslate: flag("pci_msitranslate")?,
             power_mgmt: flag("pci_power_mgmt")?,
             seize: flag("pci_seize")?,
             ..DeviceSpec::plain(Sbdf::from_devfn(0, 0, 0))
         };
-        let (line, wanted) = config.list("pci").map_err(wrong)?;
+        defaults.policy.permissive = flag("pci_permissive")?;
         let mut devices = Vec::new();
-        for text in &wanted {
-            // A device may say permissive=0 against the others.
-            let text = if flag("pci_permissive")? && !text.contains("permissive=") {
-                format!("{text},permissive=1")
-            } else {
-                text.clone()
-            };
+        for (line, text) in config.list("pci").map_err(wrong)? {
             let request = DeviceRequest::parse(&text, &defaults);
             let what = |error| Error::Config { place: place(line), what: format!("{text:?}: {error}") };
             devices.push(request.map_err(what)?);
+        }
+        if !devices.is_empty() {
+            must_be_pv(&config).map_err(wrong)?;
         }
         let mut plan = Self {
             name,
@@ -317,8 +346,48 @@ mod tests {
         assert!(error("name='web'\npci=['00:07']", &[]).starts_with("web.cfg:2: \"00:07\": not a PCI address"));
         assert!(error("name='web'\n\npci=[\n", &[]).starts_with("web.cfg:4: want a value"));
         assert!(error("name='web'", &["memory=64", "pci=x"]).starts_with("\"pci=x\": want a value: x needs quotes"));
-        let plan = plan("name='web'\npci_permissive=1\npci=['00:07.0','00:08.0,permissive=0']", &[]).unwrap();
+        // Each device has a line of its own.
+        let lines = "name='web'\npci=[ '00:07.0',\n'00:08.0,romfile=x',\n]";
+        assert!(error(lines, &[]).starts_with("web.cfg:3: \"00:08.0,romfile=x\": romfile "), "{}", error(lines, &[]));
+        assert!(error("name='web'", &["pci=['00:08.0,hotplug=1']"]).contains("hotplug "));
+        assert!(error("name='web'", &["pci=['00:08.0,backend=dd']"]).contains("--backend"));
+    }
+
+    #[test]
+    fn permissive_is_a_default_like_the_others() {
+        let devices = [
+            "00:01.0",
+            "00:02.0,",
+            "00:03.0,permissive=0",
+            "00:04.0,permissive =0",
+            "00:05.0,permissive=",
+            "00:06.0,quirk=40:4:ff00",
+        ];
+        let plan = plan(&format!("name='web'\npci_permissive=1\npci={devices:?}"), &[]).unwrap();
         let permissive = plan.devices.iter().map(|request| request.single().unwrap().policy.permissive);
-        assert_eq!(permissive.collect::<Vec<_>>(), [true, false]);
+        assert_eq!(permissive.collect::<Vec<_>>(), [true, true, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_guest_of_another_kind_is_refused_with_its_line() {
+        let with = |settings: &str| format!("name='web'\n{settings}\npci=['00:07.0']");
+        for (settings, line) in [
+            ("type='hvm'", "web.cfg:2: type = \"hvm\""),
+            ("type='pvh'", "web.cfg:2: type = \"pvh\""),
+            ("builder='hvm'", "web.cfg:2: builder = \"hvm\""),
+            ("\ntype='pv'\ntype = \"pvh\"", "web.cfg:4: type = \"pvh\""),
+            ("pvh=1", "web.cfg:2: pvh = 1"),
+            ("builder='generic'\ntype='hvm'", "web.cfg:3: type = \"hvm\""),
+        ] {
+            let error = error(&with(settings), &[]);
+            assert!(error.starts_with(line) && error.contains("not PV"), "{settings}: {error}");
+        }
+        assert!(error(&with(""), &["type='hvm'"]).starts_with("\"type='hvm'\": type ="));
+        for settings in ["", "type='pv'", "builder='generic'", "builder='linux'", "type='pv'\nbuilder='hvm'", "pvh=0"] {
+            assert!(plan(&with(settings), &[]).is_ok(), "{settings}");
+        }
+        // Without devices it is xl's business.
+        let plan = plan("name='web'\ntype='hvm'\nvif=['']\nvif.default.script='x'", &[]).unwrap();
+        assert!(plan.devices.is_empty());
     }
 }
