@@ -80,7 +80,7 @@ pub(crate) struct AttachArgs {
     /// How a guest that has no devices yet sees them (default: as the driver domain does it)
     #[arg(long, value_name = "MODE")]
     pub(crate) export: Option<ExportMode>,
-    /// How long the guest may take
+    /// How long the guest may take; half a second more for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Name or id of the guest
@@ -96,7 +96,7 @@ pub(crate) struct CreateArgs {
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
-    /// How long the guest may take
+    /// How long the guest may take; half a second more for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Leave the guest paused
@@ -119,7 +119,7 @@ pub(crate) struct DetachArgs {
     /// Refuse unless this driver domain (name or id) serves the devices
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
-    /// How long the guest may take
+    /// How long the guest may take; half a second more for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Take the devices also if the guest does not let go in time, and free what a guest still has something of

@@ -1,7 +1,5 @@
 //! Waiting for backend and frontend to meet.
 
-use std::time::Duration;
-
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
@@ -9,8 +7,9 @@ use crate::attach::Until;
 use crate::directories::Ends;
 use crate::domain;
 use crate::entries::Entries;
-use crate::error::{DomainName, Error, StateName};
+use crate::error::{DomainName, Error};
 use crate::host::Host;
+use crate::patience::{Patience, Side, Turn, wait_by_turns};
 
 /// How far they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,18 +35,22 @@ pub(crate) enum Settled {
 ///
 /// # Errors
 /// [`Error::GuestSilent`] or [`Error::StubSilent`] when that takes too long; one of them went away.
-pub(crate) fn settle(host: &Host, stub: &DomainName, guest: &DomainName, timeout: Duration) -> Result<Settled, Error> {
-    let settled = host.wait_for_guest(guest.id, &Ends::watched(stub.id, guest.id), timeout, || {
+pub(crate) fn settle(
+    host: &Host,
+    stub: &DomainName,
+    guest: &DomainName,
+    patience: impl Into<Patience>,
+) -> Result<Settled, Error> {
+    let watched = Ends::watched(stub.id, guest.id);
+    wait_by_turns(host, (stub, guest), &watched, patience.into(), || {
         check_alive(host, stub, guest)?;
-        let ends = Ends::read(host, stub.id, guest.id)?;
-        Ok(match ends {
-            ends if ends.are_connected() => Some(Settled::Connected),
-            ends if ends.are_unmet() => Some(Settled::Unmet),
-            ends if ends.are_closed() => Some(Settled::Closed),
-            _ => None,
+        Ok(match Ends::read(host, stub.id, guest.id)? {
+            ends if ends.are_connected() => Turn::Done(Settled::Connected),
+            ends if ends.are_unmet() => Turn::Done(Settled::Unmet),
+            ends if ends.are_closed() => Turn::Done(Settled::Closed),
+            ends => Turn::Of(Side::of(ends)),
         })
-    })?;
-    settled.map_or_else(|| Err(who_is_silent(host, stub, guest, timeout)?), Ok)
+    })?
 }
 
 /// Waits until the guest has the devices, or, while it is paused, until the stub has exported them.
@@ -56,12 +59,12 @@ pub(crate) fn await_connection(
     stub: &DomainName,
     guest: &DomainName,
     devices: &[Sbdf],
-    timeout: Duration,
+    patience: Patience,
     until: Until,
 ) -> Result<Connection, Error> {
     let mut watched = Ends::watched(stub.id, guest.id);
     watched.push(path::backend_dir(stub.id, guest.id)); // `state-N`: a stub that nobody is connected to changes nothing else
-    let met = host.wait_for_guest(guest.id, &watched, timeout, || {
+    let met = wait_by_turns(host, (stub, guest), &watched, patience, || {
         let paused = check_alive(host, stub, guest)?;
         let exports = Exports::look(host, stub.id, guest.id, devices)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
@@ -73,19 +76,22 @@ pub(crate) fn await_connection(
             return Err(export_failed(host, stub, guest, device)?);
         }
         Ok(match exports.all {
-            true if ends.are_connected() => Some(Connection::Connected),
-            true if until == Until::Exported => Some(Connection::Waiting),
-            true if paused && (is_unmet || ends.back == XenbusState::Connected) => Some(Connection::Waiting),
-            _ => None,
+            true if ends.are_connected() => Turn::Done(Connection::Connected),
+            true if until == Until::Exported => Turn::Done(Connection::Waiting),
+            true if paused && (is_unmet || ends.back == XenbusState::Connected) => Turn::Done(Connection::Waiting),
+            // It follows new entries of a guest that has not come yet without being told to.
+            false if is_unmet => Turn::Of(Side::Stub),
+            _ => Turn::Of(Side::of(ends)),
         })
     })?;
-    if let Some(connection) = met {
-        return Ok(connection);
-    }
+    let silent = match met {
+        Ok(connection) => return Ok(connection),
+        Err(silent) => silent,
+    };
     // One that failed is the reason to tell, also where the guest did not come to an end.
     Err(match Exports::look(host, stub.id, guest.id, devices)?.failed {
         Some(device) => export_failed(host, stub, guest, device)?,
-        None => who_is_silent(host, stub, guest, timeout)?,
+        None => silent,
     })
 }
 
@@ -112,27 +118,6 @@ fn check_open(host: &Host, stub: &DomainName, guest: &DomainName, ends: Ends) ->
     }
     let text = host.read(&guest_error(guest.id))?;
     Err(Error::GuestRefused { guest: guest.clone(), text })
-}
-
-/// Who is to blame that nothing goes on: the one whose turn it is.
-pub(crate) fn who_is_silent(
-    host: &Host,
-    stub: &DomainName,
-    guest: &DomainName,
-    after: Duration,
-) -> Result<Error, Error> {
-    let Ends { back, front } = Ends::read(host, stub.id, guest.id)?;
-    let stubs_turn = match (back, front) {
-        (XenbusState::Initialised, XenbusState::Initialised)
-        | (XenbusState::Reconfiguring | XenbusState::Connected, XenbusState::Reconfiguring)
-        | (XenbusState::Reconfigured, XenbusState::Connected) => true,
-        (back, _) => back < XenbusState::Initialised,
-    };
-    if stubs_turn {
-        let waiting_for = format!("serving the devices of {guest}");
-        return Ok(Error::StubSilent { stub: stub.clone(), after, waiting_for });
-    }
-    Ok(Error::GuestSilent { guest: guest.clone(), after, backend: StateName(back), frontend: StateName(front) })
 }
 
 /// How far the stub is with the devices of an attach.

@@ -97,6 +97,7 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
             timeout: request.timeout,
             if_silent,
         };
+        let asked = host.elapsed();
         match withdraw(host, wanted)? {
             Answer::LetGo => {}
             Answer::Silent(_) | Answer::HalfWay(_) if request.force => {
@@ -104,7 +105,9 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
                 host.commit(&phases(&loan.devices, Phase::Detaching))?;
             }
             Answer::Silent(error) => return Err(error),
-            Answer::HalfWay(ends) => return Err(half_way(&loan, request.timeout, ends)),
+            Answer::HalfWay(ends) => {
+                return Err(half_way(&loan, host.elapsed().saturating_sub(asked), ends));
+            }
         }
     } else {
         // Nobody can ask it for one device. When the last one goes it is asked to close.

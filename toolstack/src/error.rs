@@ -7,6 +7,7 @@ use std::time::Duration;
 use xen_types::{DomId, Sbdf};
 use xenstore::XenbusState;
 
+use crate::patience::Seconds;
 use crate::store::StoreFailure;
 use crate::xen::HypercallError;
 
@@ -58,6 +59,13 @@ pub(crate) enum Error {
     NotPv(DomainName),
     #[error("{0} has this uuid already")]
     GuestExists(DomainName),
+    #[error("another pcidom command is creating a guest with the uuid of {0}")]
+    BeingCreated(String),
+    #[error(
+        "{guest} runs and has not begun to use {} within {}; they stay attached, and it gets them when its xen-pcifront driver is there",
+        list(.devices), Seconds(*.after)
+    )]
+    NotYetUsed { guest: DomainName, devices: Vec<Sbdf>, after: Duration },
     #[error("{0} was destroyed and is still there")]
     StillThere(DomainName),
     #[error("{guest} cannot get devices: {why}")]
@@ -79,7 +87,7 @@ pub(crate) enum Error {
     StubNotReady(DomainName),
     #[error("the backend {stub} refuses {device}: {reason}")]
     StubRefuses { stub: DomainName, device: Sbdf, reason: String },
-    #[error("the backend {stub} did not answer within {} s: {waiting_for}", .after.as_secs())]
+    #[error("the backend {stub} did not answer within {}: {waiting_for}", Seconds(*.after))]
     StubSilent { stub: DomainName, after: Duration, waiting_for: String },
     #[error("the backend {0} went away")]
     StubWentAway(DomainName),
@@ -117,9 +125,9 @@ pub(crate) enum Error {
     #[error("{guest} sees its devices in mode {mode}, which was chosen with the first of them")]
     OtherExport { guest: DomainName, mode: String },
 
-    #[error("{guest} did not answer within {} s (backend {backend}, frontend {frontend})", .after.as_secs())]
+    #[error("{guest} did not answer within {} (backend {backend}, frontend {frontend})", Seconds(*.after))]
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
-    #[error("{guest} stopped closing its devices half-way for {} s (frontend {frontend})", .after.as_secs())]
+    #[error("{guest} stopped closing its devices half-way for {} (frontend {frontend})", Seconds(*.after))]
     GuestHalfClosed { guest: DomainName, after: Duration, frontend: StateName },
     #[error("{guest} closed the connection instead of using the devices{}", suffix(.text))]
     GuestRefused { guest: DomainName, text: Option<String> },
@@ -183,7 +191,7 @@ impl Error {
             Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
                 ExitCause::NotPermitted
             }
-            Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } => ExitCause::GuestSilent,
+            Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } | Self::NotYetUsed { .. } => ExitCause::GuestSilent,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }
@@ -252,6 +260,12 @@ impl Error {
             ),
             Self::GuestSilent { .. } => {
                 "the guest needs the xen-pcifront driver, built in or loaded; --timeout gives it longer".to_owned()
+            }
+            Self::NotYetUsed { guest, .. } => {
+                format!(
+                    "`xl console {}` shows how far it is; `pcidom list {}` shows when it has them",
+                    guest.id, guest.id
+                )
             }
             Self::GuestHalfClosed { .. } => "once it has finished or is gone, run the same command again".to_owned(),
             Self::GuestRefused { .. } => "look at the guest's kernel log".to_owned(),

@@ -8,6 +8,7 @@ use xen_types::{DomId, Sbdf};
 use crate::assignable;
 use crate::attach::{self, Following, Until};
 use crate::close;
+use crate::create::unfinished;
 use crate::device_spec::DeviceSpec;
 use crate::directories::end_state;
 use crate::domain;
@@ -101,7 +102,11 @@ fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
     let keeps = Keep::load_all(host, &free.iter().map(|record| record.device).collect::<Vec<_>>())?;
     for (record, keep) in free.into_iter().zip(keeps) {
         let Some(Keep { guest, spec, export }) = keep else { continue };
-        let Some(guest) = domain::with_uuid(host, &guest)? else { continue };
+        let uuid = guest;
+        let Some(guest) = domain::with_uuid(host, &uuid)? else { continue };
+        if unfinished::is_noted(host, &uuid)? {
+            continue; // it is just being made, and the command that does it gives it its devices
+        }
         if domain::info(host, guest.id)?.is_none_or(|info| info.shutdown)
             || !host.sysfs.exists(record.device)
             || !holds(host, record.stub, record.device)?

@@ -11,6 +11,7 @@ use xenstore::XenbusState;
 
 use crate::domain;
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::quirks;
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
@@ -35,6 +36,16 @@ pub(crate) trait Console {
 
     /// A step or a transition, for `-v`.
     fn trace(&self, at: Duration, text: &str);
+}
+
+/// That a guest is being made by this command.
+pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
+
+/// What a look says that is repeated until it finds something.
+pub(crate) enum Look<T> {
+    Found(T),
+    /// How much longer to go on; nothing ends it.
+    Wait(Duration),
 }
 
 /// dom0.
@@ -88,10 +99,41 @@ impl Host {
         Ok(())
     }
 
+    /// As [`Host::take_turn`], with locks in a folder of the test's own, which nobody else may have.
+    #[cfg(test)]
+    pub(crate) fn take_turn_in(&self, folder: &std::path::Path) {
+        let turn = Turn::take_in(folder, || Ok(None), || panic!("another command is at work"));
+        self.turn.replace(Some(Rc::new(turn.unwrap())));
+    }
+
     /// Whether another command is busy with this guest: everything about it is that command's.
     pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
         let turn = self.turn.borrow().clone();
         turn.map_or(Ok(false), |turn| turn.is_others(guest))
+    }
+
+    /// Makes this a command about a guest that it has just made: others leave it alone.
+    pub(crate) fn adopt(&self, guest: DomId) -> Result<(), Error> {
+        let turn = self.turn.borrow().clone();
+        turn.map_or(Ok(()), |turn| turn.adopt(guest))
+    }
+
+    /// Lets other commands have their turn during `work`, which takes long. What was known of devices and guests may be different
+    /// afterwards.
+    pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
+        let turn = self.turn.borrow().clone();
+        match turn {
+            Some(turn) => turn.aside(work),
+            None => work(),
+        }
+    }
+
+    /// Says to other commands that the guest with this id is being made, until the result is dropped; `None` where another command says
+    /// so.
+    pub(crate) fn take_creation(&self, uuid: &str) -> Result<Option<Creation>, Error> {
+        let turn = self.turn.borrow().clone();
+        let Some(turn) = turn else { return Ok(Some(Creation(None))) };
+        Ok(turn.take_creation(uuid)?.map(|lock| Creation(Some(lock))))
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -195,24 +237,37 @@ impl Host {
         timeout: Duration,
         mut check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
+        let mut deadline = None;
+        self.wait_while(paths, || {
+            if let Some(answer) = check()? {
+                return Ok(Look::Found(answer));
+            }
+            let now = self.elapsed();
+            let deadline = *deadline.get_or_insert(now + timeout);
+            Ok(Look::Wait(deadline.saturating_sub(now)))
+        })
+    }
+
+    /// As [`Host::wait_for`], where each look says anew how long to go on.
+    fn wait_while<T>(
+        &self,
+        paths: &[String],
+        mut look: impl FnMut() -> Result<Look<T>, Error>,
+    ) -> Result<Option<T>, Error> {
         const LOOK_AGAIN: Duration = Duration::from_secs(1);
         // Often there is nothing to wait for.
-        if let Some(answer) = check()? {
+        if let Look::Found(answer) = look()? {
             return Ok(Some(answer));
         }
-        let deadline = self.elapsed() + timeout;
-        let mut look = || loop {
-            if let Some(answer) = check()? {
-                return Ok(Some(answer));
-            }
-            let left = deadline.saturating_sub(self.elapsed());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            self.store.wait(left.min(LOOK_AGAIN))?;
+        let mut wait = || loop {
+            match look()? {
+                Look::Found(answer) => return Ok(Some(answer)),
+                Look::Wait(left) if left.is_zero() => return Ok(None),
+                Look::Wait(left) => self.store.wait(left.min(LOOK_AGAIN))?,
+            };
         };
         self.store.watch(paths)?;
-        let result = look();
+        let result = wait();
         self.store.unwatch(paths)?;
         result
     }
@@ -225,7 +280,21 @@ impl Host {
         timeout: Duration,
         check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
-        let wait = || self.wait_for(paths, timeout, check);
+        self.aside_for(guest, || self.wait_for(paths, timeout, check))
+    }
+
+    /// As [`Host::wait_for_guest`], where each look says anew how long to go on.
+    pub(crate) fn wait_for_guest_while<T>(
+        &self,
+        guest: DomId,
+        paths: &[String],
+        look: impl FnMut() -> Result<Look<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        self.aside_for(guest, || self.wait_while(paths, look))
+    }
+
+    /// Lets other commands have their turn while `wait` waits for this guest.
+    fn aside_for<T>(&self, guest: DomId, wait: impl FnOnce() -> T) -> T {
         let turn = self.turn.borrow().clone();
         match turn {
             Some(turn) => turn.waiting_for(guest, wait),

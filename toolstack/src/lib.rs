@@ -34,6 +34,7 @@ mod host;
 mod journal;
 mod list;
 mod lock;
+mod patience;
 mod pool;
 mod question;
 mod quirks;

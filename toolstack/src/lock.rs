@@ -1,7 +1,8 @@
 //! One command at a time, and one for each guest: locks that the kernel gives back when the process ends, however it ends.
 //!
 //! A command about a guest takes the guest's lock first and the common one then, and gives the common one away while it waits for the guest
-//! ([`crate::turn`]). Nobody who has the common lock waits for a guest's, so they cannot wait for each other.
+//! ([`crate::turn`]). Nobody who has the common lock waits for a guest's, so they cannot wait for each other. A guest that is being made has
+//! no number yet: its lock goes by its UUID, and says to others that the command which makes it lives.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::MetadataExt as _;
@@ -35,6 +36,11 @@ impl Lock {
     /// Takes a guest's lock; `None` when another command has it.
     pub(crate) fn try_take_guest_in(folder: &Path, guest: DomId) -> Result<Option<Self>, Error> {
         Self::try_take_in(folder, &guest_name(guest))
+    }
+
+    /// Takes the lock of a guest that is being made, by the id that it has or will have; `None` when the command that makes it has it.
+    pub(crate) fn try_take_creation_in(folder: &Path, uuid: &str) -> Result<Option<Self>, Error> {
+        Self::try_take_in(folder, &format!("pcidom-create-{uuid}.lock"))
     }
 
     /// Lets others have it while `work` is done.

@@ -8,18 +8,17 @@ use xenstore::path::key;
 use xenstore::{Permission, path};
 
 use crate::domain;
-use crate::error::{Doing, DomainName, Error};
+use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::patience;
 use crate::reset::{Reset, is_fresh, reset};
 use crate::store::Change;
 use crate::table;
 use crate::xen::{Frames, Permission as Right};
 
-/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds; this is what libxl grants a
-/// backend on a machine that is busy with other things.
-pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) use crate::patience::STUB_PATIENCE;
 
 /// What the stub says about one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,9 +228,9 @@ pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Res
         _ => None,
     })?;
     match verdict {
-        Some(Ok(())) => Ok(()),
-        Some(Err(reason)) => Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
-        None => Err(silent(stub, format!("whether it takes {device}"))),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(reason)) => Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
+        Err(after) => Err(silent(stub, after, format!("whether it takes {device}"))),
     }
 }
 
@@ -239,37 +238,52 @@ pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Res
 fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     host.commit(&[Change::write(path::child(&path::pool_dir(stub.id, device), "online"), 0)])?;
     match await_state(host, stub, device, |state| (state == PoolState::Released).then_some(())) {
-        Ok(Some(())) | Err(Error::StubWentAway(_)) => Ok(()),
-        Ok(None) => Err(silent(stub, format!("letting go of {device}"))),
+        Ok(Ok(())) | Err(Error::StubWentAway(_)) => Ok(()),
+        Ok(Err(after)) => Err(silent(stub, after, format!("letting go of {device}"))),
         Err(error) => Err(error),
     }
 }
 
-/// Waits until the stub has the device back from `guest`, whose directories are gone.
-pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, device: Sbdf) -> Result<(), Error> {
-    match await_state(host, stub, device, |state| (!state.is_with(guest)).then_some(())) {
-        Ok(Some(())) | Err(Error::StubWentAway(_)) => Ok(()),
-        Ok(None) => Err(silent(stub, format!("taking {device} back from domain {guest}"))),
-        Err(error) => Err(error),
+/// Waits until the stub has the devices back from `guest`, whose directories or entries are gone.
+pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, devices: &[Sbdf]) -> Result<(), Error> {
+    let asked = host.elapsed();
+    let nodes: Vec<String> = devices.iter().map(|device| state_path(stub.id, *device)).collect();
+    let mut watched = nodes.clone();
+    watched.push(path::RELEASE_DOMAIN.to_owned());
+    let still_there = || {
+        let states = host.read_all(&nodes)?;
+        let is_there = |state: &Option<String>| PoolState::parse(state.as_deref().unwrap_or_default()).is_with(guest);
+        let there = devices.iter().copied().zip(&states).filter(|(_, state)| is_there(state));
+        Ok::<_, Error>(there.map(|(device, _)| device).collect::<Vec<_>>())
+    };
+    let returned = host.wait_for(&watched, patience::with_stub(devices.len()), || {
+        Ok((!domain::is_alive(host, stub.id)? || still_there()?.is_empty()).then_some(()))
+    })?;
+    if returned.is_some() {
+        return Ok(());
     }
+    let waiting_for = format!("taking {} back from domain {guest}", list(&still_there()?));
+    Err(Error::StubSilent { stub: stub.clone(), after: host.elapsed().saturating_sub(asked), waiting_for })
 }
 
-/// Waits for the stub's word on a device; `None` when it took too long.
+/// Waits for the stub's word on a device, which it was just asked for; `Err` in `Ok` says for how long in vain.
 fn await_state<T>(
     host: &Host,
     stub: &DomainName,
     device: Sbdf,
     wanted: impl Fn(PoolState) -> Option<T>,
-) -> Result<Option<T>, Error> {
+) -> Result<Result<T, Duration>, Error> {
+    let asked = host.elapsed();
     let paths = [state_path(stub.id, device), path::RELEASE_DOMAIN.to_owned()];
-    host.wait_for(&paths, STUB_PATIENCE, || {
+    let answer = host.wait_for(&paths, STUB_PATIENCE, || {
         if !domain::is_alive(host, stub.id)? {
             return Err(Error::StubWentAway(stub.clone()));
         }
         Ok(wanted(state(host, stub.id, device)?))
-    })
+    })?;
+    Ok(answer.ok_or_else(|| host.elapsed().saturating_sub(asked)))
 }
 
-fn silent(stub: &DomainName, waiting_for: String) -> Error {
-    Error::StubSilent { stub: stub.clone(), after: STUB_PATIENCE, waiting_for }
+fn silent(stub: &DomainName, after: Duration, waiting_for: String) -> Error {
+    Error::StubSilent { stub: stub.clone(), after, waiting_for }
 }

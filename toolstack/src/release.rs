@@ -89,9 +89,7 @@ pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), 
         withdraw::remove_entries(host, &loan.stub, &loan.guest, &loan.devices)?;
     }
     if loan.stub_alive {
-        for device in &loan.devices {
-            pool::await_return(host, &loan.stub, loan.guest.id, *device)?;
-        }
+        pool::await_return(host, &loan.stub, loan.guest.id, &loan.devices)?;
     }
     if loan.guest_alive {
         revoke(host, loan, &all, rights)?;

@@ -1,6 +1,6 @@
 //! Whose turn it is: commands change things one at a time, but none waits for a guest that another command waits for.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 use xen_types::DomId;
@@ -14,7 +14,7 @@ pub(crate) struct Turn {
     folder: PathBuf,
     common: Lock,
     /// The guest that it is about, which other commands leave alone meanwhile.
-    guest: Option<(DomId, Lock)>,
+    guest: RefCell<Option<(DomId, Lock)>>,
 }
 
 impl Turn {
@@ -23,13 +23,13 @@ impl Turn {
         Self::take_in(lock::folder(), find, waiting)
     }
 
-    fn take_in(
+    pub(crate) fn take_in(
         folder: &Path,
         find: impl Fn() -> Result<Option<DomId>, Error>,
         waiting: impl Fn(),
     ) -> Result<Self, Error> {
         loop {
-            let has_waited = Cell::new(false);
+            let has_waited = std::cell::Cell::new(false);
             let waiting = || {
                 has_waited.set(true);
                 waiting();
@@ -37,7 +37,7 @@ impl Turn {
             let id = find()?;
             let own = |id| Ok::<_, Error>((id, Lock::take_guest_in(folder, id, waiting)?));
             let guest = id.map(own).transpose()?;
-            let turn = Self { folder: folder.to_owned(), common: Lock::take_in(folder, waiting)?, guest };
+            let turn = Self { folder: folder.to_owned(), common: Lock::take_in(folder, waiting)?, guest: guest.into() };
             // It may have rebooted meanwhile.
             if !has_waited.get() || find()? == id {
                 return Ok(turn);
@@ -50,13 +50,33 @@ impl Turn {
         if self.is_about(guest) { self.common.without(wait) } else { wait() }
     }
 
+    /// Makes this a command about a guest that it has just made. It stays none where it is about another, or somebody was quicker.
+    pub(crate) fn adopt(&self, guest: DomId) -> Result<(), Error> {
+        let mut ours = self.guest.borrow_mut();
+        if ours.is_none() {
+            *ours = Lock::try_take_guest_in(&self.folder, guest)?.map(|lock| (guest, lock));
+        }
+        Ok(())
+    }
+
+    /// Lets other commands have their turn during `work`, which takes long. What was known of devices and guests may be different
+    /// afterwards.
+    pub(crate) fn aside<R>(&self, work: impl FnOnce() -> R) -> R {
+        self.common.without(work)
+    }
+
+    /// Takes the lock of a guest that is to be made; `None` where another command is making it.
+    pub(crate) fn take_creation(&self, uuid: &str) -> Result<Option<Lock>, Error> {
+        Lock::try_take_creation_in(&self.folder, uuid)
+    }
+
     /// Whether another command is about this guest, and waits for it.
     pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
         Ok(!self.is_about(guest) && Lock::try_take_guest_in(&self.folder, guest)?.is_none())
     }
 
     fn is_about(&self, guest: DomId) -> bool {
-        self.guest.as_ref().is_some_and(|(ours, _)| *ours == guest)
+        self.guest.borrow().as_ref().is_some_and(|(ours, _)| *ours == guest)
     }
 }
 
@@ -64,6 +84,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::fake::TempTree;
+    use std::cell::Cell;
 
     const A: DomId = DomId(5);
     const B: DomId = DomId(6);
@@ -105,6 +126,28 @@ mod tests {
             },
         );
         assert!(second.is_ok() && waited.get());
+    }
+
+    #[test]
+    fn a_guest_that_was_made_becomes_the_one_that_the_command_is_about() {
+        let tree = TempTree::new();
+        let first = turn(&tree, None);
+        let creation = first.take_creation("01").unwrap().unwrap();
+        first.aside(|| {
+            let second = turn(&tree, None);
+            assert!(second.take_creation("01").unwrap().is_none() && second.take_creation("02").unwrap().is_some());
+        });
+        first.adopt(A).unwrap();
+        first.adopt(B).unwrap();
+        drop(creation);
+        first.waiting_for(A, || {
+            let second = turn(&tree, None);
+            assert!(second.is_others(A).unwrap() && !second.is_others(B).unwrap());
+            assert!(second.take_creation("01").unwrap().is_some());
+            // Another command has it: nothing happens.
+            second.adopt(A).unwrap();
+            assert!(second.is_others(A).unwrap());
+        });
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
-use crate::pool::{self, STUB_PATIENCE};
+use crate::patience::{Patience, STUB_PATIENCE, Side, Turn, wait_by_turns};
+use crate::pool;
 use crate::store::Change;
 use crate::table::{self, Phase};
 
@@ -59,16 +60,16 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
         }
         Err(error) => return Err(error),
     }
-    if let_go_within(host, wanted, timeout)? {
+    let patience = Patience::new(timeout, devices.len());
+    let Err(silent) = let_go_within(host, wanted, patience)? else {
         return Ok(Answer::LetGo);
-    }
-    let silent = connect::who_is_silent(host, stub, guest, timeout)?;
+    };
     let ends = Ends::read(host, stub.id, guest.id)?;
     if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
         return Ok(Answer::Silent(silent));
     }
     // It moved at the last moment, or is in the middle of it.
-    if let_go_within(host, wanted, STUB_PATIENCE)? {
+    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
         return Ok(Answer::LetGo);
     }
     Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
@@ -98,7 +99,7 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
             }
             continue;
         }
-        let settled = connect::settle(host, stub, guest, timeout)?;
+        let settled = connect::settle(host, stub, guest, Patience::new(timeout, devices.len()))?;
         let entries = Entries::load(host, stub.id, guest.id)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
         // One that is not exported has no address by which the guest could find it: Linux gives up everything then (§2.4).
@@ -151,14 +152,15 @@ pub(crate) fn remove_entries(
     }
 }
 
-fn let_go_within(host: &Host, wanted: Wanted<'_>, timeout: Duration) -> Result<bool, Error> {
-    let (stub, guest) = (wanted.stub.id, wanted.guest.id);
-    let done = host.wait_for_guest(guest, &Ends::watched(stub, guest), timeout, || {
-        let ends = Ends::read(host, stub, guest)?;
-        let gone = !domain::is_alive(host, guest)? || !domain::is_alive(host, stub)?;
-        Ok((gone || ends.are_connected() || ends.are_closed()).then_some(()))
-    })?;
-    Ok(done.is_some())
+/// Waits until the guest has let go, or tells who took too long.
+fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<Result<(), Error>, Error> {
+    let Wanted { stub, guest, .. } = wanted;
+    wait_by_turns(host, (stub, guest), &Ends::watched(stub.id, guest.id), patience, || {
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
+        let is_over = gone || ends.are_connected() || ends.are_closed();
+        Ok(if is_over { Turn::Done(()) } else { Turn::Of(Side::of(ends)) })
+    })
 }
 
 /// Makes everything as it was, unless the guest moves just then.

@@ -21,6 +21,7 @@ use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::patience::Patience;
 use crate::pool;
 use crate::quirks;
 use crate::release;
@@ -40,7 +41,7 @@ pub(crate) struct Request {
     pub(crate) devices: Vec<DeviceSpec>,
     /// How a guest without devices is to see them; `None` leaves it to the stub.
     pub(crate) export: Option<ExportMode>,
-    /// How long the guest may take.
+    /// How long the guest may take for one device; more take longer.
     pub(crate) timeout: Duration,
     pub(crate) following: Following,
     pub(crate) until: Until,
@@ -77,9 +78,9 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
-    let deadline = host.elapsed() + request.timeout;
+    let patience = Patience::new(request.timeout, request.devices.len());
     // Before the devices are looked at: other commands may do something with them while this one waits.
-    if has_connection && connect::settle(host, &stub, &guest, request.timeout)? == Settled::Closed {
+    if has_connection && connect::settle(host, &stub, &guest, patience)? == Settled::Closed {
         return Err(Error::FrontendClosed { guest });
     }
     for (index, spec) in request.devices.iter().enumerate() {
@@ -104,7 +105,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
         Following::No => Some(Vec::new()),
         Following::Already => None,
     };
-    let plan = Plan { keeps, stub, guest, export, others, has_connection, deadline };
+    let plan = Plan { keeps, stub, guest, export, others, has_connection, patience };
     Journal::run(host, |journal| perform(journal, host, request, &plan))
 }
 
@@ -118,7 +119,7 @@ struct Plan {
     has_connection: bool,
     /// Whom the devices are going to follow; `None` when that stays as it is.
     keeps: Option<Vec<Keep>>,
-    deadline: Duration,
+    patience: Patience,
 }
 
 /// The steps.
@@ -159,13 +160,13 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
         steps::assign(journal, guest, spec)?;
     }
     if plan.has_connection {
-        steps::append(journal, stub, guest, export, &request.devices, &facts, plan.deadline)?;
+        steps::append(journal, stub, guest, export, &request.devices, &facts, plan.patience)?;
     } else {
         steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
     }
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
-    let left = plan.deadline.saturating_sub(host.elapsed());
-    let connection = connect::await_connection(host, stub, guest, &devices, left, request.until)?;
+    // From here on: what came before was our own work.
+    let connection = connect::await_connection(host, stub, guest, &devices, plan.patience, request.until)?;
     host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;
     Ok(connection)
 }

@@ -1,7 +1,5 @@
 //! The steps of an attach, each with its undo.
 
-use std::time::Duration;
-
 use xen_types::{Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
@@ -16,6 +14,7 @@ use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
 use crate::holds;
 use crate::journal::Journal;
+use crate::patience::Patience;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::reset::{Reset, reset};
 use crate::store::Change;
@@ -190,7 +189,7 @@ pub(super) fn publish(
             host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, guest, &devices, &facts)?;
             host.commit(&directories::remove(stub.id, guest))?;
-            facts.iter().try_for_each(|facts| pool::await_return(host, &stub, guest, facts.device))
+            pool::await_return(host, &stub, guest, &devices)
         },
     )
 }
@@ -204,14 +203,14 @@ pub(super) fn append(
     export: &Export,
     devices: &[DeviceSpec],
     facts: &[Facts],
-    deadline: Duration,
+    patience: Patience,
 ) -> Result<(), Error> {
     let (facts, owner, receiver) = (facts.to_vec(), stub.clone(), guest.clone());
     journal.step(
         format!("add the devices to those of {guest}"),
         |host| {
             loop {
-                let settled = connect::settle(host, stub, guest, deadline.saturating_sub(host.elapsed()))?;
+                let settled = connect::settle(host, stub, guest, patience)?;
                 let ends = Ends::read(host, stub.id, guest.id)?;
                 let mut changes = ends.expected(stub.id, guest.id);
                 changes.extend(Entries::load(host, stub.id, guest.id)?.append(export, devices));
@@ -235,7 +234,7 @@ pub(super) fn append(
             host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, receiver.id, &devices, &facts)?;
             withdraw::remove_entries(host, &owner, &receiver, &devices)?;
-            devices.iter().try_for_each(|device| pool::await_return(host, &owner, receiver.id, *device))
+            pool::await_return(host, &owner, receiver.id, &devices)
         },
     )
 }

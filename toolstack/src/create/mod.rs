@@ -1,7 +1,8 @@
 //! `pcidom create`: an ordinary xl.cfg, whose PCI devices come from a driver domain.
 //!
-//! `xl` makes the guest, paused and without devices; they are attached as `pcidom attach` does it; then the guest runs. What a killed
-//! command began is found in [`unfinished`].
+//! `xl` makes the guest, paused and without devices; they are attached as `pcidom attach` does it; then the guest runs. Up to there all
+//! is undone if something fails, and what a killed command began is found in [`unfinished`]. A guest that runs is its admin's: the
+//! command waits for it, and leaves it alone.
 
 pub(crate) mod config;
 mod lexer;
@@ -19,16 +20,30 @@ use crate::connect;
 use crate::device_request::{self, DeviceRequest};
 use crate::device_spec::DeviceSpec;
 use crate::domain;
-use crate::error::Error;
+use crate::error::{DomainName, Error};
 use crate::facts::Facts;
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::patience::Patience;
 use crate::pool;
 use crate::reclaim::reclaim;
 use crate::sysfs::PCIBACK;
 use crate::table;
 use config::{Config, SyntaxError, Value};
 use unfinished::Progress;
+
+/// The id that the configuration gives the guest, empty where it leaves that to xl.
+fn uuid(config: &Config) -> Result<String, SyntaxError> {
+    const HYPHENS: [usize; 4] = [8, 13, 18, 23];
+    let text = config.text("uuid")?.unwrap_or_default();
+    let is_sound =
+        |(at, byte): (usize, u8)| if HYPHENS.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() };
+    if !text.is_empty() && (text.len() != 36 || !text.bytes().enumerate().all(is_sound)) {
+        let line = config.get("uuid")?.map_or(0, |(line, _)| line);
+        return Err(SyntaxError { line, what: format!("uuid = {text:?} is no UUID") });
+    }
+    Ok(text.to_ascii_lowercase())
+}
 
 /// The kind of guest that the configuration is about, as xl reads it: `type` counts, else the older `builder` and `pvh`; without any
 /// of them it is PV.
@@ -145,7 +160,7 @@ impl Plan {
         }
         let mut plan = Self {
             name,
-            uuid: config.text("uuid").map_err(wrong)?.unwrap_or_default().to_ascii_lowercase(),
+            uuid: uuid(&config).map_err(wrong)?,
             devices,
             text: config.without(&["pci"]),
             added: Vec::new(),
@@ -192,18 +207,26 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
     } else if let Some(guest) = unfinished::find(host, &plan.uuid)? {
         return Err(Error::GuestExists(guest));
     }
-    let before: Vec<(Sbdf, Home)> =
-        devices.iter().map(|spec| Ok((spec.device, Home::of(host, spec.device)?))).collect::<Result<_, Error>>()?;
+    let Some(creation) = host.take_creation(&plan.uuid)? else {
+        return Err(Error::BeingCreated(plan.name));
+    };
     unfinished::begin(host, &plan.uuid)?;
-    let result = build(host, request, &plan, devices);
-    if result.is_err()
-        && let Err(error) = take_down(host, &plan, &before)
-    {
-        host.note(&format!("could not take {} down again: {error}", plan.name));
-        return result; // it stays noted, and the next command tries again
+    let mut homes = Vec::new();
+    let built = build(host, request, &plan, &devices, &mut homes);
+    if built.is_err() {
+        match take_down(host, &plan, &homes) {
+            Ok(None) => {}
+            Ok(Some(guest)) => host.note(&format!("{guest} runs already, and is left as it is")),
+            Err(error) => {
+                host.note(&format!("could not take {} down again: {error}", plan.name));
+                return built.map(drop); // it stays noted, and the next command tries again
+            }
+        }
     }
     unfinished::end(host, &plan.uuid)?;
-    result
+    drop(creation);
+    let guest = built?;
+    if request.paused || devices.is_empty() { Ok(()) } else { await_use(host, request, &guest, &devices) }
 }
 
 /// What can be refused before there is a guest, which may take its time. The rest `attach` looks at.
@@ -222,15 +245,27 @@ fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
     Ok(())
 }
 
-fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) -> Result<(), Error> {
+/// Makes the guest with its devices, and lets it run if it shall. What fails up to then is to be undone.
+fn build(
+    host: &Host,
+    request: &Request,
+    plan: &Plan,
+    devices: &[DeviceSpec],
+    homes: &mut Vec<(Sbdf, Home)>,
+) -> Result<DomainName, Error> {
     host.trace(&format!("xl create -p {}", plan.source));
-    host.xl.create_paused(&plan.text, &plan.uuid, &plan.source)?;
+    host.aside(|| host.xl.create_paused(&plan.text, &plan.uuid, &plan.source))?;
     let guest = unfinished::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
+    host.adopt(guest.id)?;
+    // Only now: others may have moved them meanwhile.
+    for spec in devices {
+        homes.push((spec.device, Home::of(host, spec.device)?));
+    }
     if !devices.is_empty() {
         let request = attach::Request {
             guest: guest.id.to_string(),
             backend: request.backend.clone(),
-            devices: devices.clone(),
+            devices: devices.to_vec(),
             export: None,
             timeout: request.timeout,
             following: attach::Following::Yes, // as with xl, whose guests have their devices again after a reboot
@@ -238,17 +273,34 @@ fn build(host: &Host, request: &Request, plan: &Plan, devices: Vec<DeviceSpec>) 
         };
         attach::attach(host, &request)?;
     }
-    if request.paused {
-        return Ok(());
+    if !request.paused {
+        unfinished::set(host, &plan.uuid, Progress::Running)?;
+        host.trace(&format!("unpause {guest}"));
+        let unpaused = host.xl.unpause(guest.id);
+        // What counts is whether it runs.
+        if !unfinished::runs(host, &guest)? {
+            unpaused?;
+        }
     }
-    unfinished::set(host, &plan.uuid, Progress::Running)?;
-    host.trace(&format!("unpause {guest}"));
-    host.xl.unpause(guest.id)?;
+    Ok(guest)
+}
+
+/// Waits until a guest that runs uses its devices. Whatever comes of that, it stays as it is: it may ask for a passphrase, check its disks
+/// or load its driver late, and then finds its devices there.
+fn await_use(host: &Host, request: &Request, guest: &DomainName, devices: &[DeviceSpec]) -> Result<(), Error> {
+    let devices: Vec<Sbdf> = devices.iter().map(|spec| spec.device).collect();
     let Some(first) = devices.first() else { return Ok(()) };
-    let record = table::load_one(host, first.device)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
+    let record = table::load_one(host, *first)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
-    let devices: Vec<_> = devices.iter().map(|spec| spec.device).collect();
-    connect::await_connection(host, &stub, &guest, &devices, request.timeout, attach::Until::Used).map(drop)
+    let patience = Patience::new(request.timeout, devices.len());
+    match connect::await_connection(host, &stub, guest, &devices, patience, attach::Until::Used) {
+        Ok(_) => Ok(()),
+        Err(Error::GuestSilent { after, .. }) => Err(Error::NotYetUsed { guest: guest.clone(), devices, after }),
+        Err(error) => {
+            host.note(&format!("{guest} runs, and is left as it is"));
+            Err(error)
+        }
+    }
 }
 
 /// Where a device was before.
@@ -272,18 +324,23 @@ impl Home {
     }
 }
 
-/// Ends the guest and puts its devices where they were.
-fn take_down(host: &Host, plan: &Plan, before: &[(Sbdf, Home)]) -> Result<(), Error> {
+/// Ends the guest and puts its devices where they were. One that somebody has let run meanwhile stays, and is the result.
+fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<DomainName>, Error> {
     if let Some(guest) = unfinished::find(host, &plan.uuid)? {
+        if unfinished::runs(host, &guest)? {
+            return Ok(Some(guest));
+        }
         unfinished::set(host, &plan.uuid, Progress::Building)?;
         unfinished::destroy(host, &guest)?;
         reclaim(host)?;
     }
-    for (device, home) in before {
-        if table::load_one(host, *device)?.is_some() {
+    for (device, home) in homes {
+        // Another command may have given it to somebody meanwhile.
+        let record = table::load_one(host, *device)?.filter(|record| record.frontend.is_none());
+        if record.is_some() {
             host.commit(&table::forget_keep(*device))?;
         }
-        match (home, table::load_one(host, *device)?) {
+        match (home, record) {
             (Home::Pool, _) | (_, None) => {}
             (Home::Parked, Some(record)) => {
                 let facts = Facts::gather(host, *device)?;
@@ -293,7 +350,7 @@ fn take_down(host: &Host, plan: &Plan, before: &[(Sbdf, Home)]) -> Result<(), Er
             (Home::Driver(driver), Some(_)) => assignable::remove(host, &[*device], driver.is_some())?,
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]

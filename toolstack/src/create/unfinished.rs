@@ -1,5 +1,5 @@
 //! Guests that `pcidom create` has begun and not finished: noted in xenstore, so that whatever happens to the command, the next one
-//! finds a guest that nobody let run, and ends it, or one that was about to run, and lets it.
+//! finds a guest that nobody let run, and ends it, or one that was about to run, and lets it. One that runs is ended by nobody.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const GUESTS: &str = "/tool/pcidom/create";
 pub(super) enum Progress {
     /// It is being made, or taken down: to be undone.
     Building,
-    /// It has everything and is let run: to be finished.
+    /// It has everything and is let run: to be finished. Once it runs there is no note of it any more.
     Running,
 }
 
@@ -56,15 +56,25 @@ pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
     host.commit(&[Change::remove(node(uuid)), Change::remove_if_empty(GUESTS), Change::remove_if_empty("/tool/pcidom")])
 }
 
+/// Whether a guest with this id is being made: then its devices are that command's business.
+pub(crate) fn is_noted(host: &Host, uuid: &str) -> Result<bool, Error> {
+    host.exists(&node(uuid))
+}
+
 /// The living domain with this id, which libxl keeps in the domain's `vm` node.
 pub(super) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
     domain::with_uuid(host, uuid)
 }
 
-/// Ends a domain and waits until it is about to be gone.
+/// Whether somebody has let a domain run: then it is not ours any more to end.
+pub(super) fn runs(host: &Host, guest: &DomainName) -> Result<bool, Error> {
+    Ok(domain::info(host, guest.id)?.is_some_and(|info| !info.paused && !info.dying && !info.shutdown))
+}
+
+/// Ends a domain and waits until it is about to be gone. Other commands go on meanwhile: a large one takes minutes.
 pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
     host.trace(&format!("destroy {guest}"));
-    host.xl.destroy(guest.id)?;
+    host.aside(|| host.xl.destroy(guest.id))?;
     let gone = || Ok((!domain::is_alive(host, guest.id)?).then_some(()));
     host.wait_for(&[path::RELEASE_DOMAIN.to_owned()], PATIENCE, gone)?.ok_or_else(|| Error::StillThere(guest.clone()))
 }
@@ -73,6 +83,8 @@ pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
 /// ([`crate::reclaim`]).
 pub(crate) fn settle(host: &Host) -> Result<(), Error> {
     for uuid in host.list(GUESTS)? {
+        // Its creator may live, and wait for xl.
+        let Some(_ours) = host.take_creation(&uuid)? else { continue };
         match settle_one(host, &uuid) {
             Ok(()) => end(host, &uuid)?,
             Err(error) => {
@@ -86,7 +98,7 @@ pub(crate) fn settle(host: &Host) -> Result<(), Error> {
 fn settle_one(host: &Host, uuid: &str) -> Result<(), Error> {
     // Nobody tells when another process ends; the time-out sees to it that this is looked at every second.
     let done = || Ok((!host.xl.is_creating(uuid)).then_some(()));
-    if host.wait_for(&[], PATIENCE, done)?.is_none() {
+    if host.aside(|| host.wait_for(&[], PATIENCE, done))?.is_none() {
         return Err(Error::Xl { what: "create", said: "it is still at work".to_owned() });
     }
     let Some(guest) = find(host, uuid)? else { return Ok(()) };
@@ -95,6 +107,10 @@ fn settle_one(host: &Host, uuid: &str) -> Result<(), Error> {
             host.xl.unpause(guest.id)?;
         }
         host.note(&format!("{guest} runs: the command that created it was interrupted at its end"));
+        return Ok(());
+    }
+    if runs(host, &guest)? {
+        host.note(&format!("{guest} runs, though the command that created it was interrupted: it is left as it is"));
         return Ok(());
     }
     destroy(host, &guest)?;

@@ -68,6 +68,9 @@ pub(crate) struct World {
     /// The change at which the process is killed: it unwinds.
     pub(crate) killing_change: Option<usize>,
 
+    /// How long the command takes over each change.
+    pub(crate) change_takes: Duration,
+
     /// At the so-manyth mapping of a vector this node gets this value.
     pub(crate) on_map: Option<(u32, String, String)>,
 
@@ -75,6 +78,9 @@ pub(crate) struct World {
     pub(crate) map_takes: Duration,
     /// What else happens while a vector is mapped.
     pub(crate) during_map: Option<Box<dyn Fn()>>,
+
+    /// What else happens while xl makes the guest with this id.
+    pub(crate) during_create: Option<Box<dyn Fn(&str)>>,
 
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
@@ -86,6 +92,7 @@ impl World {
     /// Counts a change; true when it is the one that fails.
     pub(crate) fn change_fails(&mut self) -> bool {
         self.changes += 1;
+        self.clock += self.change_takes;
         if self.killing_change == Some(self.changes) {
             self.killing_change = None;
             std::panic::resume_unwind(Box::new(Killed));

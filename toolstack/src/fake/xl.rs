@@ -30,6 +30,10 @@ impl Toolstack for FakeXl {
         assert_eq!(config.list("pci").unwrap(), [], "{source}");
         assert_eq!(config.text("uuid").unwrap().unwrap().to_ascii_lowercase(), uuid);
         let name = config.text("name").unwrap().unwrap();
+        let meanwhile = self.0.borrow_mut().during_create.take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile(uuid);
+        }
         let mut world = self.0.borrow_mut();
         if world.change_fails() {
             return refuse("create", "failed (injected)");

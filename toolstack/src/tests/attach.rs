@@ -198,7 +198,7 @@ fn a_guest_that_never_answers_ends_with_its_own_exit_code() {
     assert_eq!(error.cause(), ExitCause::GuestSilent);
     assert_eq!(
         error.to_string(),
-        "web (domain 5) did not answer within 30 s (backend Initialised, frontend Initialising)"
+        "web (domain 5) did not answer within 31 s (backend Initialised, frontend Initialising)"
     );
     assert!(error.hint().unwrap().contains("xen-pcifront"));
 }

@@ -1,14 +1,17 @@
 //! `pcidom create`: a guest with everything, or nothing at all.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use xen_types::DomId;
 
 use super::{TIMEOUT, add_all};
 use crate::create::{Plan, Request, create, unfinished};
 use crate::error::{Error, ExitCause};
-use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA};
+use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA, device};
 use crate::reclaim::reclaim;
+use crate::turn::Turn;
 
 /// The next free number.
 const NEW: DomId = DomId(8);
@@ -80,16 +83,134 @@ fn a_guest_without_devices_is_just_a_guest() {
 }
 
 #[test]
-fn a_guest_that_does_not_answer_is_taken_down_again() {
+fn a_guest_that_runs_is_not_taken_down_because_it_is_slow() {
     for devices in [vec![EDU], vec![NVME, E1000]] {
         let machine = Machine::new();
         machine.with(|world| world.guest.silent = true);
-        let before = machine.dump_but_config();
         let error = create_guest(&machine, &devices, false).unwrap_err();
         assert_eq!(error.cause(), ExitCause::GuestSilent, "{error}");
+        let seconds = if devices.len() == 1 { "30 s" } else { "30.5 s" };
+        assert!(error.to_string().contains(&format!("within {seconds}; they stay attached")), "{error}");
+        assert!(error.to_string().contains(devices[0]), "{error}");
+        assert_nothing_is_noted(&machine);
+        // Later commands leave it alone, and the devices come when the driver does.
+        unfinished::settle(&machine.host).unwrap();
+        reclaim(&machine.host).unwrap();
+        machine.with(|world| {
+            assert!(!world.domains[&NEW].paused);
+            assert!(devices.iter().all(|name| world.owners[&device(name)] == NEW));
+            assert!(world.nodes.values().all(|node| node.value != "attaching"));
+            world.guest.silent = false;
+        });
         machine.settle();
-        machine.dump_but_config().assert_same(&before, error);
+        assert_eq!(state(&machine).as_deref(), Some("4"));
+        // They follow it, as those of other guests do.
+        let keep = format!("/tool/pcidom/device/{}/keep", device(devices[0]).path_component());
+        machine.with(|world| assert!(world.value(&keep).is_some()));
+        machine.assert_no_violations();
     }
+}
+
+#[test]
+fn a_guest_that_cannot_use_its_devices_is_left_to_its_admin() {
+    let refusing = |world: &mut crate::fake::World| world.guest.refuses = Some("no memory");
+    let gives_up = |world: &mut crate::fake::World| {
+        world.incidents.push(Box::new(|world| {
+            let running = world.domains.get(&NEW).is_some_and(|info| !info.paused);
+            if running {
+                world.destroy(crate::fake::STUB);
+            }
+            running
+        }));
+    };
+    let cases: [(&str, fn(&mut crate::fake::World)); 2] = [("no memory", refusing), ("went away", gives_up)];
+    for (want, prepare) in cases {
+        let machine = Machine::new();
+        machine.with(prepare);
+        let error = create_guest(&machine, &[EDU], false).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+        machine.with(|world| {
+            assert!(!world.domains[&NEW].paused, "{want}");
+            assert!(world.notes.iter().any(|note| note.contains("left as it is")), "{:?}", world.notes);
+        });
+        assert_nothing_is_noted(&machine);
+    }
+}
+
+#[test]
+fn a_guest_that_somebody_has_let_run_meanwhile_is_not_ended() {
+    let runs = |world: &mut crate::fake::World| {
+        world.incidents.push(Box::new(|world| {
+            let Some(info) = world.domains.get_mut(&NEW) else { return false };
+            info.paused = false;
+            true
+        }));
+        world.stub.cannot_export = Some((device(EDU), "22 broken"));
+    };
+    let machine = Machine::new();
+    machine.with(runs);
+    let error = create_guest(&machine, &[EDU], false).unwrap_err();
+    assert!(matches!(error, Error::ExportFailed { .. }), "{error}");
+    machine.with(|world| {
+        assert!(world.domains.contains_key(&NEW));
+        assert!(world.notes.iter().any(|note| note.contains("runs already")), "{:?}", world.notes);
+        assert_eq!(world.owners[&device(EDU)], DomId::IO);
+    });
+    assert_nothing_is_noted(&machine);
+    // The same, where the command was killed.
+    let uuid = machine.with(|world| world.value("/local/domain/8/vm").unwrap()["/vm/".len()..].to_owned());
+    machine.with(|world| world.write(&format!("/tool/pcidom/create/{uuid}"), "building"));
+    unfinished::settle(&machine.host).unwrap();
+    machine.with(|world| assert!(world.domains.contains_key(&NEW)));
+    assert_nothing_is_noted(&machine);
+}
+
+#[test]
+fn a_guest_that_another_command_makes_is_left_to_it() {
+    let machine = Machine::new();
+    let locks = crate::fake::TempTree::new();
+    machine.host.take_turn_in(locks.path());
+    let uuid = crate::fake::UUID;
+    machine.with(|world| {
+        world.add_domain(NEW, "new");
+        world.domains.get_mut(&NEW).unwrap().paused = true;
+        world.write("/local/domain/8/vm", &format!("/vm/{uuid}"));
+        world.write(&format!("/tool/pcidom/create/{uuid}"), "building");
+    });
+    let creator = crate::lock::Lock::try_take_creation_in(locks.path(), uuid).unwrap().unwrap();
+    unfinished::settle(&machine.host).unwrap();
+    machine.with(|world| assert!(world.domains.contains_key(&NEW)));
+    // Neither do devices come to it that follow a guest with its id: the command brings them.
+    crate::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+    machine.with(|world| {
+        let dir = format!("/tool/pcidom/device/{}", device(EDU).path_component());
+        world.write(&format!("{dir}/keep"), uuid);
+        world.write(&format!("{dir}/spec"), EDU);
+    });
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.owners[&device(EDU)], DomId::IO));
+    drop(creator);
+    unfinished::settle(&machine.host).unwrap();
+    machine.with(|world| assert!(!world.domains.contains_key(&NEW)));
+}
+
+#[test]
+fn other_commands_have_their_turn_while_xl_makes_the_guest() {
+    let machine = Machine::new();
+    let locks = Rc::new(crate::fake::TempTree::new());
+    machine.host.take_turn_in(locks.path());
+    let seen = Rc::new(Cell::new(false));
+    let (other, saw) = (locks.clone(), seen.clone());
+    machine.with(|world| {
+        world.during_create = Some(Box::new(move |uuid| {
+            let taken = Turn::take_in(other.path(), || Ok(None), || panic!("it has to wait")).unwrap();
+            assert!(taken.take_creation(uuid).unwrap().is_none());
+            saw.set(true);
+        }));
+    });
+    create_guest(&machine, &[EDU], false).unwrap();
+    assert!(seen.get());
+    assert_eq!(state(&machine).as_deref(), Some("4"));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Devices that come to and leave a guest that goes on using others.
 
+use std::time::Duration;
+
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
@@ -233,7 +235,7 @@ fn a_guest_that_does_not_answer_can_be_tried_again_later() {
     assert_eq!(error.cause(), ExitCause::GuestSilent);
     assert_eq!(
         error.to_string(),
-        "web (domain 5) did not answer within 30 s (backend Reconfiguring, frontend Connected)"
+        "web (domain 5) did not answer within 30.5 s (backend Reconfiguring, frontend Connected)"
     );
 }
 
@@ -630,4 +632,46 @@ fn a_guest_with_devices_can_be_destroyed_at_once() {
     add_all(&expected);
     expected.with(|world| world.destroy(WEB));
     assert_same(&machine, &expected.dump_but_config());
+}
+
+/// A dom0 that takes five seconds over everything that the command does.
+fn on_a_loaded_dom0(machine: &Machine) {
+    machine.with(|world| world.change_takes = Duration::from_secs(5));
+}
+
+#[test]
+fn the_command_s_own_work_costs_nobody_s_time() {
+    let machine = Machine::new();
+    on_a_loaded_dom0(&machine);
+    attach_to_web(&machine, &[E1000, EDU]).unwrap();
+    attach_to_web(&machine, &[NVME]).unwrap();
+    assert!(machine.with(|world| world.clock) > 4 * TIMEOUT, "{:?}", machine.with(|world| world.clock));
+    detach_from_web(&machine, &[E1000, NVME]).unwrap();
+    detach_from_web(&machine, &[EDU]).unwrap();
+    machine.assert_no_violations();
+}
+
+#[test]
+fn who_is_waited_for_in_vain_is_named_with_the_time_that_it_had() {
+    let machine = Machine::new();
+    add_all(&machine);
+    on_a_loaded_dom0(&machine);
+    machine.with(|world| world.stub.silent = true);
+    let error = attach_to_web(&machine, &[E1000, EDU, NVME]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the backend pcidom (domain 3) did not answer within 31 s: serving the devices of web (domain 5)"
+    );
+    let machine = Machine::new();
+    add_all(&machine);
+    attach_to_web(&machine, &[E1000]).unwrap();
+    on_a_loaded_dom0(&machine);
+    machine.with(|world| world.guest.keeps = true);
+    let error = attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "web (domain 5) did not answer within 30.5 s (backend Reconfiguring, frontend Connected)"
+    );
+    let error = detach_from_web(&machine, &[E1000]).unwrap_err();
+    assert!(error.to_string().starts_with("web (domain 5) did not answer within 30 s ("), "{error}");
 }

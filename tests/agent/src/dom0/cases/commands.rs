@@ -19,7 +19,6 @@ pub(super) const CASES: &[Case] = &[
     case("pcidom_create_makes_a_guest_that_has_its_devices", makes_a_guest),
     case("pcidom_status_tells_of_the_stub_and_its_guests", status),
     case("pcidom_doctor_finds_this_host_fit", doctor),
-    case("pcidom_create_takes_down_a_guest_that_does_not_answer", takes_down),
     case("pcidom_create_says_what_is_wrong", says_what_is_wrong),
     case("pcidom_create_killed_at_work_is_finished_or_undone", killed),
 ];
@@ -33,10 +32,10 @@ const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
 const BOOT: &str = "90";
 
 /// The name of the guests that these cases create.
-const NAME: &str = "created";
+pub(super) const NAME: &str = "created";
 
 /// An ordinary configuration as for xl, without what pcidom adds; later settings count.
-fn configuration(pci: &str, modules: &str) -> Result<String> {
+pub(super) fn configuration(pci: &str, modules: &str) -> Result<String> {
     let kept = example_without(&["passthrough", "e820_host"])?;
     let config = format!(
         "{kept}name = '{NAME}' ; on_crash = \"destroy\"\n\
@@ -50,7 +49,7 @@ fn configuration(pci: &str, modules: &str) -> Result<String> {
 }
 
 /// A pool, and these devices free in it.
-fn prepare(bed: &mut Bed, devices: &[&str]) -> Result<Domain> {
+pub(super) fn prepare(bed: &mut Bed, devices: &[&str]) -> Result<Domain> {
     let stub = bed.stub_with_pool()?;
     bed.broker()?;
     for device in devices {
@@ -145,14 +144,6 @@ fn doctor(bed: &mut Bed) -> Result<()> {
     bed.pcidom(&["reclaim"]).map(drop)
 }
 
-/// A guest without the frontend driver.
-fn takes_down(bed: &mut Bed) -> Result<()> {
-    let stub = prepare(bed, &[EDU])?;
-    let file = configuration("'00:06.0'", "")?;
-    bed.pcidom_fails(&["create", "--timeout", "3", &file], 3, "did not answer")?;
-    nothing_is_left(bed, &stub)
-}
-
 fn nothing_is_left(bed: &mut Bed, stub: &Domain) -> Result<()> {
     ensure!(bed.find(NAME)?.is_none(), "the guest is still there");
     ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted");
@@ -169,6 +160,8 @@ fn says_what_is_wrong(bed: &mut Bed) -> Result<()> {
     bed.pcidom_fails(&["create"], 2, "GUEST.cfg")?;
     bed.pcidom_fails(&["create", "/tmp/no-such.cfg"], 1, "no-such.cfg")?;
     bed.pcidom_fails(&["create", &file, "pci=['00:06.0,colour=red']"], 2, "no option of a device")?;
+    bed.pcidom_fails(&["create", &file, "pci=['00:06.0', '00:07.0,romfile=x']"], 2, "romfile is no option")?;
+    bed.pcidom_fails(&["create", &file, "type='pvh'"], 2, "this guest is not PV")?;
     bed.pcidom_fails(&["create", &file, "pci=['00:1e.0']"], 1, "no PCI device")?;
     bed.pcidom_fails(&["create", &file, "pci=['00:1f.2']"], 1, "not assignable")?;
     bed.pcidom_fails(&["create", "--backend", "nowhere", &file], 1, "nowhere is not running")?;

@@ -19,6 +19,7 @@ mod no_iommu;
 mod one_guest;
 mod other_systems;
 mod pool;
+mod slow_guests;
 mod stub;
 mod two_guests;
 
@@ -81,6 +82,7 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
     hotplug::other_frontends::CASES,
     other_systems::CASES,
     commands::CASES,
+    slow_guests::CASES,
 ];
 
 /// Cases on a host without.

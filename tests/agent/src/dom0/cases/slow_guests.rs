@@ -1,0 +1,48 @@
+//! Guests that take longer than the command waits: nothing that runs is destroyed because of that.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{
+    Case,
+    commands::{NAME, configuration, prepare},
+};
+use crate::{
+    dom0::{
+        bed::Bed,
+        devices::{EDU, component},
+    },
+    store::expect,
+};
+
+pub(super) const CASES: &[Case] = &[Case::within(
+    Duration::from_mins(4),
+    "a_guest_whose_driver_comes_late_survives_pcidom_create_and_has_its_device_then",
+    driver_comes_late,
+)];
+
+fn driver_comes_late(bed: &mut Bed) -> Result<()> {
+    let stub = prepare(bed, &[EDU])?;
+    // It loads no module by itself.
+    let file = configuration("'00:06.0'", "")?;
+    bed.pcidom_fails(&["create", "--timeout", "5", &file], 3, "stay attached")?;
+    let guest = bed.find(NAME)?.context("the guest is gone")?;
+    bed.domains.push(guest.clone());
+    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is noted as unfinished");
+    let deadline = bed.deadline;
+    bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+    // Neither do later commands take it down, or its device away.
+    bed.pcidom(&["reclaim"])?;
+    let record = |name: &str| format!("/tool/pcidom/device/{}/{name}", component(EDU));
+    expect("its phase", bed.store.text(&record("phase"))?.as_deref(), "attached")?;
+    ensure!(bed.store.text(&record("keep"))?.is_some(), "the device does not follow the guest");
+    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), &format!("lent {}", guest.id))?;
+    bed.in_guest(&guest, "load xen-pcifront")?;
+    bed.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
+    let found = bed.addresses_in(&guest)?;
+    ensure!(found.len() == 1, "the guest has {found:?}");
+    bed.destroy(&guest)?;
+    bed.pcidom(&["reclaim"])?;
+    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), "free")
+}
