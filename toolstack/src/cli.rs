@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use xen_types::Sbdf;
 
-use crate::device_request::DeviceRequest;
+use crate::device_request::{DeviceRequest, parse_function};
 use crate::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
@@ -160,7 +160,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// The device; one that no guest has is shown as one would see it
-    #[arg(value_name = "BDF")]
+    #[arg(value_name = "BDF", value_parser = parse_function)]
     pub(crate) device: Sbdf,
     /// Print JSON (docs/schema/show.json)
     #[arg(long)]
@@ -181,7 +181,7 @@ pub(crate) enum AssignableCommand {
         #[arg(long, value_name = "NAME", default_value = "pcidom")]
         backend: String,
         /// Devices to take
-        #[arg(required = true, value_name = "BDF")]
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
         devices: Vec<Sbdf>,
     },
     /// Give devices back to dom0
@@ -190,7 +190,7 @@ pub(crate) enum AssignableCommand {
         #[arg(short)]
         rebind: bool,
         /// Devices to give back
-        #[arg(required = true, value_name = "BDF")]
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
         devices: Vec<Sbdf>,
     },
 }

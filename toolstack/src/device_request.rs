@@ -103,14 +103,23 @@ impl FromStr for DeviceRequest {
     }
 }
 
+/// One function by its address.
+pub(crate) fn parse_function(text: &str) -> Result<Sbdf, ParseSpecError> {
+    check_segment(text)?;
+    Ok(text.parse()?)
+}
+
+fn check_segment(text: &str) -> Result<(), ParseSpecError> {
+    let too_far = |segment: &str| u64::from_str_radix(segment, 16).is_ok_and(|segment| segment > 0xffff);
+    match text.split(':').collect::<Vec<_>>()[..] {
+        [segment, _, _] if too_far(segment) => Err(ParseSpecError::Segment(segment.to_owned())),
+        _ => Ok(()),
+    }
+}
+
 fn parse_place(text: &str) -> Result<Place, ParseSpecError> {
     let text = text.trim();
-    let too_far = |segment: &str| u64::from_str_radix(segment, 16).is_ok_and(|segment| segment > 0xffff);
-    if let [segment, _, _] = text.split(':').collect::<Vec<_>>()[..]
-        && too_far(segment)
-    {
-        return Err(ParseSpecError::Segment(segment.to_owned()));
-    }
+    check_segment(text)?;
     match text.strip_suffix(".*") {
         Some(slot) => Ok(Place::Slot(format!("{slot}.0").parse()?)),
         None => Ok(Place::Function(text.parse()?)),

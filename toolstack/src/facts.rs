@@ -44,6 +44,30 @@ impl Facts {
         if host.sysfs.exists(device) { Self::gather(host, device) } else { Self::recall(host, stub, device) }
     }
 
+    /// Those of a guest's devices that a command is not about. Where dom0's files about one make no sense, it is what the pool says that
+    /// counts: its guest was given that. One of which nothing is known is left out: the command goes on.
+    ///
+    /// # Errors
+    /// Xenstore's.
+    pub(crate) fn of_others(host: &Host, stub: DomId, devices: &[Sbdf]) -> Result<Vec<Self>, Error> {
+        let mut found = Vec::new();
+        for device in devices.iter().copied() {
+            let known = Self::find(host, stub, device).or_else(|error| {
+                if !host.exists(&path::pool_dir(stub, device))? {
+                    return Err(error);
+                }
+                host.note(&format!("{device}: {error}; what the pool says of it counts"));
+                Self::recall(host, stub, device)
+            });
+            match known {
+                Ok(facts) => found.push(facts),
+                Err(error @ Error::Store(_)) => return Err(error),
+                Err(error) => host.note(&format!("{device} is left out: {error}")),
+            }
+        }
+        Ok(found)
+    }
+
     /// What the pool says about a device that dom0 does not see any more.
     pub(crate) fn recall(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
         let dir = path::pool_dir(stub, device);
@@ -78,11 +102,8 @@ impl Facts {
     }
 
     fn frames(&self) -> impl Iterator<Item = Frames> {
-        self.resources.iter().filter(|(_, resource)| resource.kind() != ResourceKind::Io).map(|(_, resource)| {
-            let first = resource.start() / PAGE_BYTES;
-            let last = (resource.start() + (resource.size() - 1)) / PAGE_BYTES;
-            Frames { first: Mfn(first), count: last - first + 1 }
-        })
+        let memory = self.resources.iter().filter(|(_, resource)| resource.kind() != ResourceKind::Io);
+        memory.map(|(_, resource)| pages(resource.start(), resource.start() + (resource.size() - 1)))
     }
 
     fn ports(&self) -> impl Iterator<Item = Ports> {
@@ -92,15 +113,32 @@ impl Facts {
         })
     }
 
-    /// The first page of memory that both devices have registers in. A guest with the page could reach the other's
-    /// registers (XSA-461).
-    pub(crate) fn shared_page(&self, other: &Self) -> Option<u64> {
+    /// The first of these pages of memory that the device has registers in. A guest with the page could reach the registers of the
+    /// other device whose pages they are (XSA-461).
+    pub(crate) fn shared_page(&self, others: &[Frames]) -> Option<u64> {
         let overlap = |a: Frames, b: Frames| {
             let first = a.first.max(b.first);
             (first.0 < (a.first.0 + a.count).min(b.first.0 + b.count)).then_some(first.0 * PAGE_BYTES)
         };
-        self.frames().find_map(|mine| other.frames().find_map(|theirs| overlap(mine, theirs)))
+        self.frames().find_map(|mine| others.iter().find_map(|theirs| overlap(mine, *theirs)))
     }
+}
+
+/// The pages of memory in which another device may have registers. None, and a note, where its files make no sense: what they say is no
+/// reason to refuse this one.
+pub(crate) fn pages_of_other(host: &Host, device: Sbdf) -> Vec<Frames> {
+    match host.sysfs.memory(device) {
+        Ok(ranges) => ranges.into_iter().map(|(first, last)| pages(first, last)).collect(),
+        Err(error) => {
+            host.note(&format!("{device} is left out where pages are compared: {error}"));
+            Vec::new()
+        }
+    }
+}
+
+fn pages(first: u64, last: u64) -> Frames {
+    let (first, last) = (first / PAGE_BYTES, last / PAGE_BYTES);
+    Frames { first: Mfn(first), count: last - first + 1 }
 }
 
 /// What Xen must let a guest do so that it can use its devices. Devices of one guest may share pages and interrupts, so
@@ -229,12 +267,11 @@ mod tests {
 
     #[test]
     fn a_page_with_registers_of_two_devices_is_found() {
-        let one = facts("00:05.0", None, &["0xfe000000 0x1000 mem32", "0xfeb00000 0x800 mem32"]);
-        let neighbour = facts("00:06.0", None, &["0xfeb00800 0x800 mem32"]);
-        let apart = facts("00:07.0", None, &["0xfeb01000 0x1000 mem32", "0xc000 0x20 io"]);
-        assert_eq!(one.shared_page(&neighbour), Some(0xfeb0_0000));
-        assert_eq!(neighbour.shared_page(&one), Some(0xfeb0_0000));
-        assert_eq!(one.shared_page(&apart), None);
+        let one = facts("00:05.0", None, &["0xfe000000 0x1000 mem32", "0xc000 0x20 io", "0xfeb00000 0x800 mem32"]);
+        assert_eq!(one.shared_page(&[pages(0xfeb0_0800, 0xfeb0_08ff)]), Some(0xfeb0_0000));
+        assert_eq!(one.shared_page(&[pages(0xfeb0_1000, 0xfeb0_1fff), pages(0xc000, 0xc01f)]), None);
+        let around = [pages(0xfd00_0000, 0xfd00_0fff), pages(0xfdff_f001, u64::MAX)];
+        assert_eq!(one.shared_page(&around), Some(0xfe00_0000));
     }
 
     #[test]

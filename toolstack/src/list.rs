@@ -85,6 +85,11 @@ pub(crate) fn devices(host: &Host, guest: Option<&str>) -> Result<Vec<DeviceEntr
 /// The devices that may be given to guests: parked with xen-pciback, or with a stub and free.
 pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
     let mut entries = Vec::new();
+    for name in host.sysfs.unnameable()? {
+        host.note(&format!(
+            "{name} is left out: Xen knows segments up to ffff (it may be behind a Volume Management Device)"
+        ));
+    }
     for device in host.sysfs.devices()? {
         match table::load_one(host, device)? {
             Some(record) if record.frontend.is_none() => entries.push(entry(host, &record)?),

@@ -227,9 +227,7 @@ fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
 /// others; the first such is the result.
 fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(), Error> {
     let guest = loan.guest.id;
-    // Without knowing what the others need nothing can be taken.
-    let kept =
-        loan.staying.iter().map(|device| Facts::find(host, loan.stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    let kept = Facts::of_others(host, loan.stub.id, &loan.staying)?;
     let mut result = Ok(());
     let mut note = |what: String, may_be_absent: bool, outcome: Result<(), HypercallError>| {
         host.trace(&what);

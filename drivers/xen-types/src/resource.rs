@@ -44,11 +44,11 @@ impl ResourceKind {
         matches!(self, Self::Mem64 | Self::Mem64Prefetch)
     }
 
-    /// The smallest range that such a register can claim, in bytes: its lower address bits are taken by flags
-    /// (PCI Local Bus 3.0 §6.2.5).
+    /// The smallest range of this kind, in bytes: the lower address bits of a memory register are taken by flags
+    /// (PCI Local Bus 3.0 §6.2.5). Ports need no register: a device decodes single ones too.
     const fn min_size(self) -> u64 {
         match self {
-            Self::Io => 4,
+            Self::Io => 1,
             Self::Rom => 0x800,
             _ => 0x10,
         }
@@ -64,8 +64,9 @@ impl ResourceKind {
     }
 }
 
-/// A range of memory or I/O ports that one base address register claims: never empty, naturally aligned, within reach of
-/// its register and not at address 0 (which means "not assigned").
+/// A range of memory or I/O ports that a device decodes: never empty, within reach of its register and not at address 0
+/// (which means "not assigned"). Memory is naturally aligned, and as large as a base address register can claim it; a range of
+/// ports begins anywhere and has any size.
 ///
 /// Displays and parses as `0xfeb00000 0x1000 mem32`, the text of the pool's `resource-M` nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,12 +80,13 @@ impl Resource {
     /// Builds a range from its first address, its size in bytes and its kind.
     ///
     /// # Errors
-    /// When no register of this kind can claim that range.
+    /// When no device can decode that range.
     pub const fn new(start: u64, size: u64, kind: ResourceKind) -> Result<Self, ResourceError> {
-        if !size.is_power_of_two() || size < kind.min_size() {
+        let is_memory = !matches!(kind, ResourceKind::Io);
+        if size < kind.min_size() || is_memory && !size.is_power_of_two() {
             return Err(ResourceError::Size);
         }
-        if start == 0 || start & (size - 1) != 0 {
+        if start == 0 || is_memory && start & (size - 1) != 0 {
             return Err(ResourceError::Start);
         }
         match start.checked_add(size - 1) {
@@ -99,7 +101,7 @@ impl Resource {
         self.start
     }
 
-    /// Bytes (or ports); a power of two.
+    /// Bytes, a power of two; or ports.
     #[must_use]
     pub const fn size(self) -> u64 {
         self.size
@@ -123,9 +125,9 @@ impl fmt::Display for Resource {
 pub enum ResourceError {
     /// Not of the form `START SIZE KIND` with hexadecimal numbers after `0x`.
     Syntax,
-    /// The size is not a power of two, or smaller than such a register can claim.
+    /// The range is empty, or memory of a size that no register can claim.
     Size,
-    /// The start is zero or not a multiple of the size.
+    /// The start is zero, or that of memory which is not aligned to its size.
     Start,
     /// The range ends beyond what such a register can address.
     OutOfReach,
@@ -135,7 +137,7 @@ impl fmt::Display for ResourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Syntax => "not a resource (want START SIZE KIND, such as 0xfeb00000 0x1000 mem32)",
-            Self::Size => "the size of the resource is not a power of two, or too small for its kind",
+            Self::Size => "the size of the resource is no power of two, or too small for its kind",
             Self::Start => "the resource is not assigned or not aligned to its size",
             Self::OutOfReach => "the resource ends beyond what its register can address",
         })
@@ -195,11 +197,13 @@ mod tests {
             ("0x1000 0x0 mem32", Size),
             ("0x1000 0x300 mem32", Size),
             ("0x1000 0x8 mem64", Size),
-            ("0x1000 0x2 io", Size),
+            ("0x1000 0x0 io", Size),
             ("0x1000 0x400 rom", Size),
             ("0x0 0x1000 mem32", Start),
             ("0x800 0x1000 mem32", Start),
+            ("0x0 0x1 io", Start),
             ("0x10000 0x20 io", OutOfReach),
+            ("0xfff8 0x9 io", OutOfReach),
             ("0x100000000 0x1000 mem32", OutOfReach),
             ("0x100000000 0x1000 mem32p", OutOfReach),
             ("0x100000000 0x1000 rom", OutOfReach),
@@ -213,6 +217,9 @@ mod tests {
         for text in [
             "0xffe0 0x20 io",
             "0x4 0x4 io",
+            "0x3f6 0x1 io",
+            "0x1f1 0x7 io",
+            "0xffff 0x1 io",
             "0xfffffff0 0x10 mem32",
             "0x80000000 0x80000000 mem32p",
             "0xfffffffffffffff0 0x10 mem64",

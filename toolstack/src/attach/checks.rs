@@ -7,7 +7,7 @@ use crate::assignable;
 use crate::device_spec::DeviceSpec;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
-use crate::facts::Facts;
+use crate::facts::{Facts, pages_of_other};
 use crate::holds;
 use crate::host::Host;
 use crate::pool::{self, PoolState};
@@ -121,12 +121,28 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
     let own = devices.iter().map(|spec| Facts::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
     // There may be hundreds: each is looked at once.
     for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
-        let registers = Facts::of_registers(host, other)?;
+        let pages = pages_of_other(host, other);
         for facts in &own {
-            if let Some(page) = facts.shared_page(&registers) {
+            if let Some(page) = facts.shared_page(&pages) {
                 return Err(Error::SharedPage { device: facts.device, other, page });
             }
         }
+    }
+    Ok(())
+}
+
+/// Says what a guest does not get of a device, which goes there all the same.
+pub(super) fn note_limits(host: &Host, facts: &Facts) -> Result<(), Error> {
+    let device = facts.device;
+    let elsewhere = host.sysfs.ranges_elsewhere(device)?;
+    if !elsewhere.is_empty() {
+        let what = elsewhere.join(", ");
+        host.note(&format!("{device}: {what}: in none of its own registers, so the guest does not get that"));
+    }
+    if facts.gsi.is_none() && host.sysfs.has_pin(device)? {
+        host.note(&format!(
+            "{device}: its interrupt pin leads to no line that a guest can have (1 to 254), so its driver must use MSI or MSI-X"
+        ));
     }
     Ok(())
 }

@@ -140,6 +140,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     let facts: Vec<Facts> =
         request.devices.iter().map(|spec| Facts::gather(host, spec.device)).collect::<Result<_, _>>()?;
     for facts in &facts {
+        checks::note_limits(host, facts)?;
         if table::load_one(host, facts.device)?.is_none() {
             pool::hand_over(journal, stub, facts)?;
         }
@@ -153,7 +154,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     for (facts, fresh) in facts.iter().zip(fresh) {
         steps::prepare(journal, stub, facts, fresh)?;
     }
-    let others = plan.others.iter().map(|device| Facts::find(host, stub.id, *device)).collect::<Result<Vec<_>, _>>()?;
+    let others = Facts::of_others(host, stub.id, &plan.others)?;
     steps::guard(journal, guest, &facts)?;
     steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {

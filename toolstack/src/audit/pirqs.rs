@@ -80,7 +80,7 @@ pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Ve
     for record in table::load(host)? {
         let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
         if keeps && leaving.iter().all(|facts| facts.device != record.device) {
-            staying.push(Facts::find(host, record.stub, record.device)?);
+            staying.extend(Facts::of_others(host, record.stub, &[record.device])?);
         }
     }
     Ok(staying)

@@ -18,6 +18,7 @@ use super::lent::Lent;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
 use crate::error::{Doing, Error};
+use crate::facts::Facts;
 use crate::host::Host;
 use crate::sysfs::{Config, Width};
 use crate::table;
@@ -246,9 +247,8 @@ fn sweep(host: &Host, guest: DomId, device: Sbdf) -> Result<(), Error> {
     host.commit(&[vectors::begin_sweep(guest)])?;
     let mut keep = BTreeSet::new();
     for record in table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
-        if host.sysfs.exists(record.device) {
-            keep.extend(host.sysfs.gsi(record.device)?);
-        }
+        let facts = Facts::of_others(host, record.stub, &[record.device])?;
+        keep.extend(facts.into_iter().filter_map(|facts| facts.gsi));
         if record.device != device {
             // One that stays `busy` is another one that somebody died at.
             keep.extend(vectors::await_rest(host, record.device)?.pirqs().into_iter().map(|pirq| pirq.0));

@@ -5,7 +5,7 @@ use xen_types::{DomId, Sbdf};
 use super::{Check, Outcome};
 use crate::assignable;
 use crate::error::Error;
-use crate::facts::Facts;
+use crate::facts::{Facts, pages_of_other};
 use crate::host::Host;
 use crate::sysfs::PCIBACK;
 use crate::table;
@@ -124,7 +124,8 @@ fn strangers(host: &Host, device: Sbdf, others: Vec<Sbdf>) -> Result<Vec<Sbdf>, 
     for other in others {
         let theirs = owner(host, other)?;
         let together = own == theirs && own != Owner::Dom0 || theirs == Owner::Nobody;
-        if !together && !host.sysfs.is_bridge(other)? {
+        // One that cannot be told is told.
+        if !together && !host.sysfs.is_bridge(other).unwrap_or(false) {
             strangers.push(other);
         }
     }
@@ -156,13 +157,9 @@ fn group(host: &Host, device: Sbdf) -> Result<Check, Error> {
 
 /// Pages of memory with registers of two devices (XSA-461): such a device is not attached without the other.
 fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
-    let facts = Facts::gather(host, device)?;
-    let mut sharing = Vec::new();
-    for other in host.sysfs.devices()?.into_iter().filter(|other| *other != device) {
-        if facts.shared_page(&Facts::gather(host, other)?).is_some() {
-            sharing.push(other);
-        }
-    }
+    let facts = Facts::of_registers(host, device)?;
+    let mut sharing = host.sysfs.devices()?;
+    sharing.retain(|other| *other != device && facts.shared_page(&pages_of_other(host, *other)).is_some());
     if sharing.is_empty() {
         return Ok(Check::ok("registers", "no page of memory has registers of another device"));
     }
@@ -175,24 +172,41 @@ fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
 }
 
 fn line(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    const NAME: &str = "interrupt line";
+    const HINT: &str = "use drivers that turn MSI or MSI-X on, or another slot";
     let Some(gsi) = host.sysfs.gsi(device)? else {
-        return Ok(Check::ok("interrupt line", "it has none"));
+        return Ok(if host.sysfs.has_pin(device)? {
+            let text = "its pin leads to no line that a guest can have (1 to 254)";
+            Check::warning(NAME, text, "use drivers that turn MSI or MSI-X on")
+        } else {
+            Check::ok(NAME, "it has none")
+        });
     };
     let mut sharing = Vec::new();
     for other in host.sysfs.devices()?.into_iter().filter(|other| *other != device) {
-        if host.sysfs.gsi(other)? == Some(gsi) {
-            sharing.push(other);
+        match host.sysfs.gsi(other) {
+            Ok(theirs) if theirs == Some(gsi) => sharing.push(other),
+            Ok(_) => {}
+            Err(error) => host.note(&format!("{other} is left out where interrupt lines are compared: {error}")),
         }
     }
-    let strangers = strangers(host, device, sharing)?;
-    Ok(if strangers.is_empty() {
-        Check::ok("interrupt line", format!("nobody else uses {gsi}"))
+    let strangers = strangers(host, device, sharing.clone())?;
+    if !strangers.is_empty() {
+        let text = format!("{gsi} is also that of {}: an interrupt storm on it affects all of them", list(&strangers));
+        return Ok(Check::warning(NAME, text, HINT));
+    }
+    // Those that nobody has may go to other guests than this one.
+    let mut free = Vec::new();
+    for other in sharing {
+        if owner(host, other)? == Owner::Nobody {
+            free.push(other);
+        }
+    }
+    Ok(if free.is_empty() {
+        Check::ok(NAME, format!("nobody else uses {gsi}"))
     } else {
-        Check::warning(
-            "interrupt line",
-            format!("{gsi} is also that of {}: who holds it up disturbs the others", list(&strangers)),
-            "use drivers that turn MSI or MSI-X on, or another slot",
-        )
+        let text = format!("{gsi} is also that of {}, which nobody has and other guests may get", list(&free));
+        Check::warning(NAME, text, format!("give all of them to one guest; or {HINT}"))
     })
 }
 

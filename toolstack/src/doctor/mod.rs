@@ -13,8 +13,9 @@ mod host;
 pub(crate) use host::Opened;
 
 use serde::Serialize;
-use xen_types::Sbdf;
 
+use crate::device_request::parse_function;
+use crate::device_spec::ParseSpecError;
 use crate::error::Error;
 use crate::host::Host;
 
@@ -100,8 +101,11 @@ fn subjects(host: &Host, names: &[String]) -> Result<Vec<Check>, Error> {
         }
     }
     for name in names {
-        match name.parse::<Sbdf>() {
+        match parse_function(name) {
             Ok(device) => checks.extend(about(device.to_string(), device::checks(host, device))),
+            Err(error @ ParseSpecError::Segment(_)) => {
+                checks.extend(about(name.clone(), vec![Check::error("device", &Error::Usage(error.to_string()))]));
+            }
             Err(_) => checks.extend(about(name.clone(), guest::checks(host, name))),
         }
     }

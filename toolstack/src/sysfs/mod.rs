@@ -24,8 +24,15 @@ use crate::error::Error;
 /// The directory of Linux's xen-pciback among the drivers; it parks the devices.
 pub(crate) const PCIBACK: &str = "pciback";
 
-/// Class code of PCI bridges (`PCI Code and ID Assignment 1.11 §1.7`): base class 06h.
-const CLASS_BRIDGE: u32 = 0x06;
+/// Class codes (`PCI Code and ID Assignment 1.11 §1.7`) of what a machine cannot do without, though its header is an endpoint's: host bridges,
+/// and those to ISA, EISA and Micro Channel.
+const PLATFORM: std::ops::RangeInclusive<u32> = 0x0600..=0x0603;
+
+/// Registers of the header (`PCI Local Bus 3.0 §6.1`).
+const HEADER_TYPE: u64 = 0x0e;
+const INTERRUPT_PIN: u64 = 0x3d;
+/// Header Type without the bit that tells of more functions.
+const LAYOUT: u32 = 0x7f;
 
 /// What happens when something is written to an attribute.
 pub(crate) trait Kernel {
@@ -97,46 +104,84 @@ impl Sysfs {
         self.kernel.write(path, text).map_err(|source| Error::File { path: path.to_owned(), source })
     }
 
-    /// All functions that Linux has found, in order.
+    /// All functions that Linux has found, in order, but those of [`Sysfs::unnameable`].
     pub(crate) fn devices(&self) -> Result<Vec<Sbdf>, Error> {
-        let path = self.root.join("bus/pci/devices");
-        let entries = fs::read_dir(&path).map_err(|source| Error::File { path, source })?;
-        let mut devices: Vec<Sbdf> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let mut devices: Vec<Sbdf> = self.names()?.iter().filter_map(|name| name.parse().ok()).collect();
         devices.sort_unstable();
         Ok(devices)
+    }
+
+    /// Functions in segments that Xen cannot name: it has 16 bits for them, and Linux puts those behind a VMD controller at 10000h and above.
+    pub(crate) fn unnameable(&self) -> Result<Vec<String>, Error> {
+        let mut names = self.names()?;
+        names.retain(|name| name.parse::<Sbdf>().is_err());
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let path = self.root.join("bus/pci/devices");
+        let entries = fs::read_dir(&path).map_err(|source| Error::File { path, source })?;
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
     }
 
     pub(crate) fn exists(&self, device: Sbdf) -> bool {
         self.device_dir(device).exists()
     }
 
-    /// Whether the function is a bridge of any kind.
+    /// Whether the function is a bridge, or so much a part of the machine that it is for nobody else: the layout of its header says it, but of
+    /// the latter. Classes alone do not: 0680h is also that of switches' endpoints.
     pub(crate) fn is_bridge(&self, device: Sbdf) -> Result<bool, Error> {
+        let header = self.config(device)?.read(HEADER_TYPE, Width::Byte)?;
+        if header == Width::Byte.bits() {
+            return Ok(false); // nothing answers, and who wants the device is told so
+        }
+        if header & LAYOUT != 0 {
+            return Ok(true);
+        }
         let path = self.device_dir(device).join("class");
         let text = self.read(&path)?;
         let class = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16)
             .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
-        Ok(class >> 16 == CLASS_BRIDGE)
+        Ok(PLATFORM.contains(&(class >> 8)))
     }
 
-    /// BARs and ROM with their addresses, by index (6 is the ROM).
+    /// What the function's own BARs and its ROM decode, by index (6 is the ROM).
     pub(crate) fn resources(&self, device: Sbdf) -> Result<Vec<(u8, Resource)>, Error> {
-        let path = self.device_dir(device).join("resource");
-        let text = self.read(&path)?;
-        resource::parse(&text).map_err(|value| Error::Nonsense { place: path.display().to_string(), value })
+        self.parse_resource(device, resource::parse)
     }
 
-    /// The global interrupt of the device's INTx pin; `None` where it has none. 255 in the interrupt line register means
-    /// "not connected" on x86 (PCI Local Bus 3.0 §6.2.4), and a guest's register could hold no more anyway.
+    /// What the kernel says that the function has besides, as people read it: ranges that are in none of its registers.
+    pub(crate) fn ranges_elsewhere(&self, device: Sbdf) -> Result<Vec<String>, Error> {
+        self.parse_resource(device, resource::not_own)
+    }
+
+    /// First and last address of all memory in which the function may have registers.
+    pub(crate) fn memory(&self, device: Sbdf) -> Result<Vec<(u64, u64)>, Error> {
+        self.parse_resource(device, resource::memory)
+    }
+
+    fn parse_resource<T>(&self, device: Sbdf, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Error> {
+        let path = self.device_dir(device).join("resource");
+        parse(&self.read(&path)?).map_err(|value| Error::Nonsense { place: path.display().to_string(), value })
+    }
+
+    /// The global interrupt of the device's INTx pin; `None` where it has none that a guest could have. 255 in the interrupt line register means
+    /// "not connected" on x86 (PCI Local Bus 3.0 §6.2.4), the kernel's word for that is 2^31 (`IRQ_NOTCONNECTED`), which some show with a
+    /// sign, and what is beyond eight bits does not go into a guest's register.
     pub(crate) fn gsi(&self, device: Sbdf) -> Result<Option<u32>, Error> {
         let path = self.device_dir(device).join("irq");
         let text = self.read(&path)?;
-        let irq: u32 = text
+        let irq: i64 = text
             .trim()
             .parse()
             .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
-        Ok((1..255).contains(&irq).then_some(irq))
+        Ok(u32::try_from(irq).ok().filter(|irq| (1..255).contains(irq)))
+    }
+
+    /// Whether the function has an INTx pin.
+    pub(crate) fn has_pin(&self, device: Sbdf) -> Result<bool, Error> {
+        Ok(!matches!(self.config(device)?.read(INTERRUPT_PIN, Width::Byte)?, 0 | 0xff))
     }
 
     /// The name of the driver that has the device.

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::attached;
+use super::{attach_to_web, attached};
 use crate::doctor::{Opened, examine};
 use crate::error::ExitCause;
-use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB};
+use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 
 /// Outcomes by subject and check: `0000:00:05.0 reset` is a warning.
 struct Findings(Vec<(String, String, Value)>);
@@ -33,11 +33,16 @@ impl Findings {
         self.0.iter().find(|(known, ..)| known == name).map_or("not made", |(_, outcome, _)| outcome)
     }
 
+    /// Text and hint.
+    fn says(&self, name: &str) -> String {
+        let check = &self.0.iter().find(|(known, ..)| known == name).unwrap().2;
+        format!("{} {}", check["text"], check["hint"])
+    }
+
     #[track_caller]
     fn assert(&self, name: &str, outcome: &str, words: &str) {
         assert_eq!(self.outcome(name), outcome, "{name}");
-        let check = &self.0.iter().find(|(known, ..)| known == name).unwrap().2;
-        let said = format!("{} {}", check["text"], check["hint"]);
+        let said = self.says(name);
         assert!(said.contains(words), "{name}: {said}");
     }
 }
@@ -84,6 +89,32 @@ fn devices_that_others_are_tied_to() {
     findings.assert("0000:00:08.0 group", "warning", "assignable add 0000:00:08.1");
     findings.assert("0000:00:08.0 interrupt line", "warning", SATA);
     findings.assert("0000:00:08.0 registers", "failed", SATA);
+}
+
+#[test]
+fn a_line_of_devices_that_may_go_to_several_guests_is_told() {
+    let machine = Machine::new();
+    let four = ["0000:00:0a.0", "0000:00:0b.0", "0000:00:0c.0", EDU];
+    for name in &four[..3] {
+        machine.add_function(name, "0x020000", "pciback", 22, &[]);
+    }
+    crate::assignable::add(&machine.host, &four.map(device), "pcidom").unwrap();
+    let findings = Findings::of(machine, &four);
+    for name in four {
+        findings.assert(&format!("{name} interrupt line"), "warning", "which nobody has and other guests may get");
+        findings.assert(&format!("{name} interrupt line"), "warning", "give all of them to one guest");
+    }
+
+    // What one guest has may share the line; what is left may still go to another.
+    let machine = Machine::new();
+    machine.add_function(four[0], "0x020000", "pciback", 22, &[]);
+    attach_to_web(&machine, &[EDU, four[0]]).unwrap();
+    machine.add_function(four[1], "0x020000", "pciback", 22, &[]);
+    machine.add_function(four[2], "0x020000", "pciback", 23, &[]);
+    let findings = Findings::of(machine, &[EDU, four[2]]);
+    findings.assert(&format!("{EDU} interrupt line"), "warning", four[1]);
+    assert!(!findings.says(&format!("{EDU} interrupt line")).contains(four[0]));
+    findings.assert(&format!("{} interrupt line", four[2]), "warning", NVME);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod hotplug;
 mod killed;
 mod list;
 mod man;
+mod neighbours;
 mod policy;
 mod random;
 mod reclaim;
