@@ -219,7 +219,7 @@ pub(crate) fn remove_one<'a>(
     let what = format!("end the quarantine of {device}");
     match end_quarantine(host, device)? {
         Quarantine::Never => {}
-        Quarantine::Ended => journal.step(what, |_| Ok(()), move |host| quarantine(host, device))?,
+        Quarantine::Ended => journal.record(what, move |host| quarantine(host, device)),
     }
     if host.sysfs.driver(device).as_deref() == Some(PCIBACK) {
         journal.step(

@@ -16,6 +16,7 @@ use crate::list::{self, DeviceEntry};
 use crate::reclaim::{Reclaimed, reclaim};
 use crate::show;
 use crate::status;
+use crate::under_way;
 
 /// Runs one command; its result goes to standard output.
 pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
@@ -126,7 +127,10 @@ fn changing(
     act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     host.take_turn(guest)?;
-    unfinished::settle(host)?;
-    let reclaimed = reclaim(host)?;
-    act(&reclaimed)
+    under_way::run(host, || {
+        unfinished::settle(host)?;
+        let reclaimed = reclaim(host)?;
+        under_way::forget_dead(host)?;
+        act(&reclaimed)
+    })
 }

@@ -66,7 +66,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         connection: Connection::Stays,
         follows: false,
     };
-    let retried = retry(host, &loan(devices(&held)), request.force);
+    let retried = host.without_stopping(|| retry(host, &loan(devices(&held)), request.force));
     if !used.is_empty() {
         take(host, loan(devices(&used)), request)?;
     }
@@ -87,7 +87,7 @@ fn stay_away(host: &Host, request: &Request) -> Result<(), Error> {
 }
 
 /// Takes devices that the guest uses.
-fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
+fn take(host: &Host, loan: Loan, request: &Request) -> Result<(), Error> {
     if loan.stub_alive {
         let if_silent = if request.force { IfSilent::Leave } else { IfSilent::Restore };
         let wanted = Wanted {
@@ -109,7 +109,13 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
                 return Err(half_way(&loan, host.elapsed().saturating_sub(asked), ends));
             }
         }
-    } else {
+    }
+    // The guest does not use them any more, and nobody could give them back to it: from here on it goes on to the end.
+    host.without_stopping(|| take_from_guest(host, loan, request))
+}
+
+fn take_from_guest(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
+    if !loan.stub_alive {
         // Nobody can ask it for one device. When the last one goes it is asked to close.
         host.commit(&phases(&loan.devices, Phase::Detaching))?;
         if loan.staying.is_empty() {

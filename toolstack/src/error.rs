@@ -9,7 +9,7 @@ use xenstore::XenbusState;
 
 use crate::patience::Seconds;
 use crate::store::StoreFailure;
-use crate::xen::HypercallError;
+use crate::xen::{HypercallError, StopSignal};
 
 /// How the process ends when it does not succeed (`docs/pcidom.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +154,8 @@ pub(crate) enum Error {
     Xl { what: &'static str, said: String },
     #[error("{place}: {what}")]
     Config { place: String, what: String },
+    #[error("interrupted by {0}")]
+    Interrupted(StopSignal),
     #[error("{0}")]
     Usage(String),
 }

@@ -28,6 +28,7 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
     let strays = strays(host, remembered)?;
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
+        host.safe_point()?;
         let facts = Facts::gather(host, device)?;
         match Journal::run(host, |journal| pool::hand_over(journal, &stub, &facts)) {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
@@ -40,6 +41,7 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
             continue;
         }
         let together = bring(host, &guest, stub, &specs, export);
+        host.safe_point()?; // what stopped it
         // One that cannot come does not keep the others.
         if together.is_err() && specs.len() > 1 {
             for spec in specs {

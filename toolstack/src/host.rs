@@ -1,6 +1,6 @@
 //! Everything a command works on, in one place: the real things in dom0, fakes in tests.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use xenstore::XenbusState;
 use crate::domain;
 use crate::error::Error;
 use crate::lock::Lock;
+use crate::process::{LinuxProcess, Process};
 use crate::quirks;
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
@@ -55,6 +56,7 @@ pub(crate) struct Host {
     pub(crate) xl: Box<dyn Toolstack>,
     /// The quirks file.
     pub(crate) quirks: PathBuf,
+    pub(crate) process: Box<dyn Process>,
     store: Box<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
@@ -62,6 +64,28 @@ pub(crate) struct Host {
     turn: RefCell<Option<Rc<Turn>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
+    /// What goes on whatever signal came, how deep.
+    unstoppable: Cell<u32>,
+    /// The user knows that a signal is heeded.
+    is_stopping: Cell<bool>,
+}
+
+/// While this lives there is no safe point ([`Host::without_stopping`]).
+struct Unstoppable<'a>(&'a Host);
+
+impl Drop for Unstoppable<'_> {
+    fn drop(&mut self) {
+        self.0.unstoppable.set(self.0.unstoppable.get() - 1);
+    }
+}
+
+/// While this lives no signal does anything ([`Host::undisturbed`]).
+pub(crate) struct Undisturbed<'a>(&'a Host);
+
+impl Drop for Undisturbed<'_> {
+    fn drop(&mut self) {
+        self.0.process.let_signals_come();
+    }
 }
 
 impl Host {
@@ -77,12 +101,43 @@ impl Host {
             sysfs,
             xl: Box::new(Xl),
             quirks: quirks::FILE.into(),
+            process: Box::new(LinuxProcess::default()),
             store,
             clock,
             console,
             turn: RefCell::default(),
             shown: RefCell::default(),
+            unstoppable: Cell::default(),
+            is_stopping: Cell::default(),
         }
+    }
+
+    /// Here a command may stop, and what it has done is undone.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when a signal asked for it.
+    pub(crate) fn safe_point(&self) -> Result<(), Error> {
+        if self.unstoppable.get() > 0 {
+            return Ok(());
+        }
+        let Some(signal) = self.process.signal() else { return Ok(()) };
+        if !self.is_stopping.replace(true) {
+            self.note(&format!("{signal}: stopping; a second signal ends the command at once"));
+        }
+        Err(Error::Interrupted(signal))
+    }
+
+    /// What cannot be undone half-way, or is the undoing itself: there is no safe point in it.
+    pub(crate) fn without_stopping<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.unstoppable.set(self.unstoppable.get() + 1);
+        let _end = Unstoppable(self);
+        work()
+    }
+
+    /// Puts off every signal that can be put off, a second one too. Only for what does not wait for anybody.
+    pub(crate) fn undisturbed(&self) -> Undisturbed<'_> {
+        self.process.put_signals_off();
+        Undisturbed(self)
     }
 
     /// Waits until this command may change something, which it then may as long as the host is there.
@@ -230,7 +285,7 @@ impl Host {
     }
 
     /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed
-    /// first. `check` also runs about once a second, for what xenstore does not tell.
+    /// first. `check` also runs about once a second, for what xenstore does not tell. Waiting is a safe point.
     pub(crate) fn wait_for<T>(
         &self,
         paths: &[String],
@@ -263,7 +318,10 @@ impl Host {
             match look()? {
                 Look::Found(answer) => return Ok(Some(answer)),
                 Look::Wait(left) if left.is_zero() => return Ok(None),
-                Look::Wait(left) => self.store.wait(left.min(LOOK_AGAIN))?,
+                Look::Wait(left) => {
+                    self.safe_point()?;
+                    self.store.wait(left.min(LOOK_AGAIN))?
+                }
             };
         };
         self.store.watch(paths)?;

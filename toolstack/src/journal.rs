@@ -24,7 +24,7 @@ impl<'a> Journal<'a> {
         let mut journal = Self { host, done: Vec::new() };
         let result = body(&mut journal);
         if result.is_err() {
-            journal.roll_back();
+            host.without_stopping(|| journal.roll_back());
         }
         result
     }
@@ -33,7 +33,7 @@ impl<'a> Journal<'a> {
         self.host
     }
 
-    /// Does one step. If it fails there is nothing of it to undo: `act` does one thing or nothing.
+    /// Does one step. If it fails there is nothing of it to undo: `act` does one thing or nothing. A command may stop before it, and not in it.
     pub(crate) fn step(
         &mut self,
         name: impl Into<String>,
@@ -41,10 +41,18 @@ impl<'a> Journal<'a> {
         undo: impl FnOnce(&Host) -> Result<(), Error> + 'a,
     ) -> Result<(), Error> {
         let name = name.into();
+        self.host.safe_point()?;
         self.host.trace(&name);
-        act(self.host)?;
+        self.host.without_stopping(|| act(self.host))?;
         self.done.push((name, Box::new(undo)));
         Ok(())
+    }
+
+    /// Records what was done already: nothing comes in between.
+    pub(crate) fn record(&mut self, name: impl Into<String>, undo: impl FnOnce(&Host) -> Result<(), Error> + 'a) {
+        let name = name.into();
+        self.host.trace(&name);
+        self.done.push((name, Box::new(undo)));
     }
 
     fn roll_back(self) {

@@ -36,6 +36,7 @@ mod list;
 mod lock;
 mod patience;
 mod pool;
+mod process;
 mod question;
 mod quirks;
 mod reclaim;
@@ -49,6 +50,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod under_way;
 mod virtual_functions;
 mod withdraw;
 mod work;
@@ -77,6 +79,9 @@ pub fn main() -> ExitCode {
             dom0::say(format_args!("pcidom: {error}"));
             if let Some(hint) = error.hint() {
                 dom0::say(format_args!("pcidom: hint: {hint}"));
+            }
+            if let error::Error::Interrupted(signal) = error {
+                signal.end_process();
             }
             ExitCode::from(error.cause() as u8)
         }

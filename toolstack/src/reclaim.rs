@@ -50,10 +50,11 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
         if host.is_others(guest)? {
             continue;
         }
+        host.safe_point()?;
         let is_theirs = |record: &Record| (record.frontend, record.stub) == (Some(guest), stub);
         let theirs: Vec<Record> = records.iter().filter(|record| is_theirs(record)).copied().collect();
         let stub_alive = records.iter().zip(&held).all(|(record, held)| *held || !is_theirs(record));
-        match settle(host, guest, stub, stub_alive, &theirs) {
+        match host.without_stopping(|| settle(host, guest, stub, stub_alive, &theirs)) {
             Ok(done) => {
                 changed |= done.is_some();
                 reclaimed.extend(done);

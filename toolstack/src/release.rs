@@ -71,6 +71,10 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 /// # Errors
 /// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
 pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
+    host.without_stopping(|| take_all_back(host, loan, rights))
+}
+
+fn take_all_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
     let (facts, vanished) = gather(host, loan);
     let all = [facts.as_slice(), vanished.as_slice()].concat();
     let mut changes = Vec::new();

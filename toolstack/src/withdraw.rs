@@ -61,8 +61,11 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
         Err(error) => return Err(error),
     }
     let patience = Patience::new(timeout, devices.len());
-    let Err(silent) = let_go_within(host, wanted, patience)? else {
-        return Ok(Answer::LetGo);
+    let silent = match let_go_within(host, wanted, patience) {
+        Ok(Ok(())) => return Ok(Answer::LetGo),
+        Ok(Err(silent)) => silent,
+        Err(error @ Error::Interrupted(_)) => return host.without_stopping(|| interrupted(host, wanted, error)),
+        Err(error) => return Err(error),
     };
     let ends = Ends::read(host, stub.id, guest.id)?;
     if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
@@ -70,6 +73,21 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
     }
     // It moved at the last moment, or is in the middle of it.
     if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
+        return Ok(Answer::LetGo);
+    }
+    Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
+}
+
+/// The command was told to stop while it waited. A guest that has not moved has not been asked; one that has lets go, and then it goes on to the
+/// end.
+fn interrupted(host: &Host, wanted: Wanted<'_>, error: Error) -> Result<Answer, Error> {
+    let Wanted { stub, guest, .. } = wanted;
+    let ends = Ends::read(host, stub.id, guest.id)?;
+    if ends.are_asked() && restore(host, wanted, ends)? {
+        return Err(error);
+    }
+    host.note(&format!("{guest} is letting go already, so this goes on to its end"));
+    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, wanted.devices.len()))?.is_ok() {
         return Ok(Answer::LetGo);
     }
     Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))

@@ -101,7 +101,8 @@ pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
         let place = node(device);
         let value = host.read(&place)?.unwrap_or_default();
         let work = Work::parse(&value).ok_or(Error::Nonsense { place, value })?;
-        match recover_one(host, device, &work) {
+        host.safe_point()?;
+        match host.without_stopping(|| recover_one(host, device, &work)) {
             Ok(true) => host.commit(&done(&[device]))?,
             Ok(false) => {}
             Err(error) => {

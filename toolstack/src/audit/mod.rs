@@ -106,20 +106,26 @@ fn examine(host: &Host, domain: &DomainName, wanted: &[Wanted]) -> Result<Vec<Fo
         return Ok(nothing());
     }
     let looked = while_paused(host, domain, || {
-        let mut found = nothing();
+        // Nothing is said meanwhile: who reads it may be slow, and the domain would stand still for as long.
+        let (mut found, mut said) = (nothing(), None);
         if let Some(bounds) = &bounds {
             let began = host.elapsed();
             let inspect = host.hypervisor.inspect();
             let tally = tables::each(inspect, domain.id, &mut |table| count(table, bounds, wanted, &mut found))?;
-            host.trace(&format!("looked through {domain}: {}", tally.text(host.elapsed().saturating_sub(began))));
+            said = Some(tally.text(host.elapsed().saturating_sub(began)));
         }
         if for_channels {
             count_channels(host, domain.id, wanted, &mut found)?;
         }
-        Ok(found)
+        Ok((found, said))
     })?;
     match looked {
-        Ok(found) => Ok(found),
+        Ok((found, said)) => {
+            if let Some(said) = said {
+                host.trace(&format!("looked through {domain}: {said}"));
+            }
+            Ok(found)
+        }
         Err(error) if says_gone(error) || !domain::is_alive(host, domain.id)? => Ok(nothing()),
         Err(error) => Err(error).doing(|| format!("looking through {domain}")),
     }

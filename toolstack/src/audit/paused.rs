@@ -1,18 +1,82 @@
 //! A domain that stands still while it is looked at, and goes on afterwards however that ends.
 //!
-//! While it stands because of us, `/tool/pcidom/paused` has its number. A command that is killed leaves it standing, and the next one
-//! that changes anything lets it go on. One that stands already, because the admin stopped it or it has not begun, is left alone:
-//! nobody could tell later how often it must be let go.
+//! While it stands because of us, `/tool/pcidom/paused/DOMID` says so, and no signal ends the command. One that is killed all the same leaves
+//! it standing, and the next one that changes anything lets it go on; the broker has that done at once. A domain that stands already, because
+//! the admin stopped it or it has not begun, is left alone.
+//!
+//! Xen counts how often a domain was stopped, and does not tell the count: only that there is one. Whose it is the domain's own processor time tells,
+//! which does not pass while it stands. A domain that stands and has not run since our note stands because of us, whoever has stopped it besides,
+//! and is let go on once. One that has run was let go on meanwhile, and who stopped it then shall find it so.
+
+use std::fmt::{Display, Formatter};
+use std::time::Duration;
 
 use xen_types::DomId;
+use xenstore::{Permission, path};
 
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
+use crate::process::Owner;
 use crate::store::Change;
 use crate::xen::{HypercallError, says_gone};
 
-const PAUSED: &str = "/tool/pcidom/paused";
+const DIR: &str = "/tool/pcidom/paused";
+
+/// How far a domain may run between the note that it is about to be stopped and the stop. Tens of microseconds are usual; this is for a
+/// command that has to wait for a processor of its own. Who runs that long on several processors and is then stopped by somebody else within
+/// the moment in which the command was killed would be let go on wrongly.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// How far stopping it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It is about to be stopped.
+    Pausing,
+    /// It was.
+    Paused,
+}
+
+/// What is noted of a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Note {
+    owner: Owner,
+    stage: Stage,
+    /// How long it had run by then.
+    ran: Duration,
+}
+
+impl Note {
+    fn parse(text: &str) -> Option<Self> {
+        let (text, ran) = text.rsplit_once(' ')?;
+        let (owner, stage) = text.rsplit_once(' ')?;
+        let stage = match stage {
+            "pausing" => Stage::Pausing,
+            "paused" => Stage::Paused,
+            _ => return None,
+        };
+        Some(Self { owner: Owner::parse(owner)?, stage, ran: Duration::from_nanos(ran.parse().ok()?) })
+    }
+
+    /// Whether a domain that stands, and has run so long, stands because of this.
+    fn is_why(&self, ran: Duration) -> bool {
+        match self.stage {
+            Stage::Pausing => ran.saturating_sub(self.ran) <= MOMENT,
+            Stage::Paused => ran == self.ran,
+        }
+    }
+}
+
+impl Display for Note {
+    /// `4711 123456 paused 8000000`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let stage = match self.stage {
+            Stage::Pausing => "pausing",
+            Stage::Paused => "paused",
+        };
+        write!(f, "{} {stage} {}", self.owner, self.ran.as_nanos())
+    }
+}
 
 /// Looks at a domain that stands still. One that is gone is not looked at; the inner error says so.
 ///
@@ -31,38 +95,98 @@ pub(super) fn while_paused<T>(
         }
         // Somebody has let it go on meanwhile.
     }
-    host.commit(&[Change::write(PAUSED, domain.id)])?;
-    let looked = match host.hypervisor.inspect().pause(domain.id) {
+    let inspect = host.hypervisor.inspect();
+    let undisturbed = host.undisturbed();
+    begin(host, domain.id)?;
+    let looked = match inspect.pause(domain.id) {
         Ok(()) => {
-            let looked = look();
-            match host.hypervisor.inspect().unpause(domain.id) {
+            let noted = note(host, domain.id, Stage::Paused).and_then(|change| host.commit(&[change]));
+            let looked = noted.map(|()| look());
+            match inspect.unpause(domain.id) {
                 Err(error) if says_gone(error) => {}
                 // It goes on standing, and the note stays.
                 outcome => outcome.doing(|| format!("letting {domain} go on"))?,
             }
             looked
         }
-        Err(error) => Err(error),
+        Err(error) => Ok(Err(error)),
     };
-    forget(host)?;
-    Ok(looked)
+    drop(undisturbed);
+    forget(host, domain.id)?;
+    looked
 }
 
-/// Lets a domain go on that a command left standing.
+fn begin(host: &Host, domain: DomId) -> Result<(), Error> {
+    let private = [Permission::none(DomId::DOM0)];
+    let mut changes = Change::directory("/tool/pcidom", &private).to_vec();
+    changes.extend(Change::directory(DIR, &private));
+    changes.push(note(host, domain, Stage::Pausing)?);
+    host.commit(&changes)
+}
+
+fn note(host: &Host, domain: DomId, stage: Stage) -> Result<Change, Error> {
+    let ran = run_time(host, domain)?;
+    Ok(Change::write(node(domain), Note { owner: host.process.own(), stage, ran }))
+}
+
+/// One that is gone has never run.
+fn run_time(host: &Host, domain: DomId) -> Result<Duration, Error> {
+    let ran = host.hypervisor.inspect().run_time(domain);
+    ran.map(Option::unwrap_or_default).doing(|| format!("asking how long domain {domain} has run"))
+}
+
+/// Lets domains go on that commands left standing.
 pub(crate) fn recover(host: &Host) -> Result<(), Error> {
-    let Some(text) = host.read(PAUSED)? else {
-        return Ok(());
-    };
-    if let Ok(id) = text.parse().map(DomId)
-        && domain::info(host, id)?.is_some_and(|info| info.paused)
-    {
-        let domain = domain::named(host, id)?;
-        host.hypervisor.inspect().unpause(id).doing(|| format!("letting {domain} go on"))?;
-        host.note(&format!("{domain} goes on: a command was interrupted while it looked through it"));
+    for id in host.list(DIR)?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
+        let note = host.read(&node(id))?.as_deref().and_then(Note::parse);
+        // This process has nothing standing when it comes here, unless Xen refused to let it go on.
+        if note.is_some_and(|note| note.owner != host.process.own() && host.process.runs(note.owner)) {
+            continue;
+        }
+        if let Some(note) = note
+            && domain::info(host, id)?.is_some_and(|info| info.paused)
+        {
+            go_on(host, &domain::named(host, id)?, note)?;
+        }
+        forget(host, id)?;
     }
-    forget(host)
+    Ok(())
 }
 
-fn forget(host: &Host) -> Result<(), Error> {
-    host.commit(&[Change::remove(PAUSED), Change::remove_if_empty("/tool/pcidom")])
+/// Lets a domain go on if it stands because of us.
+fn go_on(host: &Host, domain: &DomainName, note: Note) -> Result<(), Error> {
+    if !note.is_why(run_time(host, domain.id)?) {
+        host.note(&format!(
+            "{domain} stands still: somebody has stopped it since a command was interrupted while it looked through it"
+        ));
+        return Ok(());
+    }
+    host.hypervisor.inspect().unpause(domain.id).doing(|| format!("letting {domain} go on"))?;
+    host.note(&format!("{domain} goes on: a command was interrupted while it looked through it"));
+    Ok(())
+}
+
+fn node(domain: DomId) -> String {
+    path::child(DIR, &domain.to_string())
+}
+
+fn forget(host: &Host, domain: DomId) -> Result<(), Error> {
+    host.commit(&[Change::remove(node(domain)), Change::remove_if_empty(DIR), Change::remove_if_empty("/tool/pcidom")])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_reads_back() {
+        for (stage, text) in [(Stage::Pausing, "12 34 pausing 5000"), (Stage::Paused, "12 34 paused 5000")] {
+            let note = Note { owner: Owner { pid: 12, started: 34 }, stage, ran: Duration::from_micros(5) };
+            assert_eq!(note.to_string(), text);
+            assert_eq!(Note::parse(text), Some(note));
+        }
+        for text in ["", "5", "12 34 paused", "12 34 asleep 1", "12 34 paused -1", "12 34 paused 1 2"] {
+            assert_eq!(Note::parse(text), None, "{text:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Looking for what guests kept.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use xen_types::{DomId, Pirq};
 
@@ -260,6 +261,73 @@ fn a_guest_that_the_admin_stopped_goes_on_standing() {
     machine.assert_no_violations();
 }
 
+/// A command that was killed when it had come this far, and what it left.
+fn killed_with(machine: &Machine, stage: &str, pauses: u32) {
+    machine.with(|world| {
+        world.write("/tool/pcidom/paused/5", &format!("77 1 {stage} 1000000000"));
+        world.memory.ran.insert(WEB, Duration::from_secs(1));
+        if pauses > 0 {
+            world.memory.pauses.insert(WEB, pauses);
+        }
+    });
+}
+
+fn stands(machine: &Machine) -> bool {
+    recover(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.value("/tool/pcidom/paused"), None, "a note is left"));
+    machine.assert_no_violations();
+    crate::domain::info(&machine.host, WEB).unwrap().unwrap().paused
+}
+
+#[test]
+fn a_stop_is_undone_once_where_it_is_known_to_be_ours() {
+    for stage in ["pausing", "paused"] {
+        let machine = machine();
+        killed_with(&machine, stage, 1);
+        assert!(!stands(&machine), "{stage}");
+        machine.with(|world| assert!(world.notes[0].contains("web (domain 5) goes on"), "{:?}", world.notes));
+    }
+}
+
+#[test]
+fn a_stop_of_the_admin_s_is_never_undone() {
+    let admin = |machine: &Machine| machine.with(|world| world.domains.get_mut(&WEB).unwrap().paused = true);
+    let runs = |machine: &Machine, time| machine.with(|world| *world.memory.ran.get_mut(&WEB).unwrap() += time);
+    // Beside ours, which is undone.
+    let both = machine();
+    killed_with(&both, "paused", 1);
+    admin(&both);
+    assert!(stands(&both));
+    both.with(|world| assert!(world.memory.pauses.is_empty()));
+    // After somebody had let it go on, or before it was stopped, or after our command had let it go on and before it forgot it.
+    for (stage, time) in [("paused", Duration::from_nanos(1)), ("pausing", Duration::from_millis(21))] {
+        let machine = machine();
+        killed_with(&machine, stage, 0);
+        runs(&machine, time);
+        admin(&machine);
+        assert!(stands(&machine), "{stage}");
+        machine.with(|world| assert!(world.notes[0].contains("somebody has stopped it"), "{:?}", world.notes));
+    }
+    // One that runs needs nothing.
+    let running = machine();
+    killed_with(&running, "paused", 0);
+    assert!(!stands(&running));
+}
+
+#[test]
+fn what_a_living_command_has_stopped_is_left_to_it() {
+    let machine = machine();
+    killed_with(&machine, "paused", 1);
+    machine.with(|world| world.living.extend([77]));
+    recover(&machine.host).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.memory.pauses.get(&WEB), Some(&1));
+        assert!(world.value("/tool/pcidom/paused/5").is_some());
+        world.living.clear();
+    });
+    assert!(!stands(&machine));
+}
+
 #[test]
 fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_for_long() {
     for failing in 1..100 {
@@ -278,6 +346,7 @@ fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_f
             return;
         }
         result.unwrap_err();
+        machine.with(|world| world.process += 1);
         recover(&machine.host).unwrap();
         machine.with(|world| {
             assert!(world.memory.pauses.is_empty(), "{failing}: {:?}", world.memory.pauses);
@@ -294,7 +363,10 @@ fn a_command_that_is_killed_leaves_no_domain_standing_for_long() {
         let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
         machine.with(|world| world.failing_after = Some(world.changes + killed));
         let finished = holds(&machine.host, &web(), &edu(&machine)).is_ok();
-        machine.with(|world| world.failing_after = None);
+        machine.with(|world| {
+            world.failing_after = None;
+            world.process += 1;
+        });
         recover(&machine.host).unwrap();
         machine.with(|world| assert!(world.memory.pauses.is_empty(), "{killed}: {:?}", world.memory.pauses));
         machine.assert_no_violations();

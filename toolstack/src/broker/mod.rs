@@ -48,6 +48,7 @@ use crate::host::Host;
 use crate::reclaim::held;
 use crate::store::StoreFailure;
 use crate::table::{self, Phase, Record, Remembered};
+use crate::under_way::{self, Commands};
 use crate::xen::{Physdev, Rings};
 use log::Log;
 pub(crate) use reclaim::Reclaimer;
@@ -107,6 +108,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         outside.watches.watch(path::TOOL_DEVICES)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
         outside.watches.watch(path::INTRODUCE_DOMAIN)?;
+        outside.watches.watch(under_way::DIR)?;
         let mut broker = Self {
             outside,
             rings: BTreeMap::new(),
@@ -307,11 +309,15 @@ impl<'a, R: Rings> Broker<'a, R> {
         }
     }
 
-    /// Has the devices of dead guests taken back, and those brought where they belong that are not there; tries again later if that
-    /// did not work out.
+    /// Has the devices of dead guests taken back, those brought where they belong that are not there, and put right what a killed command
+    /// left; tries again later if that did not work out.
     fn look_after_devices(&mut self, records: &[Record], remembered: &[Remembered]) -> Result<(), Error> {
         let host = self.outside.host;
-        let mut due = follow::is_due(host, records, remembered)?;
+        let commands = Commands::look(host)?;
+        if commands == Commands::AtWork {
+            self.look_by(host.elapsed() + under_way::LOOK_AFTER);
+        }
+        let mut due = commands == Commands::Died || follow::is_due(host, records, remembered)?;
         for guest in records.iter().filter_map(|record| record.frontend) {
             due |= !domain::is_alive(host, guest)?;
         }

@@ -214,7 +214,7 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
     let mut homes = Vec::new();
     let built = build(host, request, &plan, &devices, &mut homes);
     if built.is_err() {
-        match take_down(host, &plan, &homes) {
+        match host.without_stopping(|| take_down(host, &plan, &homes)) {
             Ok(None) => {}
             Ok(Some(guest)) => host.note(&format!("{guest} runs already, and is left as it is")),
             Err(error) => {

@@ -8,6 +8,7 @@ use xen_types::{DomId, Sbdf};
 
 use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
+use super::process::FakeProcess;
 use super::store::FakeStore;
 use super::xl::FakeXl;
 use super::{ConfigImage, TempTree, World, mcfg_table};
@@ -83,11 +84,15 @@ pub(super) struct FakeConsole(pub(super) Rc<RefCell<World>>);
 
 impl Console for FakeConsole {
     fn note(&self, text: &str) {
-        self.0.borrow_mut().notes.push(text.to_owned());
+        let world = &mut *self.0.borrow_mut();
+        world.says();
+        world.notes.push(text.to_owned());
     }
 
     fn trace(&self, _at: Duration, text: &str) {
-        self.0.borrow_mut().traces.push(text.to_owned());
+        let world = &mut *self.0.borrow_mut();
+        world.says();
+        world.traces.push(text.to_owned());
     }
 }
 
@@ -103,6 +108,7 @@ impl Machine {
             Box::new(FakeConsole(world.clone())),
         );
         host.xl = Box::new(FakeXl(world.clone()));
+        host.process = Box::new(FakeProcess(world.clone()));
         let machine = Self { world, tree, host };
         machine.add_domain(DomId::DOM0, "Domain-0");
         machine.add_domain(STUB, "pcidom");

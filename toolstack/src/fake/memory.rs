@@ -1,6 +1,7 @@
 //! The host's memory as Xen knows it, and domains that stand still.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use xen_types::{DomId, Errno, Mfn, Pirq, Port};
 
@@ -18,6 +19,8 @@ pub(crate) struct FakeMemory {
     pub(crate) channels: BTreeMap<(DomId, u32), Pirq>,
     /// How often each domain was stopped and not let go on.
     pub(crate) pauses: BTreeMap<DomId, u32>,
+    /// How long each domain has run.
+    pub(crate) ran: BTreeMap<DomId, Duration>,
     /// These frames cannot be mapped; with `true` they are no tables any more when Xen is asked again.
     pub(crate) unmappable: BTreeMap<u64, bool>,
     /// At the so-manyth question about frames or a channel this domain dies.
@@ -90,6 +93,9 @@ impl Inspect for FakeHypervisor {
 
     fn pause(&self, domain: DomId) -> Outcome {
         self.change("xc_domain_pause", domain, |world| {
+            if !world.undisturbed {
+                world.violations.push(format!("a signal could leave domain {domain} standing"));
+            }
             *world.memory.pauses.entry(domain).or_default() += 1;
             Ok(())
         })
@@ -104,6 +110,11 @@ impl Inspect for FakeHypervisor {
             }
             Ok(())
         })
+    }
+
+    fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
+        let world = self.0.borrow();
+        Ok(world.domains.get(&domain).map(|_| world.memory.ran.get(&domain).copied().unwrap_or_default()))
     }
 
     fn highest_frame(&self) -> Outcome<Mfn> {

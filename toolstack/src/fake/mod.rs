@@ -10,6 +10,7 @@ mod kernel;
 mod machine;
 mod memory;
 mod peers;
+mod process;
 mod store;
 mod tree;
 mod with_stub;

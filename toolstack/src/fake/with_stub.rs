@@ -16,6 +16,7 @@ use xenstore::Transport;
 use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
 use super::machine::{FakeClock, FakeConsole};
+use super::process::FakeProcess;
 use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
@@ -94,13 +95,14 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
     let xen = peers.borrow().xen.clone();
     let connection = xen.store().connect_socket();
     let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
-    let host = Host::new(
+    let mut host = Host::new(
         Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
         Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
         Box::new(Connection::new(transport)),
         Box::new(FakeClock(world.clone())),
-        Box::new(FakeConsole(world)),
+        Box::new(FakeConsole(world.clone())),
     );
+    host.process = Box::new(FakeProcess(world));
     (host, connection)
 }
 

@@ -9,7 +9,7 @@ use xenstore::{Access, Permission};
 use super::memory::FakeMemory;
 use super::peers::{GuestScript, StubScript};
 use crate::store::{Change, StoreFailure};
-use crate::xen::{DomainInfo, Vector};
+use crate::xen::{DomainInfo, StopSignal, Vector};
 
 /// A xenstore node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,15 @@ pub(crate) struct World {
 
     /// What else happens while xl makes the guest with this id.
     pub(crate) during_create: Option<Box<dyn Fn(&str)>>,
+    /// The number of the process that is at work; those with other numbers are dead.
+    pub(crate) process: u32,
+    /// Other processes that are at work too.
+    pub(crate) living: BTreeSet<u32>,
+    /// The signal that came, or that comes right before the change with this number.
+    pub(crate) signal: Option<StopSignal>,
+    pub(crate) signal_at: Option<usize>,
+    /// Signals are put off.
+    pub(crate) undisturbed: bool,
 
     pub(crate) stub: StubScript,
     pub(crate) guest: GuestScript,
@@ -93,11 +102,21 @@ impl World {
     pub(crate) fn change_fails(&mut self) -> bool {
         self.changes += 1;
         self.clock += self.change_takes;
+        if self.signal_at == Some(self.changes) {
+            self.signal = Some(StopSignal::Interrupt);
+        }
         if self.killing_change == Some(self.changes) {
             self.killing_change = None;
             std::panic::resume_unwind(Box::new(Killed));
         }
         self.failing_change == Some(self.changes) || self.failing_after.is_some_and(|last| self.changes > last)
+    }
+
+    /// Who reads what is said may be slow, and a domain would stand still for as long.
+    pub(crate) fn says(&mut self) {
+        if self.undisturbed && !self.memory.pauses.is_empty() {
+            self.violations.push("something was said while a domain stood still".to_owned());
+        }
     }
 
     pub(crate) fn value(&self, path: &str) -> Option<&str> {

@@ -58,16 +58,14 @@ impl StoreChannel {
         OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file, is_socket: false })
     }
 
-    /// Waits until there is something to read; false when the deadline has passed.
+    /// Waits until there is something to read; false when the deadline has passed, or a signal came.
     fn readable(&self, deadline_ns: Option<u64>) -> io::Result<bool> {
-        loop {
-            let left = deadline_ns.map(|deadline| timespec(deadline.saturating_sub(self.now_ns())));
-            let mut fds = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::IN)];
-            match poll(&mut fds, left.as_ref()) {
-                Ok(count) => return Ok(count > 0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        let left = deadline_ns.map(|deadline| timespec(deadline.saturating_sub(self.now_ns())));
+        let mut fds = [PollFd::from_borrowed_fd(self.file.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, left.as_ref()) {
+            Ok(count) => Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false), // who waits looks whether it is to stop
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Commands that are killed at each of their steps: the next one finds what they left, and finishes or undoes it.
+//! Commands that are killed at each of their steps: the next one finds what they left, and finishes or undoes it. And commands that a signal asks
+//! to stop there, which leave nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,6 +7,7 @@ use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::error::Error;
 use crate::fake::{Dump, E1000, EDU, GuestScript, Killed, Machine, NVME, SATA, device};
 use crate::reclaim::reclaim;
+use crate::xen::StopSignal;
 
 /// What the guest does when the command is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,8 @@ fn kill(machine: &Machine, step: usize, act: impl FnOnce(&Machine)) -> bool {
     };
     machine.with(|world| {
         world.killing_change = None;
+        world.process += 1;
+        world.undisturbed = false; // with the process
         world.uncertain = true;
         world.watches.clear(); // they end with the connection
         world.notes.clear();
@@ -91,6 +95,51 @@ fn killed_anywhere(what: &str, prepare: impl Fn() -> Machine, act: impl Fn(&Mach
         }
         assert!(steps > 3, "{what}: {steps}");
     }
+}
+
+/// Has a signal come before each change of a command. Nothing needs to be put right afterwards: it is as it was before, or as it would be
+/// without the signal, as the command says.
+fn interrupted_anywhere(what: &str, prepare: impl Fn() -> Machine, act: impl Fn(&Machine) -> Result<(), Error>) {
+    let before = dump(&prepare());
+    let after = {
+        let machine = prepare();
+        act(&machine).unwrap();
+        dump(&machine)
+    };
+    let (mut undone, mut finished) = (0, 0);
+    for step in 1.. {
+        let machine = prepare();
+        machine.with(|world| {
+            world.signal_at = Some(world.changes + step);
+            world.notes.clear();
+        });
+        let result = act(&machine);
+        let came = machine.with(|world| {
+            world.signal_at = None;
+            let unsettled: Vec<_> = world.notes.iter().filter(|note| note.contains("could not undo")).collect();
+            assert!(unsettled.is_empty(), "{what}, step {step}: {unsettled:?}");
+            world.signal.take().is_some()
+        });
+        if !came {
+            break;
+        }
+        machine.settle();
+        let when = format!("{what}, a signal before change {step}: {result:?}");
+        match result {
+            Ok(()) => {
+                finished += 1;
+                dump(&machine).assert_same(&after, &when);
+            }
+            Err(Error::Interrupted(StopSignal::Interrupt)) => {
+                undone += 1;
+                dump(&machine).assert_same(&before, &when);
+            }
+            Err(error) => panic!("{when}: {error}"),
+        }
+        comes_and_goes(&machine, &when);
+        machine.assert_no_violations();
+    }
+    assert!(undone > 0 && undone + finished > 3, "{what}: {undone} undone, {finished} finished");
 }
 
 /// Everything but registers, and what the stub said of failures.
@@ -256,6 +305,75 @@ fn a_change_of_devices_that_follow_a_guest() {
     killed_anywhere("attach --keep", prepare(&[]), |machine| keep(machine, &[E1000]));
     killed_anywhere("detach", prepare(&[E1000, EDU]), |machine| detach(machine, &[E1000]));
     killed_anywhere("detach", prepare(&[E1000]), |machine| detach(machine, &[E1000]));
+}
+
+#[test]
+fn a_signal_stops_an_attach_where_it_can_be_undone() {
+    let attach = |devices: &'static [&'static str]| move |machine: &Machine| attach_to_web(machine, devices).map(drop);
+    interrupted_anywhere("attach", with_pool, attach(&[E1000, EDU]));
+    interrupted_anywhere("attach", Machine::new, attach(&[E1000]));
+    interrupted_anywhere("attach", || using(&[E1000]), attach(&[EDU]));
+    let seized: &'static str = Box::leak(format!("{SATA},seize=1").into_boxed_str());
+    let devices: &'static [&'static str] = Box::leak(Box::new([seized, EDU]));
+    interrupted_anywhere("seize", with_pool, attach(devices));
+}
+
+#[test]
+fn a_signal_stops_a_detach_before_the_guest_lets_go_and_not_after() {
+    let detach = |devices: &'static [&'static str]| move |machine: &Machine| detach_from_web(machine, devices);
+    interrupted_anywhere("detach", || using(&[E1000, EDU, NVME]), detach(&[E1000]));
+    interrupted_anywhere("detach", || using(&[E1000, EDU]), detach(&[E1000, EDU]));
+}
+
+#[test]
+fn a_signal_ends_waiting_for_a_guest_that_does_not_answer() {
+    let machine = using(&[E1000, EDU]);
+    let before = dump(&machine);
+    machine.with(|world| {
+        world.guest.silent = true;
+        // Right before it would wait.
+        world.incidents.push(Box::new(|world| {
+            let asked = world.value("/local/domain/3/backend/pci/5/0/state") == Some("7");
+            world.signal = asked.then_some(StopSignal::Hangup);
+            asked
+        }));
+    });
+    let began = machine.host.elapsed();
+    assert!(matches!(detach_from_web(&machine, &[EDU]), Err(Error::Interrupted(StopSignal::Hangup))));
+    assert!(machine.host.elapsed() - began < TIMEOUT / 4, "it waited on");
+    machine.with(|world| {
+        world.guest.silent = false;
+        world.signal = None;
+    });
+    machine.settle();
+    dump(&machine).assert_same(&before, "");
+    comes_and_goes(&machine, "");
+}
+
+#[test]
+fn a_signal_stops_assignable_add_and_remove() {
+    let add = |machine: &Machine| crate::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom");
+    interrupted_anywhere("add", Machine::new, add);
+    let prepare = || {
+        let machine = Machine::new();
+        add(&machine).unwrap();
+        machine
+    };
+    interrupted_anywhere("remove", prepare, |machine| {
+        crate::assignable::remove(&machine.host, &[SATA, EDU].map(device), true)
+    });
+}
+
+#[test]
+fn a_signal_stops_a_recovery_between_two_guests_and_what_is_left_stays_noted() {
+    let machine = using(&[E1000, EDU]);
+    assert!(kill(&machine, 4, |machine| detach(machine, &[EDU])));
+    machine.with(|world| world.signal = Some(StopSignal::Terminate));
+    assert!(matches!(reclaim(&machine.host), Err(Error::Interrupted(StopSignal::Terminate))));
+    machine.with(|world| world.signal = None);
+    reclaim(&machine.host).unwrap();
+    machine.settle();
+    comes_and_goes(&machine, "");
 }
 
 /// So that the comparison is worth something.

@@ -3,6 +3,7 @@
 
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use std::mem::{offset_of, size_of};
+use std::time::Duration;
 
 use libloading::Library;
 use xen_types::{DomId, Errno, Mfn, Pirq, Port};
@@ -98,6 +99,10 @@ impl Inspect for Libxc {
     fn unpause(&self, domain: DomId) -> Result<(), HypercallError> {
         // SAFETY: numbers only.
         check("xc_domain_unpause", unsafe { (self.inspector()?.functions.unpause)(self.handle, domain.0.into()) })
+    }
+
+    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
+        self.cpu_time(domain)
     }
 
     fn highest_frame(&self) -> Result<Mfn, HypercallError> {

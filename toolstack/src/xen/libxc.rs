@@ -8,6 +8,7 @@ use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::ptr::{NonNull, null_mut};
+use std::time::Duration;
 
 use libloading::Library;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
@@ -30,6 +31,8 @@ const PAUSED: u32 = 1 << 3;
 /// `domid_t domain` is the low half of the first word of `struct xen_domctl_getdomaininfo`, `flags` the second word.
 const DOMAININFO_DOMAIN: usize = 0;
 const DOMAININFO_FLAGS: usize = 1;
+/// `uint64_aligned_t cpu_time`, in nanoseconds: byte 56, behind six numbers of 64 bits (from 4.12 to 4.20).
+const DOMAININFO_CPU_TIME: usize = 14;
 
 /// `capabilities` in `struct xen_sysctl_physinfo` (`sysctl.h`): byte 28 from 4.13 to 4.20, in 4.17 checked with the compiler.
 const PHYSINFO_CAPABILITIES: usize = 7;
@@ -153,12 +156,21 @@ impl Libxc {
 
     /// The first domain at or after a number.
     pub(super) fn first_domain(&self, from: DomId) -> Result<Option<(DomId, DomainInfo)>, HypercallError> {
-        let mut info: Scratch = [0; 1024];
-        // SAFETY: one entry is asked for and `info` has room for one of any release.
-        let found = unsafe { (self.functions.getinfolist)(self.handle, from.0.into(), 1, &raw mut info) };
+        Ok(self.first_domain_in_full(from)?.map(|(id, info, _)| (id, info)))
+    }
+
+    /// How long a domain has run.
+    pub(super) fn cpu_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
+        Ok(self.first_domain_in_full(domain)?.filter(|(id, ..)| *id == domain).map(|(.., ran)| ran))
+    }
+
+    fn first_domain_in_full(&self, from: DomId) -> Result<Option<(DomId, DomainInfo, Duration)>, HypercallError> {
+        let mut info_words: Scratch = [0; 1024];
+        // SAFETY: one entry is asked for and `info_words` has room for one of any release.
+        let found = unsafe { (self.functions.getinfolist)(self.handle, from.0.into(), 1, &raw mut info_words) };
         check("xc_domain_getinfolist", found)?;
-        let flags = info[DOMAININFO_FLAGS];
-        let id = u16::try_from(info[DOMAININFO_DOMAIN] & 0xffff).map(DomId);
+        let flags = info_words[DOMAININFO_FLAGS];
+        let id = u16::try_from(info_words[DOMAININFO_DOMAIN] & 0xffff).map(DomId);
         Ok(id.ok().filter(|_| found == 1).map(|id| {
             let info = DomainInfo {
                 dying: flags & DYING != 0,
@@ -166,7 +178,8 @@ impl Libxc {
                 shutdown: flags & SHUTDOWN != 0,
                 paused: flags & PAUSED != 0,
             };
-            (id, info)
+            let [low, high] = [info_words[DOMAININFO_CPU_TIME], info_words[DOMAININFO_CPU_TIME + 1]];
+            (id, info, Duration::from_nanos(u64::from(high) << 32 | u64::from(low)))
         }))
     }
 }

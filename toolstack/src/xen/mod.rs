@@ -26,7 +26,7 @@ pub(crate) use inspect::{BATCH, Channel, FrameType, Inspect, Table, says_gone};
 pub(crate) use libxc::{Libxc, OpenError};
 pub(crate) use physdev::Libxencall;
 pub(crate) use rings::LibxenRings;
-pub(crate) use signals::{Signal, Signals};
+pub(crate) use signals::{Mask, Signal, Signals, StopSignal, block_all, listen, noted_signal};
 pub(crate) use version::XenVersion;
 
 use std::ops::RangeInclusive;

@@ -135,6 +135,53 @@ fn a_host_that_is_slow_is_told_of() {
 }
 
 #[test]
+fn what_a_killed_command_left_is_put_right_though_no_other_command_comes() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.turn().unwrap();
+    pass(&bench, broker.idle().unwrap_or_default());
+    broker.turn().unwrap();
+    assert_eq!(broker.idle(), None, "nobody is at work");
+    bench.machine.with(|world| {
+        world.write("/tool/pcidom/command/4711", "1");
+        world.living.insert(4711);
+    });
+    changed(&process, "/tool/pcidom/command/4711");
+    // Nobody says when it ends: the broker looks as long as it is there.
+    for _ in 0..5 {
+        broker.turn().unwrap();
+        pass(&bench, broker.idle().expect("it is watched"));
+    }
+    assert_eq!(bench.reclaimer.started.get(), 0);
+    bench.machine.with(|world| world.living.clear());
+    let died = bench.machine.host.elapsed();
+    while bench.reclaimer.started.get() == 0 {
+        broker.turn().unwrap();
+        if bench.reclaimer.started.get() == 0 {
+            pass(&bench, broker.idle().unwrap());
+        }
+    }
+    assert!(bench.machine.host.elapsed() - died < Duration::from_secs(1));
+    // As `pcidom reclaim` does it.
+    let host = &bench.machine.host;
+    crate::under_way::run(host, || {
+        crate::reclaim::reclaim(host)?;
+        crate::under_way::forget_dead(host)
+    })
+    .unwrap();
+    bench.reclaimer.busy.set(false);
+    broker.child_ended();
+    broker.turn().unwrap();
+    while let Some(idle) = broker.idle() {
+        pass(&bench, idle);
+        broker.turn().unwrap();
+    }
+    assert_eq!(bench.reclaimer.started.get(), 1);
+    assert_eq!(bench.machine.with(|world| world.children("/tool/pcidom/command").len()), 0);
+}
+
+#[test]
 fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
     let bench = Bench::new();
     let process = bench.process();
