@@ -2,7 +2,8 @@
 //!
 //! xenstored writes every message of every connection to its log file (C xenstored, `trace_io` in `tools/xenstore/xenstored_core.c`); its log
 //! file is a pipe of ours for as long as a case wants to know. `IN 0x55d2c8 20261125 17:00:00 WRITE (PATH VALUE)`, since Xen 4.18
-//! `io: IN 0x55d2c8 (d5) 20261125 …`: the number tells connections apart, and blanks stand for the zeros of the wire. Whose a connection is shows in what was asked for on it.
+//! `io: IN 0x55d2c8 (d5) 20261125 …`: the number tells connections apart, and blanks stand for the zeros of the wire. Answers are `OUT`, in Xen 4.20 twice: `OUT(START)`
+//! when the first byte of one is sent and `OUT(END)` after the last. Whose a connection is shows in what was asked for on it.
 
 use std::{
     collections::BTreeMap,
@@ -138,7 +139,8 @@ impl<'a> Message<'a> {
         let date = next()?;
         let date = if date.starts_with('(') { next()? } else { date };
         let (_time, kind) = (next()?, next()?);
-        let is_message = (direction == "IN" || direction == "OUT") && date.bytes().all(|byte| byte.is_ascii_digit());
+        let is_message =
+            matches!(direction, "IN" | "OUT" | "OUT(START)") && date.bytes().all(|byte| byte.is_ascii_digit());
         let words = rest.strip_prefix('(').filter(|_| is_message)?;
         Some(Self {
             at: *at,
@@ -212,7 +214,23 @@ mod tests {
             assert!(message.is_request);
             assert_eq!((message.connection, message.kind, message.words), ("0x2", "WRITE", "a (b) c"));
         }
-        for line in ["CREATE connection 0x2", "obj: CREATE connection 0x2", "wrl: dom 1 (d1) 1 2 3 4 5", ""] {
+        for line in [
+            "OUT 0x2 20261125 17:00:00 TRANSACTION_END (OK )",
+            "io: OUT 0x2 (d0) 20261125 17:00:00 TRANSACTION_END (OK )",
+            "io: OUT(START) 0x2 (d0) 20261125 17:00:00 TRANSACTION_END (OK )",
+        ] {
+            let line = (Instant::now(), line.to_owned());
+            let message = Message::parse(&line).expect(&line.1);
+            assert!(!message.is_request);
+            assert_eq!((message.connection, message.kind, message.words), ("0x2", "TRANSACTION_END", "OK "));
+        }
+        for line in [
+            "CREATE connection 0x2",
+            "obj: CREATE connection 0x2",
+            "wrl: dom 1 (d1) 1 2 3 4 5",
+            "",
+            "io: OUT(END) 0x2 (d0) 20261125 17:00:00 TRANSACTION_END (OK )",
+        ] {
             assert!(Message::parse(&(Instant::now(), line.to_owned())).is_none(), "{line}");
         }
     }
