@@ -85,7 +85,7 @@ pub(crate) struct AttachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
+    /// Devices, with the options of xl: vslot, permissive, quirk, hide, show, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
     #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
     pub(crate) devices: Vec<DeviceRequest>,
 }

@@ -56,7 +56,7 @@ impl DeviceRequest {
                 ("vslot", "") => options.vslot = None,
                 ("vslot", value) => options.vslot = Some(parse_slot(value)?),
                 ("permissive", value) => options.policy.permissive = flag("permissive", value)?,
-                (word @ ("quirk" | "hide"), value) => take_policy(&mut options.policy, word, value)?,
+                (word @ ("quirk" | "hide" | "show"), value) => take_policy(&mut options.policy, word, value)?,
                 ("msitranslate", value) => options.msitranslate = flag("msitranslate", value)?,
                 ("power_mgmt", value) => options.power_mgmt = flag("power_mgmt", value)?,
                 ("seize", value) => options.seize = flag("seize", value)?,

@@ -101,7 +101,7 @@ pub(crate) enum ParseSpecError {
     #[error("no device: want a BDF, or name=NAME of an assignable device")]
     NoDevice,
     #[error(
-        "{0:?} is no option of a device (bdf, vslot, permissive, quirk, hide, msitranslate, power_mgmt, seize, rdm_policy, name)"
+        "{0:?} is no option of a device (bdf, vslot, permissive, quirk, hide, show, msitranslate, power_mgmt, seize, rdm_policy, name)"
     )]
     Unknown(String),
     #[error("{word} is no option of a device here: {why}")]
@@ -145,13 +145,13 @@ impl FromStr for DeviceSpec {
 
 /// Takes a word of a policy in. Capabilities can be named besides having numbers.
 pub(crate) fn take_policy(policy: &mut Policy, word: &str, value: &str) -> Result<(), ParseSpecError> {
-    let named = table::blocks().find(|block| word == "hide" && block.name == value);
+    let named = table::blocks().find(|block| matches!(word, "hide" | "show") && block.name == value);
     let number = match named.map(|block| block.place) {
         Some(Place::Capability(id)) => format!("{id:x}"),
         Some(Place::Extended(id)) => format!("x{id:x}"),
         Some(Place::Header(_)) | None => value.to_owned(),
     };
-    let option = ["permissive", "quirk", "hide"].into_iter().find(|option| *option == word);
+    let option = ["permissive", "quirk", "hide", "show"].into_iter().find(|option| *option == word);
     let option = option.ok_or_else(|| ParseSpecError::Unknown(format!("{word}={value}")))?;
     policy.take(word, &number).map_err(|_| ParseSpecError::Value { option, value: value.to_owned() })?;
     Ok(())
@@ -212,9 +212,10 @@ mod tests {
 
     #[test]
     fn what_a_guest_may_besides_is_said_in_words() {
-        let spec = parse("03:00.0,permissive=1,hide=msix,hide=x10,quirk=40:4:ff00,quirk=0x44:2:0xff").unwrap();
+        let spec =
+            parse("03:00.0,permissive=1,hide=msix,hide=x1,show=sriov,quirk=40:4:ff00,quirk=0x44:2:0xff").unwrap();
         assert_eq!(spec.opts(), "msitranslate=0,power_mgmt=0,permissive=1,rdm_policy=strict");
-        assert_eq!(spec.policy.to_string(), "permissive=1,hide=11,hide=x10,quirk=40:4:ff00,quirk=44:2:ff");
+        assert_eq!(spec.policy.to_string(), "permissive=1,hide=11,hide=x1,show=x10,quirk=40:4:ff00,quirk=44:2:ff");
         assert_eq!(spec.policy.to_string().parse(), Ok(spec.policy));
         assert_eq!(spec.to_string().parse(), Ok(spec));
         for text in

@@ -8,7 +8,7 @@ use core::fmt;
 
 use crate::layout::list;
 use crate::openings::{Openings, block_of, dwords_of};
-use crate::packed::{Line, Slot};
+use crate::packed::Line;
 use crate::policy::{Policy, Quirk};
 use crate::register::{COMMAND_DEVICE, Length, Read, Write, field_mask};
 use crate::space::{ConfigSpace, Width};
@@ -106,7 +106,7 @@ impl fmt::Display for Reason {
                 "dropped; permissive=1 or a quirk opens some of it"
             }
             Self::Locked => "dropped, whatever the policy",
-            Self::Hidden => "hidden by hide=",
+            Self::Hidden => "hidden by hide=, or as no guest can use it (show= shows it)",
             Self::Permissive => "open by permissive=1",
             Self::Quirks(quirks) => {
                 f.write_str("open by")?;
@@ -331,6 +331,6 @@ impl VirtualConfig {
 
     /// Whether a dword is of a capability that is not shown.
     fn is_hidden(&self, dword: usize) -> bool {
-        if dword < self.own.len() { self.layout.slot(dword) == Slot::HIDDEN } else { self.layout.hides(dword) }
+        self.layout.hides(dword)
     }
 }

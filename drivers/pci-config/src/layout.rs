@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::packed::{self, Line, Slot};
 use crate::policy::Special;
 use crate::space::ConfigSpace;
-use crate::walk::{Capability, Fault, Walk};
+use crate::walk::{Capability, Fault, Walk, has_extended_space};
 
 /// Dwords of the header; capabilities lie behind it.
 const HEADER_DWORDS: usize = 16;
@@ -31,9 +31,6 @@ impl Layout {
         let mut layout = Self { size: 256, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), special };
         for capability in &all {
             let is_hidden = special.hides(false, capability.id);
-            if !is_hidden && capability.is_extended(hw) {
-                layout.size = 4096;
-            }
             let mut slots = packed::capability(capability.id);
             let mut offset = capability.offset;
             for slot in layout.slots.iter_mut().skip(usize::from(capability.offset / 4).saturating_sub(HEADER_DWORDS)) {
@@ -49,7 +46,9 @@ impl Layout {
                 }
             }
         }
-        if layout.size == 4096 {
+        let shown = all.iter().filter(|capability| !special.hides(false, capability.id));
+        if has_extended_space(hw, shown.copied()) {
+            layout.size = 4096;
             let (extended, wrong) = list(Walk::extended(hw));
             fault = fault.or(wrong);
             layout.link(extended);
@@ -89,8 +88,11 @@ impl Layout {
         self.slot(dword).lines()
     }
 
-    /// Whether a dword of the extended space is of a capability that a guest does not see. A first one still leads on.
+    /// Whether a dword is of a capability that a guest does not see. The first one of the extended space still leads on.
     pub(crate) fn hides(&self, dword: usize) -> bool {
+        if dword < HEADER_DWORDS + CONVENTIONAL_DWORDS {
+            return self.slot(dword) == Slot::HIDDEN;
+        }
         let before = self.extended.iter().filter(|capability| usize::from(capability.offset / 4) <= dword);
         let capability = before.max_by_key(|capability| capability.offset);
         capability.is_some_and(|capability| self.special.hides(true, capability.id))

@@ -39,7 +39,7 @@ pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
 pub use openings::{Grant, Open, Openings};
 pub use policy::{BadPolicy, Hidden, Policy, Quirk, Special};
-pub use register::{Block, Length, Place, Read, Rest, Row, Write};
+pub use register::{Block, Length, MAX_ENTRIES, Place, Read, Rest, Row, Write};
 pub use space::{ConfigSpace, Width};
 pub use view::{Description, RESOURCES, VirtualConfig};
 pub use walk::{Capability, Fault, Walk, id};

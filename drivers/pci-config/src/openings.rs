@@ -8,7 +8,7 @@ use crate::policy::{Policy, Quirk};
 use crate::register::{Block, Length, Place, Rest, Write, field_mask};
 use crate::space::{ConfigSpace, Width};
 use crate::table::blocks;
-use crate::walk::{CONVENTIONAL, Capability, EXTENDED, Walk, id};
+use crate::walk::{CONVENTIONAL, Capability, EXTENDED, Walk, has_extended_space, id};
 
 /// The bits of a dword that can be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +70,13 @@ impl Openings {
             // What the rest of the list would have named is not known.
             openings.close(CONVENTIONAL / 4..EXTENDED / 4);
         }
-        if !all.iter().any(|capability| capability.is_extended(hw)) {
+        for unlisted in unlisted(hw) {
+            let length = block_of(false, &unlisted).map(|block| block.length);
+            let first = unlisted.offset / 4;
+            let end = (first + dwords_of(false, &unlisted, length, &all)).min(EXTENDED / 4);
+            openings.close(first..end); // what is in the list is what it is there
+        }
+        if !has_extended_space(hw, all.iter().copied()) {
             openings.close(EXTENDED / 4..DWORDS);
             return openings;
         }
@@ -152,6 +158,39 @@ impl Openings {
             }
         }
     }
+}
+
+/// What works like a capability whether or not a list leads to it: some devices leave out one that they have (Intel's I219 its Advanced
+/// Features, errata of the 100 series), and what is in no capability would be open. Only those that would let a guest reset its function or send
+/// messages of its own, and only what cannot well be anything else: a register that happens to look like one stays closed.
+fn unlisted(hw: &impl ConfigSpace) -> impl Iterator<Item = Capability> {
+    let dwords = (CONVENTIONAL..EXTENDED).step_by(4);
+    dwords.filter_map(|offset| {
+        let header = hw.read_config(offset, Width::Dword);
+        let [id, next, ..] = header.to_le_bytes();
+        let (id, control) = (u16::from(id), header >> 16);
+        let dword_behind = |dword: u16| {
+            let place = offset + dword * 4;
+            if place < EXTENDED { hw.read_config(place, Width::Dword) } else { u32::MAX }
+        };
+        // BAR of a table, of which there are six (PCI 3.0 §6.8.2.4).
+        let has_bar = |dword| dword_behind(dword) & 7 < 6;
+        let is_one = match id {
+            // Version 1 to 3 (PCI PM 1.2 §3.2.3), and a state that is one of its own (D0 or D3) without reserved bits (§3.2.4).
+            id::POWER_MANAGEMENT => matches!(control & 7, 1..=3) && dword_behind(1) & 0x0000_00f4 == 0,
+            // 64 bits of address, as all have that do DMA to them, and no reserved bits (PCI 3.0 §6.8.1.3).
+            id::MSI => control & 0xf880 == 0x80,
+            // An endpoint of version 1 or 2 (PCIe 5.0 §7.5.3.2).
+            id::PCI_EXPRESS => matches!(control & 0xf, 1..=2) && matches!(control >> 4 & 0xf, 0 | 1 | 9),
+            // Two places that are not the same.
+            id::MSI_X => control & 0x3800 == 0 && has_bar(1) && has_bar(2) && dword_behind(1) != dword_behind(2),
+            // Six bytes long.
+            id::ADVANCED_FEATURES => control & 0xff == 6,
+            _ => false,
+        };
+        let is_pointer = next == 0 || next % 4 == 0 && u16::from(next) >= CONVENTIONAL;
+        (is_one && is_pointer).then_some(Capability { offset, id, header })
+    })
 }
 
 /// What the table has of a capability.

@@ -7,8 +7,12 @@ use thiserror::Error;
 
 use crate::space::Width;
 
+/// Extended capabilities that no guest can use, so that none sees them unless the admin wants it: SR-IOV (functions that nobody assigned), and
+/// Resizable BAR of a function and of its virtual ones (addresses are the host's). Drivers that find them rely on them.
+const USELESS: u64 = 1 << 0x10 | 1 << 0x15 | 1 << 0x24;
+
 /// Capabilities that a guest does not see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hidden {
     /// A bit for each id below 32.
     conventional: u32,
@@ -16,13 +20,25 @@ pub struct Hidden {
     extended: u64,
 }
 
+impl Default for Hidden {
+    fn default() -> Self {
+        Self { conventional: 0, extended: USELESS }
+    }
+}
+
 impl Hidden {
     /// Adds one; false where no such id can be hidden.
     #[must_use]
     pub fn add(&mut self, is_extended: bool, id: u16) -> bool {
+        self.set(is_extended, id, true)
+    }
+
+    /// Adds one or takes one out; false where no such id can be hidden.
+    #[must_use]
+    fn set(&mut self, is_extended: bool, id: u16, is_hidden: bool) -> bool {
         match (is_extended, id) {
-            (false, 1..32) => self.conventional |= 1 << id,
-            (true, 1..64) => self.extended |= 1 << id,
+            (false, 1..32) => self.conventional = self.conventional & !(1 << id) | u32::from(is_hidden) << id,
+            (true, 1..64) => self.extended = self.extended & !(1 << id) | u64::from(is_hidden) << id,
             _ => return false,
         }
         true
@@ -96,8 +112,8 @@ impl FromStr for Quirk {
 
 /// Everything of one device. The default is what the table says.
 ///
-/// Displays and parses as the words of `attach` and of the nodes: `permissive=1,hide=11,hide=x10,quirk=40:4:ffff0000`, all numbers
-/// hexadecimal, an `x` before ids of extended capabilities.
+/// Displays and parses as the words of `attach` and of the nodes: `permissive=1,hide=11,show=x10,quirk=40:4:ffff0000`, all numbers
+/// hexadecimal, an `x` before ids of extended capabilities. What is hidden and shown by default needs no word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Whatever hurts nobody else may be written.
@@ -115,8 +131,15 @@ const MAX_QUIRKS: usize = 8;
 ///
 /// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
 /// hidden conventional capability's id, and a bit for each hidden extended one's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Special([u64; 3]);
+
+impl Default for Special {
+    /// That of the default policy.
+    fn default() -> Self {
+        Self([0, 0, USELESS])
+    }
+}
 
 impl Special {
     /// As they were told.
@@ -173,10 +196,10 @@ impl Policy {
                     _ => return Err(BadPolicy),
                 }
             }
-            "hide" => {
+            "hide" | "show" => {
                 let (is_extended, digits) = value.strip_prefix('x').map_or((false, value), |digits| (true, digits));
                 let id = hexadecimal(digits).and_then(|id| u16::try_from(id).ok()).ok_or(BadPolicy)?;
-                if !self.hidden.add(is_extended, id) {
+                if !self.hidden.set(is_extended, id, word == "hide") {
                     return Err(BadPolicy);
                 }
             }
@@ -235,11 +258,12 @@ impl FromStr for Policy {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "permissive={}", u8::from(self.permissive))?;
-        for id in (1..32).filter(|id| self.hidden.contains(false, *id)) {
-            write!(f, ",hide={id:x}")?;
-        }
-        for id in (1..64).filter(|id| self.hidden.contains(true, *id)) {
-            write!(f, ",hide=x{id:x}")?;
+        for (is_extended, id) in (1..32).map(|id| (false, id)).chain((1..64).map(|id| (true, id))) {
+            let is_hidden = self.hidden.contains(is_extended, id);
+            if is_hidden != Hidden::default().contains(is_extended, id) {
+                let (word, mark) = (if is_hidden { "hide" } else { "show" }, if is_extended { "x" } else { "" });
+                write!(f, ",{word}={mark}{id:x}")?;
+            }
         }
         self.quirks().try_for_each(|quirk| write!(f, ",quirk={quirk}"))
     }

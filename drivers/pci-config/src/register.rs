@@ -11,6 +11,8 @@ pub enum Read {
     Command,
     /// Our copy, with PME support reading as none: no guest gets a PME (docs/protocol.md §6.4).
     PowerCapabilities,
+    /// MSI-X control: the size of the table is ours, as it is no larger for a guest than a frontend can ask for.
+    TableSize,
 }
 
 impl Read {
@@ -20,6 +22,7 @@ impl Read {
             Self::Device => 0,
             Self::Copy | Self::PowerCapabilities => u32::MAX,
             Self::Command => 0xffff & !COMMAND_DEVICE,
+            Self::TableSize => TABLE_SIZE,
         }
     }
 
@@ -28,6 +31,12 @@ impl Read {
         if matches!(self, Self::PowerCapabilities) { !0xf800 } else { self.own() }
     }
 }
+
+/// MSI-X control: how many entries the table has, less one (PCI 3.0 §6.8.2.3).
+pub(crate) const TABLE_SIZE: u32 = 0x07ff;
+/// Entries that a guest can use: `xen-pcifront` refuses a driver that asks for more at once, so it must not believe in them (`SH_INFO_MAX_VEC`
+/// in `pciif.h`).
+pub const MAX_ENTRIES: u16 = 128;
 
 /// Bits of Command that a guest reads from the device (docs/protocol.md §6.2), and those of them that a permissive device has written:
 /// special cycles, memory write and invalidate, palette snoop, stepping, fast back-to-back, and bus master.

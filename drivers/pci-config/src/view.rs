@@ -6,7 +6,7 @@ use crate::access::{Access, BadAccess};
 use crate::base::{self, BaseRegister};
 use crate::layout::Layout;
 use crate::policy::Special;
-use crate::register::{Read, Write};
+use crate::register::{MAX_ENTRIES, Read, TABLE_SIZE, Write};
 use crate::space::{ConfigSpace, Width};
 use crate::walk::{Fault, POINTER, id};
 use crate::write::{WriteError, WriteOutcome};
@@ -26,6 +26,9 @@ const MULTI_FUNCTION: u32 = 0x80 << 16;
 const INTERRUPT: usize = 15;
 const INTERRUPT_LINE: u32 = 0xff;
 const INTERRUPT_PIN: u32 = 0xff00;
+
+/// The largest table as the register says it: one less.
+const LAST_ENTRY: u32 = MAX_ENTRIES as u32 - 1;
 
 /// Registers of a header that claim ranges: six base address registers and the expansion ROM.
 pub const RESOURCES: usize = 7;
@@ -84,6 +87,9 @@ impl VirtualConfig {
             if lines.first().is_some_and(|line| (line.bytes, line.read) == (2, Read::Copy)) {
                 config.set_byte(pointer, capability.offset);
                 pointer = capability.offset + 1;
+                if capability.id == id::MSI_X {
+                    config.limit_table(usize::from(capability.offset / 4));
+                }
             }
         }
         config.set_byte(pointer, 0);
@@ -164,10 +170,19 @@ impl VirtualConfig {
         self.interrupt_control(id::MSI, hw).map_or(0, |control| 1 << (control >> 1 & 7).min(5))
     }
 
-    /// Entries of the MSI-X table, up to 2048; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
+    /// Entries of the MSI-X table that a guest sees, up to [`MAX_ENTRIES`]; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
     #[must_use]
     pub fn msix_entries(&self, hw: &impl ConfigSpace) -> u32 {
-        self.interrupt_control(id::MSI_X, hw).map_or(0, |control| (control & 0x7ff) + 1)
+        let size = |control: u32| (control & TABLE_SIZE).min(LAST_ENTRY) + 1;
+        self.interrupt_control(id::MSI_X, hw).map_or(0, size)
+    }
+
+    /// Makes a table that is too large for a frontend as large as can be, in our copy of the capability's first dword.
+    fn limit_table(&mut self, dword: usize) {
+        if let Some(own) = self.own.get_mut(dword) {
+            let size = (*own >> 16 & TABLE_SIZE).min(LAST_ENTRY);
+            *own = *own & !(TABLE_SIZE << 16) | size << 16;
+        }
     }
 
     /// The control word of one of the interrupt capabilities.

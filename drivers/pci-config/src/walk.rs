@@ -17,6 +17,8 @@ pub mod id {
     pub const PCI_EXPRESS: u16 = 0x10;
     /// MSI-X.
     pub const MSI_X: u16 = 0x11;
+    /// Advanced Features of conventional PCI: function level reset.
+    pub const ADVANCED_FEATURES: u16 = 0x13;
 }
 
 const STATUS: u16 = 0x06;
@@ -57,6 +59,19 @@ impl Capability {
             _ => false,
         }
     }
+}
+
+/// Whether one of these capabilities tells of 4096 bytes of configuration space, and they are there: behind some bridges the first 256 bytes
+/// come again and again instead (a conventional bus, whose bridge drops the upper bits of the offset).
+pub(crate) fn has_extended_space(hw: &impl ConfigSpace, mut capabilities: impl Iterator<Item = Capability>) -> bool {
+    capabilities.any(|capability| capability.is_extended(hw)) && !is_repeated(hw)
+}
+
+/// Whether each 256 bytes begin with the same ids.
+fn is_repeated(hw: &impl ConfigSpace) -> bool {
+    let ids = hw.read_config(0, Width::Dword);
+    // A virtual function has none, and an extended space that does not answer is no repetition.
+    ids != u32::MAX && (1..16).all(|page| hw.read_config(page * EXTENDED, Width::Dword) == ids)
 }
 
 /// A list that makes no sense.

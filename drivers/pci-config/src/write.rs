@@ -169,7 +169,7 @@ impl VirtualConfig {
         }
         // As with Linux's backend, nothing is passed on that reaches, beside what is no guest's, a register that guests write: one that
         // knows dwords only would otherwise clear Status with every write of Command.
-        if outcome.is_dropped && self.layout.special.passes_on() {
+        if outcome.is_dropped && self.layout.special.passes_on() && !self.layout.hides(access.dword) {
             outcome.is_dropped = false;
             let (mask, offset, width) = (access.mask >> access.shift, access.offset, access.width);
             outcome.push(HardwareWrite { register: Register::Open, offset, width, mask, value: value & mask });

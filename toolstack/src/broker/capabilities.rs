@@ -1,7 +1,7 @@
 //! What a device's configuration space says it can, read by the broker itself each time. A guest cannot write these registers; a
 //! device that lies about them is caught by Xen, which checks vectors against its own reading.
 
-use pci_config::id;
+use pci_config::{Hidden, MAX_ENTRIES, id};
 use xen_types::{Resource, ResourceKind};
 
 use crate::error::Error;
@@ -27,7 +27,7 @@ pub(crate) struct Msi {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Msix {
     pub(crate) at: u64,
-    /// Entries of the table, 1 to 2,048.
+    /// Entries of the table that a guest sees, 1 to 128.
     pub(crate) entries: u16,
     /// The BAR with the table.
     pub(crate) bar: u8,
@@ -63,6 +63,16 @@ impl Capabilities {
         Ok(Self { power, vpd, msi, msix })
     }
 
+    /// The same for writes of a guest that does not see some of them.
+    pub(crate) fn without(self, hidden: Hidden) -> Self {
+        let is_shown = |id| !hidden.contains(false, id);
+        Self {
+            power: self.power.filter(|_| is_shown(id::POWER_MANAGEMENT)),
+            vpd: self.vpd.filter(|_| is_shown(id::VPD)),
+            ..self
+        }
+    }
+
     /// Whether a register lies in what only the vector commands may touch. Capabilities do not overlap in a sound device.
     pub(crate) fn is_interrupt_register(&self, at: u64, bytes: u64) -> bool {
         let overlaps = |start: u64, length: u64| at < start + length && start < at + bytes;
@@ -83,6 +93,6 @@ fn read_msi(config: &Config, at: u64) -> Result<Msi, Error> {
 fn read_msix(config: &Config, at: u64) -> Result<Msix, Error> {
     let control = config.read(at + 2, Width::Word)?;
     let table = config.read(at + 4, Width::Dword)?;
-    let entries = u16::try_from(control & 0x7ff).unwrap_or_default() + 1;
+    let entries = (u16::try_from(control & 0x7ff).unwrap_or_default() + 1).min(MAX_ENTRIES);
     Ok(Msix { at, entries, bar: u8::try_from(table & 7).unwrap_or_default() })
 }

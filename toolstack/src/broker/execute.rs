@@ -80,10 +80,12 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
     let Request { offset, size, value, info, .. } = *request;
     let asked = Asked { offset, size, value, mask: info };
     let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
-    let allowed = match (allow::check(&asked, &work.capabilities, is_permissive), policy) {
+    let hidden = policy.map(|policy| policy.hidden).unwrap_or_default();
+    let capabilities = work.capabilities.without(hidden);
+    let allowed = match (allow::check(&asked, &capabilities, is_permissive), policy) {
         (Err(Failure::NotAllowed(_)), Some(policy)) => {
             let openings = work.config.look(|space| Openings::new(space, &policy))?;
-            for allowed in allow::check_policy(&asked, &work.capabilities, &openings)? {
+            for allowed in allow::check_policy(&asked, &capabilities, &openings)? {
                 let old = work.config.read(allowed.offset, allowed.width)?;
                 work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
             }

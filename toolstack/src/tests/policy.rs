@@ -56,7 +56,7 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     let before = nodes(&machine);
     attach(&machine.host, &request("web", &[&format!("{E1000},hide=pm,quirk=52:2:ff")])).unwrap();
     let policy = Some("permissive=0,hide=1,quirk=52:2:ff".to_owned());
-    assert_eq!((machine.read(POOL).as_deref(), machine.read(TABLE)), (Some("1 2 0"), policy));
+    assert_eq!((machine.read(POOL).as_deref(), machine.read(TABLE)), (Some("1 2 1000210000"), policy));
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 4)), (Some(0x50), Some(0)));
     let listed = list::devices(&machine.host, None).unwrap();
     assert!(list::json(&listed).contains("\"policy\": \"permissive=0,hide=1,quirk=52:2:ff\""));
@@ -75,7 +75,7 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
 fn a_policy_ends_with_a_guest_that_dies() {
     let machine = with_stub();
     attach(&machine.host, &request("web", &[&format!("{E1000},permissive=1")])).unwrap();
-    assert_eq!(machine.read(POOL).as_deref(), Some("2 0 0"));
+    assert_eq!(machine.read(POOL).as_deref(), Some("2 0 1000210000"));
     machine.with_peers(|peers| {
         peers.destroy(WEB);
         peers.settle();

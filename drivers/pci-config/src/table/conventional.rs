@@ -88,7 +88,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Dwords(3),
         &[
             id_and_next("PCI 3.0 §6.8.2"),
-            register(2, 2, "Message Control", DEVICE, Write::InterruptControl, 0, "PCI 3.0 §6.8.2.3"),
+            register(2, 2, "Message Control", Read::TableSize, Write::InterruptControl, 0, "PCI 3.0 §6.8.2.3"),
             register(4, 4, "Table Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.4"),
             register(8, 4, "PBA Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.5"),
         ],

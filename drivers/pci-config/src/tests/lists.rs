@@ -12,6 +12,9 @@ use crate::{ConfigSpace, Walk, Width};
 /// What a guest's own walk finds: place and id.
 type Found = Vec<(u16, u16)>;
 
+/// What is hidden by default of what the server's card has.
+const SHOWN: &str = "show=x10,show=x15";
+
 /// Walks as a guest does that trusts the device; more steps than there are dwords are a loop.
 fn guests_walk(config: &VirtualConfig, hw: &impl ConfigSpace) -> (Found, Found) {
     let read = |offset: u16, size| config.read(hw, offset.into(), size).expect("a register");
@@ -42,7 +45,7 @@ fn guests_walk(config: &VirtualConfig, hw: &impl ConfigSpace) -> (Found, Found) 
 #[test]
 fn a_sound_list_is_shown_as_it_is() {
     let hw = server_card();
-    let config = lend(&network_card_known(), &hw);
+    let config = lend(&network_card_known().with_policy(SHOWN), &hw);
     for offset in (0..0x1000).step_by(4).filter(|offset| !matches!(offset, 0x04 | 0x10..=0x24 | 0x30 | 0x3c | 0x40)) {
         let real = hw.read_config(u16::try_from(offset).expect("in the space"), Width::Dword);
         assert_eq!(config.read(&hw, offset, 4), Ok(real), "{offset:#x}");
@@ -54,9 +57,9 @@ fn a_sound_list_is_shown_as_it_is() {
 #[test]
 fn each_capability_can_be_hidden() {
     let hw = server_card();
-    let (conventional, extended) = guests_walk(&lend(&network_card_known(), &hw), &hw);
+    let (conventional, extended) = guests_walk(&lend(&network_card_known().with_policy(SHOWN), &hw), &hw);
     for (at, id) in &conventional {
-        let config = lend(&network_card_known().with_policy(&format!("hide={id:x}")), &hw);
+        let config = lend(&network_card_known().with_policy(&format!("{SHOWN},hide={id:x}")), &hw);
         let (seen, seen_extended) = guests_walk(&config, &hw);
         let want: Found = conventional.iter().filter(|found| found != &&(*at, *id)).copied().collect();
         assert_eq!(seen, want, "{id:#x} at {at:#x}");
@@ -65,7 +68,7 @@ fn each_capability_can_be_hidden() {
         assert_eq!(config.read(&hw, (*at).into(), 4), Ok(0), "{id:#x}");
     }
     for (at, id) in extended.iter().filter(|(_, id)| *id < 64) {
-        let config = lend(&network_card_known().with_policy(&format!("hide=x{id:x}")), &hw);
+        let config = lend(&network_card_known().with_policy(&format!("{SHOWN},hide=x{id:x}")), &hw);
         let (seen, seen_extended) = guests_walk(&config, &hw);
         assert_eq!(seen, conventional);
         // The very first leaves a header without an id, because the list begins with it.
@@ -74,6 +77,42 @@ fn each_capability_can_be_hidden() {
         assert_eq!(seen_extended, want, "{id:#x} at {at:#x}");
         assert_eq!(config.read(&hw, i32::from(*at) + 4, 4), Ok(0), "its registers read as none");
     }
+}
+
+#[test]
+fn what_no_guest_can_use_is_hidden_unless_the_admin_shows_it() {
+    let mut hw = server_card();
+    hw.set(0x300, &(0x24_u32 | 1 << 16).to_le_bytes());
+    let ids = |policy: &str| -> Vec<u16> {
+        let config = lend(&network_card_known().with_policy(policy), &hw);
+        guests_walk(&config, &hw).1.into_iter().map(|(_, id)| id).collect()
+    };
+    let [sriov, rebar, vfrebar] = [0x10, 0x15, 0x24];
+    let all = ids("show=x10,show=x15,show=x24");
+    assert!([sriov, rebar, vfrebar].iter().all(|id| all.contains(id)), "{all:x?}");
+    let seen = ids("permissive=0");
+    assert_eq!(seen.len(), all.len() - 3);
+    assert!(![sriov, rebar, vfrebar].iter().any(|id| seen.contains(id)), "{seen:x?}");
+    assert!(ids("show=x10").contains(&sriov) && !ids("show=x10").contains(&rebar));
+    // The driver domain is told nothing about a device of which there is nothing to say.
+    let known = network_card_known();
+    let untold = crate::Description { special: crate::Special::default(), ..known.description() };
+    assert_eq!(guests_walk(&VirtualConfig::new(&untold, &hw), &hw).1.len(), seen.len());
+}
+
+#[test]
+fn a_space_that_repeats_its_first_256_bytes_has_no_more() {
+    let mut hw = server_card();
+    let first: Vec<u8> = hw.bytes[..256].to_vec();
+    (1..16).for_each(|page| hw.set(page * 256, &first));
+    let (config, fault) = VirtualConfig::read_from(&network_card_known().description(), &hw);
+    assert_eq!((config.size(), fault), (256, None));
+    assert_eq!(guests_walk(&config, &hw).0.len(), 11);
+    let openings = crate::Openings::new(&hw, &crate::Policy::default());
+    assert!((64..1024).all(|dword| openings.open(dword).bits == 0));
+    // One page that is another: it was no repetition.
+    hw.set(0xf00, &[0x87]);
+    assert_eq!(lend(&network_card_known(), &hw).size(), 4096);
 }
 
 #[test]
@@ -111,7 +150,7 @@ fn broken_lists_are_told_and_shown_as_far_as_they_go() {
     let check = |change: &dyn Fn(&mut Memory)| {
         let mut hw = server_card();
         change(&mut hw);
-        let known = network_card_known();
+        let known = network_card_known().with_policy(SHOWN);
         let (config, fault) = VirtualConfig::read_from(&known.description(), &hw);
         let (conventional, extended) = guests_walk(&config, &hw);
         (fault.map(|fault| fault.pointer), conventional.len(), extended.len())

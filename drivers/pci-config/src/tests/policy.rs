@@ -133,13 +133,62 @@ fn what_is_hidden_is_not_open() {
     }
 }
 
+/// A hidden capability's writes do not even reach the broker.
+#[test]
+fn the_driver_domain_passes_on_nothing_of_what_is_hidden() {
+    let hw = server_card();
+    for (policy, offset) in [("permissive=1,hide=3", 0xb2), ("permissive=1,hide=1", 0x44), ("permissive=1", 0x168)] {
+        let mut config = lend(&network_card_known().with_policy(policy), &hw);
+        let outcome = config.write(&hw, offset, 2, 0x0003).expect("dropped");
+        assert!(outcome.is_dropped && outcome.hardware().count() == 0, "{policy}");
+    }
+}
+
+/// Intel's I219: Advanced Features at e0h work, and the list ends before them (100 series errata). Beside it, what other devices could leave out.
+#[test]
+fn a_capability_that_no_list_leads_to_stays_closed() {
+    let mut hw = Memory::of(&[0x86, 0x80, 0x6f, 0x15, 0, 0, 0x10, 0, 0x21, 0, 0, 2], false);
+    hw.set(0x34, &[0xc8]);
+    hw.set(0xc8, &[0x01, 0xd0, 0x23, 0xc8, 0x08, 0x20, 0, 0]);
+    hw.set(0xd0, &[0x05, 0x00, 0x80, 0x00]);
+    hw.set(0xe0, &[0x13, 0x00, 0x06, 0x03, 0, 0, 0, 0]);
+    let open = |hw: &Memory, offset: usize| Openings::new(hw, &Policy::default()).open(offset / 4).bits;
+    assert_eq!((open(&hw, 0xe0), open(&hw, 0xe4)), (0, 0), "a function level reset");
+    assert_eq!((open(&hw, 0xc4), open(&hw, 0xe8)), (u32::MAX, u32::MAX), "what is beside it");
+    assert_eq!(writes("permissive=1", &hw, 0xe4, 1, 1), []);
+    assert_eq!(writes("permissive=0,quirk=e4:1:1", &hw, 0xe4, 1, 1), []);
+    let unlisted: [(&[u8], u16); 4] = [
+        (&[0x01, 0x00, 0x03, 0x00, 0x08, 0x00], 2),
+        (&[0x05, 0x50, 0x80, 0x00], 4),
+        (&[0x10, 0x00, 0x02, 0x00], 15),
+        (&[0x11, 0x40, 0x04, 0x80, 0x03, 0x00, 0x00, 0x00, 0x03, 0x20], 3),
+    ];
+    for (bytes, dwords) in unlisted {
+        hw.set(0x50, &[0; 0x70]);
+        hw.set(0x50, bytes);
+        for dword in 0..16 {
+            let want = if dword < usize::from(dwords) { 0 } else { u32::MAX };
+            assert_eq!(open(&hw, 0x50 + dword * 4), want, "{bytes:x?} {dword}");
+        }
+    }
+    // Numbers that only look a little like one are a vendor's own registers.
+    let others: [&[u8]; 6] =
+        [&[0x13], &[0x13, 0x01, 0x06], &[0x05], &[0x10, 0x00, 0x42], &[0x01, 0x00, 0x04], &[0x11, 0x00, 0x04]];
+    for bytes in others {
+        hw.set(0x50, &[0; 0x70]);
+        hw.set(0x50, bytes);
+        assert_eq!((open(&hw, 0x50), open(&hw, 0x54)), (u32::MAX, u32::MAX), "{bytes:x?}");
+    }
+}
+
 #[test]
 fn the_driver_domain_is_told_three_numbers() {
+    let hidden = 0x10_0021_0000; // SR-IOV and the resizable BARs
     for (policy, numbers) in [
-        ("permissive=0", [0, 0, 0]),
-        ("permissive=1", [2, 0, 0]),
-        ("permissive=0,hide=1,hide=11,hide=x10", [0, 0x2_0002, 0x1_0000]),
-        ("permissive=0,hide=x3f,quirk=40:4:1", [1, 0, 1 << 63]),
+        ("permissive=0", [0, 0, hidden]),
+        ("permissive=1", [2, 0, hidden]),
+        ("permissive=0,hide=1,hide=11,hide=x1", [0, 0x2_0002, hidden | 2]),
+        ("permissive=0,show=x10,show=x24,hide=x3f,quirk=40:4:1", [1, 0, 1 << 63 | 1 << 0x15]),
     ] {
         assert_eq!(policy.parse::<Policy>().expect("a policy").special().numbers(), numbers, "{policy}");
     }
@@ -163,6 +212,7 @@ fn policies_are_read_strictly() {
     for text in [
         "permissive=1",
         "permissive=0,hide=1,hide=11,hide=x1,hide=x3f",
+        "permissive=1,hide=1,show=x10,hide=x12,show=x24",
         "permissive=0,quirk=40:4:ffffffff,quirk=fff:1:80",
     ] {
         assert_eq!(text.parse::<Policy>().map(|policy| policy.to_string()).as_deref(), Ok(text));

@@ -397,3 +397,21 @@ fn a_function_that_could_disturb_is_not_quiet() {
     assert_eq!(check(0x73, &[0x80]), Err(NotQuiet::MsiX));
     assert_eq!(check(0x73, &[0x40]), Ok(()), "masked is no matter");
 }
+
+/// xen-pcifront refuses a driver that asks for more than 128 entries at once, and drivers ask for all that they see.
+#[test]
+fn a_table_is_no_larger_than_a_frontend_can_ask_for() {
+    for (real, seen) in [(1u16, 1u16), (5, 5), (128, 128), (129, 128), (256, 128), (2048, 128)] {
+        let mut guest = Guest::card();
+        guest.hw.set(0x72, &(u16::to_le_bytes(real - 1)));
+        guest.config = lend(&network_card_known(), &guest.hw);
+        let size = u32::from(seen) - 1;
+        assert_eq!((guest.read(0x72, 2), guest.read(0x70, 4)), (size, size << 16 | 0x8011), "{real}");
+        assert_eq!(guest.config.msix_entries(&guest.hw), u32::from(seen));
+        // What Linux does around every enable: read, and write back. Enabling is refused, as ever.
+        assert!(guest.write(0x72, 2, size).is_empty());
+        assert!(matches!(guest.refusal(0x72, 2, size | 0x8000), WriteError::Denied(Denied::InterruptControl)));
+        guest.hw.set(0x72, &(u16::to_le_bytes((real - 1) | 0xc000)));
+        assert_eq!(guest.read(0x72, 2), size | 0xc000, "enabled and masked, as the device says");
+    }
+}

@@ -106,12 +106,14 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
     Ok(info)
 }
 
-/// What the tool says in three numbers, if anything.
+/// What the tool says in three numbers; the default where it says nothing.
 #[inline(never)] // its caller is a task, in which everything costs more
 fn special(value: &[u8]) -> Option<Special> {
-    let mut numbers = [0; 3];
+    let mut numbers = Special::default().numbers();
     for (number, digits) in numbers.iter_mut().zip(value.split(|byte| *byte == b' ')) {
-        *number = if digits.is_empty() { 0 } else { number::hexadecimal(digits).ok()? };
+        if !digits.is_empty() {
+            *number = number::hexadecimal(digits).ok()?;
+        }
     }
     Some(Special::new(numbers))
 }

@@ -6,8 +6,7 @@ use pciif::{Command, Request};
 use super::{Interrupts, Job, LentFunction};
 use crate::platform::ConfigSpace;
 
-/// Entries that a table can have (PCI Local Bus 3.0 §6.8.2.3).
-const MAX_TABLE: usize = 2048;
+const _: () = assert!(MAX_VECTORS == pci_config::MAX_ENTRIES as usize);
 
 /// What is to be done about a request to turn something on; `None` where it cannot be.
 pub(super) fn enable(
@@ -41,7 +40,7 @@ pub(crate) fn are_entries_valid(function: &LentFunction, hw: &impl ConfigSpace, 
         return true;
     }
     let table = function.config.msix_entries(hw);
-    let mut seen = [0u64; MAX_TABLE / 64];
+    let mut seen = [0u64; MAX_VECTORS / 64];
     entries.iter().all(|MsixEntry { entry, .. }| {
         let bit = 1 << (entry % 64);
         let word = seen.get_mut(usize::from(entry / 64));

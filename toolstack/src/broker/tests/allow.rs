@@ -173,3 +173,15 @@ fn a_self_test_starts_where_there_is_one() {
 fn every_rule_names_its_register_and_its_source() {
     assert!(RULES.iter().all(|rule| !rule.name.is_empty() && rule.source.contains('§')));
 }
+
+/// What a guest does not see is written by nobody, on the list or not: vital product data, and power management.
+#[test]
+fn what_is_hidden_is_off_the_list() {
+    for (word, offset) in [("hide=3", 0x4a), ("hide=1", 0x44)] {
+        let asked = Asked { offset, size: 2, value: 1, mask: 1 };
+        let policy: pci_config::Policy = format!("permissive=1,{word}").parse().unwrap();
+        assert!(check(&asked, &capabilities(), true).is_ok(), "{word}");
+        assert!(check(&asked, &capabilities().without(policy.hidden), true).is_err(), "{word}");
+        assert_eq!(capabilities().without(pci_config::Hidden::default()), capabilities());
+    }
+}
