@@ -29,6 +29,9 @@ impl Store for FakeStore {
         }
         let as_expected = |change: &Change| match change {
             Change::Expect { path, value } => world.value(path) == Some(value),
+            Change::ExpectNoOther { path, value } => {
+                world.value(path).is_none_or(|found| Some(found) == value.as_deref())
+            }
             _ => true,
         };
         if !changes.iter().all(as_expected) {

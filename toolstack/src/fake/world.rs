@@ -71,6 +71,9 @@ pub(crate) struct World {
     /// How long the command takes over each change.
     pub(crate) change_takes: Duration,
 
+    /// Before this change is made this node gets this value.
+    pub(crate) on_change: Option<(usize, String, String)>,
+
     /// At the so-manyth mapping of a vector this node gets this value.
     pub(crate) on_map: Option<(u32, String, String)>,
 
@@ -104,6 +107,9 @@ impl World {
         self.clock += self.change_takes;
         if self.signal_at == Some(self.changes) {
             self.signal = Some(StopSignal::Interrupt);
+        }
+        if let Some((_, node, value)) = self.on_change.take_if(|(at, ..)| *at == self.changes) {
+            self.write(&node, &value);
         }
         if self.killing_change == Some(self.changes) {
             self.killing_change = None;
@@ -144,7 +150,14 @@ impl World {
                 Some(value) => self.make(to).value = value,
                 None => self.remove(to),
             },
-            Change::RemoveIfEmpty { .. } | Change::Expect { .. } => {}
+            Change::Replace { path, old, new } if self.value(path).is_none_or(|found| found == old) => match new {
+                Some(new) => self.make(path).value.clone_from(new),
+                None => self.remove(path),
+            },
+            Change::RemoveIfEmpty { .. }
+            | Change::Expect { .. }
+            | Change::ExpectNoOther { .. }
+            | Change::Replace { .. } => {}
         }
         Ok(())
     }

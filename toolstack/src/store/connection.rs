@@ -78,7 +78,11 @@ fn simple(change: &Change) -> Option<(&str, Request<'_>)> {
         Change::Mkdir { path } => (path, Request::Mkdir { path }),
         Change::Permit { path, permissions } => (path, Request::SetPermissions { path, permissions }),
         Change::Remove { path } => (path, Request::Remove { path }),
-        Change::RemoveIfEmpty { .. } | Change::Copy { .. } | Change::Expect { .. } => return None,
+        Change::RemoveIfEmpty { .. }
+        | Change::Copy { .. }
+        | Change::Expect { .. }
+        | Change::ExpectNoOther { .. }
+        | Change::Replace { .. } => return None,
     })
 }
 
@@ -108,6 +112,13 @@ fn apply_one<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> R
             Ok(_) => return Err(Inside::Unexpected),
             Err(error) => (path, Err(error)),
         },
+        Change::ExpectNoOther { path, value } => match nodes.read_bytes(path) {
+            Ok(None) => return Ok(()),
+            Ok(Some(found)) if Some(text(&found)) == *value => return Ok(()),
+            Ok(Some(_)) => return Err(Inside::Unexpected),
+            Err(error) => (path, Err(error)),
+        },
+        Change::Replace { path, old, new } => (path, replace(nodes, path, old, new.as_deref())),
     };
     result.map_err(|error| Inside::Failed { path: path.clone(), error })
 }
@@ -121,6 +132,20 @@ fn copy<T: Transport>(nodes: &mut Transaction<'_, T>, from: &str, to: &str) -> R
     match nodes.read_bytes(from)? {
         Some(value) => nodes.write(to, &value),
         None => nodes.remove(to).map(drop),
+    }
+}
+
+fn replace<T: Transport>(
+    nodes: &mut Transaction<'_, T>,
+    path: &str,
+    old: &str,
+    new: Option<&str>,
+) -> Result<(), StoreError<T::Error>> {
+    match (nodes.read_bytes(path)?, new) {
+        (Some(found), _) if text(&found) != old => Ok(()),
+        (_, Some(new)) => nodes.write(path, new.as_bytes()),
+        (Some(_), None) => nodes.remove(path).map(drop),
+        (None, None) => Ok(()),
     }
 }
 

@@ -34,6 +34,10 @@ pub(crate) enum Change {
     Copy { from: String, to: String },
     /// Nothing of the transaction happens unless the node has this value.
     Expect { path: String, value: String },
+    /// Nothing of the transaction happens unless the node is absent, or has this value where one is named.
+    ExpectNoOther { path: String, value: Option<String> },
+    /// Gives a node that is absent, or has the value `old`, the value `new`, or removes it; one that says something else stays.
+    Replace { path: String, old: String, new: Option<String> },
 }
 
 impl Change {
@@ -55,6 +59,14 @@ impl Change {
 
     pub(crate) fn expect(path: impl Into<String>, value: impl ToString) -> Self {
         Self::Expect { path: path.into(), value: value.to_string() }
+    }
+
+    pub(crate) fn expect_no_other(path: impl Into<String>, value: Option<String>) -> Self {
+        Self::ExpectNoOther { path: path.into(), value }
+    }
+
+    pub(crate) fn replace(path: impl Into<String>, old: impl ToString, new: Option<String>) -> Self {
+        Self::Replace { path: path.into(), old: old.to_string(), new }
     }
 
     /// A directory with rights of its own.
