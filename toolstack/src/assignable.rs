@@ -6,6 +6,7 @@ use xenstore::path;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
+use crate::guard;
 use crate::holds;
 use crate::host::Host;
 use crate::journal::Journal;
@@ -105,9 +106,12 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
         works.extend(Work::to_add(host, device, stub.as_ref().map(|stub| stub.id))?.map(|work| (device, work)));
     }
     let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    let strays = devices.iter().map(|device| stray(host, *device)).collect::<Result<Vec<_>, _>>()?;
     Journal::run(host, |journal| {
         work::begin(journal, works)?;
-        devices.iter().try_for_each(|device| add_one(journal, host, *device, stub.as_ref()))?;
+        for (device, stray) in devices.iter().zip(&strays) {
+            add_one(journal, host, *device, stub.as_ref(), stray.as_ref())?;
+        }
         let mut changes = work::done(&working);
         if stub.is_none() {
             changes.extend(devices.iter().flat_map(|device| table::remember(*device, backend)));
@@ -129,22 +133,35 @@ pub(crate) fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName
     Ok(ready.then_some(stub))
 }
 
+/// What is known of a device that a stub holds, and that somebody has taken from xen-pciback.
+fn stray(host: &Host, device: Sbdf) -> Result<Option<Facts>, Error> {
+    let is_held = table::load_one(host, device)?.is_some();
+    (is_held && !guard::is_parked(host, device)).then(|| facts_of(host, device)).transpose()
+}
+
 fn add_one<'a>(
     journal: &mut Journal<'a>,
     host: &'a Host,
     device: Sbdf,
     stub: Option<&DomainName>,
+    stray: Option<&'a Facts>,
 ) -> Result<(), Error> {
     check_endpoint(host, device)?;
-    if let Some(owner) = table::libxl_owner(host, device)? {
-        return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
-    }
-    if let Some(record) = table::load_one(host, device)? {
+    let record = table::load_one(host, device)?;
+    guard::check(host, device, record.as_ref())?;
+    if let Some(record) = record {
+        if let Some(owner) = record.frontend {
+            return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+        }
         if stub.is_some_and(|stub| stub.id != record.stub) {
             return Err(Error::OtherPool { device, stub: domain::named(host, record.stub)? });
         }
-        host.note(&format!("{device} is in the pool already"));
-        return Ok(());
+        let Some(facts) = stray else {
+            host.note(&format!("{device} is in the pool already"));
+            return Ok(());
+        };
+        host.note(&format!("{device} is in the pool and was taken from xen-pciback: it is prepared anew"));
+        pool::take(journal, &domain::named(host, record.stub)?, facts)?;
     }
     if stub.is_some() {
         host.sysfs.ecam_frame(device)?; // before anything is done
@@ -170,8 +187,12 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
         work::begin(journal, works)?;
         facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind))?;
         // Also the one that was only parked, and was to be given to a stub that never came.
-        let forget = devices.iter().copied().flat_map(table::forget);
-        host.commit(&forget.chain(work::done(devices)).collect::<Vec<_>>())
+        let mut changes = Vec::new();
+        for device in devices.iter().copied() {
+            changes.extend(table::forget(host, device)?);
+        }
+        changes.extend(work::done(devices));
+        host.commit(&changes)
     })
 }
 
@@ -192,12 +213,14 @@ fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
     if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
         return Err(holds::refusal(host, device, holder)?);
     }
-    if let Some(owner) = table::libxl_owner(host, device)?.or_else(|| record?.frontend) {
+    if let Some(owner) = guard::stranger(host, device, record.as_ref())?.or_else(|| record?.frontend) {
         return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
     }
     match host.sysfs.driver(device) {
         _ if is_gone => Ok(()),
         Some(driver) if driver == PCIBACK => Ok(()),
+        // Somebody took it from xen-pciback under us.
+        _ if record.is_some() => Ok(()),
         driver => Err(Error::NotAssignable { device, driver }),
     }
 }

@@ -6,7 +6,7 @@ use xen_types::Sbdf;
 use xenstore::XenbusState;
 
 use crate::close;
-use crate::directories::Ends;
+use crate::directories::{self, Ends};
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
 use crate::facts::Facts;
@@ -87,7 +87,20 @@ fn stay_away(host: &Host, request: &Request) -> Result<(), Error> {
 }
 
 /// Takes devices that the guest uses.
-fn take(host: &Host, loan: Loan, request: &Request) -> Result<(), Error> {
+fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
+    let replaced = directories::check_frontend(host, loan.stub.id, &loan.guest);
+    if let Err(error @ Error::FrontendReplaced { .. }) = &replaced
+        && request.force
+    {
+        // Nobody can ask it.
+        host.note(&error.to_string());
+        loan.connection = if loan.staying.is_empty() { Connection::Gone } else { Connection::Stays };
+        return host.without_stopping(|| {
+            host.commit(&phases(&loan.devices, Phase::Detaching))?;
+            release::take_back(host, &loan, Rights::Complete)
+        });
+    }
+    replaced?;
     if loan.stub_alive {
         let if_silent = if request.force { IfSilent::Leave } else { IfSilent::Restore };
         let wanted = Wanted {

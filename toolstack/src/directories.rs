@@ -41,21 +41,39 @@ pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: 
     changes
 }
 
-/// Removes both directories, what the stub reported about this frontend, and what is empty above them.
-pub(crate) fn remove(stub: DomId, guest: DomId) -> Vec<Change> {
-    let (backend, frontend) = (path::backend_root(stub), path::frontend_dir(guest));
+/// Where a guest's frontend directory leads, if that is not our backend directory: `xl pci-attach` of a device of its own replaces it.
+pub(crate) fn replaced(host: &Host, stub: DomId, guest: DomId) -> Result<Option<String>, Error> {
+    let backend = host.read(&path::child(&path::frontend_dir(guest), key::BACKEND))?;
+    Ok(backend.filter(|backend| *backend != path::backend_dir(stub, guest)))
+}
+
+/// Refuses a guest whose frontend directory is not ours any more.
+pub(crate) fn check_frontend(host: &Host, stub: DomId, guest: &DomainName) -> Result<(), Error> {
+    match replaced(host, stub, guest.id)? {
+        Some(backend) => Err(Error::FrontendReplaced { guest: guest.clone(), backend }),
+        None => Ok(()),
+    }
+}
+
+/// Removes both directories, what the stub reported about this frontend, and what is empty above them. A frontend directory that was
+/// replaced is somebody else's and stays.
+pub(crate) fn remove(host: &Host, stub: DomId, guest: DomId) -> Result<Vec<Change>, Error> {
+    let backend = path::backend_root(stub);
     let domain = path::domain_path(stub);
     let errors = format!("{domain}/error/backend");
-    vec![
+    let mut changes = vec![
         Change::remove(format!("{backend}/{guest}")),
         Change::remove_if_empty(backend),
         Change::remove_if_empty(format!("{domain}/backend")),
         Change::remove(format!("{errors}/pci/{guest}")),
         Change::remove_if_empty(format!("{errors}/pci")),
         Change::remove_if_empty(errors),
-        Change::remove(frontend),
-        Change::remove_if_empty(format!("{}/device/pci", path::domain_path(guest))),
-    ]
+    ];
+    if replaced(host, stub, guest)?.is_none() {
+        changes.push(Change::remove(path::frontend_dir(guest)));
+        changes.push(Change::remove_if_empty(format!("{}/device/pci", path::domain_path(guest))));
+    }
+    Ok(changes)
 }
 
 /// The state of the end whose directory this is.

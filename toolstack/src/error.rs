@@ -76,6 +76,8 @@ pub(crate) enum Error {
     ServedByDom0 { guest: DomainName },
     #[error("{guest} has PCI devices from another backend, {backend}")]
     ServedByOther { guest: DomainName, backend: DomainName },
+    #[error("{guest} lost its connection: its frontend directory was replaced and leads to {backend}")]
+    FrontendReplaced { guest: DomainName, backend: String },
     #[error("{guest} has closed its PCI frontend, so nothing can be added to it")]
     FrontendClosed { guest: DomainName },
     #[error("{guest} has PCI devices of a backend that is gone")]
@@ -213,6 +215,11 @@ impl Error {
             }
             Self::ServedByDom0 { .. } => "detach those with `xl pci-detach` first".to_owned(),
             Self::ServedByOther { .. } => "detach all of them, then attach all with one command".to_owned(),
+            Self::FrontendReplaced { guest, .. } => format!(
+                "`xl pci-attach` did that, and a guest has one PCI backend only; shut the guest down, or take our devices from it with \
+                 `pcidom detach --force {} BDF...`",
+                guest.id
+            ),
             Self::FrontendClosed { .. } => {
                 "load its xen-pcifront driver again, or detach the devices that it has".to_owned()
             }

@@ -29,6 +29,7 @@ mod facts;
 #[cfg(test)]
 mod fake;
 mod follow;
+mod guard;
 mod holds;
 mod host;
 mod journal;

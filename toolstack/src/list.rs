@@ -5,9 +5,10 @@ use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::columns::columns;
-use crate::directories::end_state;
+use crate::directories::{self, end_state};
 use crate::domain;
 use crate::error::{DomainName, Error};
+use crate::guard::{self, Guard};
 use crate::host::Host;
 use crate::pool::{self, PoolState};
 use crate::reclaim;
@@ -53,7 +54,7 @@ pub(crate) struct DeviceEntry {
     phase: &'static str,
     /// The stub's word: `free`, `lent 5`, …
     pool: Option<String>,
-    /// What is wrong: `stub gone`, `guest gone`, `device gone`.
+    /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
     problem: Option<&'static str>,
     /// Who still has what of it, which keeps it from others: `web (domain 5): 3 mappings of 0xfea00000`.
     holds: Option<String>,
@@ -63,6 +64,8 @@ pub(crate) struct DeviceEntry {
     policy: Option<String>,
     /// The device that it is a virtual function of.
     physical_function: Option<String>,
+    /// What is or was wrong with what keeps xl off it: `missing`, `names 6`, `mended 2`.
+    guard: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -120,19 +123,22 @@ fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
         keep: None,
         policy: None,
         physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
+        guard: None,
     }
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
+    let guard = guard::look(host, std::slice::from_ref(record))?.pop().unwrap_or(Guard::Sound);
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
         pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
-        problem: problem(host, record)?,
+        problem: problem(host, record, guard)?,
         holds: of_the_tool("holds")?,
         keep: of_the_tool("keep")?,
         policy: table::policy(host, record.device)?.map(|policy| policy.to_string()),
+        guard: guard_word(host, record, guard)?,
         ..parked_entry(host, record.device)
     };
     let Some(guest) = record.frontend else {
@@ -146,11 +152,24 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     entry.guest = Some(name.into());
     entry.vdev = vdev(host, record.stub, guest, record.device)?;
     entry.backend_state = state(host, &backend)?;
-    entry.frontend_state = state(host, &path::frontend_dir(guest))?;
+    if directories::replaced(host, record.stub, guest)?.is_none() {
+        entry.frontend_state = state(host, &path::frontend_dir(guest))?;
+    }
     Ok(entry)
 }
 
-fn problem(host: &Host, record: &Record) -> Result<Option<&'static str>, Error> {
+fn guard_word(host: &Host, record: &Record, guard: Guard) -> Result<Option<String>, Error> {
+    Ok(match guard {
+        Guard::Missing => Some("missing".to_owned()),
+        Guard::Names(owner) => Some(format!("names {owner}")),
+        Guard::Sound => match guard::mended(host, record.device)? {
+            0 => None,
+            times => Some(format!("mended {times}")),
+        },
+    })
+}
+
+fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static str>, Error> {
     if !reclaim::holds(host, record.stub, record.device)? {
         return Ok(Some("stub gone"));
     }
@@ -161,7 +180,18 @@ fn problem(host: &Host, record: &Record) -> Result<Option<&'static str>, Error> 
     }
     let is_gone = !host.sysfs.exists(record.device)
         || matches!(pool::state(host, record.stub, record.device)?, PoolState::Vanished(_));
-    Ok(is_gone.then_some("device gone"))
+    if is_gone {
+        return Ok(Some("device gone"));
+    }
+    if guard::is_taken(host, record, guard)? {
+        return Ok(Some("taken by xl"));
+    }
+    if let Some(guest) = record.frontend
+        && directories::replaced(host, record.stub, guest)?.is_some()
+    {
+        return Ok(Some("frontend replaced"));
+    }
+    Ok((!guard::is_parked(host, record.device)).then_some("not parked"))
 }
 
 fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
@@ -203,7 +233,8 @@ fn note(entry: &DeviceEntry) -> String {
     let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
     let word = problem.or(holds).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
-    word.into_iter().chain(entry.policy.clone()).chain(physical).collect::<Vec<_>>().join(", ")
+    let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));
+    word.into_iter().chain(entry.policy.clone()).chain(physical).chain(guard).collect::<Vec<_>>().join(", ")
 }
 
 fn row(entry: &DeviceEntry) -> [String; 8] {

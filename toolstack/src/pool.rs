@@ -10,6 +10,7 @@ use xenstore::{Permission, path};
 use crate::domain;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::facts::Facts;
+use crate::guard;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::patience;
@@ -93,11 +94,15 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
     let was_remembered = table::backend(journal.host(), device)?.is_some();
     journal.step(
         format!("enter {device} into the pool of {stub}"),
-        |host| host.commit(&entry(host, stub, facts, outcome)?),
+        |host| guard::commit(host, &[device], &entry(host, stub, facts, outcome)?),
         move |host| {
             let released = ask_back(host, &owner, device);
             let mut forgotten = if had_reset { Vec::new() } else { vec![table::note_reset(device, Reset::Failed)] };
-            forgotten.extend(if was_remembered { table::lose_stub(host, device)? } else { table::forget(device) });
+            forgotten.extend(if was_remembered {
+                table::lose_stub(host, device)?
+            } else {
+                table::forget(host, device)?
+            });
             host.commit(&[leave(id, device), forgotten].concat())?;
             released
         },
@@ -123,8 +128,8 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
             })
         },
         move |host| {
-            host.commit(&removal(id, device))?;
-            host.commit(&entry(host, &owner, facts, reset)?)?;
+            host.commit(&removal(host, id, device)?)?;
+            guard::commit(host, &[device], &entry(host, &owner, facts, reset)?)?;
             await_verdict(host, &owner, device)
         },
     )?;
@@ -134,7 +139,7 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
         move |host| set_ecam(host, id, device, Right::Allow),
     )?;
     // The first step's undo enters it again.
-    journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(id, device)), |_| Ok(()))
+    journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(host, id, device)?), |_| Ok(()))
 }
 
 /// Takes from the stub the right to a device that has no entry.
@@ -173,8 +178,8 @@ fn entry(host: &Host, owner: &DomainName, facts: &Facts, reset: Reset) -> Result
     Ok(changes)
 }
 
-fn removal(stub: DomId, device: Sbdf) -> Vec<Change> {
-    [leave(stub, device), table::forget(device)].concat()
+fn removal(host: &Host, stub: DomId, device: Sbdf) -> Result<Vec<Change>, Error> {
+    Ok([leave(stub, device), table::forget(host, device)?].concat())
 }
 
 fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {

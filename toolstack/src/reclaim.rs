@@ -16,6 +16,7 @@ use crate::domain;
 use crate::entries::Entries;
 use crate::error::{DomainName, Error, list};
 use crate::follow;
+use crate::guard;
 use crate::host::Host;
 use crate::pool::{self, PoolState, STUB_PATIENCE};
 use crate::release::{self, Connection, Loan, Rights};
@@ -77,6 +78,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     if changed {
         (records, remembered) = table::load_all(host)?;
     }
+    guard::mend(host, &records)?;
     sweep_directories(host, &records)?;
     follow::follow(host, &records, &remembered)?;
     Ok(reclaimed)
@@ -237,7 +239,7 @@ fn sweep_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
             }
             let is_over = !domain::is_alive(host, guest)? || Ends::read(host, stub, guest)?.are_closed();
             if is_over {
-                host.commit(&directories::remove(stub, guest))?;
+                host.commit(&directories::remove(host, stub, guest)?)?;
             }
         }
     }

@@ -118,7 +118,7 @@ fn take_all_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> 
 
 fn remove_directories(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
     host.trace(&format!("remove the directories of {}", loan.guest));
-    let mut changes = directories::remove(loan.stub.id, loan.guest.id);
+    let mut changes = directories::remove(host, loan.stub.id, loan.guest.id)?;
     if !domain::is_alive(host, loan.stub.id)? {
         changes.push(Change::remove_if_empty(path::domain_path(loan.stub.id))); // where the guest was asked to close
     }
@@ -194,11 +194,10 @@ impl Returning {
         }
         for device in self.devices.iter().copied() {
             if stub_alive {
-                changes.extend(table::unreserve(device));
+                changes.extend(table::unreserve(host, device)?);
                 changes.extend(pool::present_again(stub.id, device));
             } else {
                 changes.extend(table::lose_stub(host, device)?);
-                changes.extend(table::forget_libxl_owner(device));
             }
         }
         host.commit(&changes)?;

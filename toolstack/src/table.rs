@@ -12,6 +12,7 @@ use crate::audit;
 use crate::device_spec::DeviceSpec;
 use crate::error::{DomainName, Error};
 use crate::export::ExportMode;
+use crate::guard;
 use crate::host::Host;
 use crate::reset::Reset;
 use crate::store::Change;
@@ -141,23 +142,25 @@ pub(crate) fn set_policy(device: Sbdf, policy: &Policy) -> Change {
 
 /// The guest that xl (or this tool) says has the device.
 pub(crate) fn libxl_owner(host: &Host, device: Sbdf) -> Result<Option<DomId>, Error> {
-    read_id(host, &path::child(&path::libxl_pci_dir(device), "domid"))
+    read_id(host, &guard::node(device))
 }
 
 fn read_id(host: &Host, path: &str) -> Result<Option<DomId>, Error> {
     host.read(path)?.map(|value| parse_id(path, value)).transpose()
 }
 
-fn parse_id(path: &str, value: String) -> Result<DomId, Error> {
+pub(crate) fn parse_id(path: &str, value: String) -> Result<DomId, Error> {
     match value.parse() {
         Ok(id) => Ok(DomId(id)),
         Err(_) => Err(Error::Nonsense { place: path.to_owned(), value }),
     }
 }
 
-/// Enters a device that the stub got.
+/// Enters a device that the stub got, unless xl has it by now.
 pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
-    let mut changes = make_dir(device);
+    let mut changes = vec![guard::expect(device, Some(stub.id))];
+    changes.extend(make_dir(device));
+    changes.extend(guard::pass(device, stub.id, stub.id));
     changes.push(Change::write(path::child(&path::tool_device_dir(device), "stub"), stub.id));
     changes.extend(stub.name.as_ref().map(|name| Change::write(backend_node(device), name)));
     changes.push(set_phase(device, Phase::Pool));
@@ -188,12 +191,13 @@ pub(crate) fn backend(host: &Host, device: Sbdf) -> Result<Option<String>, Error
 /// The stub is gone. What it was called stays, and which guest the device follows.
 pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     if backend(host, device)?.is_none() {
-        return Ok(forget(device));
+        return forget(host, device);
     }
     let dir = path::tool_device_dir(device);
-    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx"];
+    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended"];
     let mut changes: Vec<Change> = gone.iter().map(|name| Change::remove(path::child(&dir, name))).collect();
     changes.push(audit::forget_pirqs(device));
+    changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
     Ok(changes)
 }
 
@@ -262,12 +266,14 @@ pub(crate) fn forget_keep(device: Sbdf) -> Vec<Change> {
 }
 
 /// Forgets a device: no stub has it any more.
-pub(crate) fn forget(device: Sbdf) -> Vec<Change> {
-    vec![
+pub(crate) fn forget(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
+    let mut changes = vec![
         Change::remove(path::tool_device_dir(device)),
         Change::remove_if_empty(path::TOOL_DEVICES),
         Change::remove_if_empty("/tool/pcidom"),
-    ]
+    ];
+    changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
+    Ok(changes)
 }
 
 pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
@@ -283,8 +289,13 @@ fn reset_node(device: Sbdf) -> String {
 pub(crate) fn note_reset(device: Sbdf, reset: Reset) -> Change {
     match reset {
         Reset::Done => Change::write(reset_node(device), "done"),
-        Reset::NoMethod | Reset::Failed => Change::remove(reset_node(device)),
+        Reset::NoMethod | Reset::Failed => forget_reset(device),
     }
+}
+
+/// Somebody may have used the device since its reset.
+pub(crate) fn forget_reset(device: Sbdf) -> Change {
+    Change::remove(reset_node(device))
 }
 
 /// Whether the device was reset since it came into the pool, and is there still.
@@ -292,18 +303,20 @@ pub(crate) fn was_reset(host: &Host, device: Sbdf) -> Result<bool, Error> {
     host.exists(&reset_node(device))
 }
 
-/// Notes that a guest is getting the device, for us and for xl.
-pub(crate) fn reserve(device: Sbdf, guest: DomId) -> Vec<Change> {
-    vec![
-        Change::write(path::child(&path::libxl_pci_dir(device), "domid"), guest),
+/// Notes that a guest is getting the device of this stub, for us and for xl, unless xl has it by now.
+pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
+    let mut changes = vec![guard::expect(device, Some(stub))];
+    changes.extend(guard::pass(device, stub, guest));
+    changes.extend([
         Change::write(path::child(&path::tool_device_dir(device), "frontend"), guest),
-        Change::remove(reset_node(device)),
+        forget_reset(device),
         set_phase(device, Phase::Attaching),
-    ]
+    ]);
+    changes
 }
 
-/// Notes that no guest has the device any more.
-pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
+/// Notes that no guest has the device any more: for xl its stub has it.
+pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     let dir = path::tool_device_dir(device);
     let mut changes = vec![
         Change::remove(path::child(&dir, "frontend")),
@@ -312,16 +325,8 @@ pub(crate) fn unreserve(device: Sbdf) -> Vec<Change> {
         audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];
-    changes.extend(forget_libxl_owner(device));
-    changes
-}
-
-/// Notes for xl that no guest has the device.
-pub(crate) fn forget_libxl_owner(device: Sbdf) -> Vec<Change> {
-    let dir = path::libxl_pci_dir(device);
-    vec![
-        Change::remove(path::child(&dir, "domid")),
-        Change::remove_if_empty(dir),
-        Change::remove_if_empty(path::LIBXL_PCI),
-    ]
+    if let Some(record) = load_one(host, device)? {
+        changes.extend(guard::pass(device, guard::expected(&record), record.stub));
+    }
+    Ok(changes)
 }

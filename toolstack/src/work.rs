@@ -8,6 +8,7 @@ use xenstore::{Permission, path};
 use crate::assignable;
 use crate::domain;
 use crate::error::Error;
+use crate::guard;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::pool;
@@ -29,11 +30,13 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// The work of giving a device to the stub; none where the stub has it already.
+    /// The work of giving a device to the stub; none where the stub has it already, and xen-pciback has it for the stub.
     pub(crate) fn to_add(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<Option<Self>, Error> {
         let from = host.sysfs.driver(device);
-        let nothing_to_do =
-            table::load_one(host, device)?.is_some() || (from.as_deref() == Some(PCIBACK) && stub.is_none());
+        let nothing_to_do = match table::load_one(host, device)? {
+            Some(_) => guard::is_parked(host, device),
+            None => from.as_deref() == Some(PCIBACK) && stub.is_none(),
+        };
         Ok((!nothing_to_do).then_some(Self::Add { from, stub }))
     }
 
@@ -124,7 +127,7 @@ fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
         Work::Remove { rebind } => {
             let facts = assignable::facts_of(host, device)?;
             Journal::run(host, |journal| assignable::remove_one(journal, host, &facts, *rebind))?;
-            host.commit(&table::forget(device))?;
+            host.commit(&table::forget(host, device)?)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
         Work::Add { from, stub } => {

@@ -5,9 +5,11 @@ use xenstore::path;
 
 use crate::assignable;
 use crate::device_spec::DeviceSpec;
+use crate::directories;
 use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::{Facts, pages_of_other};
+use crate::guard;
 use crate::holds;
 use crate::host::Host;
 use crate::pool::{self, PoolState};
@@ -58,7 +60,11 @@ pub(super) fn find_guest(
     let Some(backend) = host.read(&path::child(&path::frontend_dir(guest.id), "backend-id"))? else {
         return Ok((guest, false));
     };
-    match backend.parse().map(DomId) {
+    let backend_id = backend.parse().map(DomId);
+    if backend_id != Ok(stub) && host.exists(&path::backend_dir(stub, guest.id))? {
+        directories::check_frontend(host, stub, &guest)?;
+    }
+    match backend_id {
         Ok(DomId::DOM0) => Err(Error::ServedByDom0 { guest }),
         Ok(id) if !domain::is_alive(host, id)? => Err(Error::BackendGone { guest }),
         // Its directory may be the one of a dead stub that had the same number.
@@ -81,11 +87,10 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
     if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
         return Err(holds::refusal(host, device, holder)?);
     }
-    if let Some(owner) = table::libxl_owner(host, device)? {
-        return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
-    }
+    guard::check(host, device, record.as_ref())?;
     let driver = host.sysfs.driver(device);
-    if driver.as_deref() != Some(PCIBACK) && !spec.seize {
+    // What a stub holds and somebody took from xen-pciback is not what the stub has seen.
+    if driver.as_deref() != Some(PCIBACK) && (!spec.seize || record.is_some()) {
         return Err(Error::NotAssignable { device, driver });
     }
     match record {

@@ -147,7 +147,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     }
     let fresh: Vec<bool> =
         facts.iter().map(|facts| is_fresh(host, facts.device, facts.decode())).collect::<Result<_, _>>()?;
-    steps::reserve(journal, guest, &facts, plan.keeps.as_deref())?;
+    steps::reserve(journal, stub, guest, &facts, plan.keeps.as_deref())?;
     for spec in &request.devices {
         pool::set_policy(journal, stub, spec.device, &spec.policy)?;
     }

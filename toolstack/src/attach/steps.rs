@@ -12,6 +12,7 @@ use crate::entries::Entries;
 use crate::error::{Doing, DomainName, Error};
 use crate::export::Export;
 use crate::facts::{Facts, GuestRights};
+use crate::guard;
 use crate::holds;
 use crate::journal::Journal;
 use crate::patience::Patience;
@@ -26,12 +27,13 @@ use crate::xen::Permission::{Allow, Revoke};
 /// them before.
 pub(super) fn reserve(
     journal: &mut Journal<'_>,
+    stub: &DomainName,
     guest: &DomainName,
     facts: &[Facts],
     keeps: Option<&[Keep]>,
 ) -> Result<(), Error> {
     let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
-    let mut changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, guest.id)).collect();
+    let mut changes: Vec<_> = devices.iter().flat_map(|device| table::reserve(*device, stub.id, guest.id)).collect();
     let mut kept = Vec::new();
     if let Some(keeps) = keeps {
         for device in devices.iter().copied() {
@@ -41,16 +43,16 @@ pub(super) fn reserve(
         }
         changes.extend(keeps.iter().flat_map(Keep::store));
     }
-    let id = guest.id;
+    let (id, reserved) = (guest.id, devices.clone());
     journal.step(
         format!("note that the devices go to {guest}"),
-        |host| host.commit(&changes),
+        |host| guard::commit(host, &devices, &changes),
         move |host| {
             let (mut changes, mut held) = (kept, None);
-            for device in devices {
+            for device in reserved {
                 match table::load_one(host, device)? {
                     Some(record) if record.phase == Phase::Held => held = Some(device),
-                    _ => changes.extend(table::unreserve(device)),
+                    _ => changes.extend(table::unreserve(host, device)?),
                 }
             }
             host.commit(&changes)?;
@@ -188,7 +190,7 @@ pub(super) fn publish(
             host.commit(&detaching.collect::<Vec<_>>())?;
             host.commit(&audit::note_pirqs(host, &facts)?)?;
             broker::let_go(host, guest, &devices, &facts)?;
-            host.commit(&directories::remove(stub.id, guest))?;
+            host.commit(&directories::remove(host, stub.id, guest)?)?;
             pool::await_return(host, &stub, guest, &devices)
         },
     )

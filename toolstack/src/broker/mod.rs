@@ -10,6 +10,7 @@
 //! | `interrupts`, `vectors`, `power`, `quiet` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `reclaim` | devices of guests that are gone |
+//! | `guards` | what keeps xl off our devices |
 //!
 //! Nothing about devices is kept in memory: what is mapped stands in xenstore before and after each change, so a broker may be
 //! killed at any moment and another one started.
@@ -18,6 +19,7 @@ mod allow;
 mod capabilities;
 mod execute;
 mod failure;
+mod guards;
 mod interrupts;
 mod lent;
 mod log;
@@ -50,6 +52,7 @@ use crate::store::StoreFailure;
 use crate::table::{self, Phase, Record, Remembered};
 use crate::under_way::{self, Commands};
 use crate::xen::{Physdev, Rings};
+use guards::Guards;
 use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
@@ -95,6 +98,7 @@ pub(crate) struct Broker<'a, R: Rings> {
     look_at: Option<Duration>,
     looked: Duration,
     retry: Retry,
+    guards: Guards,
     more_events: bool,
 }
 
@@ -106,6 +110,7 @@ impl<'a, R: Rings> Broker<'a, R> {
     pub(crate) fn start(outside: Outside<'a, R>) -> Result<Self, Error> {
         let now = outside.host.elapsed();
         outside.watches.watch(path::TOOL_DEVICES)?;
+        outside.watches.watch(path::LIBXL_PCI)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
         outside.watches.watch(path::INTRODUCE_DOMAIN)?;
         outside.watches.watch(under_way::DIR)?;
@@ -117,11 +122,14 @@ impl<'a, R: Rings> Broker<'a, R> {
             look_at: Some(now),
             looked: now,
             retry: Retry::default(),
+            guards: Guards::new(),
             more_events: false,
         };
         let recovered = broker.recover();
         broker.tolerate(recovered)?;
         let looked = broker.look();
+        broker.tolerate(looked)?;
+        let looked = broker.guards.look(broker.outside.host);
         broker.tolerate(looked)?;
         Ok(broker)
     }
@@ -172,6 +180,10 @@ impl<'a, R: Rings> Broker<'a, R> {
             let looked = self.look();
             self.tolerate(looked)?;
         }
+        if self.guards.at().is_some_and(|at| at <= host.elapsed()) {
+            let looked = self.guards.look(host);
+            self.tolerate(looked)?;
+        }
         Ok(())
     }
 
@@ -193,7 +205,8 @@ impl<'a, R: Rings> Broker<'a, R> {
         if self.more_events || self.rings.values().any(|ring| ring.look) {
             return Some(Duration::ZERO);
         }
-        self.look_at.map(|at| at.saturating_sub(self.outside.host.elapsed()))
+        let at = self.look_at.into_iter().chain(self.guards.at()).min();
+        at.map(|at| at.saturating_sub(self.outside.host.elapsed()))
     }
 
     /// A child has ended.
@@ -218,8 +231,15 @@ impl<'a, R: Rings> Broker<'a, R> {
 
     /// Our own notes about vectors, and phases, change nothing about who is to be served.
     fn note_change(&mut self, path: &str) {
+        if path.is_empty() || path.starts_with(path::LIBXL_PCI) {
+            self.guards.note(path);
+            if !path.is_empty() {
+                return;
+            }
+        }
         let name = path.rsplit('/').next().unwrap_or_default();
-        const OURS: [&str; 9] = ["vectors", "intx", "phase", "frontend", "keep", "spec", "export", "holds", "pirqs"];
+        const OURS: [&str; 10] =
+            ["vectors", "intx", "phase", "frontend", "keep", "spec", "export", "holds", "pirqs", "mended"];
         if !OURS.contains(&name) {
             self.look_soon();
         }

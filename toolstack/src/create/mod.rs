@@ -22,6 +22,7 @@ use crate::device_spec::DeviceSpec;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
+use crate::guard;
 use crate::host::Host;
 use crate::journal::Journal;
 use crate::patience::Patience;
@@ -234,11 +235,13 @@ fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
     for spec in devices {
         let device = spec.device;
         assignable::check_endpoint(host, device)?;
-        if let Some(owner) = table::libxl_owner(host, device)? {
+        let record = table::load_one(host, device)?;
+        guard::check(host, device, record.as_ref())?;
+        if let Some(owner) = record.and_then(|record| record.frontend) {
             return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
         }
         let driver = host.sysfs.driver(device);
-        if driver.as_deref() != Some(PCIBACK) && !spec.seize {
+        if driver.as_deref() != Some(PCIBACK) && (!spec.seize || record.is_some()) {
             return Err(Error::NotAssignable { device, driver });
         }
     }

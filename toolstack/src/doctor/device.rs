@@ -4,8 +4,11 @@ use xen_types::{DomId, Sbdf};
 
 use super::{Check, Outcome};
 use crate::assignable;
+use crate::directories;
+use crate::domain;
 use crate::error::Error;
 use crate::facts::{Facts, pages_of_other};
+use crate::guard::{self, Guard};
 use crate::host::Host;
 use crate::sysfs::PCIBACK;
 use crate::table;
@@ -30,6 +33,7 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
     }
     let mut checks = vec![
         Check::of("device", presence(host, device)),
+        Check::of("guard", guarded(host, device)),
         Check::of(
             "ecam",
             host.sysfs.ecam_frame(device).map(|_| Check::ok("ecam", "its configuration space is in a window")),
@@ -68,6 +72,51 @@ fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
             let with = driver.map_or_else(|| "no driver has it".to_owned(), |driver| format!("dom0's {driver} has it"));
             Check::warning("device", with, format!("`pcidom assignable add {device}` takes it for guests"))
         }
+    })
+}
+
+/// Whether xl keeps its hands off the device, and off what belongs to it.
+fn guarded(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    const NAME: &str = "guard";
+    let Some(record) = table::load_one(host, device)? else {
+        return Ok(match table::libxl_owner(host, device)? {
+            Some(owner) => Check::ok(NAME, format!("xl has given it to domain {owner}")),
+            None => Check::ok(NAME, "it is in no pool: who comes first gets it"),
+        });
+    };
+    let guard = guard::look(host, &[record])?.pop().unwrap_or(Guard::Sound);
+    if let Guard::Names(owner) = guard
+        && guard::is_taken(host, &record, guard)?
+    {
+        let hint = format!("`xl pci-detach {owner} {device}` takes it back into the pool");
+        return Ok(Check::failed(NAME, format!("xl has given it to domain {owner}, out of our pool"), hint));
+    }
+    if !guard::is_parked(host, device) {
+        let hint =
+            format!("`pcidom assignable add {device}` parks it again, `pcidom assignable remove {device}` lets it go");
+        return Ok(Check::failed(
+            NAME,
+            "it is in the pool and not with xen-pciback: somebody took it from there",
+            hint,
+        ));
+    }
+    if let Some(guest) = record.frontend
+        && let Err(error) = directories::check_frontend(host, record.stub, &domain::named(host, guest)?)
+    {
+        return Ok(Check::error(NAME, &error));
+    }
+    Ok(match (guard, guard::mended(host, device)?) {
+        (Guard::Sound, 0) => Check::ok(NAME, "xl gives it to nobody"),
+        (Guard::Sound, times) => Check::warning(
+            NAME,
+            format!("its guard against xl was removed, {times} times, and is there again"),
+            "use `pcidom attach` and `detach` for it, not `xl pci-attach` and `pci-detach`",
+        ),
+        (Guard::Missing | Guard::Names(_), _) => Check::failed(
+            NAME,
+            "nothing keeps xl from giving it to somebody: its guard is gone",
+            "`pcidom reclaim` puts it there again, and so does `pcidom serve` while it runs",
+        ),
     })
 }
 
@@ -110,8 +159,11 @@ enum Owner {
 }
 
 fn owner(host: &Host, device: Sbdf) -> Result<Owner, Error> {
-    Ok(match table::libxl_owner(host, device)? {
+    let record = table::load_one(host, device)?;
+    let stranger = guard::stranger(host, device, record.as_ref())?;
+    Ok(match stranger.or_else(|| record?.frontend) {
         Some(guest) => Owner::Guest(guest),
+        None if record.is_some() => Owner::Nobody,
         None if host.sysfs.driver(device).as_deref() == Some(PCIBACK) => Owner::Nobody,
         None => Owner::Dom0,
     })

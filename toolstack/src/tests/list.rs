@@ -48,7 +48,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "holds": null,
       "keep": null,
       "policy": null,
-      "physical_function": null
+      "physical_function": null,
+      "guard": null
     }
   ]
 }"#

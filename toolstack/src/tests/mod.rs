@@ -9,6 +9,7 @@ mod doctor;
 mod export;
 mod follow;
 mod golden;
+mod guard;
 mod hotplug;
 mod killed;
 mod list;

@@ -2,6 +2,7 @@
 
 mod config_writes;
 mod death;
+mod guards;
 mod hostile;
 mod life;
 mod random;
@@ -96,7 +97,7 @@ impl Bench {
         let ecam = self.machine.host.sysfs.ecam_frame(device).unwrap();
         self.machine.with(|world| {
             let mut changes = table::enter(device, &DomainName { id: stub, name: None });
-            changes.extend(table::reserve(device, guest));
+            changes.extend(table::reserve(device, stub, guest));
             changes.push(table::set_phase(device, table::Phase::Attached));
             changes.iter().for_each(|change| world.apply(change).unwrap());
             let pool = path::pool_dir(stub, device);
