@@ -10,6 +10,7 @@ use xen_types::Sbdf;
 
 use crate::device_request::{DeviceRequest, parse_function};
 use crate::export::ExportMode;
+use crate::settings::Audit;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
@@ -125,6 +126,9 @@ pub(crate) struct DetachArgs {
     /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Who is looked through for what is left of the devices: guest, all (every PV guest of the host) or none (default: /etc/pcidom/pcidom.conf, else guest)
+    #[arg(long, value_name = "WHO")]
+    pub(crate) audit: Option<Audit>,
     /// Name or id of the guest
     pub(crate) domain: String,
     /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
@@ -245,6 +249,7 @@ mod tests {
             "pcidom attach --timeout inf web 00:05.0",
             "pcidom detach web",
             "pcidom detach web 00:05.0,colour=red",
+            "pcidom detach --audit stub web 00:05.0",
             "pcidom assignable",
             "pcidom assignable add",
             "pcidom assignable remove",

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::list::{self, DeviceEntry};
 use crate::reclaim::{Reclaimed, reclaim};
+use crate::settings::Settings;
 use crate::show;
 use crate::status;
 use crate::under_way;
@@ -61,7 +62,12 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 timeout: args.timeout,
                 force: args.force,
             };
-            changing(host, Some(&args.domain), |reclaimed| detach::detach(host, &request, reclaimed))
+            changing(host, Some(&args.domain), |reclaimed| {
+                if let Some(audit) = args.audit {
+                    host.settings.set(Settings { audit });
+                }
+                detach::detach(host, &request, reclaimed)
+            })
         }
         Command::List(args) => {
             let devices = list::devices(host, args.domain.as_deref())?;
@@ -126,6 +132,7 @@ fn changing(
     guest: Option<&str>,
     act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    host.load_settings()?;
     host.take_turn(guest)?;
     under_way::run(host, || {
         unfinished::settle(host)?;

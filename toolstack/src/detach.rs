@@ -162,7 +162,7 @@ fn retry(host: &Host, loan: &Loan, force: bool) -> Result<(), Error> {
     let held = if force { Held::default() } else { holds::hold(host, &loan.guest, &facts)? };
     let free: Vec<Sbdf> = loan.devices.iter().copied().filter(|device| !held.has(*device)).collect();
     facts.retain(|facts| host.sysfs.exists(facts.device));
-    let looked = if force { Looked::Away } else { Looked::Through };
+    let looked = if force { Looked::Away } else { Looked::as_set(host) };
     Returning::begin(host, &free, &facts)?.finish(host, &loan.stub, loan.stub_alive, looked, Vec::new())?;
     held.into_result(&loan.guest)
 }

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::lock::Lock;
 use crate::process::{LinuxProcess, Process};
 use crate::quirks;
+use crate::settings::{self, Settings};
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
 use crate::turn::Turn;
@@ -56,6 +57,9 @@ pub(crate) struct Host {
     pub(crate) xl: Box<dyn Toolstack>,
     /// The quirks file.
     pub(crate) quirks: PathBuf,
+    /// The settings file, and what it says once it was read.
+    pub(crate) settings_file: PathBuf,
+    pub(crate) settings: Cell<Settings>,
     pub(crate) process: Box<dyn Process>,
     store: Box<dyn Store>,
     clock: Box<dyn Clock>,
@@ -101,6 +105,8 @@ impl Host {
             sysfs,
             xl: Box::new(Xl),
             quirks: quirks::FILE.into(),
+            settings_file: settings::FILE.into(),
+            settings: Cell::default(),
             process: Box::new(LinuxProcess::default()),
             store,
             clock,
@@ -110,6 +116,14 @@ impl Host {
             unstoppable: Cell::default(),
             is_stopping: Cell::default(),
         }
+    }
+
+    /// Reads the settings.
+    pub(crate) fn load_settings(&self) -> Result<(), Error> {
+        let (settings, notes) = settings::load(&self.settings_file)?;
+        notes.iter().for_each(|note| self.note(note));
+        self.settings.set(settings);
+        Ok(())
     }
 
     /// Here a command may stop, and what it has done is undone.

@@ -43,6 +43,7 @@ mod quirks;
 mod reclaim;
 mod release;
 mod reset;
+mod settings;
 mod show;
 mod status;
 mod store;

@@ -15,6 +15,7 @@ use crate::holds;
 use crate::host::Host;
 use crate::pool::{self, STUB_PATIENCE};
 use crate::reset::{Reset, Resetting};
+use crate::settings::Audit;
 use crate::store::Change;
 use crate::table::{self, Phase, Record};
 use crate::withdraw;
@@ -111,7 +112,7 @@ fn take_all_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> 
     // Nothing of the devices takes part in that, so it need not wait for their resets.
     let changes = end_connection(host, loan)?;
     let stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
-    returning.finish(host, &loan.stub, stub_alive, Looked::Through, changes)?;
+    returning.finish(host, &loan.stub, stub_alive, Looked::as_set(host), changes)?;
     stuck.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
     held.into_result(&loan.guest)
 }
@@ -156,6 +157,13 @@ pub(crate) enum Looked {
     Through,
     /// The admin does not care.
     Away,
+}
+
+impl Looked {
+    /// What an audit that found nothing is worth.
+    pub(crate) fn as_set(host: &Host) -> Self {
+        if host.settings.get().audit == Audit::Nobody { Self::Away } else { Self::Through }
+    }
 }
 
 /// Devices on their way back to the pool, and the resets that those need which dom0 sees.

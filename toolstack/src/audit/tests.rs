@@ -9,6 +9,7 @@ use super::{Holdings, holds, note_pirqs, pirqs, recover};
 use crate::error::{DomainName, Error};
 use crate::facts::Facts;
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
+use crate::settings::{Audit, Settings};
 
 /// A frame of the `EDU` device's registers, and an entry that maps it.
 const REGISTERS: u64 = 0xfea00;
@@ -56,6 +57,12 @@ fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<Holdings, Error> {
 /// What is found, in words.
 fn look(machine: &Machine) -> String {
     try_look(machine, &[]).unwrap().to_string()
+}
+
+/// As with `audit = all`.
+fn look_at_all(machine: &Machine) -> String {
+    machine.host.settings.set(Settings { audit: Audit::All });
+    look(machine)
 }
 
 fn with_table(domain: DomId, frame: u64, entries: &[(usize, u64)]) -> Machine {
@@ -117,7 +124,7 @@ fn memory_in_large_pieces_is_found_without_asking_for_all_of_the_host() {
         world.memory.highest = 0x10_0000 - 1;
         world.memory.make_table(WEB, 0x2222, &[(0, MAPPED)]);
     });
-    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+    assert_eq!(look_at_all(&machine), "web (domain 5): 1 mapping of 0xfea00000");
     // Each 512th frame, and the domains' own, for both of them.
     let asked = machine.with(|world| world.memory.asked);
     assert!(asked <= 2 * (0x10_0000 / 512 + 0x400), "{asked}");
@@ -156,16 +163,35 @@ fn another_domain_that_got_the_registers_from_the_guest_is_found() {
     let machine = with_table(DB, 0x2500, &[(1, MAPPED), (2, MAPPED)]);
     machine.with(|world| world.memory.make_table(WEB, 0x2001, &[(0, MAPPED)]));
     let expected = "web (domain 5): 1 mapping of 0xfea00000; db (domain 6): 2 mappings of 0xfea00000";
-    assert_eq!(look(&machine), expected);
+    assert_eq!(look_at_all(&machine), expected);
     machine.with(|world| world.destroy(WEB));
-    assert_eq!(look(&machine), "db (domain 6): 2 mappings of 0xfea00000");
+    assert_eq!(look_at_all(&machine), "db (domain 6): 2 mappings of 0xfea00000");
+}
+
+#[test]
+fn only_the_guest_is_looked_through_unless_the_admin_wants_more_or_less() {
+    let machine = with_table(DB, 0x2500, &[(1, MAPPED)]);
+    machine.with(|world| world.memory.make_table(WEB, 0x2001, &[(0, MAPPED)]));
+    let looks = |audit| {
+        machine.host.settings.set(Settings { audit });
+        machine.with(|world| world.traces.clear());
+        let found = look(&machine);
+        let who = |name: &str| {
+            machine.with(|world| world.traces.iter().any(|line| line.starts_with(&format!("looked through {name} "))))
+        };
+        (found, who("web"), who("db"))
+    };
+    assert_eq!(looks(Audit::Guest), ("web (domain 5): 1 mapping of 0xfea00000".to_owned(), true, false));
+    let (found, ..) = looks(Audit::All);
+    assert_eq!(found, "web (domain 5): 1 mapping of 0xfea00000; db (domain 6): 1 mapping of 0xfea00000");
+    assert_eq!(looks(Audit::Nobody), (String::new(), false, false));
 }
 
 #[test]
 fn dom0_and_the_stub_are_not_stopped() {
     let machine = with_table(STUB, 0x3000, &[(0, MAPPED)]);
     machine.with(|world| world.memory.make_table(DomId::DOM0, 0x10, &[(0, MAPPED)]));
-    assert_eq!(look(&machine), "");
+    assert_eq!(look_at_all(&machine), "");
 }
 
 #[test]
@@ -175,7 +201,7 @@ fn a_page_that_the_guest_needs_for_another_device_is_its_own() {
     let resource = machine.tree.path().join(format!("bus/pci/devices/{NVME}/resource"));
     std::fs::write(resource, format!("0xfea00800 0xfea00bff 0x200\n{}", "0x0 0x0 0x0\n".repeat(6))).unwrap();
     let expected = "web (domain 5): 1 mapping of 0xfea01000; db (domain 6): 1 mapping of 0xfea00000";
-    assert_eq!(look(&machine), expected);
+    assert_eq!(look_at_all(&machine), expected);
 }
 
 #[test]
@@ -332,6 +358,7 @@ fn what_a_living_command_has_stopped_is_left_to_it() {
 fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_for_long() {
     for failing in 1..100 {
         let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+        machine.host.settings.set(Settings { audit: Audit::All });
         let before = machine.with(|world| {
             world.failing_change = Some(world.changes + failing);
             world.changes
@@ -361,6 +388,7 @@ fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_f
 fn a_command_that_is_killed_leaves_no_domain_standing_for_long() {
     for killed in 1..100 {
         let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
+        machine.host.settings.set(Settings { audit: Audit::All });
         machine.with(|world| world.failing_after = Some(world.changes + killed));
         let finished = holds(&machine.host, &web(), &edu(&machine)).is_ok();
         machine.with(|world| {

@@ -109,6 +109,7 @@ impl Machine {
         );
         host.xl = Box::new(FakeXl(world.clone()));
         host.process = Box::new(FakeProcess(world.clone()));
+        host.settings_file = tree.path().join("pcidom.conf");
         let machine = Self { world, tree, host };
         machine.add_domain(DomId::DOM0, "Domain-0");
         machine.add_domain(STUB, "pcidom");
