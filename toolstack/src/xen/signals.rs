@@ -228,6 +228,12 @@ mod tests {
         const VARIABLE: &str = "PCIDOM_TEST_SIGNALS";
         use std::os::unix::process::ExitStatusExt as _;
         if std::env::var_os(VARIABLE).is_some() {
+            // A shell has its background jobs ignore some.
+            for signal in StopSignal::ALL {
+                let action = Action { handler: DEFAULT, mask: SignalSet([0; 16]), flags: 0, restorer: 0 };
+                // SAFETY: a valid structure, only read.
+                unsafe { sigaction(signal as c_int, &raw const action, null_mut()) };
+            }
             listen();
             assert_eq!(noted_signal(), None);
             let mask = block_all();
