@@ -15,6 +15,11 @@ const FRAME: u64 = 0x000f_ffff_ffff_f000;
 const FRAME_SHIFT: u32 = 12;
 const PAGE_BYTES: u64 = 4096;
 
+/// The frame that an entry maps; `None` for one that maps nothing.
+pub(super) fn mapped(entry: u64) -> Option<Mfn> {
+    (entry & PRESENT != 0).then_some(Mfn((entry & FRAME) >> FRAME_SHIFT))
+}
+
 /// What one domain has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
@@ -26,7 +31,7 @@ pub(super) struct Found {
 /// Counts the entries of a table that map registers of each of the devices; all of those lie in `bounds`. Nearly every entry maps memory,
 /// which lies elsewhere, and there are half a thousand of them in each of some hundred tables.
 pub(super) fn count(table: &Table, bounds: &RangeInclusive<Mfn>, wanted: &[Wanted], found: &mut [Found]) {
-    let frames = table.iter().filter(|entry| *entry & PRESENT != 0).map(|entry| Mfn((entry & FRAME) >> FRAME_SHIFT));
+    let frames = table.iter().filter_map(|entry| mapped(*entry));
     for frame in frames.filter(|frame| bounds.contains(frame)) {
         for (found, _) in found.iter_mut().zip(wanted).filter(|(_, wanted)| wanted.registers.contain(frame)) {
             found.mappings += 1;

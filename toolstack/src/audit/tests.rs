@@ -131,6 +131,54 @@ fn memory_in_large_pieces_is_found_without_asking_for_all_of_the_host() {
 }
 
 #[test]
+fn a_guest_that_maps_its_memory_is_looked_through_without_asking_for_what_is_others() {
+    // In single frames all over the host, and a device's registers and a frame of another domain among what it maps.
+    let machine = machine();
+    machine.with(|world| {
+        world.memory.highest = 0x10_0000 - 1;
+        let frames: Vec<u64> = (0x2000..0x2400).chain((0x1_0000..0x2_0000).step_by(7)).collect();
+        world.memory.give(WEB, frames.iter().copied());
+        world.memory.give(DB, [0x2_0001]);
+        world.memory.map(WEB, 0x2100, frames.into_iter().chain([0x2_0001]));
+        // A table that no root leads to, as of a process that does not run.
+        world.memory.make_table(WEB, 0x1_0007, &[(5, MAPPED)]);
+    });
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+    machine.with(|world| {
+        assert_eq!(world.memory.printed, 1);
+        assert!(world.memory.asked < 0x400 + 0x1_0000 / 7 + 100, "{}", world.memory.asked);
+        assert!(world.traces.iter().any(|line| line.contains(" 1 not its own")), "{:?}", world.traces);
+    });
+}
+
+#[test]
+fn frames_that_a_guest_does_not_map_are_found_beside_those_that_it_does() {
+    // As the domain builder leaves it: the first 2 MiB of what it has in one piece.
+    let machine = machine();
+    machine.with(|world| {
+        world.memory.highest = 0x10_0000 - 1;
+        world.memory.give(WEB, 0x4000..0x8000);
+        world.memory.give(WEB, 0x2000..0x2400);
+        world.memory.map(WEB, 0x4000, 0x4000..0x4200);
+        world.memory.map(WEB, 0x2000, (0x2000..0x2200).chain(0x4000..0x4200));
+        world.memory.make_table(WEB, 0x7fff, &[(0, MAPPED)]);
+    });
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+    let printed = machine.with(|world| world.memory.printed);
+    assert!(printed <= 8, "{printed}");
+}
+
+#[test]
+fn what_a_root_table_says_is_believed_only_where_xen_says_so() {
+    let machine = with_table(WEB, 0x2345, &[(7, MAPPED)]);
+    machine.with(|world| {
+        world.memory.roots.insert(WEB, 0x2400);
+        world.memory.make_table(WEB, 0x2001, &[(7, 0xf_ffff_ffff_f001), (8, 0xffff_ffff_ffff_ffff)]);
+    });
+    assert_eq!(look(&machine), "web (domain 5): 1 mapping of 0xfea00000");
+}
+
+#[test]
 fn all_frames_are_asked_for_when_some_are_not_found() {
     let machine = machine();
     // Xen says that there are more, and none answers: the host is looked through to its end.

@@ -16,6 +16,9 @@ pub(crate) struct FakeMemory {
     pub(crate) highest: u64,
     /// The frames that domains have, and which of them are L1 tables, by their entries that are not zero.
     pub(crate) frames: BTreeMap<u64, (DomId, Option<BTreeMap<usize, u64>>)>,
+    /// Those of the frames with entries that are tables of a higher level, and the roots.
+    pub(crate) levels: BTreeMap<u64, u8>,
+    pub(crate) roots: BTreeMap<DomId, u64>,
     pub(crate) channels: BTreeMap<(DomId, u32), Pirq>,
     /// How often each domain was stopped and not let go on.
     pub(crate) pauses: BTreeMap<DomId, u32>,
@@ -25,8 +28,9 @@ pub(crate) struct FakeMemory {
     pub(crate) unmappable: BTreeMap<u64, bool>,
     /// At the so-manyth question about frames or a channel this domain dies.
     pub(crate) dies: Option<(u32, DomId)>,
-    /// Frames that were asked for.
+    /// Frames that were asked for, and those of them that were not the domain's: Xen prints a line about each.
     pub(crate) asked: usize,
+    pub(crate) printed: usize,
 }
 
 impl FakeMemory {
@@ -42,6 +46,27 @@ impl FakeMemory {
     pub(crate) fn make_table(&mut self, domain: DomId, frame: u64, entries: &[(usize, u64)]) {
         self.highest = self.highest.max(frame);
         self.frames.insert(frame, (domain, Some(entries.iter().copied().collect())));
+    }
+
+    /// Has a domain map these frames as a kernel does, in tables at its first ones.
+    pub(crate) fn map(&mut self, domain: DomId, tables: u64, frames: impl IntoIterator<Item = u64>) {
+        let entry = |frame: u64| frame << 12 | 1;
+        let frames: Vec<u64> = frames.into_iter().collect();
+        let mut lower = Vec::new();
+        for (index, frames) in (3..).zip(frames.chunks(512)) {
+            let entries: Vec<(usize, u64)> = frames.iter().map(|frame| entry(*frame)).enumerate().collect();
+            self.make_table(domain, tables + index, &entries);
+            lower.push((lower.len(), entry(tables + index)));
+        }
+        for (level, index) in [(2, 2), (3, 1), (4, 0)] {
+            self.make_table(domain, tables + index, &lower);
+            self.levels.insert(tables + index, level);
+            lower = vec![(0, entry(tables + index))];
+            if level == 3 {
+                lower.push((260, entry(1))); // Xen's own
+            }
+        }
+        self.roots.insert(domain, tables);
     }
 
     /// What Xen does when a domain is gone.
@@ -112,6 +137,10 @@ impl Inspect for FakeHypervisor {
         })
     }
 
+    fn root_table(&self, domain: DomId) -> Option<Mfn> {
+        self.0.borrow().memory.roots.get(&domain).copied().map(Mfn)
+    }
+
     fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
         let world = self.0.borrow();
         Ok(world.domains.get(&domain).map(|_| world.memory.ran.get(&domain).copied().unwrap_or_default()))
@@ -133,11 +162,16 @@ impl Inspect for FakeHypervisor {
             memory.asked += frames.len();
             let kind = |frame: &Mfn| match memory.frames.get(&frame.0) {
                 Some((owner, _)) if *owner != domain => FrameType::NotTheirs,
-                Some((_, Some(_))) => FrameType::L1Table,
+                Some((_, Some(_))) => match memory.levels.get(&frame.0) {
+                    Some(level) => FrameType::UpperTable(*level),
+                    None => FrameType::L1Table,
+                },
                 Some((_, None)) => FrameType::Other,
                 None => FrameType::NotTheirs,
             };
-            Ok(frames.iter().map(kind).collect())
+            let kinds: Vec<FrameType> = frames.iter().map(kind).collect();
+            memory.printed += kinds.iter().filter(|kind| **kind == FrameType::NotTheirs).count();
+            Ok(kinds)
         })
     }
 

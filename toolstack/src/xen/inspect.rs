@@ -17,6 +17,8 @@ pub(crate) enum FrameType {
     NotTheirs,
     /// A page table of the lowest level, pinned or not (`L1TAB`): the one that maps I/O memory.
     L1Table,
+    /// One of a higher level, 2 to 4 (`L2TAB` to `L4TAB`).
+    UpperTable(u8),
     /// Anything else of theirs.
     Other,
 }
@@ -55,6 +57,9 @@ pub(crate) trait Inspect {
 
     /// How many frames a PV domain has (`xc_get_tot_pages`).
     fn frame_count(&self, domain: DomId) -> Result<u64, HypercallError>;
+
+    /// The root of the page tables that the domain's first CPU uses (`xc_vcpu_getcontext`), if that is known.
+    fn root_table(&self, domain: DomId) -> Option<Mfn>;
 
     /// What up to [`BATCH`] frames are to a domain (`xc_get_pfn_type_batch`).
     fn frame_types(&self, domain: DomId, frames: &[Mfn]) -> Result<Vec<FrameType>, HypercallError>;

@@ -21,6 +21,16 @@ const PFINFO_XALLOC: u64 = 0xe << 28;
 const PFINFO_BROKEN: u64 = 0xd << 28;
 const PFINFO_TABLE_MASK: u64 = 0x7 << 28;
 const PFINFO_L1TAB: u64 = 0x1 << 28;
+const PFINFO_L2TAB: u64 = 0x2 << 28;
+const PFINFO_L3TAB: u64 = 0x3 << 28;
+const PFINFO_L4TAB: u64 = 0x4 << 28;
+
+/// Room for a `vcpu_guest_context_any_t`, whatever it is for: 5,168 bytes on x86-64.
+type Context = [u64; 1024];
+/// `ctrlreg[3]` of a `struct vcpu_guest_context` (`xen/include/public/arch-x86/xen.h`): byte 5,008, behind 512 of floating point registers, the flags, 200 of
+/// registers, 256 traps of 16, LDT, 16 frames and the size of the GDT, kernel stack, and three more control registers. A CPU of 32 bits has
+/// something else there, of which Xen says that it is no root table.
+const CONTEXT_CR3: usize = 5008 / 8;
 
 /// `EVTCHNSTAT_pirq` (`xen/include/public/event_channel.h`).
 const STATUS_PIRQ: u32 = 3;
@@ -48,6 +58,7 @@ struct Functions {
     pause: unsafe extern "C" fn(Handle, u32) -> c_int,
     unpause: unsafe extern "C" fn(Handle, u32) -> c_int,
     maximum_ram_page: unsafe extern "C" fn(Handle, *mut c_ulong) -> c_int,
+    getcontext: unsafe extern "C" fn(Handle, u32, u32, *mut Context) -> c_int,
     get_tot_pages: unsafe extern "C" fn(Handle, u32) -> c_long,
     get_pfn_type_batch: unsafe extern "C" fn(Handle, u32, c_uint, *mut u64) -> c_int,
     evtchn_status: unsafe extern "C" fn(Handle, *mut EvtchnStatus) -> c_int,
@@ -66,6 +77,7 @@ impl Inspector {
             pause: symbol!(library, "xc_domain_pause"),
             unpause: symbol!(library, "xc_domain_unpause"),
             maximum_ram_page: symbol!(library, "xc_maximum_ram_page"),
+            getcontext: symbol!(library, "xc_vcpu_getcontext"),
             get_tot_pages: symbol!(library, "xc_get_tot_pages"),
             get_pfn_type_batch: symbol!(library, "xc_get_pfn_type_batch"),
             evtchn_status: symbol!(library, "xc_evtchn_status"),
@@ -79,8 +91,13 @@ impl FrameType {
         match word & PFINFO_MASK {
             PFINFO_XTAB => Self::NotTheirs,
             PFINFO_XALLOC | PFINFO_BROKEN => Self::Other,
-            word if word & PFINFO_TABLE_MASK == PFINFO_L1TAB => Self::L1Table,
-            _ => Self::Other,
+            word => match word & PFINFO_TABLE_MASK {
+                PFINFO_L1TAB => Self::L1Table,
+                PFINFO_L2TAB => Self::UpperTable(2),
+                PFINFO_L3TAB => Self::UpperTable(3),
+                PFINFO_L4TAB => Self::UpperTable(4),
+                _ => Self::Other,
+            },
         }
     }
 }
@@ -117,6 +134,14 @@ impl Inspect for Libxc {
         // SAFETY: numbers only.
         let count = unsafe { (self.inspector()?.functions.get_tot_pages)(self.handle, domain.0.into()) };
         u64::try_from(count).map_err(|_| HypercallError { call: "xc_get_tot_pages", errno: last_errno() })
+    }
+
+    fn root_table(&self, domain: DomId) -> Option<Mfn> {
+        let mut context: Context = [0; 1024];
+        // SAFETY: `context` has room for the structure of any release, and is written during the call only.
+        let done =
+            unsafe { (self.inspector().ok()?.functions.getcontext)(self.handle, domain.0.into(), 0, &raw mut context) };
+        (done == 0).then_some(Mfn(context[CONTEXT_CR3] >> 12))
     }
 
     fn frame_types(&self, domain: DomId, frames: &[Mfn]) -> Result<Vec<FrameType>, HypercallError> {
@@ -166,10 +191,12 @@ mod tests {
             (0x8000_0000, FrameType::Other),
             (0x1000_0000, FrameType::L1Table),
             (0x9000_0000, FrameType::L1Table),
-            (0x2000_0000, FrameType::Other),
-            (0xa000_0000, FrameType::Other),
-            (0x4000_0000, FrameType::Other),
-            (0xc000_0000, FrameType::Other),
+            (0x2000_0000, FrameType::UpperTable(2)),
+            (0xa000_0000, FrameType::UpperTable(2)),
+            (0xb000_0000, FrameType::UpperTable(3)),
+            (0x4000_0000, FrameType::UpperTable(4)),
+            (0xc000_0000, FrameType::UpperTable(4)),
+            (0x5000_0000, FrameType::Other),
             (0xd000_0000, FrameType::Other),
             (0xe000_0000, FrameType::Other),
         ] {

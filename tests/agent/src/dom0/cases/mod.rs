@@ -12,6 +12,7 @@ mod direct;
 mod errors;
 mod export;
 mod hotplug;
+mod interrupted;
 mod kinds;
 mod neighbours;
 mod network;
@@ -83,6 +84,7 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
     other_systems::CASES,
     commands::CASES,
     slow_guests::CASES,
+    interrupted::CASES,
 ];
 
 /// Cases on a host without.
