@@ -30,13 +30,15 @@ pub(crate) const XHCI: &str = "0000:02:00.0";
 pub(crate) const SHARED_MEMORY: &str = "0000:00:0e.0";
 /// and a SCSI controller with an expansion ROM.
 pub(crate) const PVSCSI: &str = "0000:00:0f.0";
-/// Where cases want a host with much else on it (an IDE controller in legacy mode too, `0000:00:01.0`): the primary VGA, whose ROM Linux takes for the copy that firmware made,
+/// Where cases want a host with much else on it: an IDE controller in legacy mode, to which Linux gives ports of its own, one of them alone,
+pub(crate) const IDE: &str = "0000:00:01.0";
+/// the primary VGA, whose ROM Linux takes for the copy that firmware made,
 pub(crate) const VGA: &str = "0000:00:02.0";
 /// two network cards with registers of 256 bytes,
 pub(crate) const SMALL: [&str; 2] = ["0000:00:0b.0", "0000:00:0c.0"];
-/// and a USB controller, virtio's network, disk, random numbers, SCSI, serial and balloon, megasas, vmxnet3, SD, PCnet, e100, mptsas, am53c974, QEMU's test
-/// device, tulip, NE2000 and pvscsi.
-pub(crate) const MANY_MORE: [&str; 18] = [
+/// and a USB controller, virtio's network, disk, random numbers, SCSI, serial and balloon, megasas, vmxnet3, SD, PCnet, e100, mptsas, am53c974, an IndustryPack
+/// carrier (class 0680h, as bridges have it), QEMU's test device, tulip, NE2000 and pvscsi.
+pub(crate) const MANY_MORE: [&str; 19] = [
     "0000:00:04.0",
     "0000:00:0d.0",
     "0000:00:0e.0",
@@ -51,6 +53,7 @@ pub(crate) const MANY_MORE: [&str; 18] = [
     "0000:00:17.0",
     "0000:00:18.0",
     "0000:00:19.0",
+    "0000:00:1a.0",
     "0000:00:1b.0",
     "0000:00:1c.0",
     "0000:00:1d.0",

@@ -7,25 +7,46 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::dom0::{
     bed::Bed,
-    devices::{AHCI, E1000, E1000E, EDU, MANY_MORE, NVME, SMALL, VGA, attribute, sysfs},
+    devices::{AHCI, E1000, E1000E, EDU, IDE, MANY_MORE, NVME, SMALL, VGA, attribute, sysfs},
 };
 
-pub(super) const CASES: &[Case] = &[case("the_pool_takes_every_device_that_dom0_does_not_need", pool_takes_all)];
+pub(super) const CASES: &[Case] = &[
+    case("a_device_is_attached_and_detached_beside_a_legacy_ide_function_and_a_vga", beside_all),
+    case("the_pool_takes_every_device_that_dom0_does_not_need", pool_takes_all),
+    case("devices_with_registers_in_one_page_go_to_a_guest_together", one_page),
+    case("a_guest_has_twenty_eight_devices_and_lets_go_of_them", all_at_once),
+];
 
 /// Each does something to every device.
 const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
     Case::within(Duration::from_mins(4), name, run)
 }
 
+/// The line of the expansion ROM in `resource`.
+const ROM: usize = 6;
+
+/// The guest of these cases.
+const GUEST: &str = "one";
+
 /// All that dom0 does not need.
 fn all() -> Vec<&'static str> {
-    [&[E1000, EDU, NVME, E1000E, AHCI, VGA][..], &SMALL, &MANY_MORE].concat()
+    [&[E1000, EDU, NVME, E1000E, AHCI, IDE, VGA][..], &SMALL, &MANY_MORE].concat()
 }
 
 /// All of them in the pool.
 fn pool(bed: &mut Bed) -> Result<()> {
     bed.broker()?;
-    all().into_iter().try_for_each(|device| bed.in_pool(device).with_context(|| device.to_owned()))
+    let stub = bed.stub()?;
+    let mut missing = Vec::new();
+    for device in all() {
+        if bed.pool_state(&stub, device)?.is_none() {
+            missing.push(device);
+        }
+    }
+    if !missing.is_empty() {
+        bed.pcidom(&[&["assignable", "add"], &missing[..]].concat())?;
+    }
+    all().into_iter().try_for_each(|device| bed.expect_free(device))
 }
 
 /// Moves the registers of the small devices to where Linux puts those of devices that come while it runs: one behind the other. Firmware gives
@@ -50,7 +71,43 @@ fn memory_page(device: &str) -> Result<u64> {
     Ok(start >> 12)
 }
 
+fn beside_all(bed: &mut Bed) -> Result<()> {
+    let guest = bed.having(GUEST, &[NVME])?;
+    bed.expect_in_guest(&guest, &[NVME])?;
+    bed.in_guest(&guest, "load nvme")?;
+    bed.await_disk(&guest, "/dev/nvme0n1")?;
+    bed.detach(&guest, &[NVME])
+}
+
 fn pool_takes_all(bed: &mut Bed) -> Result<()> {
     move_together()?;
     pool(bed)
+}
+
+fn one_page(bed: &mut Bed) -> Result<()> {
+    pool(bed)?;
+    let guest = bed.having(GUEST, &[])?;
+    let [one, other] = SMALL;
+    bed.pcidom_fails(&["attach", GUEST, one], 1, other)?;
+    bed.expect_free(one)?;
+    bed.attach(&guest, &SMALL)?;
+    bed.expect_in_guest(&guest, &SMALL)?;
+    bed.detach(&guest, &SMALL)
+}
+
+fn all_at_once(bed: &mut Bed) -> Result<()> {
+    pool(bed)?;
+    let guest = bed.having(GUEST, &[])?;
+    bed.pcidom(&[&["attach", "--timeout", "60", GUEST], &all()[..]].concat())?;
+    bed.expect_connected(&guest)?;
+    bed.expect_in_guest(&guest, &all())?;
+    // The copy of the ROM that firmware made is dom0's memory, and no register of the card.
+    let real = attribute(VGA, "resource")?;
+    ensure!(real.lines().nth(ROM).is_some_and(|line| line.starts_with("0x00000000000c0000 ")), "in dom0: {real}");
+    let address = bed.virtual_address(&guest, VGA)?;
+    let seen = bed.in_guest(&guest, &format!("cat {}/resource", sysfs(&address)))?;
+    let seen = String::from_utf8_lossy(&seen).into_owned();
+    ensure!(seen.lines().nth(ROM).is_some_and(|line| line.starts_with("0x0000000000000000 ")), "in the guest: {seen}");
+    bed.pcidom(&[&["detach", "--timeout", "60", GUEST], &all()[..]].concat())?;
+    all().into_iter().try_for_each(|device| bed.expect_free(device))
 }
