@@ -1,6 +1,9 @@
 //! The full lane: cases that need Xen, a Linux dom0, the stub and Linux guests.
 
-use std::process::{Command, ExitStatus};
+use std::{
+    process::{Command, ExitStatus},
+    time::Instant,
+};
 
 use anyhow::{Result, ensure};
 
@@ -38,6 +41,7 @@ pub(crate) fn run(release: &Release, kinds: &[Kind], filter: &str, verbose: bool
 pub(crate) fn boot(images: &Images, release: &Release, kind: Kind, plan: &str, verbose: bool) -> Result<Tally> {
     let name = format!("{}-{}", kind.name(), release.number);
     let boot = Boot { images, name, plan: plan.to_owned(), kind, verbose };
+    let started = Instant::now();
     let (mut report, mut result) = once(&boot);
     if result.as_ref().is_ok_and(ExitStatus::success) && !report.has_begun() {
         layout::keep_logs(&boot.log_dir())?;
@@ -51,6 +55,7 @@ pub(crate) fn boot(images: &Images, release: &Release, kind: Kind, plan: &str, v
     if let Some(missing) = missing {
         println!("{missing}");
     }
+    println!("boot {} took {} s", boot.name, started.elapsed().as_secs());
     if tally.failed > 0 {
         let dir = boot.log_dir();
         eprintln!("bench: consoles are in {}", dir.display());
