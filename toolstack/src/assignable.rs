@@ -4,6 +4,7 @@ use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
 use crate::domain;
+use crate::ecam::Protection;
 use crate::error::{Doing, DomainName, Error};
 use crate::facts::Facts;
 use crate::guard;
@@ -33,9 +34,15 @@ fn driver_path_node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "driver_path")
 }
 
-/// Takes a device from dom0's driver, parks it with xen-pciback and puts its DMA into quarantine.
+/// Takes a device from dom0's driver, parks it with xen-pciback and puts its DMA into quarantine. One that is parked already may never have been
+/// there: xen-pciback took it at boot (`xen-pciback.hide=`).
 pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
-    if let Some(driver) = host.sysfs.driver(device) {
+    let driver = host.sysfs.driver(device);
+    if driver.as_deref() == Some(PCIBACK) {
+        // To be in quarantine is nothing that would have to be undone.
+        return journal.step(format!("put {device} into quarantine"), |host| quarantine(host, device), |_| Ok(()));
+    }
+    if let Some(driver) = driver {
         let remembered = host.read(&driver_path_node(device))?;
         let path = format!("/sys/bus/pci/drivers/{driver}");
         journal.step(
@@ -47,7 +54,7 @@ pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Resu
         journal.step(
             format!("unbind {device} from {driver}"),
             |host| host.sysfs.unbind(device, &driver),
-            move |host| host.sysfs.bind(device, &back),
+            move |host| bind(host, device, &back),
         )?;
     }
     if !host.sysfs.has_pciback_slot(device)? {
@@ -57,11 +64,7 @@ pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Resu
             move |host| host.sysfs.remove_pciback_slot(device),
         )?;
     }
-    journal.step(
-        format!("bind {device} to xen-pciback"),
-        |host| host.sysfs.bind(device, PCIBACK),
-        move |host| host.sysfs.unbind(device, PCIBACK),
-    )?;
+    bind_step(journal, device, PCIBACK)?;
     journal.step(
         format!("put {device} into quarantine"),
         |host| quarantine(host, device),
@@ -69,9 +72,56 @@ pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Resu
     )
 }
 
-/// Gives the device's DMA to nobody.
+/// Binds a device to a driver. Linux binds none but the one that `driver_override` names where that is set: it is out of the way meanwhile, and
+/// afterwards what the admin wrote there. The note of the command's work has it for the next command if this one is killed.
+fn bind_step(journal: &mut Journal<'_>, device: Sbdf, driver: &str) -> Result<(), Error> {
+    let wanted = override_in_the_way(journal.host(), device, driver);
+    if let Some(wanted) = wanted.clone() {
+        let back = wanted.clone();
+        journal.step(
+            format!("set the driver_override of {device}, which is {wanted}, to {driver}"),
+            |host| {
+                host.commit(&[work::note_override(device, &wanted)])?;
+                host.sysfs.set_driver_override(device, driver)
+            },
+            move |host| host.sysfs.set_driver_override(device, &back),
+        )?;
+    }
+    let bound = driver.to_owned();
+    journal.step(
+        format!("bind {device} to {driver}"),
+        |host| host.sysfs.bind(device, driver),
+        move |host| host.sysfs.unbind(device, &bound),
+    )?;
+    let Some(wanted) = wanted else { return Ok(()) };
+    journal.step(
+        format!("set the driver_override of {device} to {wanted} again"),
+        |host| host.sysfs.set_driver_override(device, &wanted),
+        |_| Ok(()), // the first step's undo does it anyway
+    )
+}
+
+/// As [`bind_step`], to undo something.
+fn bind(host: &Host, device: Sbdf, driver: &str) -> Result<(), Error> {
+    let Some(wanted) = override_in_the_way(host, device, driver) else {
+        return host.sysfs.bind(device, driver);
+    };
+    host.commit(&[work::note_override(device, &wanted)])?;
+    host.sysfs.set_driver_override(device, driver)?;
+    let bound = host.sysfs.bind(device, driver);
+    host.sysfs.set_driver_override(device, &wanted)?;
+    bound
+}
+
+/// What `driver_override` says, if it does not let the driver have the device.
+fn override_in_the_way(host: &Host, device: Sbdf, driver: &str) -> Option<String> {
+    host.sysfs.driver_override(device).filter(|wanted| wanted != driver)
+}
+
+/// Gives the device's DMA to nobody. The strict rule about memory that firmware reserved is for guests, which would have to map it:
+/// nobody does anything in quarantine.
 pub(crate) fn quarantine(host: &Host, device: Sbdf) -> Result<(), Error> {
-    match host.hypervisor.assign(DomId::IO, device, false) {
+    match host.hypervisor.assign(DomId::IO, device, true) {
         Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(Error::NoIommu),
         outcome => outcome.doing(|| format!("quarantine {device}")),
     }
@@ -118,6 +168,9 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
         }
         host.commit(&changes)
     })?;
+    if let Some(what) = Protection::find(host).trouble() {
+        host.note(&format!("{what}, so the backend could write the devices' configuration space by itself"));
+    }
     if stub.is_none() {
         host.note(&format!("the backend {backend} is not ready; it gets the devices when it is"));
     }
@@ -166,9 +219,7 @@ fn add_one<'a>(
     if stub.is_some() {
         host.sysfs.ecam_frame(device)?; // before anything is done
     }
-    if host.sysfs.driver(device).as_deref() != Some(PCIBACK) {
-        park(journal, host, device)?;
-    }
+    park(journal, host, device)?;
     match stub {
         Some(stub) => pool::hand_over(journal, stub, &Facts::gather(host, device)?),
         None => Ok(()),
@@ -248,7 +299,7 @@ pub(crate) fn remove_one<'a>(
         journal.step(
             format!("unbind {device} from xen-pciback"),
             |host| host.sysfs.unbind(device, PCIBACK),
-            move |host| host.sysfs.bind(device, PCIBACK),
+            move |host| bind(host, device, PCIBACK),
         )?;
     }
     if host.sysfs.has_pciback_slot(device)? {
@@ -285,7 +336,7 @@ pub(crate) fn unpark(host: &Host, device: Sbdf, driver: Option<&str>) -> Result<
             host.sysfs.remove_pciback_slot(device)?;
         }
         if let (Some(driver), None) = (driver, host.sysfs.driver(device)) {
-            host.sysfs.bind(device, driver)?;
+            bind(host, device, driver)?;
         }
     }
     host.commit(&set_driver(device, None))
@@ -298,12 +349,7 @@ fn rebind_driver(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result
         return Ok(());
     };
     if host.sysfs.driver(device).is_none() {
-        let back = driver.clone();
-        journal.step(
-            format!("bind {device} to {driver}"),
-            |host| host.sysfs.bind(device, &driver),
-            move |host| host.sysfs.unbind(device, &back),
-        )?;
+        bind_step(journal, device, &driver)?;
     }
     journal.step(
         format!("forget the driver of {device}"),

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use xen_types::{DomId, Sbdf};
+use xen_types::{DomId, Errno, Sbdf};
 use xenstore::XenbusState;
 
 use crate::patience::Seconds;
@@ -278,8 +278,61 @@ impl Error {
             }
             Self::GuestHalfClosed { .. } => "once it has finished or is gone, run the same command again".to_owned(),
             Self::GuestRefused { .. } => "look at the guest's kernel log".to_owned(),
+            Self::Hypercall { source, .. } => refusal_hint(source.errno).to_owned(),
+            Self::File { source, .. } => file_hint(source.raw_os_error().map(Errno)).to_owned(),
+            Self::Store(failure) => store_hint(&failure.why).to_owned(),
             _ => return None,
         })
+    }
+}
+
+/// What Xen means with a number.
+fn refusal_hint(errno: Errno) -> &'static str {
+    const ESRCH: Errno = Errno(3);
+    match errno {
+        Errno::EPERM => {
+            "`xl dmesg` says why; a device for which firmware reserved memory together with others needs rdm_policy=relaxed"
+        }
+        Errno::EBUSY => {
+            "another domain has it, or something of it is still in use: `xl debug-keys Q; xl dmesg` shows which domain has which device"
+        }
+        Errno::ENODEV => {
+            "Xen does not know the device, or has another owner for it: `xl debug-keys Q; xl dmesg` shows all of them"
+        }
+        Errno::ENOSPC => {
+            "the guest may have no more interrupts: extra_guest_irqs= on Xen's command line raises the limit"
+        }
+        Errno::ENOMEM => "Xen has no memory left for it: see `xl info` for free_memory",
+        Errno::ENOSYS | Errno::EOPNOTSUPP => "this Xen cannot do that: `pcidom doctor` checks the host",
+        ESRCH => "the domain is gone: `xl list` shows who is there",
+        _ => "`xl dmesg` may say more",
+    }
+}
+
+/// What the kernel means with a number about one of its files.
+fn file_hint(errno: Option<Errno>) -> &'static str {
+    match errno {
+        Some(Errno::ENOENT) => {
+            "the device, its driver or a kernel module went away: `lspci -Dk` in dom0 shows who is there"
+        }
+        Some(Errno::ENODEV) => "no such device there, or the driver does not take it: `dmesg` in dom0 may say why",
+        Some(Errno::EPERM | Errno::EACCES) => {
+            "root may not do that here: is the kernel locked down (Secure Boot), or the process in a sandbox?"
+        }
+        Some(Errno::EBUSY) => "another driver or process has it: `lspci -Dk` in dom0 shows the drivers",
+        Some(Errno::EIO | Errno::ENXIO) => "the device does not answer: `pcidom doctor` looks at it",
+        _ => "`dmesg` in dom0 may say more",
+    }
+}
+
+/// What xenstored means with its words.
+fn store_hint(why: &str) -> &'static str {
+    match why {
+        _ if why.contains("EACCES") => "only dom0 may do that: is this dom0, and root?",
+        _ if ["ENOSPC", "E2BIG", "EQUOTA"].iter().any(|word| why.contains(word)) => {
+            "xenstored has limits: they are in its own manual, and `xenstore-ls /tool/pcidom` shows what is ours"
+        }
+        _ => "is xenstored running? `xenstore-ls /local` asks it",
     }
 }
 
@@ -291,5 +344,37 @@ pub(crate) trait Doing<T> {
 impl<T> Doing<T> for Result<T, HypercallError> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
         self.map_err(|source| Error::Hypercall { what: what(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_xen_the_kernel_and_xenstored_have_hints() {
+        let xen = |errno| Error::Hypercall {
+            what: "assign 0000:05:00.0 to web".to_owned(),
+            source: HypercallError { call: "xc_assign_device", errno },
+        };
+        let file = |errno: i32| Error::File { path: "/sys/x".into(), source: io::Error::from_raw_os_error(errno) };
+        let store = |why: &str| Error::Store(StoreFailure { what: "write /tool".to_owned(), why: why.to_owned() });
+        for (error, words) in [
+            (xen(Errno::EBUSY), "debug-keys Q"),
+            (xen(Errno::EPERM), "rdm_policy=relaxed"),
+            (xen(Errno::ENODEV), "Xen does not know the device"),
+            (xen(Errno::EINVAL), "xl dmesg"),
+            (file(16), "another driver"),
+            (file(1), "locked down"),
+            (file(19), "the driver does not take it"),
+            (file(2), "went away"),
+            (Error::File { path: "/sys/x".into(), source: io::ErrorKind::UnexpectedEof.into() }, "dmesg"),
+            (store("EACCES"), "only dom0"),
+            (store("E2BIG (too long)"), "limits"),
+            (store("the connection is closed"), "is xenstored running?"),
+        ] {
+            let hint = error.hint().unwrap();
+            assert!(hint.contains(words) && !hint.contains('\n'), "{error}: {hint}");
+        }
     }
 }

@@ -29,8 +29,11 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
         host.safe_point()?;
-        let facts = Facts::gather(host, device)?;
-        match Journal::run(host, |journal| pool::hand_over(journal, &stub, &facts)) {
+        let handed = Journal::run(host, |journal| {
+            assignable::park(journal, host, device)?;
+            pool::hand_over(journal, &stub, &Facts::gather(host, device)?)
+        });
+        match handed {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
             Err(error) => host.note(&format!("{device} is not in the pool of {stub} again: {error}")),
         }

@@ -22,6 +22,7 @@ mod directories;
 mod doctor;
 mod dom0;
 mod domain;
+mod ecam;
 mod entries;
 mod error;
 mod export;

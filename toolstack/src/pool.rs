@@ -210,13 +210,18 @@ pub(crate) fn set_policy(
         |host| {
             let state = Change::write(state_path(stub.id, device), "new");
             let numbers = policy.special().numbers().map(|number| format!("{number:x}")).join(" ");
-            host.commit(&[table::set_policy(device, policy), Change::write(node, numbers), state])?;
-            await_verdict(host, stub, device)
+            host.commit(&[table::set_policy(device, policy), Change::write(node, numbers), state])
         },
         move |host| {
             host.commit(&present_again(owner.id, device))?;
             await_verdict(host, &owner, device)
         },
+    )?;
+    // A stub that does not take it is told of a device without it: by what undoes the step before.
+    journal.step(
+        format!("wait until {stub} has looked at {device} with it"),
+        |host| await_verdict(host, stub, device),
+        |_| Ok(()),
     )
 }
 

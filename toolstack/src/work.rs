@@ -83,6 +83,22 @@ pub(crate) fn begin(journal: &mut Journal<'_>, works: Vec<(Sbdf, Work)>) -> Resu
     )
 }
 
+fn override_node(device: Sbdf) -> String {
+    path::child(&node(device), "override")
+}
+
+/// Notes what an admin has in the device's `driver_override`, while something else stands there.
+pub(crate) fn note_override(device: Sbdf, wanted: &str) -> Change {
+    Change::write(override_node(device), wanted)
+}
+
+fn restore_override(host: &Host, device: Sbdf) -> Result<(), Error> {
+    match host.read(&override_node(device))? {
+        Some(wanted) if host.sysfs.exists(device) => host.sysfs.set_driver_override(device, &wanted),
+        _ => Ok(()),
+    }
+}
+
 /// Nothing needs to be done any more.
 pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     if devices.is_empty() {
@@ -105,7 +121,8 @@ pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
         let value = host.read(&place)?.unwrap_or_default();
         let work = Work::parse(&value).ok_or(Error::Nonsense { place, value })?;
         host.safe_point()?;
-        match host.without_stopping(|| recover_one(host, device, &work)) {
+        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &work));
+        match host.without_stopping(recover_it) {
             Ok(true) => host.commit(&done(&[device]))?,
             Ok(false) => {}
             Err(error) => {

@@ -132,7 +132,7 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
     let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
     work::begin(journal, works)?;
     for spec in &request.devices {
-        if host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
+        if table::load_one(host, spec.device)?.is_none() || host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK) {
             assignable::park(journal, host, spec.device)?;
         }
     }

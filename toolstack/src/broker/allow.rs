@@ -104,7 +104,7 @@ const RULES: [Rule; 5] = [
     },
 ];
 
-const BUS_MASTER: u32 = 1 << 2;
+pub(crate) const BUS_MASTER: u32 = 1 << 2;
 const MEMORY_WRITE_AND_INVALIDATE: u32 = 1 << 4;
 pub(crate) const INTX_DISABLE: u32 = 1 << 10;
 /// Special cycles, palette snoop, stepping, fast back-to-back.

@@ -14,8 +14,12 @@ use super::quiet;
 use super::vectors::{self, Noted, Vectors};
 use crate::facts::Facts;
 use crate::host::Host;
-use crate::table;
+use crate::table::{self, Phase};
 use crate::xen::Physdev;
+
+/// Command, and bus mastering in it (PCI Local Bus 3.0 §6.2.2).
+const COMMAND: u64 = 0x04;
+const BUS_MASTER_BIT: u16 = 1 << 2;
 
 /// What the stub gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,8 +73,10 @@ pub(crate) fn execute(
         BrokerCommand::Quiesce => {
             let facts = Facts::gather(host, device)?;
             quiet::make_quiet(host, lent.guest, &facts)?;
-            work.config.prepare(facts.decode())?;
-            Ok(Answer::default())
+            if work.lent.is_current(host)? {
+                work.config.prepare(facts.decode())?;
+            }
+            check_after(&work).map(|()| Answer::default())
         }
         BrokerCommand::Query => Ok(query(&work)),
     }
@@ -89,7 +95,7 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
                 let old = work.config.read(allowed.offset, allowed.width)?;
                 work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
             }
-            return Ok(Answer::default());
+            return check_after(work).map(|()| Answer::default());
         }
         (allowed, _) => allowed?,
     };
@@ -99,8 +105,12 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
     match allowed.kind {
         Kind::PowerState => {
             let facts = Facts::gather(work.host, device)?;
-            if power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new)? {
+            let is_in_use = || work.lent.is_current(work.host);
+            let has_lost = power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new, is_in_use)?;
+            check_after(work)?;
+            if has_lost {
                 restore_vectors(work)?;
+                check_after(work)?;
             }
             return Ok(Answer::default());
         }
@@ -112,7 +122,27 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
         _ => {}
     }
     work.config.write(allowed.offset, allowed.width, new)?;
+    if allowed.kind == Kind::Command {
+        check_after(work)?; // the other registers can hurt nobody
+    }
     Ok(Answer::default())
+}
+
+/// A command may have taken the device back since it was looked up, and made it quiet before this write came. Then it is made so again: with the
+/// next guest, which may have it by now, nothing has turned bus mastering on that would not be asked for here.
+fn check_after(work: &Work<'_>) -> Result<(), Failure> {
+    let device = work.lent.device;
+    if work.lent.is_current(work.host)? {
+        return Ok(());
+    }
+    let record = table::load_one(work.host, device)?;
+    match record.map(|record| record.phase) {
+        Some(Phase::Attaching | Phase::Attached) => {
+            work.config.change_word(COMMAND, |command| command & !BUS_MASTER_BIT)?;
+        }
+        _ => work.config.quiesce(Facts::gather(work.host, device)?.decode())?,
+    }
+    Err(Failure::NotYours)
 }
 
 /// A device that came back from D3hot has forgotten its messages.

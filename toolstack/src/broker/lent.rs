@@ -4,6 +4,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
 use super::failure::Failure;
+use crate::error::Error;
 use crate::host::Host;
 use crate::store::Change;
 use crate::table::{self, Phase, Record};
@@ -39,6 +40,12 @@ impl Lent {
         let values = host.write_and_read(change, nodes.each_ref().map(String::as_str))?;
         let record = table::parse_record(self.device, nodes, values)?;
         if Self::from_record(self.stub, record)? == *self { Ok(()) } else { Err(Failure::NotYours) }
+    }
+
+    /// Whether nobody has taken the device back meanwhile.
+    pub(crate) fn is_current(&self, host: &Host) -> Result<bool, Error> {
+        let record = table::load_one(host, self.device)?;
+        Ok(Self::from_record(self.stub, record).is_ok_and(|current| current == *self))
     }
 
     fn from_record(stub: DomId, record: Option<Record>) -> Result<Self, Failure> {

@@ -53,6 +53,7 @@ use crate::table::{self, Phase, Record, Remembered};
 use crate::under_way::{self, Commands};
 use crate::xen::{Physdev, Rings};
 use guards::Guards;
+use lent::Lent;
 use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
@@ -364,7 +365,8 @@ impl<'a, R: Rings> Broker<'a, R> {
 fn recover_device(host: &Host, record: Record, guest: DomId) -> Result<(), Error> {
     let config = host.sysfs.config(record.device)?;
     let capabilities = capabilities::Capabilities::read(&config)?;
-    power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?)?;
+    let lent = Lent { device: record.device, stub: record.stub, guest };
+    power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?, || lent.is_current(host))?;
     let noted = Noted { vectors: Vectors::Busy, ..Noted::load(host, record.device)? };
     interrupts::clear(host, guest, record.device, &config, &capabilities, &noted)?;
     noted.forget(host, record.device)

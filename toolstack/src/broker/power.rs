@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use xen_types::{Resource, ResourceKind};
 
+use super::allow::{BUS_MASTER, INTX_DISABLE};
 use super::capabilities::Capabilities;
 use crate::error::Error;
 use crate::facts::Facts;
@@ -36,8 +37,16 @@ pub(crate) fn is_awake(config: &Config, capabilities: &Capabilities) -> Result<b
 }
 
 /// Writes PMCSR and waits as long as the device needs. True when the device may have lost its registers and got its header back:
-/// messages are gone then.
-pub(crate) fn write_pmcsr(host: &Host, config: &Config, facts: &Facts, offset: u64, value: u32) -> Result<bool, Error> {
+/// messages are gone then. The header comes back as it was if `is_in_use` says so after the wait; else quiet, without bus mastering and INTx.
+/// It comes back in any case: who has taken the device meanwhile has found it awake, and restores nothing.
+pub(crate) fn write_pmcsr(
+    host: &Host,
+    config: &Config,
+    facts: &Facts,
+    offset: u64,
+    value: u32,
+    is_in_use: impl FnOnce() -> Result<bool, Error>,
+) -> Result<bool, Error> {
     let (from, to) = (config.read(offset, Width::Word)? & STATE, value & STATE);
     // A device in D3hot still answers; what it loses, it loses on the way back (PCI PM 1.2 §5.4.1).
     let header = Header::read(config)?;
@@ -50,13 +59,25 @@ pub(crate) fn write_pmcsr(host: &Host, config: &Config, facts: &Facts, offset: u
     }
     let returns = from == D3 && to == 0;
     if returns {
-        header.restore(config, facts)?;
+        let answer = is_in_use();
+        let command = match answer {
+            Ok(true) => header.command,
+            _ => header.command & !BUS_MASTER | INTX_DISABLE,
+        };
+        header.restore(config, facts, command)?;
+        answer?;
     }
     Ok(returns)
 }
 
 /// Brings a device back to D0.
-pub(crate) fn wake(host: &Host, config: &Config, capabilities: &Capabilities, facts: &Facts) -> Result<bool, Error> {
+pub(crate) fn wake(
+    host: &Host,
+    config: &Config,
+    capabilities: &Capabilities,
+    facts: &Facts,
+    is_in_use: impl FnOnce() -> Result<bool, Error>,
+) -> Result<bool, Error> {
     /// Clears by a one that we do not mean to write.
     const PME_STATUS: u32 = 1 << 15;
     let Some(at) = capabilities.power else { return Ok(false) };
@@ -64,7 +85,7 @@ pub(crate) fn wake(host: &Host, config: &Config, capabilities: &Capabilities, fa
     if pmcsr & STATE == 0 {
         return Ok(false);
     }
-    write_pmcsr(host, config, facts, at + PMCSR, pmcsr & !(STATE | PME_STATUS))
+    write_pmcsr(host, config, facts, at + PMCSR, pmcsr & !(STATE | PME_STATUS), is_in_use)
 }
 
 /// What the header holds besides addresses. Those come from sysfs: they are right whatever the device says.
@@ -86,7 +107,7 @@ impl Header {
     }
 
     /// Addresses before decoders.
-    fn restore(&self, config: &Config, facts: &Facts) -> Result<(), Error> {
+    fn restore(&self, config: &Config, facts: &Facts, command: u32) -> Result<(), Error> {
         // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
         for (index, resource) in facts.resources.iter().filter(|_| !facts.is_virtual()) {
             restore_address(config, *index, *resource)?;
@@ -94,7 +115,7 @@ impl Header {
         for (offset, value) in self.bytes {
             config.write(offset, Width::Byte, value)?;
         }
-        config.write(COMMAND, Width::Word, self.command | u32::from(facts.decode().bits()))
+        config.write(COMMAND, Width::Word, command | u32::from(facts.decode().bits()))
     }
 }
 

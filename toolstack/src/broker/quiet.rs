@@ -38,7 +38,7 @@ pub(crate) fn make_quiet(host: &Host, guest: DomId, facts: &Facts) -> Result<(),
     }
     config.quiesce(facts.decode())?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
-    power::wake(host, &config, &capabilities, facts)?;
+    power::wake(host, &config, &capabilities, facts, || Ok(false))?;
     interrupts::clear(host, guest, device, &config, &capabilities, &noted)?;
     config.quiesce(facts.decode())?;
     vectors::remove(host, device)

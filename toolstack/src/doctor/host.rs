@@ -3,6 +3,7 @@
 use super::Check;
 use crate::attach::find_stub;
 use crate::dom0;
+use crate::ecam::Protection;
 use crate::error::{Doing, Error};
 use crate::host::Host;
 use crate::lock;
@@ -65,6 +66,7 @@ pub(super) fn checks(host: &Host, backend: &str) -> Vec<Check> {
         Check::of("iommu", iommu(host)),
         interrupt_remapping(host),
         ecam(host),
+        protection(host),
         pciback(host),
         stub(host, backend),
         broker(),
@@ -110,6 +112,27 @@ fn ecam(host: &Host) -> Check {
         "firmware describes no ECAM window (ACPI table MCFG), so no configuration space can be served",
         "a PCI Express machine has one; a virtual one needs a chip set such as QEMU's q35",
     )
+}
+
+/// The backend is to read configuration space, not to write it.
+fn protection(host: &Host) -> Check {
+    const NAME: &str = "ecam protection";
+    let protection = Protection::find(host);
+    match protection.trouble() {
+        Some(what) => Check::warning(
+            NAME,
+            format!(
+                "{what}: a backend that was taken over could write the configuration space of its devices past Xen and the broker"
+            ),
+            "take mmcfg=0 from Xen's command line if the backend does not run with config=direct; have the firmware reserve the window",
+        ),
+        None if protection == Protection::Unknown => Check::warning(
+            NAME,
+            "it cannot be told whether Xen uses every MMCFG window",
+            "Xen's boot messages are not in `xl dmesg` any more: look at /var/log/xen for \"Not using MCFG\"",
+        ),
+        None => Check::ok(NAME, "Xen lets a backend read configuration space, not write it"),
+    }
 }
 
 fn pciback(host: &Host) -> Check {

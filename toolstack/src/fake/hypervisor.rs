@@ -139,9 +139,12 @@ impl Hypervisor for FakeHypervisor {
         })
     }
 
-    fn assign(&self, domain: DomId, device: Sbdf, _relaxed_rdm: bool) -> Outcome {
+    fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {
         self.change("xc_assign_device", domain, |world| {
             assignable(world, "xc_assign_device", domain, device)?;
+            if world.shared_reserved.contains(&device) && !relaxed_rdm {
+                return refuse("xc_assign_device", Errno::EPERM);
+            }
             world.owners.insert(device, domain);
             Ok(())
         })

@@ -29,7 +29,11 @@ impl Kernel for FakeKernel {
         let is_bound_here = bound.as_ref().is_some_and(|target| target.ends_with(driver));
         match attribute {
             "unbind" if is_bound_here => std::fs::remove_file(self.tree.path().join(&link)),
-            "bind" if bound.is_none() && (driver != "pciback" || self.slots().iter().any(|slot| slot == text)) => {
+            "bind"
+                if bound.is_none()
+                    && self.may_have(text, driver)
+                    && (driver != "pciback" || self.slots().iter().any(|slot| slot == text)) =>
+            {
                 self.tree.link(&link, &format!("../../drivers/{driver}"));
                 Ok(())
             }
@@ -43,6 +47,10 @@ impl Kernel for FakeKernel {
                 slots.retain(|slot| slot != text);
                 self.set_slots(slots)
             }
+            // An empty line ends it.
+            "driver_override" => {
+                std::fs::write(path, if text.trim().is_empty() { "(null)\n".to_owned() } else { format!("{text}\n") })
+            }
             // Linux restores the registers after it.
             "reset" => {
                 self.world.borrow_mut().resets.push(driver.to_owned());
@@ -54,6 +62,13 @@ impl Kernel for FakeKernel {
 }
 
 impl FakeKernel {
+    /// What `driver_override` says.
+    fn may_have(&self, device: &str, driver: &str) -> bool {
+        let path = self.tree.path().join(format!("bus/pci/devices/{device}/driver_override"));
+        let wanted = std::fs::read_to_string(path).unwrap_or_default();
+        matches!(wanted.trim(), "" | "(null)") || wanted.trim() == driver
+    }
+
     fn slots_path(&self) -> std::path::PathBuf {
         self.tree.path().join("bus/pci/drivers/pciback/slots")
     }

@@ -76,7 +76,11 @@ impl Clock for FakeClock {
     }
 
     fn pause(&self, time: Duration) {
-        self.0.borrow_mut().clock += time;
+        let mut world = self.0.borrow_mut();
+        world.clock += time;
+        if let Some(act) = world.during_pause.take() {
+            act(&mut world);
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct StubScript {
     pub(crate) silent: bool,
     /// It finds this device unfit.
     pub(crate) refuses: Option<(Sbdf, &'static str)>,
+    /// It finds any device unfit that has a policy.
+    pub(crate) refuses_policy: bool,
     /// It cannot export this device.
     pub(crate) cannot_export: Option<(Sbdf, &'static str)>,
     /// It goes to Closing instead of connecting.
@@ -99,6 +101,9 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
             }
             match world.stub.refuses {
                 Some((other, why)) if other == device => format!("refused {why}"),
+                _ if world.stub.refuses_policy && world.nodes.contains_key(&child(&dir, "policy")) => {
+                    "refused its policy is no policy".to_owned()
+                }
                 _ => verdict(tree, device),
             }
         }

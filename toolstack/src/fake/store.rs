@@ -15,7 +15,12 @@ pub(crate) struct FakeStore {
 
 impl Store for FakeStore {
     fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
-        Ok(self.world.borrow().value(path).map(str::to_owned))
+        let mut world = self.world.borrow_mut();
+        let value = world.value(path).map(str::to_owned);
+        if let Some((_, act)) = world.after_read.take_if(|(place, _)| place == path) {
+            act(&mut world);
+        }
+        Ok(value)
     }
 
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {

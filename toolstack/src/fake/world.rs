@@ -33,6 +33,9 @@ pub(crate) struct Mapped {
 /// Something that happens once, as soon as it can: it says whether it did.
 pub(crate) type Incident = Box<dyn FnMut(&mut World) -> bool>;
 
+/// Something that happens at a certain moment.
+pub(crate) type Once = Box<dyn FnOnce(&mut World)>;
+
 /// Everything outside of sysfs.
 #[derive(Default)]
 pub(crate) struct World {
@@ -49,6 +52,11 @@ pub(crate) struct World {
     pub(crate) vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub(crate) owners: BTreeMap<Sbdf, DomId>,
+    /// What Xen said, and was told, when it booted; something harmless where nothing is given.
+    pub(crate) xen_messages: Option<String>,
+    pub(crate) xen_command_line: Option<String>,
+    /// Devices for which firmware reserved memory together with others: Xen assigns them by the relaxed rule only.
+    pub(crate) shared_reserved: BTreeSet<Sbdf>,
     /// Rights that are not there may be revoked: a command was killed.
     pub(crate) uncertain: bool,
     /// What should never have happened.
@@ -73,6 +81,10 @@ pub(crate) struct World {
 
     /// Before this change is made this node gets this value.
     pub(crate) on_change: Option<(usize, String, String)>,
+    /// What happens right after this node was read, once.
+    pub(crate) after_read: Option<(String, Once)>,
+    /// What happens while a command lets time pass, once.
+    pub(crate) during_pause: Option<Once>,
 
     /// At the so-manyth mapping of a vector this node gets this value.
     pub(crate) on_map: Option<(u32, String, String)>,

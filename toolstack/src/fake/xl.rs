@@ -76,11 +76,15 @@ impl Toolstack for FakeXl {
     }
 
     fn messages(&self) -> Option<String> {
-        Some("(XEN) I/O virtualisation enabled\n(XEN) Interrupt remapping enabled\n".to_owned())
+        let own = self.0.borrow().xen_messages.clone();
+        Some(own.unwrap_or_else(|| {
+            "(XEN) PCI: Using MCFG for segment 0000 bus 00-ff\n(XEN) I/O virtualisation enabled\n(XEN) Interrupt remapping enabled\n"
+                .to_owned()
+        }))
     }
 
     fn command_line(&self) -> Option<String> {
-        Some("dom0_mem=1G".to_owned())
+        Some(self.0.borrow().xen_command_line.clone().unwrap_or_else(|| "dom0_mem=1G".to_owned()))
     }
 
     fn destroy(&self, domain: DomId) -> Result<(), Error> {

@@ -190,6 +190,17 @@ impl Sysfs {
         Some(target.file_name()?.to_str()?.to_owned())
     }
 
+    /// The only driver that the kernel lets have the device; none where any may.
+    pub(crate) fn driver_override(&self, device: Sbdf) -> Option<String> {
+        const UNSET: &str = "(null)";
+        let text = fs::read_to_string(self.device_dir(device).join("driver_override")).ok()?;
+        Some(text.trim().to_owned()).filter(|driver| !driver.is_empty() && driver != UNSET)
+    }
+
+    pub(crate) fn set_driver_override(&self, device: Sbdf, driver: &str) -> Result<(), Error> {
+        self.write(&self.device_dir(device).join("driver_override"), driver)
+    }
+
     pub(crate) fn bind(&self, device: Sbdf, driver: &str) -> Result<(), Error> {
         self.write(&self.driver_dir(driver).join("bind"), &device.to_string())
     }

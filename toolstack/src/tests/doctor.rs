@@ -50,7 +50,7 @@ impl Findings {
 #[test]
 fn a_host_that_is_fit_for_it() {
     let findings = Findings::of(Machine::new(), &[]);
-    for name in ["iommu", "interrupt remapping", "ecam", "xen-pciback", "backend", "vectors"] {
+    for name in ["iommu", "interrupt remapping", "ecam", "ecam protection", "xen-pciback", "backend", "vectors"] {
         assert_eq!(findings.outcome(name), "ok", "{name}");
     }
     for device in [E1000, EDU, NVME] {
@@ -89,6 +89,29 @@ fn devices_that_others_are_tied_to() {
     findings.assert("0000:00:08.0 group", "warning", "assignable add 0000:00:08.1");
     findings.assert("0000:00:08.0 interrupt line", "warning", SATA);
     findings.assert("0000:00:08.0 registers", "failed", SATA);
+}
+
+#[test]
+fn configuration_space_that_a_backend_could_write_is_told() {
+    for (line, messages, words) in [
+        (Some("dom0_mem=1G mmcfg=0"), None, "mmcfg=0"),
+        (None, Some("(XEN) PCI: Not using MCFG for segment 0000 bus 00-3f\n"), "segment 0000 bus 00-3f"),
+    ] {
+        let machine = Machine::new();
+        machine.with(|world| {
+            world.xen_command_line = line.map(str::to_owned);
+            world.xen_messages = messages.map(str::to_owned);
+        });
+        crate::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+        machine.with(|world| {
+            let noted = world.notes.iter().any(|note| note.contains(words) && note.contains("could write"));
+            assert!(noted, "{:?}", world.notes);
+        });
+        Findings::of(machine, &[]).assert("ecam protection", "warning", words);
+    }
+    let machine = Machine::new();
+    machine.with(|world| world.xen_messages = Some(String::new()));
+    Findings::of(machine, &[]).assert("ecam protection", "warning", "cannot be told");
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Hosts that have more on them than the bench: what another device's files say stops no command, and what is odd about a device itself
 //! is told.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use clap::Parser as _;
+use xen_types::DomId;
 
 use super::{add_all, attach_to_web, attached, detach_from_web, request};
 use crate::assignable;
@@ -11,9 +14,9 @@ use crate::cli::Cli;
 use crate::doctor::{Opened, examine};
 use crate::error::Error;
 use crate::facts::Facts;
-use crate::fake::{E1000, EDU, Machine, NVME, STUB, WEB, device};
+use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::list;
-use xen_types::DomId;
+use crate::reclaim::reclaim;
 
 const IDE: &str = "0000:00:01.1";
 const VGA: &str = "0000:00:02.0";
@@ -253,5 +256,122 @@ fn the_header_says_what_a_bridge_is() {
     for class in ["0x060000", "0x060100"] {
         assert!(matches!(attach_one(class, 0), Err(Error::Bridge(_))), "{class}");
     }
+    machine.assert_no_violations();
+}
+
+#[test]
+fn what_was_hidden_at_boot_is_quarantined_like_all() {
+    for attached in [false, true] {
+        let machine = Machine::new();
+        machine.with(|world| world.owners.insert(device(EDU), DomId::DOM0)); // xen-pciback.hide=
+        if attached {
+            attach_to_web(&machine, &[EDU]).unwrap();
+            detach_from_web(&machine, &[EDU]).unwrap();
+        } else {
+            assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+        }
+        machine.with(|world| assert_eq!(world.owners[&device(EDU)], DomId::IO));
+        machine.assert_no_violations();
+    }
+    // Without a stub as well.
+    let machine = Machine::new();
+    machine.with(|world| {
+        world.owners.insert(device(EDU), DomId::DOM0);
+        world.destroy(STUB);
+    });
+    assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+    machine.with(|world| assert_eq!(world.owners[&device(EDU)], DomId::IO));
+}
+
+#[test]
+fn the_strict_rule_about_reserved_memory_is_for_guests() {
+    let machine = Machine::new();
+    machine.with(|world| world.shared_reserved.insert(device(SATA)));
+    assignable::add(&machine.host, &[device(SATA)], "pcidom").unwrap();
+    let error = attach_to_web(&machine, &[SATA]).unwrap_err();
+    assert!(error.to_string().contains("Xen refused"), "{error}");
+    assert!(error.hint().unwrap().contains("rdm_policy=relaxed"));
+    attach_to_web(&machine, &[&format!("{SATA},rdm_policy=relaxed")]).unwrap();
+    machine.with(|world| world.destroy(WEB));
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.owners[&device(SATA)], DomId::IO);
+        assert_eq!(world.value("/local/domain/3/pool/0000-00-1f-2/state"), Some("free"));
+    });
+    machine.assert_no_violations();
+}
+
+const OVERRIDE: &str = "bus/pci/devices/0000:00:1f.2/driver_override";
+
+#[test]
+fn what_an_admin_has_in_driver_override_stays_and_stops_nothing() {
+    for wanted in ["(null)", "vfio-pci", "ahci", "pciback"] {
+        let machine = Machine::new();
+        machine.tree.write(OVERRIDE, format!("{wanted}\n"));
+        let before = machine.dump_but_config();
+        assignable::add(&machine.host, &[device(SATA)], "pcidom").unwrap();
+        let read = || std::fs::read_to_string(machine.tree.path().join(OVERRIDE)).unwrap();
+        assert_eq!(read(), format!("{wanted}\n"));
+        attach_to_web(&machine, &[SATA]).unwrap();
+        detach_from_web(&machine, &[SATA]).unwrap();
+        assignable::remove(&machine.host, &[device(SATA)], true).unwrap();
+        machine.dump_but_config().assert_same(&before, wanted);
+        machine.assert_no_violations();
+    }
+}
+
+#[test]
+fn a_failure_or_a_kill_leaves_driver_override_as_it_was() {
+    let prepared = || {
+        let machine = Machine::new();
+        machine.tree.write(OVERRIDE, "vfio-pci\n");
+        machine
+    };
+    let add = |machine: &Machine| assignable::add(&machine.host, &[device(SATA)], "pcidom");
+    let remove = |machine: &Machine| assignable::remove(&machine.host, &[device(SATA)], true);
+    let steps = |prepare: &dyn Fn() -> Machine, act: &dyn Fn(&Machine) -> Result<(), Error>| {
+        for step in 1.. {
+            let machine = prepare();
+            let before = machine.dump_but_config();
+            machine.with(|world| world.failing_change = Some(world.changes + step));
+            if act(&machine).is_ok() {
+                break;
+            }
+            machine.dump_but_config().assert_same(&before, format!("change {step} fails"));
+            let machine = prepare();
+            machine.with(|world| world.killing_change = Some(world.changes + step));
+            assert!(catch_unwind(AssertUnwindSafe(|| act(&machine))).is_err());
+            machine.with(|world| {
+                world.killing_change = None;
+                world.uncertain = true;
+                world.watches.clear();
+            });
+            reclaim(&machine.host).unwrap();
+            let now = std::fs::read_to_string(machine.tree.path().join(OVERRIDE)).unwrap();
+            assert_eq!(now, "vfio-pci\n", "killed before change {step}");
+            let driver = machine.host.sysfs.driver(device(SATA));
+            assert!(matches!(driver.as_deref(), Some("ahci" | "pciback")), "killed before change {step}: {driver:?}");
+        }
+    };
+    steps(&prepared, &add);
+    let added = || {
+        let machine = prepared();
+        add(&machine).unwrap();
+        machine
+    };
+    steps(&added, &remove);
+}
+
+#[test]
+fn a_policy_that_the_stub_refuses_is_not_for_the_next_guest() {
+    let machine = Machine::new();
+    add_all(&machine);
+    let before = machine.dump();
+    // It refuses the device as long as there is a policy.
+    machine.with(|world| world.stub.refuses_policy = true);
+    let error = attach_to_web(&machine, &[&format!("{EDU},permissive=1")]).unwrap_err();
+    assert!(matches!(error, Error::StubRefuses { .. }), "{error}");
+    machine.dump().assert_same(&before, "nothing of it is left");
+    attach_to_web(&machine, &[EDU]).unwrap();
     machine.assert_no_violations();
 }

@@ -190,3 +190,66 @@ fn the_stubs_word_opens_nothing_that_the_table_does_not() {
     assert_eq!(bench.config(NVME).word(0xc4), 0xff0f);
     bench.assert_sound();
 }
+
+/// Takes the device back as a command does that did not wait for the broker: the phase, then the registers.
+fn taken_back(world: &mut crate::fake::World) {
+    world.apply(&table::set_phase(device(NVME), table::Phase::Detaching)).unwrap();
+}
+
+#[test]
+fn nothing_is_turned_on_in_a_device_that_was_taken_back_meanwhile() {
+    let policy = table::policy_node(device(NVME));
+    for (write, opened) in [
+        (conf_write(NVME, 4, 2, 0x0004, 0x0404), false),
+        (conf_write(NVME, 4, 2, 0x0000, 0x0400), false),
+        (conf_write(NVME, 0xc4, 2, 0x1234, 0xffff), true),
+    ] {
+        let bench = Bench::new();
+        let process = bench.process();
+        let mut broker = bench.start(&process);
+        if opened {
+            lend_with_policy(&bench, "permissive=1");
+        }
+        bench.set_config(NVME, |config| config.set_word(4, 0x0402));
+        // The last that is read before the write.
+        bench.machine.with(|world| world.after_read = Some((policy.clone(), Box::new(taken_back))));
+        let heard = bench.ask(&mut broker, STUB, &write, &[]);
+        assert_eq!(heard.code, ErrorCode::DevNotFound, "{write}");
+        assert!(bench.config(NVME).is_quiet(), "{write}: {:#x}", bench.config(NVME).word(4));
+    }
+}
+
+#[test]
+fn a_device_that_was_taken_back_while_it_woke_has_its_addresses_and_is_quiet() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.set_config(NVME, |config| {
+        config.set_word(PMCSR, 0x0103);
+        config.set_word(4, 0x0006); // the guest's driver has bus mastering on
+    });
+    bench.machine.with(|world| world.during_pause = Some(Box::new(taken_back)));
+    let heard = bench.ask(&mut broker, STUB, &conf_write(NVME, PMCSR, 2, 0, 3), &[]);
+    assert_eq!(heard.code, ErrorCode::DevNotFound);
+    let config = bench.config(NVME);
+    assert!(config.is_quiet(), "{:#x}", config.word(4));
+    assert_eq!((config.word(0x10), config.word(0x12), config.word(0x14)), (0, 0xc000, 8), "BAR 0 as in sysfs");
+    assert_eq!(config.word(4) & 2, 2, "it decodes");
+}
+
+#[test]
+fn the_next_guest_keeps_its_interrupt_line_when_an_old_write_is_undone() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let next = |world: &mut crate::fake::World| {
+        for change in table::reserve(device(NVME), STUB, DB) {
+            world.apply(&change).unwrap();
+        }
+    };
+    let policy = table::policy_node(device(NVME));
+    bench.machine.with(|world| world.after_read = Some((policy, Box::new(next))));
+    let heard = bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 0x0004, 0x0004), &[]);
+    assert_eq!(heard.code, ErrorCode::DevNotFound);
+    assert_eq!(bench.config(NVME).word(4), 0x0003, "no bus mastering, INTx as prepared");
+}
