@@ -8,6 +8,7 @@ mod assignable;
 mod attach;
 mod audit;
 mod broker;
+mod child;
 mod cli;
 mod close;
 mod columns;

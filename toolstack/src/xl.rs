@@ -3,11 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use xen_types::DomId;
 
+use crate::child::{Late, Running};
 use crate::error::Error;
+use crate::patience::Seconds;
 
 /// The toolstack that this host's guests are made with.
 pub(crate) trait Toolstack {
@@ -39,6 +42,12 @@ pub(crate) trait Toolstack {
 /// `xl`.
 pub(crate) struct Xl;
 
+/// How long xl may take where a guest's memory is made or taken back: of a very large one, minutes. Then it is no more than stuck.
+const FOR_MEMORY: Duration = Duration::from_mins(30);
+
+/// How long it may take otherwise, when another xl has libxl's lock for a moment.
+const FOR_ANSWERS: Duration = Duration::from_mins(2);
+
 /// The configuration as xl opens it: its own standard input. xl takes no pipe for a file, and this is none: it has no name that could
 /// stay behind.
 const STANDARD_INPUT: &str = "/proc/self/fd/0";
@@ -52,7 +61,7 @@ impl Toolstack for Xl {
 
     fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
         let file = memory_file(config, uuid).map_err(|error| Error::Xl { what: "create", said: error.to_string() })?;
-        xl("create", &["-q", "-p", STANDARD_INPUT], file.into()).map_err(|error| match error {
+        xl("create", &["-q", "-p", STANDARD_INPUT], file.into(), FOR_MEMORY).map_err(|error| match error {
             Error::Xl { what, said } => Error::Xl { what, said: said.replace(STANDARD_INPUT, source) },
             other => other,
         })
@@ -67,11 +76,11 @@ impl Toolstack for Xl {
     }
 
     fn unpause(&self, domain: DomId) -> Result<(), Error> {
-        xl("unpause", &[&domain.to_string()], Stdio::null())
+        xl("unpause", &[&domain.to_string()], Stdio::null(), FOR_ANSWERS)
     }
 
     fn destroy(&self, domain: DomId) -> Result<(), Error> {
-        xl("destroy", &[&domain.to_string()], Stdio::null())
+        xl("destroy", &[&domain.to_string()], Stdio::null(), FOR_MEMORY)
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
@@ -103,17 +112,28 @@ fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
 
 /// What a question to xl is answered with.
 fn ask(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("xl").args(arguments).stdin(Stdio::null()).output().ok()?;
+    let output = run(arguments, Stdio::null(), FOR_ANSWERS).ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn xl(what: &'static str, arguments: &[&str], input: Stdio) -> Result<(), Error> {
-    let command = Command::new("xl").arg(what).args(arguments).stdin(input).output();
+/// Runs xl, and ends it where it does not come to its end.
+fn run(arguments: &[&str], input: Stdio, limit: Duration) -> io::Result<Result<Output, Late>> {
+    let mut running = Running::start(Command::new("xl").args(arguments), input)?;
+    let outcome = running.wait(limit)?;
+    if outcome.is_err() {
+        running.kill();
+    }
+    Ok(outcome)
+}
+
+fn xl(what: &'static str, arguments: &[&str], input: Stdio, limit: Duration) -> Result<(), Error> {
+    let outcome = run(&[&[what], arguments].concat(), input, limit);
     let failed = |said: String| Err(Error::Xl { what, said });
-    match command {
+    match outcome {
         Err(error) => failed(format!("it cannot be started: {error}")),
-        Ok(Output { status, .. }) if status.success() => Ok(()),
-        Ok(Output { status, stderr, .. }) => {
+        Ok(Err(Late)) => failed(format!("it did not come to an end within {}, and was ended", Seconds(limit))),
+        Ok(Ok(Output { status, .. })) if status.success() => Ok(()),
+        Ok(Ok(Output { status, stderr, .. })) => {
             let text = String::from_utf8_lossy(&stderr);
             let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             failed(if said.is_empty() { status.to_string() } else { said.join("; ") })

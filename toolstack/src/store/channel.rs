@@ -11,10 +11,13 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 use xenstore::Transport;
+
+use crate::patience::Seconds;
 
 use super::connection::Timed;
 
@@ -23,10 +26,16 @@ const SOCKET: &str = "/run/xenstored/socket";
 /// Where Linux offers the device, and its older name under xenfs.
 const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
+/// How long xenstored may take to answer. It does so in microseconds, and in seconds where hundreds of guests ask at once.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 /// An open connection.
 pub(crate) struct StoreChannel {
     file: File,
     is_socket: bool,
+    patience: Duration,
+    /// It did not answer in time. What it answers later belongs to nothing any more.
+    is_silent: bool,
 }
 
 impl StoreChannel {
@@ -36,7 +45,7 @@ impl StoreChannel {
     /// That of the last try: not dom0, not root, or the module is not loaded.
     pub(crate) fn open() -> io::Result<Self> {
         if let Ok(stream) = UnixStream::connect(SOCKET) {
-            return Ok(Self { file: OwnedFd::from(stream).into(), is_socket: true });
+            return Self::over(stream, PATIENCE);
         }
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for path in DEVICES {
@@ -55,7 +64,22 @@ impl StoreChannel {
     }
 
     fn open_at(path: &Path) -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open(path).map(|file| Self { file, is_socket: false })
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Self { file, is_socket: false, patience: PATIENCE, is_silent: false })
+    }
+
+    fn over(stream: UnixStream, patience: Duration) -> io::Result<Self> {
+        // The kernel looks at the time: a request costs no system call more.
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self { file: OwnedFd::from(stream).into(), is_socket: true, patience, is_silent: false })
+    }
+
+    /// Notes that it did not answer in time.
+    fn silent(&mut self) -> io::Error {
+        self.is_silent = true;
+        let why = format!("xenstored did not answer within {}", Seconds(self.patience));
+        io::Error::new(io::ErrorKind::TimedOut, why)
     }
 
     /// Waits until there is something to read; false when the deadline has passed, or a signal came.
@@ -88,7 +112,13 @@ impl Transport for StoreChannel {
     type Error = io::Error;
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        if self.is_silent {
+            return Err(self.silent()); // once is enough: whoever undoes something has much to ask
+        }
+        match self.file.write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.silent()),
+            outcome => outcome,
+        }
     }
 
     fn takes_several(&self) -> bool {
@@ -96,12 +126,19 @@ impl Transport for StoreChannel {
     }
 
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> io::Result<usize> {
-        // Without a deadline the read itself waits.
         if deadline_ns.is_some() && !self.readable(deadline_ns)? {
             return Ok(0);
         }
+        // Without a deadline it is an answer that is read for. From the socket the read itself waits, as long as it may.
+        if deadline_ns.is_none() && !self.is_socket {
+            let patience_ns = u64::try_from(self.patience.as_nanos()).unwrap_or(u64::MAX);
+            if !self.readable(Some(self.now_ns().saturating_add(patience_ns)))? {
+                return Err(self.silent());
+            }
+        }
         loop {
             match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(self.silent()),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => return outcome,
@@ -131,5 +168,33 @@ mod tests {
         assert_eq!(channel.receive(&mut [0; 16], Some(deadline)).unwrap(), 0);
         assert_eq!(channel.send(b"abc").unwrap(), 3);
         assert_eq!(channel.receive(&mut [0; 16], None).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_xenstored_that_does_not_answer_is_not_waited_for_without_end() {
+        let patience = Duration::from_millis(50);
+        let (ours, mut its) = UnixStream::pair().unwrap();
+        let mut by_socket = StoreChannel::over(ours, patience).unwrap();
+        its.write_all(b"abc").unwrap();
+        assert_eq!(by_socket.receive(&mut [0; 16], None).unwrap(), 3);
+        let tree = crate::fake::TempTree::new();
+        let path = tree.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let mut by_device = StoreChannel::open_at(&path).unwrap();
+        by_device.patience = patience;
+        for channel in [&mut by_socket, &mut by_device] {
+            let error = channel.receive(&mut [0; 16], None).unwrap_err();
+            assert_eq!(error.to_string(), "xenstored did not answer within 0.1 s");
+            // What comes next is not waited for again.
+            assert_eq!(channel.send(b"abc").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
+    }
+
+    #[test]
+    fn a_xenstored_that_takes_nothing_is_not_waited_for_without_end() {
+        let (ours, _its) = UnixStream::pair().unwrap();
+        let mut channel = StoreChannel::over(ours, Duration::from_millis(50)).unwrap();
+        let error = (0..1000).find_map(|_| channel.send(&[0; 65536]).err()).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }
