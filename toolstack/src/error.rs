@@ -100,6 +100,8 @@ pub(crate) enum Error {
     NoSuchName(String),
     #[error("{0} is gone: nothing answers there, though dom0's kernel has not noticed")]
     Gone(Sbdf),
+    #[error("dom0's kernel does not come to an end with the reset of {0}, so nobody gets the device")]
+    ResetHangs(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} has {count} virtual functions, which whoever has it can turn off")]
@@ -241,6 +243,10 @@ impl Error {
             Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
             Self::Gone(device) => {
                 format!("once it is in its slot again, `pcidom assignable remove {device}` and `add` prepare it anew")
+            }
+            Self::ResetHangs(_) => {
+                "when it has come to an end, any command goes on with the device; else the host has to be restarted"
+                    .to_owned()
             }
             Self::HasVirtualFunctions { device, .. } => {
                 format!("give guests the virtual ones, or write 0 to /sys/bus/pci/devices/{device}/sriov_numvfs first")

@@ -43,6 +43,16 @@ impl Lock {
         Self::try_take_in(folder, &format!("pcidom-create-{uuid}.lock"))
     }
 
+    /// The lock for somebody else as well: it is held until both have closed it.
+    pub(crate) fn share(&self) -> std::io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// Leaves it to those with whom it is shared.
+    pub(crate) fn leave(mut self) {
+        self.passing = None;
+    }
+
     /// Lets others have it while `work` is done.
     pub(crate) fn without<R>(&self, work: impl FnOnce() -> R) -> R {
         // What fails here leaves the lock as it is, and then others wait longer.
@@ -76,7 +86,8 @@ impl Lock {
         }
     }
 
-    fn try_take_in(folder: &Path, name: &str) -> Result<Option<Self>, Error> {
+    /// Takes the lock of this name; `None` when somebody has it.
+    pub(crate) fn try_take_in(folder: &Path, name: &str) -> Result<Option<Self>, Error> {
         loop {
             let (path, file) = open(folder, name)?;
             return match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -192,15 +192,23 @@ impl Returning {
         looked: Looked,
         mut changes: Vec<Change>,
     ) -> Result<(), Error> {
+        let mut devices = self.devices;
+        let mut hanging = None;
         for (device, resetting) in self.resets {
             // Who has a mapping goes on using the device after its reset.
-            let reset = match (resetting.finish(host)?, looked) {
-                (reset, Looked::Through) => reset,
-                (_, Looked::Away) => Reset::Failed,
+            let reset = match (resetting.finish(host), looked) {
+                (Err(error @ Error::ResetHangs(_)), _) => {
+                    // It stays on its way back, and does not keep the others.
+                    devices.retain(|other| *other != device);
+                    hanging.get_or_insert(error);
+                    continue;
+                }
+                (reset, Looked::Through) => reset?,
+                (reset, Looked::Away) => reset.map(|_| Reset::Failed)?,
             };
             changes.push(table::note_reset(device, reset));
         }
-        for device in self.devices.iter().copied() {
+        for device in devices.iter().copied() {
             if stub_alive {
                 changes.extend(table::unreserve(host, device)?);
                 changes.extend(pool::present_again(stub.id, device));
@@ -209,14 +217,14 @@ impl Returning {
             }
         }
         host.commit(&changes)?;
-        for device in self.devices.iter().filter(|_| stub_alive) {
+        for device in devices.iter().filter(|_| stub_alive) {
             match pool::await_verdict(host, stub, *device) {
                 // The guest has nothing any more, so this is no failure of the command.
                 Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
                 outcome => outcome?,
             }
         }
-        Ok(())
+        hanging.map_or(Ok(()), Err)
     }
 }
 

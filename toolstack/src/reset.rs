@@ -57,17 +57,22 @@ impl Resetting {
     }
 
     /// Waits for its end, and makes the device quiet.
+    ///
+    /// # Errors
+    /// [`Error::ResetHangs`] where the end does not come.
     pub(crate) fn finish(self, host: &Host) -> Result<Reset, Error> {
         let Self { device, decode, end } = self;
         let reset = match end {
             End::Known(reset) => reset,
-            End::Awaited(wait) => wait().map_or_else(
-                |error| {
+            End::Awaited(wait) => match wait() {
+                Ok(()) => Reset::Done,
+                // Its registers are out of reach.
+                Err(error @ Error::ResetHangs(_)) => return Err(error),
+                Err(error) => {
                     host.note(&format!("{device} was not reset: {error}"));
                     Reset::Failed
-                },
-                |()| Reset::Done,
-            ),
+                }
+            },
         };
         host.sysfs.config(device)?.quiesce(decode)?;
         Ok(reset)

@@ -53,11 +53,21 @@ impl Kernel for FakeKernel {
             }
             // Linux restores the registers after it.
             "reset" => {
-                self.world.borrow_mut().resets.push(driver.to_owned());
+                let mut world = self.world.borrow_mut();
+                if world.hanging_resets.remove(driver) {
+                    world.resetting.insert(driver.to_owned());
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                world.resets.push(driver.to_owned());
                 Ok(())
             }
             _ => Err(no_device()),
         }
+    }
+
+    fn is_writing(&self, path: &Path) -> bool {
+        let device = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        self.world.borrow().resetting.contains(device)
     }
 }
 

@@ -66,6 +66,9 @@ pub(crate) struct World {
     pub(crate) watches: Vec<String>,
     /// The devices that were reset, one after the other.
     pub(crate) resets: Vec<String>,
+    /// Devices whose next reset does not end, and those with which that has happened.
+    pub(crate) hanging_resets: BTreeSet<String>,
+    pub(crate) resetting: BTreeSet<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) traces: Vec<String>,
     /// Changes so far, and the one that fails.

@@ -9,17 +9,18 @@ mod reserved;
 mod resource;
 mod survey;
 mod virtual_functions;
+mod writer;
 
 pub(crate) use config::{Config, Decode, Width};
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use xen_types::{Mfn, Resource, Sbdf};
 
 use crate::error::Error;
+use crate::lock;
 
 /// The directory of Linux's xen-pciback among the drivers; it parks the devices.
 pub(crate) const PCIBACK: &str = "pciback";
@@ -43,6 +44,11 @@ pub(crate) trait Kernel {
         let done = self.write(path, text);
         Pending(Box::new(|| done))
     }
+
+    /// Whether a write that was begun so, by whomever, is under way still.
+    fn is_writing(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// A write under way.
@@ -64,16 +70,11 @@ impl Kernel for Linux {
     }
 
     fn begin(&self, path: &Path, text: &'static str) -> Pending {
-        let file = path.to_owned();
-        match thread::Builder::new().spawn(move || Self.write(&file, text)) {
-            Ok(writer) => Pending(Box::new(|| {
-                writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that wrote it panicked")))
-            })),
-            Err(_) => {
-                let done = self.write(path, text);
-                Pending(Box::new(|| done))
-            }
-        }
+        writer::begin(lock::folder(), path, text)
+    }
+
+    fn is_writing(&self, path: &Path) -> bool {
+        writer::is_under_way(lock::folder(), path)
     }
 }
 
@@ -233,12 +234,24 @@ impl Sysfs {
         let path = self.device_dir(device).join("reset");
         path.exists().then(|| {
             let pending = self.kernel.begin(&path, "1");
-            move || pending.wait().map_err(|source| Error::File { path, source })
+            move || {
+                pending.wait().map_err(|source| match source.kind() {
+                    io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy => Error::ResetHangs(device),
+                    _ => Error::File { path, source },
+                })
+            }
         })
     }
 
     /// The function's configuration space.
+    ///
+    /// # Errors
+    /// [`Error::ResetHangs`] while a reset is under way that does not end: whoever reads there would wait for it, and nothing could interrupt
+    /// that.
     pub(crate) fn config(&self, device: Sbdf) -> Result<Config, Error> {
+        if self.kernel.is_writing(&self.device_dir(device).join("reset")) {
+            return Err(Error::ResetHangs(device));
+        }
         Config::open(self.device_dir(device).join("config"))
     }
 

@@ -304,3 +304,19 @@ fn any_single_failure_leaves_everything_as_it_was() {
         assert!(failures >= changes - 2, "{name}: {failures} of {changes}");
     }
 }
+
+#[test]
+fn a_device_whose_reset_does_not_end_is_given_to_nobody() {
+    let machine = Machine::new();
+    machine.with(|world| assert!(world.hanging_resets.insert(NVME.to_owned())));
+    let before = machine.dump_but_config();
+    for _ in 0..2 {
+        let error = attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
+        assert!(matches!(error, Error::ResetHangs(_)), "{error}");
+        assert!(error.hint().unwrap().contains("restarted"));
+        machine.settle();
+        machine.dump_but_config().assert_same(&before, "");
+    }
+    attach_to_web(&machine, &[EDU]).unwrap();
+    machine.assert_no_violations();
+}

@@ -239,3 +239,29 @@ fn a_device_that_was_pulled_out_leaves_no_rights_behind() {
     });
     machine.assert_no_violations();
 }
+
+#[test]
+fn a_reset_that_does_not_end_holds_up_nobody_and_the_device_stays_out_of_the_pool() {
+    let machine = attached();
+    machine.with(|world| world.hanging_resets.insert(NVME.to_owned()));
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(matches!(error, Error::ResetHangs(hanging) if hanging == device(NVME)), "{error}");
+    let phase = |name: &str| {
+        let node = format!("/tool/pcidom/device/{}/phase", device(name).path_component());
+        machine.with(|world| world.value(&node).map(str::to_owned))
+    };
+    assert_eq!(phase(NVME).as_deref(), Some("detaching"));
+    assert_eq!(phase(EDU).as_deref(), Some("pool"));
+    // Everybody keeps away from its registers, and the others can be had. The rights are gone already.
+    machine.with(|world| world.uncertain = true);
+    crate::tests::attach_to_web(&machine, &[EDU]).unwrap();
+    assert!(crate::tests::attach_to_web(&machine, &[NVME]).is_err());
+    assert_eq!(phase(NVME).as_deref(), Some("detaching"));
+    detach_from_web(&machine, &[EDU]).unwrap();
+    // It has come to its end.
+    machine.with(|world| world.resetting.clear());
+    crate::reclaim::reclaim(&machine.host).unwrap();
+    assert_eq!(phase(NVME).as_deref(), Some("pool"));
+    machine.dump().assert_same(&with_pool(), "");
+    machine.assert_no_violations();
+}

@@ -1,0 +1,109 @@
+//! Writes that Linux may never come back from.
+//!
+//! A write to `reset` waits inside of the kernel, where nothing can interrupt it, and so does whoever reads the function's configuration
+//! space meanwhile. So another process writes: the command can end without it, which a thread of its own would not let it. That process holds a
+//! lock as its standard input as long as it lives, by which every command, and the broker, knows to keep away from the function.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use super::Pending;
+use crate::child::{Late, Running};
+use crate::lock::Lock;
+
+/// How long Linux may take over a reset: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
+const LIMIT: Duration = Duration::from_secs(90);
+
+/// How long is waited for a write that is under way. The usual one takes a tenth of a second.
+const UNTIL_WRITTEN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Begins to write. The end is an error of kind `TimedOut` where it does not come, and `ResourceBusy` where an earlier one has not.
+pub(super) fn begin(folder: &Path, path: &Path, text: &'static str) -> Pending {
+    begin_within(LIMIT, folder, path, text)
+}
+
+fn begin_within(limit: Duration, folder: &Path, path: &Path, text: &'static str) -> Pending {
+    let (lock, mut running) = match start(folder, path, text) {
+        Ok(started) => started,
+        Err(error) => return Pending(Box::new(|| Err(error))),
+    };
+    Pending(Box::new(move || match running.wait(limit)? {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        Err(Late) => {
+            lock.leave();
+            Err(io::ErrorKind::TimedOut.into())
+        }
+    }))
+}
+
+fn start(folder: &Path, path: &Path, text: &str) -> io::Result<(Lock, Running)> {
+    let lock = take(folder, path)?.ok_or(io::ErrorKind::ResourceBusy)?;
+    let mut command = Command::new("sh");
+    command.args(["-c", "printf %s \"$1\" > \"$0\""]).arg(path).arg(text);
+    let running = Running::start(&mut command, Stdio::from(lock.share()?))?;
+    Ok((lock, running))
+}
+
+/// Whether such a write is under way, begun by whomever; waits for a moment for its end.
+pub(super) fn is_under_way(folder: &Path, path: &Path) -> bool {
+    folder.join(name(path)).exists() && !matches!(take(folder, path), Ok(Some(_)))
+}
+
+fn take(folder: &Path, path: &Path) -> io::Result<Option<Lock>> {
+    let mut left = UNTIL_WRITTEN;
+    loop {
+        let lock = Lock::try_take_in(folder, &name(path)).map_err(io::Error::other)?;
+        if lock.is_some() || left.is_zero() {
+            return Ok(lock);
+        }
+        thread::sleep(LOOK_AGAIN);
+        left = left.saturating_sub(LOOK_AGAIN);
+    }
+}
+
+/// The lock's: the function's and the attribute's.
+fn name(path: &Path) -> String {
+    let [device, attribute] = [path.parent().and_then(Path::file_name), path.file_name()]
+        .map(|name| name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
+    format!("pcidom-{attribute}-{device}.lock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::TempTree;
+
+    #[test]
+    fn a_write_that_ends_leaves_nothing_behind() {
+        let tree = TempTree::new();
+        tree.write("00:05.0/reset", "");
+        let path = tree.path().join("00:05.0/reset");
+        begin(tree.path(), &path, "1").wait().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1");
+        assert!(!tree.path().join("pcidom-reset-00:05.0.lock").exists());
+        assert!(!is_under_way(tree.path(), &path));
+        let error = begin(tree.path(), &tree.path().join("none/reset"), "1").wait().unwrap_err();
+        assert!(error.kind() == io::ErrorKind::Other && !error.to_string().is_empty(), "{error:?}");
+    }
+
+    #[test]
+    fn a_write_that_does_not_end_is_known_to_everybody_until_it_does() {
+        let tree = TempTree::new();
+        tree.write("00:05.0/class", "");
+        let path = tree.path().join("00:05.0/reset");
+        // Who opens it to write waits for somebody to read.
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let error = begin_within(Duration::from_millis(10), tree.path(), &path, "1").wait().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(is_under_way(tree.path(), &path));
+        assert_eq!(begin(tree.path(), &path, "1").wait().unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1");
+        assert!(!is_under_way(tree.path(), &path));
+        assert!(!tree.path().join("pcidom-reset-00:05.0.lock").exists());
+    }
+}
