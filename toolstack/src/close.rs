@@ -12,6 +12,9 @@ use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
 use crate::store::Change;
 
+/// The least that is waited for a guest that is paused: an audit may have it stand still for a moment.
+const PAUSED: Duration = Duration::from_millis(200);
+
 /// Asks the guest to close, and waits until it has. A guest that never connected need not be asked: it sees its directory vanish. False
 /// when it did not close in time: it may do so later, and then the next command removes the directories.
 pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
@@ -25,6 +28,7 @@ pub(crate) fn close(host: &Host, stub: &DomainName, guest: &DomainName, timeout:
         return close_without_stub(host, stub.id, guest, timeout);
     }
     host.commit(&[set_online(stub.id, guest.id, 0), set_back(stub.id, guest.id, XenbusState::Closing)])?;
+    let timeout = patience(host, guest, timeout)?;
     let closed = host.wait_for_guest(guest.id, &Ends::watched(stub.id, guest.id), timeout, || {
         let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
         Ok((gone || is_closed(Ends::read(host, stub.id, guest.id)?.front)).then_some(()))
@@ -58,16 +62,27 @@ const fn is_over(front: XenbusState) -> bool {
     matches!(front, XenbusState::Unknown | XenbusState::Closed | XenbusState::Initialising)
 }
 
-/// Asks the guest to close where the stub's directory was, which is gone, and waits until it has.
+/// How long it makes sense to wait for a guest that may take so long: one that is paused answers when it goes on.
+fn patience(host: &Host, guest: &DomainName, timeout: Duration) -> Result<Duration, Error> {
+    let is_paused = domain::info(host, guest.id)?.is_some_and(|info| info.paused);
+    Ok(if is_paused { timeout.min(PAUSED) } else { timeout })
+}
+
+/// Asks the guest to close where the stub's directory was, which is gone, and waits until it has. One that was asked by an earlier command
+/// and has not answered is not waited for again: it finds the question when it looks.
 fn close_without_stub(host: &Host, stub: DomId, guest: &DomainName, timeout: Duration) -> Result<bool, Error> {
     let frontend = path::frontend_dir(guest.id);
     let readable = [Permission::none(DomId::DOM0), Permission::read(guest.id)];
     let backend = path::backend_dir(stub, guest.id);
-    let mut changes = Change::directory(backend.clone(), &readable).to_vec();
-    changes.extend(Change::node(path::child(&backend, "state"), XenbusState::Closing, &readable));
-    host.commit(&changes)?;
+    let was_asked = end_state(host, &backend)? == XenbusState::Closing;
+    let timeout = if was_asked { Duration::ZERO } else { patience(host, guest, timeout)? };
+    if !was_asked {
+        let mut changes = Change::directory(backend.clone(), &readable).to_vec();
+        changes.extend(Change::node(path::child(&backend, "state"), XenbusState::Closing, &readable));
+        host.commit(&changes)?;
+    }
     let watched = [frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
-    let closed = host.wait_for(&watched, timeout, || {
+    let closed = host.wait_for_guest(guest.id, &watched, timeout, || {
         let gone = !domain::is_alive(host, guest.id)?;
         Ok((gone || is_over(end_state(host, &frontend)?)).then_some(()))
     })?;

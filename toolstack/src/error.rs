@@ -133,6 +133,10 @@ pub(crate) enum Error {
     GuestSilent { guest: DomainName, after: Duration, backend: StateName, frontend: StateName },
     #[error("{guest} stopped closing its devices half-way for {} (frontend {frontend})", Seconds(*.after))]
     GuestHalfClosed { guest: DomainName, after: Duration, frontend: StateName },
+    #[error(
+        "{guest} was asked to close its PCI frontend, whose backend is gone, and has not (frontend {frontend}); its devices wait for that"
+    )]
+    NotClosed { guest: DomainName, frontend: StateName },
     #[error("{guest} closed the connection instead of using the devices{}", suffix(.text))]
     GuestRefused { guest: DomainName, text: Option<String> },
     #[error("{0} went away")]
@@ -197,7 +201,10 @@ impl Error {
             Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
                 ExitCause::NotPermitted
             }
-            Self::GuestSilent { .. } | Self::GuestHalfClosed { .. } | Self::NotYetUsed { .. } => ExitCause::GuestSilent,
+            Self::GuestSilent { .. }
+            | Self::GuestHalfClosed { .. }
+            | Self::NotClosed { .. }
+            | Self::NotYetUsed { .. } => ExitCause::GuestSilent,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }

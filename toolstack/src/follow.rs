@@ -12,7 +12,7 @@ use crate::create::unfinished;
 use crate::device_spec::DeviceSpec;
 use crate::directories::end_state;
 use crate::domain;
-use crate::error::{DomainName, Error, list};
+use crate::error::{DomainName, Error, StateName, list};
 use crate::export::ExportMode;
 use crate::facts::Facts;
 use crate::host::Host;
@@ -45,13 +45,19 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
         }
         let together = bring(host, &guest, stub, &specs, export);
         host.safe_point()?; // what stopped it
+        let devices: Vec<Sbdf> = specs.iter().map(|spec| spec.device).collect();
+        if let Err(Error::GuestSilent { .. }) = together {
+            // It would not answer about each of them either.
+            host.commit(&table::note_silence(&devices, &silence(host, &guest)?))?;
+            told(host, &guest, &devices, together);
+            continue;
+        }
         // One that cannot come does not keep the others.
         if together.is_err() && specs.len() > 1 {
             for spec in specs {
                 told(host, &guest, &[spec.device], bring(host, &guest, stub, std::slice::from_ref(&spec), export));
             }
         } else {
-            let devices: Vec<Sbdf> = specs.iter().map(|spec| spec.device).collect();
             told(host, &guest, &devices, together);
         }
     }
@@ -112,10 +118,15 @@ fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
         if unfinished::is_noted(host, &uuid)? {
             continue; // it is just being made, and the command that does it gives it its devices
         }
-        if domain::info(host, guest.id)?.is_none_or(|info| info.shutdown)
-            || !host.sysfs.exists(record.device)
-            || !holds(host, record.stub, record.device)?
-        {
+        let Some(info) = domain::info(host, guest.id)? else { continue };
+        if info.shutdown || !host.sysfs.exists(record.device) || !holds(host, record.stub, record.device)? {
+            continue;
+        }
+        // Who has no frontend at work need not answer. Of the others, one that stands still cannot, and one that did not is left alone
+        // until it is another or its frontend has moved.
+        let front = end_state(host, &path::frontend_dir(guest.id))?;
+        let must_answer = !matches!(front, XenbusState::Unknown | XenbusState::Initialising | XenbusState::Closed);
+        if must_answer && (info.paused || table::silence(host, record.device)? == Some(silence(host, &guest)?)) {
             continue;
         }
         match all.iter_mut().find(|group| (group.guest.id, group.stub) == (guest.id, record.stub)) {
@@ -143,6 +154,12 @@ fn bring(
         until: Until::Exported,
     };
     attach::attach(host, &request).map(drop)
+}
+
+/// What is noted about a guest that did not answer: as long as it is so, it is not asked again.
+fn silence(host: &Host, guest: &DomainName) -> Result<String, Error> {
+    let front = end_state(host, &path::frontend_dir(guest.id))?;
+    Ok(format!("{} {front}", guest.id))
 }
 
 fn told(host: &Host, guest: &DomainName, devices: &[Sbdf], outcome: Result<(), Error>) {
@@ -177,9 +194,5 @@ pub(crate) fn leave(host: &Host, stub: DomId, guest: &DomainName) -> Result<(), 
         return Ok(());
     }
     let frontend = end_state(host, &path::frontend_dir(guest.id))?;
-    Err(Error::GuestHalfClosed {
-        guest: guest.clone(),
-        after: STUB_PATIENCE,
-        frontend: crate::error::StateName(frontend),
-    })
+    Err(Error::NotClosed { guest: guest.clone(), frontend: StateName(frontend) })
 }

@@ -262,7 +262,21 @@ fn keep_nodes(device: Sbdf) -> [String; 3] {
 
 /// The device follows nobody.
 pub(crate) fn forget_keep(device: Sbdf) -> Vec<Change> {
-    keep_nodes(device).into_iter().map(Change::remove).collect()
+    keep_nodes(device).into_iter().chain([silence_node(device)]).map(Change::remove).collect()
+}
+
+fn silence_node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "silent")
+}
+
+/// Notes that the guest which the devices follow did not answer, and how it was.
+pub(crate) fn note_silence(devices: &[Sbdf], guest: &str) -> Vec<Change> {
+    devices.iter().map(|device| Change::write(silence_node(*device), guest)).collect()
+}
+
+/// What [`note_silence`] noted.
+pub(crate) fn silence(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
+    host.read(&silence_node(device))
 }
 
 /// Forgets a device: no stub has it any more.

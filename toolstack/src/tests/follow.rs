@@ -1,5 +1,7 @@
 //! Devices that come back where they were told to be: guests that reboot, stubs that are started again.
 
+use std::time::Duration;
+
 use super::{TIMEOUT, add_all, detach_from_web};
 use crate::attach::{Following, Request, Until};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
@@ -207,7 +209,11 @@ fn a_guest_that_does_not_close_waits_for_another_try() {
     start_stub(&machine);
     reclaim(&machine.host).unwrap();
     assert_eq!(owner(&machine, E1000), WEB);
+    machine.with(|world| {
+        assert!(world.notes.iter().any(|note| note.contains("was asked to close")), "{:?}", world.notes);
+    });
     machine.with(|world| world.guest.keeps = false);
+    machine.settle();
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("8")));
     machine.assert_no_violations();
@@ -240,4 +246,73 @@ fn a_stub_that_refuses_a_device_is_asked_again() {
     reclaim(&machine.host).unwrap();
     assert_eq!(record(&machine, NVME, "stub").as_deref(), Some("8"));
     machine.assert_no_violations();
+}
+
+/// How long `act` waits.
+fn takes(machine: &Machine, act: impl FnOnce()) -> Duration {
+    let before = machine.with(|world| world.clock);
+    act();
+    machine.with(|world| world.clock) - before
+}
+
+#[test]
+fn a_guest_that_does_not_close_is_asked_once_and_costs_later_commands_nothing() {
+    for is_paused in [false, true] {
+        let machine = machine();
+        machine.with(|world| {
+            world.destroy(STUB);
+            world.guest.keeps = !is_paused;
+            world.domains.get_mut(&WEB).unwrap().paused = is_paused;
+        });
+        start_stub(&machine);
+        let first = takes(&machine, || drop(reclaim(&machine.host).unwrap()));
+        assert!(if is_paused { first.as_secs() < 1 } else { first.as_secs() >= 10 }, "{first:?}");
+        let second = takes(&machine, || drop(reclaim(&machine.host).unwrap()));
+        assert!(second.as_secs() < 1, "{second:?}");
+        assert_eq!(owner(&machine, E1000), WEB);
+        // It goes on, and finds the question.
+        machine.with(|world| {
+            world.guest.keeps = false;
+            world.domains.get_mut(&WEB).unwrap().paused = false;
+        });
+        machine.settle();
+        reclaim(&machine.host).unwrap();
+        machine.with(|world| assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("8")));
+        machine.assert_no_violations();
+    }
+}
+
+#[test]
+fn a_guest_that_takes_no_follower_is_asked_once_and_costs_later_commands_nothing() {
+    for is_paused in [false, true] {
+        let machine = Machine::new();
+        machine.with(|world| world.destroy(WEB));
+        boot(&machine, WEB);
+        add_all(&machine);
+        keep(&machine, &[EDU], Following::No);
+        // It had this one as well, and follows it still.
+        machine.with(|world| {
+            let dir = format!("/tool/pcidom/device/{}", device(E1000).path_component());
+            world.write(&format!("{dir}/keep"), UUID);
+            world.write(&format!("{dir}/spec"), E1000);
+            world.guest.knows_no_hotplug = !is_paused;
+            world.domains.get_mut(&WEB).unwrap().paused = is_paused;
+        });
+        let first = takes(&machine, || drop(reclaim(&machine.host).unwrap()));
+        assert!(if is_paused { first.as_secs() < 1 } else { first.as_secs() >= 10 }, "{first:?}");
+        let second = takes(&machine, || drop(reclaim(&machine.host).unwrap()));
+        assert!(second.as_secs() < 1, "{second:?}");
+        assert_eq!(owner(&machine, E1000), DomId::IO);
+        // Another guest with its id, after a reboot, is asked.
+        machine.with(|world| {
+            world.guest.knows_no_hotplug = false;
+            world.domains.get_mut(&WEB).unwrap().paused = false;
+            if !is_paused {
+                world.write("/tool/pcidom/device/0000-00-05-0/silent", "4 4");
+            }
+        });
+        reclaim(&machine.host).unwrap();
+        assert_eq!(owner(&machine, E1000), WEB);
+        machine.assert_no_violations();
+    }
 }
