@@ -37,6 +37,7 @@ mod host;
 mod journal;
 mod list;
 mod lock;
+mod needs;
 mod patience;
 mod pool;
 mod process;

@@ -21,6 +21,7 @@ use crate::export::{Export, ExportMode};
 use crate::facts::{Facts, GuestRights};
 use crate::host::Host;
 use crate::journal::Journal;
+use crate::needs;
 use crate::patience::Patience;
 use crate::pool;
 use crate::quirks;
@@ -166,6 +167,12 @@ fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, pla
         steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
     }
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
+    // Once, with its first devices, and while it looks at them.
+    if !plan.has_connection && request.following != Following::Already {
+        for lack in needs::lacks(host.xl.configuration(guest.id).as_ref()) {
+            host.note(&format!("{guest}: {lack}"));
+        }
+    }
     // From here on: what came before was our own work.
     let connection = connect::await_connection(host, stub, guest, &devices, plan.patience, request.until)?;
     host.commit(&[phases(&devices, Phase::Attached), work::done(&working)].concat())?;

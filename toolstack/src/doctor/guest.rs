@@ -8,6 +8,7 @@ use crate::directories::Ends;
 use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
+use crate::needs::{self, Has, find};
 use crate::table;
 
 const NEEDS: &str =
@@ -31,6 +32,7 @@ pub(super) fn checks(host: &Host, name: &str) -> Vec<Check> {
         Check::ok("guest", format!("{guest} is a PV guest")),
         Check::of("passthrough", passthrough(host, &guest, config.as_ref())),
         e820(config.as_ref()),
+        bounce_buffers(config.as_ref()),
         Check::of("connection", connection(host, &guest)),
     ]
 }
@@ -56,25 +58,25 @@ fn passthrough(host: &Host, guest: &DomainName, config: Option<&Value>) -> Resul
 
 fn e820(config: Option<&Value>) -> Check {
     const NAME: &str = "e820_host";
-    let is_set = match config.and_then(|config| find(config, "e820_host")) {
-        Some(Value::Bool(set)) => Some(*set),
-        Some(Value::String(text)) => Some(text.eq_ignore_ascii_case("true")),
-        // libxl leaves out what has its default, and that is no.
-        Some(_) | None => config.map(|_| false),
-    };
-    match is_set {
-        Some(true) => Check::ok(NAME, "its memory leaves a hole where the devices' registers are"),
-        Some(false) => Check::failed(NAME, "its memory may lie where the devices' registers are", NEEDS),
-        None => Check::warning(NAME, "it cannot be told", NEEDS),
+    match needs::e820_host(config) {
+        Has::Yes => Check::ok(NAME, "its memory leaves a hole where the devices' registers are"),
+        Has::No => Check::failed(NAME, "its memory may lie where the devices' registers are", NEEDS),
+        Has::Unknown => Check::warning(NAME, "it cannot be told", NEEDS),
     }
 }
 
-/// The value of a key, wherever in the document it is.
-fn find<'a>(document: &'a Value, key: &str) -> Option<&'a Value> {
-    match document {
-        Value::Object(map) => map.get(key).or_else(|| map.values().find_map(|value| find(value, key))),
-        Value::Array(items) => items.iter().find_map(|value| find(value, key)),
-        _ => None,
+fn bounce_buffers(config: Option<&Value>) -> Check {
+    const NAME: &str = "bounce buffers";
+    match needs::bounce_buffers(config) {
+        Has::Yes => Check::ok(NAME, "its kernel's command line asks for them"),
+        Has::No => Check::warning(
+            NAME,
+            "its kernel's command line asks for none: Linux may have no memory, or too little, for the devices' DMA buffers",
+            "put iommu=soft into its extra=",
+        ),
+        Has::Unknown => {
+            Check::ok(NAME, "its kernel's command line cannot be told from outside; it should have iommu=soft")
+        }
     }
 }
 
@@ -91,24 +93,4 @@ fn connection(host: &Host, guest: &DomainName) -> Result<Check, Error> {
     } else {
         Check::warning(NAME, states, "it needs the xen-pcifront driver, built in or loaded")
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::doctor::Outcome;
-
-    #[test]
-    fn libxl_says_it_in_several_ways() {
-        let parse = |text| serde_json::from_str::<Value>(text).unwrap();
-        for (text, want) in [
-            (r#"[{"config":{"b_info":{"type.pv":{"e820_host":"True"}}}}]"#, Outcome::Ok),
-            (r#"[{"config":{"b_info":{"type.pv":{"e820_host":true}}}}]"#, Outcome::Ok),
-            (r#"[{"config":{"b_info":{"type.pv":{"e820_host":"False"}}}}]"#, Outcome::Failed),
-            (r#"[{"config":{"b_info":{}}}]"#, Outcome::Failed),
-        ] {
-            assert_eq!(e820(Some(&parse(text))).outcome, want, "{text}");
-        }
-        assert_eq!(e820(None).outcome, Outcome::Warning);
-    }
 }

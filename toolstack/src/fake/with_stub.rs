@@ -17,6 +17,7 @@ use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
 use super::machine::{FakeClock, FakeConsole};
 use super::process::FakeProcess;
+use super::xl::FakeXl;
 use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
@@ -102,7 +103,8 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
         Box::new(FakeClock(world.clone())),
         Box::new(FakeConsole(world.clone())),
     );
-    host.process = Box::new(FakeProcess(world));
+    host.process = Box::new(FakeProcess(world.clone()));
+    host.xl = Box::new(FakeXl(world));
     (host, connection)
 }
 

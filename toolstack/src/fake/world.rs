@@ -97,6 +97,9 @@ pub(crate) struct World {
     /// What else happens while a vector is mapped.
     pub(crate) during_map: Option<Box<dyn Fn()>>,
 
+    /// What libxl says of how guests were built, as JSON; `None` says that they lack nothing.
+    pub(crate) build_info: Option<&'static str>,
+
     /// What else happens while xl makes the guest with this id.
     pub(crate) during_create: Option<Box<dyn Fn(&str)>>,
     /// The number of the process that is at work; those with other numbers are dead.

@@ -68,11 +68,12 @@ impl Toolstack for FakeXl {
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
-        let passthrough = if self.0.borrow().passthrough.contains(&domain) { "sync_pt" } else { "disabled" };
-        Some(serde_json::json!([{ "config": {
-            "c_info": { "passthrough": passthrough },
-            "b_info": { "type.pv": { "e820_host": "True" } },
-        } }]))
+        const ALL: &str =
+            r#"{ "kernel": "/boot/vmlinuz", "cmdline": "iommu=soft", "type.pv": { "e820_host": "True" } }"#;
+        let world = self.0.borrow();
+        let passthrough = if world.passthrough.contains(&domain) { "sync_pt" } else { "disabled" };
+        let build_info: serde_json::Value = serde_json::from_str(world.build_info.unwrap_or(ALL)).unwrap();
+        Some(serde_json::json!([{ "config": { "c_info": { "passthrough": passthrough }, "b_info": build_info } }]))
     }
 
     fn messages(&self) -> Option<String> {

@@ -320,3 +320,28 @@ fn a_device_whose_reset_does_not_end_is_given_to_nobody() {
     attach_to_web(&machine, &[EDU]).unwrap();
     machine.assert_no_violations();
 }
+
+#[test]
+fn what_a_guest_lacks_is_told_with_its_first_devices() {
+    let said = |machine: &Machine, word: &str| {
+        machine.with(|world| {
+            let about = |note: &&String| note.starts_with("web (domain 5): ") && note.contains(word);
+            world.notes.iter().filter(about).count()
+        })
+    };
+    let attached_with = |build_info| {
+        let machine = Machine::new();
+        machine.with(|world| world.build_info = build_info);
+        attach_to_web(&machine, &[EDU]).unwrap();
+        machine
+    };
+    let machine = attached_with(Some(r#"{ "kernel": "/boot/vmlinuz", "cmdline": "root=/dev/xvda1 ro" }"#));
+    assert_eq!((said(&machine, "e820_host=1"), said(&machine, "iommu=soft")), (1, 1));
+    attach_to_web(&machine, &[NVME]).unwrap();
+    assert_eq!((said(&machine, "e820_host=1"), said(&machine, "iommu=soft")), (1, 1));
+    // Where the command line is inside of the guest nobody knows.
+    let machine = attached_with(Some(r#"{ "bootloader": "pygrub", "type.pv": { "e820_host": "True" } }"#));
+    assert_eq!((said(&machine, "e820_host=1"), said(&machine, "iommu=soft")), (0, 0));
+    let machine = attached_with(None);
+    assert_eq!(said(&machine, ""), 0);
+}

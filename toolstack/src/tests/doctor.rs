@@ -175,7 +175,7 @@ fn devices_with_many_vectors_or_phantom_functions_or_reserved_memory() {
 fn guests_as_they_were_created() {
     let machine = attached();
     let findings = Findings::of(machine, &["web", "windows", "0", "nobody"]);
-    for name in ["guest", "passthrough", "e820_host", "connection"] {
+    for name in ["guest", "passthrough", "e820_host", "bounce buffers", "connection"] {
         assert_eq!(findings.outcome(&format!("web {name}")), "ok", "{name}");
     }
     findings.assert("windows guest", "failed", "not a PV guest");

@@ -16,11 +16,14 @@ use crate::{
     store::expect,
 };
 
-pub(super) const CASES: &[Case] = &[Case::within(
-    Duration::from_mins(4),
-    "a_guest_whose_driver_comes_late_survives_pcidom_create_and_has_its_device_then",
-    driver_comes_late,
-)];
+pub(super) const CASES: &[Case] = &[
+    Case::within(
+        Duration::from_mins(4),
+        "a_guest_whose_driver_comes_late_survives_pcidom_create_and_has_its_device_then",
+        driver_comes_late,
+    ),
+    Case::new("what_a_guest_lacks_for_its_devices_is_told", what_it_lacks),
+];
 
 fn driver_comes_late(bed: &mut Bed) -> Result<()> {
     let stub = prepare(bed, &[EDU])?;
@@ -45,4 +48,24 @@ fn driver_comes_late(bed: &mut Bed) -> Result<()> {
     bed.destroy(&guest)?;
     bed.pcidom(&["reclaim"])?;
     expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), "free")
+}
+
+/// By libxl's own record of how it was created.
+fn what_it_lacks(bed: &mut Bed) -> Result<()> {
+    prepare(bed, &[EDU])?;
+    let file = configuration("'00:06.0'", "")?;
+    let complete = bed.try_pcidom(&["create", "-p", &file])?;
+    ensure!(complete.code() == 0 && !complete.stderr.contains("iommu=soft"), "{}", complete.stderr);
+    let guest = bed.find(NAME)?.context("there is no guest")?;
+    bed.domains.push(guest.clone());
+    bed.destroy(&guest)?;
+    let lacking = bed.try_pcidom(&["create", "-p", &file, "extra='console=hvc0'", "e820_host=0"])?;
+    ensure!(lacking.code() == 0, "it ended with {}: {}", lacking.code(), lacking.stderr);
+    let guest = bed.find(NAME)?.context("there is no guest")?;
+    bed.domains.push(guest.clone());
+    for word in ["has no iommu=soft", "without e820_host=1"] {
+        ensure!(lacking.stderr.contains(word), "it does not say {word:?}: {}", lacking.stderr);
+    }
+    bed.destroy(&guest)?;
+    bed.pcidom(&["reclaim"]).map(drop)
 }
