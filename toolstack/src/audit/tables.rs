@@ -168,15 +168,10 @@ impl Search<'_> {
             self.look_into(|frame| {
                 hints.entry(frame.0 / CHUNK).or_default().mark(frame.0);
             })?;
-            for (chunk, hints) in hints {
-                let frames: Vec<u64> = (chunk * CHUNK..(chunk + 1) * CHUNK)
-                    .filter(|frame| {
-                        let mut hints = hints;
-                        !hints.mark(*frame)
-                    })
-                    .collect();
-                self.ask(&frames)?;
-            }
+            let mapped = |(chunk, mut hints): (u64, Chunk)| {
+                (chunk * CHUNK..(chunk + 1) * CHUNK).filter(move |frame| !hints.mark(*frame))
+            };
+            self.ask(&hints.into_iter().flat_map(mapped).collect::<Vec<_>>())?;
         }
         Ok(())
     }
