@@ -36,6 +36,9 @@ pub(crate) type Incident = Box<dyn FnMut(&mut World) -> bool>;
 /// Something that happens at a certain moment.
 pub(crate) type Once = Box<dyn FnOnce(&mut World)>;
 
+/// What happens while xl makes the guest with an id.
+pub(crate) type DuringCreate = Box<dyn Fn(&str)>;
+
 /// Everything outside of sysfs.
 #[derive(Default)]
 pub(crate) struct World {
@@ -101,7 +104,7 @@ pub(crate) struct World {
     pub(crate) build_info: Option<&'static str>,
 
     /// What else happens while xl makes the guest with this id.
-    pub(crate) during_create: Option<Box<dyn Fn(&str)>>,
+    pub(crate) during_create: Option<DuringCreate>,
     /// The number of the process that is at work; those with other numbers are dead.
     pub(crate) process: u32,
     /// Other processes that are at work too.

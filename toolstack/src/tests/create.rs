@@ -123,7 +123,8 @@ fn a_guest_that_cannot_use_its_devices_is_left_to_its_admin() {
             running
         }));
     };
-    let cases: [(&str, fn(&mut crate::fake::World)); 2] = [("no memory", refusing), ("went away", gives_up)];
+    type Prepare = fn(&mut crate::fake::World);
+    let cases: [(&str, Prepare); 2] = [("no memory", refusing), ("went away", gives_up)];
     for (want, prepare) in cases {
         let machine = Machine::new();
         machine.with(prepare);
