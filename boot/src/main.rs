@@ -45,6 +45,9 @@ fn main(info: &'static BootInfo) -> ! {
     Stub::new(ring, &options).run()
 }
 
+/// How long the control plane may be at work before requests get their turn.
+const CONTROL_NS: u64 = 5_000_000;
+
 /// What the main loop works on.
 struct Stub {
     ring: XenstoreRing,
@@ -106,8 +109,12 @@ impl Stub {
     fn settle(&mut self) {
         let due_ns = self.backend.next_deadline_ns();
         if self.has_bytes || due_ns.is_some_and(|due_ns| due_ns <= clock::now_ns()) {
-            self.has_bytes = false;
-            self.control();
+            self.has_bytes = !self.control();
+            self.has_unfinished |= self.has_bytes;
+            for port in self.backend.take_due() {
+                events::raise(port);
+                self.has_unfinished = true;
+            }
             if !self.was_ready && self.backend.is_ready() {
                 self.was_ready = true;
                 log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
@@ -123,7 +130,7 @@ impl Stub {
         let Self { backend, poll_list, .. } = self;
         poll_list.update(backend.ports_version(), || backend.ports());
         self.due_ns = self.backend.next_deadline_ns();
-        self.is_settled = true;
+        self.is_settled = !self.has_bytes;
     }
 
     /// Serves the ports that had an event. True when there was something to serve.
@@ -149,19 +156,35 @@ impl Stub {
             self.last_served = Some((port, served));
             trace::record("served", [u64::from(port.0), served as u64]);
         }
-        if served == Served::More {
-            // Its next turn comes when the others have had theirs.
-            events::raise(port);
-            self.has_unfinished = true;
+        if served >= Served::More {
+            self.put_off(port, served);
         }
-        matches!(served, Served::Reads | Served::Done | Served::More)
+        matches!(served, Served::Reads | Served::Done | Served::More | Served::Slow)
     }
 
-    /// Moves bytes between xenstored and the control plane and lets that act, until neither has anything to do.
-    fn control(&mut self) {
+    /// There is more to serve, but not now.
+    #[cold]
+    #[inline(never)]
+    fn put_off(&mut self, port: Port, served: Served) {
+        match served {
+            // Its next turn comes when the others have had theirs.
+            Served::More => {
+                events::raise(port);
+                self.has_unfinished = true;
+            }
+            Served::Slow => self.backend.set_aside(port),
+            _ => {}
+        }
+    }
+
+    /// Moves bytes between xenstored and the control plane and lets that act, until neither has anything to do, or others have waited long
+    /// enough: false then.
+    fn control(&mut self) -> bool {
         let Self { ring, backend, .. } = self;
         let mut buffer = [0; 1024];
+        let start_ns = clock::now_ns();
         loop {
+            let mut is_broken = false;
             backend.run();
             let moved = backend.with_store(|client| {
                 let sent = ring.send(client.outgoing());
@@ -169,12 +192,18 @@ impl Stub {
                 let received = ring.receive(&mut buffer);
                 if let Err(error) = client.feed(buffer.get(..received).unwrap_or_default()) {
                     log::error!("xenstored breaks its protocol ({error}): every question under way is given up");
-                    client.reset();
+                    is_broken = true;
                 }
                 sent + received
             });
+            if is_broken {
+                backend.reset_store();
+            }
             if moved == 0 {
-                return;
+                return true;
+            }
+            if clock::now_ns() - start_ns > CONTROL_NS {
+                return false;
             }
         }
     }

@@ -74,6 +74,12 @@ pub(crate) fn is_mapped(address: usize) -> bool {
     read_entry(address) & PteFlags::PRESENT.bits() != 0
 }
 
+/// True when a page is mapped at `address` and can be written to.
+pub(crate) fn is_writable(address: usize) -> bool {
+    let flags = PteFlags::PRESENT | PteFlags::WRITABLE;
+    read_entry(address) & flags.bits() == flags.bits()
+}
+
 /// Adds a last-level table for the 2 MiB around `address`.
 ///
 /// # Errors

@@ -77,9 +77,7 @@ impl Slot {
             return Err(Errno::ENOSPC);
         }
         slots.grown.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
-        let page = heap::allocate_page().ok_or(Errno::ENOMEM)?;
-        // SAFETY: a zeroed page of our own that nobody else knows; no table exists yet at `base`, which only this function fills.
-        unsafe { paging::add_table(base, page.as_ptr() as usize) }?;
+        make_table(base)?;
         slots.grown.push(Table::new(base, SLOTS_PER_TABLE));
         slots.take().ok_or(Errno::ENOSPC)
     }
@@ -120,6 +118,22 @@ impl Drop for Slot {
         *in_use -= usize::from(given);
         debug_assert!(given, "a slot exists once");
     }
+}
+
+/// Makes an empty page table for the 2 MiB around `address`.
+///
+/// # Errors
+/// `EEXIST` where there is one, `ENOMEM` without memory for one, or Xen's word. Nothing is kept then.
+pub fn make_table(address: usize) -> Result<(), Errno> {
+    let page = heap::allocate_page().ok_or(Errno::ENOMEM)?;
+    // SAFETY: a zeroed page of our own that nobody else knows, and a table in which nothing is mapped changes nothing.
+    let added = unsafe { paging::add_table(address, page.as_ptr() as usize) };
+    // What Xen does not let us write to again is lost.
+    if added.is_err() && paging::is_writable(page.as_ptr() as usize) {
+        // SAFETY: it became no table, and is as it was.
+        unsafe { heap::free_page(page) };
+    }
+    added
 }
 
 /// Slots taken at the moment.

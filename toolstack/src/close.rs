@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use xen_types::DomId;
-use xenstore::{Permission, XenbusState, path};
+use xenstore::path::{self, key};
+use xenstore::{Permission, XenbusState};
 
 use crate::directories::{Ends, end_state, set_back, set_online};
 use crate::domain;
@@ -74,17 +75,31 @@ fn close_without_stub(host: &Host, stub: DomId, guest: &DomainName, timeout: Dur
     let frontend = path::frontend_dir(guest.id);
     let readable = [Permission::none(DomId::DOM0), Permission::read(guest.id)];
     let backend = path::backend_dir(stub, guest.id);
-    let was_asked = end_state(host, &backend)? == XenbusState::Closing;
-    let timeout = if was_asked { Duration::ZERO } else { patience(host, guest, timeout)? };
-    if !was_asked {
-        let mut changes = Change::directory(backend.clone(), &readable).to_vec();
-        changes.extend(Change::node(path::child(&backend, "state"), XenbusState::Closing, &readable));
-        host.commit(&changes)?;
+    // Says it where that was not said before, and waits; who was asked before is not waited for again.
+    let ask = |state, others: &[(&str, &str)], is_there: fn(XenbusState) -> bool| {
+        let was_asked = end_state(host, &backend)? == state;
+        let timeout = if was_asked { Duration::ZERO } else { patience(host, guest, timeout)? };
+        if !was_asked {
+            let mut changes = Change::directory(backend.clone(), &readable).to_vec();
+            for (name, value) in others {
+                changes.extend(Change::node(path::child(&backend, name), value, &readable));
+            }
+            changes.extend(Change::node(path::child(&backend, "state"), state, &readable));
+            host.commit(&changes)?;
+        }
+        let watched = [frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
+        let answered = host.wait_for_guest(guest.id, &watched, timeout, || {
+            let gone = !domain::is_alive(host, guest.id)?;
+            Ok((gone || is_there(end_state(host, &frontend)?)).then_some(()))
+        })?;
+        Ok::<_, Error>(answered.is_some())
+    };
+    if end_state(host, &frontend)? == XenbusState::Reconfiguring {
+        // Linux's pcifront hears nothing but 8 there. It looks at the buses that are listed then, of which there are none that answer, and goes to 4.
+        let buses = [(key::ROOT_NUM, "0"), (key::NUM_DEVS, "0")];
+        if !ask(XenbusState::Reconfigured, &buses, |front| front != XenbusState::Reconfiguring)? {
+            return Ok(false);
+        }
     }
-    let watched = [frontend.clone(), path::RELEASE_DOMAIN.to_owned()];
-    let closed = host.wait_for_guest(guest.id, &watched, timeout, || {
-        let gone = !domain::is_alive(host, guest.id)?;
-        Ok((gone || is_over(end_state(host, &frontend)?)).then_some(()))
-    })?;
-    Ok(closed.is_some())
+    ask(XenbusState::Closing, &[], is_over)
 }

@@ -44,10 +44,12 @@ pub enum Served {
     Reads,
     /// Everything that was asked is answered, or waits for the broker.
     Done,
-    /// There is more, and others had better get their turn first: call again for this port without waiting for an event.
-    More,
     /// Not a port of ours, or not any more.
     UnknownPort,
+    /// There is more, and others had better get their turn first: call again for this port without waiting for an event.
+    More,
+    /// The same, but a function answers slowly: tell [`Backend::set_aside`].
+    Slow,
 }
 
 /// The backend. Its owner
@@ -104,6 +106,21 @@ impl<P: Platform> Backend<P> {
     #[inline(always)] // in the one function that serves an event
     pub fn serve(&mut self, port: Port) -> Served {
         self.core.with(|core| core.serve(port))
+    }
+
+    /// A port was served slowly: it waits for as long as it has kept the others waiting, and comes with [`Backend::take_due`] then.
+    pub fn set_aside(&mut self, port: Port) {
+        self.core.with(|core| core.set_aside(port));
+    }
+
+    /// Ports to serve again that were set aside, once their time has come ([`Backend::next_deadline_ns`] tells of it).
+    pub fn take_due(&mut self) -> impl Iterator<Item = Port> + use<P> {
+        self.core.with(Core::take_due).into_iter()
+    }
+
+    /// The connection to xenstored is a new one, or as good as that: what was asked is not answered any more, and the watches may be gone.
+    pub fn reset_store(&mut self) {
+        self.core.with(Core::reset_store);
     }
 
     /// A number that changes whenever [`Backend::ports`] does.

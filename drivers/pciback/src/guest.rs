@@ -20,15 +20,17 @@ use crate::ops::{self, Answer, Counters, HasRead, Interrupts, Job, Notice, Verdi
 use crate::platform::{Grants, Platform};
 use crate::pool::{Pool, PoolDevice, Told};
 use crate::port_table::PortTable;
-use crate::rate::TokenBucket;
+use crate::rate::{Lines, TokenBucket};
 use crate::topology::{ExportMode, Topology};
+use xenstore::XenbusState::{Connected, Reconfigured, Reconfiguring};
+
 use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
-/// a handshake needs a handful.
-const LOOKS: TokenBucket = TokenBucket::new(128, 5_000_000);
-/// Lines in the log that it may cause at once, and how often after that.
-const LINES: TokenBucket = TokenBucket::new(16, 5_000_000_000);
+/// a handshake needs a dozen.
+const LOOKS: TokenBucket = TokenBucket::new(128, 100_000_000);
+/// What it can owe of them at most, so that the toolstack's business with it waits for a few seconds at most.
+const MAX_DEBT: u32 = 64;
 
 /// The mapped page and the port that goes with it.
 struct Session<P: Platform> {
@@ -43,6 +45,10 @@ pub(crate) struct Guest<P: Platform> {
     pub(crate) signal: Rc<Signal>,
     /// The frontend has touched its `state` since the last look.
     pub(crate) touched: bool,
+    /// What is done about its nodes now was its idea: nobody had asked it for the state that it is in.
+    is_at_work: bool,
+    /// Looks that it has caused and not paid for.
+    debt: u32,
     /// The same as the fields below, as decisions see it.
     pub(crate) held: Held,
     session: Option<Session<P>>,
@@ -59,12 +65,15 @@ pub(crate) struct Guest<P: Platform> {
     pub(crate) is_queued: bool,
     /// It is to be told of a device that is gone.
     has_losses: bool,
+    /// It stands aside until then.
+    aside_until_ns: u64,
+    /// Either is so: one flag to look at before each request.
+    is_delayed: bool,
     /// Where its own directory does not choose.
     export: ExportMode,
     is_direct: bool,
     looks: TokenBucket,
-    lines: TokenBucket,
-    unsaid: u64,
+    lines: Lines,
     /// How many of its devices were visited one after the other, where somebody counts.
     visited: u64,
 }
@@ -75,6 +84,8 @@ impl<P: Platform> Guest<P> {
             domid,
             signal: Signal::new(),
             touched: false,
+            is_at_work: false,
+            debt: 0,
             held: Held::default(),
             session: None,
             topology: Topology::new(options.export).named_by(options.domain),
@@ -84,11 +95,12 @@ impl<P: Platform> Guest<P> {
             is_waiting: false,
             is_queued: false,
             has_losses: false,
+            aside_until_ns: 0,
+            is_delayed: false,
             export: options.export,
             is_direct: options.is_direct,
             looks: LOOKS,
-            lines: LINES,
-            unsaid: 0,
+            lines: Lines::NEW,
             visited: 0,
         }
     }
@@ -100,11 +112,21 @@ impl<P: Platform> Guest<P> {
 
     /// Whether its nodes may be looked at now: always, unless it has caused too many looks. Then: when.
     pub(crate) fn may_look(&mut self, now_ns: u64) -> Result<(), u64> {
-        if self.touched {
+        while let Some(left) = self.debt.checked_sub(1) {
             self.looks.take(now_ns)?;
-            self.touched = false;
+            self.debt = left;
         }
         Ok(())
+    }
+
+    /// A piece of work, which the frontend pays for if it has caused it.
+    fn charge(&mut self) {
+        self.debt = (self.debt + u32::from(self.is_at_work)).min(MAX_DEBT);
+    }
+
+    /// All is as it should be: what comes next has a cause of its own.
+    pub(crate) const fn settled(&mut self) {
+        self.is_at_work = false;
     }
 
     /// Takes note of what the nodes say, before deciding on them.
@@ -112,11 +134,19 @@ impl<P: Platform> Guest<P> {
         self.held.observe(nodes);
         self.topology.choose(nodes.export.unwrap_or(self.export));
         self.held.observe_roots(nodes, self.topology.roots());
-        if self.last_peer == Some(nodes.peer) {
+        let is_news = self.last_peer.replace(nodes.peer) != Some(nodes.peer);
+        if core::mem::take(&mut self.touched) || is_news {
+            // What we had asked for is the toolstack's doing.
+            let is_answer = matches!(
+                (nodes.own, nodes.peer.state),
+                (Some(Reconfiguring), Some(Reconfiguring)) | (Some(Reconfigured), Some(Connected))
+            );
+            self.is_at_work = !(is_news && is_answer);
+        }
+        self.charge();
+        if !is_news {
             return;
         }
-        self.last_peer = Some(nodes.peer);
-        self.touched = true; // whichever event brought us here, the next look is on its account
         if !makes_sense(nodes.own, nodes.peer.state) {
             let (own, peer) = (name(nodes.own), name(nodes.peer.state));
             self.say(now_ns, log::Level::Warn, format_args!("ignoring its state {peer} while ours is {own}"));
@@ -125,11 +155,7 @@ impl<P: Platform> Guest<P> {
 
     /// A line in the log that the frontend has caused. Too many are counted instead.
     pub(crate) fn say(&mut self, now_ns: u64, level: log::Level, text: fmt::Arguments<'_>) {
-        if self.lines.take(now_ns).is_err() {
-            self.unsaid = self.unsaid.saturating_add(1);
-            return;
-        }
-        let unsaid = core::mem::take(&mut self.unsaid);
+        let Some(unsaid) = self.lines.take(now_ns) else { return };
         if unsaid > 0 {
             log::warn!("frontend {}: {unsaid} more lines like these", self.domid);
         }
@@ -138,6 +164,7 @@ impl<P: Platform> Guest<P> {
 
     /// Takes a device from the pool and gives it a virtual address, or notes why not.
     pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) {
+        self.charge();
         let outcome = match self.try_take(pool, address, wish) {
             Ok(virtual_address) => Outcome::Exported(virtual_address),
             Err(failure) => Outcome::Failed(failure),
@@ -167,12 +194,18 @@ impl<P: Platform> Guest<P> {
         added
     }
 
-    /// Gives one device back.
-    pub(crate) fn release(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>, address: Sbdf) {
+    /// Gives one device back. One that was taken by force leaves a driver behind that drives whatever comes to its virtual address, so nothing
+    /// does while the connection lasts.
+    pub(crate) fn release(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>, address: Sbdf, by_force: bool) {
+        self.charge();
         let id = self.id(address);
         self.held.devices.remove(&address);
         let Some(id) = id else { return };
-        self.topology.remove(id);
+        if by_force {
+            self.topology.retire(id);
+        } else {
+            self.topology.remove(id);
+        }
         if let Some(device) = self.devices.get_mut(usize::from(id.0)).and_then(Option::take) {
             pool.give_back(device, broker);
         }
@@ -181,7 +214,7 @@ impl<P: Platform> Guest<P> {
     /// Gives all devices back.
     pub(crate) fn release_all(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>) {
         while let Some(address) = self.held.devices.last().map(|(address, _)| *address) {
-            self.release(pool, broker, address);
+            self.release(pool, broker, address, false);
         }
     }
 
@@ -241,6 +274,7 @@ impl<P: Platform> Guest<P> {
             device.let_go();
             broker.note(device);
         }
+        self.topology.forget_retired();
         self.held.connection = None;
         self.held.announced = false;
         self.held.peer_was_connected = false;
@@ -257,6 +291,10 @@ impl<P: Platform> Guest<P> {
 
 /// Requests that one event may bring before the other frontends get their turn.
 const REQUESTS: usize = 16;
+/// How long these may take. A function that answers slowly holds our only CPU meanwhile.
+const TURN_NS: u64 = 1_000_000;
+/// How long a frontend stands aside at most after a turn that took longer: as long as the turn.
+const MAX_ASIDE_NS: u64 = 100_000_000;
 
 impl<P: Platform> Guest<P> {
     /// Serves the request that has waited for the broker, if it is still there.
@@ -268,47 +306,108 @@ impl<P: Platform> Guest<P> {
         }
     }
 
-    /// Answers what is in the page, looks again, and so on for up to [`REQUESTS`] times. What only the broker can do is left there.
+    /// Answers what is in the page, and what came meanwhile. What only the broker can do is left there.
     #[inline(always)] // in the one function that serves an event
     pub(crate) fn serve(&mut self, platform: &P, counters: &mut Counters, broker: &mut Broker<P>) -> Served {
+        if self.is_delayed && self.delay(platform) {
+            return Served::Nothing;
+        }
+        match self.serve_one(platform, counters, broker, Served::Nothing) {
+            ControlFlow::Break(served) => served,
+            // Most frontends ask again when they have seen the answer.
+            ControlFlow::Continue(served) if !self.is_asked() => served,
+            ControlFlow::Continue(served) => self.serve_more(platform, counters, broker, served),
+        }
+    }
+
+    /// A request is in the page.
+    #[inline(always)]
+    fn is_asked(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.page.is_active())
+    }
+
+    /// Serves what is in the page, if there is anything. `before` is what was served until now.
+    #[inline(always)]
+    fn serve_one(
+        &mut self,
+        platform: &P,
+        counters: &mut Counters,
+        broker: &mut Broker<P>,
+        before: Served,
+    ) -> ControlFlow<Served, Served> {
+        let Self { session, asked, topology, devices, .. } = self;
+        let Some(Session { port, page }) = session else { return ControlFlow::Break(Served::UnknownPort) };
+        if !page.is_active() {
+            self.is_waiting = false;
+            return ControlFlow::Break(before);
+        }
+        if asked.is_none()
+            && let Some(request) = page.take_read()
+        {
+            let executed = ops::read(
+                &request,
+                topology,
+                |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
+                counters,
+            );
+            match executed {
+                HasRead::Done(err, value) => {
+                    page.answer(err, value);
+                    platform.notify(*port);
+                    self.is_waiting = false;
+                    return ControlFlow::Continue(before.max(Served::Reads));
+                }
+                HasRead::Absent => {}
+                HasRead::Lost => self.signal.raise(),
+            }
+        }
+        self.serve_other(platform, counters, broker, before)?;
+        ControlFlow::Continue(Served::Done)
+    }
+
+    /// The same for what came while the request before was served, up to [`REQUESTS`] times and for [`TURN_NS`].
+    #[cold]
+    #[inline(never)]
+    fn serve_more(
+        &mut self,
+        platform: &P,
+        counters: &mut Counters,
+        broker: &mut Broker<P>,
+        mut served: Served,
+    ) -> Served {
+        let start_ns = platform.now_ns();
+        for _ in 1..REQUESTS {
+            match self.serve_one(platform, counters, broker, served) {
+                ControlFlow::Break(served) => return served,
+                ControlFlow::Continue(more) => served = more,
+            }
+            let now_ns = platform.now_ns();
+            let took_ns = now_ns.saturating_sub(start_ns);
+            if took_ns > TURN_NS {
+                self.aside_until_ns = now_ns.saturating_add(took_ns.min(MAX_ASIDE_NS));
+                self.is_delayed = true;
+                return Served::Slow;
+            }
+        }
+        Served::More
+    }
+
+    /// Until when it stands aside.
+    pub(crate) const fn aside_until_ns(&self) -> u64 {
+        self.aside_until_ns
+    }
+
+    /// What comes before a request, seldom: devices that are gone, and a turn that took too long. True where the request waits; who has set it
+    /// aside sees to it that there is an event.
+    #[cold]
+    #[inline(never)]
+    fn delay(&mut self, platform: &P) -> bool {
         if self.has_losses {
             self.tell_losses(platform); // the event may be its answer to the one before
         }
-        let mut rest = Served::Nothing;
-        for _ in 0..REQUESTS {
-            let Self { session, asked, topology, devices, .. } = self;
-            let Some(Session { port, page }) = session else { return Served::UnknownPort };
-            if !page.is_active() {
-                self.is_waiting = false;
-                return rest;
-            }
-            if asked.is_none()
-                && let Some(request) = page.take_read()
-            {
-                let executed = ops::read(
-                    &request,
-                    topology,
-                    |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
-                    counters,
-                );
-                match executed {
-                    HasRead::Done(err, value) => {
-                        page.answer(err, value);
-                        platform.notify(*port);
-                        self.is_waiting = false;
-                        rest = rest.max(Served::Reads);
-                        continue;
-                    }
-                    HasRead::Absent => {}
-                    HasRead::Lost => self.signal.raise(),
-                }
-            }
-            if let ControlFlow::Break(served) = self.serve_other(platform, counters, broker, rest) {
-                return served;
-            }
-            rest = Served::Done;
-        }
-        Served::More
+        let waits = platform.now_ns() < self.aside_until_ns;
+        self.is_delayed = waits || self.has_losses;
+        waits
     }
 
     /// Serves a request that is more than a read, and goes on or ends with what was served. `before` is what was until now.
@@ -448,6 +547,7 @@ impl<P: Platform> Guest<P> {
             text = format!("{text}{separator}{address} is gone: it does not answer any more");
         }
         self.has_losses |= !text.is_empty();
+        self.is_delayed |= self.has_losses;
         (!text.is_empty()).then_some(Failure { errno: Errno::ENODEV, text })
     }
 

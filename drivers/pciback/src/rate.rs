@@ -40,6 +40,27 @@ impl TokenBucket {
     }
 }
 
+/// Lines in the log about one thing: a few at once, then one now and then. The others are counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lines {
+    bucket: TokenBucket,
+    unsaid: u64,
+}
+
+impl Lines {
+    /// Nothing was said yet.
+    pub(crate) const NEW: Self = Self { bucket: TokenBucket::new(16, 5_000_000_000), unsaid: 0 };
+
+    /// Whether there may be a line now: then, how many there might have been since the last one.
+    pub(crate) fn take(&mut self, now_ns: u64) -> Option<u64> {
+        if self.bucket.take(now_ns).is_err() {
+            self.unsaid = self.unsaid.saturating_add(1);
+            return None;
+        }
+        Some(core::mem::take(&mut self.unsaid))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -85,6 +85,7 @@ impl SimStub {
             }
             Turn::Run => {
                 self.backend.run();
+                self.pending.extend(self.backend.take_due());
                 false
             }
             Turn::Serve => self.serve_one(),
@@ -97,7 +98,7 @@ impl SimStub {
     /// When that does not happen.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
-            self.backend.run();
+            self.turn(Turn::Run);
             let sent = self.turn(Turn::Send(usize::MAX));
             if !self.turn(Turn::Receive(usize::MAX)) && !sent {
                 return;
@@ -118,8 +119,10 @@ impl SimStub {
             }
         }
         let Some(port) = self.pending.pop_front() else { return false };
-        if self.backend.serve(port) == Served::More {
-            self.pending.push_back(port);
+        match self.backend.serve(port) {
+            Served::More => self.pending.push_back(port),
+            Served::Slow => self.backend.set_aside(port),
+            _ => {}
         }
         true
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use pciback::platform::{
     Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
 };
-use pciif::OwnedPage;
+use pciif::{FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
 use crate::device::Function;
@@ -67,8 +67,20 @@ pub struct Machine {
     now_ns: u64,
     /// Events that were raised, by the domain that gets them.
     events: BTreeMap<DomId, u64>,
+    /// How long a function takes to answer a read, where it takes any time.
+    slow: BTreeMap<Mfn, u64>,
+    /// What a guest on another CPU does as soon as the stub notifies this port, so often.
+    hasty: BTreeMap<(DomId, Port), Hasty>,
     /// Hypercalls that shall fail, by name: `map_grant`, `bind_interdomain`, `map_config`, `offer_ring`.
     failures: Vec<(&'static str, Errno)>,
+}
+
+/// A guest that asks the same again as soon as it has its answer.
+#[derive(Clone, Debug)]
+struct Hasty {
+    page: Arc<OwnedPage>,
+    request: Request,
+    left: u32,
 }
 
 /// The machine, as everybody in a test holds it.
@@ -210,6 +222,23 @@ impl SimXen {
         self.machine().functions.remove(&ecam);
     }
 
+    /// Has a function take so long for each read.
+    pub fn make_slow(&self, ecam: Mfn, by_ns: u64) {
+        self.machine().slow.insert(ecam, by_ns);
+    }
+
+    /// Has a guest ask the same again as soon as `stub` has answered at its `port`, so many times.
+    pub fn make_hasty(&self, (stub, port): (DomId, Port), page: &Arc<OwnedPage>, request: Request, times: u32) {
+        let hasty = Hasty { page: Arc::clone(page), request, left: times };
+        self.machine().hasty.insert((stub, port), hasty);
+    }
+
+    /// How often a hasty guest still means to ask.
+    #[must_use]
+    pub fn haste_left(&self, (stub, port): (DomId, Port)) -> u32 {
+        self.look().hasty.get(&(stub, port)).map_or(0, |hasty| hasty.left)
+    }
+
     /// Works on a function's configuration space, as its hardware would.
     pub fn with_function<R>(&self, ecam: Mfn, work: impl FnOnce(&mut Function) -> R) -> Option<R> {
         self.machine().functions.get_mut(&ecam).map(work)
@@ -311,6 +340,13 @@ impl Events for SimPlatform {
 
     fn notify(&self, port: Port) {
         self.xen.notify(self.domid, port);
+        let mut machine = self.xen.machine();
+        if let Some(hasty) = machine.hasty.get_mut(&(self.domid, port))
+            && let Some(left) = hasty.left.checked_sub(1)
+        {
+            hasty.left = left;
+            FrontendPage::new(Arc::clone(&hasty.page)).publish(&hasty.request);
+        }
     }
 
     fn close(&self, port: Port) {
@@ -344,6 +380,8 @@ pub struct SimWindow {
 impl ConfigSpace for SimWindow {
     fn read_config(&self, offset: u16, width: Width) -> u32 {
         assert!(offset.is_multiple_of(width as u16) && offset < 4096, "{width:?} at {offset:#x}");
+        let took_ns = self.xen.look().slow.get(&self.ecam).copied();
+        self.xen.advance_ns(took_ns.unwrap_or(0));
         self.xen
             .look()
             .functions

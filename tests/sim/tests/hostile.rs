@@ -167,6 +167,52 @@ fn a_storm_of_states_costs_the_others_nothing_and_ends_with_a_connection() {
     assert_eq!(world.states(third), ("4".to_string(), 4));
     // And when it comes to its senses it is served.
     world.guest(bad).unload();
+    world.settle_deadlines(200);
+    world.guest(bad).set_state(1);
+    world.settle_deadlines(50);
+    assert_eq!(world.states(bad), ("4".to_string(), 4));
+}
+
+/// Each round takes the device back and lends it again. Everything that is done for it is paid for: by the guest, and only by that.
+#[test]
+fn a_guest_that_comes_and_goes_pays_for_every_look() {
+    let (mut world, good, bad) = two_guests();
+    world.settle();
+    logs::collect(log::LevelFilter::Info);
+    let state = format!("{}/state", SimTool::frontend_dir(bad));
+    let rounds = |world: &mut World, count: u32, step_ns: u64| {
+        let before = world.xen.store().requests();
+        for _ in 0..count {
+            world.xen.store().change(bad, |store| store.remove(&state)).expect("its own node");
+            world.stub.settle();
+            world.guest(bad).set_state(1);
+            world.stub.settle();
+            world.xen.advance_ns(step_ns);
+            world.stub.settle();
+        }
+        world.xen.store().requests() - before
+    };
+    // What it may cause at once.
+    let burst = rounds(&mut world, 150, 0);
+    let nothing_more = rounds(&mut world, 150, 0);
+    assert_eq!(nothing_more, 0, "after {burst} requests");
+    // Then ten looks a second, of some twenty requests each; as many rounds as it likes.
+    let sustained = rounds(&mut world, 1_000, 10_000_000);
+    assert!((1_000..2_500).contains(&sustained), "{sustained} requests in ten seconds, after {burst}");
+    let lines = logs::take();
+    assert!(lines.len() < 60, "{} lines", lines.len());
+    assert_undisturbed(&mut world, good);
+    // A change of the honest guest's devices is not paid for by anybody.
+    for _ in 0..50 {
+        world.tool.hot_detach(good, &[B]);
+        world.settle();
+        world.tool.remove_entries(good, &[B]);
+        world.tool.hot_attach(good, &[(B, None)]);
+        world.settle();
+        assert!(world.tool.is_settled(good));
+    }
+    world.guest(bad).unload();
+    world.settle_deadlines(200);
     world.guest(bad).set_state(1);
     world.settle_deadlines(50);
     assert_eq!(world.states(bad), ("4".to_string(), 4));
@@ -410,4 +456,43 @@ fn a_guest_that_never_stops_asking_does_not_keep_the_others_waiting() {
         ));
     }
     assert_undisturbed(&mut world, good);
+}
+
+/// A function that takes 10 ms for a read, and a guest that has the next request in the page as soon as it has its answer: the turn of the others comes
+/// after two of its reads, and it has half of the time at most.
+#[test]
+fn a_function_that_answers_slowly_does_not_keep_the_others_waiting() {
+    const READ_NS: u64 = 10_000_000;
+    let (mut world, good, bad) = two_guests();
+    world.settle();
+    world.xen.make_slow(sim::tool::ecam(A), READ_NS);
+    let now_ns = |world: &World| pciback::platform::Clock::now_ns(&world.xen.platform(STUB));
+    let status = Request::conf_read(FIRST, 6, 2);
+    let page = std::sync::Arc::clone(world.guest(bad).page().expect("a page"));
+    // The good guest connected first, and the broker's port was before both.
+    let port = (STUB, world.stub.backend.ports().last().expect("a port"));
+    world.xen.make_hasty(port, &page, status, 40);
+    let start_ns = now_ns(&world);
+    world.guest(bad).publish(&status);
+    let (mut longest_ns, mut answers) = (0, 0);
+    while world.xen.haste_left(port) > 0 {
+        let asked_ns = now_ns(&world);
+        assert_undisturbed(&mut world, good);
+        answers += 1;
+        longest_ns = longest_ns.max(now_ns(&world) - asked_ns);
+        let left = world.xen.haste_left(port);
+        if world.stub.backend.next_deadline_ns().is_some_and(|due_ns| due_ns > now_ns(&world)) {
+            world.xen.advance_ns(1_000_000); // nobody else has anything to do
+        }
+        world.stub.turn(sim::stub::Turn::Run);
+        assert!(world.xen.haste_left(port) == left, "served in its turn only");
+        assert!(answers < 10_000, "it comes to its end");
+    }
+    assert!(longest_ns <= 2 * READ_NS, "{longest_ns} ns");
+    let took_ns = now_ns(&world) - start_ns;
+    assert!(took_ns >= 40 * READ_NS * 7 / 5, "{took_ns} ns for 40 reads of 10 ms each");
+    // It is slow, and not refused.
+    world.xen.advance_ns(1_000_000_000);
+    world.settle();
+    assert_eq!(world.ask(bad, &status).map(|response| response.err), Some(0));
 }

@@ -452,6 +452,44 @@ fn a_device_that_is_taken_by_force_is_gone_at_any_moment() {
     }
 }
 
+/// The guest's driver still has what was there, and would drive the next one with its state.
+#[test]
+fn the_address_of_a_device_that_was_taken_by_force_waits_for_the_driver_to_go() {
+    let (mut world, guest) = running(&[A, B]);
+    world.tool.remove_entries(guest, &[A]);
+    world.settle();
+    assert_eq!((pool(&world, A).as_str(), read(&mut world, guest, 0)), ("free", NO_DEVICE));
+    for device in [C, A, A1] {
+        world.tool.hot_attach(guest, &[(device, None)]);
+        world.settle();
+        assert_eq!(states(&world, guest), both(4, 4));
+    }
+    let vdev: Vec<String> = (1..4).map(|index| node(&world, guest, &format!("vdev-{index}"))).collect();
+    assert_eq!(vdev, ["0000:00:02.00", "0000:00:03.00", "0000:00:03.01"]);
+    assert_eq!(read(&mut world, guest, 0), NO_DEVICE);
+    // Not where it is wished for either.
+    world.tool.remove_entries(guest, &[C]);
+    world.settle();
+    world.tool.hot_attach(guest, &[(C, Some(0))]);
+    world.settle();
+    assert_eq!(node(&world, guest, "vdev-3"), "0000:00:04.00");
+    // A driver that is loaded anew has forgotten it.
+    world.tool.hot_detach(guest, &[C]);
+    world.settle();
+    world.tool.remove_entries(guest, &[C]);
+    world.guest(guest).unload();
+    world.settle();
+    world.guest(guest).probe();
+    world.settle();
+    world.tool.hot_attach(guest, &[(C, None)]);
+    world.settle();
+    assert_eq!(states(&world, guest), both(4, 4));
+    assert_eq!(
+        (node(&world, guest, "vdev-3").as_str(), read(&mut world, guest, 0)),
+        ("0000:00:00.00", (0, at(0, C).1))
+    );
+}
+
 #[test]
 fn whoever_has_removed_an_entry_and_finds_the_device_free_may_give_it_away() {
     let mut count = 0;

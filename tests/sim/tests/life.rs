@@ -327,3 +327,35 @@ fn frontend_dirs_are_where_the_tool_says() {
     // The path that the stub derives from its directory's name is the one that the toolstack writes.
     assert_eq!(SimTool::frontend_dir(DomId(5)), xenstore::path::frontend_dir(DomId(5)));
 }
+
+/// A stream that makes no sense is begun anew. The watches may be gone with it, and what they would have told.
+#[test]
+fn a_connection_to_xenstored_that_begins_anew_misses_nothing() {
+    for loses_watches in [true, false] {
+        let a = Sbdf::from_devfn(0, 3, 0);
+        let b = Sbdf::from_devfn(0, 5, 0x10);
+        let mut world = World::new(&[a]);
+        let guest = world.connect(5, &[a]);
+        let connection = world.stub.connection();
+        let watches = world.xen.store().watches(connection);
+        if loses_watches {
+            world.xen.store().forget_watches(connection);
+        }
+        // In the middle of something, with events that nobody gets.
+        world.tool.add_to_pool(b, sim::device::Function::endpoint(0x8086, 1));
+        world.tool.hot_attach(guest, &[(b, None)]);
+        world.stub.turn(Turn::Run);
+        world.stub.backend.reset_store();
+        world.settle_deadlines(20);
+        let sorted = |mut list: Vec<(String, String)>| {
+            list.sort();
+            list
+        };
+        assert_eq!(sorted(world.xen.store().watches(connection)), sorted(watches));
+        assert_eq!(world.states(guest), ("4".to_string(), 4));
+        assert_eq!(world.guest(guest).found.len(), 2);
+        world.guest(guest).unload();
+        world.settle();
+        assert_eq!(world.tool.backend(guest, "state").as_deref(), Some("6"), "its state is watched");
+    }
+}

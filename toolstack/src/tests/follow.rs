@@ -219,6 +219,29 @@ fn a_guest_that_does_not_close_waits_for_another_try() {
     machine.assert_no_violations();
 }
 
+/// pcifront hears nothing but 8 there: it is brought to 4 first, and looks at no bus meanwhile, of which none would answer.
+#[test]
+fn a_guest_that_was_changing_its_devices_when_the_stub_died_closes_too() {
+    let machine = machine();
+    machine.with(|world| {
+        world.write("/local/domain/5/device/pci/0/state", "7");
+        world.destroy(STUB);
+        world.incidents.push(Box::new(|world| {
+            let is_asked = world.value("/local/domain/3/backend/pci/5/0/state") == Some("8");
+            if is_asked {
+                assert_eq!(world.value("/local/domain/3/backend/pci/5/0/root_num"), Some("0"));
+            }
+            is_asked
+        }));
+    });
+    start_stub(&machine);
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("8")));
+    machine.settle();
+    machine.with(|world| assert_eq!(world.value("/local/domain/5/device/pci/0/state"), Some("4")));
+    machine.assert_no_violations();
+}
+
 #[test]
 fn devices_that_were_added_before_there_is_a_stub_wait_for_it() {
     let machine = Machine::new();

@@ -2,15 +2,17 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::rc::Rc;
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::Waker;
 
 use litemap::LiteMap;
-use xen_types::{DomId, Sbdf};
+use xen_types::{DomId, Port, Sbdf};
 use xenstore::path::key;
-use xenstore::{Client, ReqId, WatchEvent, path};
+use xenstore::{Client, ReqId, Request, TxId, WatchEvent, path};
 
 use super::executor::BoxedTask;
 use super::shutdown::Shutdown;
@@ -26,15 +28,32 @@ use crate::port_table::PortTable;
 use crate::xenbus::Stop;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
-pub(crate) const BACKEND_TOKEN: &str = "backend";
+const BACKEND_TOKEN: &str = "backend";
 /// Watch on [`path::relative::POOL`].
-pub(crate) const POOL_TOKEN: &str = "pool";
+const POOL_TOKEN: &str = "pool";
 /// Watch on [`path::relative::CONTROL_SHUTDOWN`].
-pub(crate) const SHUTDOWN_TOKEN: &str = "shutdown";
+const SHUTDOWN_TOKEN: &str = "shutdown";
 /// Watch on [`path::relative::QUERY`].
-pub(crate) const QUERY_TOKEN: &str = "query";
+const QUERY_TOKEN: &str = "query";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
-pub(crate) const FRONTEND_TOKEN: &str = "frontend-";
+const FRONTEND_TOKEN: &str = "frontend-";
+/// What is watched from the start.
+pub(crate) const WATCHES: [(&str, &str); 4] = [
+    (path::relative::POOL, POOL_TOKEN),
+    (path::relative::BACKEND_ROOT, BACKEND_TOKEN),
+    (path::relative::QUERY, QUERY_TOKEN),
+    (path::relative::CONTROL_SHUTDOWN, SHUTDOWN_TOKEN),
+];
+
+/// The node of a frontend that is watched.
+pub(crate) fn frontend_path(domid: DomId) -> String {
+    path::child(&path::frontend_dir(domid), key::STATE)
+}
+
+/// And the watch's token.
+pub(crate) fn frontend_token(domid: DomId) -> String {
+    format!("{FRONTEND_TOKEN}{domid}")
+}
 
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
@@ -52,6 +71,8 @@ pub(crate) struct Core<P: Platform> {
     /// Signals to raise, by time; the second number tells alarms of the same time apart.
     alarms: LiteMap<(u64, u64), Rc<Signal>>,
     last_alarm: u64,
+    /// Ports that were set aside, and until when.
+    aside: Vec<(u64, Port)>,
     pub(crate) free_transactions: u32,
     pub(crate) transaction_queue: VecDeque<Waker>,
     /// Tasks to be taken over by the executor.
@@ -83,6 +104,7 @@ impl<P: Platform> Core<P> {
             waiting: LiteMap::new(),
             alarms: LiteMap::new(),
             last_alarm: 0,
+            aside: Vec::new(),
             free_transactions: TRANSACTIONS,
             transaction_queue: VecDeque::new(),
             spawned: Vec::new(),
@@ -125,9 +147,50 @@ impl<P: Platform> Core<P> {
     /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
         let alarm = self.alarms.first().map(|((deadline_ns, _), _)| *deadline_ns);
-        match (alarm, self.broker.deadline_ns()) {
-            (None, None) => None,
-            (alarm, broker) => Some(alarm.unwrap_or(u64::MAX).min(broker.unwrap_or(u64::MAX))),
+        let aside = self.aside.iter().map(|(deadline_ns, _)| *deadline_ns);
+        alarm.into_iter().chain(self.broker.deadline_ns()).chain(aside).min()
+    }
+
+    /// Has a port wait for as long as its frontend stands aside.
+    pub(crate) fn set_aside(&mut self, port: Port) {
+        let owner = self.ports.owner(port).map(|owner| owner.domid);
+        if let Some(guest) = owner.and_then(|domid| self.guests.get_mut(domid)) {
+            self.aside.push((guest.aside_until_ns(), port));
+        }
+    }
+
+    /// Ports that have waited long enough.
+    pub(crate) fn take_due(&mut self) -> Vec<Port> {
+        let mut due = Vec::new();
+        if !self.aside.is_empty() {
+            let now_ns = self.platform.now_ns();
+            self.aside.retain(|(deadline_ns, port)| {
+                let is_due = *deadline_ns <= now_ns;
+                if is_due {
+                    due.push(*port);
+                }
+                !is_due
+            });
+        }
+        due
+    }
+
+    /// Sets every watch anew, and looks at everything: each begins with an event, and what was missed is seen.
+    pub(crate) fn reset_store(&mut self) {
+        self.client.reset();
+        let domids: Vec<DomId> = self.guests.iter().map(Guest::domid).collect();
+        WATCHES.iter().for_each(|(path, token)| self.watch(path, token));
+        domids.into_iter().for_each(|domid| self.watch(&frontend_path(domid), &frontend_token(domid)));
+        self.pool.look_at_all();
+        self.look_at_backends();
+        self.shutdown_signal.raise();
+    }
+
+    /// Sets a watch of which nobody waits for the answer: one that is there already is as good.
+    #[inline(never)]
+    fn watch(&mut self, path: &str, token: &str) {
+        if let Ok(id) = self.client.submit(TxId::NONE, &Request::Watch { path, token }) {
+            self.client.forget(id);
         }
     }
 

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 use xen_types::DomId;
 use xenstore::{Error, Request, TxId, path};
 
-use super::core::{FRONTEND_TOKEN, Handle};
+use super::core::{Handle, frontend_path, frontend_token};
 use super::read;
 use super::store::{Answer, Transaction};
+use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::xenbus::{Action, Failure, Nodes, decide};
 
@@ -37,7 +38,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let is_watched = task.watch().await;
     task.serve(is_watched).await;
     if is_watched {
-        drop(task.ask(&Request::Unwatch { path: &task.watched_path(), token: &task.token() }));
+        drop(task.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
     }
     // Whatever we said about it is of no use to anybody now, and each node counts against our quota.
     let error_dir = path::relative::error_node(domid);
@@ -56,17 +57,10 @@ impl<P: Platform> Task<P> {
         self.handle.ask(TxId::NONE, request)
     }
 
-    fn watched_path(&self) -> String {
-        path::child(&path::frontend_dir(self.domid), "state")
-    }
-
-    fn token(&self) -> String {
-        format!("{FRONTEND_TOKEN}{}", self.domid)
-    }
-
     async fn watch(&self) -> bool {
-        match self.ask(&Request::Watch { path: &self.watched_path(), token: &self.token() }).await {
+        match self.ask(&Request::Watch { path: &frontend_path(self.domid), token: &frontend_token(self.domid) }).await {
             Ok(_) => true,
+            Err(error) if error.is(xen_types::Errno::EEXIST) || error == Error::Disconnected => true, // it is set anew then
             Err(error) => {
                 log::warn!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
                 false
@@ -96,6 +90,7 @@ impl<P: Platform> Task<P> {
                     return;
                 }
                 Ok(Progress::Settled) => {
+                    self.handle.with(|core| core.guests.get_mut(self.domid).map(Guest::settled));
                     retry_ns = RETRY_NS;
                     (!is_watched).then_some(POLL_NS)
                 }
@@ -206,7 +201,8 @@ impl<P: Platform> Task<P> {
                 match action {
                     Action::Disconnect => guest.disconnect(platform, ports, broker),
                     Action::ReleaseAll => guest.release_all(pool, broker),
-                    Action::Release(address) => guest.release(pool, broker, address),
+                    Action::Release(address) => guest.release(pool, broker, address, false),
+                    Action::Seize(address) => guest.release(pool, broker, address, true),
                     Action::Renew => guest.renew(),
                     Action::Take { address, wish } => guest.take(pool, address, wish),
                     Action::Connect(keys) => guest.connect(platform, ports, keys),

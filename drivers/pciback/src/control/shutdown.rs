@@ -8,7 +8,7 @@ use alloc::rc::Rc;
 use xen_types::Errno;
 use xenstore::{Request, TxId, path::relative, text};
 
-use super::core::{Core, Handle, SHUTDOWN_TOKEN};
+use super::core::{Core, Handle};
 use crate::platform::Platform;
 use crate::xenbus::Stop;
 
@@ -32,10 +32,6 @@ pub enum Shutdown {
 /// then obeyed.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let path = relative::CONTROL_SHUTDOWN;
-    if let Err(error) = handle.ask(TxId::NONE, &Request::Watch { path, token: SHUTDOWN_TOKEN }).await {
-        log::error!("cannot watch {path}, so `xl shutdown` will not work: {error}");
-        return;
-    }
     let signal = handle.with(|core| Rc::clone(&core.shutdown_signal));
     loop {
         signal.wait().await;

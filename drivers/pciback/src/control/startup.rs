@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::core::{BACKEND_TOKEN, Core, Handle, POOL_TOKEN, QUERY_TOKEN};
+use super::core::{Core, Handle, WATCHES};
 use crate::platform::Platform;
 
 /// Until xenstored takes it.
@@ -29,10 +29,8 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     let write = |path, value: &str| ask(&Request::Write { path, value: value.as_bytes() });
     // All in one round trip, and the version in another.
     let domain = ask(&Request::Read { path: relative::DOMID });
-    let watches =
-        [(relative::POOL, POOL_TOKEN), (relative::BACKEND_ROOT, BACKEND_TOKEN), (relative::QUERY, QUERY_TOKEN)];
     // What is there already comes as the event that every new watch begins with.
-    let mut asked = Vec::from(watches.map(|(path, token)| ask(&Request::Watch { path, token })));
+    let mut asked = Vec::from(WATCHES.map(|(path, token)| ask(&Request::Watch { path, token })));
     asked.push(write(relative::EXPORT, &export.to_string()));
     if let Some((gref, port)) = ring {
         asked.push(write(relative::RING_REF, &gref.to_string()));

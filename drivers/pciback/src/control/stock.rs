@@ -78,7 +78,7 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
         wanted
     });
     if nodes.get(key::STATE) != Some(wanted.as_bytes()) {
-        log::info!("pool: {address}: {wanted}");
+        handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
         let path = path::child(&dir, key::STATE);
         handle.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }).await?;
     }

@@ -14,6 +14,7 @@ use crate::broker::{Broker, Cleanup};
 use crate::control::signal::Signal;
 use crate::device::DeviceInfo;
 use crate::platform::{ConfigWrite as _, Platform};
+use crate::rate::Lines;
 use crate::xenbus::Failure;
 pub(crate) use device::{PoolDevice, Told};
 
@@ -41,6 +42,8 @@ struct Entry<P: Platform> {
     is_news: bool,
     /// It was gone when it was last lent, and nobody has seen to it since.
     is_gone: bool,
+    /// A guest that comes and goes moves its devices with it.
+    lines: Lines,
 }
 
 /// Why the nodes of a device are to be read.
@@ -144,8 +147,14 @@ impl<P: Platform> Pool<P> {
 
     /// Brings a device in line with its nodes and says what its `state` shall be.
     pub(crate) fn described(&mut self, platform: &P, address: Sbdf, description: Description) -> String {
-        let new =
-            || Entry { place: Place::Released, online: false, said: String::new(), is_news: false, is_gone: false };
+        let new = || Entry {
+            place: Place::Released,
+            online: false,
+            said: String::new(),
+            is_news: false,
+            is_gone: false,
+            lines: Lines::NEW,
+        };
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
         let was_free = matches!(entry.place, Place::Free(_));
@@ -176,6 +185,15 @@ impl<P: Platform> Pool<P> {
             Place::Released => "released".to_string(),
         };
         entry.said.clone()
+    }
+
+    /// Says in the log what became of a device. Too much of it is counted instead.
+    pub(crate) fn say(&mut self, address: Sbdf, text: &str, now_ns: u64) {
+        let Some(unsaid) = self.entries.get_mut(&address).and_then(|entry| entry.lines.take(now_ns)) else { return };
+        if unsaid > 0 {
+            log::info!("pool: {address}: {unsaid} more lines like these");
+        }
+        log::info!("pool: {address}: {text}");
     }
 
     /// True when `state` says what we last wanted it to.

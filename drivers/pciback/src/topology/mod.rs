@@ -88,6 +88,9 @@ pub enum TopologyError {
     /// The function is exported already.
     #[error("already exported as {0}")]
     Present(Sbdf),
+    /// Its real address is that of one that was taken from the guest by force.
+    #[error("the guest's driver still has what was there: it must be loaded anew first")]
+    Taken,
     /// All slots are taken.
     #[error("no free slot on the virtual bus")]
     Full,
@@ -95,6 +98,9 @@ pub enum TopologyError {
     #[error("out of memory")]
     OutOfMemory,
 }
+
+/// What is at the address of a function that was taken by force: none of ours.
+const RETIRED: DeviceId = DeviceId(u16::MAX);
 
 /// The virtual addresses of one frontend's functions.
 #[derive(Debug, Default)]
@@ -160,7 +166,7 @@ impl Topology {
         }
         .ok_or(TopologyError::Full)?;
         // A mode never proposes a taken address; were one to, the look-up must still find one function only.
-        let Err(position) = self.position(address) else { return Err(TopologyError::Full) };
+        let Err(position) = self.position(address) else { return Err(TopologyError::Taken) };
         self.entries.try_reserve(1).map_err(|_| TopologyError::OutOfMemory)?;
         self.entries.insert(position, Entry { id, physical, address, traits });
         Ok(address)
@@ -201,6 +207,20 @@ impl Topology {
     pub fn remove(&mut self, id: DeviceId) -> Option<Entry> {
         let position = self.entries.iter().position(|entry| entry.id == id)?;
         Some(self.entries.remove(position))
+    }
+
+    /// The same, but the address stays taken until [`Topology::forget_retired`]. There is no function at it.
+    pub fn retire(&mut self, id: DeviceId) {
+        // What is alone in its slot has no mates, and comes from nowhere.
+        let traits = Traits { is_virtual_function: true, is_bridge: false };
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.id == id) {
+            *entry = Entry { id: RETIRED, physical: Sbdf::from_devfn(0xffff, 0xff, 0), address: entry.address, traits };
+        }
+    }
+
+    /// Frees the addresses of what was retired.
+    pub fn forget_retired(&mut self) {
+        self.entries.retain(|entry| entry.id != RETIRED);
     }
 
     /// Everything about one function.

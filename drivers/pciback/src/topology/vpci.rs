@@ -34,13 +34,10 @@ fn is_empty(entries: &[Entry], slot: u8) -> bool {
     in_slot(entries, slot).next().is_none()
 }
 
-/// True where the functions in `slot` are of the same physical slot and may be joined. Any of them may be asked: those in
-/// one slot all come from one physical slot, and one that stays alone has no company.
+/// True where the functions in `slot` are of the same physical slot and may be joined. One that was taken by force is nobody's mate.
 fn holds_mates(entries: &[Entry], slot: u8, physical: Sbdf, traits: Traits) -> bool {
-    !stays_alone(physical, traits)
-        && in_slot(entries, slot)
-            .next()
-            .is_some_and(|mate| mate.physical.same_slot(physical) && !stays_alone(mate.physical, mate.traits))
+    let is_mate = |mate: &Entry| mate.physical.same_slot(physical) && !stays_alone(mate.physical, mate.traits);
+    !stays_alone(physical, traits) && !is_empty(entries, slot) && in_slot(entries, slot).all(is_mate)
 }
 
 fn stays_alone(physical: Sbdf, traits: Traits) -> bool {

@@ -59,6 +59,9 @@ use super::{DeviceNodes, Failure, Held, InvalidKey, Keys, MAX_DEVICES, Nodes, Ou
 /// [`MAX_DEVICES`] need three each to be read. The next look decides on the rest.
 const AT_ONCE: usize = 200;
 
+/// Where no device is ever seen: the virtual address of one that could not be exported.
+const NOWHERE: Sbdf = Sbdf::from_devfn(0xffff, 0xff, 0xff);
+
 /// A node of the BE dir that we write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
@@ -95,6 +98,8 @@ pub(crate) enum Action {
     ReleaseAll,
     /// The same for one device.
     Release(Sbdf),
+    /// The same for one that was taken from a connected frontend by force.
+    Seize(Sbdf),
     /// Make the virtual side of every device as it is at a first connect, at the same virtual addresses; forget what failed.
     Renew,
     /// Take a device from the pool and give it a virtual address.
@@ -273,8 +278,13 @@ fn in_use(nodes: &Nodes, held: &Held) -> Vec<Action> {
     if restarted {
         return restart(nodes, held);
     }
-    let forced = release_unless(nodes, held, |device| device.address);
+    let mut forced = release_unless(nodes, held, |device| device.address);
     if !forced.is_empty() {
+        for action in &mut forced {
+            if let Action::Release(address) = *action {
+                *action = Action::Seize(address);
+            }
+        }
         return forced;
     }
     match (nodes.own, nodes.peer.state) {
@@ -441,11 +451,13 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
             Some(Outcome::Exported(virtual_address)) if failure(nodes, held, index).is_none() => Some(*virtual_address),
             _ => None,
         };
-        if let Some(virtual_address) = exported {
-            let text = virtual_address.virtual_key().to_string();
-            if device.vdev != text {
-                writes.push((Node::VirtualDevice(number), text));
-            }
+        // One that failed has an address too: Linux reads that of each entry that it is told to let go of, gives up on the backend where there
+        // is none, and skips a device that it does not have. Where `state-N` is missing, so may be `vdev-N`.
+        let is_nowhere = device.vdev.is_empty() && device.state.is_some();
+        let virtual_address = exported.or(is_nowhere.then_some(NOWHERE));
+        let text = virtual_address.map(|address| address.virtual_key().to_string());
+        if let Some(text) = text.filter(|text| device.vdev != *text) {
+            writes.push((Node::VirtualDevice(number), text));
         }
         // 6 is ours for "failed" (§2.9). Old toolstacks have no `state-N`, and we may not create any.
         let state = if exported.is_some() { Initialised } else { Closed };

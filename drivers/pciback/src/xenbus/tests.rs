@@ -67,6 +67,7 @@ fn letters(actions: &[Action]) -> String {
         Action::Disconnect => "d".to_string(),
         Action::ReleaseAll => "r".to_string(),
         Action::Release(_) => "R".to_string(),
+        Action::Seize(_) => "S".to_string(),
         Action::Renew => "n".to_string(),
         Action::Take { .. } => "t".to_string(),
         Action::Connect(_) => "c".to_string(),
@@ -163,9 +164,9 @@ fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
     };
     //                           gone 1   2  3  4  5  6  7  8  nonsense
     for own in [4, 7, 8] {
-        assert_row("forced", "   dr6  dn2 R  R  R  d5 d6 R  R  R", own, taken_away, true);
+        assert_row("forced", "   dr6  dn2 S  S  S  d5 d6 S  S  S", own, taken_away, true);
     }
-    assert_row("forced at 5", "  dr6  dn2 R  R  R  d  d6 R  R  R", 5, taken_away, true);
+    assert_row("forced at 5", "  dr6  dn2 S  S  S  d  d6 S  S  S", 5, taken_away, true);
     // While nobody knows how many entries there are, and where it moved down.
     let uncounted = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(4), state(4)) };
     assert_eq!(decide(&uncounted, &held(true)), []);
@@ -244,6 +245,7 @@ fn a_mixed_change_is_published_with_roots_and_state_at_once() {
     let want = vec![
         text(Node::VirtualDevice(1), "0000:00:03.00"),
         text(Node::DeviceState(1), "3"),
+        text(Node::VirtualDevice(2), "ffff:ff:1f.07"),
         text(Node::DeviceState(2), "6"),
         text(Node::Root(0), "0000:00"),
         text(Node::RootCount, "1"),
@@ -455,10 +457,18 @@ fn one_bad_device_fails_alone() {
             _ => None,
         });
         assert_eq!(states.collect::<Vec<_>>(), [(0, "3"), (1, "6"), (2, "6"), (3, "6")]);
+        // An address that pcifront can read when it is told to let go of them, and where it has no device.
+        let addresses = writes.iter().filter_map(|(node, value)| match node {
+            Node::VirtualDevice(index) => Some((*index, value.as_str())),
+            _ => None,
+        });
+        let nowhere = "ffff:ff:1f.07";
+        assert_eq!(addresses.collect::<Vec<_>>(), [(0, "0000:00:00.00"), (1, nowhere), (2, nowhere), (3, nowhere)]);
     }
     // Once told, it is not told again.
     let told = entries.map(|(address, state)| (address, state.map(|_| 6)));
     let mut nodes = Nodes { root_num: Some(1), ..listed(3, &told) };
+    nodes.devices.iter_mut().for_each(|device| device.vdev = "ffff:ff:1f.07".to_string());
     nodes.devices[0] = DeviceNodes { state: Some(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
     assert_eq!(decide(&nodes, &now), []);
 }

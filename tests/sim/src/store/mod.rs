@@ -123,6 +123,13 @@ impl Xenstored {
         self.peers.remove(&connection);
     }
 
+    /// Forgets a connection's watches, as a daemon that was started anew.
+    pub fn forget_watches(&mut self, connection: Connection) {
+        if let Some(peer) = self.peers.get_mut(&connection) {
+            peer.watches.clear();
+        }
+    }
+
     /// Bytes from a domain, in any pieces; whole requests are carried out at once.
     ///
     /// # Panics

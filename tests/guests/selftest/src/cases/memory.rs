@@ -58,6 +58,12 @@ pub(super) fn window_growth() -> Outcome {
     addresses.dedup();
     check_eq!(addresses.len(), 900);
     check_eq!(window::slots_in_use(), before + 900);
+    // A table where there is one already: the page for it is given back.
+    let used = kernel::heap::usage().used;
+    for slot in slots.iter().take(10) {
+        check_eq!(window::make_table(slot.address()), Err(xen_types::Errno::EEXIST));
+    }
+    check_eq!(kernel::heap::usage().used, used);
     drop(slots);
     check_eq!(window::slots_in_use(), before);
     Ok(())
