@@ -93,6 +93,8 @@ pub(crate) enum Error {
     StubSilent { stub: DomainName, after: Duration, waiting_for: String },
     #[error("the backend {0} went away")]
     StubWentAway(DomainName),
+    #[error("the pool of {stub} has {devices} devices, and cannot have more")]
+    PoolFull { stub: DomainName, devices: usize },
 
     #[error("there is no PCI device {0}")]
     NoSuchDevice(Sbdf),
@@ -239,6 +241,7 @@ impl Error {
             Self::StubNotRunning(_) => {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }
+            Self::PoolFull { .. } => "start another driver domain for the rest, and name it with --backend".to_owned(),
             Self::StubNotReady(stub) => format!("look at its console: `xl console {}`", stub.id),
             Self::StubRefuses { device, .. } => {
                 format!("`pcidom assignable remove {device}` and `add` prepare the device anew")

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pci_config::Policy;
 use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
+use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
 use crate::domain;
@@ -70,6 +71,7 @@ pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState,
 pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
     let (device, id) = (facts.device, stub.id);
     let decode = facts.decode();
+    check_room(journal.host(), stub)?;
     let had_reset = table::was_reset(journal.host(), device)?;
     let mut outcome = Reset::Failed;
     journal.step(
@@ -112,6 +114,17 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
         |host| await_verdict(host, stub, device),
         |_| Ok(()),
     )
+}
+
+/// A stub reads the names in its pool over its ring, in one message: that is all that oxenstored tells there.
+fn check_room(host: &Host, stub: &DomainName) -> Result<(), Error> {
+    /// `0000-00-00-0` and a NUL.
+    const NAME_BYTES: usize = 13;
+    let devices = host.list(&path::pool_root(stub.id))?.len();
+    if (devices + 1) * NAME_BYTES > MAX_PAYLOAD {
+        return Err(Error::PoolFull { stub: stub.clone(), devices });
+    }
+    Ok(())
 }
 
 /// Takes a free device from the stub.

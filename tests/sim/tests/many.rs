@@ -8,7 +8,11 @@ use xen_types::{DomId, Sbdf};
 const DEVICES: u16 = 256;
 
 fn devices(count: u16) -> Vec<Sbdf> {
-    (0..count).map(|index| Sbdf::from_devfn(0, 3 + (index / 256) as u8, (index % 256) as u8)).collect()
+    let device = |index: u16| {
+        let [devfn, bus] = index.to_le_bytes();
+        Sbdf::from_devfn(0, 3 + bus, devfn)
+    };
+    (0..count).map(device).collect()
 }
 
 fn on_each(test: impl Fn(&mut World, DomId)) {

@@ -14,6 +14,7 @@ mod hotplug;
 mod killed;
 mod list;
 mod man;
+mod many;
 mod neighbours;
 mod policy;
 mod random;
