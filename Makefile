@@ -68,7 +68,8 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
 
-lint: setup man-check ## Formatting, clippy, rustdoc, man pages, references and imports; warnings are errors
+lint: setup man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
+	dist/lint-units.sh
 	cargo fmt --all --check
 	cargo run --quiet --package tree
 	cargo clippy --quiet --all-targets -- -D warnings
@@ -95,19 +96,20 @@ man-check: setup
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 BOOT := $(DESTDIR)$(PREFIX)/lib/xen/boot
 UNIT := $(DESTDIR)$(PREFIX)/lib/systemd/system
+UNITS := pcidom.service pcidom-reclaim.path pcidom-reclaim.service
 MAN := $(DESTDIR)$(PREFIX)/share/man
 SHARE := $(DESTDIR)$(PREFIX)/share
 DOC := $(SHARE)/doc/pcidom
 
-install: ## Install what `make` built: command, image, unit, man pages, completions, documents (PREFIX=, DESTDIR=)
+install: ## Install what `make` built: command, image, units, man pages, completions, documents (PREFIX=, DESTDIR=)
 	@[ -e build/pcidom ] && [ -e build/pcidom.elf ] || { echo "install: run make first" >&2; exit 1; }
 	install -D -m 755 build/pcidom $(SBIN)/pcidom
 	install -D -m 644 build/pcidom.elf $(BOOT)/pcidom.elf
 	install -d $(UNIT) $(DOC)/examples
-	sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/pcidom.service > $(UNIT)/pcidom.service
+	for unit in $(UNITS); do sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/$$unit > $(UNIT)/$$unit; done
 	sed 's,/usr/lib/xen/boot,$(PREFIX)/lib/xen/boot,' examples/pcidom.cfg > $(DOC)/examples/pcidom.cfg
 	install -m 644 examples/guest.cfg $(DOC)/examples
-	chmod 644 $(UNIT)/pcidom.service $(DOC)/examples/pcidom.cfg
+	chmod 644 $(addprefix $(UNIT)/,$(UNITS)) $(DOC)/examples/pcidom.cfg
 	install -D -m 644 docs/man/pcidom.8 $(MAN)/man8/pcidom.8
 	install -D -m 644 docs/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
 	install -D -m 644 -t $(DOC) README.md CHANGELOG.md docs/*.md docs/*.svg

@@ -10,6 +10,7 @@ fail() {
 
 for file in \
 	sbin/pcidom lib/xen/boot/pcidom.elf lib/systemd/system/pcidom.service \
+	lib/systemd/system/pcidom-reclaim.path lib/systemd/system/pcidom-reclaim.service \
 	share/man/man8/pcidom.8 share/man/man5/pcidom.cfg.5 \
 	share/bash-completion/completions/pcidom share/zsh/site-functions/_pcidom share/fish/vendor_completions.d/pcidom.fish \
 	share/doc/pcidom/README.md share/doc/pcidom/schema/status.json \
@@ -17,8 +18,11 @@ for file in \
 	[ -s "$prefix/$file" ] || fail "$file is missing or empty"
 done
 "$prefix/sbin/pcidom" --version | grep -q '^pcidom [0-9]' || fail "the command does not say its version"
-# It must run from where the unit and the example look for it.
-grep -q '^ExecStart=/usr/sbin/pcidom serve$' "$prefix/lib/systemd/system/pcidom.service" || fail "the unit starts something else"
+# It must run from where the units and the example look for it.
+for line in "pcidom.service:pcidom serve --reclaim=trigger" "pcidom-reclaim.service:pcidom reclaim"; do
+	unit=${line%%:*}
+	grep -q "^ExecStart=/usr/sbin/${line#*:}\$" "$prefix/lib/systemd/system/$unit" || fail "$unit starts something else"
+done
 grep -q '"/usr/lib/xen/boot/pcidom.elf"' "$prefix/share/doc/pcidom/examples/pcidom.cfg" || fail "the example boots something else"
 bash -n "$prefix/share/bash-completion/completions/pcidom" || fail "bash does not understand its completions"
 # What bash would offer behind `pcidom a`.

@@ -18,6 +18,8 @@ need gzip gzip
 need setpriv util-linux
 # Man pages are rendered to find mistakes.
 need groff groff-base
+# It looks at the units.
+need systemd-analyze systemd
 # The C library as an archive: the program that runs in dom0 and guests is linked statically.
 need /usr/lib/x86_64-linux-gnu/libc.a libc6-dev
 # Xen's public headers: the ABI tests compare our structures with them.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use xen_types::Sbdf;
 
@@ -25,7 +25,7 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage, 3 the guest did not answer in time, \
-                          4 not permitted on this host";
+                          4 not permitted on this host, 5 another broker is running";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -58,6 +58,9 @@ pub(crate) enum Command {
         /// Stay in the foreground, which it always does
         #[arg(long)]
         foreground: bool,
+        /// Who takes back what guests that are gone had: a child, or who waits for /run/pcidom/reclaim (pcidom-reclaim.path)
+        #[arg(long, value_name = "HOW", value_enum, default_value = "spawn")]
+        reclaim: Reclaiming,
     },
     /// Print a script that completes this command's words in a shell
     Completions {
@@ -67,6 +70,15 @@ pub(crate) enum Command {
     },
     /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
     Reclaim,
+}
+
+/// Who runs `pcidom reclaim` for the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reclaiming {
+    /// A child of its own
+    Spawn,
+    /// A unit of systemd, which may do more than the broker
+    Trigger,
 }
 
 /// What `attach` takes.
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn the_broker_needs_no_words() {
-        for line in ["pcidom serve", "pcidom serve --foreground"] {
+        for line in ["pcidom serve", "pcidom serve --foreground", "pcidom serve --reclaim=trigger"] {
             assert!(matches!(parse(line).unwrap().command, Command::Serve { .. }), "{line}");
         }
     }
@@ -254,6 +266,7 @@ mod tests {
             "pcidom assignable add",
             "pcidom assignable remove",
             "pcidom serve now",
+            "pcidom serve --reclaim=never",
             "pcidom reclaim web",
             "pcidom show",
             "pcidom show 00:05",

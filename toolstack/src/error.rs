@@ -22,6 +22,8 @@ pub(crate) enum ExitCause {
     GuestSilent = 3,
     /// This host, or the way the guest was created, does not allow it.
     NotPermitted = 4,
+    /// Another broker is running, and one is enough.
+    BrokerRuns = 5,
 }
 
 /// A guest or stub as messages name it: `web (domain 5)`.
@@ -46,6 +48,8 @@ impl std::fmt::Display for DomainName {
 pub(crate) enum Error {
     #[error("this host cannot be used: {0}")]
     NoHost(String),
+    #[error("another broker is running{}", .0.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    BrokerRuns(Option<u32>),
     #[error("Xen uses no IOMMU on this host, so no device can be given to a guest")]
     NoIommu,
     #[error("the xen-pciback module is not loaded in dom0, so no device can be taken from dom0's drivers")]
@@ -207,6 +211,7 @@ impl Error {
             | Self::GuestHalfClosed { .. }
             | Self::NotClosed { .. }
             | Self::NotYetUsed { .. } => ExitCause::GuestSilent,
+            Self::BrokerRuns(_) => ExitCause::BrokerRuns,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
             _ => ExitCause::Failed,
         }
@@ -219,6 +224,7 @@ impl Error {
                 "enable VT-d or AMD-Vi in the firmware setup and see that `xl info` lists pv_directio".to_owned()
             }
             Self::NoPciback => "modprobe xen-pciback".to_owned(),
+            Self::BrokerRuns(_) => "one serves all driver domains of a host; end that one to start another".to_owned(),
             Self::NoSuchGuest(_) => "`xl list` shows the guests".to_owned(),
             Self::NotPv(_) => "create the guest with type=\"pv\"".to_owned(),
             Self::NoPassthrough { .. } => {

@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
 fn run_on_host(cli: &cli::Cli) -> Result<(), error::Error> {
     let (host, version) = dom0::open(cli.verbose)?;
     match &cli.command {
-        cli::Command::Serve { .. } => broker::serve(&host, version),
+        cli::Command::Serve { reclaim, .. } => broker::serve(&host, version, *reclaim),
         command => command::run(&host, command),
     }
 }

@@ -17,6 +17,8 @@ use crate::error::Error;
 /// Where the lock may be, in the order to try.
 const FOLDERS: [&str; 2] = ["/run", "/var/run"];
 const NAME: &str = "pcidom.lock";
+/// By which the broker has somebody take devices back, in the same folder (`dist/pcidom-reclaim.path`).
+const RECLAIM_REQUEST: &str = "pcidom/reclaim";
 /// The broker's own: commands and the broker do not exclude each other.
 const BROKER_NAME: &str = "pcidom-serve.lock";
 
@@ -154,6 +156,11 @@ fn holder(path: &Path, locks: &str) -> Option<u32> {
         let [_, "FLOCK", _, _, pid, at, ..] = words[..] else { return None };
         (at == place).then(|| pid.parse().ok())?
     })
+}
+
+/// The file by which the broker asks for `pcidom reclaim`.
+pub(crate) fn reclaim_request() -> PathBuf {
+    folder().join(RECLAIM_REQUEST)
 }
 
 /// Where the locks are.

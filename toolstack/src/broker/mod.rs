@@ -11,6 +11,7 @@
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `reclaim` | devices of guests that are gone |
 //! | `guards` | what keeps xl off our devices |
+//! | `manager` | what systemd is told |
 //!
 //! Nothing about devices is kept in memory: what is mapped stands in xenstore before and after each change, so a broker may be
 //! killed at any moment and another one started.
@@ -23,6 +24,7 @@ mod guards;
 mod interrupts;
 mod lent;
 mod log;
+mod manager;
 mod power;
 mod quiet;
 mod reclaim;

@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct StoreChannel {
     file: File,
     is_socket: bool,
+    /// Why it is not the socket; `None` where nobody has tried that.
+    no_socket: Option<io::Error>,
+    place: PathBuf,
     patience: Duration,
     /// It did not answer in time. What it answers later belongs to nothing any more.
     is_silent: bool,
@@ -44,18 +47,32 @@ impl StoreChannel {
     /// # Errors
     /// That of the last try: not dom0, not root, or the module is not loaded.
     pub(crate) fn open() -> io::Result<Self> {
-        if let Ok(stream) = UnixStream::connect(SOCKET) {
-            return Self::over(stream, PATIENCE);
-        }
+        Self::open_first(Path::new(SOCKET), &DEVICES.map(Path::new))
+    }
+
+    fn open_first(socket: &Path, devices: &[&Path]) -> io::Result<Self> {
+        let no_socket = match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(Self { place: socket.to_owned(), ..Self::over(stream, PATIENCE)? }),
+            Err(error) => error,
+        };
         let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for path in DEVICES {
-            match Self::open_at(Path::new(path)) {
-                Ok(channel) => return Ok(channel),
+        for path in devices {
+            match Self::open_at(path) {
+                Ok(channel) => return Ok(Self { no_socket: Some(no_socket), ..channel }),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => last = error,
             }
         }
         Err(last)
+    }
+
+    /// Which way it is, for people: one that is slow says why it was taken.
+    pub(crate) fn way(&self) -> String {
+        let place = self.place.display();
+        match &self.no_socket {
+            None => format!("socket {place}"),
+            Some(why) => format!("device {place}, which is slow (socket {SOCKET}: {why})"),
+        }
     }
 
     /// Something to poll while the channel itself belongs to a connection: readable when the channel is.
@@ -65,14 +82,16 @@ impl StoreChannel {
 
     fn open_at(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(Self { file, is_socket: false, patience: PATIENCE, is_silent: false })
+        let place = path.to_owned();
+        Ok(Self { file, is_socket: false, no_socket: None, place, patience: PATIENCE, is_silent: false })
     }
 
     fn over(stream: UnixStream, patience: Duration) -> io::Result<Self> {
         // The kernel looks at the time: a request costs no system call more.
         stream.set_read_timeout(Some(patience))?;
         stream.set_write_timeout(Some(patience))?;
-        Ok(Self { file: OwnedFd::from(stream).into(), is_socket: true, patience, is_silent: false })
+        let (file, place) = (OwnedFd::from(stream).into(), PathBuf::new());
+        Ok(Self { file, is_socket: true, no_socket: None, place, patience, is_silent: false })
     }
 
     /// Notes that it did not answer in time.
@@ -196,5 +215,22 @@ mod tests {
         let mut channel = StoreChannel::over(ours, Duration::from_millis(50)).unwrap();
         let error = (0..1000).find_map(|_| channel.send(&[0; 65536]).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn the_socket_is_taken_where_it_can_be_and_the_device_says_why_it_was() {
+        let tree = crate::fake::TempTree::new();
+        tree.write("xenbus", "");
+        let (socket, device) = (tree.path().join("socket"), tree.path().join("xenbus"));
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let channel = StoreChannel::open_first(&socket, &[&device]).unwrap();
+        assert_eq!(channel.way(), format!("socket {}", socket.display()));
+        assert!(channel.takes_several());
+        drop(listener);
+        let channel = StoreChannel::open_first(&socket, &[&tree.path().join("none"), &device]).unwrap();
+        let why = "which is slow (socket /run/xenstored/socket: Connection refused (os error 111))";
+        assert_eq!(channel.way(), format!("device {}, {why}", device.display()));
+        assert!(!channel.takes_several());
+        assert!(StoreChannel::open_first(&socket, &[]).is_err());
     }
 }

@@ -23,6 +23,7 @@ mod refusals;
 mod schema;
 mod show;
 mod status;
+mod units;
 mod virtual_functions;
 mod with_stub;
 

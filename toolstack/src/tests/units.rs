@@ -1,0 +1,49 @@
+//! The units that are shipped agree with the command that they start.
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command, Reclaiming};
+use crate::error::Error;
+use crate::lock;
+
+const BROKER: &str = include_str!("../../../dist/pcidom.service");
+const TRIGGER: &str = include_str!("../../../dist/pcidom-reclaim.path");
+const RECLAIM: &str = include_str!("../../../dist/pcidom-reclaim.service");
+
+/// The last value of a setting.
+fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
+    let mut values = unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.next_back().unwrap_or_else(|| panic!("there is no {name}="))
+}
+
+fn started(unit: &str) -> Command {
+    Cli::parse_from(setting(unit, "ExecStart").split(' ')).command
+}
+
+#[test]
+fn each_unit_starts_its_command() {
+    assert!(matches!(started(BROKER), Command::Serve { reclaim: Reclaiming::Trigger, .. }));
+    assert!(matches!(started(RECLAIM), Command::Reclaim));
+}
+
+#[test]
+fn a_second_broker_is_not_started_again_and_again() {
+    let code = Error::BrokerRuns(None).cause() as u8;
+    assert_eq!(setting(BROKER, "RestartPreventExitStatus"), code.to_string());
+    assert_ne!(code, Error::NoHost(String::new()).cause() as u8, "what is not there yet may come");
+    assert_eq!(Error::BrokerRuns(Some(7)).to_string(), "another broker is running (process 7)");
+}
+
+#[test]
+fn what_is_asked_for_is_taken_up_and_ended() {
+    let request = lock::reclaim_request();
+    assert_eq!(request.to_str(), Some(setting(TRIGGER, "PathExists")));
+    assert_eq!(setting(RECLAIM, "ExecStopPost"), format!("/bin/rm -f {}", request.display()));
+    assert_eq!(setting(BROKER, "RuntimeDirectory"), "pcidom");
+    assert_eq!(setting(BROKER, "Wants"), "pcidom-reclaim.path");
+}
+
+#[test]
+fn the_broker_may_use_the_socket_of_xenstored() {
+    assert!(setting(BROKER, "RestrictAddressFamilies").split(' ').any(|family| family == "AF_UNIX"));
+}
