@@ -1,6 +1,7 @@
 //! The cases, in the order they run: each group starts from nothing or from what the group before left.
 
 mod audit;
+mod beside_xl;
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
@@ -82,6 +83,7 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
     hotplug::cycles::CASES,
     hotplug::other_frontends::CASES,
     other_systems::CASES,
+    beside_xl::CASES,
     commands::CASES,
     slow_guests::CASES,
     interrupted::CASES,
