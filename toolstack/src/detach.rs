@@ -10,6 +10,7 @@ use crate::directories::{self, Ends};
 use crate::domain;
 use crate::error::{DomainName, Error, StateName};
 use crate::facts::Facts;
+use crate::guard;
 use crate::holds::{self, Held};
 use crate::host::Host;
 use crate::pool::STUB_PATIENCE;
@@ -97,7 +98,7 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
         loan.connection = if loan.staying.is_empty() { Connection::Gone } else { Connection::Stays };
         return host.without_stopping(|| {
             host.commit(&phases(&loan.devices, Phase::Detaching))?;
-            release::take_back(host, &loan, Rights::Complete)
+            release::take_back(host, &loan, rights(host, &loan)?)
         });
     }
     replaced?;
@@ -127,6 +128,16 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
     host.without_stopping(|| take_from_guest(host, loan, request))
 }
 
+/// `xl pci-detach -f` takes the DMA of a device of ours from the guest, and its guard with it.
+fn rights(host: &Host, loan: &Loan) -> Result<Rights, Error> {
+    for device in loan.devices.iter().copied() {
+        if guard::mended(host, device)? > 0 {
+            return Ok(Rights::Uncertain);
+        }
+    }
+    Ok(Rights::Complete)
+}
+
 fn take_from_guest(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
     if !loan.stub_alive {
         // Nobody can ask it for one device. When the last one goes it is asked to close.
@@ -142,7 +153,7 @@ fn take_from_guest(host: &Host, mut loan: Loan, request: &Request) -> Result<(),
     };
     loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
     loan.stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
-    release::take_back(host, &loan, Rights::Complete)
+    release::take_back(host, &loan, rights(host, &loan)?)
 }
 
 fn half_way(loan: &Loan, after: Duration, ends: Ends) -> Error {

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
-use crate::table::{self, Record};
+use crate::table::{self, Phase, Record};
 
 /// What a device's guard is found to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +142,14 @@ pub(crate) fn mend(host: &Host, records: &[Record]) -> Result<Vec<Sbdf>, Error> 
         }
         if host.commit_if(&changes)? {
             host.note(&format!("{device}: {}, and it is mended: {}", what(guard), why(guard)));
+            if let (Phase::Attached, Some(guest)) = (record.phase, record.frontend)
+                && host.hypervisor.test_assign(guest, device).is_ok()
+            {
+                // Xen would give it to somebody, so it is not the guest's.
+                host.note(&format!(
+                    "{device}: `xl pci-detach -f` has reset it and taken its DMA from domain {guest}: detach it and attach it again"
+                ));
+            }
         } else {
             unknown.push(device);
         }

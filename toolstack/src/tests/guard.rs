@@ -147,6 +147,35 @@ fn a_note_about_a_domain_that_is_gone_is_no_note() {
 }
 
 #[test]
+fn a_device_whose_dma_xl_took_by_force_is_told_of_and_detached() {
+    let machine = attached();
+    // `xl pci-detach -f web BDF`
+    machine.with(|world| {
+        world.owners.insert(device(EDU), DomId::IO);
+        world.remove(&crate::guard::node(device(EDU)));
+        // The simulated guest would call that a theft.
+        world.guest.keeps = true;
+    });
+    reclaim(&machine.host).unwrap();
+    let notes = machine.with(|world| world.notes.join("\n"));
+    assert!(notes.contains("0000:00:06.0: `xl pci-detach -f` has reset it and taken its DMA from domain 5"), "{notes}");
+    let request = crate::detach::Request {
+        guest: "web".to_owned(),
+        backend: None,
+        devices: vec![device(EDU)],
+        timeout: TIMEOUT,
+        force: true,
+    };
+    crate::detach::detach(&machine.host, &request, &[]).unwrap();
+    assert_eq!(guard(&machine, EDU).as_deref(), Some("3"));
+    // Where a failed attach removed it, the guest still has everything.
+    let machine = attached();
+    xl_attach(&machine, EDU);
+    reclaim(&machine.host).unwrap();
+    assert!(machine.with(|world| !world.notes.iter().any(|note| note.contains("taken its DMA"))));
+}
+
+#[test]
 fn a_device_that_a_guest_has_is_not_given_away_by_a_note() {
     let machine = attached();
     machine.with(|world| world.write(&crate::guard::node(device(EDU)), "6"));
