@@ -96,6 +96,7 @@ fn execute(command: &str, store: &mut Store, frontend: &mut Option<Frontend>) ->
             frontend.as_ref().context("no frontend").and_then(|frontend| frontend.read(address, offset))
         }
         ["front-state", state] => Frontend::go(store, state),
+        ["start-anew", rounds] => start_anew(store, rounds),
         ["hold", address, bytes] => hold::hold(address, bytes),
         ["peek"] => hold::peek(),
         ["let-go"] => hold::let_go(),
@@ -108,6 +109,15 @@ fn execute(command: &str, store: &mut Store, frontend: &mut Option<Frontend>) ->
 fn shell(command: &str) -> Result<(i32, Vec<u8>)> {
     let outcome = process::run(Command::new("sh").args(["-c", command]), Instant::now() + LIMIT)?;
     Ok((outcome.code(), [outcome.stdout, outcome.stderr.into_bytes()].concat()))
+}
+
+/// `start-anew ROUNDS`: the frontend's state vanishes and is 1 again, without a word from the driver.
+fn start_anew(store: &mut Store, rounds: &str) -> Result<Vec<u8>> {
+    for _ in 0..rounds.parse()? {
+        store.remove("device/pci/0/state")?;
+        store.write("device/pci/0/state", b"1")?;
+    }
+    Ok(Vec::new())
 }
 
 /// `reload MODULE TIMES`: a driver that goes and comes again turns its device's interrupts off and on.

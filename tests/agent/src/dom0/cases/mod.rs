@@ -15,6 +15,7 @@ mod export;
 mod hotplug;
 mod interrupted;
 mod kinds;
+mod misbehaving;
 mod neighbours;
 mod network;
 mod no_iommu;
@@ -70,6 +71,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     export::CASES,
     direct::READ_ONLY,
     errors::CASES,
+    misbehaving::CASES,
 ];
 
 /// More on such a host, in a boot of their own.
