@@ -17,6 +17,7 @@ mod interrupted;
 mod kinds;
 mod misbehaving;
 mod neighbours;
+mod neighbours_devices;
 mod network;
 mod no_iommu;
 mod one_guest;
@@ -104,7 +105,7 @@ pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
 pub(crate) const CROWD: &[&[Case]] = &[crowd::CASES];
 
 /// Cases on a host that has much else on it.
-pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES];
+pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES, neighbours_devices::CASES];
 
 /// Of the first two, those that a Debian release is tried with on which the whole lane does not run each time (`make test-chosen`): who writes what in
 /// an attach and a detach, drivers and their data, a broker that dies, and devices that follow.
