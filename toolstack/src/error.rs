@@ -7,7 +7,7 @@ use std::time::Duration;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::XenbusState;
 
-use crate::patience::Seconds;
+use crate::ops::patience::Seconds;
 use crate::store::StoreFailure;
 use crate::xen::{HypercallError, StopSignal};
 

@@ -4,63 +4,23 @@
 //! its own that works on a `Host` and on nothing else, so the tests run every command on a simulated machine (`fake`).
 #![deny(unsafe_code)]
 
-mod assignable;
-mod attach;
 mod audit;
 mod broker;
-mod child;
 mod cli;
-mod close;
-mod columns;
-mod command;
-mod completions;
-mod connect;
 mod create;
-mod detach;
-mod device_request;
-mod device_spec;
-mod directories;
+mod device;
 mod doctor;
-mod dom0;
-mod domain;
-mod ecam;
-mod entries;
 mod error;
-mod export;
-mod facts;
 #[cfg(test)]
 mod fake;
-mod follow;
-mod guard;
-mod holds;
 mod host;
-mod journal;
-mod list;
-mod lock;
-mod needs;
-mod patience;
-mod pool;
-mod process;
-mod question;
-mod quirks;
-mod reclaim;
-mod release;
-mod reset;
-mod settings;
-mod show;
-mod status;
+mod ops;
+mod records;
 mod store;
 mod sysfs;
-mod table;
 #[cfg(test)]
 mod tests;
-mod turn;
-mod under_way;
-mod virtual_functions;
-mod withdraw;
-mod work;
 mod xen;
-mod xl;
 
 use std::process::ExitCode;
 
@@ -69,21 +29,21 @@ use clap::Parser;
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = cli::arguments::Cli::parse();
     let done = match &cli.command {
-        cli::Command::Completions { shell } => {
-            completions::print(*shell);
+        cli::arguments::Command::Completions { shell } => {
+            cli::completions::print(*shell);
             Ok(())
         }
-        cli::Command::Doctor(args) => command::doctor(&doctor::Opened::new(cli.verbose), args),
+        cli::arguments::Command::Doctor(args) => cli::command::doctor(&doctor::Opened::new(cli.verbose), args),
         _ => run_on_host(&cli),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            dom0::say(format_args!("pcidom: {error}"));
+            host::dom0::say(format_args!("pcidom: {error}"));
             if let Some(hint) = error.hint() {
-                dom0::say(format_args!("pcidom: hint: {hint}"));
+                host::dom0::say(format_args!("pcidom: hint: {hint}"));
             }
             if let error::Error::Interrupted(signal) = error {
                 signal.end_process();
@@ -93,10 +53,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run_on_host(cli: &cli::Cli) -> Result<(), error::Error> {
-    let (host, version) = dom0::open(cli.verbose)?;
+fn run_on_host(cli: &cli::arguments::Cli) -> Result<(), error::Error> {
+    let (host, version) = host::dom0::open(cli.verbose)?;
     match &cli.command {
-        cli::Command::Serve { reclaim, .. } => broker::serve(&host, version, *reclaim),
-        command => command::run(&host, command),
+        cli::arguments::Command::Serve { reclaim, .. } => broker::serve(&host, version, *reclaim),
+        command => cli::command::run(&host, command),
     }
 }

@@ -28,12 +28,12 @@ pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
 pub(crate) use pirqs::{forget_pirqs, note_pirqs};
 
-use crate::domain;
+use crate::device::resources::Facts;
 use crate::error::{Doing, DomainName, Error};
-use crate::facts::Facts;
 use crate::host::Host;
-use crate::settings::Audit;
-use crate::table;
+use crate::host::domain;
+use crate::host::settings::Audit;
+use crate::records::device_table;
 use crate::xen::{Channel, HypercallError, says_gone};
 use holdings::{Found, count};
 use paused::while_paused;
@@ -87,7 +87,7 @@ pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[Facts]) -> Resul
 fn others(host: &Host, guest: DomId, devices: &[Facts]) -> Result<Vec<DomainName>, Error> {
     let mut spared = vec![DomId::DOM0, guest];
     for facts in devices {
-        spared.extend(table::load_one(host, facts.device)?.map(|record| record.stub));
+        spared.extend(device_table::load_one(host, facts.device)?.map(|record| record.stub));
     }
     let mut others = Vec::new();
     let mut next = Some(DomId::DOM0);

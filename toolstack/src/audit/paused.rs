@@ -14,10 +14,10 @@ use std::time::Duration;
 use xen_types::DomId;
 use xenstore::{Permission, path};
 
-use crate::domain;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
-use crate::process::Owner;
+use crate::host::domain;
+use crate::host::process::Owner;
 use crate::store::Change;
 use crate::xen::{HypercallError, says_gone};
 

@@ -9,11 +9,11 @@ use xen_types::{DomId, Pirq, Sbdf};
 use xenstore::path;
 
 use crate::broker::Vectors;
+use crate::device::resources::Facts;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::host::Host;
+use crate::records::device_table::{self, Phase};
 use crate::store::Change;
-use crate::table::{self, Phase};
 
 /// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
 /// earlier stay: a command may have died after it had unmapped some.
@@ -77,7 +77,7 @@ fn parse(value: &str) -> Option<BTreeSet<Pirq>> {
 /// The devices that a guest has besides.
 pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Vec<Facts>, Error> {
     let mut staying = Vec::new();
-    for record in table::load(host)? {
+    for record in device_table::load(host)? {
         let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
         if keeps && leaving.iter().all(|facts| facts.device != record.device) {
             staying.extend(Facts::of_others(host, record.stub, &[record.device])?);

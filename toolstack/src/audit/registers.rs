@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use xen_types::Mfn;
 
-use crate::facts::{Facts, GuestRights};
+use crate::device::resources::{Facts, GuestRights};
 use crate::xen::Frames;
 
 /// Frames to look for.

@@ -6,10 +6,10 @@ use std::time::Duration;
 use xen_types::{DomId, Pirq};
 
 use super::{Holdings, holds, note_pirqs, pirqs, recover};
+use crate::device::resources::Facts;
 use crate::error::{DomainName, Error};
-use crate::facts::Facts;
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
-use crate::settings::{Audit, Settings};
+use crate::host::settings::{Audit, Settings};
 
 /// A frame of the `EDU` device's registers, and an entry that maps it.
 const REGISTERS: u64 = 0xfea00;
@@ -350,7 +350,7 @@ fn stands(machine: &Machine) -> bool {
     recover(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.value("/tool/pcidom/paused"), None, "a note is left"));
     machine.assert_no_violations();
-    crate::domain::info(&machine.host, WEB).unwrap().unwrap().paused
+    crate::host::domain::info(&machine.host, WEB).unwrap().unwrap().paused
 }
 
 #[test]

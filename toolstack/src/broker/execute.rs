@@ -12,9 +12,9 @@ use super::lent::Lent;
 use super::power;
 use super::quiet;
 use super::vectors::{self, Noted, Vectors};
-use crate::facts::Facts;
+use crate::device::resources::Facts;
 use crate::host::Host;
-use crate::table::{self, Phase};
+use crate::records::device_table::{self, Phase};
 use crate::xen::Physdev;
 
 /// Command, and bus mastering in it (PCI Local Bus 3.0 §6.2.2).
@@ -55,7 +55,7 @@ pub(crate) fn execute(
     let is_write = command == Some(BrokerCommand::ConfWrite);
     // All that is needed of xenstore, with one question.
     let [vectors, intx] = Noted::nodes(device);
-    let other = if is_write { table::policy_node(device) } else { intx };
+    let other = if is_write { device_table::policy_node(device) } else { intx };
     let (lent, [vectors, other]) = Lent::find(host, stub, device, &[vectors, other])?;
     let command = command.ok_or(Failure::UnknownCommand)?;
     let Some(config) = host.sysfs.find_config(device)? else {
@@ -65,7 +65,7 @@ pub(crate) fn execute(
     let work = Work { host, physdev, lent, vectors: Vectors::from_node(vectors), config, capabilities };
     let intx_off = other.is_some();
     match command {
-        BrokerCommand::ConfWrite => write(&work, request, table::parse_policy(device, other)?),
+        BrokerCommand::ConfWrite => write(&work, request, device_table::parse_policy(device, other)?),
         BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
         BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
         BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
@@ -135,7 +135,7 @@ fn check_after(work: &Work<'_>) -> Result<(), Failure> {
     if work.lent.is_current(work.host)? {
         return Ok(());
     }
-    let record = table::load_one(work.host, device)?;
+    let record = device_table::load_one(work.host, device)?;
     match record.map(|record| record.phase) {
         Some(Phase::Attaching | Phase::Attached) => {
             work.config.change_word(COMMAND, |command| command & !BUS_MASTER_BIT)?;

@@ -9,12 +9,12 @@ use xenstore::path;
 
 use super::LOOK_AFTER_TROUBLE;
 use super::reclaim::Retry;
-use crate::directories;
-use crate::domain;
 use crate::error::Error;
-use crate::guard::{self, Guard};
 use crate::host::Host;
-use crate::table::{self, Record};
+use crate::host::domain;
+use crate::records::device_table::{self, Record};
+use crate::records::directories;
+use crate::records::guard::{self, Guard};
 
 /// Notes are looked at this often at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -69,7 +69,7 @@ impl Guards {
     }
 
     fn mend(&mut self, host: &Host, now: Duration) -> Result<(), Error> {
-        let records = table::load(host)?;
+        let records = device_table::load(host)?;
         let all = std::mem::take(&mut self.all);
         let due = std::mem::take(&mut self.due);
         let wanted: Vec<Record> =
@@ -77,7 +77,7 @@ impl Guards {
         self.due.extend(guard::mend(host, &wanted)?);
         self.tell_taken(host, &wanted)?;
         for device in due.into_iter().filter(|device| records.iter().all(|record| record.device != *device)) {
-            if let Some(guest) = table::libxl_owner(host, device)?
+            if let Some(guest) = device_table::libxl_owner(host, device)?
                 && records.iter().any(|record| record.frontend == Some(guest))
             {
                 self.suspects.entry(guest).or_insert((now + XL_PATIENCE, Retry::default()));

@@ -17,11 +17,11 @@ use super::failure::Failure;
 use super::lent::Lent;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
+use crate::device::resources::Facts;
 use crate::error::{Doing, Error};
-use crate::facts::Facts;
 use crate::host::Host;
+use crate::records::device_table;
 use crate::sysfs::{Config, Width};
-use crate::table;
 use crate::xen::{HypercallError, Physdev, Vector};
 
 const COMMAND: u64 = 0x04;
@@ -246,7 +246,7 @@ fn unmap_all(host: &Host, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -
 fn sweep(host: &Host, guest: DomId, device: Sbdf) -> Result<(), Error> {
     host.commit(&[vectors::begin_sweep(guest)])?;
     let mut keep = BTreeSet::new();
-    for record in table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
+    for record in device_table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
         let facts = Facts::of_others(host, record.stub, &[record.device])?;
         keep.extend(facts.into_iter().filter_map(|facts| facts.gsi));
         if record.device != device {

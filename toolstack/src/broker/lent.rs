@@ -6,8 +6,8 @@ use xenstore::path;
 use super::failure::Failure;
 use crate::error::Error;
 use crate::host::Host;
+use crate::records::device_table::{self, Phase, Record};
 use crate::store::Change;
-use crate::table::{self, Phase, Record};
 
 /// A device that a stub serves to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,26 +25,26 @@ impl Lent {
         device: Sbdf,
         more: &[String; 2],
     ) -> Result<(Self, [Option<String>; 2]), Failure> {
-        let (nodes, pool) = (table::record_nodes(device), path::pool_dir(stub, device));
+        let (nodes, pool) = (device_table::record_nodes(device), path::pool_dir(stub, device));
         let [a, b, c] = nodes.each_ref().map(String::as_str);
         let [d, e] = more.each_ref().map(String::as_str);
         let [a, b, c, pool, d, e] = host.read_many([a, b, c, &pool, d, e])?;
-        let lent = Self::from_record(stub, table::parse_record(device, nodes, [a, b, c])?)?;
+        let lent = Self::from_record(stub, device_table::parse_record(device, nodes, [a, b, c])?)?;
         // Domain ids come again: another domain with the dead stub's number cannot have this directory.
         if pool.is_some() { Ok((lent, [d, e])) } else { Err(Failure::NotYours) }
     }
 
     /// Writes a node and looks again, after that is done: has nobody taken the device back meanwhile?
     pub(crate) fn check_after(&self, host: &Host, change: &Change) -> Result<(), Failure> {
-        let nodes = table::record_nodes(self.device);
+        let nodes = device_table::record_nodes(self.device);
         let values = host.write_and_read(change, nodes.each_ref().map(String::as_str))?;
-        let record = table::parse_record(self.device, nodes, values)?;
+        let record = device_table::parse_record(self.device, nodes, values)?;
         if Self::from_record(self.stub, record)? == *self { Ok(()) } else { Err(Failure::NotYours) }
     }
 
     /// Whether nobody has taken the device back meanwhile.
     pub(crate) fn is_current(&self, host: &Host) -> Result<bool, Error> {
-        let record = table::load_one(host, self.device)?;
+        let record = device_table::load_one(host, self.device)?;
         Ok(Self::from_record(self.stub, record).is_ok_and(|current| current == *self))
     }
 

@@ -44,15 +44,15 @@ pub(crate) use quiet::let_go;
 pub(crate) use serve::serve;
 pub(crate) use vectors::end_sweeps;
 
-use crate::domain;
+use crate::device::resources::Facts;
 use crate::error::Error;
-use crate::facts::Facts;
-use crate::follow;
 use crate::host::Host;
-use crate::reclaim::held;
+use crate::host::domain;
+use crate::ops::reattach;
+use crate::ops::recover::held;
+use crate::records::device_table::{self, Phase, Record, Remembered};
+use crate::records::running_commands::{self, Commands};
 use crate::store::StoreFailure;
-use crate::table::{self, Phase, Record, Remembered};
-use crate::under_way::{self, Commands};
 use crate::xen::{Physdev, Rings};
 use guards::Guards;
 use lent::Lent;
@@ -116,7 +116,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         outside.watches.watch(path::LIBXL_PCI)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
         outside.watches.watch(path::INTRODUCE_DOMAIN)?;
-        outside.watches.watch(under_way::DIR)?;
+        outside.watches.watch(running_commands::DIR)?;
         let mut broker = Self {
             outside,
             rings: BTreeMap::new(),
@@ -140,7 +140,7 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// Finishes what a broker was doing when it died.
     fn recover(&self) -> Result<(), Error> {
         let host = self.outside.host;
-        for record in table::load(host)? {
+        for record in device_table::load(host)? {
             // Those on their way back are the commands' business.
             let (Phase::Attaching | Phase::Attached, Some(guest)) = (record.phase, record.frontend) else { continue };
             if Vectors::load(host, record.device)? == Vectors::Busy {
@@ -261,7 +261,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         let host = self.outside.host;
         self.looked = host.elapsed();
         self.look_at = None;
-        let (records, remembered) = table::load_all(host)?;
+        let (records, remembered) = device_table::load_all(host)?;
         let held = held(host, &records)?;
         let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(held).partition(|(_, held)| *held);
         let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
@@ -269,7 +269,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         // are perhaps still with a guest.
         let mut awaited: BTreeSet<String> = remembered.iter().map(|(_, backend)| backend.clone()).collect();
         for (record, _) in lost {
-            awaited.extend(table::backend(host, record.device)?);
+            awaited.extend(device_table::backend(host, record.device)?);
         }
         let mut expected = BTreeSet::new();
         for backend in &awaited {
@@ -338,9 +338,9 @@ impl<'a, R: Rings> Broker<'a, R> {
         let host = self.outside.host;
         let commands = Commands::look(host)?;
         if commands == Commands::AtWork {
-            self.look_by(host.elapsed() + under_way::LOOK_AFTER);
+            self.look_by(host.elapsed() + running_commands::LOOK_AFTER);
         }
-        let mut due = commands == Commands::Died || follow::is_due(host, records, remembered)?;
+        let mut due = commands == Commands::Died || reattach::is_due(host, records, remembered)?;
         for guest in records.iter().filter_map(|record| record.frontend) {
             due |= !domain::is_alive(host, guest)?;
         }

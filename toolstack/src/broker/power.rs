@@ -6,8 +6,8 @@ use xen_types::{Resource, ResourceKind};
 
 use super::allow::{BUS_MASTER, INTX_DISABLE};
 use super::capabilities::Capabilities;
+use crate::device::resources::Facts;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::host::Host;
 use crate::sysfs::{Config, Width};
 

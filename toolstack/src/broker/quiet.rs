@@ -7,8 +7,8 @@ use super::capabilities::Capabilities;
 use super::interrupts;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
+use crate::device::resources::Facts;
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::host::Host;
 
 /// What a command does when `guest` has let go of `devices`, or is gone. `facts` are those of the devices that dom0 still sees; of

@@ -9,10 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::manager::Manager;
 use super::reclaim::{OwnCommand, RequestFile};
 use super::{Broker, Outside, Reclaimer, Watches};
-use crate::cli::Reclaiming;
+use crate::cli::arguments::Reclaiming;
 use crate::error::Error;
 use crate::host::Host;
-use crate::lock::{self, Lock};
+use crate::host::lock::{self, Lock};
 use crate::store::{StoreChannel, WatchConnection};
 use crate::xen::{LibxenRings, Libxencall, Signal, Signals, XenVersion};
 

@@ -14,22 +14,22 @@ use std::time::Duration;
 
 use xen_types::Sbdf;
 
-use crate::assignable;
-use crate::attach;
-use crate::connect;
-use crate::device_request::{self, DeviceRequest};
-use crate::device_spec::DeviceSpec;
-use crate::domain;
+use crate::cli::device_request::{self, DeviceRequest};
+use crate::device::resources::Facts;
 use crate::error::{DomainName, Error};
-use crate::facts::Facts;
-use crate::guard;
 use crate::host::Host;
-use crate::journal::Journal;
-use crate::patience::Patience;
-use crate::pool;
-use crate::reclaim::reclaim;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::ops::attach;
+use crate::ops::connect;
+use crate::ops::patience::Patience;
+use crate::ops::pool;
+use crate::ops::recover::reclaim;
+use crate::records::device_spec::DeviceSpec;
+use crate::records::device_table;
+use crate::records::guard;
+use crate::records::rollback::Journal;
 use crate::sysfs::PCIBACK;
-use crate::table;
 use config::{Config, SyntaxError, Value};
 use unfinished::Progress;
 
@@ -194,7 +194,7 @@ impl Plan {
     }
 }
 
-/// Creates the guest. Reclaim first: see [`crate::reclaim`].
+/// Creates the guest. Reclaim first: see [`crate::ops::recover`].
 pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(), Error> {
     let devices = device_request::to_attach(host, &plan.devices)?;
     check(host, &devices)?;
@@ -235,7 +235,7 @@ fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
     for spec in devices {
         let device = spec.device;
         assignable::check_endpoint(host, device)?;
-        let record = table::load_one(host, device)?;
+        let record = device_table::load_one(host, device)?;
         guard::check(host, device, record.as_ref())?;
         if let Some(owner) = record.and_then(|record| record.frontend) {
             return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
@@ -293,7 +293,7 @@ fn build(
 fn await_use(host: &Host, request: &Request, guest: &DomainName, devices: &[DeviceSpec]) -> Result<(), Error> {
     let devices: Vec<Sbdf> = devices.iter().map(|spec| spec.device).collect();
     let Some(first) = devices.first() else { return Ok(()) };
-    let record = table::load_one(host, *first)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
+    let record = device_table::load_one(host, *first)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
     let patience = Patience::new(request.timeout, devices.len());
     match connect::await_connection(host, &stub, guest, &devices, patience, attach::Until::Used) {
@@ -319,7 +319,7 @@ enum Home {
 
 impl Home {
     fn of(host: &Host, device: Sbdf) -> Result<Self, Error> {
-        if table::load_one(host, device)?.is_some() {
+        if device_table::load_one(host, device)?.is_some() {
             return Ok(Self::Pool);
         }
         let driver = host.sysfs.driver(device);
@@ -339,9 +339,9 @@ fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<
     }
     for (device, home) in homes {
         // Another command may have given it to somebody meanwhile.
-        let record = table::load_one(host, *device)?.filter(|record| record.frontend.is_none());
+        let record = device_table::load_one(host, *device)?.filter(|record| record.frontend.is_none());
         if record.is_some() {
-            host.commit(&table::forget_keep(*device))?;
+            host.commit(&device_table::forget_keep(*device))?;
         }
         match (home, record) {
             (Home::Pool, _) | (_, None) => {}

@@ -6,9 +6,9 @@ use std::time::Duration;
 use xen_types::DomId;
 use xenstore::{Permission, path};
 
-use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
+use crate::host::domain;
 use crate::store::Change;
 
 /// A node for each, by the id that its domain has or will have; its value says how far it came (`docs/xenstore.md`).
@@ -80,7 +80,7 @@ pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
 }
 
 /// Finishes or undoes what killed commands began. Afterwards devices of guests that were undone are to be taken back
-/// ([`crate::reclaim`]).
+/// ([`crate::ops::recover`]).
 pub(crate) fn settle(host: &Host) -> Result<(), Error> {
     for uuid in host.list(GUESTS)? {
         // Its creator may live, and wait for xl.

@@ -3,16 +3,16 @@
 use xen_types::{DomId, Sbdf};
 
 use super::{Check, Outcome};
-use crate::assignable;
-use crate::directories;
-use crate::domain;
+use crate::device::resources::{Facts, pages_of_other};
+use crate::device::virtual_functions;
 use crate::error::Error;
-use crate::facts::{Facts, pages_of_other};
-use crate::guard::{self, Guard};
 use crate::host::Host;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::records::device_table;
+use crate::records::directories;
+use crate::records::guard::{self, Guard};
 use crate::sysfs::PCIBACK;
-use crate::table;
-use crate::virtual_functions;
 
 /// Vectors that Xen gives a guest by default.
 const DEFAULT_VECTORS: u32 = 32;
@@ -21,7 +21,7 @@ const DEFAULT_VECTORS: u32 = 32;
 pub(super) fn for_guests(host: &Host) -> Result<Vec<Sbdf>, Error> {
     let mut devices = host.sysfs.devices()?;
     devices.retain(|device| host.sysfs.driver(*device).as_deref() == Some(PCIBACK));
-    devices.extend(table::load(host)?.iter().map(|record| record.device));
+    devices.extend(device_table::load(host)?.iter().map(|record| record.device));
     devices.sort_unstable();
     devices.dedup();
     Ok(devices)
@@ -63,7 +63,7 @@ fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
             "it was removed, or hangs: a reset of the slot or a power cycle may bring it back",
         ));
     }
-    let record = table::load_one(host, device)?;
+    let record = device_table::load_one(host, device)?;
     let driver = host.sysfs.driver(device);
     Ok(match (record, driver.as_deref()) {
         (Some(record), _) => Check::ok("device", format!("it is with a backend (domain {})", record.stub)),
@@ -78,8 +78,8 @@ fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
 /// Whether xl keeps its hands off the device, and off what belongs to it.
 fn guarded(host: &Host, device: Sbdf) -> Result<Check, Error> {
     const NAME: &str = "guard";
-    let Some(record) = table::load_one(host, device)? else {
-        return Ok(match table::libxl_owner(host, device)? {
+    let Some(record) = device_table::load_one(host, device)? else {
+        return Ok(match device_table::libxl_owner(host, device)? {
             Some(owner) => Check::ok(NAME, format!("xl has given it to domain {owner}")),
             None => Check::ok(NAME, "it is in no pool: who comes first gets it"),
         });
@@ -159,7 +159,7 @@ enum Owner {
 }
 
 fn owner(host: &Host, device: Sbdf) -> Result<Owner, Error> {
-    let record = table::load_one(host, device)?;
+    let record = device_table::load_one(host, device)?;
     let stranger = guard::stranger(host, device, record.as_ref())?;
     Ok(match stranger.or_else(|| record?.frontend) {
         Some(guest) => Owner::Guest(guest),

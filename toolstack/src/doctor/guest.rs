@@ -4,12 +4,12 @@ use serde_json::Value;
 use xen_types::{DomId, Errno};
 
 use super::Check;
-use crate::directories::Ends;
-use crate::domain;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
-use crate::needs::{self, Has, find};
-use crate::table;
+use crate::host::domain;
+use crate::host::needs::{self, Has, find};
+use crate::records::device_table;
+use crate::records::directories::Ends;
 
 const NEEDS: &str =
     "put passthrough=\"enabled\" and e820_host=1 into its xl.cfg, or let `pcidom create` do it, and create it anew";
@@ -82,7 +82,7 @@ fn bounce_buffers(config: Option<&Value>) -> Check {
 
 fn connection(host: &Host, guest: &DomainName) -> Result<Check, Error> {
     const NAME: &str = "connection";
-    let records = table::load(host)?;
+    let records = device_table::load(host)?;
     let Some(record) = records.iter().find(|record| record.frontend == Some(guest.id)) else {
         return Ok(Check::ok(NAME, "it has no devices"));
     };

@@ -1,12 +1,12 @@
 //! The host: Xen, dom0, what is loaded and what runs.
 
 use super::Check;
-use crate::attach::find_stub;
-use crate::dom0;
-use crate::ecam::Protection;
 use crate::error::{Doing, Error};
 use crate::host::Host;
-use crate::lock;
+use crate::host::dom0;
+use crate::host::ecam::Protection;
+use crate::host::lock;
+use crate::ops::attach::find_stub;
 use crate::xen::{LibxenRings, Libxencall, XenVersion};
 
 /// A host, as far as it can be opened.

@@ -14,10 +14,10 @@ pub(crate) use host::Opened;
 
 use serde::Serialize;
 
-use crate::device_request::parse_function;
-use crate::device_spec::ParseSpecError;
+use crate::cli::device_request::parse_function;
 use crate::error::Error;
 use crate::host::Host;
+use crate::records::device_spec::ParseSpecError;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;

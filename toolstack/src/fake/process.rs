@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::World;
-use crate::process::{Owner, Process};
+use crate::host::process::{Owner, Process};
 use crate::xen::StopSignal;
 
 pub(crate) struct FakeProcess(pub(crate) Rc<RefCell<World>>);

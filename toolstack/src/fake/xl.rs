@@ -8,7 +8,7 @@ use xen_types::DomId;
 use super::World;
 use crate::create::config::Config;
 use crate::error::Error;
-use crate::xl::Toolstack;
+use crate::host::xl::Toolstack;
 
 pub(crate) struct FakeXl(pub(crate) Rc<RefCell<World>>);
 

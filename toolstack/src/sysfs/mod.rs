@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use xen_types::{Mfn, Resource, Sbdf};
 
 use crate::error::Error;
-use crate::lock;
+use crate::host::lock;
 
 /// The directory of Linux's xen-pciback among the drivers; it parks the devices.
 pub(crate) const PCIBACK: &str = "pciback";

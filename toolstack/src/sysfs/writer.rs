@@ -11,8 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use super::Pending;
-use crate::child::{Late, Running};
-use crate::lock::Lock;
+use crate::host::child::{Late, Running};
+use crate::host::lock::Lock;
 
 /// How long Linux may take over a reset: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
 const LIMIT: Duration = Duration::from_secs(90);

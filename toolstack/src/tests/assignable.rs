@@ -3,9 +3,9 @@
 use xen_types::DomId;
 
 use super::{add_all, attached};
-use crate::assignable::{add, remove};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
+use crate::ops::assignable::{add, remove};
 
 #[test]
 fn adding_takes_the_device_from_its_driver_into_the_pool() {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{add_all, attach_to_web, attached, detach_from_web, pause};
-use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::connect::Connection;
+use crate::ops::recover::reclaim;
 use xenstore::path;
 
 #[test]
@@ -252,7 +252,7 @@ fn a_guest_that_dies_meanwhile_leaves_its_devices_in_the_pool() {
     });
     let error = attach_to_web(&machine, &[E1000, EDU, NVME]).unwrap_err();
     assert!(matches!(error, Error::GuestWentAway(_)), "{error}");
-    crate::reclaim::reclaim(&machine.host).unwrap();
+    crate::ops::recover::reclaim(&machine.host).unwrap();
     machine.with(|world| {
         assert!(!world.nodes.keys().any(|path| path.contains("backend/pci/5") || path.contains("/domain/5")));
         for name in [E1000, EDU, NVME] {

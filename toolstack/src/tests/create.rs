@@ -10,8 +10,8 @@ use super::{TIMEOUT, add_all};
 use crate::create::{Plan, Request, create, unfinished};
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA, device};
-use crate::reclaim::reclaim;
-use crate::turn::Turn;
+use crate::host::command_lock::Turn;
+use crate::ops::recover::reclaim;
 
 /// The next free number.
 const NEW: DomId = DomId(8);
@@ -178,11 +178,11 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
         world.write("/local/domain/8/vm", &format!("/vm/{uuid}"));
         world.write(&format!("/tool/pcidom/create/{uuid}"), "building");
     });
-    let creator = crate::lock::Lock::try_take_creation_in(locks.path(), uuid).unwrap().unwrap();
+    let creator = crate::host::lock::Lock::try_take_creation_in(locks.path(), uuid).unwrap().unwrap();
     unfinished::settle(&machine.host).unwrap();
     machine.with(|world| assert!(world.domains.contains_key(&NEW)));
     // Neither do devices come to it that follow a guest with its id: the command brings them.
-    crate::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+    crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
     machine.with(|world| {
         let dir = format!("/tool/pcidom/device/{}", device(EDU).path_component());
         world.write(&format!("{dir}/keep"), uuid);

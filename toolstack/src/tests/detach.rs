@@ -90,7 +90,7 @@ fn a_guest_that_stops_half_way_can_be_finished_later() {
         world.guest.stops_at_7 = false;
     });
     machine.settle();
-    crate::reclaim::reclaim(&machine.host).unwrap();
+    crate::ops::recover::reclaim(&machine.host).unwrap();
     machine.dump().assert_same(&with_pool(), "");
     machine.assert_no_violations();
 }
@@ -107,7 +107,7 @@ fn a_guest_that_does_not_close_keeps_a_bus_without_devices() {
         world.write("/local/domain/5/device/pci/0/state", "6");
     });
     machine.settle();
-    crate::reclaim::reclaim(&machine.host).unwrap();
+    crate::ops::recover::reclaim(&machine.host).unwrap();
     machine.dump().assert_same(&with_pool(), "");
     machine.assert_no_violations();
 }
@@ -144,14 +144,14 @@ fn what_the_guest_does_not_have_is_refused() {
 #[test]
 fn another_backend_than_the_one_named_is_refused() {
     let machine = attached();
-    let request = crate::detach::Request {
+    let request = crate::ops::detach::Request {
         guest: "5".to_owned(),
         backend: Some("db".to_owned()),
         devices: ALL.map(device).to_vec(),
         timeout: super::TIMEOUT,
         force: false,
     };
-    let error = crate::detach::detach(&machine.host, &request, &[]).unwrap_err();
+    let error = crate::ops::detach::detach(&machine.host, &request, &[]).unwrap_err();
     assert!(matches!(error, Error::OtherPool { .. }), "{error}");
 }
 
@@ -216,7 +216,7 @@ fn two_guests_come_and_go_apart() {
     let machine = Machine::new();
     add_all(&machine);
     attach_to_web(&machine, &[EDU]).unwrap();
-    crate::attach::attach(&machine.host, &super::request("db", &[NVME])).unwrap();
+    crate::ops::attach::attach(&machine.host, &super::request("db", &[NVME])).unwrap();
     detach_from_web(&machine, &[EDU]).unwrap();
     machine.with(|world| {
         assert_eq!(world.owners[&device(NVME)], DB);
@@ -260,7 +260,7 @@ fn a_reset_that_does_not_end_holds_up_nobody_and_the_device_stays_out_of_the_poo
     detach_from_web(&machine, &[EDU]).unwrap();
     // It has come to its end.
     machine.with(|world| world.resetting.clear());
-    crate::reclaim::reclaim(&machine.host).unwrap();
+    crate::ops::recover::reclaim(&machine.host).unwrap();
     assert_eq!(phase(NVME).as_deref(), Some("pool"));
     machine.dump().assert_same(&with_pool(), "");
     machine.assert_no_violations();

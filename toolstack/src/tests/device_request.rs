@@ -1,7 +1,7 @@
 //! What the user names, found on the machine.
 
 use super::{attached, detach_from_web};
-use crate::device_request::{DeviceRequest, to_attach, to_detach};
+use crate::cli::device_request::{DeviceRequest, to_attach, to_detach};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, WEB, device};
 

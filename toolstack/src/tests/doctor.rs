@@ -102,7 +102,7 @@ fn configuration_space_that_a_backend_could_write_is_told() {
             world.xen_command_line = line.map(str::to_owned);
             world.xen_messages = messages.map(str::to_owned);
         });
-        crate::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+        crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
         machine.with(|world| {
             let noted = world.notes.iter().any(|note| note.contains(words) && note.contains("could write"));
             assert!(noted, "{:?}", world.notes);
@@ -121,7 +121,7 @@ fn a_line_of_devices_that_may_go_to_several_guests_is_told() {
     for name in &four[..3] {
         machine.add_function(name, "0x020000", "pciback", 22, &[]);
     }
-    crate::assignable::add(&machine.host, &four.map(device), "pcidom").unwrap();
+    crate::ops::assignable::add(&machine.host, &four.map(device), "pcidom").unwrap();
     let findings = Findings::of(machine, &four);
     for name in four {
         findings.assert(&format!("{name} interrupt line"), "warning", "which nobody has and other guests may get");

@@ -1,16 +1,16 @@
 //! The modes of export, with the real backend.
 
 use super::{TIMEOUT, attached, request};
-use crate::assignable;
-use crate::attach::{self, attach};
-use crate::cli::{Cli, Command};
-use crate::connect::Connection;
-use crate::detach::{self, detach};
-use crate::entries::Entries;
+use crate::cli::arguments::{Cli, Command};
 use crate::error::Error;
-use crate::export::{Export, ExportMode};
 use crate::fake::{E1000, EDU, MachineWithStub, NVME, STUB, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::assignable;
+use crate::ops::attach::{self, attach};
+use crate::ops::connect::Connection;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
+use crate::records::entries::Entries;
+use crate::records::export::{Export, ExportMode};
 use crate::store::Change;
 
 const BACKEND: &str = "/local/domain/3/backend/pci/5/0";

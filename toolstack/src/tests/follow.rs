@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{TIMEOUT, add_all, detach_from_web};
-use crate::attach::{Following, Request, Until};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::attach::{Following, Request, Until};
+use crate::ops::recover::reclaim;
 use xen_types::DomId;
 use xenstore::path;
 
@@ -39,7 +39,7 @@ fn keep(machine: &Machine, devices: &[&str], following: Following) {
         following,
         until: Until::Used,
     };
-    crate::attach::attach(&machine.host, &request).unwrap();
+    crate::ops::attach::attach(&machine.host, &request).unwrap();
 }
 
 /// "web" has a device that follows it, and one that does not; the third one is in the pool.
@@ -124,7 +124,7 @@ fn a_device_that_goes_to_another_guest_forgets_whom_it_followed() {
     let machine = machine();
     machine.with(|world| world.destroy(WEB));
     reclaim(&machine.host).unwrap();
-    crate::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap();
+    crate::ops::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap();
     boot(&machine, WEB_AGAIN);
     reclaim(&machine.host).unwrap();
     assert_eq!((owner(&machine, E1000), record(&machine, E1000, "keep")), (DB, None));
@@ -137,7 +137,7 @@ fn an_attach_that_fails_changes_nothing_about_whom_a_device_follows() {
     machine.with(|world| world.destroy(WEB));
     reclaim(&machine.host).unwrap();
     machine.with(|world| world.guest.silent = true);
-    crate::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap_err();
+    crate::ops::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap_err();
     assert_eq!(record(&machine, E1000, "keep").as_deref(), Some(UUID));
     machine.assert_no_violations();
 }
@@ -251,7 +251,7 @@ fn devices_that_were_added_before_there_is_a_stub_wait_for_it() {
     start_stub(&machine);
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.value("/local/domain/8/pool/0000-00-07-0/state"), Some("free")));
-    crate::assignable::remove(&machine.host, &[E1000, EDU, NVME].map(device), false).unwrap();
+    crate::ops::assignable::remove(&machine.host, &[E1000, EDU, NVME].map(device), false).unwrap();
     machine.with(|world| assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom"))));
     machine.assert_no_violations();
 }

@@ -4,21 +4,21 @@ use xen_types::DomId;
 use xenstore::path;
 
 use super::{TIMEOUT, add_all, attach_to_web, attached, detach_from_web, request};
-use crate::assignable::{add, remove};
+use crate::cli::list::{devices, json, table};
 use crate::doctor::{Opened, examine};
 use crate::error::{Error, ExitCause};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
-use crate::list::{devices, json, table};
-use crate::reclaim::reclaim;
+use crate::ops::assignable::{add, remove};
+use crate::ops::recover::reclaim;
 
 fn guard(machine: &Machine, name: &str) -> Option<String> {
-    machine.with(|world| world.value(&crate::guard::node(device(name))).map(str::to_owned))
+    machine.with(|world| world.value(&crate::records::guard::node(device(name))).map(str::to_owned))
 }
 
 /// `xl pci-attach db BDF`, as libxl does it up to the point where it asks Xen. Whether it got so far.
 fn xl_attach(machine: &Machine, name: &str) -> bool {
     machine.with(|world| {
-        let node = crate::guard::node(device(name));
+        let node = crate::records::guard::node(device(name));
         if world.nodes.contains_key(&node) {
             world.remove(&node);
             return false;
@@ -141,7 +141,7 @@ fn what_xl_has_got_stays_xls() {
 fn a_note_about_a_domain_that_is_gone_is_no_note() {
     let machine = Machine::new();
     add_all(&machine);
-    machine.with(|world| world.write(&crate::guard::node(device(EDU)), "77"));
+    machine.with(|world| world.write(&crate::records::guard::node(device(EDU)), "77"));
     attach_to_web(&machine, &[EDU]).unwrap();
     assert_eq!(guard(&machine, EDU).as_deref(), Some("5"));
 }
@@ -152,21 +152,21 @@ fn a_device_whose_dma_xl_took_by_force_is_told_of_and_detached() {
     // `xl pci-detach -f web BDF`
     machine.with(|world| {
         world.owners.insert(device(EDU), DomId::IO);
-        world.remove(&crate::guard::node(device(EDU)));
+        world.remove(&crate::records::guard::node(device(EDU)));
         // The simulated guest would call that a theft.
         world.guest.keeps = true;
     });
     reclaim(&machine.host).unwrap();
     let notes = machine.with(|world| world.notes.join("\n"));
     assert!(notes.contains("0000:00:06.0: `xl pci-detach -f` has reset it and taken its DMA from domain 5"), "{notes}");
-    let request = crate::detach::Request {
+    let request = crate::ops::detach::Request {
         guest: "web".to_owned(),
         backend: None,
         devices: vec![device(EDU)],
         timeout: TIMEOUT,
         force: true,
     };
-    crate::detach::detach(&machine.host, &request, &[]).unwrap();
+    crate::ops::detach::detach(&machine.host, &request, &[]).unwrap();
     assert_eq!(guard(&machine, EDU).as_deref(), Some("3"));
     // Where a failed attach removed it, the guest still has everything.
     let machine = attached();
@@ -178,7 +178,7 @@ fn a_device_whose_dma_xl_took_by_force_is_told_of_and_detached() {
 #[test]
 fn a_device_that_a_guest_has_is_not_given_away_by_a_note() {
     let machine = attached();
-    machine.with(|world| world.write(&crate::guard::node(device(EDU)), "6"));
+    machine.with(|world| world.write(&crate::records::guard::node(device(EDU)), "6"));
     reclaim(&machine.host).unwrap();
     assert_eq!(guard(&machine, EDU).as_deref(), Some("5"));
 }
@@ -189,7 +189,7 @@ fn of_two_tools_at_once_one_wins() {
     for hidden in [EDU, SATA] {
         let machine = Machine::new();
         let given = if hidden == SATA { "0000:00:1f.2,seize=1" } else { hidden };
-        let (owner, node) = (device(hidden), crate::guard::node(device(hidden)));
+        let (owner, node) = (device(hidden), crate::records::guard::node(device(hidden)));
         let at = machine.with(|world| world.changes);
         let before = machine.dump_but_config();
         // At each change that the attach makes, until the device is in the pool.
@@ -318,14 +318,14 @@ fn devices_of_a_guest_whose_frontend_xl_has_replaced_are_taken_by_force() {
     attach_to_web(&machine, &[E1000, EDU]).unwrap();
     replace_frontend(&machine, WEB);
     for name in [E1000, EDU] {
-        let request = crate::detach::Request {
+        let request = crate::ops::detach::Request {
             guest: "web".to_owned(),
             backend: None,
             devices: vec![device(name)],
             timeout: TIMEOUT,
             force: true,
         };
-        crate::detach::detach(&machine.host, &request, &[]).unwrap();
+        crate::ops::detach::detach(&machine.host, &request, &[]).unwrap();
     }
     machine.with(|world| {
         for name in ["0000-00-05-0", "0000-00-06-0"] {
@@ -335,7 +335,7 @@ fn devices_of_a_guest_whose_frontend_xl_has_replaced_are_taken_by_force() {
         assert!(!world.nodes.contains_key("/local/domain/3/backend/pci/5"));
         assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("0"), "that is xl's");
     });
-    let error = crate::attach::attach(&machine.host, &request("web", &[EDU])).unwrap_err();
+    let error = crate::ops::attach::attach(&machine.host, &request("web", &[EDU])).unwrap_err();
     assert!(matches!(error, Error::ServedByDom0 { .. }), "{error}");
     assert_eq!(error.cause(), ExitCause::Failed);
 }

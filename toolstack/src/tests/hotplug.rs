@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
-use crate::connect::Connection;
 use crate::error::{Error, ExitCause};
 use crate::fake::{Dump, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::connect::Connection;
+use crate::ops::recover::reclaim;
 
 const BACKEND: &str = "/local/domain/3/backend/pci/5/0";
 const FRONTEND: &str = "/local/domain/5/device/pci/0";
@@ -48,8 +48,8 @@ fn force(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
     let reclaimed = reclaim(&machine.host)?;
     let devices = devices.iter().map(|text| device(text)).collect();
     let request =
-        crate::detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: true };
-    crate::detach::detach(&machine.host, &request, &reclaimed)
+        crate::ops::detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: true };
+    crate::ops::detach::detach(&machine.host, &request, &reclaimed)
 }
 
 #[test]
@@ -456,7 +456,7 @@ fn a_device_that_was_pulled_out_leaves_alone() {
         assert!(!world.irqs.contains(&(WEB, 22)) && world.irqs.contains(&(WEB, 21)));
         assert!(world.notes.iter().any(|note| note.contains("refuses 0000:00:06.0")), "{:?}", world.notes);
     });
-    crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap();
+    crate::ops::assignable::remove(&machine.host, &[device(EDU)], false).unwrap();
     machine.with(|world| {
         assert!(!world.nodes.keys().any(|path| path.contains("0000-00-06-0")));
         assert!(!world.iomem.contains(&(STUB, 0xb0030)));
@@ -522,13 +522,13 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
         assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
         assert!(!world.irqs.contains(&(WEB, 22)));
     });
-    let listed = crate::list::table(&crate::list::devices(&machine.host, None).unwrap());
+    let listed = crate::cli::list::table(&crate::cli::list::devices(&machine.host, None).unwrap());
     assert!(listed.contains("held      held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
     for guest in ["web", "db"] {
-        let error = crate::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
+        let error = crate::ops::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
         assert_eq!(error.to_string(), held);
     }
-    assert_eq!(crate::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), held);
+    assert_eq!(crate::ops::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), held);
     // What it shares with no other goes, what the other needs stays; and the other can come and go.
     attach_to_web(&machine, &[NVME]).unwrap();
     detach_from_web(&machine, &[NVME, E1000]).unwrap();

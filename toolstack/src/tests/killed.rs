@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
 use crate::error::Error;
 use crate::fake::{Dump, E1000, EDU, GuestScript, Killed, Machine, NVME, SATA, device};
-use crate::reclaim::reclaim;
+use crate::ops::recover::reclaim;
 use crate::xen::StopSignal;
 
 /// What the guest does when the command is dead.
@@ -45,8 +45,8 @@ fn force(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
     let reclaimed = reclaim(&machine.host)?;
     let devices = devices.iter().map(|text| device(text)).collect();
     let request =
-        crate::detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: true };
-    crate::detach::detach(&machine.host, &request, &reclaimed)
+        crate::ops::detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: true };
+    crate::ops::detach::detach(&machine.host, &request, &reclaimed)
 }
 
 /// Kills a command at each step. After that, one `reclaim` must lead to how it was before, or to how it would be afterwards; and a new attach
@@ -258,7 +258,7 @@ fn a_change_of_a_guest_that_has_not_booted() {
 #[test]
 fn assignable_add_and_remove() {
     let add = |machine: &Machine| {
-        let _ = crate::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom");
+        let _ = crate::ops::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom");
     };
     killed_anywhere("add", Machine::new, add);
     for rebind in [false, true] {
@@ -268,7 +268,7 @@ fn assignable_add_and_remove() {
             machine
         };
         killed_anywhere("remove", prepare, |machine| {
-            let _ = crate::assignable::remove(&machine.host, &[SATA, EDU].map(device), rebind);
+            let _ = crate::ops::assignable::remove(&machine.host, &[SATA, EDU].map(device), rebind);
         });
     }
 }
@@ -288,9 +288,11 @@ fn the_recovery_itself() {
 #[test]
 fn a_change_of_devices_that_follow_a_guest() {
     let keep = |machine: &Machine, devices: &[&str]| {
-        let request =
-            crate::attach::Request { following: crate::attach::Following::Yes, ..super::request("web", devices) };
-        let _ = reclaim(&machine.host).and_then(|_| crate::attach::attach(&machine.host, &request));
+        let request = crate::ops::attach::Request {
+            following: crate::ops::attach::Following::Yes,
+            ..super::request("web", devices)
+        };
+        let _ = reclaim(&machine.host).and_then(|_| crate::ops::attach::attach(&machine.host, &request));
     };
     let prepare = |devices: &'static [&'static str]| {
         move || {
@@ -352,7 +354,7 @@ fn a_signal_ends_waiting_for_a_guest_that_does_not_answer() {
 
 #[test]
 fn a_signal_stops_assignable_add_and_remove() {
-    let add = |machine: &Machine| crate::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom");
+    let add = |machine: &Machine| crate::ops::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom");
     interrupted_anywhere("add", Machine::new, add);
     let prepare = || {
         let machine = Machine::new();
@@ -360,7 +362,7 @@ fn a_signal_stops_assignable_add_and_remove() {
         machine
     };
     interrupted_anywhere("remove", prepare, |machine| {
-        crate::assignable::remove(&machine.host, &[SATA, EDU].map(device), true)
+        crate::ops::assignable::remove(&machine.host, &[SATA, EDU].map(device), true)
     });
 }
 

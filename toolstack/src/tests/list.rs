@@ -1,8 +1,8 @@
 //! What the user sees.
 
 use super::{add_all, attach_to_web, attached};
+use crate::cli::list::{assignable, devices, json, table};
 use crate::fake::{EDU, Machine, STUB, WEB};
-use crate::list::{assignable, devices, json, table};
 
 #[test]
 fn the_table_says_what_is_where() {

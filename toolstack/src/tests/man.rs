@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::CommandFactory as _;
 
-use crate::cli::Cli;
+use crate::cli::arguments::Cli;
 
 const COMMAND: &str = include_str!("../../../docs/man/pcidom.8");
 const CONFIGURATION: &str = include_str!("../../../docs/man/pcidom.cfg.5");

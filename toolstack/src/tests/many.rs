@@ -1,14 +1,14 @@
 //! Hosts with more devices than one message of xenstored has names for.
 
 use super::{TIMEOUT, request};
-use crate::assignable;
-use crate::attach::attach;
-use crate::connect::Connection;
-use crate::detach::{self, detach};
+use crate::cli::list;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, MachineWithStub, NVME, device};
-use crate::list;
-use crate::reclaim::reclaim;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
+use crate::ops::connect::Connection;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
 use sim::store::Flavour;
 use xen_types::Sbdf;
 use xenstore::path;

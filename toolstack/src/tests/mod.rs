@@ -31,42 +31,42 @@ use std::time::Duration;
 
 use xen_types::DomId;
 
-use crate::connect::Connection;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, device};
-use crate::reclaim::reclaim;
+use crate::ops::connect::Connection;
+use crate::ops::recover::reclaim;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-fn request(guest: &str, devices: &[&str]) -> crate::attach::Request {
-    crate::attach::Request {
+fn request(guest: &str, devices: &[&str]) -> crate::ops::attach::Request {
+    crate::ops::attach::Request {
         guest: guest.to_owned(),
         backend: "pcidom".to_owned(),
         devices: devices.iter().map(|text| text.parse().unwrap()).collect(),
         export: None,
         timeout: TIMEOUT,
-        following: crate::attach::Following::No,
-        until: crate::attach::Until::Used,
+        following: crate::ops::attach::Following::No,
+        until: crate::ops::attach::Until::Used,
     }
 }
 
 /// `pcidom attach web …` as the command does it.
 fn attach_to_web(machine: &Machine, devices: &[&str]) -> Result<Connection, Error> {
     reclaim(&machine.host)?;
-    crate::attach::attach(&machine.host, &request("web", devices))
+    crate::ops::attach::attach(&machine.host, &request("web", devices))
 }
 
 /// `pcidom detach web …` as the command does it.
 fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
     let reclaimed = reclaim(&machine.host)?;
-    let request = crate::detach::Request {
+    let request = crate::ops::detach::Request {
         guest: "web".to_owned(),
         backend: None,
         devices: devices.iter().map(|text| device(text)).collect(),
         timeout: TIMEOUT,
         force: false,
     };
-    crate::detach::detach(&machine.host, &request, &reclaimed)
+    crate::ops::detach::detach(&machine.host, &request, &reclaimed)
 }
 
 /// A machine on which "web" uses all three devices.
@@ -79,7 +79,7 @@ fn attached() -> Machine {
 
 /// `pcidom assignable add` of all three devices.
 fn add_all(machine: &Machine) {
-    crate::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+    crate::ops::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
 }
 
 fn pause(machine: &Machine, guest: DomId) {

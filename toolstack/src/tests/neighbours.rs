@@ -7,16 +7,16 @@ use clap::Parser as _;
 use xen_types::DomId;
 
 use super::{add_all, attach_to_web, attached, detach_from_web, request};
-use crate::assignable;
-use crate::attach::attach;
 use crate::broker::let_go;
-use crate::cli::Cli;
+use crate::cli::arguments::Cli;
+use crate::cli::list;
+use crate::device::resources::Facts;
 use crate::doctor::{Opened, examine};
 use crate::error::Error;
-use crate::facts::Facts;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
-use crate::list;
-use crate::reclaim::reclaim;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
+use crate::ops::recover::reclaim;
 
 const IDE: &str = "0000:00:01.1";
 const VGA: &str = "0000:00:02.0";

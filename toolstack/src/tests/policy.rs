@@ -4,13 +4,13 @@ use pciif::Request;
 use xen_types::Sbdf;
 
 use super::{TIMEOUT, attach_to_web, request};
-use crate::assignable;
-use crate::attach::attach;
-use crate::detach::{self, detach};
+use crate::cli::list;
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, Machine, MachineWithStub, WEB, device};
-use crate::list;
-use crate::reclaim::reclaim;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
 
 const POOL: &str = "/local/domain/3/pool/0000-00-05-0/policy";
 const TABLE: &str = "/tool/pcidom/device/0000-00-05-0/policy";

@@ -10,13 +10,13 @@ use sim::random::Random;
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-use crate::attach::{Following, Request, Until, attach};
-use crate::detach::{self, detach};
+use crate::device::resources::{Facts, GuestRights};
 use crate::error::Error;
-use crate::facts::{Facts, GuestRights};
 use crate::fake::{DB, E1000, EDU, Killed, MachineWithStub, NVME, WEB, device};
-use crate::reclaim::reclaim;
-use crate::table::{self, Phase};
+use crate::ops::attach::{Following, Request, Until, attach};
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
+use crate::records::device_table::{self, Phase};
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
 const NAMES: [&str; 2] = ["web", "db"];
@@ -42,7 +42,7 @@ impl Play {
         let machine = MachineWithStub::new();
         machine.with_peers(|peers| peers.tool.write("/local/domain/5/vm", "/vm/web"));
         machine.create(DB, "db");
-        crate::assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
+        crate::ops::assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
         let kills = seed % 2 == 1;
         machine.machine.with(|world| world.uncertain = kills);
         let guests = [WEB, DB];
@@ -150,7 +150,7 @@ impl Play {
             connected.for_each(|guest| guest.scan(&mut peers.stub));
         });
         let host = &self.machine.host;
-        let records = table::load(host).unwrap();
+        let records = device_table::load(host).unwrap();
         let story = || format!("{:#?}", self.done);
         for id in self.guests {
             let theirs: Vec<Sbdf> =

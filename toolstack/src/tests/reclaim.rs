@@ -2,7 +2,7 @@
 
 use super::{add_all, attach_to_web, attached, detach_from_web};
 use crate::fake::{E1000, EDU, Machine, NVME, STUB, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::recover::reclaim;
 use xen_types::DomId;
 use xenstore::path;
 

@@ -1,9 +1,9 @@
 //! What is refused, with which words, and that nothing was touched.
 
 use super::{TIMEOUT, add_all, attach_to_web, attached, request};
-use crate::attach::attach;
 use crate::error::{Error, ExitCause};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
+use crate::ops::attach::attach;
 
 /// The error of an attach of `devices` to `guest`; the machine must be as before.
 fn refused(machine: &Machine, guest: &str, devices: &[&str]) -> Error {
@@ -112,9 +112,10 @@ fn guests_without_passthrough() {
 fn hosts_without_iommu() {
     let machine = Machine::new();
     machine.with(|world| world.iommu = false);
-    for error in
-        [refused(&machine, "web", &[EDU]), crate::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap_err()]
-    {
+    for error in [
+        refused(&machine, "web", &[EDU]),
+        crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap_err(),
+    ] {
         assert_eq!(error.to_string(), "Xen uses no IOMMU on this host, so no device can be given to a guest");
         assert_eq!(error.cause(), ExitCause::NotPermitted);
     }

@@ -6,12 +6,12 @@
 use serde_json::Value;
 
 use super::{add_all, attach_to_web, attached, request};
-use crate::attach::attach;
+use crate::cli::list;
+use crate::cli::show::show;
+use crate::cli::status::status;
 use crate::doctor::{Opened, examine};
 use crate::fake::{EDU, Machine, MachineWithStub, STUB, WEB, device};
-use crate::list;
-use crate::show::show;
-use crate::status::status;
+use crate::ops::attach::attach;
 
 /// Fails with the place where the document is not what the schema says.
 #[track_caller]

@@ -5,11 +5,11 @@ use serde_json::Value;
 use xen_types::Sbdf;
 
 use super::{add_all, attach_to_web, attached, request};
-use crate::assignable;
-use crate::attach::attach;
+use crate::cli::show::show;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, MachineWithStub, STUB, WEB, device};
-use crate::show::show;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
 
 fn json(machine: &Machine, name: &str) -> Value {
     serde_json::from_str(&show(&machine.host, device(name)).unwrap().json()).unwrap()
@@ -134,7 +134,7 @@ fn a_function_alone_in_its_slot_says_so() {
     config.0[0x0e] = 0x80;
     machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
     let mut request = request("web", &[E1000]);
-    request.export = Some(crate::export::ExportMode::Slot);
+    request.export = Some(crate::records::export::ExportMode::Slot);
     attach(&machine.host, &request).unwrap();
     assert_eq!(register(&json(&machine, E1000), 0x0e)["value"], 0);
     attach_to_web(&machine, &[EDU]).unwrap();

@@ -1,15 +1,15 @@
 //! `pcidom status` with the real backend in the stub.
 
 use super::request;
-use crate::attach::attach;
+use crate::cli::status::status;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, MachineWithStub, NVME, STUB, device};
-use crate::status::status;
+use crate::ops::attach::attach;
 
 #[test]
 fn it_says_how_the_stub_is_and_leaves_nothing_behind() {
     let machine = MachineWithStub::new();
-    crate::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+    crate::ops::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
     attach(&machine.host, &request("web", &[EDU])).unwrap();
     let before = machine.with_peers(|peers| peers.xen.store().dump());
     let status = status(&machine.host, "pcidom").unwrap();

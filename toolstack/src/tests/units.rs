@@ -2,9 +2,9 @@
 
 use clap::Parser as _;
 
-use crate::cli::{Cli, Command, Reclaiming};
+use crate::cli::arguments::{Cli, Command, Reclaiming};
 use crate::error::Error;
-use crate::lock;
+use crate::host::lock;
 
 const BROKER: &str = include_str!("../../../dist/pcidom.service");
 const TRIGGER: &str = include_str!("../../../dist/pcidom-reclaim.path");

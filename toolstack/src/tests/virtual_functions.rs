@@ -5,15 +5,15 @@ use serde_json::Value;
 use xen_types::Sbdf;
 
 use super::{TIMEOUT, attach_to_web, request};
-use crate::assignable;
-use crate::attach::attach;
-use crate::detach::{self, detach};
+use crate::cli::list;
+use crate::cli::show::show;
 use crate::doctor::{Opened, examine};
 use crate::error::Error;
 use crate::fake::{EDU, Machine, MachineWithStub, NVME, PHYSICAL, WEB, device};
-use crate::list;
-use crate::reclaim::reclaim;
-use crate::show::show;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
 
 fn guest_reads(machine: &MachineWithStub, offset: i32, size: i32) -> u32 {
     machine.with_peers(|peers| {

@@ -1,13 +1,13 @@
 //! The tool and the real backend together: what one writes, the other understands.
 
 use super::{TIMEOUT, request};
-use crate::assignable;
-use crate::attach::attach;
-use crate::connect::Connection;
-use crate::detach::{self, detach};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, MachineWithStub, NVME, WEB, device};
-use crate::reclaim::reclaim;
+use crate::ops::assignable;
+use crate::ops::attach::attach;
+use crate::ops::connect::Connection;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
 

@@ -129,7 +129,7 @@ fn lend_with_policy(bench: &Bench, policy: &str) {
         config.set_word(0x8a, 0x000f);
     });
     bench.machine.with(|world| {
-        world.apply(&table::set_policy(device(NVME), &policy.parse().unwrap())).unwrap();
+        world.apply(&device_table::set_policy(device(NVME), &policy.parse().unwrap())).unwrap();
     });
 }
 
@@ -193,12 +193,12 @@ fn the_stubs_word_opens_nothing_that_the_table_does_not() {
 
 /// Takes the device back as a command does that did not wait for the broker: the phase, then the registers.
 fn taken_back(world: &mut crate::fake::World) {
-    world.apply(&table::set_phase(device(NVME), table::Phase::Detaching)).unwrap();
+    world.apply(&device_table::set_phase(device(NVME), device_table::Phase::Detaching)).unwrap();
 }
 
 #[test]
 fn nothing_is_turned_on_in_a_device_that_was_taken_back_meanwhile() {
-    let policy = table::policy_node(device(NVME));
+    let policy = device_table::policy_node(device(NVME));
     for (write, opened) in [
         (conf_write(NVME, 4, 2, 0x0004, 0x0404), false),
         (conf_write(NVME, 4, 2, 0x0000, 0x0400), false),
@@ -243,11 +243,11 @@ fn the_next_guest_keeps_its_interrupt_line_when_an_old_write_is_undone() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     let next = |world: &mut crate::fake::World| {
-        for change in table::reserve(device(NVME), STUB, DB) {
+        for change in device_table::reserve(device(NVME), STUB, DB) {
             world.apply(&change).unwrap();
         }
     };
-    let policy = table::policy_node(device(NVME));
+    let policy = device_table::policy_node(device(NVME));
     bench.machine.with(|world| world.after_read = Some((policy, Box::new(next))));
     let heard = bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 0x0004, 0x0004), &[]);
     assert_eq!(heard.code, ErrorCode::DevNotFound);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::broker::quiet::{let_go, make_quiet};
-use crate::facts::Facts;
+use crate::device::resources::Facts;
 use crate::fake::Killed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -210,7 +210,7 @@ fn nothing_is_mapped_while_a_command_sweeps() {
     assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 16));
     assert_eq!((bench.journal(E1000), bench.mapped(E1000).len()), (before, 2));
     // A command that was killed at it does not keep it so.
-    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    crate::ops::recover::reclaim(&bench.machine.host).unwrap();
     let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, E1000), &[]);
     assert_eq!(heard.code, ErrorCode::Success);
     bench.assert_sound();

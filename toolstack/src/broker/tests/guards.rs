@@ -5,7 +5,7 @@ use std::time::Duration;
 use xenstore::path;
 
 use super::*;
-use crate::guard;
+use crate::records::guard;
 
 fn pass(bench: &Bench, time: Duration) {
     bench.machine.with(|world| world.clock += time);

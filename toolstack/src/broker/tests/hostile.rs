@@ -36,10 +36,10 @@ fn only_a_device_with_a_guest_is_served() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     for (phase, code) in [
-        (table::Phase::Attaching, ErrorCode::Success),
-        (table::Phase::Attached, ErrorCode::Success),
-        (table::Phase::Detaching, ErrorCode::DevNotFound),
-        (table::Phase::Pool, ErrorCode::DevNotFound),
+        (device_table::Phase::Attaching, ErrorCode::Success),
+        (device_table::Phase::Attached, ErrorCode::Success),
+        (device_table::Phase::Detaching, ErrorCode::DevNotFound),
+        (device_table::Phase::Pool, ErrorCode::DevNotFound),
     ] {
         bench.set_phase(NVME, phase);
         assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, code, "{phase:?}");

@@ -165,9 +165,9 @@ fn what_a_killed_command_left_is_put_right_though_no_other_command_comes() {
     assert!(bench.machine.host.elapsed() - died < Duration::from_secs(1));
     // As `pcidom reclaim` does it.
     let host = &bench.machine.host;
-    crate::under_way::run(host, || {
-        crate::reclaim::reclaim(host)?;
-        crate::under_way::forget_dead(host)
+    crate::records::running_commands::run(host, || {
+        crate::ops::recover::reclaim(host)?;
+        crate::records::running_commands::forget_dead(host)
     })
     .unwrap();
     bench.reclaimer.busy.set(false);
@@ -198,7 +198,7 @@ fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
     // It does its work; stubs are served all the while.
     assert_eq!(bench.ask(&mut broker, OTHER, &request(BrokerCommand::Query, EDU), &[]).code, ErrorCode::Success);
     bench.machine.with(|world| world.stub.silent = true);
-    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    crate::ops::recover::reclaim(&bench.machine.host).unwrap();
     bench.reclaimer.busy.set(false);
     broker.child_ended();
     // The stub was silent: not settled, so it is tried again, but not at once and not for ever.
@@ -212,7 +212,7 @@ fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
             bench.reclaimer.busy.set(false);
             if tries == 3 {
                 bench.machine.with(|world| world.stub.silent = false);
-                crate::reclaim::reclaim(&bench.machine.host).unwrap();
+                crate::ops::recover::reclaim(&bench.machine.host).unwrap();
             }
             broker.child_ended();
         }
@@ -258,7 +258,7 @@ fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
     broker.turn().unwrap();
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, ErrorCode::Success);
     bench.machine.with(|world| world.destroy(OTHER));
-    bench.set_phase(E1000, table::Phase::Attached);
+    bench.set_phase(E1000, device_table::Phase::Attached);
     pass(&bench, broker.idle().unwrap());
     broker.turn().unwrap();
     assert_eq!(bench.wires.borrow().bound.len(), 1, "it has looked again");
@@ -267,7 +267,7 @@ fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
 #[test]
 fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
     let machine = Machine::new();
-    crate::assignable::add(&machine.host, &[device(NVME)], "pcidom").unwrap();
+    crate::ops::assignable::add(&machine.host, &[device(NVME)], "pcidom").unwrap();
     let expected = machine.dump_but_config();
     machine.with(|world| {
         world.guest.refuses = Some("driver trouble");
@@ -283,16 +283,16 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
             connected
         }));
     });
-    let request = crate::attach::Request {
+    let request = crate::ops::attach::Request {
         guest: "web".to_owned(),
         backend: "pcidom".to_owned(),
         devices: vec![NVME.parse().unwrap()],
         export: None,
         timeout: Duration::from_secs(1),
-        following: crate::attach::Following::No,
-        until: crate::attach::Until::Used,
+        following: crate::ops::attach::Following::No,
+        until: crate::ops::attach::Until::Used,
     };
-    crate::attach::attach(&machine.host, &request).unwrap_err();
+    crate::ops::attach::attach(&machine.host, &request).unwrap_err();
     machine.with(|world| {
         assert!(world.incidents.is_empty(), "it never connected");
         world.remove("/local/domain/5/error/device"); // the guest's own words
@@ -317,7 +317,7 @@ fn a_guest_that_reboots_gets_its_devices_at_once() {
     pass(&bench, broker.idle().unwrap());
     broker.turn().unwrap();
     assert_eq!(bench.reclaimer.started.get(), 1);
-    crate::reclaim::reclaim(&bench.machine.host).unwrap();
+    crate::ops::recover::reclaim(&bench.machine.host).unwrap();
     bench.reclaimer.busy.set(false);
     broker.child_ended();
     pass(&bench, broker.idle().unwrap());

@@ -25,8 +25,8 @@ use crate::fake::{
     ConfigImage, DB, E1000, EDU, FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, PHYSICAL, STUB,
     WEB, Wires, device,
 };
+use crate::records::device_table;
 use crate::store::Change;
-use crate::table;
 
 /// The second stub.
 const OTHER: DomId = DomId(4);
@@ -96,9 +96,9 @@ impl Bench {
             std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
         let ecam = self.machine.host.sysfs.ecam_frame(device).unwrap();
         self.machine.with(|world| {
-            let mut changes = table::enter(device, &DomainName { id: stub, name: None });
-            changes.extend(table::reserve(device, stub, guest));
-            changes.push(table::set_phase(device, table::Phase::Attached));
+            let mut changes = device_table::enter(device, &DomainName { id: stub, name: None });
+            changes.extend(device_table::reserve(device, stub, guest));
+            changes.push(device_table::set_phase(device, device_table::Phase::Attached));
             changes.iter().for_each(|change| world.apply(change).unwrap());
             let pool = path::pool_dir(stub, device);
             world.write(&path::child(&pool, "online"), "1");
@@ -182,8 +182,8 @@ impl Bench {
         self.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.0);
     }
 
-    fn set_phase(&self, name: &str, phase: table::Phase) {
-        self.machine.with(|world| world.apply(&table::set_phase(device(name), phase)).unwrap());
+    fn set_phase(&self, name: &str, phase: device_table::Phase) {
+        self.machine.with(|world| world.apply(&device_table::set_phase(device(name), phase)).unwrap());
     }
 
     fn journal(&self, name: &str) -> Journal {

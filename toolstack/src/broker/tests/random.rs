@@ -98,7 +98,8 @@ fn run(events: &[Event]) {
                     Event::Restart => return true,
                     Event::Kill { at } => bench.machine.with(|world| world.killing_change = Some(world.changes + at)),
                     Event::Phase { name, attached } => {
-                        let phase = if *attached { table::Phase::Attached } else { table::Phase::Attaching };
+                        let phase =
+                            if *attached { device_table::Phase::Attached } else { device_table::Phase::Attaching };
                         bench.set_phase(name, phase);
                     }
                     Event::Ask { other_stub, name, what } => {

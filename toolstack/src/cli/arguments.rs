@@ -1,0 +1,277 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use xen_types::Sbdf;
+
+use crate::cli::device_request::{DeviceRequest, parse_function};
+use crate::host::settings::Audit;
+use crate::records::export::ExportMode;
+
+/// Gives PCI devices to Xen PV guests through a PCI driver domain
+#[derive(Debug, Parser)]
+#[command(name = "pcidom", version, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// Print each step and each xenbus transition with the milliseconds since the start
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage, 3 the guest did not answer in time, \
+                          4 not permitted on this host, 5 another broker is running";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Give devices to a guest, and wait until it uses them
+    Attach(AttachArgs),
+    /// Create a guest from an ordinary xl.cfg, with its pci= devices from the driver domain
+    Create(CreateArgs),
+    /// Take devices from a guest
+    Detach(DetachArgs),
+    /// Show which guest has which device
+    List(ListArgs),
+    /// Show a device's configuration space as its guest sees it: who answers, what writes change, what was denied
+    Show(ShowArgs),
+    /// Show how a driver domain is: its devices, its guests, and what it counts
+    Status {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Print JSON (docs/schema/status.json)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check whether this host, its devices and its guests are fit for passing devices through
+    Doctor(DoctorArgs),
+    /// The devices that may be given to guests
+    #[command(subcommand)]
+    Assignable(AssignableCommand),
+    /// Be the broker: carry out for driver domains what only dom0 may do. One per host, until SIGTERM
+    Serve {
+        /// Stay in the foreground, which it always does
+        #[arg(long)]
+        foreground: bool,
+        /// Who takes back what guests that are gone had: a child, or who waits for /run/pcidom/reclaim (pcidom-reclaim.path)
+        #[arg(long, value_name = "HOW", value_enum, default_value = "spawn")]
+        reclaim: Reclaiming,
+    },
+    /// Print a script that completes this command's words in a shell
+    Completions {
+        /// For which shell
+        #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
+        shell: Shell,
+    },
+    /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
+    Reclaim,
+}
+
+/// Who runs `pcidom reclaim` for the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Reclaiming {
+    /// A child of its own
+    Spawn,
+    /// A unit of systemd, which may do more than the broker
+    Trigger,
+}
+
+/// What `attach` takes.
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Have the devices follow the guest: it gets them again after a reboot, its own or the driver domain's
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// How a guest that has no devices yet sees them (default: as the driver domain does it)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) export: Option<ExportMode>,
+    /// How long the guest may take; half a second more for each device beyond the first
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Name or id of the guest
+    pub(crate) domain: String,
+    /// Devices, with the options of xl: vslot, permissive, quirk, hide, show, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
+    #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
+    pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `create` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// How long the guest may take; half a second more for each device beyond the first
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Leave the guest paused
+    #[arg(short, long)]
+    pub(crate) paused: bool,
+    /// Do nothing, print the configuration as xl would get it
+    #[arg(short = 'n', long)]
+    pub(crate) dryrun: bool,
+    /// The guest's configuration (xl.cfg(5)); - is standard input
+    #[arg(value_name = "GUEST.cfg")]
+    pub(crate) config: PathBuf,
+    /// Settings that count instead of the file's
+    #[arg(value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+}
+
+/// What `detach` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Refuse unless this driver domain (name or id) serves the devices
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Option<String>,
+    /// How long the guest may take; half a second more for each device beyond the first
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Who is looked through for what is left of the devices: guest, all (every PV guest of the host) or none (default: /etc/pcidom/pcidom.conf, else guest)
+    #[arg(long, value_name = "WHO")]
+    pub(crate) audit: Option<Audit>,
+    /// Name or id of the guest
+    pub(crate) domain: String,
+    /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
+    #[arg(required = true, value_name = "BDF")]
+    pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// What `doctor` takes.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// Print JSON (docs/schema/doctor.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Guests (name or id) and devices to look at; without any, all devices that are for guests
+    #[arg(value_name = "DOMAIN|BDF")]
+    pub(crate) names: Vec<String>,
+}
+
+/// What `list` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Show this guest's devices only (name or id)
+    pub(crate) domain: Option<String>,
+    /// Print JSON (docs/pcidom.md describes it)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `show` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// The device; one that no guest has is shown as one would see it
+    #[arg(value_name = "BDF", value_parser = parse_function)]
+    pub(crate) device: Sbdf,
+    /// Print JSON (docs/schema/show.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AssignableCommand {
+    /// Show the devices that no guest has
+    List {
+        /// Print JSON (docs/pcidom.md describes it)
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take devices from dom0's drivers and give them to the driver domain
+    Add {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Devices to take
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
+    /// Give devices back to dom0
+    Remove {
+        /// Bind each device to the driver that had it before
+        #[arg(short)]
+        rebind: bool,
+        /// Devices to give back
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    const MAX_SECONDS: f64 = 86_400.0;
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("want a number of seconds up to {MAX_SECONDS}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn several_devices_go_to_one_guest() {
+        let cli = parse("pcidom attach -v --timeout 2.5 web 00:05.0 0000:00:06.0@3,seize=1").unwrap();
+        assert!(cli.verbose);
+        let Command::Attach(args) = cli.command else { panic!("not attach") };
+        assert_eq!((args.backend.as_str(), args.domain.as_str(), args.devices.len()), ("pcidom", "web", 2));
+        assert_eq!(args.timeout, Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn the_broker_needs_no_words() {
+        for line in ["pcidom serve", "pcidom serve --foreground", "pcidom serve --reclaim=trigger"] {
+            assert!(matches!(parse(line).unwrap().command, Command::Serve { .. }), "{line}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_a_usage_error() {
+        for line in [
+            "pcidom",
+            "pcidom attach web",
+            "pcidom attach web 00:05",
+            "pcidom attach web 00:05.0,permissive=yes",
+            "pcidom attach --timeout -1 web 00:05.0",
+            "pcidom attach --export controller web 00:05.0",
+            "pcidom attach --timeout inf web 00:05.0",
+            "pcidom detach web",
+            "pcidom detach web 00:05.0,colour=red",
+            "pcidom detach --audit stub web 00:05.0",
+            "pcidom assignable",
+            "pcidom assignable add",
+            "pcidom assignable remove",
+            "pcidom serve now",
+            "pcidom serve --reclaim=never",
+            "pcidom reclaim web",
+            "pcidom show",
+            "pcidom show 00:05",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

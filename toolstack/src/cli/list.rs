@@ -1,0 +1,257 @@
+//! `pcidom list` and `pcidom assignable list`: what is where. They look and change nothing.
+
+use serde::Serialize;
+use xen_types::{DomId, Sbdf};
+use xenstore::{XenbusState, path};
+
+use crate::cli::columns::columns;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::pool::{self, PoolState};
+use crate::ops::recover;
+use crate::records::device_table::{self, Record};
+use crate::records::directories::{self, end_state};
+use crate::records::guard::{self, Guard};
+use crate::sysfs::PCIBACK;
+
+/// Version of the JSON form; grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// A domain in the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct DomainEntry {
+    pub(crate) id: u16,
+    pub(crate) name: Option<String>,
+}
+
+impl std::fmt::Display for DomainEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} ({})", self.id),
+            None => write!(f, "{}", self.id),
+        }
+    }
+}
+
+impl From<DomainName> for DomainEntry {
+    fn from(domain: DomainName) -> Self {
+        Self { id: domain.id.0, name: domain.name }
+    }
+}
+
+/// One device. The order of the fields is the one of the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct DeviceEntry {
+    device: String,
+    /// Where the guest sees it; none before it is exported.
+    vdev: Option<String>,
+    guest: Option<DomainEntry>,
+    backend_state: Option<&'static str>,
+    frontend_state: Option<&'static str>,
+    stub: Option<DomainEntry>,
+    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`, `held`.
+    phase: &'static str,
+    /// The stub's word: `free`, `lent 5`, …
+    pool: Option<String>,
+    /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
+    problem: Option<&'static str>,
+    /// Who still has what of it, which keeps it from others: `web (domain 5): 3 mappings of 0xfea00000`.
+    holds: Option<String>,
+    /// The id of the guest that it follows.
+    keep: Option<String>,
+    /// What its guest may do with it besides what any guest may, in the words of `attach`.
+    policy: Option<String>,
+    /// The device that it is a virtual function of.
+    physical_function: Option<String>,
+    /// What is or was wrong with what keeps xl off it: `missing`, `names 6`, `mended 2`.
+    guard: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    devices: &'a [DeviceEntry],
+}
+
+/// The devices that stubs hold; with `guest` only that guest's.
+pub(crate) fn devices(host: &Host, guest: Option<&str>) -> Result<Vec<DeviceEntry>, Error> {
+    let guest = match guest {
+        None => None,
+        Some(wanted) => Some(domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0),
+    };
+    let records = device_table::load(host)?;
+    let wanted = |record: &&Record| guest.as_ref().is_none_or(|guest| record.frontend == Some(guest.id));
+    records.iter().filter(wanted).map(|record| entry(host, record)).collect()
+}
+
+/// The devices that may be given to guests: parked with xen-pciback, or with a stub and free.
+pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
+    let mut entries = Vec::new();
+    for name in host.sysfs.unnameable()? {
+        host.note(&format!(
+            "{name} is left out: Xen knows segments up to ffff (it may be behind a Volume Management Device)"
+        ));
+    }
+    for device in host.sysfs.devices()? {
+        match device_table::load_one(host, device)? {
+            Some(record) if record.frontend.is_none() => entries.push(entry(host, &record)?),
+            Some(_) => {}
+            None => {
+                let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
+                if parked && device_table::libxl_owner(host, device)?.is_none() {
+                    entries.push(parked_entry(host, device));
+                }
+            }
+        }
+    }
+    Ok(entries)
+}
+
+fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
+    DeviceEntry {
+        device: device.to_string(),
+        vdev: None,
+        guest: None,
+        backend_state: None,
+        frontend_state: None,
+        stub: None,
+        phase: "parked",
+        pool: None,
+        problem: None,
+        holds: None,
+        keep: None,
+        policy: None,
+        physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
+        guard: None,
+    }
+}
+
+fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
+    let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
+    let guard = guard::look(host, std::slice::from_ref(record))?.pop().unwrap_or(Guard::Sound);
+    let mut entry = DeviceEntry {
+        stub: Some(domain::named(host, record.stub)?.into()),
+        phase: record.phase.name(),
+        pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
+        problem: problem(host, record, guard)?,
+        holds: of_the_tool("holds")?,
+        keep: of_the_tool("keep")?,
+        policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
+        guard: guard_word(host, record, guard)?,
+        ..parked_entry(host, record.device)
+    };
+    let Some(guest) = record.frontend else {
+        return Ok(entry);
+    };
+    let backend = path::backend_dir(record.stub, guest);
+    let mut name = domain::named(host, guest)?;
+    if name.name.is_none() {
+        name.name = host.read(&path::child(&backend, "domain"))?;
+    }
+    entry.guest = Some(name.into());
+    entry.vdev = vdev(host, record.stub, guest, record.device)?;
+    entry.backend_state = state(host, &backend)?;
+    if directories::replaced(host, record.stub, guest)?.is_none() {
+        entry.frontend_state = state(host, &path::frontend_dir(guest))?;
+    }
+    Ok(entry)
+}
+
+fn guard_word(host: &Host, record: &Record, guard: Guard) -> Result<Option<String>, Error> {
+    Ok(match guard {
+        Guard::Missing => Some("missing".to_owned()),
+        Guard::Names(owner) => Some(format!("names {owner}")),
+        Guard::Sound => match guard::mended(host, record.device)? {
+            0 => None,
+            times => Some(format!("mended {times}")),
+        },
+    })
+}
+
+fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static str>, Error> {
+    if !recover::holds(host, record.stub, record.device)? {
+        return Ok(Some("stub gone"));
+    }
+    if let Some(guest) = record.frontend
+        && !domain::is_alive(host, guest)?
+    {
+        return Ok(Some("guest gone"));
+    }
+    let is_gone = !host.sysfs.exists(record.device)
+        || matches!(pool::state(host, record.stub, record.device)?, PoolState::Vanished(_));
+    if is_gone {
+        return Ok(Some("device gone"));
+    }
+    if guard::is_taken(host, record, guard)? {
+        return Ok(Some("taken by xl"));
+    }
+    if let Some(guest) = record.frontend
+        && directories::replaced(host, record.stub, guest)?.is_some()
+    {
+        return Ok(Some("frontend replaced"));
+    }
+    Ok((!guard::is_parked(host, record.device)).then_some("not parked"))
+}
+
+fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
+    Ok(match end_state(host, dir)? {
+        XenbusState::Unknown => None,
+        state => Some(state.name()),
+    })
+}
+
+/// The address that the stub wrote down for the device, in the usual form.
+pub(crate) fn vdev(host: &Host, stub: DomId, guest: DomId, device: Sbdf) -> Result<Option<String>, Error> {
+    let backend = path::backend_dir(stub, guest);
+    let numbered = |name: &str, index: u32| host.read(&path::child(&backend, &format!("{name}-{index}")));
+    let count: u32 = host.read(&path::child(&backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
+    for index in 0..count {
+        if numbered("dev", index)?.is_some_and(|text| text.parse() == Ok(device)) {
+            let text = numbered("vdev", index)?.unwrap_or_default();
+            return Ok(text.parse::<Sbdf>().ok().map(|vdev| vdev.to_string()));
+        }
+    }
+    Ok(None)
+}
+
+/// The JSON form.
+pub(crate) fn json(devices: &[DeviceEntry]) -> String {
+    // Strings, numbers and nothing that could fail.
+    serde_json::to_string_pretty(&Document { version: JSON_VERSION, devices }).unwrap_or_default()
+}
+
+/// A table for people.
+pub(crate) fn table(devices: &[DeviceEntry]) -> String {
+    let header = ["DEVICE", "VDEV", "GUEST", "BACKEND", "FRONTEND", "STUB", "PHASE", "NOTE"];
+    columns(header, &devices.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The last column: what is wrong, or else what the backend says; and what is special about the device.
+fn note(entry: &DeviceEntry) -> String {
+    let problem = entry.problem.map(str::to_owned);
+    let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
+    let word = problem.or(holds).or_else(|| entry.pool.clone());
+    let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
+    let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));
+    word.into_iter().chain(entry.policy.clone()).chain(physical).chain(guard).collect::<Vec<_>>().join(", ")
+}
+
+fn row(entry: &DeviceEntry) -> [String; 8] {
+    let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let domain = |domain: &Option<DomainEntry>| match domain {
+        Some(DomainEntry { id, name: Some(name) }) => format!("{name} ({id})"),
+        Some(DomainEntry { id, name: None }) => format!("{}", DomId(*id)),
+        None => "-".to_owned(),
+    };
+    [
+        entry.device.clone(),
+        or_dash(entry.vdev.as_deref()),
+        domain(&entry.guest),
+        or_dash(entry.backend_state),
+        or_dash(entry.frontend_state),
+        domain(&entry.stub),
+        entry.phase.to_owned(),
+        note(entry),
+    ]
+}

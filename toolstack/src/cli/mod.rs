@@ -1,0 +1,11 @@
+//! What people type and read: the command line, and what commands print.
+
+pub(crate) mod arguments;
+pub(crate) mod columns;
+pub(crate) mod command;
+pub(crate) mod completions;
+pub(crate) mod device_request;
+pub(crate) mod list;
+pub(crate) mod show;
+pub(crate) mod status;
+pub(crate) mod stub_query;

@@ -1,0 +1,227 @@
+//! `pcidom status`: how a stub is, in its own figures (`docs/xenstore.md`, "The stub's figures") and in what xenstore says.
+
+use std::time::Duration;
+
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
+use xen_types::DomId;
+use xenstore::{figures, path};
+
+use crate::cli::list::DomainEntry;
+use crate::cli::stub_query::{self, Question};
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::host::domain;
+use crate::host::lock;
+use crate::ops::attach::find_stub;
+use crate::ops::pool::PoolState;
+use crate::records::directories::Ends;
+
+/// Version of the JSON form; grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// Everything. The order of the fields is the one of the JSON form.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Status {
+    version: u32,
+    stub: DomainEntry,
+    stub_version: Option<String>,
+    export: Option<String>,
+    memory_kib: Option<u64>,
+    broker: Broker,
+    devices: Devices,
+    frontends: Vec<Frontend>,
+    /// None when the stub did not answer.
+    figures: Option<Figures>,
+}
+
+/// `pcidom serve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Broker {
+    running: bool,
+    pid: Option<u32>,
+}
+
+/// The pool, by the stub's own words.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Devices {
+    free: u32,
+    lent: u32,
+    refused: u32,
+    /// New, released, vanished, or on their way.
+    other: u32,
+}
+
+/// A guest that the stub has a directory for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Frontend {
+    guest: DomainEntry,
+    backend_state: &'static str,
+    frontend_state: &'static str,
+    devices: u32,
+    /// What the stub has to say about it.
+    error: Option<String>,
+}
+
+/// The stub's numbers by their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Figures(Vec<(&'static str, u64)>);
+
+impl Serialize for Figures {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, number) in &self.0 {
+            map.serialize_entry(name, number)?;
+        }
+        map.end()
+    }
+}
+
+impl Figures {
+    fn new(numbers: Vec<u64>) -> Self {
+        // What a later version appends has no name here; what an earlier one lacks is not there.
+        Self(figures::NAMES.into_iter().zip(numbers).collect())
+    }
+
+    pub(crate) fn get(&self, name: &str) -> u64 {
+        self.0.iter().find(|(known, _)| *known == name).map_or(0, |(_, number)| *number)
+    }
+}
+
+/// Asks and looks. Nothing is changed but the question itself, which is taken back.
+pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
+    let stub = find_stub(host, backend)?;
+    let [stub_version, export] = host.read_many([&path::version_node(stub.id), &path::export_node(stub.id)])?;
+    let memory = host.read(&format!("{}/memory/target", path::domain_path(stub.id)))?;
+    let pid = lock::broker_pid();
+    Ok(Status {
+        version: JSON_VERSION,
+        stub_version,
+        export,
+        memory_kib: memory.and_then(|text| text.parse().ok()),
+        broker: Broker { running: pid.is_some(), pid },
+        devices: devices(host, stub.id)?,
+        frontends: frontends(host, stub.id)?,
+        figures: stub_query::ask(host, stub.id, Question::Figures)?.map(Figures::new),
+        stub: stub.into(),
+    })
+}
+
+fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
+    let mut devices = Devices::default();
+    for name in host.list(&path::pool_root(stub))? {
+        let state = host.read(&format!("{}/{name}/state", path::pool_root(stub)))?.unwrap_or_default();
+        let count = match PoolState::parse(&state) {
+            PoolState::Free => &mut devices.free,
+            PoolState::Lent(_) => &mut devices.lent,
+            PoolState::Refused(_) => &mut devices.refused,
+            _ => &mut devices.other,
+        };
+        *count += 1;
+    }
+    Ok(devices)
+}
+
+fn frontends(host: &Host, stub: DomId) -> Result<Vec<Frontend>, Error> {
+    let mut ids: Vec<DomId> =
+        host.list(&path::backend_root(stub))?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect();
+    ids.sort_unstable();
+    ids.into_iter().map(|guest| frontend(host, stub, guest)).collect()
+}
+
+fn frontend(host: &Host, stub: DomId, guest: DomId) -> Result<Frontend, Error> {
+    let count = host.read(&path::child(&path::backend_dir(stub, guest), "num_devs"))?;
+    let ends = Ends::read(host, stub, guest)?;
+    Ok(Frontend {
+        guest: domain::named(host, guest)?.into(),
+        backend_state: ends.back.name(),
+        frontend_state: ends.front.name(),
+        devices: count.and_then(|count| count.parse().ok()).unwrap_or(0),
+        error: host.read(&path::error_node(stub, guest))?,
+    })
+}
+
+impl Status {
+    /// Whether the stub answered.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.figures.is_some() {
+            return Ok(());
+        }
+        let stub = DomainName { id: DomId(self.stub.id), name: self.stub.name.clone() };
+        Err(Error::StubSilent { stub, after: stub_query::ASKED_FOR, waiting_for: "its figures".to_owned() })
+    }
+
+    /// The JSON form.
+    pub(crate) fn json(&self) -> String {
+        // Strings, numbers and nothing that could fail.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// The form for people.
+    pub(crate) fn text(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        let mut lines = vec![
+            line("backend", self.stub.to_string()),
+            line("version", self.stub_version.clone().unwrap_or_else(unknown)),
+            line("export", self.export.clone().unwrap_or_else(unknown)),
+            line("memory", self.memory_kib.map_or_else(unknown, |kib| format!("{kib} KiB"))),
+        ];
+        let figure = |name| self.figures.as_ref().map(|figures| figures.get(name));
+        if let (Some(uptime), Some(used), Some(peak), Some(total)) =
+            (figure("uptime_ns"), figure("heap_used"), figure("heap_peak"), figure("heap_total"))
+        {
+            lines.push(line("uptime", duration(Duration::from_nanos(uptime))));
+            lines.push(line("heap", format!("{used} of {total} bytes, {peak} at most")));
+        }
+        lines.push(line(
+            "broker",
+            match self.broker.pid {
+                Some(pid) => format!("running (process {pid})"),
+                None => "not running: guests can read, but not write nor set up interrupts".to_owned(),
+            },
+        ));
+        let Devices { free, lent, refused, other } = self.devices;
+        lines.push(line("devices", format!("{free} free, {lent} lent, {refused} refused, {other} other")));
+        for Frontend { guest, backend_state, frontend_state, devices, error } in &self.frontends {
+            let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            let plural = if *devices == 1 { "" } else { "s" };
+            let states = format!("backend {backend_state}, frontend {frontend_state}");
+            lines.push(line("frontend", format!("{guest}: {devices} device{plural}, {states}{error}")));
+        }
+        match &self.figures {
+            Some(Figures(list)) => {
+                let shown = |name: &str| !["uptime_ns", "heap_used", "heap_peak", "heap_total"].contains(&name);
+                let figures = list.iter().filter(|(name, _)| shown(name));
+                lines.extend(figures.map(|(name, number)| line(&name.replace('_', " "), number.to_string())));
+            }
+            None => lines.push(line("figures", "none: it does not answer".to_owned())),
+        }
+        lines.join("\n")
+    }
+}
+
+fn line(name: &str, value: String) -> String {
+    format!("{name:<20}  {value}")
+}
+
+fn duration(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    format!("{days} d {hours:02}:{minutes:02}:{:02}", seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_and_earlier_backends_have_more_or_fewer_figures() {
+        assert_eq!(Figures::new(vec![1, 2]).0, [("uptime_ns", 1), ("heap_used", 2)]);
+        assert_eq!(Figures::new(vec![5; figures::COUNT + 3]).0.len(), figures::COUNT);
+    }
+
+    #[test]
+    fn times_are_read_at_a_glance() {
+        assert_eq!(duration(Duration::from_secs(93_784)), "1 d 02:03:04");
+    }
+}

@@ -1,0 +1,5 @@
+//! One device, as dom0 handles it: its resources, and how it is reset.
+
+pub(crate) mod reset;
+pub(crate) mod resources;
+pub(crate) mod virtual_functions;

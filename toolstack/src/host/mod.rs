@@ -1,0 +1,407 @@
+//! Everything a command works on, in one place: the real things in dom0, fakes in tests.
+
+pub(crate) mod child;
+pub(crate) mod command_lock;
+pub(crate) mod dom0;
+pub(crate) mod domain;
+pub(crate) mod ecam;
+pub(crate) mod lock;
+pub(crate) mod needs;
+pub(crate) mod process;
+pub(crate) mod settings;
+pub(crate) mod xl;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use xen_types::DomId;
+use xenstore::XenbusState;
+
+use crate::error::Error;
+use crate::host::command_lock::Turn;
+use crate::host::lock::Lock;
+use crate::host::process::{LinuxProcess, Process};
+use crate::host::settings::Settings;
+use crate::host::xl::{Toolstack, Xl};
+use crate::records::quirks;
+use crate::store::{Change, Store};
+use crate::sysfs::Sysfs;
+use crate::xen::Hypervisor;
+
+/// Time since the command began.
+pub(crate) trait Clock {
+    fn elapsed(&self) -> Duration;
+
+    /// Lets time pass, for hardware that needs it.
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}
+
+/// Where a command says what is going on, apart from its result.
+pub(crate) trait Console {
+    /// Something the user should know though the command goes on.
+    fn note(&self, text: &str);
+
+    /// A step or a transition, for `-v`.
+    fn trace(&self, at: Duration, text: &str);
+}
+
+/// That a guest is being made by this command.
+pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
+
+/// What a look says that is repeated until it finds something.
+pub(crate) enum Look<T> {
+    Found(T),
+    /// How much longer to go on; nothing ends it.
+    Wait(Duration),
+}
+
+/// dom0.
+pub(crate) struct Host {
+    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    pub(crate) sysfs: Sysfs,
+    pub(crate) xl: Box<dyn Toolstack>,
+    /// The quirks file.
+    pub(crate) quirks: PathBuf,
+    /// The settings file, and what it says once it was read.
+    pub(crate) settings_file: PathBuf,
+    pub(crate) settings: Cell<Settings>,
+    pub(crate) process: Box<dyn Process>,
+    store: Box<dyn Store>,
+    clock: Box<dyn Clock>,
+    console: Box<dyn Console>,
+    /// For commands that change something.
+    turn: RefCell<Option<Rc<Turn>>>,
+    /// The state nodes as last shown, so that each transition is shown once.
+    shown: RefCell<BTreeMap<String, String>>,
+    /// What goes on whatever signal came, how deep.
+    unstoppable: Cell<u32>,
+    /// The user knows that a signal is heeded.
+    is_stopping: Cell<bool>,
+}
+
+/// While this lives there is no safe point ([`Host::without_stopping`]).
+struct Unstoppable<'a>(&'a Host);
+
+impl Drop for Unstoppable<'_> {
+    fn drop(&mut self) {
+        self.0.unstoppable.set(self.0.unstoppable.get() - 1);
+    }
+}
+
+/// While this lives no signal does anything ([`Host::undisturbed`]).
+pub(crate) struct Undisturbed<'a>(&'a Host);
+
+impl Drop for Undisturbed<'_> {
+    fn drop(&mut self) {
+        self.0.process.let_signals_come();
+    }
+}
+
+impl Host {
+    pub(crate) fn new(
+        hypervisor: Box<dyn Hypervisor>,
+        sysfs: Sysfs,
+        store: Box<dyn Store>,
+        clock: Box<dyn Clock>,
+        console: Box<dyn Console>,
+    ) -> Self {
+        Self {
+            hypervisor,
+            sysfs,
+            xl: Box::new(Xl),
+            quirks: quirks::FILE.into(),
+            settings_file: settings::FILE.into(),
+            settings: Cell::default(),
+            process: Box::new(LinuxProcess::default()),
+            store,
+            clock,
+            console,
+            turn: RefCell::default(),
+            shown: RefCell::default(),
+            unstoppable: Cell::default(),
+            is_stopping: Cell::default(),
+        }
+    }
+
+    /// Reads the settings.
+    pub(crate) fn load_settings(&self) -> Result<(), Error> {
+        let (settings, notes) = settings::load(&self.settings_file)?;
+        notes.iter().for_each(|note| self.note(note));
+        self.settings.set(settings);
+        Ok(())
+    }
+
+    /// Here a command may stop, and what it has done is undone.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when a signal asked for it.
+    pub(crate) fn safe_point(&self) -> Result<(), Error> {
+        if self.unstoppable.get() > 0 {
+            return Ok(());
+        }
+        let Some(signal) = self.process.signal() else { return Ok(()) };
+        if !self.is_stopping.replace(true) {
+            self.note(&format!("{signal}: stopping; a second signal ends the command at once"));
+        }
+        Err(Error::Interrupted(signal))
+    }
+
+    /// What cannot be undone half-way, or is the undoing itself: there is no safe point in it.
+    pub(crate) fn without_stopping<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.unstoppable.set(self.unstoppable.get() + 1);
+        let _end = Unstoppable(self);
+        work()
+    }
+
+    /// Puts off every signal that can be put off, a second one too. Only for what does not wait for anybody.
+    pub(crate) fn undisturbed(&self) -> Undisturbed<'_> {
+        self.process.put_signals_off();
+        Undisturbed(self)
+    }
+
+    /// Waits until this command may change something, which it then may as long as the host is there.
+    ///
+    /// # Errors
+    /// The locks', and those of looking for `guest`.
+    pub(crate) fn take_turn(&self, guest: Option<&str>) -> Result<(), Error> {
+        let find = || match guest {
+            Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
+            None => Ok(None),
+        };
+        let turn = Turn::take(find, || self.note("waiting for another pcidom command to end"))?;
+        self.turn.replace(Some(Rc::new(turn)));
+        Ok(())
+    }
+
+    /// As [`Host::take_turn`], with locks in a folder of the test's own, which nobody else may have.
+    #[cfg(test)]
+    pub(crate) fn take_turn_in(&self, folder: &std::path::Path) {
+        let turn = Turn::take_in(folder, || Ok(None), || panic!("another command is at work"));
+        self.turn.replace(Some(Rc::new(turn.unwrap())));
+    }
+
+    /// Whether another command is busy with this guest: everything about it is that command's.
+    pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
+        let turn = self.turn.borrow().clone();
+        turn.map_or(Ok(false), |turn| turn.is_others(guest))
+    }
+
+    /// Makes this a command about a guest that it has just made: others leave it alone.
+    pub(crate) fn adopt(&self, guest: DomId) -> Result<(), Error> {
+        let turn = self.turn.borrow().clone();
+        turn.map_or(Ok(()), |turn| turn.adopt(guest))
+    }
+
+    /// Lets other commands have their turn during `work`, which takes long. What was known of devices and guests may be different
+    /// afterwards.
+    pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
+        let turn = self.turn.borrow().clone();
+        match turn {
+            Some(turn) => turn.aside(work),
+            None => work(),
+        }
+    }
+
+    /// Says to other commands that the guest with this id is being made, until the result is dropped; `None` where another command says
+    /// so.
+    pub(crate) fn take_creation(&self, uuid: &str) -> Result<Option<Creation>, Error> {
+        let turn = self.turn.borrow().clone();
+        let Some(turn) = turn else { return Ok(Some(Creation(None))) };
+        Ok(turn.take_creation(uuid)?.map(|lock| Creation(Some(lock))))
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+
+    pub(crate) fn pause(&self, time: Duration) {
+        self.clock.pause(time);
+    }
+
+    pub(crate) fn note(&self, text: &str) {
+        self.console.note(text);
+    }
+
+    pub(crate) fn trace(&self, text: &str) {
+        self.console.trace(self.elapsed(), text);
+    }
+
+    pub(crate) fn read(&self, path: &str) -> Result<Option<String>, Error> {
+        let value = self.store.read(path)?;
+        self.show(path, value.as_deref());
+        Ok(value)
+    }
+
+    /// As [`Host::read`] for several nodes, with one wait for all of them where that is possible.
+    pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
+        let mut values = [const { None }; N];
+        for (value, found) in values.iter_mut().zip(self.read_and_show(&paths)?) {
+            *value = found;
+        }
+        Ok(values)
+    }
+
+    /// As [`Host::read_many`] for any number.
+    pub(crate) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<String>>, Error> {
+        if paths.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.read_and_show(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn read_and_show(&self, paths: &[&str]) -> Result<Vec<Option<String>>, Error> {
+        let values = self.store.read_many(paths)?;
+        for (path, value) in paths.iter().zip(&values) {
+            self.show(path, value.as_deref());
+        }
+        Ok(values)
+    }
+
+    /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
+    pub(crate) fn write_and_read<const N: usize>(
+        &self,
+        change: &Change,
+        paths: [&str; N],
+    ) -> Result<[Option<String>; N], Error> {
+        let Change::Write { path, value } = change else {
+            self.commit(std::slice::from_ref(change))?;
+            return self.read_many(paths);
+        };
+        let mut values = [const { None }; N];
+        for (place, found) in values.iter_mut().zip(self.store.write_and_read(path, value, &paths)?) {
+            *place = found;
+        }
+        Ok(values)
+    }
+
+    /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.
+    pub(crate) fn read_state(&self, path: &str) -> Result<XenbusState, Error> {
+        Ok(self.read(path)?.map(XenbusState::parse).unwrap_or_default())
+    }
+
+    pub(crate) fn exists(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.read(path)?.is_some())
+    }
+
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<String>, Error> {
+        Ok(self.store.list(path)?)
+    }
+
+    /// Makes the changes in one transaction.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), Error> {
+        if self.commit_if(changes)? { Ok(()) } else { Err(Error::ChangedMeanwhile) }
+    }
+
+    /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
+    pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
+        let done = changes.is_empty() || self.store.commit(changes)?;
+        for change in changes.iter().filter(|_| done) {
+            if let Change::Write { path, value } = change {
+                self.show(path, Some(value));
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed
+    /// first. `check` also runs about once a second, for what xenstore does not tell. Waiting is a safe point.
+    pub(crate) fn wait_for<T>(
+        &self,
+        paths: &[String],
+        timeout: Duration,
+        mut check: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        let mut deadline = None;
+        self.wait_while(paths, || {
+            if let Some(answer) = check()? {
+                return Ok(Look::Found(answer));
+            }
+            let now = self.elapsed();
+            let deadline = *deadline.get_or_insert(now + timeout);
+            Ok(Look::Wait(deadline.saturating_sub(now)))
+        })
+    }
+
+    /// As [`Host::wait_for`], where each look says anew how long to go on.
+    fn wait_while<T>(
+        &self,
+        paths: &[String],
+        mut look: impl FnMut() -> Result<Look<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        const LOOK_AGAIN: Duration = Duration::from_secs(1);
+        // Often there is nothing to wait for.
+        if let Look::Found(answer) = look()? {
+            return Ok(Some(answer));
+        }
+        let mut wait = || loop {
+            match look()? {
+                Look::Found(answer) => return Ok(Some(answer)),
+                Look::Wait(left) if left.is_zero() => return Ok(None),
+                Look::Wait(left) => {
+                    self.safe_point()?;
+                    self.store.wait(left.min(LOOK_AGAIN))?
+                }
+            };
+        };
+        self.store.watch(paths)?;
+        let result = wait();
+        self.store.unwatch(paths)?;
+        result
+    }
+
+    /// As [`Host::wait_for`] for something of this guest's. Other commands may do what they want with other guests meanwhile.
+    pub(crate) fn wait_for_guest<T>(
+        &self,
+        guest: DomId,
+        paths: &[String],
+        timeout: Duration,
+        check: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        self.aside_for(guest, || self.wait_for(paths, timeout, check))
+    }
+
+    /// As [`Host::wait_for_guest`], where each look says anew how long to go on.
+    pub(crate) fn wait_for_guest_while<T>(
+        &self,
+        guest: DomId,
+        paths: &[String],
+        look: impl FnMut() -> Result<Look<T>, Error>,
+    ) -> Result<Option<T>, Error> {
+        self.aside_for(guest, || self.wait_while(paths, look))
+    }
+
+    /// Lets other commands have their turn while `wait` waits for this guest.
+    fn aside_for<T>(&self, guest: DomId, wait: impl FnOnce() -> T) -> T {
+        let turn = self.turn.borrow().clone();
+        match turn {
+            Some(turn) => turn.waiting_for(guest, wait),
+            None => wait(),
+        }
+    }
+
+    /// Shows a state node's transition.
+    fn show(&self, path: &str, value: Option<&str>) {
+        let is_state = path.rsplit('/').next().is_some_and(|name| name == "state" || name.starts_with("state-"));
+        let (true, Some(value)) = (is_state, value) else {
+            return;
+        };
+        let old = self.shown.borrow_mut().insert(path.to_owned(), value.to_owned());
+        if old.as_deref() != Some(value) {
+            let old = old.map(|old| format!("{} -> ", words(&old))).unwrap_or_default();
+            self.trace(&format!("{path}: {old}{}", words(value)));
+        }
+    }
+}
+
+/// A state with its name: `4 Connected`. The pool's states are words already.
+fn words(value: &str) -> String {
+    match XenbusState::parse(value) {
+        XenbusState::Unknown => value.to_owned(),
+        state => format!("{state} {}", state.name()),
+    }
+}

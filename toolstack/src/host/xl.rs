@@ -1,0 +1,174 @@
+//! What is left to `xl`: making, running and ending domains.
+
+use std::fs::{self, File};
+use std::io::{self, Seek as _, Write as _};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use xen_types::DomId;
+
+use crate::error::Error;
+use crate::host::child::{Late, Running};
+use crate::ops::patience::Seconds;
+
+/// The toolstack that this host's guests are made with.
+pub(crate) trait Toolstack {
+    /// An id for a new domain, in the usual form.
+    fn new_uuid(&self) -> Result<String, Error>;
+
+    /// Makes a domain, which stays paused, from the text of a configuration that has this id in it. Messages call the text `source`.
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error>;
+
+    /// Whether somebody is still at [`Toolstack::create_paused`] for this id: the command that began it may be dead.
+    fn is_creating(&self, uuid: &str) -> bool;
+
+    /// Lets a domain run.
+    fn unpause(&self, domain: DomId) -> Result<(), Error>;
+
+    /// Ends a domain at once.
+    fn destroy(&self, domain: DomId) -> Result<(), Error>;
+
+    /// What libxl knows of a domain's configuration.
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value>;
+
+    /// Xen's messages, as far as they are still there.
+    fn messages(&self) -> Option<String>;
+
+    /// Xen's command line.
+    fn command_line(&self) -> Option<String>;
+}
+
+/// `xl`.
+pub(crate) struct Xl;
+
+/// How long xl may take where a guest's memory is made or taken back: of a very large one, minutes. Then it is no more than stuck.
+const FOR_MEMORY: Duration = Duration::from_mins(30);
+
+/// How long it may take otherwise, when another xl has libxl's lock for a moment.
+const FOR_ANSWERS: Duration = Duration::from_mins(2);
+
+/// The configuration as xl opens it: its own standard input. xl takes no pipe for a file, and this is none: it has no name that could
+/// stay behind.
+const STANDARD_INPUT: &str = "/proc/self/fd/0";
+
+impl Toolstack for Xl {
+    fn new_uuid(&self) -> Result<String, Error> {
+        const PATH: &str = "/proc/sys/kernel/random/uuid";
+        let uuid = fs::read_to_string(PATH).map_err(|source| Error::File { path: PATH.into(), source })?;
+        Ok(uuid.trim().to_owned())
+    }
+
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
+        let file = memory_file(config, uuid).map_err(|error| Error::Xl { what: "create", said: error.to_string() })?;
+        xl("create", &["-q", "-p", STANDARD_INPUT], file.into(), FOR_MEMORY).map_err(|error| match error {
+            Error::Xl { what, said } => Error::Xl { what, said: said.replace(STANDARD_INPUT, source) },
+            other => other,
+        })
+    }
+
+    fn is_creating(&self, uuid: &str) -> bool {
+        let Ok(processes) = fs::read_dir("/proc") else { return false };
+        let name = format!("/memfd:{} (deleted)", file_name(uuid));
+        processes.flatten().any(|process| {
+            fs::read_link(process.path().join("fd/0")).is_ok_and(|target| target.as_os_str() == name.as_str())
+        })
+    }
+
+    fn unpause(&self, domain: DomId) -> Result<(), Error> {
+        xl("unpause", &[&domain.to_string()], Stdio::null(), FOR_ANSWERS)
+    }
+
+    fn destroy(&self, domain: DomId) -> Result<(), Error> {
+        xl("destroy", &[&domain.to_string()], Stdio::null(), FOR_MEMORY)
+    }
+
+    fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
+        serde_json::from_str(&ask(&["list", "-l", &domain.to_string()])?).ok()
+    }
+
+    fn messages(&self) -> Option<String> {
+        ask(&["dmesg"])
+    }
+
+    fn command_line(&self) -> Option<String> {
+        let info = ask(&["info"])?;
+        let line = info.lines().find_map(|line| line.strip_prefix("xen_commandline"))?;
+        Some(line.trim_start_matches([' ', ':']).to_owned())
+    }
+}
+
+fn file_name(uuid: &str) -> String {
+    format!("pcidom-{uuid}")
+}
+
+/// A file without a name. As the standard input of a process it shows whose configuration that reads.
+fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create(file_name(uuid), MemfdFlags::CLOEXEC)?);
+    file.write_all(content)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// What a question to xl is answered with.
+fn ask(arguments: &[&str]) -> Option<String> {
+    let output = run(arguments, Stdio::null(), FOR_ANSWERS).ok()?.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs xl, and ends it where it does not come to its end.
+fn run(arguments: &[&str], input: Stdio, limit: Duration) -> io::Result<Result<Output, Late>> {
+    let mut running = Running::start(Command::new("xl").args(arguments), input)?;
+    let outcome = running.wait(limit)?;
+    if outcome.is_err() {
+        running.kill();
+    }
+    Ok(outcome)
+}
+
+fn xl(what: &'static str, arguments: &[&str], input: Stdio, limit: Duration) -> Result<(), Error> {
+    let outcome = run(&[&[what], arguments].concat(), input, limit);
+    let failed = |said: String| Err(Error::Xl { what, said });
+    match outcome {
+        Err(error) => failed(format!("it cannot be started: {error}")),
+        Ok(Err(Late)) => failed(format!("it did not come to an end within {}, and was ended", Seconds(limit))),
+        Ok(Ok(Output { status, .. })) if status.success() => Ok(()),
+        Ok(Ok(Output { status, stderr, .. })) => {
+            let text = String::from_utf8_lossy(&stderr);
+            let said: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+            failed(if said.is_empty() { status.to_string() } else { said.join("; ") })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+
+    #[test]
+    fn who_reads_a_configuration_is_found_while_it_does() {
+        let uuid = Xl.new_uuid().unwrap();
+        assert_eq!(uuid.len(), 36, "{uuid}");
+        assert!(!Xl.is_creating(&uuid));
+        let file = memory_file(b"name = 'x'\n", &uuid).unwrap();
+        // Like xl: it opens its standard input by name, as a plain file that it reads from the start. One process does all, so that
+        // none is left when it is gone.
+        let mut reader = Command::new("sh")
+            .args([
+                "-c",
+                "test -f /proc/self/fd/0 && read -r line < /proc/self/fd/0 && echo \"$line\" && exec sleep 30",
+            ])
+            .stdin(file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(reader.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "name = 'x'\n");
+        assert!(Xl.is_creating(&uuid));
+        reader.kill().unwrap();
+        reader.wait().unwrap();
+        assert!(!Xl.is_creating(&uuid));
+    }
+}

@@ -1,0 +1,153 @@
+//! What can be refused is refused before anything is touched.
+
+use xen_types::{DomId, Errno, Sbdf};
+use xenstore::path;
+
+use crate::device::resources::{Facts, pages_of_other};
+use crate::device::virtual_functions;
+use crate::error::{Doing, DomainName, Error};
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::ops::in_use;
+use crate::ops::pool::{self, PoolState};
+use crate::records::device_spec::DeviceSpec;
+use crate::records::device_table::{self, Phase, Record};
+use crate::records::directories;
+use crate::records::guard;
+use crate::sysfs::PCIBACK;
+use crate::xen::DomainInfo;
+
+/// The stub, ready to serve.
+pub(crate) fn find_stub(host: &Host, wanted: &str) -> Result<DomainName, Error> {
+    ready(host, wanted, domain::find(host, wanted)?)
+}
+
+/// The stub that was `found` under the name, ready to serve.
+pub(super) fn ready(host: &Host, wanted: &str, found: Option<(DomainName, DomainInfo)>) -> Result<DomainName, Error> {
+    let (stub, info) = found.ok_or_else(|| Error::StubNotRunning(wanted.to_owned()))?;
+    if info.dying || info.shutdown || stub.id == DomId::DOM0 {
+        return Err(Error::StubNotRunning(wanted.to_owned()));
+    }
+    if !host.exists(&path::version_node(stub.id))? {
+        return Err(Error::StubNotReady(stub));
+    }
+    Ok(stub)
+}
+
+/// The domain that was `found` under the name, which must be a PV guest that has no PCI devices, or such of this stub. Whether it has a
+/// connection to the stub.
+pub(super) fn find_guest(
+    host: &Host,
+    wanted: &str,
+    found: Option<(DomainName, DomainInfo)>,
+    stub: DomId,
+) -> Result<(DomainName, bool), Error> {
+    let (guest, info) = found.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
+    let unfit = |guest, why| Err(Error::UnfitGuest { guest, why });
+    if guest.id == DomId::DOM0 {
+        return unfit(guest, "it is dom0, which has the devices by itself");
+    }
+    if guest.id == stub {
+        return unfit(guest, "it is the backend");
+    }
+    if info.dying || info.shutdown {
+        return unfit(guest, "it has shut down");
+    }
+    if info.hvm {
+        return Err(Error::NotPv(guest));
+    }
+    let Some(backend) = host.read(&path::child(&path::frontend_dir(guest.id), "backend-id"))? else {
+        return Ok((guest, false));
+    };
+    let backend_id = backend.parse().map(DomId);
+    if backend_id != Ok(stub) && host.exists(&path::backend_dir(stub, guest.id))? {
+        directories::check_frontend(host, stub, &guest)?;
+    }
+    match backend_id {
+        Ok(DomId::DOM0) => Err(Error::ServedByDom0 { guest }),
+        Ok(id) if !domain::is_alive(host, id)? => Err(Error::BackendGone { guest }),
+        // Its directory may be the one of a dead stub that had the same number.
+        Ok(id) if id == stub && host.exists(&path::backend_dir(stub, guest.id))? => Ok((guest, true)),
+        Ok(id) if id == stub => Err(Error::BackendGone { guest }),
+        Ok(id) => Err(Error::ServedByOther { guest, backend: domain::named(host, id)? }),
+        Err(_) => Err(Error::Nonsense { place: path::frontend_dir(guest.id), value: backend }),
+    }
+}
+
+/// Whether the device is there, nobody's, and Xen would give it to the guest.
+pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, stub: &DomainName) -> Result<(), Error> {
+    let device = spec.device;
+    assignable::check_endpoint(host, device)?;
+    virtual_functions::check(host, device)?;
+    if host.sysfs.config(device)?.is_gone()? {
+        return Err(Error::Gone(device));
+    }
+    let record = device_table::load_one(host, device)?;
+    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+        return Err(in_use::refusal(host, device, holder)?);
+    }
+    guard::check(host, device, record.as_ref())?;
+    let driver = host.sysfs.driver(device);
+    // What a stub holds and somebody took from xen-pciback is not what the stub has seen.
+    if driver.as_deref() != Some(PCIBACK) && (!spec.seize || record.is_some()) {
+        return Err(Error::NotAssignable { device, driver });
+    }
+    match record {
+        None => drop(host.sysfs.ecam_frame(device)?), // it will be handed over: is there something to hand over?
+        Some(record) if record.stub != stub.id => {
+            return Err(Error::OtherPool { device, stub: domain::named(host, record.stub)? });
+        }
+        Some(record) => {
+            if let Some(owner) = record.frontend {
+                return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+            }
+            match pool::state(host, stub.id, device)? {
+                PoolState::Free => {}
+                PoolState::Lent(owner) | PoolState::Vanished(owner) => {
+                    return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
+                }
+                PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
+                PoolState::New | PoolState::Released | PoolState::Unknown(_) => return Err(Error::Unsettled(device)),
+            }
+        }
+    }
+    host.hypervisor.test_assign(guest.id, device).or_else(|error| match error.errno {
+        Errno::EOPNOTSUPP | Errno::ENOSYS => Err(Error::NoPassthrough { guest: guest.clone(), device }),
+        // Xen says EINVAL for both "another domain's" and "no such device" here.
+        Errno::EINVAL | Errno::EBUSY | Errno::ENODEV => Err(Error::OwnedElsewhere(device)),
+        _ => Err(error).doing(|| format!("whether {device} can be given to {guest}")),
+    })
+}
+
+/// No page of the devices may hold registers of a device that stays outside of the guest. `others` are those that it has.
+pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) -> Result<(), Error> {
+    let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
+    let own = devices.iter().map(|spec| Facts::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
+    // There may be hundreds: each is looked at once.
+    for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
+        let pages = pages_of_other(host, other);
+        for facts in &own {
+            if let Some(page) = facts.shared_page(&pages) {
+                return Err(Error::SharedPage { device: facts.device, other, page });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Says what a guest does not get of a device, which goes there all the same.
+pub(super) fn note_limits(host: &Host, facts: &Facts) -> Result<(), Error> {
+    let device = facts.device;
+    let elsewhere = host.sysfs.ranges_elsewhere(device)?;
+    if !elsewhere.is_empty() {
+        let what = elsewhere.join(", ");
+        host.note(&format!("{device}: {what}: in none of its own registers, so the guest does not get that"));
+    }
+    if facts.gsi.is_none() && host.sysfs.has_pin(device)? {
+        host.note(&format!(
+            "{device}: its interrupt pin leads to no line that a guest can have (1 to 254), so its driver must use MSI or MSI-X"
+        ));
+    }
+    Ok(())
+}

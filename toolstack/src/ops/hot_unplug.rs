@@ -1,0 +1,206 @@
+//! Having a guest let go of some of its devices while it goes on using the others: the second half of the hotplug design
+//! (docs/protocol.md §2.4, §8.3). The guest is told first; nothing is taken from it here.
+
+use std::time::Duration;
+
+use xen_types::Sbdf;
+use xenstore::XenbusState;
+
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::connect::{self, Settled};
+use crate::ops::patience::{Patience, STUB_PATIENCE, Side, Turn, wait_by_turns};
+use crate::ops::pool;
+use crate::records::device_table::{self, Phase};
+use crate::records::directories::{Ends, set_back};
+use crate::records::entries::Entries;
+use crate::store::Change;
+
+/// What is to be let go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) stub: &'a DomainName,
+    pub(crate) guest: &'a DomainName,
+    pub(crate) devices: &'a [Sbdf],
+    pub(crate) timeout: Duration,
+    pub(crate) if_silent: IfSilent,
+}
+
+/// What to do about a guest that does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IfSilent {
+    /// Everything becomes as it was.
+    Restore,
+    /// Leave it at that: the devices are taken without the guest.
+    Leave,
+}
+
+/// How the guest answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It does not use the devices any more; or it never did, or is gone.
+    LetGo,
+    /// It did nothing. This is the error to tell.
+    Silent(Error),
+    /// It began and did not come to an end; the phase stays at `detaching`.
+    HalfWay(Ends),
+}
+
+/// Asks, and waits. From the first question on the devices' phase is `detaching`.
+pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error> {
+    let Wanted { stub, guest, devices, timeout, if_silent } = wanted;
+    match ask(host, wanted) {
+        Ok(Asked::NoNeed) => return Ok(Answer::LetGo),
+        Ok(Asked::Yes) => {}
+        Err(error @ (Error::GuestSilent { .. } | Error::StubSilent { .. })) => return Ok(Answer::Silent(error)),
+        Err(Error::GuestWentAway(_) | Error::StubWentAway(_)) => {
+            host.commit(&phases(devices, Phase::Detaching))?;
+            return Ok(Answer::LetGo);
+        }
+        Err(error) => return Err(error),
+    }
+    let patience = Patience::new(timeout, devices.len());
+    let silent = match let_go_within(host, wanted, patience) {
+        Ok(Ok(())) => return Ok(Answer::LetGo),
+        Ok(Err(silent)) => silent,
+        Err(error @ Error::Interrupted(_)) => return host.without_stopping(|| interrupted(host, wanted, error)),
+        Err(error) => return Err(error),
+    };
+    let ends = Ends::read(host, stub.id, guest.id)?;
+    if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
+        return Ok(Answer::Silent(silent));
+    }
+    // It moved at the last moment, or is in the middle of it.
+    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
+        return Ok(Answer::LetGo);
+    }
+    Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
+}
+
+/// The command was told to stop while it waited. A guest that has not moved has not been asked; one that has lets go, and then it goes on to the
+/// end.
+fn interrupted(host: &Host, wanted: Wanted<'_>, error: Error) -> Result<Answer, Error> {
+    let Wanted { stub, guest, .. } = wanted;
+    let ends = Ends::read(host, stub.id, guest.id)?;
+    if ends.are_asked() && restore(host, wanted, ends)? {
+        return Err(error);
+    }
+    host.note(&format!("{guest} is letting go already, so this goes on to its end"));
+    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, wanted.devices.len()))?.is_ok() {
+        return Ok(Answer::LetGo);
+    }
+    Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
+}
+
+enum Asked {
+    Yes,
+    /// The guest does not know of the devices.
+    NoNeed,
+}
+
+fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
+    let Wanted { stub, guest, devices, timeout, .. } = wanted;
+    let begin = phases(devices, Phase::Detaching);
+    loop {
+        let entries = Entries::load(host, stub.id, guest.id)?;
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        if entries.of(devices).next().is_none() {
+            // Somebody removed them under us: there is nothing that the guest could be asked about.
+            host.commit(&begin)?;
+            return Ok(Asked::NoNeed);
+        }
+        if entries.of(devices).all(|entry| !entry.is_exported()) && ends.are_asked() {
+            // It was asked to look at what it shall not see now.
+            if host.commit_if(&[begin.clone(), retract(&entries, stub, guest, devices, ends)].concat())? {
+                return Ok(Asked::NoNeed);
+            }
+            continue;
+        }
+        let settled = connect::settle(host, stub, guest, Patience::new(timeout, devices.len()))?;
+        let entries = Entries::load(host, stub.id, guest.id)?;
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        // One that is not exported has no address by which the guest could find it: Linux gives up everything then (§2.4).
+        let mut exported = Vec::new();
+        for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
+            // It may have let go already, for a command that was killed.
+            let is_lent = pool::state(host, stub.id, entry.device)?.is_with(guest.id);
+            exported.extend((is_lent || entry.state == XenbusState::Initialised).then_some(entry.device));
+        }
+        let mut changes = ends.expected(stub.id, guest.id);
+        changes.extend_from_slice(&begin);
+        let leaving = entries.set_states(&exported, XenbusState::Closing);
+        let must_ask = settled == Settled::Connected && ends.are_connected() && !leaving.is_empty();
+        changes.extend(leaving);
+        changes.extend(must_ask.then(|| set_back(stub.id, guest.id, XenbusState::Reconfiguring)));
+        if host.commit_if(&changes)? {
+            return Ok(if must_ask { Asked::Yes } else { Asked::NoNeed });
+        }
+    }
+}
+
+/// Removes entries from a set of devices that the guest was asked to look at, and asks no more.
+fn retract(entries: &Entries, stub: &DomainName, guest: &DomainName, devices: &[Sbdf], ends: Ends) -> Vec<Change> {
+    let mut changes = ends.expected(stub.id, guest.id);
+    changes.extend(entries.remove(devices));
+    changes.push(set_back(stub.id, guest.id, XenbusState::Connected));
+    changes
+}
+
+/// Removes the entries, whoever still holds what. A guest that was asked and has not moved is asked no more.
+pub(crate) fn remove_entries(
+    host: &Host,
+    stub: &DomainName,
+    guest: &DomainName,
+    devices: &[Sbdf],
+) -> Result<(), Error> {
+    loop {
+        let entries = Entries::load(host, stub.id, guest.id)?;
+        if entries.of(devices).next().is_none() {
+            return Ok(());
+        }
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        let changes = match ends.are_asked() {
+            true => retract(&entries, stub, guest, devices, ends),
+            false => [ends.expected(stub.id, guest.id), entries.remove(devices)].concat(),
+        };
+        if host.commit_if(&changes)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Waits until the guest has let go, or tells who took too long.
+fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<Result<(), Error>, Error> {
+    let Wanted { stub, guest, .. } = wanted;
+    wait_by_turns(host, (stub, guest), &Ends::watched(stub.id, guest.id), patience, || {
+        let ends = Ends::read(host, stub.id, guest.id)?;
+        let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
+        let is_over = gone || ends.are_connected() || ends.are_closed();
+        Ok(if is_over { Turn::Done(()) } else { Turn::Of(Side::of(ends)) })
+    })
+}
+
+/// Makes everything as it was, unless the guest moves just then.
+fn restore(host: &Host, wanted: Wanted<'_>, ends: Ends) -> Result<bool, Error> {
+    let Wanted { stub, guest, devices, .. } = wanted;
+    let entries = Entries::load(host, stub.id, guest.id)?;
+    let asked: Vec<Sbdf> =
+        entries.of(devices).filter(|entry| entry.state == XenbusState::Closing).map(|entry| entry.device).collect();
+    let mut changes = ends.expected(stub.id, guest.id);
+    changes.extend(entries.set_states(&asked, XenbusState::Initialised));
+    changes.push(set_back(stub.id, guest.id, XenbusState::Connected));
+    changes.extend(phases(devices, Phase::Attached));
+    host.commit_if(&changes)
+}
+
+/// Does it for a command that was killed after it had asked: the guest has not moved, so nothing was asked.
+pub(crate) fn unask(host: &Host, stub: &DomainName, guest: &DomainName, devices: &[Sbdf]) -> Result<bool, Error> {
+    let ends = Ends::read(host, stub.id, guest.id)?;
+    let wanted = Wanted { stub, guest, devices, timeout: Duration::ZERO, if_silent: IfSilent::Restore };
+    Ok(ends.are_asked() && restore(host, wanted, ends)?)
+}
+
+pub(crate) fn phases(devices: &[Sbdf], phase: Phase) -> Vec<Change> {
+    devices.iter().map(|device| device_table::set_phase(*device, phase)).collect()
+}

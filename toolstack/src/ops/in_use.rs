@@ -1,0 +1,72 @@
+//! What a guest still has of a device that was taken from it. Xen does not undo mappings when it takes a right back, so a device
+//! of which a living guest has kept something is given to nobody (`audit/`).
+
+use xen_types::{DomId, Sbdf};
+use xenstore::path;
+
+use crate::audit;
+use crate::device::resources::Facts;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::host::domain;
+use crate::records::device_table::{self, Phase};
+use crate::store::Change;
+
+/// The devices of which a guest still has something, and what.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Vec<(Sbdf, String)>);
+
+impl Held {
+    pub(crate) fn has(&self, device: Sbdf) -> bool {
+        self.0.iter().any(|(other, _)| *other == device)
+    }
+
+    /// # Errors
+    /// [`Error::Held`] for the first of them.
+    pub(crate) fn into_result(self, guest: &DomainName) -> Result<(), Error> {
+        let Some((device, what)) = self.0.into_iter().next() else { return Ok(()) };
+        Err(Error::Held { device, guest: guest.clone(), what })
+    }
+}
+
+/// Looks, and puts those devices into the phase `held` of which somebody has something, or may have.
+pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
+    let mut held = Held::default();
+    for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
+        if let Some(what) = what {
+            host.commit(&[
+                device_table::set_phase(facts.device, Phase::Held),
+                Change::write(node(facts.device), &what),
+            ])?;
+            held.0.push((facts.device, what));
+        }
+    }
+    Ok(held)
+}
+
+/// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.
+fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Option<String>>, Error> {
+    match audit::holds(host, guest, devices) {
+        Ok(holdings) => {
+            Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
+        }
+        Err(error @ Error::Hypercall { .. }) => {
+            Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What the guest was found to have of a held device.
+pub(crate) fn what(host: &Host, device: Sbdf) -> Result<String, Error> {
+    Ok(host.read(&node(device))?.unwrap_or_else(|| "somebody".to_owned()))
+}
+
+/// Why nobody gets the device now.
+pub(crate) fn refusal(host: &Host, device: Sbdf, holder: DomId) -> Result<Error, Error> {
+    Ok(Error::Held { device, guest: domain::named(host, holder)?, what: what(host, device)? })
+}
+
+fn node(device: Sbdf) -> String {
+    path::child(&path::tool_device_dir(device), "holds")
+}

@@ -1,0 +1,199 @@
+//! What a command is about to do with a device between dom0's drivers, xen-pciback and the stub, written down before it begins
+//! (`/tool/pcidom/work/BDF`), so that the next command undoes or finishes it if this one is killed. Of a device that
+//! is on its way to or from a guest the table says it (`table.rs`).
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{Permission, path};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::ops::pool;
+use crate::records::device_table;
+use crate::records::guard;
+use crate::records::rollback::Journal;
+use crate::store::Change;
+use crate::sysfs::PCIBACK;
+
+const DIR: &str = "/tool/pcidom/work";
+/// Stands for nobody.
+const NONE: &str = "-";
+
+/// One device's work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// It comes from this driver of dom0 (from xen-pciback, if it is parked already) and goes to the stub, if there is one: undone.
+    Add { from: Option<String>, stub: Option<DomId> },
+    /// It goes back to dom0, and to the driver it came from if that is wanted: finished.
+    Remove { rebind: bool },
+}
+
+impl Work {
+    /// The work of giving a device to the stub; none where the stub has it already, and xen-pciback has it for the stub.
+    pub(crate) fn to_add(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<Option<Self>, Error> {
+        let from = host.sysfs.driver(device);
+        let nothing_to_do = match device_table::load_one(host, device)? {
+            Some(_) => guard::is_parked(host, device),
+            None => from.as_deref() == Some(PCIBACK) && stub.is_none(),
+        };
+        Ok((!nothing_to_do).then_some(Self::Add { from, stub }))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let known = |word: &str| (word != NONE).then(|| word.to_owned());
+        match text.splitn(3, ' ').collect::<Vec<_>>()[..] {
+            ["add", stub, from] => {
+                let stub = known(stub).map(|id| id.parse().map(DomId)).transpose().ok()?;
+                Some(Self::Add { from: known(from), stub })
+            }
+            ["remove"] => Some(Self::Remove { rebind: false }),
+            ["remove", "rebind"] => Some(Self::Remove { rebind: true }),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Add { from, stub } => {
+                let stub = stub.map_or_else(|| NONE.to_owned(), |stub| stub.to_string());
+                write!(f, "add {stub} {}", from.as_deref().unwrap_or(NONE))
+            }
+            Self::Remove { rebind: false } => f.write_str("remove"),
+            Self::Remove { rebind: true } => f.write_str("remove rebind"),
+        }
+    }
+}
+
+/// Writes down what is going to be done. That it is done, [`done`] says: in the transaction that ends it all.
+pub(crate) fn begin(journal: &mut Journal<'_>, works: Vec<(Sbdf, Work)>) -> Result<(), Error> {
+    if works.is_empty() {
+        return Ok(());
+    }
+    let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
+    changes.extend(Change::directory(DIR, &[Permission::none(DomId::DOM0)]));
+    let devices: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+    changes.extend(works.into_iter().map(|(device, work)| Change::write(node(device), work)));
+    journal.step(
+        "write down what is going to be done",
+        |host| host.commit(&changes),
+        move |host| host.commit(&done(&devices)),
+    )
+}
+
+fn override_node(device: Sbdf) -> String {
+    path::child(&node(device), "override")
+}
+
+/// Notes what an admin has in the device's `driver_override`, while something else stands there.
+pub(crate) fn note_override(device: Sbdf, wanted: &str) -> Change {
+    Change::write(override_node(device), wanted)
+}
+
+fn restore_override(host: &Host, device: Sbdf) -> Result<(), Error> {
+    match host.read(&override_node(device))? {
+        Some(wanted) if host.sysfs.exists(device) => host.sysfs.set_driver_override(device, &wanted),
+        _ => Ok(()),
+    }
+}
+
+/// Nothing needs to be done any more.
+pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
+    if devices.is_empty() {
+        return Vec::new();
+    }
+    let mut changes: Vec<Change> = devices.iter().map(|device| Change::remove(node(*device))).collect();
+    changes.push(Change::remove_if_empty(DIR));
+    changes.push(Change::remove_if_empty("/tool/pcidom"));
+    changes
+}
+
+/// Undoes or finishes what commands have left that were killed. Whether there was anything.
+pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
+    let works = host.list(DIR)?;
+    let found = !works.is_empty();
+    for name in works {
+        let device = Sbdf::parse_path_component(&name)
+            .map_err(|_| Error::Nonsense { place: DIR.to_owned(), value: name.clone() })?;
+        let place = node(device);
+        let value = host.read(&place)?.unwrap_or_default();
+        let work = Work::parse(&value).ok_or(Error::Nonsense { place, value })?;
+        host.safe_point()?;
+        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &work));
+        match host.without_stopping(recover_it) {
+            Ok(true) => host.commit(&done(&[device]))?,
+            Ok(false) => {}
+            Err(error) => {
+                host.note(&format!("what an interrupted command did with {device} is not put right: {error}"))
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// False while a guest has it, or something of it.
+fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
+    if let Some(record) = device_table::load_one(host, device)?
+        && record.frontend.is_some()
+    {
+        return Ok(false);
+    }
+    match work {
+        Work::Remove { rebind } => {
+            let facts = assignable::facts_of(host, device)?;
+            Journal::run(host, |journal| assignable::remove_one(journal, host, &facts, *rebind))?;
+            host.commit(&device_table::forget(host, device)?)?;
+            host.note(&format!("removed {device}, as an interrupted command was about to"));
+        }
+        Work::Add { from, stub } => {
+            leave_pool(host, device, *stub)?;
+            if from.as_deref() != Some(PCIBACK) {
+                assignable::unpark(host, device, from.as_deref())?;
+            }
+            host.note(&format!("{device} is where it was before a command was interrupted"));
+        }
+    }
+    Ok(true)
+}
+
+fn leave_pool(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<(), Error> {
+    if let Some(record) = device_table::load_one(host, device)? {
+        let facts = assignable::facts_of(host, device)?;
+        let stub = domain::named(host, record.stub)?;
+        return Journal::run(host, |journal| pool::take(journal, &stub, &facts));
+    }
+    // It may have got the right and no entry yet.
+    if let Some(stub) = stub
+        && domain::is_alive(host, stub)?
+    {
+        pool::forbid(host, stub, device)?;
+    }
+    Ok(())
+}
+
+fn node(device: Sbdf) -> String {
+    path::child(DIR, &device.path_component().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for (work, text) in [
+            (Work::Add { from: Some("ahci".to_owned()), stub: Some(DomId(3)) }, "add 3 ahci"),
+            (Work::Add { from: None, stub: None }, "add - -"),
+            (Work::Remove { rebind: false }, "remove"),
+            (Work::Remove { rebind: true }, "remove rebind"),
+        ] {
+            assert_eq!(work.to_string(), text);
+            assert_eq!(Work::parse(text), Some(work));
+        }
+        for text in ["", "add", "add x ahci", "remove 3", "remove rebind now"] {
+            assert_eq!(Work::parse(text), None, "{text:?}");
+        }
+    }
+}

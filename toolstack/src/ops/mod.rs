@@ -1,0 +1,15 @@
+//! What commands do with devices: into the pool, to a guest, back, and what was left half done.
+
+pub(crate) mod assignable;
+pub(crate) mod attach;
+pub(crate) mod close;
+pub(crate) mod connect;
+pub(crate) mod detach;
+pub(crate) mod hot_unplug;
+pub(crate) mod in_use;
+pub(crate) mod intent_log;
+pub(crate) mod patience;
+pub(crate) mod pool;
+pub(crate) mod reattach;
+pub(crate) mod recover;
+pub(crate) mod release;

@@ -1,0 +1,247 @@
+//! Before a command changes anything it puts right what others left: devices of guests and stubs that are gone, and the half-done
+//! work of a command that was killed. No other command is at work meanwhile, except with guests that it waits for (`command_lock.rs`): those are left
+//! alone.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{XenbusState, path};
+
+use crate::audit;
+use crate::broker;
+use crate::error::{DomainName, Error, list};
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::connect;
+use crate::ops::hot_unplug::{self, Answer, IfSilent, Wanted, phases, withdraw};
+use crate::ops::intent_log;
+use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
+use crate::ops::reattach;
+use crate::ops::release::{self, Connection, Loan, Rights};
+use crate::records::device_table::{self, Phase, Record};
+use crate::records::directories::{self, Ends};
+use crate::records::entries::Entries;
+use crate::records::guard;
+use crate::store::Change;
+
+/// What was taken back from a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reclaimed {
+    pub(crate) guest: DomainName,
+    pub(crate) devices: Vec<Sbdf>,
+}
+
+/// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
+pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
+    broker::end_sweeps(host)?;
+    if let Err(error) = audit::recover(host) {
+        host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
+    }
+    let mut reclaimed = Vec::new();
+    let (mut records, mut remembered) = device_table::load_all(host)?;
+    // A command that finds everything in order, as nearly every one does, need not look twice.
+    let mut changed = records.iter().any(|record| matches!(record.phase, Phase::Attaching | Phase::Detaching));
+    let held = held(host, &records)?;
+    let mut guests: Vec<(DomId, DomId)> =
+        records.iter().filter_map(|record| Some((record.frontend?, record.stub))).collect();
+    guests.sort_unstable();
+    guests.dedup();
+    for (guest, stub) in guests {
+        if host.is_others(guest)? {
+            continue;
+        }
+        host.safe_point()?;
+        let is_theirs = |record: &Record| (record.frontend, record.stub) == (Some(guest), stub);
+        let theirs: Vec<Record> = records.iter().filter(|record| is_theirs(record)).copied().collect();
+        let stub_alive = records.iter().zip(&held).all(|(record, held)| *held || !is_theirs(record));
+        match host.without_stopping(|| settle(host, guest, stub, stub_alive, &theirs)) {
+            Ok(done) => {
+                changed |= done.is_some();
+                reclaimed.extend(done);
+            }
+            Err(error) => {
+                changed = true;
+                host.note(&format!("the devices of domain {guest} are not settled: {error}"));
+            }
+        }
+    }
+    for record in records.iter().filter(|record| record.phase == Phase::Attached) {
+        tell_if_gone(host, record)?;
+    }
+    for (record, _) in records.iter().zip(&held).filter(|(record, held)| record.frontend.is_none() && !**held) {
+        changed = true;
+        host.commit(&device_table::lose_stub(host, record.device)?)?;
+        host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
+    }
+    changed |= intent_log::recover(host)?;
+    if changed {
+        (records, remembered) = device_table::load_all(host)?;
+    }
+    guard::mend(host, &records)?;
+    sweep_directories(host, &records)?;
+    reattach::follow(host, &records, &remembered)?;
+    Ok(reclaimed)
+}
+
+/// Has the stub tell the guest about a device that was pulled out.
+fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
+    if !host.sysfs.exists(record.device)
+        && holds(host, record.stub, record.device)?
+        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Lent(_))
+    {
+        host.commit(&[pool::look_again(record.stub, record.device)])?;
+    }
+    Ok(())
+}
+
+/// Whether the stub is there and is still the one that was given the device: domain ids come again.
+pub(crate) fn holds(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Error> {
+    Ok(domain::is_alive(host, stub)? && host.exists(&path::pool_dir(stub, device))?)
+}
+
+/// As [`holds`] for each of these.
+pub(crate) fn held(host: &Host, records: &[Record]) -> Result<Vec<bool>, Error> {
+    let mut pools: BTreeMap<DomId, BTreeSet<String>> = BTreeMap::new();
+    for record in records {
+        if let Entry::Vacant(place) = pools.entry(record.stub) {
+            let is_alive = domain::is_alive(host, record.stub)?;
+            let names = if is_alive { host.list(&path::pool_root(record.stub))? } else { Vec::new() };
+            place.insert(names.into_iter().collect());
+        }
+    }
+    let holds = |record: &Record| {
+        pools.get(&record.stub).is_some_and(|pool| pool.contains(&record.device.path_component().to_string()))
+    };
+    Ok(records.iter().map(holds).collect())
+}
+
+/// Settles the devices of one guest. Those that it uses stay, even without a stub: it can go on with the registers it
+/// has mapped.
+fn settle(
+    host: &Host,
+    guest: DomId,
+    stub: DomId,
+    stub_alive: bool,
+    records: &[Record],
+) -> Result<Option<Reclaimed>, Error> {
+    let guest_alive = domain::is_alive(host, guest)?;
+    let at = |wanted: &[Phase]| {
+        let there = records.iter().filter(|record| wanted.contains(&record.phase));
+        there.map(|record| record.device).collect::<Vec<_>>()
+    };
+    let is_orphan = guest_alive && !stub_alive && reattach::is_over(host, stub, guest, records)?;
+    let devices = match guest_alive {
+        true if is_orphan => at(&[Phase::Attaching, Phase::Attached, Phase::Detaching]),
+        true => at(&[Phase::Attaching, Phase::Detaching]),
+        false => records.iter().map(|record| record.device).collect(),
+    };
+    if devices.is_empty() {
+        return Ok(None);
+    }
+    let mut name = domain::named(host, guest)?;
+    let backend = path::backend_dir(stub, guest);
+    if name.name.is_none() {
+        name.name = host.read(&path::child(&backend, "domain"))?;
+    }
+    let stub = domain::named(host, stub)?;
+    let staying = if guest_alive && !is_orphan { at(&[Phase::Attached]) } else { Vec::new() };
+    // What was being detached is not to come back.
+    let follows = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
+    let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
+    let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, follows };
+    if guest_alive && stub_alive {
+        let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
+        let kept = settled(host, &loan, &attaching, &detaching)?;
+        keep(host, &mut loan, &kept)?;
+        if loan.devices.is_empty() {
+            return Ok(None);
+        }
+        part(host, &mut loan)?;
+    } else {
+        if is_orphan {
+            reattach::leave(host, loan.stub.id, &loan.guest)?;
+        }
+        // The broker does nothing for them any more.
+        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+    }
+    let taken = release::take_back(host, &loan, Rights::Uncertain);
+    let why = match (guest_alive, is_orphan) {
+        (false, _) => "the guest is gone",
+        (true, true) => "its backend is gone",
+        (true, false) => "a command was interrupted",
+    };
+    taken?;
+    host.note(&format!("took {} back from {}: {why}", list(&loan.devices), loan.guest));
+    Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
+}
+
+/// Those of the devices, in whose midst a command died, that the guest has for good: it has all it needs, or has not begun to let
+/// go.
+fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
+    let (stub, guest) = (&loan.stub, &loan.guest);
+    if hot_unplug::unask(host, stub, guest, detaching)? {
+        return Ok(detaching.to_vec());
+    }
+    if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Reconfiguring {
+        // A round is under way. Then it is clear what came of it.
+        match connect::settle(host, stub, guest, STUB_PATIENCE) {
+            Err(Error::GuestSilent { .. } | Error::StubSilent { .. }) => {}
+            settled => drop(settled?),
+        }
+    }
+    let entries = Entries::load(host, stub.id, guest.id)?;
+    let exported = |device: &Sbdf| entries.find(*device).is_some_and(|entry| entry.state == XenbusState::Initialised);
+    let done = Ends::read(host, stub.id, guest.id)?.are_connected() && attaching.iter().all(exported);
+    Ok(if done { attaching.to_vec() } else { Vec::new() })
+}
+
+fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
+    if devices.is_empty() {
+        return Ok(());
+    }
+    let forget: Vec<Change> = devices.iter().map(|device| audit::forget_pirqs(*device)).collect();
+    host.commit(&[phases(devices, Phase::Attached), forget, intent_log::done(devices)].concat())?;
+    host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
+    loan.devices.retain(|device| !devices.contains(device));
+    loan.staying.extend_from_slice(devices);
+    Ok(())
+}
+
+/// The guest shall not use the devices any more. One that does not let go of what it was just given loses it all the same.
+fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
+    let wanted = Wanted {
+        stub: &loan.stub,
+        guest: &loan.guest,
+        devices: &loan.devices,
+        timeout: STUB_PATIENCE,
+        if_silent: IfSilent::Leave,
+    };
+    if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
+        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+    }
+    loan.connection = if loan.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
+    loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
+    loan.stub_alive = domain::is_alive(host, loan.stub.id)?;
+    Ok(())
+}
+
+/// Removes directories that no device stands behind any more: of guests that are gone, or that closed after they had let go of
+/// their last device.
+fn sweep_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
+    let mut stubs: Vec<DomId> = records.iter().map(|record| record.stub).collect();
+    stubs.dedup();
+    for stub in stubs {
+        for guest in host.list(&path::backend_root(stub))?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
+            let serves = |record: &Record| (record.stub, record.frontend) == (stub, Some(guest));
+            if records.iter().any(serves) || host.is_others(guest)? {
+                continue;
+            }
+            let is_over = !domain::is_alive(host, guest)? || Ends::read(host, stub, guest)?.are_closed();
+            if is_over {
+                host.commit(&directories::remove(host, stub, guest)?)?;
+            }
+        }
+    }
+    Ok(())
+}

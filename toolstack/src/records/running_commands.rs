@@ -1,0 +1,135 @@
+//! The commands that are at work, each noted in `/tool/pcidom/command/PID` with the time at which it began. One whose process is gone has
+//! left something: the broker sees that, and has it put right at once instead of when the next command comes.
+
+use std::time::Duration;
+
+use xen_types::DomId;
+use xenstore::{Permission, path};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::host::process::Owner;
+use crate::store::Change;
+
+/// One node for each.
+pub(crate) const DIR: &str = "/tool/pcidom/command";
+/// Nobody tells when another process ends: while one is at work, the broker looks this often.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(500);
+
+/// Does the work of a command that changes something: noted, and stopping at a safe point when a signal asks it to.
+pub(crate) fn run(host: &Host, act: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    let own = host.process.own();
+    let mut begin = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
+    begin.push(Change::write(node(own), own.started));
+    host.process.listen();
+    host.commit(&begin)?;
+    let done = act();
+    let forgotten = host.commit(&forget(&[own]));
+    match (done, host.process.signal()) {
+        (Ok(()), Some(signal)) => host.note(&format!("{signal} came too late: everything is done")),
+        // Ctrl-C goes to xl too.
+        (Err(Error::Xl { .. }), Some(signal)) => return Err(Error::Interrupted(signal)),
+        (done, _) => done?,
+    }
+    forgotten
+}
+
+/// Forgets the commands that are gone, when what they left was put right.
+pub(crate) fn forget_dead(host: &Host) -> Result<(), Error> {
+    let dead: Vec<Owner> = noted(host)?.into_iter().filter(|owner| !host.process.runs(*owner)).collect();
+    if dead.is_empty() { Ok(()) } else { host.commit(&forget(&dead)) }
+}
+
+/// Who is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Commands {
+    None,
+    /// Those that are noted all run.
+    AtWork,
+    /// One was killed.
+    Died,
+}
+
+impl Commands {
+    pub(crate) fn look(host: &Host) -> Result<Self, Error> {
+        let noted = noted(host)?;
+        Ok(match noted.iter().all(|owner| host.process.runs(*owner)) {
+            _ if noted.is_empty() => Self::None,
+            true => Self::AtWork,
+            false => Self::Died,
+        })
+    }
+}
+
+/// Nonsense stands for nobody who runs.
+fn noted(host: &Host) -> Result<Vec<Owner>, Error> {
+    let names = host.list(DIR)?;
+    let nodes: Vec<String> = names.iter().map(|name| path::child(DIR, name)).collect();
+    let owners = names.iter().zip(host.read_all(&nodes)?).filter_map(|(name, started)| {
+        // One that is gone has ended just now.
+        Some(Owner { pid: name.parse().ok()?, started: started?.parse().unwrap_or(0) })
+    });
+    Ok(owners.collect())
+}
+
+fn forget(owners: &[Owner]) -> Vec<Change> {
+    let mut changes: Vec<Change> = owners.iter().map(|owner| Change::remove(node(*owner))).collect();
+    changes.push(Change::remove_if_empty(DIR));
+    changes.push(Change::remove_if_empty("/tool/pcidom"));
+    changes
+}
+
+fn node(owner: Owner) -> String {
+    path::child(DIR, &owner.pid.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Machine;
+    use crate::xen::StopSignal;
+
+    fn noted(machine: &Machine) -> Vec<String> {
+        machine.with(|world| world.children(DIR))
+    }
+
+    #[test]
+    fn a_command_is_noted_while_it_works_and_not_after() {
+        let machine = Machine::new();
+        machine.with(|world| world.process = 12);
+        let outcome = run(&machine.host, || {
+            assert_eq!(noted(&machine), ["12"]);
+            assert_eq!(Commands::look(&machine.host).unwrap(), Commands::AtWork);
+            Err(Error::NoIommu)
+        });
+        assert!(matches!(outcome, Err(Error::NoIommu)));
+        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::None);
+        machine.with(|world| assert_eq!(world.value("/tool/pcidom"), None));
+    }
+
+    #[test]
+    fn one_that_was_killed_stays_noted_until_it_is_put_right() {
+        let machine = Machine::new();
+        machine.with(|world| {
+            world.process = 12;
+            world.write(&format!("{DIR}/12"), "1");
+            world.write(&format!("{DIR}/11"), "1");
+            world.write(&format!("{DIR}/13"), "nonsense");
+        });
+        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::Died);
+        forget_dead(&machine.host).unwrap();
+        assert_eq!(noted(&machine), ["12"]);
+        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::AtWork);
+    }
+
+    #[test]
+    fn a_signal_that_came_too_late_is_told() {
+        let machine = Machine::new();
+        let signalled = || {
+            machine.with(|world| world.signal = Some(StopSignal::Interrupt));
+            Ok(())
+        };
+        run(&machine.host, signalled).unwrap();
+        machine.with(|world| assert_eq!(world.notes, ["SIGINT came too late: everything is done"]));
+    }
+}
