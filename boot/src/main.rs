@@ -13,7 +13,7 @@ use kernel::control::{ShutdownReason, shutdown};
 use kernel::poll_list::PollList;
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, events, heap, trace};
-use pciback::{Backend, Linger, Served, Shutdown};
+use pciback::{AdaptivePolling, Backend, Served, Shutdown};
 use platform::Xen;
 use xen_types::{Errno, Port};
 
@@ -64,7 +64,7 @@ struct Stub {
     was_ready: bool,
     /// The last entry of the trace about this, which a burst of the same has once.
     last_served: Option<(Port, Served)>,
-    linger: Linger,
+    polling: AdaptivePolling,
 }
 
 impl Stub {
@@ -81,7 +81,7 @@ impl Stub {
             is_settled: false,
             was_ready: false,
             last_served: None,
-            linger: Linger::default(),
+            polling: AdaptivePolling::default(),
         }
     }
 
@@ -213,20 +213,20 @@ impl Stub {
         if !has_served {
             return self.sleep();
         }
-        let patience = self.linger.patience();
-        if patience > 0 {
-            let has_found = events::look_for(patience);
-            self.linger.looked(has_found);
+        let spin_budget = self.polling.spin_budget();
+        if spin_budget > 0 {
+            let has_found = events::look_for(spin_budget);
+            self.polling.looked(has_found);
             if has_found {
                 return;
             }
         }
-        if !self.linger.is_curious() {
+        if !self.polling.has_budget() {
             return self.sleep();
         }
         let before = clock::ticks();
         self.sleep();
-        self.linger.slept(clock::ticks().wrapping_sub(before));
+        self.polling.slept(clock::ticks().wrapping_sub(before));
     }
 
     fn sleep(&mut self) {

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use kernel::grants::table::GrantedPage;
 use kernel::grants::{self, GrantMapping, MapRequest};
 use kernel::mmio::MmioPage;
-use kernel::{clock, events, heap, window};
+use kernel::{clock, events, fixmap, heap};
 use pciback::platform::{
     Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
 };
@@ -134,6 +134,6 @@ impl Clock for Xen {
 impl Introspection for Xen {
     fn usage(&self) -> Usage {
         let heap::Usage { used, peak, total } = heap::usage();
-        Usage { heap_used: used, heap_peak: peak, heap_total: total, windows: window::slots_in_use() }
+        Usage { heap_used: used, heap_peak: peak, heap_total: total, windows: fixmap::slots_in_use() }
     }
 }

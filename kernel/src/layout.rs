@@ -10,14 +10,14 @@ pub const PAGE_SIZE: usize = 4096;
 pub const VIRT_BASE: usize = 0x30_0000;
 
 /// First window slot. The page table that maps the image also covers 0x200000-0x2fffff: 256 slots without further memory.
-pub(crate) const WINDOW_BASE: usize = 0x20_0000;
+pub(crate) const FIXMAP_BASE: usize = 0x20_0000;
 
 /// Slots of the first window page table.
-pub(crate) const WINDOW_SLOTS: usize = (VIRT_BASE - WINDOW_BASE) / PAGE_SIZE;
+pub(crate) const FIXMAP_SLOTS: usize = (VIRT_BASE - FIXMAP_BASE) / PAGE_SIZE;
 
 /// Further slots, in page tables made when they are needed. Far above any memory this domain may have, below 1 GiB so that the existing
 /// L2 table covers them.
-pub(crate) const WINDOW_GROWTH_BASE: usize = 0x1000_0000;
+pub(crate) const FIXMAP_GROWTH_BASE: usize = 0x1000_0000;
 
 /// Most page tables that the growth area may take: 32 × 512 slots.
-pub(crate) const WINDOW_GROWTH_TABLES: usize = 32;
+pub(crate) const FIXMAP_GROWTH_TABLES: usize = 32;

@@ -5,7 +5,7 @@
 //!   event frames straight below `rsp` and the prebuilt `core` may keep data there (the red zone), so interrupted code could
 //!   not be resumed. Traps end in [`traps`], which never resumes either.
 //! - **Linear memory.** Page frame `n` of the domain is at [`layout::VIRT_BASE`]` + n * 4096`; the domain is linked there and the domain
-//!   builder mapped it so. Foreign pages (grants, MMIO, `shared_info`) go into [`window`] slots outside of it.
+//!   builder mapped it so. Foreign pages (grants, MMIO, `shared_info`) go into [`fixmap`] slots outside of it.
 //! - **Hypercalls** are made with a bare `syscall`; the hypercall page is not needed for a 64-bit PV guest and costs a page.
 //!
 //! Facts come from Xen's public headers (4.17) and are cited where they are used.
@@ -21,6 +21,7 @@ pub mod counting;
 mod elfnotes;
 mod entry;
 pub mod events;
+pub mod fixmap;
 mod frames;
 pub mod grants;
 pub mod heap;
@@ -40,7 +41,6 @@ pub mod timer;
 pub mod trace;
 pub mod traps;
 mod tsc;
-pub mod window;
 pub mod xenstore_ring;
 
 pub use entry::{init, xen_version};

@@ -1,8 +1,8 @@
 //! MMIO frames that dom0 gave us iomem permission for: the ECAM pages of our functions.
 
+use crate::fixmap::FixmapEntry;
 use crate::memory;
 use crate::paging::{self, PteFlags};
-use crate::window::Slot;
 use core::ptr::NonNull;
 use volatile::VolatilePtr;
 use volatile::access::{ReadOnly, ReadWrite};
@@ -13,7 +13,7 @@ use xen_types::{Errno, Mfn};
 /// Accesses to the device through it cost one bus access each and no exit to anybody.
 #[derive(Debug)]
 pub struct MmioPage {
-    slot: Slot,
+    slot: FixmapEntry,
     is_writable: bool,
 }
 
@@ -36,7 +36,7 @@ impl MmioPage {
     }
 
     fn map_with(mfn: Mfn, rights: PteFlags) -> Result<Self, Errno> {
-        let slot = Slot::take()?;
+        let slot = FixmapEntry::take()?;
         let flags = rights | PteFlags::PRESENT | PteFlags::NO_EXECUTE | PteFlags::NO_CACHE | PteFlags::USER_ACCESSIBLE;
         // SAFETY: the slot is ours alone and empty. Xen refuses frames that are neither ours nor granted; own memory cannot be reached this
         // way because callers pass MMIO frames, and a second read-only mapping of own memory would be read by volatile loads only.

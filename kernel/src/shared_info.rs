@@ -1,9 +1,9 @@
 //! The page that Xen shares with the domain: pending events and time (`struct shared_info`, `xen/include/public/xen.h`).
 
+use crate::fixmap::FixmapEntry;
 use crate::layout::PAGE_SIZE;
 use crate::paging::{self, PteFlags};
 use crate::start_info;
-use crate::window::Slot;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU8, AtomicU64};
 use spin::Once;
@@ -25,7 +25,7 @@ static PAGE: Once<SharedInfo> = Once::new();
 
 /// The mapped page. It stays mapped for ever.
 pub(crate) struct SharedInfo {
-    slot: Slot,
+    slot: FixmapEntry,
 }
 
 impl SharedInfo {
@@ -72,7 +72,7 @@ impl SharedInfo {
 
 /// Maps the page.
 pub(crate) fn init() -> Result<(), Errno> {
-    let slot = Slot::take()?;
+    let slot = FixmapEntry::take()?;
     let mfn = Mfn(start_info::get().shared_info_address / PAGE_SIZE as u64);
     let flags = PteFlags::PRESENT | PteFlags::WRITABLE | PteFlags::NO_EXECUTE | PteFlags::USER_ACCESSIBLE;
     // SAFETY: the slot is ours and empty; the frame is the one Xen named for this purpose.

@@ -1,4 +1,4 @@
-//! What a function must be, and how quiet, before it is lent.
+//! What a function must be, and how quiet, before it is assigned.
 
 use thiserror::Error;
 

@@ -95,7 +95,12 @@ impl Known {
     /// As the view takes it.
     #[must_use]
     pub fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, ids: self.ids, irq: self.irq, special: self.policy.special() }
+        Description {
+            resources: &self.resources,
+            ids: self.ids,
+            irq: self.irq,
+            policy_flags: self.policy.policy_flags(),
+        }
     }
 }
 

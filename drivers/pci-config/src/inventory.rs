@@ -1,5 +1,5 @@
 //! What a guest has of one function, register by register, for people (`pcidom show`). What it reads and what its writes do comes from
-//! the same view and the same openings that decide about them; the table lends the names.
+//! the same view and the same openings that decide about them; the table has the names.
 
 use alloc::format;
 use alloc::string::String;
@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::layout::list;
-use crate::openings::{Openings, block_of, dwords_of};
 use crate::packed::Line;
 use crate::policy::{Policy, Quirk};
 use crate::register::{COMMAND_DEVICE, Length, Read, Write, field_mask};
@@ -15,6 +14,7 @@ use crate::space::{ConfigSpace, Width};
 use crate::table::blocks;
 use crate::view::VirtualConfig;
 use crate::walk::{Capability, EXTENDED, Walk};
+use crate::writable_mask::{WritableMask, block_of, dwords_of};
 
 /// One register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl VirtualConfig {
     /// All registers, in their order. `policy` is the one that the view was made with.
     #[must_use]
     pub fn inventory(&self, hw: &impl ConfigSpace, policy: &Policy) -> Vec<Entry> {
-        let openings = Openings::new(hw, policy);
+        let writable = WritableMask::new(hw, policy);
         let mut names = Names::new(self.size());
         if let Some(header) = blocks().next() {
             names.block("header".into(), 0, 16);
@@ -199,14 +199,14 @@ impl VirtualConfig {
         }
         let registers = names.registers().into_iter();
         registers
-            .map(|(offset, bytes, name, block)| self.entry(hw, policy, &openings, offset, bytes, name, block))
+            .map(|(offset, bytes, name, block)| self.entry(hw, policy, &writable, offset, bytes, name, block))
             .collect()
     }
 
     fn name_capabilities(&self, names: &mut Names, all: &[Capability], is_extended: bool) {
         for capability in all {
             let block = block_of(is_extended, capability);
-            let is_hidden = self.layout.special.hides(is_extended, capability.id);
+            let is_hidden = self.layout.policy_flags.hides(is_extended, capability.id);
             let word = match block {
                 Some(block) => block.name.into(),
                 None if is_extended => format!("x{:x}", capability.id),
@@ -238,7 +238,7 @@ impl VirtualConfig {
         &self,
         hw: &impl ConfigSpace,
         policy: &Policy,
-        openings: &Openings,
+        writable: &WritableMask,
         offset: u16,
         bytes: u8,
         name: Name,
@@ -280,14 +280,14 @@ impl VirtualConfig {
         if let Some(line) = self.layout.lines(dword).iter().find(is_this) {
             self.of_table(&mut entry, dword, line.write);
         } else {
-            self.of_policy(&mut entry, policy, openings.open(dword).bits & mask, shift);
+            self.of_policy(&mut entry, policy, writable.open(dword).bits & mask, shift);
         }
         entry
     }
 
     /// What any guest may do with a register.
     fn of_table(&self, entry: &mut Entry, dword: usize, write: Write) {
-        let is_permissive = self.layout.special.is_permissive();
+        let is_permissive = self.layout.policy_flags.is_permissive();
         let more = if write == Write::Command { COMMAND_DEVICE & !write.device_bits() } else { 0 };
         entry.device_bits = write.device_bits() | if is_permissive { more } else { 0 };
         entry.openable_bits = if is_permissive { 0 } else { more };

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::packed::{self, Line, Slot};
-use crate::policy::Special;
+use crate::policy::PolicyFlags;
 use crate::space::ConfigSpace;
 use crate::walk::{Capability, Fault, Walk, has_extended_space};
 
@@ -21,16 +21,20 @@ pub(crate) struct Layout {
     slots: [Slot; CONVENTIONAL_DWORDS],
     /// With the headers that a guest reads.
     extended: Vec<Capability>,
-    pub(crate) special: Special,
+    pub(crate) policy_flags: PolicyFlags,
 }
 
 impl Layout {
     /// Walks the lists of a function. Beside the layout: the conventional list, and what is wrong with either.
-    pub(crate) fn read_from(hw: &impl ConfigSpace, special: Special) -> (Self, Vec<Capability>, Option<Fault>) {
+    pub(crate) fn read_from(
+        hw: &impl ConfigSpace,
+        policy_flags: PolicyFlags,
+    ) -> (Self, Vec<Capability>, Option<Fault>) {
         let (all, mut fault) = list(Walk::conventional(hw));
-        let mut layout = Self { size: 256, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), special };
+        let mut layout =
+            Self { size: 256, slots: [Slot::RAW; CONVENTIONAL_DWORDS], extended: Vec::new(), policy_flags };
         for capability in &all {
-            let is_hidden = special.hides(false, capability.id);
+            let is_hidden = policy_flags.hides(false, capability.id);
             let mut slots = packed::capability(capability.id);
             let mut offset = capability.offset;
             for slot in layout.slots.iter_mut().skip(usize::from(capability.offset / 4).saturating_sub(HEADER_DWORDS)) {
@@ -46,7 +50,7 @@ impl Layout {
                 }
             }
         }
-        let shown = all.iter().filter(|capability| !special.hides(false, capability.id));
+        let shown = all.iter().filter(|capability| !policy_flags.hides(false, capability.id));
         if has_extended_space(hw, shown.copied()) {
             layout.size = 4096;
             let (extended, wrong) = list(Walk::extended(hw));
@@ -63,7 +67,7 @@ impl Layout {
         const NEXT: u32 = 0xfff0_0000;
         let mut next = 0;
         for (place, capability) in all.iter_mut().enumerate().rev() {
-            let is_hidden = self.special.hides(true, capability.id);
+            let is_hidden = self.policy_flags.hides(true, capability.id);
             capability.header = if is_hidden { 0 } else { capability.header & !NEXT };
             if !is_hidden || place == 0 {
                 capability.header |= next << 20;
@@ -95,7 +99,7 @@ impl Layout {
         }
         let before = self.extended.iter().filter(|capability| usize::from(capability.offset / 4) <= dword);
         let capability = before.max_by_key(|capability| capability.offset);
-        capability.is_some_and(|capability| self.special.hides(true, capability.id))
+        capability.is_some_and(|capability| self.policy_flags.hides(true, capability.id))
     }
 
     /// The first dword of an extended capability as a guest reads it, and what is hidden of others; `None` where the device answers.
@@ -106,7 +110,7 @@ impl Layout {
         if capability.offset == offset {
             return Some(capability.header);
         }
-        self.special.hides(true, capability.id).then_some(0)
+        self.policy_flags.hides(true, capability.id).then_some(0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The configuration space that a guest sees of a function that was lent to it (docs/protocol.md §4.2 and §6), and what its writes may change.
+//! The configuration space that a guest sees of a function that was assigned to it (docs/protocol.md §4.2 and §6), and what its writes may change.
 //!
 //! Every register is either real or ours. The table in [`table`] says who answers a read of each, and what a write does; [`VirtualConfig`]
 //! holds our bits of the first 256 bytes in one array, so a read is one mask: what is ours comes from the array, what is not comes from the
@@ -9,7 +9,7 @@
 //! A write changes our bits at once. What remains for the hardware is returned as [`HardwareWrite`]s: nothing here writes to a device.
 //!
 //! The device is not trusted either: its capability lists may loop or leave the space, and what it reads may change. The walk is bounded, a
-//! register's meaning is fixed when the function is lent, and no value read indexes anything unchecked.
+//! register's meaning is fixed when the function is assigned, and no value read indexes anything unchecked.
 //!
 //! The driver domain and dom0's broker both use this crate, each on what it reads by itself: the broker believes no stub.
 #![cfg_attr(not(test), no_std)]
@@ -24,7 +24,6 @@ mod checks;
 pub mod fakes;
 mod inventory;
 mod layout;
-mod openings;
 mod packed;
 mod policy;
 mod register;
@@ -32,17 +31,18 @@ mod space;
 pub mod table;
 mod view;
 mod walk;
+mod writable_mask;
 mod write;
 
 pub use access::BadAccess;
 pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
-pub use openings::{Grant, Open, Openings};
-pub use policy::{BadPolicy, Hidden, Policy, Quirk, Special};
+pub use policy::{BadPolicy, Hidden, Policy, PolicyFlags, Quirk};
 pub use register::{Block, Length, MAX_ENTRIES, Place, Read, Rest, Row, Write};
 pub use space::{ConfigSpace, Width};
 pub use view::{Description, RESOURCES, VirtualConfig};
 pub use walk::{Capability, Fault, Walk, id};
+pub use writable_mask::{Open, PermittedWrite, WritableMask};
 pub use write::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The part of the table that every access needs, as the driver domain carries it: made at compile time from `table/`, without names and
-//! without what may be written by some only (`openings.rs`).
+//! without what may be written by some only (`writable_mask.rs`).
 
 use crate::register::{Place, Read, Row, Write, field_mask};
 use crate::table::BLOCKS;
@@ -82,7 +82,7 @@ const fn says_something(line: &Row) -> bool {
 
 /// True where a block has lines besides its header.
 const fn counts(place: Place, rows: &[Row]) -> bool {
-    // Bridges are not lent, and nothing of an extended capability is ours but its header.
+    // Bridges are not assigned, and nothing of an extended capability is ours but its header.
     if !matches!(place, Place::Header(0) | Place::Capability(_)) {
         return false;
     }

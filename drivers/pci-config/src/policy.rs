@@ -132,16 +132,16 @@ const MAX_QUIRKS: usize = 8;
 /// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
 /// hidden conventional capability's id, and a bit for each hidden extended one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Special([u64; 3]);
+pub struct PolicyFlags([u64; 3]);
 
-impl Default for Special {
+impl Default for PolicyFlags {
     /// That of the default policy.
     fn default() -> Self {
         Self([0, 0, USELESS])
     }
 }
 
-impl Special {
+impl PolicyFlags {
     /// As they were told.
     #[must_use]
     pub const fn new(numbers: [u64; 3]) -> Self {
@@ -229,9 +229,9 @@ impl Policy {
 
     /// What the driver domain has to know of it.
     #[must_use]
-    pub fn special(&self) -> Special {
+    pub fn policy_flags(&self) -> PolicyFlags {
         let passes_on = if self.permissive { 2 } else { self.quirks().next().is_some().into() };
-        Special([passes_on, self.hidden.conventional.into(), self.hidden.extended])
+        PolicyFlags([passes_on, self.hidden.conventional.into(), self.hidden.extended])
     }
 
     /// Registers that may be written besides.

@@ -5,7 +5,7 @@
 pub enum Read {
     /// The device.
     Device,
-    /// Our copy, made when the function was lent, or what is virtual.
+    /// Our copy, made when the function was assigned, or what is virtual.
     Copy,
     /// Command: some bits are the device's, the others virtual.
     Command,

@@ -5,7 +5,7 @@ use xen_types::Resource;
 use crate::access::{Access, BadAccess};
 use crate::base::{self, BaseRegister};
 use crate::layout::Layout;
-use crate::policy::Special;
+use crate::policy::PolicyFlags;
 use crate::register::{MAX_ENTRIES, Read, TABLE_SIZE, Write};
 use crate::space::{ConfigSpace, Width};
 use crate::walk::{Fault, POINTER, id};
@@ -43,7 +43,7 @@ pub struct Description<'a> {
     /// The host's GSI, 0 where the function has no interrupt line.
     pub irq: u32,
     /// What of it is special.
-    pub special: Special,
+    pub policy_flags: PolicyFlags,
 }
 
 /// A guest's view of one function.
@@ -70,7 +70,7 @@ impl VirtualConfig {
     /// The same, and what is wrong with the lists.
     #[must_use]
     pub fn read_from(description: &Description<'_>, hw: &impl ConfigSpace) -> (Self, Option<Fault>) {
-        let (layout, capabilities, fault) = Layout::read_from(hw, description.special);
+        let (layout, capabilities, fault) = Layout::read_from(hw, description.policy_flags);
         let base = base::registers(description.resources);
         let mut config = Self { own: [0; DWORDS], layout, base };
         for (dword, offset) in (0..DWORDS).zip((0u16..).step_by(4)) {

@@ -169,7 +169,7 @@ impl VirtualConfig {
         }
         // As with Linux's backend, nothing is passed on that reaches, beside what is no guest's, a register that guests write: one that
         // knows dwords only would otherwise clear Status with every write of Command.
-        if outcome.is_dropped && self.layout.special.passes_on() && !self.layout.hides(access.dword) {
+        if outcome.is_dropped && self.layout.policy_flags.passes_on() && !self.layout.hides(access.dword) {
             outcome.is_dropped = false;
             let (mask, offset, width) = (access.mask >> access.shift, access.offset, access.width);
             outcome.push(HardwareWrite { register: Register::Open, offset, width, mask, value: value & mask });
@@ -185,7 +185,7 @@ impl VirtualConfig {
             Write::Drop | Write::DropStatus | Write::Ignore => return Ok(None),
             Write::Command => {
                 self.set(dword, Read::Command.own(), after);
-                let more = if self.layout.special.is_permissive() { COMMAND_DEVICE } else { 0 };
+                let more = if self.layout.policy_flags.is_permissive() { COMMAND_DEVICE } else { 0 };
                 (Register::Command, differ & (bits | more))
             }
             Write::CacheLineSize => (Register::CacheLineSize, differ),

@@ -10,7 +10,7 @@ use crate::Counters;
 use crate::control::core::{Core, Handle};
 use crate::control::executor::Executor;
 use crate::control::shutdown::{self, Shutdown};
-use crate::control::{directory, startup, stock};
+use crate::control::{directory, pool_watcher, startup};
 use crate::guest::Guest;
 use crate::platform::Platform;
 use crate::topology::ExportMode;
@@ -72,7 +72,7 @@ impl<P: Platform> Backend<P> {
         executor.spawn(Box::pin(startup::run(core.clone())));
         executor.spawn(Box::pin(shutdown::run(core.clone())));
         executor.spawn(Box::pin(directory::run(core.clone())));
-        executor.spawn(Box::pin(stock::run(core.clone())));
+        executor.spawn(Box::pin(pool_watcher::run(core.clone())));
         Self { executor, core }
     }
 

@@ -10,7 +10,7 @@ use pciif::layout::MsixEntry;
 use pciif::{BrokerCommand, FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
-use crate::ops::{BrokerAnswer, Job};
+use crate::ops::{BrokerAnswer, BrokerRequest};
 use crate::platform::{self, Platform};
 use crate::pool::PoolDevice;
 
@@ -30,22 +30,22 @@ pub(crate) enum Cleanup {
 }
 
 impl Cleanup {
-    pub(crate) const fn job(self) -> Option<Job> {
+    pub(crate) const fn job(self) -> Option<BrokerRequest> {
         match self {
             Self::None => None,
-            Self::Disable => Some(Job::Disable),
-            Self::Quiesce => Some(Job::Quiesce),
+            Self::Disable => Some(BrokerRequest::Disable),
+            Self::Quiesce => Some(BrokerRequest::Quiesce),
         }
     }
 }
 
 /// A job that the broker has.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct InFlight {
     /// The function's real address.
     pub(crate) device: Sbdf,
     /// What is to be done.
-    pub(crate) job: Job,
+    pub(crate) job: BrokerRequest,
     /// Who waits for it; nobody for a cleanup, or when the frontend has given up.
     pub(crate) guest: Option<DomId>,
 }
@@ -53,13 +53,13 @@ pub(crate) struct Asked {
 enum State {
     Idle,
     Asked {
-        what: Asked,
+        what: InFlight,
         request: Request,
         deadline_ns: u64,
     },
     /// It did not answer in time, and the query is in the page. It may still do the job, late, to whoever has the function then.
     Silent {
-        late: Asked,
+        late: InFlight,
     },
 }
 
@@ -185,7 +185,7 @@ impl<P: Platform> Broker<P> {
     }
 
     /// Puts a job into the page, with its MSI-X entries. Only where [`Broker::availability`] says that it is free.
-    pub(crate) fn ask(&mut self, platform: &P, what: Asked, entries: &[MsixEntry]) {
+    pub(crate) fn ask(&mut self, platform: &P, what: InFlight, entries: &[MsixEntry]) {
         let Some(ring) = &self.ring else { return };
         let request = what.job.request(what.device);
         ring.page.publish_with_entries(&request, entries);
@@ -204,7 +204,7 @@ impl<P: Platform> Broker<P> {
 
     /// The next job that came to an end, and its answer; none where that did not come in time. Such a job comes to its end
     /// once more when the broker is there again, with nobody waiting for it, because it may have been done only then.
-    pub(crate) fn poll(&mut self, platform: &P) -> Option<(Asked, Option<BrokerAnswer>)> {
+    pub(crate) fn poll(&mut self, platform: &P) -> Option<(InFlight, Option<BrokerAnswer>)> {
         let Self { ring: Some(ring), state, .. } = self else { return None };
         let (what, answer) = match state {
             State::Idle => return None,
@@ -229,14 +229,14 @@ impl<P: Platform> Broker<P> {
             }
         };
         let Some(response) = answer else {
-            let job = if what.job == Job::Quiesce { Job::Disable } else { what.job };
-            *state = State::Silent { late: Asked { job, guest: None, ..what } };
+            let job = if what.job == BrokerRequest::Quiesce { BrokerRequest::Disable } else { what.job };
+            *state = State::Silent { late: InFlight { job, guest: None, ..what } };
             self.availability(platform); // for the log
             return Some((what, None));
         };
         let mut answer =
             BrokerAnswer { err: response.err, value: response.value, info: ring.page.info(), vectors: [0; _] };
-        if let Job::EnableMsix(entries) = what.job {
+        if let BrokerRequest::EnableMsix(entries) = what.job {
             for ((index, vector), _) in answer.vectors.iter_mut().enumerate().zip(0..entries) {
                 *vector = ring.page.entry(index).map_or(0, |entry| entry.vector);
             }

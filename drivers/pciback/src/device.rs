@@ -1,14 +1,14 @@
 //! What the tool told us about one function, and how we name it to ourselves.
 
 pub use pci_config::RESOURCES;
-use pci_config::{Description, Special};
+use pci_config::{Description, PolicyFlags};
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
 pub use xen_types::{Resource, ResourceKind};
 
-/// Our own short name of a function that is lent to a frontend. What the number means is the caller's choice (an index);
-/// it stays the same while the function is lent.
+/// Our own short name of a function that is assigned to a frontend. What the number means is the caller's choice (an index);
+/// it stays the same while the function is assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u16);
 
@@ -23,7 +23,7 @@ pub struct DeviceInfo {
     resources: [Option<Resource>; RESOURCES],
     ids: Option<u32>,
     irq: u32,
-    special: Special,
+    policy_flags: PolicyFlags,
 }
 
 impl DeviceInfo {
@@ -51,12 +51,12 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, ids: None, irq, special: Special::default() })
+        Ok(Self { sbdf, ecam, resources, ids: None, irq, policy_flags: PolicyFlags::default() })
     }
 
     /// Notes what is special about it.
-    pub const fn set_special(&mut self, special: Special) {
-        self.special = special;
+    pub const fn set_special(&mut self, policy_flags: PolicyFlags) {
+        self.policy_flags = policy_flags;
     }
 
     /// Notes that it is a virtual function, and its vendor and device id as their dword.
@@ -85,7 +85,7 @@ impl DeviceInfo {
     /// What its guest's view is built from, besides the function itself.
     #[must_use]
     pub const fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, ids: self.ids, irq: self.irq, special: self.special }
+        Description { resources: &self.resources, ids: self.ids, irq: self.irq, policy_flags: self.policy_flags }
     }
 }
 

@@ -8,23 +8,23 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::ControlFlow;
 
-use pciif::{BackendPage, MsixEntries, Question, Reply, Request};
+use pciif::{AerNotification, BackendPage, MsixEntries, Reply, Request};
 use xen_types::{DomId, Errno, Port, Sbdf};
 
 use crate::backend::{Options, Served};
-use crate::broker::{Asked, Availability, Broker, Cleanup};
+use crate::broker::{Availability, Broker, Cleanup, InFlight};
 use crate::config::Register;
 use crate::control::signal::Signal;
 use crate::device::DeviceId;
-use crate::ops::{self, Answer, Counters, HasRead, Interrupts, Job, Notice, Verdict};
+use crate::ops::{self, Answer, BrokerRequest, Counters, HasRead, Interrupts, LogOnce, Verdict};
 use crate::platform::{Grants, Platform};
-use crate::pool::{Pool, PoolDevice, Told};
+use crate::pool::{Notified, Pool, PoolDevice};
 use crate::port_table::PortTable;
 use crate::rate::{Lines, TokenBucket};
 use crate::topology::{ExportMode, Topology};
 use xenstore::XenbusState::{Connected, Reconfigured, Reconfiguring};
 
-use crate::xenbus::{Failure, Held, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
+use crate::xenbus::{Failure, FrontendState, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
 /// a handshake needs a dozen.
@@ -50,7 +50,7 @@ pub(crate) struct Guest<P: Platform> {
     /// Looks that it has caused and not paid for.
     debt: u32,
     /// The same as the fields below, as decisions see it.
-    pub(crate) held: Held,
+    pub(crate) frontend: FrontendState,
     session: Option<Session<P>>,
     topology: Topology,
     /// By [`DeviceId`].
@@ -86,7 +86,7 @@ impl<P: Platform> Guest<P> {
             touched: false,
             is_at_work: false,
             debt: 0,
-            held: Held::default(),
+            frontend: FrontendState::default(),
             session: None,
             topology: Topology::new(options.export).named_by(options.domain),
             devices: Vec::new(),
@@ -131,9 +131,9 @@ impl<P: Platform> Guest<P> {
 
     /// Takes note of what the nodes say, before deciding on them.
     pub(crate) fn observe(&mut self, nodes: &Nodes, now_ns: u64) {
-        self.held.observe(nodes);
+        self.frontend.observe(nodes);
         self.topology.choose(nodes.export.unwrap_or(self.export));
-        self.held.observe_roots(nodes, self.topology.roots());
+        self.frontend.observe_roots(nodes, self.topology.roots());
         let is_news = self.last_peer.replace(nodes.peer) != Some(nodes.peer);
         if core::mem::take(&mut self.touched) || is_news {
             // What we had asked for is the toolstack's doing.
@@ -163,24 +163,24 @@ impl<P: Platform> Guest<P> {
     }
 
     /// Takes a device from the pool and gives it a virtual address, or notes why not.
-    pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) {
+    pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>) {
         self.charge();
-        let outcome = match self.try_take(pool, address, wish) {
+        let outcome = match self.try_take(pool, address, requested_slot) {
             Ok(virtual_address) => Outcome::Exported(virtual_address),
             Err(failure) => Outcome::Failed(failure),
         };
-        self.held.devices.insert(address, outcome);
+        self.frontend.devices.insert(address, outcome);
     }
 
-    fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, wish: Option<u8>) -> Result<Sbdf, Failure> {
-        let mut device = pool.lend(address, self.domid)?;
+    fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>) -> Result<Sbdf, Failure> {
+        let mut device = pool.assign(address, self.domid)?;
         device.reset();
         device.show_alone(self.topology.shows_single_functions());
         let index = self.devices.iter().position(Option::is_none).unwrap_or(self.devices.len());
         let added = match u16::try_from(index) {
             Ok(id) => self
                 .topology
-                .add(DeviceId(id), address, device.traits(), wish.map(|devfn| devfn >> 3))
+                .add(DeviceId(id), address, device.traits(), requested_slot.map(|devfn| devfn >> 3))
                 .map_err(|error| Failure { errno: Errno::ENOSPC, text: format!("{address}: {error}") }),
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };
@@ -199,7 +199,7 @@ impl<P: Platform> Guest<P> {
     pub(crate) fn release(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>, address: Sbdf, by_force: bool) {
         self.charge();
         let id = self.id(address);
-        self.held.devices.remove(&address);
+        self.frontend.devices.remove(&address);
         let Some(id) = id else { return };
         if by_force {
             self.topology.retire(id);
@@ -213,7 +213,7 @@ impl<P: Platform> Guest<P> {
 
     /// Gives all devices back.
     pub(crate) fn release_all(&mut self, pool: &mut Pool<P>, broker: &mut Broker<P>) {
-        while let Some(address) = self.held.devices.last().map(|(address, _)| *address) {
+        while let Some(address) = self.frontend.devices.last().map(|(address, _)| *address) {
             self.release(pool, broker, address, false);
         }
     }
@@ -221,27 +221,27 @@ impl<P: Platform> Guest<P> {
     /// Makes the virtual devices new for the next connection.
     pub(crate) fn renew(&mut self) {
         self.devices.iter_mut().flatten().for_each(|device| device.reset());
-        self.held.devices.retain(|_, outcome| matches!(outcome, Outcome::Exported(_)));
-        self.held.renewed = true;
+        self.frontend.devices.retain(|_, outcome| matches!(outcome, Outcome::Exported(_)));
+        self.frontend.renewed = true;
     }
 
     /// A device that could not be had may be had now. True when this guest had wanted it.
     pub(crate) fn forget_failure(&mut self, address: Sbdf) -> bool {
-        let failed = matches!(self.held.devices.get(&address), Some(Outcome::Failed(_)));
+        let failed = matches!(self.frontend.devices.get(&address), Some(Outcome::Failed(_)));
         if failed {
-            self.held.devices.remove(&address);
+            self.frontend.devices.remove(&address);
         }
         failed
     }
 
     /// Maps the page and binds the port, or notes why not.
     pub(crate) fn connect(&mut self, platform: &P, ports: &mut PortTable, keys: Keys) {
-        self.held.renewed = false;
-        self.held.refused = match self.open(platform, keys) {
+        self.frontend.renewed = false;
+        self.frontend.refused = match self.open(platform, keys) {
             Ok(session) => {
                 ports.insert(session.port, self.domid);
                 self.session = Some(session);
-                self.held.connection = Some(keys);
+                self.frontend.connection = Some(keys);
                 None
             }
             Err(failure) => Some((Ok(keys), failure)),
@@ -263,7 +263,7 @@ impl<P: Platform> Guest<P> {
     /// Notes keys that nobody could connect with.
     pub(crate) fn refuse(&mut self, invalid: InvalidKey) {
         let failure = Failure { errno: invalid.errno(), text: invalid.to_string() };
-        self.held.refused = Some((Err(invalid), failure));
+        self.frontend.refused = Some((Err(invalid), failure));
     }
 
     /// Answers what is still in the page, closes the port and lets the page go. The devices are to become quiet.
@@ -275,9 +275,9 @@ impl<P: Platform> Guest<P> {
             broker.note(device);
         }
         self.topology.forget_retired();
-        self.held.connection = None;
-        self.held.announced = false;
-        self.held.peer_was_connected = false;
+        self.frontend.connection = None;
+        self.frontend.announced = false;
+        self.frontend.peer_was_connected = false;
         let Some(Session { port, page }) = self.session.take() else { return };
         // NetBSD and mini-os wait for ever for an answer (docs/protocol.md §7).
         if page.is_active() {
@@ -462,7 +462,7 @@ impl<P: Platform> Guest<P> {
         broker: &mut Broker<P>,
         request: &Request,
         id: Option<DeviceId>,
-        job: Job,
+        job: BrokerRequest,
     ) -> bool {
         let Some(Session { page, .. }) = &self.session else { return true };
         let device = id.and_then(|id| self.devices.get_mut(usize::from(id.0))?.as_mut());
@@ -470,7 +470,7 @@ impl<P: Platform> Guest<P> {
         let mut verdict = Verdict::Away;
         match job {
             // Not before it is quiet: what is written now would be undone. Not what takes time, or care for bits that clear by ones.
-            Job::Write { now, then, .. }
+            BrokerRequest::Write { now, then, .. }
                 if self.is_direct
                     && !matches!(now.register, Register::PowerState | Register::Open)
                     && device.cleanup != Cleanup::Quiesce =>
@@ -488,7 +488,7 @@ impl<P: Platform> Guest<P> {
                         if job.is_enable() {
                             device.cleanup = Cleanup::None; // the broker turns off what is on
                         }
-                        let what = Asked { device: device.info().sbdf(), job, guest: Some(self.domid) };
+                        let what = InFlight { device: device.info().sbdf(), job, guest: Some(self.domid) };
                         broker.ask(platform, what, entries);
                         (self.asked, self.is_waiting) = (Some(*request), false);
                         return false;
@@ -506,8 +506,8 @@ impl<P: Platform> Guest<P> {
                 Availability::Away => {}
             },
         }
-        if job == Job::Disable {
-            device.parts().0.interrupts = Interrupts::Off; // as the guest is told; it happens when the broker is there
+        if job == BrokerRequest::Disable {
+            device.parts().0.interrupts = Interrupts::Off; // as the guest is notified; it happens when the broker is there
             device.cleanup = device.cleanup.max(Cleanup::Disable);
         }
         let function = device.parts().0;
@@ -519,7 +519,13 @@ impl<P: Platform> Guest<P> {
     }
 
     /// Answers a request that the broker had, unless the frontend has given up on it. True when it was answered.
-    pub(crate) fn answer(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<Notice>) -> bool {
+    pub(crate) fn answer(
+        &mut self,
+        platform: &P,
+        request: &Request,
+        reply: Reply<'_>,
+        notice: Option<LogOnce>,
+    ) -> bool {
         let is_there = self.session.as_ref().is_some_and(|session| session.page.still_carries(request));
         if is_there {
             self.reply(platform, request, reply, notice);
@@ -527,7 +533,7 @@ impl<P: Platform> Guest<P> {
         is_there
     }
 
-    fn reply(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<Notice>) {
+    fn reply(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<LogOnce>) {
         let Some(Session { port, page }) = &self.session else { return };
         page.reply(request, reply);
         platform.notify(*port);
@@ -539,8 +545,8 @@ impl<P: Platform> Guest<P> {
     /// The devices that were found to be gone and that nobody was told of, as one reason for the error node.
     pub(crate) fn take_losses(&mut self, pool: &mut Pool<P>) -> Option<Failure> {
         let mut text = String::new();
-        for device in self.devices().filter(|device| device.is_gone() && device.told == Told::Nobody) {
-            device.told = Told::Toolstack;
+        for device in self.devices().filter(|device| device.is_gone() && device.notified == Notified::Nobody) {
+            device.notified = Notified::Toolstack;
             let address = device.info().sbdf();
             pool.vanished(address);
             let separator = if text.is_empty() { "" } else { "; " };
@@ -556,13 +562,13 @@ impl<P: Platform> Guest<P> {
         let Self { session: Some(Session { port, page }), topology, devices, has_losses, .. } = self else { return };
         for entry in topology.iter() {
             let device = devices.get_mut(usize::from(entry.id.0)).and_then(Option::as_mut);
-            let Some(device) = device.filter(|device| device.told == Told::Toolstack) else { continue };
+            let Some(device) = device.filter(|device| device.notified == Notified::Toolstack) else { continue };
             match page.tell_gone(entry.address) {
-                Question::Busy => return,
-                Question::Deaf => {}
-                Question::Asked => platform.notify(*port),
+                AerNotification::Busy => return,
+                AerNotification::Deaf => {}
+                AerNotification::Sent => platform.notify(*port),
             }
-            device.told = Told::Guest;
+            device.notified = Notified::Guest;
         }
         *has_losses = false;
     }
@@ -574,7 +580,7 @@ impl<P: Platform> Guest<P> {
     }
 
     fn id(&self, address: Sbdf) -> Option<DeviceId> {
-        match self.held.devices.get(&address)? {
+        match self.frontend.devices.get(&address)? {
             Outcome::Exported(virtual_address) => self.topology.search(*virtual_address),
             Outcome::Failed(_) => None,
         }

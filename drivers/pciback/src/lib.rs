@@ -6,13 +6,13 @@
 
 extern crate alloc;
 
+mod adaptive_polling;
 mod backend;
 mod broker;
 mod control;
 pub mod device;
 mod guest;
 mod guests;
-mod linger;
 pub mod ops;
 pub mod platform;
 mod pool;
@@ -22,8 +22,8 @@ mod service;
 pub mod topology;
 mod xenbus;
 
+pub use adaptive_polling::AdaptivePolling;
 pub use backend::{Backend, Options, Served};
 pub use control::shutdown::Shutdown;
-pub use linger::Linger;
 pub use ops::Counters;
 pub use pci_config as config;

@@ -1,21 +1,21 @@
 //! One request in, one reply out: what a frontend's request means for the function it names (docs/protocol.md §4).
 //!
-//! Nothing here waits, allocates or panics, whatever the request says. What people should know comes back as a [`Notice`],
-//! which each function issues once for each reason while it is lent, so no frontend can flood the log (XSA-43).
+//! Nothing here waits, allocates or panics, whatever the request says. What people should know comes back as a [`LogOnce`],
+//! which each function issues once for each reason while it is assigned, so no frontend can flood the log (XSA-43).
 
+mod all_ones;
+mod broker_request;
 mod counters;
+mod denied_writes;
 mod interrupts;
-mod job;
-mod notice;
-mod refusals;
-mod suspicious;
+mod log_once;
 
+pub(crate) use broker_request::{BrokerAnswer, Verdict};
+pub use broker_request::{BrokerRequest, Interrupts};
 pub use counters::{Count, Counters};
+pub use denied_writes::DeniedWrites;
 pub(crate) use interrupts::are_entries_valid;
-pub(crate) use job::{BrokerAnswer, Verdict};
-pub use job::{Interrupts, Job};
-pub use notice::{Notice, Noticed};
-pub use refusals::Refusals;
+pub use log_once::{LogOnce, Noticed};
 
 use pciif::{Command, ErrorCode, ReadRequest, Reply, Request};
 
@@ -23,9 +23,9 @@ use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
 use crate::device::DeviceId;
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::Topology;
-use suspicious::Suspicious;
+use all_ones::AllOnesDetector;
 
-/// A function while it is lent: what its guest sees of it, and what was told about it already.
+/// A function while it is assigned: what its guest sees of it, and what was told about it already.
 #[derive(Clone, Debug)]
 pub struct LentFunction {
     /// The guest's view.
@@ -35,7 +35,7 @@ pub struct LentFunction {
     /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
     pub is_gone: bool,
     /// Its guest's writes that did not get through.
-    pub refusals: Refusals,
+    pub denied_writes: DeniedWrites,
     noticed: Noticed,
 }
 
@@ -43,19 +43,25 @@ impl LentFunction {
     /// A function that nobody has used yet.
     #[must_use]
     pub const fn new(config: VirtualConfig) -> Self {
-        Self { config, interrupts: Interrupts::Off, is_gone: false, refusals: Refusals::NONE, noticed: Noticed::NONE }
+        Self {
+            config,
+            interrupts: Interrupts::Off,
+            is_gone: false,
+            denied_writes: DeniedWrites::NONE,
+            noticed: Noticed::NONE,
+        }
     }
 
     /// As new: for the next guest, or the same after a restart.
     pub fn reset(&mut self) {
         self.config.reset();
         self.interrupts = Interrupts::Off;
-        self.refusals = Refusals::NONE;
+        self.denied_writes = DeniedWrites::NONE;
         self.noticed = Noticed::NONE;
     }
 
     /// The notice, if the function has not issued it yet.
-    pub(crate) fn news(&mut self, notice: Option<Notice>) -> Option<Notice> {
+    pub(crate) fn news(&mut self, notice: Option<LogOnce>) -> Option<LogOnce> {
         notice.filter(|notice| self.noticed.is_news(*notice))
     }
 }
@@ -66,7 +72,7 @@ pub enum Answer {
     /// At once.
     Now(Reply<'static>),
     /// When the broker has done this. Nothing that is counted or told has happened yet, so the request may be executed again.
-    Later(Job),
+    Later(BrokerRequest),
     /// It is a read of a function that is there: [`read`] has the answer.
     Read,
 }
@@ -79,7 +85,7 @@ pub struct Executed {
     /// The function it was about, `None` where there is no such one.
     pub device: Option<DeviceId>,
     /// Something for the log, together with the request.
-    pub notice: Option<Notice>,
+    pub notice: Option<LogOnce>,
     /// The function was found to be gone just now.
     pub is_loss: bool,
 }
@@ -111,7 +117,7 @@ pub fn read<'a, H: ConfigSpace + 'a>(
         return HasRead::Absent;
     }
     if request.size == 4 && request.offset != 0 {
-        let hw = &Suspicious::new(hw);
+        let hw = &AllOnesDetector::new(hw);
         if let Some(value) = function.config.read_dword(hw, request.offset)
             && !hw.is_gone()
         {
@@ -130,7 +136,7 @@ fn read_any(
     hw: &impl ConfigSpace,
     counters: &mut Counters,
 ) -> HasRead {
-    let hw = &Suspicious::new(hw);
+    let hw = &AllOnesDetector::new(hw);
     // The ids are answered from our own copy, but reading them is how drivers find out whether a function is still there.
     if (0..4).contains(&request.offset) {
         hw.read_config(0, Width::Dword);
@@ -156,7 +162,7 @@ fn read_any(
 
 /// Executes any other request.
 ///
-/// `find` gives the lent function and its hardware for what the topology found; `None` where it is not served at the moment
+/// `find` gives the assigned function and its hardware for what the topology found; `None` where it is not served at the moment
 /// (under release, or gone), which the frontend sees as no function at all.
 pub fn execute<'a, H: ConfigSpace + 'a>(
     request: &Request,
@@ -172,7 +178,7 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
         counters.no_device.bump();
         return absent(false);
     };
-    let hw = &Suspicious::new(hw);
+    let hw = &AllOnesDetector::new(hw);
     let (answer, notice) = match request.command() {
         Some(Command::ConfRead) => (Answer::Read, None),
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
@@ -181,7 +187,7 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
                 Some(job) => (Answer::Later(job), None),
                 None => {
                     counters.interrupts_refused.bump();
-                    (Answer::Now(Reply::error(ErrorCode::OpFailed, 0)), Some(Notice::BadInterrupts))
+                    (Answer::Now(Reply::error(ErrorCode::OpFailed, 0)), Some(LogOnce::BadInterrupts))
                 }
             }
         }
@@ -192,12 +198,12 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
                 counters.interrupts_disabled.bump();
                 (Answer::Now(Reply::success(function.config.interrupt_line().into())), None)
             }
-            Interrupts::Msi | Interrupts::MsiX => (Answer::Later(Job::Disable), None),
+            Interrupts::Msi | Interrupts::MsiX => (Answer::Later(BrokerRequest::Disable), None),
         },
         Some(Command::AerDetected | Command::AerResume | Command::AerMmio | Command::AerSlotReset) | None => {
             counters.unknown_commands.bump();
             let reply = Reply::error(ErrorCode::NotImplemented, request.value);
-            (Answer::Now(reply), Some(Notice::UnknownCommand))
+            (Answer::Now(reply), Some(LogOnce::UnknownCommand))
         }
     };
     if hw.is_gone() {
@@ -212,7 +218,7 @@ fn conf_write(
     function: &mut LentFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
-) -> (Answer, Option<Notice>) {
+) -> (Answer, Option<LogOnce>) {
     let (err, notice) = match function.config.write(hw, request.offset, request.size, request.value) {
         Ok(outcome) => {
             if let Some(job) = job(&outcome) {
@@ -221,9 +227,9 @@ fn conf_write(
             counters.writes.bump();
             if outcome.is_dropped {
                 counters.dropped_writes.bump();
-                function.refusals.note(request.offset);
+                function.denied_writes.note(request.offset);
             }
-            (ErrorCode::Success, outcome.is_dropped.then_some(Notice::DroppedWrite))
+            (ErrorCode::Success, outcome.is_dropped.then_some(LogOnce::DroppedWrite))
         }
         Err(WriteError::Access(_)) => {
             counters.bad_accesses.bump();
@@ -231,8 +237,8 @@ fn conf_write(
         }
         Err(WriteError::Denied(denied)) => {
             counters.denied_writes.bump();
-            function.refusals.note(request.offset);
-            (ErrorCode::AccessDenied, (denied == Denied::VpdWrite).then_some(Notice::VpdWrite))
+            function.denied_writes.note(request.offset);
+            (ErrorCode::AccessDenied, (denied == Denied::VpdWrite).then_some(LogOnce::VpdWrite))
         }
     };
     // The value goes back as it came, as from Linux's backend.
@@ -240,9 +246,9 @@ fn conf_write(
 }
 
 /// What a write that passed the policy leaves for the hardware. What is virtual has taken place.
-fn job(outcome: &WriteOutcome) -> Option<Job> {
+fn job(outcome: &WriteOutcome) -> Option<BrokerRequest> {
     let mut writes = outcome.hardware().copied();
-    Some(Job::Write { now: writes.next()?, then: writes.next(), failed: false })
+    Some(BrokerRequest::Write { now: writes.next()?, then: writes.next(), failed: false })
 }
 
 #[cfg(test)]

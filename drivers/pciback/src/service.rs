@@ -10,11 +10,11 @@ use pciif::Reply;
 use xen_types::{DomId, Port, Sbdf};
 
 use crate::backend::Served;
-use crate::broker::{Asked, Availability, Cleanup};
+use crate::broker::{Availability, Cleanup, InFlight};
 use crate::control::core::Core;
 use crate::guest::Guest;
 use crate::guests::Guests;
-use crate::ops::{BrokerAnswer, Interrupts, Job, Verdict};
+use crate::ops::{BrokerAnswer, BrokerRequest, Interrupts, Verdict};
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
 
@@ -103,12 +103,12 @@ impl<P: Platform> Core<P> {
     }
 
     /// The function with a cleanup to do that has waited longest.
-    fn next_cleanup(&mut self) -> Option<Asked> {
+    fn next_cleanup(&mut self) -> Option<InFlight> {
         while let Some(address) = self.broker.next_cleanup() {
             let Some(device) = find(&mut self.guests, &mut self.pool, address) else { continue };
             device.is_noted = false;
             if let Some(job) = device.cleanup.job() {
-                return Some(Asked { device: address, job, guest: None });
+                return Some(InFlight { device: address, job, guest: None });
             }
         }
         None
@@ -122,12 +122,12 @@ impl<P: Platform> Core<P> {
 
     /// Nobody can make functions quiet: goes on without, for this one and all that wait. Those that stay with their guest have their
     /// vectors turned off later, those that come back are looked at as they are.
-    fn give_cleanups_up(&mut self, first: Option<Asked>) {
+    fn give_cleanups_up(&mut self, first: Option<InFlight>) {
         let now_ns = self.platform.now_ns();
         let (mut next, mut last_told) = (first, None);
-        while let Some(Asked { device: address, job, .. }) = next {
+        while let Some(InFlight { device: address, job, .. }) = next {
             let holder = self.pool.holder(address);
-            if job == Job::Quiesce
+            if job == BrokerRequest::Quiesce
                 && let Some(device) = find(&mut self.guests, &mut self.pool, address)
             {
                 device.give_up_quiet();
@@ -146,15 +146,15 @@ impl<P: Platform> Core<P> {
     }
 
     /// A job is at its end: with an answer, or without.
-    fn finish(&mut self, asked: &Asked, answer: Option<&BrokerAnswer>) {
+    fn finish(&mut self, asked: &InFlight, answer: Option<&BrokerAnswer>) {
         let Self { guests, pool, platform, broker, counters, .. } = self;
         let verdict = asked.job.verdict(answer);
         let mut job = asked.job;
-        if let Job::Write { now, then, failed } = &mut job {
+        if let BrokerRequest::Write { now, then, failed } = &mut job {
             *failed |= verdict != Verdict::Done;
             if let (Some(next), true) = (then.take(), answer.is_some() && asked.guest.is_some()) {
                 *now = next;
-                broker.ask(platform, Asked { job, ..*asked }, &[]);
+                broker.ask(platform, InFlight { job, ..*asked }, &[]);
                 return;
             }
         }
@@ -192,22 +192,22 @@ fn find<'a, P: Platform>(
 
 impl<P: Platform> PoolDevice<P> {
     /// Takes note of what a job did to it.
-    fn finished(&mut self, job: &Job, verdict: Verdict, is_delivered: bool) {
+    fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
         self.is_touched = true;
         let (interrupts, cleanup) = match (job, verdict) {
-            (Job::Write { .. }, _) => return,
-            (Job::Quiesce, Verdict::Done) => {
+            (BrokerRequest::Write { .. }, _) => return,
+            (BrokerRequest::Quiesce, Verdict::Done) => {
                 self.is_touched = false;
                 (Interrupts::Off, Cleanup::None)
             }
-            (Job::Quiesce, _) => return self.give_up_quiet(),
-            (Job::EnableMsi(_), Verdict::Done) if is_delivered => (Interrupts::Msi, self.cleanup),
-            (Job::EnableMsix(_), Verdict::Done) if is_delivered => (Interrupts::MsiX, self.cleanup),
+            (BrokerRequest::Quiesce, _) => return self.give_up_quiet(),
+            (BrokerRequest::EnableMsi(_), Verdict::Done) if is_delivered => (Interrupts::Msi, self.cleanup),
+            (BrokerRequest::EnableMsix(_), Verdict::Done) if is_delivered => (Interrupts::MsiX, self.cleanup),
             // A quiesce that was asked for meanwhile stays asked for.
-            (Job::Disable, Verdict::Done | Verdict::Refused(_)) if self.cleanup == Cleanup::Disable => {
+            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) if self.cleanup == Cleanup::Disable => {
                 (Interrupts::Off, Cleanup::None)
             }
-            (Job::Disable, Verdict::Done | Verdict::Refused(_)) => (Interrupts::Off, self.cleanup),
+            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) => (Interrupts::Off, self.cleanup),
             // On or half on, and the guest does not know: off with it.
             _ => (Interrupts::Off, self.cleanup.max(Cleanup::Disable)),
         };

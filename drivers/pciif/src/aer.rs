@@ -11,9 +11,9 @@ use crate::{BackendPage, Command, Flags, FrontendPage, SharedPage};
 
 /// What became of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum AerNotification {
     /// It is in the page. Notify the frontend.
-    Asked,
+    Sent,
     /// The frontend has not answered the one before.
     Busy,
     /// The frontend answers no questions.
@@ -25,13 +25,13 @@ pub const PERMANENT_FAILURE: u32 = 3;
 
 impl<P: SharedPage> BackendPage<P> {
     /// Tells the frontend that the function at this virtual address is gone for good: `aer_detected`. Whatever it answers changes nothing.
-    pub fn tell_gone(&self, address: Sbdf) -> Question {
+    pub fn tell_gone(&self, address: Sbdf) -> AerNotification {
         let flags = self.flags();
         if !flags.contains(Flags::AER_HANDLER) {
-            return Question::Deaf;
+            return AerNotification::Deaf;
         }
         if flags.contains(Flags::BACKEND_ACTIVE) {
-            return Question::Busy;
+            return AerNotification::Busy;
         }
         let cells = &self.0;
         macro_rules! write {
@@ -45,7 +45,7 @@ impl<P: SharedPage> BackendPage<P> {
         write!(bus, address.bus().into());
         write!(devfn, address.devfn().into());
         cells.flags().fetch_or(Flags::BACKEND_ACTIVE.bits(), Ordering::Release);
-        Question::Asked
+        AerNotification::Sent
     }
 }
 

@@ -9,7 +9,7 @@
 //! | [`layout`] | the structs of the header, only ever used for their sizes and offsets |
 //! | [`Flags`], [`Command`], [`ErrorCode`], [`Request`], [`Reply`] | the words of the protocol |
 //! | [`BackendPage`], [`FrontendPage`] | the two ends of a page |
-//! | [`Question`] | what the backend tells about errors of a device |
+//! | [`AerNotification`] | what the backend tells about errors of a device |
 //! | [`BrokerCommand`], [`Features`] | what stub and broker say on a page of their own |
 //! | [`SharedPage`], [`OwnedPage`] | memory for a page: any that promises to stay, or our own for tests and simulation |
 //!
@@ -30,7 +30,7 @@ pub mod layout;
 mod page;
 mod request;
 
-pub use aer::{PERMANENT_FAILURE, Question};
+pub use aer::{AerNotification, PERMANENT_FAILURE};
 pub use backend::BackendPage;
 pub use broker::{BrokerCommand, Features};
 pub use command::Command;

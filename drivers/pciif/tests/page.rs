@@ -5,8 +5,8 @@ use std::thread;
 
 use pciif::layout::MsixEntry;
 use pciif::{
-    BackendPage, BrokerCommand, Command, ErrorCode, Features, Flags, FrontendPage, OwnedPage, PERMANENT_FAILURE,
-    Question, Reply, Request,
+    AerNotification, BackendPage, BrokerCommand, Command, ErrorCode, Features, Flags, FrontendPage, OwnedPage,
+    PERMANENT_FAILURE, Reply, Request,
 };
 use proptest::prelude::*;
 use xen_types::Sbdf;
@@ -49,19 +49,19 @@ fn a_question_looks_on_the_wire_as_specified() {
     let page = OwnedPage::new();
     let (frontend, backend) = both(&page);
     let address = Sbdf::from_devfn(0, 0, 0x11);
-    assert_eq!(backend.tell_gone(address), Question::Deaf);
+    assert_eq!(backend.tell_gone(address), AerNotification::Deaf);
     assert_eq!((bytes(&page, 0), bytes(&page, 552)), ([0; 4], [0; 20]), "nothing is written for who does not listen");
     frontend.announce_aer();
     frontend.publish(&Request::conf_read(DEVICE, 0, 4));
-    assert_eq!(backend.tell_gone(address), Question::Asked);
+    assert_eq!(backend.tell_gone(address), AerNotification::Sent);
     assert_eq!(bytes(&page, 552), [6, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0, 0, 0]);
     assert_eq!(bytes(&page, 0), [7, 0, 0, 0], "and the request that is there stays");
     assert_eq!(bytes(&page, 572), [0; 4]);
-    assert_eq!(backend.tell_gone(DEVICE), Question::Busy);
+    assert_eq!(backend.tell_gone(DEVICE), AerNotification::Busy);
     assert_eq!(frontend.question(), Some([6, PERMANENT_FAILURE, 0, 0, 0x11]));
     frontend.answer(4);
     assert_eq!((frontend.question(), bytes(&page, 0)), (None, [3, 0, 0, 0]));
-    assert_eq!(backend.tell_gone(DEVICE), Question::Asked);
+    assert_eq!(backend.tell_gone(DEVICE), AerNotification::Sent);
 }
 
 #[test]

@@ -20,9 +20,9 @@ mod reply;
 mod request;
 mod state;
 
-pub mod figures;
 pub mod number;
 pub mod path;
+pub mod statistics;
 pub mod wire;
 
 pub use blocking::{Store, StoreError, Transaction, Transport};

@@ -120,16 +120,16 @@ pub fn ring_port_node(stub: DomId) -> String {
     child(&domain_path(stub), relative::RING_PORT)
 }
 
-/// Where the stub is asked for its figures: `/local/domain/S/data/pcidom/query`.
+/// Where the stub is asked for its statistics: `/local/domain/S/data/pcidom/query`.
 #[must_use]
 pub fn query_node(stub: DomId) -> String {
     child(&domain_path(stub), relative::QUERY)
 }
 
-/// Where the stub answers: `/local/domain/S/data/pcidom/figures`.
+/// Where the stub answers: `/local/domain/S/data/pcidom/statistics`.
 #[must_use]
-pub fn figures_node(stub: DomId) -> String {
-    child(&domain_path(stub), relative::FIGURES)
+pub fn statistics_node(stub: DomId) -> String {
+    child(&domain_path(stub), relative::STATISTICS)
 }
 
 /// What xl keeps about a device: `/libxl/pci/BDF`, with `domid` and `driver_path` in it.

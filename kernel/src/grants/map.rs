@@ -1,8 +1,8 @@
 //! Mapping pages that other domains grant to us.
 
 use super::GrantError;
+use crate::fixmap::FixmapEntry;
 use crate::hypercall::{hypercall5, number};
-use crate::window::Slot;
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
@@ -55,7 +55,7 @@ pub struct MapRequest {
 /// A mapped page of another domain, which may write to it at any time. Dropping it unmaps it.
 #[derive(Debug)]
 pub struct GrantMapping {
-    slot: Slot,
+    slot: FixmapEntry,
     handle: u32,
     writable: bool,
 }
@@ -91,7 +91,7 @@ impl Drop for GrantMapping {
 /// # Errors
 /// Xen's refusal, or that there is no free slot.
 pub fn map(request: MapRequest) -> Result<GrantMapping, GrantError> {
-    let slot = Slot::take().map_err(GrantError::Call)?;
+    let slot = FixmapEntry::take().map_err(GrantError::Call)?;
     let mut argument = request.argument(&slot);
     let call = map_arguments(core::slice::from_mut(&mut argument));
     finish(request, slot, &argument, call)
@@ -99,13 +99,13 @@ pub fn map(request: MapRequest) -> Result<GrantMapping, GrantError> {
 
 /// Maps several pages with one hypercall; each entry has a result of its own, in the order of the requests.
 pub fn map_batch(requests: &[MapRequest]) -> Vec<Result<GrantMapping, GrantError>> {
-    let slots: Vec<Result<Slot, Errno>> = requests.iter().map(|_| Slot::take()).collect();
+    let slots: Vec<Result<FixmapEntry, Errno>> = requests.iter().map(|_| FixmapEntry::take()).collect();
     let with_slots = requests.iter().zip(&slots);
     let mut arguments: Vec<MapArgument> =
         with_slots.filter_map(|(request, slot)| Some(request.argument(slot.as_ref().ok()?))).collect();
     let call = map_arguments(&mut arguments);
     let mut arguments = arguments.iter();
-    let finish = |(request, slot): (&MapRequest, Result<Slot, Errno>)| {
+    let finish = |(request, slot): (&MapRequest, Result<FixmapEntry, Errno>)| {
         let slot = slot.map_err(GrantError::Call)?;
         let argument = arguments.next().ok_or(GrantError::Call(Errno::EINVAL))?;
         finish(*request, slot, argument, call)
@@ -114,7 +114,7 @@ pub fn map_batch(requests: &[MapRequest]) -> Vec<Result<GrantMapping, GrantError
 }
 
 impl MapRequest {
-    fn argument(&self, slot: &Slot) -> MapArgument {
+    fn argument(&self, slot: &FixmapEntry) -> MapArgument {
         MapArgument {
             host_addr: slot.address() as u64,
             flags: GNTMAP_HOST_MAP | if self.writable { 0 } else { GNTMAP_READONLY },
@@ -136,7 +136,7 @@ fn map_arguments(arguments: &mut [MapArgument]) -> Result<(), Errno> {
 
 fn finish(
     request: MapRequest,
-    slot: Slot,
+    slot: FixmapEntry,
     argument: &MapArgument,
     call: Result<(), Errno>,
 ) -> Result<GrantMapping, GrantError> {

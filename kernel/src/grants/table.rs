@@ -1,12 +1,12 @@
 //! Our own grant table: pages that we give to others (the broker's ring, the self-test's page).
 
 use super::GrantError;
+use crate::fixmap::FixmapEntry;
 use crate::heap;
 use crate::hypercall::{hypercall5, number};
 use crate::layout::PAGE_SIZE;
 use crate::memory;
 use crate::paging::{self, PteFlags};
-use crate::window::Slot;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering};
@@ -46,7 +46,7 @@ const _: () = assert!(offset_of!(SetupArgument, frame_list) == 16);
 
 /// The mapped table and which entries are taken.
 struct Table {
-    slot: Slot,
+    slot: FixmapEntry,
     taken: [u64; ENTRIES / 64],
 }
 
@@ -54,7 +54,7 @@ static TABLE: Mutex<Option<Table>> = Mutex::new(None);
 
 impl Table {
     fn map() -> Result<Self, GrantError> {
-        let slot = Slot::take().map_err(GrantError::Call)?;
+        let slot = FixmapEntry::take().map_err(GrantError::Call)?;
         let mut frame = 0u64;
         let mut argument = SetupArgument {
             domain: DomId::SELF.0,

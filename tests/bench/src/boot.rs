@@ -81,7 +81,7 @@ pub(crate) enum Kind {
     /// With devices of many kinds.
     Devices,
     /// With 256 functions behind ports, for many small guests.
-    Crowd,
+    Scale,
     /// With what else real hosts have: an IDE controller in legacy mode, the primary VGA, BARs that share a page, and many more devices.
     Neighbours,
     /// For figures in real time: with more devices, for more guests.
@@ -95,7 +95,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// Those that each have cases of their own.
     pub(crate) const LANES: [Self; 7] =
-        [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Crowd, Self::Neighbours];
+        [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Scale, Self::Neighbours];
 
     /// What logs and the agent call it.
     pub(crate) fn name(self) -> &'static str {
@@ -106,7 +106,7 @@ impl Kind {
             Self::NoIommu => "no-iommu",
             Self::Direct => "direct",
             Self::Devices => "devices",
-            Self::Crowd => "crowd",
+            Self::Scale => "scale",
             Self::Neighbours => "neighbours",
             Self::Soak => "soak",
             Self::Figures => "figures",
@@ -123,7 +123,7 @@ impl Kind {
             | Self::Chosen
             | Self::NoIommu
             | Self::Devices
-            | Self::Crowd
+            | Self::Scale
             | Self::Neighbours
             | Self::Soak
             | Self::Figures => "",
@@ -146,7 +146,7 @@ impl Kind {
             | Self::NoIommu
             | Self::Direct
             | Self::Devices
-            | Self::Crowd
+            | Self::Scale
             | Self::Neighbours => LIMIT,
             Self::Figures | Self::Instructions => FIGURES_LIMIT,
             Self::Soak => SOAK_LIMIT,
@@ -273,7 +273,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
         fs::write(&rom, [&[0x55, 0xaa][..], &[0; ROM_BYTES - 2]].concat())?;
         device(&format!("pvscsi,addr=f,romfile={}", rom.display()));
     }
-    if kind == Kind::Crowd {
+    if kind == Kind::Scale {
         for port in 0..PORTS {
             let (slot, function) = (0x10 + port / 8, port % 8);
             device(&format!(

@@ -5,8 +5,9 @@ use std::{path::PathBuf, time::Duration};
 use anyhow::Result;
 
 use crate::{
+    crash_dump,
     images::Images,
-    last_words, layout,
+    layout,
     qemu::{Clock, Line, Logs, Machine},
     release::Release,
     report::Report,
@@ -53,7 +54,7 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     if let Some(missing) = missing {
         println!("{missing}");
     }
-    tally += last_words::run(&mut machine, &dir, verbose)?;
+    tally += crash_dump::run(&mut machine, &dir, verbose)?;
     if tally.failed > 0 {
         layout::keep_logs(&dir)?;
         eprintln!("bench: the console is in {}", dir.display());

@@ -5,13 +5,13 @@
 mod boot;
 mod command;
 mod cpio;
+mod crash_dump;
 mod demo;
 mod fast;
 mod figures;
 mod full;
 mod image_check;
 mod images;
-mod last_words;
 mod layout;
 mod notes;
 mod packages;

@@ -176,7 +176,7 @@ impl Admin {
         self.rights.retain(|device, guest| {
             let is_listed = tool.entries(*guest).iter().any(|(listed, _)| listed == device);
             let state = tool.pool_state(*device).unwrap_or_default();
-            is_listed || state == format!("lent {guest}") || state == format!("vanished {guest}")
+            is_listed || state == format!("assigned {guest}") || state == format!("absent {guest}")
         });
         self.rights.len() != before
     }

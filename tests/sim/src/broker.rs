@@ -1,7 +1,7 @@
 //! dom0's broker as `docs/broker.md` describes it, over the simulated machine. It keeps the books on every pirq and can be
 //! stopped, killed at the worst moment, and made to lie.
 //!
-//! Strict: a pirq that is mapped twice or unmapped twice, or a request for a device that its stub has not lent, fails the test.
+//! Strict: a pirq that is mapped twice or unmapped twice, or a request for a device that its stub has not assigned, fails the test.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -449,7 +449,7 @@ fn a_guest_that_dies_leaves_a_device_that_is_free_when_it_is_quiet() {
     world.settle();
     world.tool.remove_dirs(guest);
     world.settle();
-    assert_eq!(world.tool.pool_state(A).as_deref(), Some("lent 5"), "the broker has not made it quiet");
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"), "the broker has not made it quiet");
     world.broker.go_on();
     world.settle();
     assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));

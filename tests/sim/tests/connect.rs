@@ -41,7 +41,7 @@ fn transcript_a_one_device_at_boot() {
     assert_eq!(node(&world, "state-0"), "3");
     assert_eq!(node(&world, "root-0"), "0000:00");
     assert_eq!(node(&world, "root_num"), "1");
-    assert_eq!(world.tool.pool_state(A).as_deref(), Some("lent 5"));
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"));
 
     world.settle();
     assert_eq!(world.states(guest), ("4".to_string(), 4));

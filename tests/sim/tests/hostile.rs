@@ -173,7 +173,7 @@ fn a_storm_of_states_costs_the_others_nothing_and_ends_with_a_connection() {
     assert_eq!(world.states(bad), ("4".to_string(), 4));
 }
 
-/// Each round takes the device back and lends it again. Everything that is done for it is paid for: by the guest, and only by that.
+/// Each round takes the device back and assigns it again. Everything that is done for it is paid for: by the guest, and only by that.
 #[test]
 fn a_guest_that_comes_and_goes_pays_for_every_look() {
     let (mut world, good, bad) = two_guests();
@@ -284,7 +284,7 @@ fn one_device_that_cannot_be_had_fails_alone_and_is_tried_again_when_it_comes() 
     let (mut world, _, bad) = two_guests();
     world.tool.change(|store| {
         world.tool.write_device(store, bad, 1, C)?; // not in the pool
-        world.tool.write_device(store, bad, 2, B)?; // lent to the other
+        world.tool.write_device(store, bad, 2, B)?; // assigned to the other
         store.write(&format!("{}/dev-3", world.tool.backend_dir(bad)), "no device")?;
         store.write(&format!("{}/num_devs", world.tool.backend_dir(bad)), "4")
     });
@@ -293,7 +293,7 @@ fn one_device_that_cannot_be_had_fails_alone_and_is_tried_again_when_it_comes() 
     assert_eq!(node(&world, "state"), "3");
     assert_eq!(["state-0", "state-1", "state-2"].map(|name| node(&world, name)), ["3", "6", "6"]);
     let error = world.tool.error(bad).expect("an error");
-    let want = "19 0000:06:00.0 is not in the pool; 0000:05:02.0 is lent to domain 6; dev-3 is no PCI address";
+    let want = "19 0000:06:00.0 is not in the pool; 0000:05:02.0 is assigned to domain 6; dev-3 is no PCI address";
     assert_eq!(error, want);
 
     world.tool.add_to_pool(C, sim::device::Function::endpoint(0x8086, 1));

@@ -81,7 +81,7 @@ fn transcript_b_a_function_joins_its_slot() {
     assert_eq!(node(&world, guest, "vdev-1"), "0000:00:00.01");
     assert_eq!(node(&world, guest, "state-1"), "3");
     assert_eq!((node(&world, guest, "root_num"), node(&world, guest, "root-0")), ("1".into(), "0000:00".into()));
-    assert_eq!(pool(&world, A1), "lent 5");
+    assert_eq!(pool(&world, A1), "assigned 5");
 
     step(&mut world, guest);
     assert_eq!(states(&world, guest), both(4, 4));
@@ -96,7 +96,7 @@ fn transcript_c_index_0_leaves_and_the_next_moves_down() {
     world.tool.hot_detach(guest, &[A]);
     world.stub.settle();
     assert_eq!(states(&world, guest), both(7, 4));
-    assert_eq!(pool(&world, A), "lent 5", "not before the guest has let go");
+    assert_eq!(pool(&world, A), "assigned 5", "not before the guest has let go");
     step(&mut world, guest);
     assert_eq!(world.guest(guest).goodbyes, [(virt(0), Some(0))], "its driver was served to the end");
     assert_eq!(states(&world, guest), both(8, 7));
@@ -138,7 +138,7 @@ fn several_devices_come_and_go_in_one_transition() {
     world.settle();
     assert_eq!(states(&world, guest), both(4, 4));
     assert_eq!(world.guest(guest).found, [at(1, A1)]);
-    assert_eq!([A, A1, B, C].map(|device| pool(&world, device)), ["free", "lent 5", "free", "free"]);
+    assert_eq!([A, A1, B, C].map(|device| pool(&world, device)), ["free", "assigned 5", "free", "free"]);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_device_that_cannot_be_had_fails_alone_and_the_others_come() {
     assert_eq!(found, ["3", "6", "3", "6"]);
     assert_eq!(world.guest(guest).found, [at(0, A), at(8, B)]);
     let error = world.tool.error(guest).expect("a reason");
-    assert_eq!(error, "16 0000:06:00.0 is lent to domain 6; 0000:09:00.0 is not in the pool");
+    assert_eq!(error, "16 0000:06:00.0 is assigned to domain 6; 0000:09:00.0 is not in the pool");
     assert_eq!(world.guest(other).found, [at(0, C)]);
 
     // The tool takes the entries away, and can try again when the device is free.
@@ -229,7 +229,7 @@ fn a_guest_that_never_answers_is_waited_for_quietly_and_can_be_rolled_back() {
         assert_eq!(states(&world, guest), both(4, 4));
         assert_eq!(node(&world, guest, "state-0"), "3");
         assert_eq!(read(&mut world, guest, 0), (0, at(0, A).1));
-        assert_eq!(pool(&world, A), "lent 5");
+        assert_eq!(pool(&world, A), "assigned 5");
         // By force: the guest has no say.
         world.tool.remove_entries(guest, &[A]);
         world.settle();
@@ -288,16 +288,16 @@ fn a_change_that_is_queued_at_8_gets_a_round_of_its_own() {
         }
         world.stub.settle();
         assert_eq!(states(&world, guest), both(8, 7), "the guest has not looked at the new entry");
-        assert_eq!(pool(&world, detached), "lent 5");
+        assert_eq!(pool(&world, detached), "assigned 5");
     }
     step(&mut world, guest);
     assert_eq!(states(&world, guest), both(7, 4), "the second round");
-    assert_eq!((pool(&world, A), pool(&world, B)), ("lent 5".to_string(), "lent 5".to_string()));
+    assert_eq!((pool(&world, A), pool(&world, B)), ("assigned 5".to_string(), "assigned 5".to_string()));
     world.settle();
     assert_eq!(states(&world, guest), both(4, 4));
     let goodbyes = world.guest(guest).goodbyes.clone();
     assert_eq!(goodbyes, [(virt(0), Some(0)), (virt(8), Some(0))]);
-    assert_eq!([A, B, C].map(|device| pool(&world, device)), ["free", "free", "lent 5"]);
+    assert_eq!([A, B, C].map(|device| pool(&world, device)), ["free", "free", "assigned 5"]);
 }
 
 #[test]
@@ -399,7 +399,7 @@ fn before_the_guest_runs_and_while_its_driver_is_not_there_nobody_is_asked() {
         world.stub.settle();
         assert_eq!(states(&world, guest), both(3, 1));
         assert_eq!((node(&world, guest, "state-0"), node(&world, guest, "state-1")), (at_3.into(), "3".into()));
-        assert_eq!((pool(&world, attach), pool(&world, detach)), ("lent 5".to_string(), "free".to_string()));
+        assert_eq!((pool(&world, attach), pool(&world, detach)), ("assigned 5".to_string(), "free".to_string()));
         world.tool.remove_entries(guest, &[detach]);
         world.stub.settle();
     }
@@ -412,7 +412,7 @@ fn before_the_guest_runs_and_while_its_driver_is_not_there_nobody_is_asked() {
     assert_eq!((states(&world, guest), pool(&world, A)), (both(6, 6), "free".to_string()));
     world.guest(guest).set_state(1);
     world.settle();
-    assert_eq!((states(&world, guest), pool(&world, B)), (both(4, 4), "lent 5".to_string()));
+    assert_eq!((states(&world, guest), pool(&world, B)), (both(4, 4), "assigned 5".to_string()));
 }
 
 #[test]
@@ -439,7 +439,7 @@ fn a_device_that_is_taken_by_force_is_gone_at_any_moment() {
         world.tool.remove_entries(guest, &[A, B]);
         world.settle();
         assert_eq!(states(&world, guest), both(4, 4), "after {count} steps");
-        assert_eq!([A, B, C].map(|device| pool(&world, device)), ["free", "free", "lent 5"], "after {count} steps");
+        assert_eq!([A, B, C].map(|device| pool(&world, device)), ["free", "free", "assigned 5"], "after {count} steps");
         // The new one is at a slot of its own, or at one that was free again.
         let served =
             [0, 8, 16].map(|devfn| read(&mut world, guest, devfn)).into_iter().filter(|found| *found != NO_DEVICE);
@@ -546,7 +546,7 @@ fn a_detached_device_is_made_quiet_before_it_is_free() {
     world.broker.stop();
     world.tool.remove_entries(guest, &[A]);
     world.settle();
-    assert_eq!(pool(&world, A), "lent 5", "not before the broker is done with it");
+    assert_eq!(pool(&world, A), "assigned 5", "not before the broker is done with it");
     assert_eq!(read(&mut world, guest, 0), NO_DEVICE);
     world.broker.go_on();
     world.settle();

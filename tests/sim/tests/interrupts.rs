@@ -204,7 +204,7 @@ impl Play {
         world.settle();
         for device in DEVICES[guest] {
             let state = world.tool.pool_state(*device).expect("in the pool");
-            assert!(!state.starts_with("lent"), "waits for ever: {device} {state}");
+            assert!(!state.starts_with("assigned"), "waits for ever: {device} {state}");
             world.xen.with_function(ecam(*device), |function| {
                 function.enable(false, false);
                 function.set_bus_master(false);

@@ -89,7 +89,7 @@ fn a_directory_that_is_replaced_at_any_moment_starts_anew() {
         let ids = u32::from(device_id(B)) << 16 | 0x8086;
         assert_eq!(world.guest(guest).found, [(FIRST, ids)]);
         assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
-        assert_eq!(world.tool.pool_state(B).as_deref(), Some("lent 5"));
+        assert_eq!(world.tool.pool_state(B).as_deref(), Some("assigned 5"));
     });
 }
 
@@ -140,7 +140,7 @@ fn entries_that_move_down_at_any_moment_keep_their_addresses() {
         assert_eq!(["vdev-0", "vdev-1"].map(node), ["0000:00:01.00", "0000:00:02.00"], "after {count} steps");
         assert_eq!(["state-0", "state-1"].map(node), ["3", "3"], "after {count} steps");
         let states = [A, B, C].map(|device| world.tool.pool_state(device).unwrap_or_default());
-        assert_eq!(states, ["free", "lent 5", "lent 5"], "after {count} steps");
+        assert_eq!(states, ["free", "assigned 5", "assigned 5"], "after {count} steps");
     }
 }
 
@@ -168,7 +168,7 @@ fn who_waits_for_a_device_gets_it_when_it_comes_back_and_as_new() {
     let next = world.create_guest(6);
     world.tool.attach(next, &[A]);
     world.stub.settle();
-    assert_eq!(world.tool.error(next).as_deref(), Some("16 0000:03:00.0 is lent to domain 5"));
+    assert_eq!(world.tool.error(next).as_deref(), Some("16 0000:03:00.0 is assigned to domain 5"));
     {
         let World { stub, guests, .. } = &mut world;
         guests[&guest].ask(stub, &Request::conf_write(FIRST, 0x10, 4, u32::MAX));
@@ -246,7 +246,7 @@ fn a_closed_frontend_keeps_its_devices_while_it_is_online() {
     world.guest(guest).unload();
     world.stub.settle();
     assert_eq!(world.states(guest), ("6".to_string(), 6));
-    assert_eq!(world.tool.pool_state(A).as_deref(), Some("lent 5"));
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"));
     let held = world.xen.held_by(world.stub.domid());
     assert_eq!((held.pages, held.ports), (0, 0));
 }

@@ -26,7 +26,7 @@ fn on_each(test: impl Fn(&mut World, DomId)) {
         assert!(states.iter().all(|state| state.as_deref() == Some("3")), "{flavour:?}: {states:?}");
         assert_eq!(world.tool.error(guest), None, "{flavour:?}");
         for device in all {
-            assert_eq!(world.tool.pool_state(device).as_deref(), Some("lent 5"), "{flavour:?}: {device}");
+            assert_eq!(world.tool.pool_state(device).as_deref(), Some("assigned 5"), "{flavour:?}: {device}");
         }
     }
 }

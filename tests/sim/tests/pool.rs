@@ -1,4 +1,4 @@
-//! The pool: devices come in, are looked at, lent, taken back, let go.
+//! The pool: devices come in, are looked at, assigned, taken back, let go.
 
 use sim::device::Function;
 use sim::tool::ecam;
@@ -99,12 +99,12 @@ fn the_33rd_slot_is_refused_alone_and_not_asked_for_again_and_again() {
 }
 
 #[test]
-fn a_device_is_let_go_when_asked_but_not_while_it_is_lent() {
+fn a_device_is_let_go_when_asked_but_not_while_it_is_assigned() {
     let mut world = World::new(&[A]);
     let guest = world.connect(5, &[A]);
     world.tool.set_online(A, false);
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("lent 5", 1));
+    assert_eq!((state(&world, A).as_str(), windows(&world)), ("assigned 5", 1));
     world.destroy(guest);
     world.settle();
     assert_eq!((state(&world, A).as_str(), windows(&world)), ("released", 0));
@@ -115,7 +115,7 @@ fn a_device_is_let_go_when_asked_but_not_while_it_is_lent() {
 }
 
 #[test]
-fn a_device_that_is_leaving_is_not_lent_again() {
+fn a_device_that_is_leaving_is_not_assigned_again() {
     let mut world = World::new(&[A]);
     world.connect(5, &[A]);
     world.tool.set_online(A, false);
@@ -139,7 +139,7 @@ fn a_device_that_comes_back_loud_is_refused() {
 }
 
 #[test]
-fn a_device_that_is_pulled_out_while_lent_reads_as_ones_and_does_not_come_back() {
+fn a_device_that_is_pulled_out_while_assigned_reads_as_ones_and_does_not_come_back() {
     let mut world = World::new(&[A]);
     let guest = world.connect(5, &[A]);
     world.xen.unplug(ecam(A));
@@ -161,7 +161,7 @@ fn a_device_described_anew_is_mapped_anew() {
 }
 
 #[test]
-fn nodes_that_vanish_while_the_device_is_lent_are_no_loss() {
+fn nodes_that_vanish_while_the_device_is_assigned_are_no_loss() {
     let mut world = World::new(&[A]);
     let guest = world.connect(5, &[A]);
     world.tool.remove_from_pool(A);

@@ -52,7 +52,7 @@ fn assert_changed(world: &mut World, guest: DomId) {
     let mut found = world.guest(guest).found.iter().map(|(_, ids)| ids >> 16).collect::<Vec<_>>();
     found.sort_unstable();
     assert_eq!(found, [B, C].map(|device| u32::from(device_id(device))));
-    assert_eq!(pool(world), ["free", "lent 5", "lent 5"]);
+    assert_eq!(pool(world), ["free", "assigned 5", "assigned 5"]);
     let states = [0, 1, 2].map(|index| world.tool.backend(guest, &format!("state-{index}")).unwrap_or_default());
     assert_eq!(states, ["5", "3", "3"]);
     assert!(world.tool.is_settled(guest));
@@ -93,7 +93,7 @@ fn the_guest_reboots_and_its_next_domain_gets_the_devices() {
         let next = DomId(6);
         assert_eq!(world.states(next), ("4".to_string(), 4));
         assert_eq!(world.guest(next).found.len(), 2);
-        assert_eq!(pool(world), ["free", "lent 6", "lent 6"]);
+        assert_eq!(pool(world), ["free", "assigned 6", "assigned 6"]);
         assert_eq!(world.stub.backend.frontends().collect::<Vec<_>>(), [next]);
     });
 }
@@ -117,7 +117,7 @@ fn the_directory_is_replaced() {
     at_every_step(replace, |world, guest| {
         assert_eq!(world.states(guest), ("4".to_string(), 4));
         assert_eq!(world.guest(guest).found.len(), 1);
-        assert_eq!(pool(world), ["free", "free", "lent 5"]);
+        assert_eq!(pool(world), ["free", "free", "assigned 5"]);
     });
 }
 
@@ -214,7 +214,7 @@ fn the_toolstack_rolls_back() {
         assert_eq!(world.states(guest), ("4".to_string(), 4));
         assert_eq!(world.guest(guest).found.len(), 2);
         if pool(world)[2] == "free" {
-            assert_eq!(pool(world), ["lent 5", "lent 5", "free"]);
+            assert_eq!(pool(world), ["assigned 5", "assigned 5", "free"]);
             assert_eq!(world.tool.backend(guest, "state-0").as_deref(), Some("3"));
         } else {
             assert_changed(world, guest); // it was over
@@ -228,6 +228,6 @@ fn another_change_comes_on_top() {
     at_every_step(change, |world, guest| {
         assert_eq!(world.states(guest), ("4".to_string(), 4));
         assert_eq!(world.guest(guest).found.len(), 1);
-        assert_eq!(pool(world), ["free", "free", "lent 5"]);
+        assert_eq!(pool(world), ["free", "free", "assigned 5"]);
     });
 }

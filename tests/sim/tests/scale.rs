@@ -48,7 +48,7 @@ fn virt(devfn: u8) -> Sbdf {
 fn sixty_four_guests_hammer_their_own_four_functions_each() {
     let mut world = connected(GUESTS, FUNCTIONS.into());
     assert_eq!(world.stub.backend.ports().count(), usize::from(GUESTS) + 1);
-    assert!(world.pool_states().values().all(|state| state.starts_with("lent ")));
+    assert!(world.pool_states().values().all(|state| state.starts_with("assigned ")));
     {
         let store = world.xen.store();
         let watches = store.watches(world.stub.connection()).len();

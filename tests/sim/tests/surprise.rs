@@ -54,13 +54,13 @@ fn a_read_of_ones_is_looked_into_and_everybody_is_told() {
     world.xen.unplug(ecam(A));
     let class = ask(&mut world, guest, &Request::conf_read(virt(0), 8, 4));
     assert_eq!(class.map(|(err, _)| err), Some(0), "from our own copy: nobody has noticed");
-    assert_eq!(pool(&world, A), "lent 5");
+    assert_eq!(pool(&world, A), "assigned 5");
 
     // How drivers look whether a function is still there.
     let ids = ask(&mut world, guest, &Request::conf_read(virt(0), 0, 4));
     assert_eq!(ids.map(|(err, _)| err), Some(-1));
     assert_eq!(read(&mut world, guest, 0), NO_DEVICE);
-    assert_eq!(pool(&world, A), "vanished 5");
+    assert_eq!(pool(&world, A), "absent 5");
     assert_eq!(world.tool.error(guest).as_deref(), Some("19 0000:03:00.0 is gone: it does not answer any more"));
     assert_eq!(world.guest(guest).question(), Some([6, 3, 0, 0, 0]));
     assert_eq!(world.states(guest), ("4".to_string(), 4));
@@ -83,7 +83,7 @@ fn a_register_that_is_all_ones_is_no_loss() {
     world.xen.with_function(ecam(A), |function| function.write(0x104, u32::MAX));
     let answer = ask(&mut world, guest, &Request::conf_read(virt(0), 0x104, 4));
     assert_eq!(answer, Some((0, u32::MAX)));
-    assert_eq!((pool(&world, A), world.tool.error(guest)), ("lent 5".to_string(), None));
+    assert_eq!((pool(&world, A), world.tool.error(guest)), ("assigned 5".to_string(), None));
 }
 
 #[test]
@@ -92,10 +92,10 @@ fn a_guest_that_asks_nothing_is_told_when_the_tool_has_us_look() {
     world.xen.unplug(ecam(A));
     world.tool.set_online(B, true);
     world.settle();
-    assert_eq!(pool(&world, A), "lent 5", "the other device");
+    assert_eq!(pool(&world, A), "assigned 5", "the other device");
     world.tool.set_online(A, true);
     world.settle();
-    assert_eq!(pool(&world, A), "vanished 5");
+    assert_eq!(pool(&world, A), "absent 5");
     assert_eq!(world.guest(guest).question(), Some([6, 3, 0, 0, 0]));
     assert!(world.tool.error(guest).is_some_and(|error| error.starts_with("19 0000:03:00.0 is gone: ")));
     // Once.
@@ -114,7 +114,7 @@ fn whatever_the_guest_answers_changes_nothing() {
         lose(&mut world, guest);
         world.guest(guest).answer_question(answer);
         world.settle();
-        assert_eq!((pool(&world, A), world.states(guest)), ("vanished 5".to_string(), ("4".to_string(), 4)));
+        assert_eq!((pool(&world, A), world.states(guest)), ("absent 5".to_string(), ("4".to_string(), 4)));
         assert_eq!(world.guest(guest).question(), None);
     }
     // Nor what it does to the words and the flag.
@@ -157,7 +157,7 @@ fn a_guest_that_answers_no_questions_is_asked_none() {
     page.set_word(0, 0);
     lose(&mut world, guest);
     assert_eq!((page.word(0), page.word(552)), (Some(0), Some(0)));
-    assert_eq!(pool(&world, A), "vanished 5");
+    assert_eq!(pool(&world, A), "absent 5");
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn its_slot_stays_taken_until_the_tool_detaches_it_and_then_it_is_refused() {
     world.tool.hot_detach(guest, &[A]);
     world.settle();
     assert_eq!(world.states(guest), ("4".to_string(), 4));
-    assert_eq!(pool(&world, A), "refused it was gone while it was lent");
+    assert_eq!(pool(&world, A), "refused it was gone while it was assigned");
     world.tool.remove_entries(guest, &[A]);
     world.tool.hot_attach(guest, &[(C, None)]);
     world.settle();
@@ -188,11 +188,11 @@ fn something_that_is_plugged_in_meanwhile_is_nothing_to_this_guest() {
     world.guest(guest).unload();
     world.guest(guest).set_state(1);
     world.settle();
-    assert_eq!((world.states(guest).0, pool(&world, A)), ("4".to_string(), "vanished 5".to_string()));
+    assert_eq!((world.states(guest).0, pool(&world, A)), ("4".to_string(), "absent 5".to_string()));
     assert_eq!(read(&mut world, guest, 0), NO_DEVICE, "also after a new start");
     world.destroy(guest);
     world.settle();
-    assert_eq!(pool(&world, A), "refused it was gone while it was lent");
+    assert_eq!(pool(&world, A), "refused it was gone while it was assigned");
     // The tool has it reset and looked at anew.
     world.tool.write(&format!("/local/domain/{}/pool/{}/state", world.stub.domid(), A.path_component()), "new");
     world.settle();
@@ -214,7 +214,7 @@ fn one_that_was_in_use_goes_without_the_stub_waiting_for_anybody() {
         lose(&mut world, guest);
         world.tool.remove_entries(guest, &[A]);
         world.settle_deadlines(10);
-        assert_eq!(pool(&world, A), "refused it was gone while it was lent");
+        assert_eq!(pool(&world, A), "refused it was gone while it was assigned");
         assert_eq!(world.xen.held_by(world.stub.domid()).windows, 2, "only the free ones are mapped");
     }
 }
@@ -233,10 +233,10 @@ fn a_device_that_vanishes_in_the_middle_of_a_change_fails_alone() {
         world.settle();
         assert_eq!(world.states(guest), ("4".to_string(), 4), "after {count} steps");
         assert!(world.tool.is_settled(guest), "after {count} steps");
-        assert_eq!((pool(&world, A), pool(&world, B)), ("vanished 5".to_string(), "free".to_string()));
+        assert_eq!((pool(&world, A), pool(&world, B)), ("absent 5".to_string(), "free".to_string()));
         // It was gone before anybody had it, or with the guest.
         let third = (pool(&world, C), world.tool.backend(guest, "state-2").unwrap_or_default());
-        let outcomes = [("refused the function does not answer", "6"), ("vanished 5", "3")];
+        let outcomes = [("refused the function does not answer", "6"), ("absent 5", "3")];
         assert!(outcomes.contains(&(&third.0, &third.1)), "after {count} steps: {third:?}");
         if !was_under_way {
             return;
@@ -256,11 +256,11 @@ fn a_virtual_function_reads_as_ones_and_is_there() {
     for (offset, size, want) in [(0, 4, 0x1520_8086), (0, 2, 0x8086), (2, 2, 0x1520), (0x3c, 1, 0x0b)] {
         assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), offset, size)), Some((0, want)), "{offset:#x}");
     }
-    assert_eq!(pool(&world, A), "lent 5");
+    assert_eq!(pool(&world, A), "assigned 5");
     // Decoding is the guest's to see, and nobody's to write.
     assert_eq!(ask(&mut world, guest, &Request::conf_write(virt(0), 4, 2, 2)).map(|(err, _)| err), Some(0));
     assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), 4, 2)), Some((0, 2)));
     world.xen.unplug(ecam(A));
     assert_eq!(ask(&mut world, guest, &Request::conf_read(virt(0), 0, 4)).map(|(err, _)| err), Some(-1));
-    assert_eq!(pool(&world, A), "vanished 5");
+    assert_eq!(pool(&world, A), "absent 5");
 }

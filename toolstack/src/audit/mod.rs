@@ -28,7 +28,7 @@ pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
 pub(crate) use pirqs::{forget_pirqs, note_pirqs};
 
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -51,7 +51,7 @@ struct Wanted {
 ///
 /// # Errors
 /// Then nothing is known, and the devices must not be given to anybody.
-pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Holdings>, Error> {
+pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Vec<Holdings>, Error> {
     let mut holdings: Vec<Holdings> = devices.iter().map(|_| Holdings::default()).collect();
     let scope = host.settings.get().audit;
     if scope == Audit::Nobody {
@@ -84,7 +84,7 @@ pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[Facts]) -> Resul
 }
 
 /// Every PV domain that could have got a mapping from the guest, or have one left from another time.
-fn others(host: &Host, guest: DomId, devices: &[Facts]) -> Result<Vec<DomainName>, Error> {
+fn others(host: &Host, guest: DomId, devices: &[DeviceResources]) -> Result<Vec<DomainName>, Error> {
     let mut spared = vec![DomId::DOM0, guest];
     for facts in devices {
         spared.extend(device_table::load_one(host, facts.device)?.map(|record| record.stub));

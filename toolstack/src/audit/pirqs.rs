@@ -9,7 +9,7 @@ use xen_types::{DomId, Pirq, Sbdf};
 use xenstore::path;
 
 use crate::broker::Vectors;
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 use crate::records::device_table::{self, Phase};
@@ -17,7 +17,7 @@ use crate::store::Change;
 
 /// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
 /// earlier stay: a command may have died after it had unmapped some.
-pub(crate) fn note_pirqs(host: &Host, devices: &[Facts]) -> Result<Vec<Change>, Error> {
+pub(crate) fn note_pirqs(host: &Host, devices: &[DeviceResources]) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
     for facts in devices {
         let mut pirqs = noted(host, facts.device)?;
@@ -75,12 +75,12 @@ fn parse(value: &str) -> Option<BTreeSet<Pirq>> {
 }
 
 /// The devices that a guest has besides.
-pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Vec<Facts>, Error> {
+pub(super) fn staying(host: &Host, guest: DomId, leaving: &[DeviceResources]) -> Result<Vec<DeviceResources>, Error> {
     let mut staying = Vec::new();
     for record in device_table::load(host)? {
         let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
         if keeps && leaving.iter().all(|facts| facts.device != record.device) {
-            staying.extend(Facts::of_others(host, record.stub, &[record.device])?);
+            staying.extend(DeviceResources::of_others(host, record.stub, &[record.device])?);
         }
     }
     Ok(staying)
@@ -90,7 +90,7 @@ pub(super) fn staying(host: &Host, guest: DomId, leaving: &[Facts]) -> Result<Ve
 pub(super) fn without_others(
     host: &Host,
     mut pirqs: BTreeSet<Pirq>,
-    staying: &[Facts],
+    staying: &[DeviceResources],
 ) -> Result<BTreeSet<Pirq>, Error> {
     for facts in staying {
         for theirs in facts.gsi.map(Pirq).into_iter().chain(Vectors::load(host, facts.device)?.pirqs()) {

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use xen_types::Mfn;
 
-use crate::device::resources::{Facts, GuestRights};
+use crate::device::resources::{DeviceResources, GuestRights};
 use crate::xen::Frames;
 
 /// Frames to look for.
@@ -19,8 +19,8 @@ pub(super) struct Registers {
 impl Registers {
     /// The registers of a device that leaves a guest. A page that one of its other devices has registers in too is the guest's to
     /// map.
-    pub(super) fn leaving(device: &Facts, staying: &[Facts]) -> Self {
-        let frames = |devices: &[Facts]| GuestRights::of(devices).frames;
+    pub(super) fn leaving(device: &DeviceResources, staying: &[DeviceResources]) -> Self {
+        let frames = |devices: &[DeviceResources]| GuestRights::of(devices).frames;
         Self { wanted: frames(std::slice::from_ref(device)), allowed: frames(staying) }
     }
 

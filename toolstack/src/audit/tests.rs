@@ -6,7 +6,7 @@ use std::time::Duration;
 use xen_types::{DomId, Pirq};
 
 use super::{Holdings, holds, note_pirqs, pirqs, recover};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
 use crate::host::settings::{Audit, Settings};
@@ -38,8 +38,8 @@ fn web() -> DomainName {
     DomainName { id: WEB, name: Some("web".to_owned()) }
 }
 
-fn edu(machine: &Machine) -> Vec<Facts> {
-    vec![Facts::gather(&machine.host, device(EDU)).unwrap()]
+fn edu(machine: &Machine) -> Vec<DeviceResources> {
+    vec![DeviceResources::gather(&machine.host, device(EDU)).unwrap()]
 }
 
 fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<Holdings, Error> {

@@ -1,6 +1,6 @@
 //! What may be written, as a table (`docs/broker.md`, "What may be written"). Everything that is not in it is refused.
 
-use pci_config::{Grant, Openings};
+use pci_config::{PermittedWrite, WritableMask};
 
 use super::capabilities::Capabilities;
 use super::failure::Failure;
@@ -107,7 +107,7 @@ const RULES: [Rule; 5] = [
 pub(crate) const BUS_MASTER: u32 = 1 << 2;
 const MEMORY_WRITE_AND_INVALIDATE: u32 = 1 << 4;
 pub(crate) const INTX_DISABLE: u32 = 1 << 10;
-/// Special cycles, palette snoop, stepping, fast back-to-back.
+/// PolicyFlags cycles, palette snoop, stepping, fast back-to-back.
 const HARMLESS_COMMAND: u32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 9;
 const START_BIST: u32 = 0x40;
 const HAS_BIST: u32 = 0x80;
@@ -173,15 +173,15 @@ pub(crate) fn check(asked: &Asked, capabilities: &Capabilities, is_permissive: b
 pub(crate) fn check_policy(
     asked: &Asked,
     capabilities: &Capabilities,
-    openings: &Openings,
+    writable: &WritableMask,
 ) -> Result<Vec<Allowed>, Failure> {
     let (offset, width) = asked.place()?;
     let place = u16::try_from(offset).map_err(|_| Failure::BadAccess)?;
-    let granted = openings.grant(place, width, asked.mask, asked.value);
+    let granted = writable.grant(place, width, asked.mask, asked.value);
     if granted.is_empty() || capabilities.is_interrupt_register(offset, width as u64) {
         return Err(Failure::NotAllowed(NOT_ON_THE_LIST));
     }
-    let allowed = |Grant { offset, width, mask, value, ones_clear }| Allowed {
+    let allowed = |PermittedWrite { offset, width, mask, value, ones_clear }| Allowed {
         kind: Kind::Open,
         width,
         offset: offset.into(),

@@ -1,18 +1,18 @@
 //! One request: looked up, checked, carried out.
 
-use pci_config::{Openings, Policy};
+use pci_config::{Policy, WritableMask};
 use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
 use super::allow::{self, Asked, INTX_DISABLE, Kind};
+use super::assignment::Assigned;
 use super::capabilities::Capabilities;
 use super::failure::Failure;
 use super::interrupts::Work;
-use super::lent::Lent;
 use super::power;
-use super::quiet;
+use super::quiesce;
 use super::vectors::{self, Noted, Vectors};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::host::Host;
 use crate::records::device_table::{self, Phase};
 use crate::xen::Physdev;
@@ -56,13 +56,13 @@ pub(crate) fn execute(
     // All that is needed of xenstore, with one question.
     let [vectors, intx] = Noted::nodes(device);
     let other = if is_write { device_table::policy_node(device) } else { intx };
-    let (lent, [vectors, other]) = Lent::find(host, stub, device, &[vectors, other])?;
+    let (assigned, [vectors, other]) = Assigned::find(host, stub, device, &[vectors, other])?;
     let command = command.ok_or(Failure::UnknownCommand)?;
     let Some(config) = host.sysfs.find_config(device)? else {
         return Err(Failure::NotYours); // it was pulled out
     };
     let capabilities = Capabilities::read(&config)?;
-    let work = Work { host, physdev, lent, vectors: Vectors::from_node(vectors), config, capabilities };
+    let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors), config, capabilities };
     let intx_off = other.is_some();
     match command {
         BrokerCommand::ConfWrite => write(&work, request, device_table::parse_policy(device, other)?),
@@ -71,9 +71,9 @@ pub(crate) fn execute(
         BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
-            let facts = Facts::gather(host, device)?;
-            quiet::make_quiet(host, lent.guest, &facts)?;
-            if work.lent.is_current(host)? {
+            let facts = DeviceResources::gather(host, device)?;
+            quiesce::make_quiet(host, assigned.guest, &facts)?;
+            if work.assigned.is_current(host)? {
                 work.config.prepare(facts.decode())?;
             }
             check_after(&work).map(|()| Answer::default())
@@ -90,8 +90,8 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
     let capabilities = work.capabilities.without(hidden);
     let allowed = match (allow::check(&asked, &capabilities, is_permissive), policy) {
         (Err(Failure::NotAllowed(_)), Some(policy)) => {
-            let openings = work.config.look(|space| Openings::new(space, &policy))?;
-            for allowed in allow::check_policy(&asked, &capabilities, &openings)? {
+            let writable = work.config.look(|space| WritableMask::new(space, &policy))?;
+            for allowed in allow::check_policy(&asked, &capabilities, &writable)? {
                 let old = work.config.read(allowed.offset, allowed.width)?;
                 work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
             }
@@ -101,11 +101,11 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
     };
     let old = work.config.read(allowed.offset, allowed.width)?;
     let mut new = allowed.merged(old)?;
-    let device = work.lent.device;
+    let device = work.assigned.device;
     match allowed.kind {
         Kind::PowerState => {
-            let facts = Facts::gather(work.host, device)?;
-            let is_in_use = || work.lent.is_current(work.host);
+            let facts = DeviceResources::gather(work.host, device)?;
+            let is_in_use = || work.assigned.is_current(work.host);
             let has_lost = power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new, is_in_use)?;
             check_after(work)?;
             if has_lost {
@@ -131,8 +131,8 @@ fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<A
 /// A command may have taken the device back since it was looked up, and made it quiet before this write came. Then it is made so again: with the
 /// next guest, which may have it by now, nothing has turned bus mastering on that would not be asked for here.
 fn check_after(work: &Work<'_>) -> Result<(), Failure> {
-    let device = work.lent.device;
-    if work.lent.is_current(work.host)? {
+    let device = work.assigned.device;
+    if work.assigned.is_current(work.host)? {
         return Ok(());
     }
     let record = device_table::load_one(work.host, device)?;
@@ -140,7 +140,7 @@ fn check_after(work: &Work<'_>) -> Result<(), Failure> {
         Some(Phase::Attaching | Phase::Attached) => {
             work.config.change_word(COMMAND, |command| command & !BUS_MASTER_BIT)?;
         }
-        _ => work.config.quiesce(Facts::gather(work.host, device)?.decode())?,
+        _ => work.config.quiesce(DeviceResources::gather(work.host, device)?.decode())?,
     }
     Err(Failure::NotYours)
 }
@@ -150,7 +150,7 @@ fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
     if work.vectors.pirqs().is_empty() {
         return Ok(());
     }
-    work.physdev.restore(work.lent.device)?;
+    work.physdev.restore(work.assigned.device)?;
     work.switch_on(&work.vectors)
 }
 

@@ -12,12 +12,12 @@ use std::collections::BTreeSet;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use super::allow::INTX_DISABLE;
+use super::assignment::Assigned;
 use super::capabilities::{Capabilities, Msi, Msix};
 use super::failure::Failure;
-use super::lent::Lent;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{Doing, Error};
 use crate::host::Host;
 use crate::records::device_table;
@@ -40,7 +40,7 @@ const MAX_MSI: u32 = 32;
 pub(crate) struct Work<'a> {
     pub(crate) host: &'a Host,
     pub(crate) physdev: &'a dyn Physdev,
-    pub(crate) lent: Lent,
+    pub(crate) assigned: Assigned,
     /// What was mapped when the request came.
     pub(crate) vectors: Vectors,
     pub(crate) config: Config,
@@ -57,7 +57,7 @@ impl Work<'_> {
         }
         self.check_awake()?;
         let enabled = self.replace(intx_off, |mapped| {
-            let first = self.physdev.map(self.lent.guest, self.lent.device, Vector::Msi { count })?;
+            let first = self.physdev.map(self.assigned.guest, self.assigned.device, Vector::Msi { count })?;
             *mapped = Vectors::Msi((0..count).map(|number| Pirq(first.0.saturating_add(number))).collect());
             Ok(())
         })?;
@@ -73,10 +73,10 @@ impl Work<'_> {
         }
         let sysfs = &self.host.sysfs;
         let table_bar = msix
-            .table_bar(&sysfs.resources(self.lent.device)?)
+            .table_bar(&sysfs.resources(self.assigned.device)?)
             .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
         self.check_awake()?;
-        let physical = sysfs.physical_function(self.lent.device);
+        let physical = sysfs.physical_function(self.assigned.device);
         // The table of a virtual function answers when its physical function, which is dom0's, has it so.
         if let Some(physical) = physical
             && !sysfs.decodes_virtual_functions(physical)?
@@ -92,7 +92,7 @@ impl Work<'_> {
             let mut outcome = Ok(());
             let pirqs = indexes.iter().copied().map_while(|entry| {
                 let vector = Vector::Msix { entry, table_bar };
-                match self.physdev.map(self.lent.guest, self.lent.device, vector) {
+                match self.physdev.map(self.assigned.guest, self.assigned.device, vector) {
                     Ok(pirq) => Some((entry, pirq)),
                     Err(error) => {
                         outcome = Err(error.into());
@@ -108,7 +108,7 @@ impl Work<'_> {
 
     /// Turns off what is on and unmaps it.
     pub(crate) fn disable(&self, intx_off: bool) -> Result<(), Failure> {
-        let Lent { device, guest, .. } = self.lent;
+        let Assigned { device, guest, .. } = self.assigned;
         let noted = Noted { vectors: self.vectors.clone(), intx_off };
         if noted.vectors == Vectors::None {
             return Ok(());
@@ -133,7 +133,7 @@ impl Work<'_> {
         intx_off: bool,
         map: impl FnOnce(&mut Vectors) -> Result<(), Failure>,
     ) -> Result<Vectors, Failure> {
-        let Lent { device, guest, .. } = self.lent;
+        let Assigned { device, guest, .. } = self.assigned;
         let old = &self.vectors;
         let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
         if vectors::begin(self.host, guest, device, is_off)? {
@@ -146,7 +146,7 @@ impl Work<'_> {
         let done = map(&mut mapped)
             .and_then(|()| check_expressible(&mapped))
             .and_then(|()| self.switch_on(&mapped))
-            .and_then(|()| self.lent.check_after(self.host, &mapped.store(device)));
+            .and_then(|()| self.assigned.check_after(self.host, &mapped.store(device)));
         match done {
             Ok(()) => Ok(mapped),
             Err(failure) => {
@@ -173,7 +173,7 @@ impl Work<'_> {
 
     /// Undoes what was just done; the device may be nobody's by now.
     fn take_down(&self, noted: &Noted) -> Result<(), Failure> {
-        let Lent { device, guest, .. } = self.lent;
+        let Assigned { device, guest, .. } = self.assigned;
         clear(self.host, guest, device, &self.config, &self.capabilities, noted)?;
         // A command that takes the device back must not find a word of ours behind it.
         vectors::remove(self.host, device)?;
@@ -247,7 +247,7 @@ fn sweep(host: &Host, guest: DomId, device: Sbdf) -> Result<(), Error> {
     host.commit(&[vectors::begin_sweep(guest)])?;
     let mut keep = BTreeSet::new();
     for record in device_table::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
-        let facts = Facts::of_others(host, record.stub, &[record.device])?;
+        let facts = DeviceResources::of_others(host, record.stub, &[record.device])?;
         keep.extend(facts.into_iter().filter_map(|facts| facts.gsi));
         if record.device != device {
             // One that stays `busy` is another one that somebody died at.

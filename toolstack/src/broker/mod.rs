@@ -6,7 +6,7 @@
 //! | [`Broker`] | which stubs there are, and whose turn it is |
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
-//! | `lent`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
+//! | `assigned`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
 //! | `interrupts`, `vectors`, `power`, `quiet` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `reclaim` | devices of guests that are gone |
@@ -17,16 +17,16 @@
 //! killed at any moment and another one started.
 
 mod allow;
+mod assignment;
 mod capabilities;
 mod execute;
 mod failure;
 mod guards;
 mod interrupts;
-mod lent;
 mod log;
 mod manager;
 mod power;
-mod quiet;
+mod quiesce;
 mod reclaim;
 mod ring;
 mod serve;
@@ -40,22 +40,22 @@ use std::time::Duration;
 use xen_types::{DomId, Port};
 use xenstore::path;
 
-pub(crate) use quiet::let_go;
+pub(crate) use quiesce::let_go;
 pub(crate) use serve::serve;
 pub(crate) use vectors::end_sweeps;
 
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::reattach;
 use crate::ops::recover::held;
-use crate::records::device_table::{self, Phase, Record, Remembered};
+use crate::records::device_table::{self, Phase, Record, UnassignedEntry};
 use crate::records::running_commands::{self, Commands};
 use crate::store::StoreFailure;
 use crate::xen::{Physdev, Rings};
+use assignment::Assigned;
 use guards::Guards;
-use lent::Lent;
 use log::Log;
 pub(crate) use reclaim::Reclaimer;
 use reclaim::Retry;
@@ -334,7 +334,7 @@ impl<'a, R: Rings> Broker<'a, R> {
 
     /// Has the devices of dead guests taken back, those brought where they belong that are not there, and put right what a killed command
     /// left; tries again later if that did not work out.
-    fn look_after_devices(&mut self, records: &[Record], remembered: &[Remembered]) -> Result<(), Error> {
+    fn look_after_devices(&mut self, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
         let host = self.outside.host;
         let commands = Commands::look(host)?;
         if commands == Commands::AtWork {
@@ -367,8 +367,10 @@ impl<'a, R: Rings> Broker<'a, R> {
 fn recover_device(host: &Host, record: Record, guest: DomId) -> Result<(), Error> {
     let config = host.sysfs.config(record.device)?;
     let capabilities = capabilities::Capabilities::read(&config)?;
-    let lent = Lent { device: record.device, stub: record.stub, guest };
-    power::wake(host, &config, &capabilities, &Facts::gather(host, record.device)?, || lent.is_current(host))?;
+    let assigned = Assigned { device: record.device, stub: record.stub, guest };
+    power::wake(host, &config, &capabilities, &DeviceResources::gather(host, record.device)?, || {
+        assigned.is_current(host)
+    })?;
     let noted = Noted { vectors: Vectors::Busy, ..Noted::load(host, record.device)? };
     interrupts::clear(host, guest, record.device, &config, &capabilities, &noted)?;
     noted.forget(host, record.device)

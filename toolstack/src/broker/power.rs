@@ -6,7 +6,7 @@ use xen_types::{Resource, ResourceKind};
 
 use super::allow::{BUS_MASTER, INTX_DISABLE};
 use super::capabilities::Capabilities;
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 use crate::sysfs::{Config, Width};
@@ -42,7 +42,7 @@ pub(crate) fn is_awake(config: &Config, capabilities: &Capabilities) -> Result<b
 pub(crate) fn write_pmcsr(
     host: &Host,
     config: &Config,
-    facts: &Facts,
+    facts: &DeviceResources,
     offset: u64,
     value: u32,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
@@ -75,7 +75,7 @@ pub(crate) fn wake(
     host: &Host,
     config: &Config,
     capabilities: &Capabilities,
-    facts: &Facts,
+    facts: &DeviceResources,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
     /// Clears by a one that we do not mean to write.
@@ -107,7 +107,7 @@ impl Header {
     }
 
     /// Addresses before decoders.
-    fn restore(&self, config: &Config, facts: &Facts, command: u32) -> Result<(), Error> {
+    fn restore(&self, config: &Config, facts: &DeviceResources, command: u32) -> Result<(), Error> {
         // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
         for (index, resource) in facts.resources.iter().filter(|_| !facts.is_virtual()) {
             restore_address(config, *index, *resource)?;

@@ -133,7 +133,7 @@ fn changing(
     act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     host.load_settings()?;
-    host.take_turn(guest)?;
+    host.lock_commands(guest)?;
     running_commands::run(host, || {
         unfinished::settle(host)?;
         let reclaimed = reclaim(host)?;

@@ -159,9 +159,9 @@ pub(crate) fn to_detach(host: &Host, requests: &[DeviceRequest], guest: &str) ->
             continue;
         };
         let records = device_table::load(host)?;
-        let lent = records.iter().filter(|record| record.frontend.is_some_and(theirs)).map(|record| record.device);
+        let assigned = records.iter().filter(|record| record.frontend.is_some_and(theirs)).map(|record| record.device);
         let before = devices.len();
-        devices.extend(lent.filter(|device| device.same_slot(slot)));
+        devices.extend(assigned.filter(|device| device.same_slot(slot)));
         if devices.len() == before {
             devices.push(slot);
         }

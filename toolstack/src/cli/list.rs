@@ -50,9 +50,9 @@ pub(crate) struct DeviceEntry {
     backend_state: Option<&'static str>,
     frontend_state: Option<&'static str>,
     stub: Option<DomainEntry>,
-    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`, `held`.
+    /// The tool's word: `parked`, `pool`, `attaching`, `attached`, `detaching`, `leaked`.
     phase: &'static str,
-    /// The stub's word: `free`, `lent 5`, …
+    /// The stub's word: `free`, `assigned 5`, …
     pool: Option<String>,
     /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
     problem: Option<&'static str>,
@@ -179,7 +179,7 @@ fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static
         return Ok(Some("guest gone"));
     }
     let is_gone = !host.sysfs.exists(record.device)
-        || matches!(pool::state(host, record.stub, record.device)?, PoolState::Vanished(_));
+        || matches!(pool::state(host, record.stub, record.device)?, PoolState::Absent(_));
     if is_gone {
         return Ok(Some("device gone"));
     }

@@ -11,8 +11,8 @@ use xen_types::{DomId, Sbdf};
 
 use crate::cli::columns::columns;
 use crate::cli::list::{self, DomainEntry};
-use crate::cli::stub_query::{self, Question};
-use crate::device::resources::Facts;
+use crate::cli::stub_query::{self, StubQuery};
+use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
@@ -81,15 +81,19 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     let stub = record.map(|record| record.stub);
     let guest = record.and_then(|record| record.frontend);
     let policy = device_table::policy(host, device)?.unwrap_or_default();
-    let facts = Facts::gather(host, device)?;
+    let facts = DeviceResources::gather(host, device)?;
     let mut resources = [None; RESOURCES];
     for (index, resource) in &facts.resources {
         if let Some(place) = resources.get_mut(usize::from(*index)) {
             *place = Some(*resource);
         }
     }
-    let description =
-        Description { resources: &resources, ids: facts.ids, irq: facts.gsi.unwrap_or(0), special: policy.special() };
+    let description = Description {
+        resources: &resources,
+        ids: facts.ids,
+        irq: facts.gsi.unwrap_or(0),
+        policy_flags: policy.policy_flags(),
+    };
     let is_alone = match (stub, guest) {
         (Some(stub), Some(guest)) => is_alone(host, stub, guest)?,
         _ => false,
@@ -101,9 +105,9 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     })?;
     let refusals = match (stub, guest) {
         (Some(stub), Some(guest)) if pool::state(host, stub, device)?.is_with(guest) => {
-            Refusals(stub_query::ask(host, stub, Question::Refusals(device))?)
+            DeniedWrites(stub_query::ask(host, stub, StubQuery::DeniedWrites(device))?)
         }
-        _ => Refusals(None),
+        _ => DeniedWrites(None),
     };
     let named = |domain: Option<DomId>| domain.map(|id| domain::named(host, id)).transpose();
     Ok(Shown {
@@ -131,9 +135,9 @@ fn is_alone(host: &Host, stub: DomId, guest: DomId) -> Result<bool, Error> {
 }
 
 /// The stub's answer: offsets and how often. It may say anything.
-struct Refusals(Option<Vec<u64>>);
+struct DeniedWrites(Option<Vec<u64>>);
 
-impl Refusals {
+impl DeniedWrites {
     /// How many began at these places.
     fn within(&self, first: u64, end: u64) -> Option<u64> {
         let pairs = self.0.as_ref()?.chunks_exact(2);
@@ -147,7 +151,7 @@ impl Refusals {
 
 impl Register {
     /// `None` for one that there is nothing to say about: no name, zero, and nobody writes it.
-    fn new(entry: Entry, refusals: &Refusals) -> Option<Self> {
+    fn new(entry: Entry, refusals: &DeniedWrites) -> Option<Self> {
         let first = u64::from(entry.offset);
         let denied = refusals.within(first, first + u64::from(entry.bytes));
         let is_nothing = entry.name.is_empty() && entry.value == 0 && entry.device_bits == 0;
@@ -239,10 +243,10 @@ mod tests {
 
     #[test]
     fn whatever_a_stub_says_is_a_number() {
-        let refusals = Refusals(Some(vec![4, 2, 4, u64::MAX, 7, 1, 0x1000, 3, u64::MAX, 5, 9]));
+        let refusals = DeniedWrites(Some(vec![4, 2, 4, u64::MAX, 7, 1, 0x1000, 3, u64::MAX, 5, 9]));
         assert_eq!(refusals.within(4, 6), Some(u64::MAX));
         assert_eq!((refusals.within(6, 8), refusals.within(8, 12)), (Some(1), Some(0)));
         assert_eq!(refusals.within(ELSEWHERE, u64::MAX), Some(3));
-        assert_eq!(Refusals(None).within(0, 4), None);
+        assert_eq!(DeniedWrites(None).within(0, 4), None);
     }
 }

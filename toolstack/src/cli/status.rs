@@ -1,14 +1,14 @@
-//! `pcidom status`: how a stub is, in its own figures (`docs/xenstore.md`, "The stub's figures") and in what xenstore says.
+//! `pcidom status`: how a stub is, in its own statistics (`docs/xenstore.md`, "The stub's statistics") and in what xenstore says.
 
 use std::time::Duration;
 
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use xen_types::DomId;
-use xenstore::{figures, path};
+use xenstore::{path, statistics};
 
 use crate::cli::list::DomainEntry;
-use crate::cli::stub_query::{self, Question};
+use crate::cli::stub_query::{self, StubQuery};
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -32,7 +32,7 @@ pub(crate) struct Status {
     devices: Devices,
     frontends: Vec<Frontend>,
     /// None when the stub did not answer.
-    figures: Option<Figures>,
+    statistics: Option<Statistics>,
 }
 
 /// `pcidom serve`.
@@ -46,7 +46,7 @@ struct Broker {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Devices {
     free: u32,
-    lent: u32,
+    assigned: u32,
     refused: u32,
     /// New, released, vanished, or on their way.
     other: u32,
@@ -65,9 +65,9 @@ struct Frontend {
 
 /// The stub's numbers by their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Figures(Vec<(&'static str, u64)>);
+pub(crate) struct Statistics(Vec<(&'static str, u64)>);
 
-impl Serialize for Figures {
+impl Serialize for Statistics {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.0.len()))?;
         for (name, number) in &self.0 {
@@ -77,10 +77,10 @@ impl Serialize for Figures {
     }
 }
 
-impl Figures {
+impl Statistics {
     fn new(numbers: Vec<u64>) -> Self {
         // What a later version appends has no name here; what an earlier one lacks is not there.
-        Self(figures::NAMES.into_iter().zip(numbers).collect())
+        Self(statistics::NAMES.into_iter().zip(numbers).collect())
     }
 
     pub(crate) fn get(&self, name: &str) -> u64 {
@@ -102,7 +102,7 @@ pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
         broker: Broker { running: pid.is_some(), pid },
         devices: devices(host, stub.id)?,
         frontends: frontends(host, stub.id)?,
-        figures: stub_query::ask(host, stub.id, Question::Figures)?.map(Figures::new),
+        statistics: stub_query::ask(host, stub.id, StubQuery::Statistics)?.map(Statistics::new),
         stub: stub.into(),
     })
 }
@@ -113,7 +113,7 @@ fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
         let state = host.read(&format!("{}/{name}/state", path::pool_root(stub)))?.unwrap_or_default();
         let count = match PoolState::parse(&state) {
             PoolState::Free => &mut devices.free,
-            PoolState::Lent(_) => &mut devices.lent,
+            PoolState::Assigned(_) => &mut devices.assigned,
             PoolState::Refused(_) => &mut devices.refused,
             _ => &mut devices.other,
         };
@@ -144,11 +144,11 @@ fn frontend(host: &Host, stub: DomId, guest: DomId) -> Result<Frontend, Error> {
 impl Status {
     /// Whether the stub answered.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.figures.is_some() {
+        if self.statistics.is_some() {
             return Ok(());
         }
         let stub = DomainName { id: DomId(self.stub.id), name: self.stub.name.clone() };
-        Err(Error::StubSilent { stub, after: stub_query::ASKED_FOR, waiting_for: "its figures".to_owned() })
+        Err(Error::StubSilent { stub, after: stub_query::ASKED_FOR, waiting_for: "its statistics".to_owned() })
     }
 
     /// The JSON form.
@@ -166,7 +166,7 @@ impl Status {
             line("export", self.export.clone().unwrap_or_else(unknown)),
             line("memory", self.memory_kib.map_or_else(unknown, |kib| format!("{kib} KiB"))),
         ];
-        let figure = |name| self.figures.as_ref().map(|figures| figures.get(name));
+        let figure = |name| self.statistics.as_ref().map(|statistics| statistics.get(name));
         if let (Some(uptime), Some(used), Some(peak), Some(total)) =
             (figure("uptime_ns"), figure("heap_used"), figure("heap_peak"), figure("heap_total"))
         {
@@ -180,21 +180,21 @@ impl Status {
                 None => "not running: guests can read, but not write nor set up interrupts".to_owned(),
             },
         ));
-        let Devices { free, lent, refused, other } = self.devices;
-        lines.push(line("devices", format!("{free} free, {lent} lent, {refused} refused, {other} other")));
+        let Devices { free, assigned, refused, other } = self.devices;
+        lines.push(line("devices", format!("{free} free, {assigned} assigned, {refused} refused, {other} other")));
         for Frontend { guest, backend_state, frontend_state, devices, error } in &self.frontends {
             let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             let plural = if *devices == 1 { "" } else { "s" };
             let states = format!("backend {backend_state}, frontend {frontend_state}");
             lines.push(line("frontend", format!("{guest}: {devices} device{plural}, {states}{error}")));
         }
-        match &self.figures {
-            Some(Figures(list)) => {
+        match &self.statistics {
+            Some(Statistics(list)) => {
                 let shown = |name: &str| !["uptime_ns", "heap_used", "heap_peak", "heap_total"].contains(&name);
-                let figures = list.iter().filter(|(name, _)| shown(name));
-                lines.extend(figures.map(|(name, number)| line(&name.replace('_', " "), number.to_string())));
+                let statistics = list.iter().filter(|(name, _)| shown(name));
+                lines.extend(statistics.map(|(name, number)| line(&name.replace('_', " "), number.to_string())));
             }
-            None => lines.push(line("figures", "none: it does not answer".to_owned())),
+            None => lines.push(line("statistics", "none: it does not answer".to_owned())),
         }
         lines.join("\n")
     }
@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn later_and_earlier_backends_have_more_or_fewer_figures() {
-        assert_eq!(Figures::new(vec![1, 2]).0, [("uptime_ns", 1), ("heap_used", 2)]);
-        assert_eq!(Figures::new(vec![5; figures::COUNT + 3]).0.len(), figures::COUNT);
+        assert_eq!(Statistics::new(vec![1, 2]).0, [("uptime_ns", 1), ("heap_used", 2)]);
+        assert_eq!(Statistics::new(vec![5; statistics::COUNT + 3]).0.len(), statistics::COUNT);
     }
 
     #[test]

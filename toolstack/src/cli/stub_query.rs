@@ -1,4 +1,4 @@
-//! Questions to a stub about itself (`docs/xenstore.md`, "The stub's figures").
+//! Questions to a stub about itself (`docs/xenstore.md`, "The stub's statistics").
 
 use std::fmt;
 use std::time::Duration;
@@ -20,25 +20,25 @@ pub(crate) const ASKED_FOR: Duration = PATIENCE.saturating_mul(ATTEMPTS);
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Question {
+pub(crate) enum StubQuery {
     /// How it is.
-    Figures,
+    Statistics,
     /// Where this device's guest has written in vain.
-    Refusals(Sbdf),
+    DeniedWrites(Sbdf),
 }
 
-impl fmt::Display for Question {
+impl fmt::Display for StubQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Figures => Ok(()),
-            Self::Refusals(device) => write!(f, "-{}", device.path_component()),
+            Self::Statistics => Ok(()),
+            Self::DeniedWrites(device) => write!(f, "-{}", device.path_component()),
         }
     }
 }
 
 /// The numbers that the stub answers; `None` where it does not.
-pub(crate) fn ask(host: &Host, stub: DomId, question: Question) -> Result<Option<Vec<u64>>, Error> {
-    let (query, answer) = (path::query_node(stub), path::figures_node(stub));
+pub(crate) fn ask(host: &Host, stub: DomId, question: StubQuery) -> Result<Option<Vec<u64>>, Error> {
+    let (query, answer) = (path::query_node(stub), path::statistics_node(stub));
     // Nobody else who asks at this moment has this number.
     let number = std::process::id();
     let ask = Change::write(path::child(&query, &format!("{number}{question}")), "");

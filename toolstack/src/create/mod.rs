@@ -15,7 +15,7 @@ use std::time::Duration;
 use xen_types::Sbdf;
 
 use crate::cli::device_request::{self, DeviceRequest};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -28,7 +28,7 @@ use crate::ops::recover::reclaim;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 use crate::records::guard;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
 use config::{Config, SyntaxError, Value};
 use unfinished::Progress;
@@ -346,9 +346,9 @@ fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<
         match (home, record) {
             (Home::Pool, _) | (_, None) => {}
             (Home::Parked, Some(record)) => {
-                let facts = Facts::gather(host, *device)?;
+                let facts = DeviceResources::gather(host, *device)?;
                 let stub = domain::named(host, record.stub)?;
-                Journal::run(host, |journal| pool::take(journal, &stub, &facts))?;
+                RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts))?;
             }
             (Home::Driver(driver), Some(_)) => assignable::remove(host, &[*device], driver.is_some())?,
         }

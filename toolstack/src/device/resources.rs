@@ -14,7 +14,7 @@ const ROM_INDEX: u8 = 6;
 
 /// A device as dom0 sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct DeviceResources {
     pub(crate) device: Sbdf,
     /// BARs and ROM by index.
     pub(crate) resources: Vec<(u8, Resource)>,
@@ -23,7 +23,7 @@ pub(crate) struct Facts {
     pub(crate) ids: Option<u32>,
 }
 
-impl Facts {
+impl DeviceResources {
     pub(crate) fn gather(host: &Host, device: Sbdf) -> Result<Self, Error> {
         let is_virtual = host.sysfs.physical_function(device).is_some();
         Ok(Self {
@@ -151,9 +151,10 @@ pub(crate) struct GuestRights {
 }
 
 impl GuestRights {
-    pub(crate) fn of(devices: &[Facts]) -> Self {
-        let frames = merge(devices.iter().flat_map(Facts::frames).map(|frames| (frames.first.0, frames.count)));
-        let ports = merge(devices.iter().flat_map(Facts::ports).map(|ports| (ports.first, ports.count)));
+    pub(crate) fn of(devices: &[DeviceResources]) -> Self {
+        let frames =
+            merge(devices.iter().flat_map(DeviceResources::frames).map(|frames| (frames.first.0, frames.count)));
+        let ports = merge(devices.iter().flat_map(DeviceResources::ports).map(|ports| (ports.first, ports.count)));
         let mut gsis: Vec<u32> = devices.iter().filter_map(|facts| facts.gsi).collect();
         gsis.sort_unstable();
         gsis.dedup();
@@ -222,9 +223,9 @@ where
 mod tests {
     use super::*;
 
-    fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> Facts {
+    fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> DeviceResources {
         let resources = (0..).zip(resources).map(|(index, text)| (index, text.parse().unwrap())).collect();
-        Facts { device: device.parse().unwrap(), resources, gsi, ids: None }
+        DeviceResources { device: device.parse().unwrap(), resources, gsi, ids: None }
     }
 
     fn frames(first: u64, count: u64) -> Frames {
@@ -281,7 +282,7 @@ mod tests {
         assert_eq!(decode(&["0xfeb00000 0x1000 mem64p"]), Decode { io: false, memory: true });
         assert_eq!(decode(&["0xfeb00000 0x1000 rom"]), Decode::default());
         let virtual_function =
-            Facts { ids: Some(0x1520_8086), ..facts("03:10.0", None, &["0xfeb00000 0x1000 mem64p"]) };
+            DeviceResources { ids: Some(0x1520_8086), ..facts("03:10.0", None, &["0xfeb00000 0x1000 mem64p"]) };
         assert_eq!(virtual_function.decode(), Decode::default());
     }
 }

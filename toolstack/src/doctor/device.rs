@@ -3,7 +3,7 @@
 use xen_types::{DomId, Sbdf};
 
 use super::{Check, Outcome};
-use crate::device::resources::{Facts, pages_of_other};
+use crate::device::resources::{DeviceResources, pages_of_other};
 use crate::device::virtual_functions;
 use crate::error::Error;
 use crate::host::Host;
@@ -209,7 +209,7 @@ fn group(host: &Host, device: Sbdf) -> Result<Check, Error> {
 
 /// Pages of memory with registers of two devices (XSA-461): such a device is not attached without the other.
 fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
-    let facts = Facts::of_registers(host, device)?;
+    let facts = DeviceResources::of_registers(host, device)?;
     let mut sharing = host.sysfs.devices()?;
     sharing.retain(|other| *other != device && facts.shared_page(&pages_of_other(host, *other)).is_some());
     if sharing.is_empty() {

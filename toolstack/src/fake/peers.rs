@@ -107,16 +107,16 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
                 _ => verdict(tree, device),
             }
         }
-        (lent, true) if lent.starts_with("lent ") => {
-            let guest = DomId(lent[5..].parse().unwrap());
+        (assigned, true) if assigned.starts_with("assigned ") => {
+            let guest = DomId(assigned["assigned ".len()..].parse().unwrap());
             if world.nodes.contains_key(&backend_dir(me(world), guest)) {
                 return false;
             }
             world.stub.connected.remove(&guest);
             verdict(tree, device)
         }
-        (lent, false) if lent.starts_with("lent ") => {
-            world.violations.push(format!("{device} asked back while lent"));
+        (assigned, false) if assigned.starts_with("assigned ") => {
+            world.violations.push(format!("{device} asked back while assigned"));
             return false;
         }
         ("released", _) | (_, true) => return false,
@@ -150,7 +150,7 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(O
         let node = child(&pool_dir(me(world), device), "state");
         let entry = listed.iter().find(|(_, other)| *other == device);
         let state = entry.map(|(index, _)| world.value(&child(&backend, &format!("state-{index}"))).unwrap_or(""));
-        if world.value(&node) == Some(&format!("lent {guest}")) && leaves(state) {
+        if world.value(&node) == Some(&format!("assigned {guest}")) && leaves(state) {
             world.write_as(me(world), &node, &verdict(tree, device));
             any = true;
         }
@@ -162,11 +162,11 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(O
 fn is_pending(world: &World, guest: DomId) -> bool {
     let backend = backend_dir(me(world), guest);
     devices(world, &backend).into_iter().any(|(index, device)| {
-        let lent = world.value(&child(&pool_dir(me(world), device), "state")) == Some(&format!("lent {guest}"));
+        let assigned = world.value(&child(&pool_dir(me(world), device), "state")) == Some(&format!("assigned {guest}"));
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => true,
-            Some("3") => !lent,
-            Some("5") => lent,
+            Some("3") => !assigned,
+            Some("5") => assigned,
             _ => false,
         }
     })
@@ -237,11 +237,11 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
         let set = |world: &mut World, name: &str, value: &str| {
             world.write_as(me(world), &child(&backend, &format!("{name}-{index}")), value);
         };
-        let lent = format!("lent {guest}");
+        let assigned = format!("assigned {guest}");
         let pool = child(&pool_dir(me(world), device), "state");
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => {}
-            Some("3") if world.value(&pool) != Some(&lent) => {}
+            Some("3") if world.value(&pool) != Some(&assigned) => {}
             _ => continue,
         }
         match world.stub.cannot_export {
@@ -257,7 +257,7 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
                 let vdev = free_slot(world, guest);
                 set(world, "vdev", &vdev);
                 set(world, "state", "3");
-                world.write_as(me(world), &pool, &lent);
+                world.write_as(me(world), &pool, &assigned);
             }
         }
     }

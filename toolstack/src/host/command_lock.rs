@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::host::lock::{self, Lock};
 
 /// The turn of a command that changes something.
-pub(crate) struct Turn {
+pub(crate) struct CommandLock {
     /// Where locks are.
     folder: PathBuf,
     common: Lock,
@@ -17,7 +17,7 @@ pub(crate) struct Turn {
     guest: RefCell<Option<(DomId, Lock)>>,
 }
 
-impl Turn {
+impl CommandLock {
     /// Waits for it. `find` looks for the guest that the command is about; `waiting` is called when another command is at work.
     pub(crate) fn take(find: impl Fn() -> Result<Option<DomId>, Error>, waiting: impl Fn()) -> Result<Self, Error> {
         Self::take_in(lock::folder(), find, waiting)
@@ -89,8 +89,8 @@ mod tests {
     const A: DomId = DomId(5);
     const B: DomId = DomId(6);
 
-    fn turn(tree: &TempTree, guest: Option<DomId>) -> Turn {
-        Turn::take_in(tree.path(), || Ok(guest), || panic!("it has to wait")).unwrap()
+    fn turn(tree: &TempTree, guest: Option<DomId>) -> CommandLock {
+        CommandLock::take_in(tree.path(), || Ok(guest), || panic!("it has to wait")).unwrap()
     }
 
     #[test]
@@ -117,7 +117,7 @@ mod tests {
             assert!(Lock::try_take_guest_in(tree.path(), A).unwrap().is_none());
         });
         first.set(Some(guard));
-        let second = Turn::take_in(
+        let second = CommandLock::take_in(
             tree.path(),
             || Ok(None),
             || {
@@ -160,7 +160,7 @@ mod tests {
             is_new.set(true);
             drop(first.take());
         };
-        let turn = Turn::take_in(tree.path(), find, waiting).unwrap();
+        let turn = CommandLock::take_in(tree.path(), find, waiting).unwrap();
         assert!(turn.is_about(B) && !turn.is_about(A));
         assert!(Lock::try_take_guest_in(tree.path(), A).unwrap().is_some());
     }

@@ -21,7 +21,7 @@ use xen_types::DomId;
 use xenstore::XenbusState;
 
 use crate::error::Error;
-use crate::host::command_lock::Turn;
+use crate::host::command_lock::CommandLock;
 use crate::host::lock::Lock;
 use crate::host::process::{LinuxProcess, Process};
 use crate::host::settings::Settings;
@@ -75,7 +75,7 @@ pub(crate) struct Host {
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
     /// For commands that change something.
-    turn: RefCell<Option<Rc<Turn>>>,
+    turn: RefCell<Option<Rc<CommandLock>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
     /// What goes on whatever signal came, how deep.
@@ -168,20 +168,20 @@ impl Host {
     ///
     /// # Errors
     /// The locks', and those of looking for `guest`.
-    pub(crate) fn take_turn(&self, guest: Option<&str>) -> Result<(), Error> {
+    pub(crate) fn lock_commands(&self, guest: Option<&str>) -> Result<(), Error> {
         let find = || match guest {
             Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
             None => Ok(None),
         };
-        let turn = Turn::take(find, || self.note("waiting for another pcidom command to end"))?;
+        let turn = CommandLock::take(find, || self.note("waiting for another pcidom command to end"))?;
         self.turn.replace(Some(Rc::new(turn)));
         Ok(())
     }
 
-    /// As [`Host::take_turn`], with locks in a folder of the test's own, which nobody else may have.
+    /// As [`Host::lock_commands`], with locks in a folder of the test's own, which nobody else may have.
     #[cfg(test)]
     pub(crate) fn take_turn_in(&self, folder: &std::path::Path) {
-        let turn = Turn::take_in(folder, || Ok(None), || panic!("another command is at work"));
+        let turn = CommandLock::take_in(folder, || Ok(None), || panic!("another command is at work"));
         self.turn.replace(Some(Rc::new(turn.unwrap())));
     }
 

@@ -3,7 +3,7 @@
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::device::virtual_functions;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
@@ -14,7 +14,7 @@ use crate::ops::intent_log::{self, Work};
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::guard;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
@@ -36,36 +36,36 @@ fn driver_path_node(device: Sbdf) -> String {
 
 /// Takes a device from dom0's driver, parks it with xen-pciback and puts its DMA into quarantine. One that is parked already may never have been
 /// there: xen-pciback took it at boot (`xen-pciback.hide=`).
-pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
+pub(crate) fn park(rollback: &mut RollbackStack<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
     let driver = host.sysfs.driver(device);
     if driver.as_deref() == Some(PCIBACK) {
         // To be in quarantine is nothing that would have to be undone.
-        return journal.step(format!("put {device} into quarantine"), |host| quarantine(host, device), |_| Ok(()));
+        return rollback.step(format!("put {device} into quarantine"), |host| quarantine(host, device), |_| Ok(()));
     }
     if let Some(driver) = driver {
         let remembered = host.read(&driver_path_node(device))?;
         let path = format!("/sys/bus/pci/drivers/{driver}");
-        journal.step(
+        rollback.step(
             format!("remember that {driver} had {device}"),
             |host| host.commit(&[Change::write(driver_path_node(device), path)]),
             move |host| host.commit(&set_driver(device, remembered)),
         )?;
         let back = driver.clone();
-        journal.step(
+        rollback.step(
             format!("unbind {device} from {driver}"),
             |host| host.sysfs.unbind(device, &driver),
             move |host| bind(host, device, &back),
         )?;
     }
     if !host.sysfs.has_pciback_slot(device)? {
-        journal.step(
+        rollback.step(
             format!("have xen-pciback accept {device}"),
             |host| host.sysfs.add_pciback_slot(device),
             move |host| host.sysfs.remove_pciback_slot(device),
         )?;
     }
-    bind_step(journal, device, PCIBACK)?;
-    journal.step(
+    bind_step(rollback, device, PCIBACK)?;
+    rollback.step(
         format!("put {device} into quarantine"),
         |host| quarantine(host, device),
         move |host| host.hypervisor.deassign(DomId::IO, device).doing(|| format!("end the quarantine of {device}")),
@@ -74,11 +74,11 @@ pub(crate) fn park(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Resu
 
 /// Binds a device to a driver. Linux binds none but the one that `driver_override` names where that is set: it is out of the way meanwhile, and
 /// afterwards what the admin wrote there. The note of the command's work has it for the next command if this one is killed.
-fn bind_step(journal: &mut Journal<'_>, device: Sbdf, driver: &str) -> Result<(), Error> {
-    let wanted = override_in_the_way(journal.host(), device, driver);
+fn bind_step(rollback: &mut RollbackStack<'_>, device: Sbdf, driver: &str) -> Result<(), Error> {
+    let wanted = override_in_the_way(rollback.host(), device, driver);
     if let Some(wanted) = wanted.clone() {
         let back = wanted.clone();
-        journal.step(
+        rollback.step(
             format!("set the driver_override of {device}, which is {wanted}, to {driver}"),
             |host| {
                 host.commit(&[intent_log::note_override(device, &wanted)])?;
@@ -88,13 +88,13 @@ fn bind_step(journal: &mut Journal<'_>, device: Sbdf, driver: &str) -> Result<()
         )?;
     }
     let bound = driver.to_owned();
-    journal.step(
+    rollback.step(
         format!("bind {device} to {driver}"),
         |host| host.sysfs.bind(device, driver),
         move |host| host.sysfs.unbind(device, &bound),
     )?;
     let Some(wanted) = wanted else { return Ok(()) };
-    journal.step(
+    rollback.step(
         format!("set the driver_override of {device} to {wanted} again"),
         |host| host.sysfs.set_driver_override(device, &wanted),
         |_| Ok(()), // the first step's undo does it anyway
@@ -157,10 +157,10 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
     }
     let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
     let strays = devices.iter().map(|device| stray(host, *device)).collect::<Result<Vec<_>, _>>()?;
-    Journal::run(host, |journal| {
-        intent_log::begin(journal, works)?;
+    RollbackStack::run(host, |rollback| {
+        intent_log::begin(rollback, works)?;
         for (device, stray) in devices.iter().zip(&strays) {
-            add_one(journal, host, *device, stub.as_ref(), stray.as_ref())?;
+            add_one(rollback, host, *device, stub.as_ref(), stray.as_ref())?;
         }
         let mut changes = intent_log::done(&working);
         if stub.is_none() {
@@ -187,17 +187,17 @@ pub(crate) fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName
 }
 
 /// What is known of a device that a stub holds, and that somebody has taken from xen-pciback.
-fn stray(host: &Host, device: Sbdf) -> Result<Option<Facts>, Error> {
+fn stray(host: &Host, device: Sbdf) -> Result<Option<DeviceResources>, Error> {
     let is_held = device_table::load_one(host, device)?.is_some();
     (is_held && !guard::is_parked(host, device)).then(|| facts_of(host, device)).transpose()
 }
 
 fn add_one<'a>(
-    journal: &mut Journal<'a>,
+    rollback: &mut RollbackStack<'a>,
     host: &'a Host,
     device: Sbdf,
     stub: Option<&DomainName>,
-    stray: Option<&'a Facts>,
+    stray: Option<&'a DeviceResources>,
 ) -> Result<(), Error> {
     check_endpoint(host, device)?;
     let record = device_table::load_one(host, device)?;
@@ -214,14 +214,14 @@ fn add_one<'a>(
             return Ok(());
         };
         host.note(&format!("{device} is in the pool and was taken from xen-pciback: it is prepared anew"));
-        pool::take(journal, &domain::named(host, record.stub)?, facts)?;
+        pool::take(rollback, &domain::named(host, record.stub)?, facts)?;
     }
     if stub.is_some() {
         host.sysfs.ecam_frame(device)?; // before anything is done
     }
-    park(journal, host, device)?;
+    park(rollback, host, device)?;
     match stub {
-        Some(stub) => pool::hand_over(journal, stub, &Facts::gather(host, device)?),
+        Some(stub) => pool::hand_over(rollback, stub, &DeviceResources::gather(host, device)?),
         None => Ok(()),
     }
 }
@@ -234,9 +234,9 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
     }
     let facts = devices.iter().map(|device| facts_of(host, *device)).collect::<Result<Vec<_>, _>>()?;
     let works = devices.iter().map(|device| (*device, Work::Remove { rebind })).collect();
-    Journal::run(host, |journal| {
-        intent_log::begin(journal, works)?;
-        facts.iter().try_for_each(|facts| remove_one(journal, host, facts, rebind))?;
+    RollbackStack::run(host, |rollback| {
+        intent_log::begin(rollback, works)?;
+        facts.iter().try_for_each(|facts| remove_one(rollback, host, facts, rebind))?;
         // Also the one that was only parked, and was to be given to a stub that never came.
         let mut changes = Vec::new();
         for device in devices.iter().copied() {
@@ -248,10 +248,10 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
 }
 
 /// Of a device that was pulled out there is what the pool says.
-pub(crate) fn facts_of(host: &Host, device: Sbdf) -> Result<Facts, Error> {
+pub(crate) fn facts_of(host: &Host, device: Sbdf) -> Result<DeviceResources, Error> {
     match device_table::load_one(host, device)? {
-        Some(record) => Facts::find(host, record.stub, device),
-        None => Facts::gather(host, device),
+        Some(record) => DeviceResources::find(host, record.stub, device),
+        None => DeviceResources::gather(host, device),
     }
 }
 
@@ -261,7 +261,7 @@ fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
     if !is_gone {
         check_endpoint(host, device)?;
     }
-    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+    if let Some(Record { phase: Phase::Leaked, frontend: Some(holder), .. }) = record {
         return Err(in_use::refusal(host, device, holder)?);
     }
     if let Some(owner) = guard::stranger(host, device, record.as_ref())?.or_else(|| record?.frontend) {
@@ -278,14 +278,14 @@ fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
 
 /// One device, from wherever it is on that way.
 pub(crate) fn remove_one<'a>(
-    journal: &mut Journal<'a>,
+    rollback: &mut RollbackStack<'a>,
     host: &Host,
-    facts: &'a Facts,
+    facts: &'a DeviceResources,
     rebind: bool,
 ) -> Result<(), Error> {
     let device = facts.device;
     if let Some(record) = device_table::load_one(host, device)? {
-        pool::take(journal, &domain::named(host, record.stub)?, facts)?;
+        pool::take(rollback, &domain::named(host, record.stub)?, facts)?;
     }
     if !host.sysfs.exists(device) {
         return Ok(()); // pulled out: no driver has it, and Xen has forgotten it
@@ -293,23 +293,23 @@ pub(crate) fn remove_one<'a>(
     let what = format!("end the quarantine of {device}");
     match end_quarantine(host, device)? {
         Quarantine::Never => {}
-        Quarantine::Ended => journal.record(what, move |host| quarantine(host, device)),
+        Quarantine::Ended => rollback.record(what, move |host| quarantine(host, device)),
     }
     if host.sysfs.driver(device).as_deref() == Some(PCIBACK) {
-        journal.step(
+        rollback.step(
             format!("unbind {device} from xen-pciback"),
             |host| host.sysfs.unbind(device, PCIBACK),
             move |host| bind(host, device, PCIBACK),
         )?;
     }
     if host.sysfs.has_pciback_slot(device)? {
-        journal.step(
+        rollback.step(
             format!("have xen-pciback forget {device}"),
             |host| host.sysfs.remove_pciback_slot(device),
             move |host| host.sysfs.add_pciback_slot(device),
         )?;
     }
-    if rebind { rebind_driver(journal, host, device) } else { Ok(()) }
+    if rebind { rebind_driver(rollback, host, device) } else { Ok(()) }
 }
 
 enum Quarantine {
@@ -342,16 +342,16 @@ pub(crate) fn unpark(host: &Host, device: Sbdf, driver: Option<&str>) -> Result<
     host.commit(&set_driver(device, None))
 }
 
-fn rebind_driver(journal: &mut Journal<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
+fn rebind_driver(rollback: &mut RollbackStack<'_>, host: &Host, device: Sbdf) -> Result<(), Error> {
     let remembered = host.read(&driver_path_node(device))?;
     let Some(driver) = remembered.as_deref().and_then(|path| path.rsplit('/').next()).map(str::to_owned) else {
         host.note(&format!("nothing is known of a driver that had {device}; it has none now"));
         return Ok(());
     };
     if host.sysfs.driver(device).is_none() {
-        bind_step(journal, device, &driver)?;
+        bind_step(rollback, device, &driver)?;
     }
-    journal.step(
+    rollback.step(
         format!("forget the driver of {device}"),
         |host| host.commit(&set_driver(device, None)),
         move |host| host.commit(&set_driver(device, remembered)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use xen_types::Sbdf;
 use xenstore::XenbusState;
 
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error, StateName};
 use crate::host::Host;
 use crate::host::domain;
@@ -14,7 +14,7 @@ use crate::ops::hot_unplug::{Answer, IfSilent, Wanted, phases, withdraw};
 use crate::ops::in_use::{self, Held};
 use crate::ops::pool::STUB_PATIENCE;
 use crate::ops::recover::{self, Reclaimed};
-use crate::ops::release::{self, Connection, Loan, Looked, Returning, Rights};
+use crate::ops::release::{self, Assignment, Connection, Looked, Returning, Rights};
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories::{self, Ends};
 use crate::records::guard;
@@ -54,10 +54,10 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     let Some(first) = named.first() else {
         return Err(Error::Usage("no device named".to_owned()));
     };
-    let (held, used): (Vec<Record>, Vec<Record>) = named.iter().partition(|record| record.phase == Phase::Held);
+    let (held, used): (Vec<Record>, Vec<Record>) = named.iter().partition(|record| record.phase == Phase::Leaked);
     let devices = |records: &[Record]| records.iter().map(|record| record.device).collect::<Vec<_>>();
     let (stub, stub_alive) = (domain::named(host, first.stub)?, recover::holds(host, first.stub, first.device)?);
-    let loan = |devices: Vec<Sbdf>| Loan {
+    let assignment = |devices: Vec<Sbdf>| Assignment {
         stub: stub.clone(),
         stub_alive,
         guest: guest.clone(),
@@ -67,9 +67,9 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         connection: Connection::Stays,
         follows: false,
     };
-    let retried = host.without_stopping(|| retry(host, &loan(devices(&held)), request.force));
+    let retried = host.without_stopping(|| retry(host, &assignment(devices(&held)), request.force));
     if !used.is_empty() {
-        take(host, loan(devices(&used)), request)?;
+        take(host, assignment(devices(&used)), request)?;
     }
     retried
 }
@@ -88,26 +88,26 @@ fn stay_away(host: &Host, request: &Request) -> Result<(), Error> {
 }
 
 /// Takes devices that the guest uses.
-fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
-    let replaced = directories::check_frontend(host, loan.stub.id, &loan.guest);
+fn take(host: &Host, mut assignment: Assignment, request: &Request) -> Result<(), Error> {
+    let replaced = directories::check_frontend(host, assignment.stub.id, &assignment.guest);
     if let Err(error @ Error::FrontendReplaced { .. }) = &replaced
         && request.force
     {
         // Nobody can ask it.
         host.note(&error.to_string());
-        loan.connection = if loan.staying.is_empty() { Connection::Gone } else { Connection::Stays };
+        assignment.connection = if assignment.staying.is_empty() { Connection::Gone } else { Connection::Stays };
         return host.without_stopping(|| {
-            host.commit(&phases(&loan.devices, Phase::Detaching))?;
-            release::take_back(host, &loan, rights(host, &loan)?)
+            host.commit(&phases(&assignment.devices, Phase::Detaching))?;
+            release::take_back(host, &assignment, rights(host, &assignment)?)
         });
     }
     replaced?;
-    if loan.stub_alive {
+    if assignment.stub_alive {
         let if_silent = if request.force { IfSilent::Leave } else { IfSilent::Restore };
         let wanted = Wanted {
-            stub: &loan.stub,
-            guest: &loan.guest,
-            devices: &loan.devices,
+            stub: &assignment.stub,
+            guest: &assignment.guest,
+            devices: &assignment.devices,
             timeout: request.timeout,
             if_silent,
         };
@@ -115,22 +115,22 @@ fn take(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
         match withdraw(host, wanted)? {
             Answer::LetGo => {}
             Answer::Silent(_) | Answer::HalfWay(_) if request.force => {
-                host.note(&format!("{} did not let go of its devices and loses them", loan.guest));
-                host.commit(&phases(&loan.devices, Phase::Detaching))?;
+                host.note(&format!("{} did not let go of its devices and loses them", assignment.guest));
+                host.commit(&phases(&assignment.devices, Phase::Detaching))?;
             }
             Answer::Silent(error) => return Err(error),
             Answer::HalfWay(ends) => {
-                return Err(half_way(&loan, host.elapsed().saturating_sub(asked), ends));
+                return Err(half_way(&assignment, host.elapsed().saturating_sub(asked), ends));
             }
         }
     }
     // The guest does not use them any more, and nobody could give them back to it: from here on it goes on to the end.
-    host.without_stopping(|| take_from_guest(host, loan, request))
+    host.without_stopping(|| take_from_guest(host, assignment, request))
 }
 
 /// `xl pci-detach -f` takes the DMA of a device of ours from the guest, and its guard with it.
-fn rights(host: &Host, loan: &Loan) -> Result<Rights, Error> {
-    for device in loan.devices.iter().copied() {
+fn rights(host: &Host, assignment: &Assignment) -> Result<Rights, Error> {
+    for device in assignment.devices.iter().copied() {
         if guard::mended(host, device)? > 0 {
             return Ok(Rights::Uncertain);
         }
@@ -138,44 +138,44 @@ fn rights(host: &Host, loan: &Loan) -> Result<Rights, Error> {
     Ok(Rights::Complete)
 }
 
-fn take_from_guest(host: &Host, mut loan: Loan, request: &Request) -> Result<(), Error> {
-    if !loan.stub_alive {
+fn take_from_guest(host: &Host, mut assignment: Assignment, request: &Request) -> Result<(), Error> {
+    if !assignment.stub_alive {
         // Nobody can ask it for one device. When the last one goes it is asked to close.
-        host.commit(&phases(&loan.devices, Phase::Detaching))?;
-        if loan.staying.is_empty() {
-            close::close_orphan(host, loan.stub.id, &loan.guest, STUB_PATIENCE)?;
+        host.commit(&phases(&assignment.devices, Phase::Detaching))?;
+        if assignment.staying.is_empty() {
+            close::close_orphan(host, assignment.stub.id, &assignment.guest, STUB_PATIENCE)?;
         }
     }
-    loan.connection = match loan.staying.is_empty() {
+    assignment.connection = match assignment.staying.is_empty() {
         false => Connection::Stays,
-        true if loan.stub_alive => Connection::Ends { by_force: request.force },
+        true if assignment.stub_alive => Connection::Ends { by_force: request.force },
         true => Connection::Gone,
     };
-    loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
-    loan.stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
-    release::take_back(host, &loan, rights(host, &loan)?)
+    assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
+    assignment.stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
+    release::take_back(host, &assignment, rights(host, &assignment)?)
 }
 
-fn half_way(loan: &Loan, after: Duration, ends: Ends) -> Error {
+fn half_way(assignment: &Assignment, after: Duration, ends: Ends) -> Error {
     if ends.front == XenbusState::Reconfiguring && ends.back != XenbusState::Reconfigured {
-        let waiting_for = format!("taking devices back from {}", loan.guest);
-        return Error::StubSilent { stub: loan.stub.clone(), after, waiting_for };
+        let waiting_for = format!("taking devices back from {}", assignment.guest);
+        return Error::StubSilent { stub: assignment.stub.clone(), after, waiting_for };
     }
-    Error::GuestHalfClosed { guest: loan.guest.clone(), after, frontend: StateName(ends.front) }
+    Error::GuestHalfClosed { guest: assignment.guest.clone(), after, frontend: StateName(ends.front) }
 }
 
 /// Devices that were taken from the guest before: does it still have something of them?
-fn retry(host: &Host, loan: &Loan, force: bool) -> Result<(), Error> {
+fn retry(host: &Host, assignment: &Assignment, force: bool) -> Result<(), Error> {
     let mut facts = Vec::new();
-    for device in loan.devices.iter().copied() {
-        facts.push(Facts::find(host, loan.stub.id, device)?);
+    for device in assignment.devices.iter().copied() {
+        facts.push(DeviceResources::find(host, assignment.stub.id, device)?);
     }
-    let held = if force { Held::default() } else { in_use::hold(host, &loan.guest, &facts)? };
-    let free: Vec<Sbdf> = loan.devices.iter().copied().filter(|device| !held.has(*device)).collect();
+    let held = if force { Held::default() } else { in_use::hold(host, &assignment.guest, &facts)? };
+    let free: Vec<Sbdf> = assignment.devices.iter().copied().filter(|device| !held.has(*device)).collect();
     facts.retain(|facts| host.sysfs.exists(facts.device));
     let looked = if force { Looked::Away } else { Looked::as_set(host) };
-    Returning::begin(host, &free, &facts)?.finish(host, &loan.stub, loan.stub_alive, looked, Vec::new())?;
-    held.into_result(&loan.guest)
+    Returning::begin(host, &free, &facts)?.finish(host, &assignment.stub, assignment.stub_alive, looked, Vec::new())?;
+    held.into_result(&assignment.guest)
 }
 
 /// The user named a backend: is it the one that has the device?

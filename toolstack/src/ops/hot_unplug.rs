@@ -10,7 +10,7 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect::{self, Settled};
-use crate::ops::patience::{Patience, STUB_PATIENCE, Side, Turn, wait_by_turns};
+use crate::ops::patience::{CommandLock, Patience, STUB_PATIENCE, Side, wait_by_turns};
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase};
 use crate::records::directories::{Ends, set_back};
@@ -124,8 +124,8 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
         let mut exported = Vec::new();
         for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
             // It may have let go already, for a command that was killed.
-            let is_lent = pool::state(host, stub.id, entry.device)?.is_with(guest.id);
-            exported.extend((is_lent || entry.state == XenbusState::Initialised).then_some(entry.device));
+            let is_assigned = pool::state(host, stub.id, entry.device)?.is_with(guest.id);
+            exported.extend((is_assigned || entry.state == XenbusState::Initialised).then_some(entry.device));
         }
         let mut changes = ends.expected(stub.id, guest.id);
         changes.extend_from_slice(&begin);
@@ -177,7 +177,7 @@ fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<
         let ends = Ends::read(host, stub.id, guest.id)?;
         let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
         let is_over = gone || ends.are_connected() || ends.are_closed();
-        Ok(if is_over { Turn::Done(()) } else { Turn::Of(Side::of(ends)) })
+        Ok(if is_over { CommandLock::Done(()) } else { CommandLock::Of(Side::of(ends)) })
     })
 }
 
@@ -195,7 +195,7 @@ fn restore(host: &Host, wanted: Wanted<'_>, ends: Ends) -> Result<bool, Error> {
 }
 
 /// Does it for a command that was killed after it had asked: the guest has not moved, so nothing was asked.
-pub(crate) fn unask(host: &Host, stub: &DomainName, guest: &DomainName, devices: &[Sbdf]) -> Result<bool, Error> {
+pub(crate) fn cancel(host: &Host, stub: &DomainName, guest: &DomainName, devices: &[Sbdf]) -> Result<bool, Error> {
     let ends = Ends::read(host, stub.id, guest.id)?;
     let wanted = Wanted { stub, guest, devices, timeout: Duration::ZERO, if_silent: IfSilent::Restore };
     Ok(ends.are_asked() && restore(host, wanted, ends)?)

@@ -5,7 +5,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
 use crate::audit;
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -29,13 +29,13 @@ impl Held {
     }
 }
 
-/// Looks, and puts those devices into the phase `held` of which somebody has something, or may have.
-pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Held, Error> {
+/// Looks, and puts those devices into the phase `leaked` of which somebody has something, or may have.
+pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Held, Error> {
     let mut held = Held::default();
     for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
         if let Some(what) = what {
             host.commit(&[
-                device_table::set_phase(facts.device, Phase::Held),
+                device_table::set_phase(facts.device, Phase::Leaked),
                 Change::write(node(facts.device), &what),
             ])?;
             held.0.push((facts.device, what));
@@ -45,7 +45,7 @@ pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result
 }
 
 /// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.
-fn find(host: &Host, guest: &DomainName, devices: &[Facts]) -> Result<Vec<Option<String>>, Error> {
+fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Vec<Option<String>>, Error> {
     match audit::holds(host, guest, devices) {
         Ok(holdings) => {
             Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())

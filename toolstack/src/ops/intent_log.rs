@@ -12,7 +12,7 @@ use crate::ops::assignable;
 use crate::ops::pool;
 use crate::records::device_table;
 use crate::records::guard;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
@@ -68,7 +68,7 @@ impl std::fmt::Display for Work {
 }
 
 /// Writes down what is going to be done. That it is done, [`done`] says: in the transaction that ends it all.
-pub(crate) fn begin(journal: &mut Journal<'_>, works: Vec<(Sbdf, Work)>) -> Result<(), Error> {
+pub(crate) fn begin(rollback: &mut RollbackStack<'_>, works: Vec<(Sbdf, Work)>) -> Result<(), Error> {
     if works.is_empty() {
         return Ok(());
     }
@@ -76,7 +76,7 @@ pub(crate) fn begin(journal: &mut Journal<'_>, works: Vec<(Sbdf, Work)>) -> Resu
     changes.extend(Change::directory(DIR, &[Permission::none(DomId::DOM0)]));
     let devices: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
     changes.extend(works.into_iter().map(|(device, work)| Change::write(node(device), work)));
-    journal.step(
+    rollback.step(
         "write down what is going to be done",
         |host| host.commit(&changes),
         move |host| host.commit(&done(&devices)),
@@ -143,7 +143,7 @@ fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
     match work {
         Work::Remove { rebind } => {
             let facts = assignable::facts_of(host, device)?;
-            Journal::run(host, |journal| assignable::remove_one(journal, host, &facts, *rebind))?;
+            RollbackStack::run(host, |rollback| assignable::remove_one(rollback, host, &facts, *rebind))?;
             host.commit(&device_table::forget(host, device)?)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
@@ -162,7 +162,7 @@ fn leave_pool(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<(), Erro
     if let Some(record) = device_table::load_one(host, device)? {
         let facts = assignable::facts_of(host, device)?;
         let stub = domain::named(host, record.stub)?;
-        return Journal::run(host, |journal| pool::take(journal, &stub, &facts));
+        return RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts));
     }
     // It may have got the right and no entry yet.
     if let Some(stub) = stub

@@ -9,14 +9,14 @@ use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
 use crate::device::reset::{Reset, is_fresh, reset};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::patience;
 use crate::records::device_table;
 use crate::records::guard;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::store::Change;
 use crate::xen::{Frames, Permission as Right};
 
@@ -28,9 +28,9 @@ pub(crate) enum PoolState {
     /// The stub has not looked yet.
     New,
     Free,
-    Lent(DomId),
-    /// Lent, and not there any more.
-    Vanished(DomId),
+    Assigned(DomId),
+    /// Assigned, and not there any more.
+    Absent(DomId),
     Refused(String),
     Released,
     /// No entry, or a word that is not in the contract.
@@ -45,8 +45,8 @@ impl PoolState {
             ("free", _) => Self::Free,
             ("released", _) => Self::Released,
             ("refused", _) => Self::Refused(rest.to_owned()),
-            ("lent", Ok(guest)) => Self::Lent(DomId(guest)),
-            ("vanished", Ok(guest)) => Self::Vanished(DomId(guest)),
+            ("assigned", Ok(guest)) => Self::Assigned(DomId(guest)),
+            ("absent", Ok(guest)) => Self::Absent(DomId(guest)),
             _ => Self::Unknown(text.to_owned()),
         }
     }
@@ -55,7 +55,7 @@ impl PoolState {
 impl PoolState {
     /// Whether the stub has given the device to the guest, and not got it back.
     pub(crate) fn is_with(&self, guest: DomId) -> bool {
-        matches!(self, Self::Lent(holder) | Self::Vanished(holder) if *holder == guest)
+        matches!(self, Self::Assigned(holder) | Self::Absent(holder) if *holder == guest)
     }
 }
 
@@ -68,13 +68,17 @@ pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState,
 }
 
 /// Quiets a device, resets it and gives it to the stub, which must find it fit. One that was reset here needs no reset before a guest gets it.
-pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Facts) -> Result<(), Error> {
+pub(crate) fn hand_over(
+    rollback: &mut RollbackStack<'_>,
+    stub: &DomainName,
+    facts: &DeviceResources,
+) -> Result<(), Error> {
     let (device, id) = (facts.device, stub.id);
     let decode = facts.decode();
-    check_room(journal.host(), stub)?;
-    let had_reset = device_table::was_reset(journal.host(), device)?;
+    check_room(rollback.host(), stub)?;
+    let had_reset = device_table::was_reset(rollback.host(), device)?;
     let mut outcome = Reset::Failed;
-    journal.step(
+    rollback.step(
         format!("quiet and reset {device}"),
         |host| {
             outcome = if is_fresh(host, device, decode)? {
@@ -87,14 +91,14 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
         },
         |_| Ok(()), // a quiet device is how any driver finds one
     )?;
-    journal.step(
+    rollback.step(
         format!("let {stub} read the configuration space of {device}"),
         |host| set_ecam(host, id, device, Right::Allow),
         move |host| set_ecam(host, id, device, Right::Revoke),
     )?;
     let owner = stub.clone();
-    let was_remembered = device_table::backend(journal.host(), device)?.is_some();
-    journal.step(
+    let was_remembered = device_table::backend(rollback.host(), device)?.is_some();
+    rollback.step(
         format!("enter {device} into the pool of {stub}"),
         |host| guard::commit(host, &[device], &entry(host, stub, facts, outcome)?),
         move |host| {
@@ -110,7 +114,7 @@ pub(crate) fn hand_over(journal: &mut Journal<'_>, stub: &DomainName, facts: &Fa
             released
         },
     )?;
-    journal.step(
+    rollback.step(
         format!("wait until {stub} has looked at {device}"),
         |host| await_verdict(host, stub, device),
         |_| Ok(()),
@@ -129,11 +133,15 @@ fn check_room(host: &Host, stub: &DomainName) -> Result<(), Error> {
 }
 
 /// Takes a free device from the stub.
-pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a Facts) -> Result<(), Error> {
+pub(crate) fn take<'a>(
+    rollback: &mut RollbackStack<'a>,
+    stub: &DomainName,
+    facts: &'a DeviceResources,
+) -> Result<(), Error> {
     let (device, id) = (facts.device, stub.id);
     let owner = stub.clone();
-    let reset = if device_table::was_reset(journal.host(), device)? { Reset::Done } else { Reset::Failed };
-    journal.step(
+    let reset = if device_table::was_reset(rollback.host(), device)? { Reset::Done } else { Reset::Failed };
+    rollback.step(
         format!("have {stub} let go of {device}"),
         |host| {
             ask_back(host, stub, device).or_else(|error| {
@@ -147,13 +155,13 @@ pub(crate) fn take<'a>(journal: &mut Journal<'a>, stub: &DomainName, facts: &'a 
             await_verdict(host, &owner, device)
         },
     )?;
-    journal.step(
+    rollback.step(
         format!("forbid {stub} the configuration space of {device}"),
         |host| set_ecam(host, id, device, Right::Revoke),
         move |host| set_ecam(host, id, device, Right::Allow),
     )?;
     // The first step's undo enters it again.
-    journal.step(format!("remove {device} from the pool"), |host| host.commit(&removal(host, id, device)?), |_| Ok(()))
+    rollback.step(format!("remove {device} from the pool"), |host| host.commit(&removal(host, id, device)?), |_| Ok(()))
 }
 
 /// Takes from the stub the right to a device that has no entry.
@@ -167,7 +175,7 @@ fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), 
 }
 
 /// The description of a device, as docs/xenstore.md has it.
-fn entry(host: &Host, owner: &DomainName, facts: &Facts, reset: Reset) -> Result<Vec<Change>, Error> {
+fn entry(host: &Host, owner: &DomainName, facts: &DeviceResources, reset: Reset) -> Result<Vec<Change>, Error> {
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
@@ -209,7 +217,7 @@ pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
 
 /// Tells the stub what the next guest of a free device may do with it besides what any guest may.
 pub(crate) fn set_policy(
-    journal: &mut Journal<'_>,
+    rollback: &mut RollbackStack<'_>,
     stub: &DomainName,
     device: Sbdf,
     policy: &Policy,
@@ -219,11 +227,11 @@ pub(crate) fn set_policy(
     }
     let node = path::child(&path::pool_dir(stub.id, device), key::POLICY);
     let owner = stub.clone();
-    journal.step(
+    rollback.step(
         format!("tell {stub} and the broker that {device} has {policy}"),
         |host| {
             let state = Change::write(state_path(stub.id, device), "new");
-            let numbers = policy.special().numbers().map(|number| format!("{number:x}")).join(" ");
+            let numbers = policy.policy_flags().numbers().map(|number| format!("{number:x}")).join(" ");
             host.commit(&[device_table::set_policy(device, policy), Change::write(node, numbers), state])
         },
         move |host| {
@@ -232,14 +240,14 @@ pub(crate) fn set_policy(
         },
     )?;
     // A stub that does not take it is told of a device without it: by what undoes the step before.
-    journal.step(
+    rollback.step(
         format!("wait until {stub} has looked at {device} with it"),
         |host| await_verdict(host, stub, device),
         |_| Ok(()),
     )
 }
 
-/// Has the stub look whether a device that it has lent is still there: it does when anything of the device's entry is touched.
+/// Has the stub look whether a device that it has assigned is still there: it does when anything of the device's entry is touched.
 pub(crate) fn look_again(stub: DomId, device: Sbdf) -> Change {
     Change::write(path::child(&path::pool_dir(stub, device), "online"), 1)
 }

@@ -6,7 +6,7 @@
 use xen_types::{DomId, Sbdf};
 
 use crate::create::unfinished;
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error, StateName, list};
 use crate::host::Host;
 use crate::host::domain;
@@ -16,22 +16,22 @@ use crate::ops::close;
 use crate::ops::pool::{self, STUB_PATIENCE};
 use crate::ops::recover::{held, holds};
 use crate::records::device_spec::DeviceSpec;
-use crate::records::device_table::{self, Keep, Phase, Record, Remembered};
+use crate::records::device_table::{self, Keep, Phase, Record, UnassignedEntry};
 use crate::records::directories::end_state;
 use crate::records::export::ExportMode;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
 use xenstore::{XenbusState, path};
 
 /// Brings devices where they belong. What does not work is noted, and tried again by the next command.
-pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered]) -> Result<(), Error> {
+pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
     let strays = strays(host, remembered)?;
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
         host.safe_point()?;
-        let handed = Journal::run(host, |journal| {
-            assignable::park(journal, host, device)?;
-            pool::hand_over(journal, &stub, &Facts::gather(host, device)?)
+        let handed = RollbackStack::run(host, |rollback| {
+            assignable::park(rollback, host, device)?;
+            pool::hand_over(rollback, &stub, &DeviceResources::gather(host, device)?)
         });
         match handed {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
@@ -65,7 +65,7 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[Remembered])
 }
 
 /// Whether there is anything to do for [`follow`], or for [`crate::ops::recover`] because of it.
-pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[Remembered]) -> Result<bool, Error> {
+pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[UnassignedEntry]) -> Result<bool, Error> {
     if !strays(host, remembered)?.is_empty() || !followers(host, records)?.is_empty() {
         return Ok(true);
     }
@@ -84,7 +84,7 @@ pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[Remembered])
 }
 
 /// Devices that no stub has, though the one that they are for is there.
-fn strays(host: &Host, remembered: &[Remembered]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
+fn strays(host: &Host, remembered: &[UnassignedEntry]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
     let mut strays = Vec::new();
     for (device, backend) in remembered.iter().map(|(device, backend)| (*device, backend)) {
         let is_parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);

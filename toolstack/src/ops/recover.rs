@@ -18,7 +18,7 @@ use crate::ops::hot_unplug::{self, Answer, IfSilent, Wanted, phases, withdraw};
 use crate::ops::intent_log;
 use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
 use crate::ops::reattach;
-use crate::ops::release::{self, Connection, Loan, Rights};
+use crate::ops::release::{self, Assignment, Connection, Rights};
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories::{self, Ends};
 use crate::records::entries::Entries;
@@ -88,7 +88,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
 fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
     if !host.sysfs.exists(record.device)
         && holds(host, record.stub, record.device)?
-        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Lent(_))
+        && matches!(pool::state(host, record.stub, record.device)?, PoolState::Assigned(_))
     {
         host.commit(&[pool::look_again(record.stub, record.device)])?;
     }
@@ -149,38 +149,39 @@ fn settle(
     // What was being detached is not to come back.
     let follows = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
     let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
-    let mut loan = Loan { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, follows };
+    let mut assignment =
+        Assignment { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, follows };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
-        let kept = settled(host, &loan, &attaching, &detaching)?;
-        keep(host, &mut loan, &kept)?;
-        if loan.devices.is_empty() {
+        let kept = settled(host, &assignment, &attaching, &detaching)?;
+        keep(host, &mut assignment, &kept)?;
+        if assignment.devices.is_empty() {
             return Ok(None);
         }
-        part(host, &mut loan)?;
+        part(host, &mut assignment)?;
     } else {
         if is_orphan {
-            reattach::leave(host, loan.stub.id, &loan.guest)?;
+            reattach::leave(host, assignment.stub.id, &assignment.guest)?;
         }
         // The broker does nothing for them any more.
-        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+        host.commit(&phases(&assignment.devices, Phase::Detaching))?;
     }
-    let taken = release::take_back(host, &loan, Rights::Uncertain);
+    let taken = release::take_back(host, &assignment, Rights::Uncertain);
     let why = match (guest_alive, is_orphan) {
         (false, _) => "the guest is gone",
         (true, true) => "its backend is gone",
         (true, false) => "a command was interrupted",
     };
     taken?;
-    host.note(&format!("took {} back from {}: {why}", list(&loan.devices), loan.guest));
-    Ok(Some(Reclaimed { guest: loan.guest, devices: loan.devices }))
+    host.note(&format!("took {} back from {}: {why}", list(&assignment.devices), assignment.guest));
+    Ok(Some(Reclaimed { guest: assignment.guest, devices: assignment.devices }))
 }
 
 /// Those of the devices, in whose midst a command died, that the guest has for good: it has all it needs, or has not begun to let
 /// go.
-fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
-    let (stub, guest) = (&loan.stub, &loan.guest);
-    if hot_unplug::unask(host, stub, guest, detaching)? {
+fn settled(host: &Host, assignment: &Assignment, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
+    let (stub, guest) = (&assignment.stub, &assignment.guest);
+    if hot_unplug::cancel(host, stub, guest, detaching)? {
         return Ok(detaching.to_vec());
     }
     if Ends::read(host, stub.id, guest.id)?.front == XenbusState::Reconfiguring {
@@ -196,33 +197,34 @@ fn settled(host: &Host, loan: &Loan, attaching: &[Sbdf], detaching: &[Sbdf]) -> 
     Ok(if done { attaching.to_vec() } else { Vec::new() })
 }
 
-fn keep(host: &Host, loan: &mut Loan, devices: &[Sbdf]) -> Result<(), Error> {
+fn keep(host: &Host, assignment: &mut Assignment, devices: &[Sbdf]) -> Result<(), Error> {
     if devices.is_empty() {
         return Ok(());
     }
     let forget: Vec<Change> = devices.iter().map(|device| audit::forget_pirqs(*device)).collect();
     host.commit(&[phases(devices, Phase::Attached), forget, intent_log::done(devices)].concat())?;
-    host.note(&format!("{} keeps {} though a command was interrupted", loan.guest, list(devices)));
-    loan.devices.retain(|device| !devices.contains(device));
-    loan.staying.extend_from_slice(devices);
+    host.note(&format!("{} keeps {} though a command was interrupted", assignment.guest, list(devices)));
+    assignment.devices.retain(|device| !devices.contains(device));
+    assignment.staying.extend_from_slice(devices);
     Ok(())
 }
 
 /// The guest shall not use the devices any more. One that does not let go of what it was just given loses it all the same.
-fn part(host: &Host, loan: &mut Loan) -> Result<(), Error> {
+fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
     let wanted = Wanted {
-        stub: &loan.stub,
-        guest: &loan.guest,
-        devices: &loan.devices,
+        stub: &assignment.stub,
+        guest: &assignment.guest,
+        devices: &assignment.devices,
         timeout: STUB_PATIENCE,
         if_silent: IfSilent::Leave,
     };
     if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
-        host.commit(&phases(&loan.devices, Phase::Detaching))?;
+        host.commit(&phases(&assignment.devices, Phase::Detaching))?;
     }
-    loan.connection = if loan.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
-    loan.guest_alive = domain::is_alive(host, loan.guest.id)?;
-    loan.stub_alive = domain::is_alive(host, loan.stub.id)?;
+    assignment.connection =
+        if assignment.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
+    assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
+    assignment.stub_alive = domain::is_alive(host, assignment.stub.id)?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use xenstore::path;
 use crate::audit;
 use crate::broker;
 use crate::device::reset::{Reset, Resetting};
-use crate::device::resources::{Facts, GuestRights};
+use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
@@ -24,7 +24,7 @@ use crate::xen::Permission::Revoke;
 
 /// Devices of one guest that are to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Loan {
+pub(crate) struct Assignment {
     pub(crate) stub: DomainName,
     pub(crate) stub_alive: bool,
     pub(crate) guest: DomainName,
@@ -60,7 +60,7 @@ pub(crate) enum Rights {
 
 /// The devices that a guest uses, apart from some.
 pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf> {
-    let uses = |record: &&Record| record.frontend == Some(guest) && record.phase != Phase::Held;
+    let uses = |record: &&Record| record.frontend == Some(guest) && record.phase != Phase::Leaked;
     records.iter().filter(uses).map(|record| record.device).filter(|device| !but.contains(device)).collect()
 }
 
@@ -71,66 +71,68 @@ pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf
 ///
 /// # Errors
 /// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
-pub(crate) fn take_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
-    host.without_stopping(|| take_all_back(host, loan, rights))
+pub(crate) fn take_back(host: &Host, assignment: &Assignment, rights: Rights) -> Result<(), Error> {
+    host.without_stopping(|| take_all_back(host, assignment, rights))
 }
 
-fn take_all_back(host: &Host, loan: &Loan, rights: Rights) -> Result<(), Error> {
-    let (facts, vanished) = gather(host, loan);
+fn take_all_back(host: &Host, assignment: &Assignment, rights: Rights) -> Result<(), Error> {
+    let (facts, vanished) = gather(host, assignment);
     let all = [facts.as_slice(), vanished.as_slice()].concat();
     let mut changes = Vec::new();
-    if loan.guest_alive {
+    if assignment.guest_alive {
         changes.extend(audit::note_pirqs(host, &all)?); // while they are known
     }
-    if !loan.follows {
-        changes.extend(loan.devices.iter().copied().flat_map(device_table::forget_keep));
+    if !assignment.follows {
+        changes.extend(assignment.devices.iter().copied().flat_map(device_table::forget_keep));
     }
     host.commit(&changes)?;
-    let stuck = quiet(host, loan, &facts);
-    if loan.connection == Connection::Gone {
-        host.commit(&remove_directories(host, loan)?)?;
+    let stuck = quiet(host, assignment, &facts);
+    if assignment.connection == Connection::Gone {
+        host.commit(&remove_directories(host, assignment)?)?;
     } else {
-        host.trace(&format!("remove the entries of {}", list(&loan.devices)));
-        hot_unplug::remove_entries(host, &loan.stub, &loan.guest, &loan.devices)?;
+        host.trace(&format!("remove the entries of {}", list(&assignment.devices)));
+        hot_unplug::remove_entries(host, &assignment.stub, &assignment.guest, &assignment.devices)?;
     }
-    if loan.stub_alive {
-        pool::await_return(host, &loan.stub, loan.guest.id, &loan.devices)?;
+    if assignment.stub_alive {
+        pool::await_return(host, &assignment.stub, assignment.guest.id, &assignment.devices)?;
     }
-    if loan.guest_alive {
-        revoke(host, loan, &all, rights)?;
+    if assignment.guest_alive {
+        revoke(host, assignment, &all, rights)?;
     } else {
         // Xen has taken the rights back with the domain. Where a device went depends on Xen's quarantine setting: make sure.
         for facts in &facts {
             assignable::quarantine(host, facts.device)?;
         }
     }
-    let held = in_use::hold(host, &loan.guest, &all)?;
+    let held = in_use::hold(host, &assignment.guest, &all)?;
     let is_stuck = |device: &Sbdf| stuck.iter().any(|(other, _)| other == device);
     let free: Vec<Sbdf> =
-        loan.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
+        assignment.devices.iter().copied().filter(|device| !held.has(*device) && !is_stuck(device)).collect();
     let returning = Returning::begin(host, &free, &facts)?;
     // Nothing of the devices takes part in that, so it need not wait for their resets.
-    let changes = end_connection(host, loan)?;
-    let stub_alive = loan.stub_alive && domain::is_alive(host, loan.stub.id)?;
-    returning.finish(host, &loan.stub, stub_alive, Looked::as_set(host), changes)?;
+    let changes = end_connection(host, assignment)?;
+    let stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
+    returning.finish(host, &assignment.stub, stub_alive, Looked::as_set(host), changes)?;
     stuck.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
-    held.into_result(&loan.guest)
+    held.into_result(&assignment.guest)
 }
 
-fn remove_directories(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
-    host.trace(&format!("remove the directories of {}", loan.guest));
-    let mut changes = directories::remove(host, loan.stub.id, loan.guest.id)?;
-    if !domain::is_alive(host, loan.stub.id)? {
-        changes.push(Change::remove_if_empty(path::domain_path(loan.stub.id))); // where the guest was asked to close
+fn remove_directories(host: &Host, assignment: &Assignment) -> Result<Vec<Change>, Error> {
+    host.trace(&format!("remove the directories of {}", assignment.guest));
+    let mut changes = directories::remove(host, assignment.stub.id, assignment.guest.id)?;
+    if !domain::is_alive(host, assignment.stub.id)? {
+        changes.push(Change::remove_if_empty(path::domain_path(assignment.stub.id))); // where the guest was asked to close
     }
     Ok(changes)
 }
 
 /// Has a guest close that has no devices any more. What is left to do then: to remove the directories.
-fn end_connection(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
-    match loan.connection {
-        Connection::Ends { by_force } if close::close(host, &loan.stub, &loan.guest, STUB_PATIENCE)? || by_force => {
-            remove_directories(host, loan)
+fn end_connection(host: &Host, assignment: &Assignment) -> Result<Vec<Change>, Error> {
+    match assignment.connection {
+        Connection::Ends { by_force }
+            if close::close(host, &assignment.stub, &assignment.guest, STUB_PATIENCE)? || by_force =>
+        {
+            remove_directories(host, assignment)
         }
         _ => Ok(Vec::new()),
     }
@@ -138,11 +140,11 @@ fn end_connection(host: &Host, loan: &Loan) -> Result<Vec<Change>, Error> {
 
 /// Makes the devices quiet and unmaps their vectors. Those with which that does not work, and why: they stay on their way back, and
 /// the guest loses its rights all the same.
-fn quiet(host: &Host, loan: &Loan, facts: &[Facts]) -> Vec<(Sbdf, Error)> {
+fn quiet(host: &Host, assignment: &Assignment, facts: &[DeviceResources]) -> Vec<(Sbdf, Error)> {
     let mut stuck = Vec::new();
-    for device in loan.devices.iter().copied() {
-        let own: Vec<Facts> = facts.iter().filter(|facts| facts.device == device).cloned().collect();
-        if let Err(error) = broker::let_go(host, loan.guest.id, &[device], &own) {
+    for device in assignment.devices.iter().copied() {
+        let own: Vec<DeviceResources> = facts.iter().filter(|facts| facts.device == device).cloned().collect();
+        if let Err(error) = broker::let_go(host, assignment.guest.id, &[device], &own) {
             host.note(&format!("{device} is not made quiet: {error}"));
             stuck.push((device, error));
         }
@@ -174,7 +176,7 @@ pub(crate) struct Returning {
 
 impl Returning {
     /// Begins the resets of devices of which the guest has nothing any more.
-    pub(crate) fn begin(host: &Host, devices: &[Sbdf], facts: &[Facts]) -> Result<Self, Error> {
+    pub(crate) fn begin(host: &Host, devices: &[Sbdf], facts: &[DeviceResources]) -> Result<Self, Error> {
         let mut resets = Vec::new();
         for facts in facts.iter().filter(|facts| devices.contains(&facts.device)) {
             host.trace(&format!("reset {}", facts.device));
@@ -230,11 +232,11 @@ impl Returning {
 
 /// What is known of the devices that dom0 sees, and of those that were pulled out: these have no registers any more, but the
 /// guest still has its rights.
-fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
+fn gather(host: &Host, assignment: &Assignment) -> (Vec<DeviceResources>, Vec<DeviceResources>) {
     let (mut present, mut vanished) = (Vec::new(), Vec::new());
-    for device in loan.devices.iter().copied() {
+    for device in assignment.devices.iter().copied() {
         let known = if host.sysfs.exists(device) { &mut present } else { &mut vanished };
-        match Facts::find(host, loan.stub.id, device) {
+        match DeviceResources::find(host, assignment.stub.id, device) {
             Ok(facts) => known.push(facts),
             Err(error) => host.note(&format!("{device}: {error}")),
         }
@@ -244,9 +246,9 @@ fn gather(host: &Host, loan: &Loan) -> (Vec<Facts>, Vec<Facts>) {
 
 /// Takes every right from a living guest that it needs for none of its other devices. One that cannot be taken does not keep the
 /// others; the first such is the result.
-fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(), Error> {
-    let guest = loan.guest.id;
-    let kept = Facts::of_others(host, loan.stub.id, &loan.staying)?;
+fn revoke(host: &Host, assignment: &Assignment, facts: &[DeviceResources], rights: Rights) -> Result<(), Error> {
+    let guest = assignment.guest.id;
+    let kept = DeviceResources::of_others(host, assignment.stub.id, &assignment.staying)?;
     let mut result = Ok(());
     let mut note = |what: String, may_be_absent: bool, outcome: Result<(), HypercallError>| {
         host.trace(&what);
@@ -257,24 +259,24 @@ fn revoke(host: &Host, loan: &Loan, facts: &[Facts], rights: Rights) -> Result<(
         }
     };
     let uncertain = rights == Rights::Uncertain;
-    for device in loan.devices.iter().copied() {
+    for device in assignment.devices.iter().copied() {
         let may_be_absent = uncertain || !host.sysfs.exists(device);
-        let what = format!("take {device} from {}", loan.guest);
+        let what = format!("take {device} from {}", assignment.guest);
         note(what, may_be_absent, host.hypervisor.deassign(guest, device));
     }
     let GuestRights { frames, ports, gsis } = GuestRights::of(facts).without(&GuestRights::of(&kept));
     for gsi in gsis.into_iter().map(Pirq) {
-        let what = format!("forbid {} interrupt {gsi}", loan.guest);
+        let what = format!("forbid {} interrupt {gsi}", assignment.guest);
         note(what, uncertain, host.hypervisor.set_irq(guest, gsi, Revoke));
-        let what = format!("unmap interrupt {gsi} from {}", loan.guest);
+        let what = format!("unmap interrupt {gsi} from {}", assignment.guest);
         note(what, uncertain, host.hypervisor.unmap_pirq(guest, gsi));
     }
     for ports in ports {
-        let what = format!("forbid {} {} ports from {:#x}", loan.guest, ports.count, ports.first);
+        let what = format!("forbid {} {} ports from {:#x}", assignment.guest, ports.count, ports.first);
         note(what, uncertain, host.hypervisor.set_ioports(guest, ports, Revoke));
     }
     for frames in frames {
-        let what = format!("forbid {} {} pages from frame {:#x}", loan.guest, frames.count, frames.first);
+        let what = format!("forbid {} {} pages from frame {:#x}", assignment.guest, frames.count, frames.first);
         note(what, uncertain, host.hypervisor.set_iomem(guest, frames, Revoke));
     }
     result

@@ -29,11 +29,11 @@ pub(crate) enum Phase {
     /// On its way back.
     Detaching,
     /// Taken from a guest that still has something of it: nobody gets it (`in_use.rs`).
-    Held,
+    Leaked,
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching, Self::Held];
+    const ALL: [Self; 5] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching, Self::Leaked];
 
     /// The word in the node.
     pub(crate) fn name(self) -> &'static str {
@@ -42,7 +42,7 @@ impl Phase {
             Self::Attaching => "attaching",
             Self::Attached => "attached",
             Self::Detaching => "detaching",
-            Self::Held => "held",
+            Self::Leaked => "leaked",
         }
     }
 }
@@ -57,7 +57,7 @@ pub(crate) struct Record {
 }
 
 /// A device that no stub has, and the name of the one that it is for.
-pub(crate) type Remembered = (Sbdf, String);
+pub(crate) type UnassignedEntry = (Sbdf, String);
 
 /// Reads the whole table, in order of the devices.
 pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
@@ -65,7 +65,7 @@ pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
 }
 
 /// The whole table, and the devices that are in nobody's pool.
-pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<Remembered>), Error> {
+pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<UnassignedEntry>), Error> {
     let mut devices = Vec::new();
     for name in host.list(path::TOOL_DEVICES)? {
         let device = Sbdf::parse_path_component(&name)

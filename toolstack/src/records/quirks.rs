@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use pci_config::{Openings, Policy};
+use pci_config::{Policy, WritableMask};
 use xen_types::Sbdf;
 
 use crate::error::Error;
@@ -60,7 +60,7 @@ fn check(host: &Host, device: Sbdf, policy: &Policy) -> Result<(), Error> {
     if policy.quirks().next().is_none() {
         return Ok(());
     }
-    let openings = host.sysfs.config(device)?.look(|space| Openings::new(space, policy))?;
+    let openings = host.sysfs.config(device)?.look(|space| WritableMask::new(space, policy))?;
     for quirk in policy.quirks() {
         let open = openings.open(usize::from(quirk.offset() / 4)).bits >> (8 * (quirk.offset() % 4));
         let locked = quirk.mask() & !open;

@@ -1,7 +1,7 @@
 //! Steps that are undone when a later one fails.
 //!
 //! A command that changes several things in several places (Xen, sysfs, xenstore) runs each change as a step of a
-//! [`Journal`]: what to do, and what takes it back. Either all steps stay, or none does.
+//! [`RollbackStack`]: what to do, and what takes it back. Either all steps stay, or none does.
 
 use crate::error::Error;
 use crate::host::Host;
@@ -9,22 +9,22 @@ use crate::host::Host;
 type Undo<'a> = Box<dyn FnOnce(&Host) -> Result<(), Error> + 'a>;
 
 /// What was done so far.
-pub(crate) struct Journal<'a> {
+pub(crate) struct RollbackStack<'a> {
     host: &'a Host,
     done: Vec<(String, Undo<'a>)>,
 }
 
-impl<'a> Journal<'a> {
+impl<'a> RollbackStack<'a> {
     /// Runs `body` with an empty journal, and undoes what it recorded, last first, if it fails. An undo that fails itself is
     /// reported, and the others go on; but what somebody holds on to goes no further back.
     ///
     /// # Errors
     /// The body's.
     pub(crate) fn run<T>(host: &'a Host, body: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
-        let mut journal = Self { host, done: Vec::new() };
-        let result = body(&mut journal);
+        let mut rollback = Self { host, done: Vec::new() };
+        let result = body(&mut rollback);
         if result.is_err() {
-            host.without_stopping(|| journal.roll_back());
+            host.without_stopping(|| rollback.roll_back());
         }
         result
     }

@@ -79,7 +79,7 @@ fn a_device_parked_at_boot_was_never_in_quarantine() {
 }
 
 #[test]
-fn a_lent_device_stays() {
+fn an_assigned_device_stays() {
     let machine = attached();
     let before = machine.dump();
     let error = remove(&machine.host, &[device(EDU)], true).unwrap_err();

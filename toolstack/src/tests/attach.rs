@@ -59,7 +59,7 @@ fn devices_that_xl_made_assignable_are_handed_over_on_the_way() {
     let machine = Machine::new();
     attach_to_web(&machine, &[EDU]).unwrap();
     machine.with(|world| {
-        assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/state"), Some("lent 5"));
+        assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/state"), Some("assigned 5"));
         assert_eq!(world.value("/local/domain/3/pool/0000-00-05-0/state"), None);
     });
     machine.assert_no_violations();

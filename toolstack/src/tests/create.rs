@@ -10,7 +10,7 @@ use super::{TIMEOUT, add_all};
 use crate::create::{Plan, Request, create, unfinished};
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA, device};
-use crate::host::command_lock::Turn;
+use crate::host::command_lock::CommandLock;
 use crate::ops::recover::reclaim;
 
 /// The next free number.
@@ -204,7 +204,7 @@ fn other_commands_have_their_turn_while_xl_makes_the_guest() {
     let (other, saw) = (locks.clone(), seen.clone());
     machine.with(|world| {
         world.during_create = Some(Box::new(move |uuid| {
-            let taken = Turn::take_in(other.path(), || Ok(None), || panic!("it has to wait")).unwrap();
+            let taken = CommandLock::take_in(other.path(), || Ok(None), || panic!("it has to wait")).unwrap();
             assert!(taken.take_creation(uuid).unwrap().is_none());
             saw.set(true);
         }));

@@ -102,13 +102,13 @@ fn the_pool_describes_each_device_to_the_stub_alone() {
             "0000-00-05-0/online = \"1\" n0 r3",
             "0000-00-05-0/resource-0 = \"0xfeb40000 0x20000 mem32\" n0 r3",
             "0000-00-05-0/resource-1 = \"0xc000 0x40 io\" n0 r3",
-            "0000-00-05-0/state = \"lent 5\" n0 b3",
+            "0000-00-05-0/state = \"assigned 5\" n0 b3",
             "0000-00-07-0 = \"\" n0 r3",
             "0000-00-07-0/ecam = \"b0038\" n0 r3",
             "0000-00-07-0/irq = \"23\" n0 r3",
             "0000-00-07-0/online = \"1\" n0 r3",
             "0000-00-07-0/resource-0 = \"0x8c0000000 0x4000 mem64\" n0 r3",
-            "0000-00-07-0/state = \"lent 5\" n0 b3",
+            "0000-00-07-0/state = \"assigned 5\" n0 b3",
         ]
     );
 }

@@ -82,7 +82,7 @@ fn a_guard_that_xl_removes_is_there_again_with_the_next_command() {
             assert_eq!(guard(&machine, name), None);
         }
         let shown = table(&devices(&machine.host, None).unwrap());
-        assert!(shown.contains("attached  lent 5, guard missing"), "{shown}");
+        assert!(shown.contains("attached  assigned 5, guard missing"), "{shown}");
         reclaim(&machine.host).unwrap();
         assert_eq!((guard(&machine, EDU).as_deref(), guard(&machine, NVME).as_deref()), (Some("5"), Some("3")));
         let shown = json(&devices(&machine.host, None).unwrap());

@@ -472,7 +472,7 @@ fn the_stub_is_told_to_look_at_a_device_that_was_pulled_out() {
     reclaim(&machine.host).unwrap();
     machine.with(|world| {
         assert_eq!(world.value("/local/domain/3/pool/0000-00-06-0/online"), Some("1"));
-        world.write("/local/domain/3/pool/0000-00-06-0/state", "vanished 5");
+        world.write("/local/domain/3/pool/0000-00-06-0/state", "absent 5");
         world.write("/local/domain/3/pool/0000-00-06-0/online", "marked");
     });
     reclaim(&machine.host).unwrap();
@@ -518,12 +518,12 @@ fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     let error = detach_from_web(&machine, &[EDU]).unwrap_err();
     assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
     machine.with(|world| {
-        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("leaked"));
         assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
         assert!(!world.irqs.contains(&(WEB, 22)));
     });
     let listed = crate::cli::list::table(&crate::cli::list::devices(&machine.host, None).unwrap());
-    assert!(listed.contains("held      held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
+    assert!(listed.contains("leaked    held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
     for guest in ["web", "db"] {
         let error = crate::ops::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
         assert_eq!(error.to_string(), held);
@@ -547,7 +547,7 @@ fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
     cling(&machine, 1);
     attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
     machine.with(|world| {
-        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("held"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("leaked"));
         assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
         let told = "could not undo \"note that the devices go to web (domain 5)\": 0000:00:06.0 is given to nobody";
         assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
@@ -566,7 +566,7 @@ fn what_a_guest_is_quick_with_does_not_go_back_to_dom0s_driver() {
     let driver = || std::fs::read_link(machine.tree.path().join(format!("bus/pci/devices/{SATA}/driver"))).unwrap();
     assert!(driver().ends_with("pciback"), "{:?}", driver());
     machine.with(|world| {
-        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/phase"), Some("held"));
+        assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/phase"), Some("leaked"));
         assert_eq!(world.owners[&device(SATA)], xen_types::DomId::IO);
         world.memory.make_table(WEB, 0x2001, &[]);
         world.stub.cannot_export = None;

@@ -13,7 +13,7 @@ fn the_table_says_what_is_where() {
         table(&devices(&machine.host, None).unwrap()),
         "DEVICE        VDEV          GUEST    BACKEND    FRONTEND   STUB        PHASE     NOTE\n\
          0000:00:05.0  -             -        -          -          pcidom (3)  pool      free\n\
-         0000:00:06.0  0000:00:00.0  web (5)  Connected  Connected  pcidom (3)  attached  lent 5\n\
+         0000:00:06.0  0000:00:00.0  web (5)  Connected  Connected  pcidom (3)  attached  assigned 5\n\
          0000:00:07.0  -             -        -          -          pcidom (3)  pool      free"
     );
     assert_eq!(devices(&machine.host, Some("web")).unwrap().len(), 1);
@@ -43,7 +43,7 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
         "name": "pcidom"
       },
       "phase": "attached",
-      "pool": "lent 5",
+      "pool": "assigned 5",
       "problem": null,
       "holds": null,
       "keep": null,
@@ -60,15 +60,15 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
 fn what_keeps_a_device_from_others_is_said() {
     let machine = attached();
     machine.with(|world| {
-        world.write("/local/domain/3/pool/0000-00-05-0/state", "vanished 5");
-        world.write("/tool/pcidom/device/0000-00-06-0/phase", "held");
+        world.write("/local/domain/3/pool/0000-00-05-0/state", "absent 5");
+        world.write("/tool/pcidom/device/0000-00-06-0/phase", "leaked");
         world.write("/tool/pcidom/device/0000-00-06-0/holds", "web (domain 5): 3 mappings");
         world.write("/tool/pcidom/device/0000-00-07-0/keep", "01234567-89ab-cdef-0123-456789abcdef");
     });
     let entries = devices(&machine.host, None).unwrap();
     let shown = table(&entries);
     assert!(shown.contains("attached  device gone"), "{shown}");
-    assert!(shown.contains("held      held by web (domain 5): 3 mappings"), "{shown}");
+    assert!(shown.contains("leaked    held by web (domain 5): 3 mappings"), "{shown}");
     assert!(json(&entries).contains("\"keep\": \"01234567-"));
 }
 

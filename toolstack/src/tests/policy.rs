@@ -60,7 +60,7 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 4)), (Some(0x50), Some(0)));
     let listed = list::devices(&machine.host, None).unwrap();
     assert!(list::json(&listed).contains("\"policy\": \"permissive=0,hide=1,quirk=52:2:ff\""));
-    assert!(list::table(&listed).ends_with("lent 5, permissive=0,hide=1,quirk=52:2:ff"));
+    assert!(list::table(&listed).ends_with("assigned 5, permissive=0,hide=1,quirk=52:2:ff"));
     detach_from(&machine);
     assert_eq!(nodes(&machine), before);
     // The next guest sees everything.

@@ -10,7 +10,7 @@ use sim::random::Random;
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-use crate::device::resources::{Facts, GuestRights};
+use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::Error;
 use crate::fake::{DB, E1000, EDU, Killed, MachineWithStub, NVME, WEB, device};
 use crate::ops::attach::{Following, Request, Until, attach};
@@ -155,7 +155,8 @@ impl Play {
         for id in self.guests {
             let theirs: Vec<Sbdf> =
                 records.iter().filter(|record| record.frontend == Some(id)).map(|record| record.device).collect();
-            let facts: Vec<Facts> = theirs.iter().map(|device| Facts::gather(host, *device).unwrap()).collect();
+            let facts: Vec<DeviceResources> =
+                theirs.iter().map(|device| DeviceResources::gather(host, *device).unwrap()).collect();
             let rights = GuestRights::of(&facts);
             let frames: BTreeSet<u64> =
                 rights.frames.iter().flat_map(|frames| frames.first.0..frames.first.0 + frames.count).collect();
@@ -178,7 +179,7 @@ impl Play {
             let owner = self.machine.machine.with(|world| world.owners[&record.device]);
             assert_eq!(owner, record.frontend.unwrap_or(DomId::IO), "{record:?}: {}", story());
             let pool = self.machine.read(&path::child(&path::pool_dir(record.stub, record.device), "state"));
-            let expected = record.frontend.map_or_else(|| "free".to_owned(), |guest| format!("lent {guest}"));
+            let expected = record.frontend.map_or_else(|| "free".to_owned(), |guest| format!("assigned {guest}"));
             assert_eq!(pool, Some(expected), "{record:?}: {}", story());
         }
         assert_eq!(records.len(), ALL.len(), "{}", story());

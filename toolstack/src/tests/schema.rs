@@ -111,8 +111,8 @@ fn listings_are_as_described() {
     attach_to_web(&machine, &[EDU]).unwrap();
     assert_list(&machine);
     machine.with(|world| {
-        world.write("/local/domain/3/pool/0000-00-05-0/state", "vanished 5");
-        world.write("/tool/pcidom/device/0000-00-06-0/phase", "held");
+        world.write("/local/domain/3/pool/0000-00-05-0/state", "absent 5");
+        world.write("/tool/pcidom/device/0000-00-06-0/phase", "leaked");
         world.write("/tool/pcidom/device/0000-00-06-0/holds", "3 mappings");
         world.write("/tool/pcidom/device/0000-00-06-0/keep", "a-guest");
     });
@@ -132,8 +132,8 @@ fn the_status_is_as_described() {
     status_of_all.check().unwrap();
     assert_valid(STATUS, &status_of_all.json());
     assert_valid(STATUS, &status(&Machine::new().host, "pcidom").unwrap().json());
-    let described = parse(STATUS)["properties"]["figures"]["properties"].as_object().unwrap().len();
-    assert_eq!(described, xenstore::figures::COUNT);
+    let described = parse(STATUS)["properties"]["statistics"]["properties"].as_object().unwrap().len();
+    assert_eq!(described, xenstore::statistics::COUNT);
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn a_guest_s_device_is_shown_with_what_it_wrote_in_vain() {
     }
 }
 
-/// The figures in the guest and those shown are the same: both come from one view.
+/// The statistics in the guest and those shown are the same: both come from one view.
 #[test]
 fn what_is_shown_is_what_the_guest_reads() {
     let machine = with_stub(&[E1000, EDU], &format!("{E1000},hide=9"));

@@ -18,28 +18,31 @@ fn it_says_how_the_stub_is_and_leaves_nothing_behind() {
 
     let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
     assert_eq!(json["stub"]["id"], STUB.0);
-    assert_eq!(json["devices"], serde_json::json!({ "free": 2, "lent": 1, "refused": 0, "other": 0 }));
+    assert_eq!(json["devices"], serde_json::json!({ "free": 2, "assigned": 1, "refused": 0, "other": 0 }));
     assert_eq!(json["frontends"][0]["guest"]["name"], "web");
     assert_eq!(json["frontends"][0]["frontend_state"], "Connected");
     assert_eq!(json["frontends"][0]["devices"], 1);
-    assert_eq!(json["figures"]["grants"], 1);
-    assert_eq!(json["figures"]["frontends"], 1);
-    assert!(json["figures"]["reads"].as_u64().unwrap() > 0);
+    assert_eq!(json["statistics"]["grants"], 1);
+    assert_eq!(json["statistics"]["frontends"], 1);
+    assert!(json["statistics"]["reads"].as_u64().unwrap() > 0);
     let text = status.text();
-    for want in
-        ["pcidom (3)", "2 free, 1 lent", "web (5): 1 device, backend Connected, frontend Connected", "denied writes"]
-    {
+    for want in [
+        "pcidom (3)",
+        "2 free, 1 assigned",
+        "web (5): 1 device, backend Connected, frontend Connected",
+        "denied writes",
+    ] {
         assert!(text.contains(want), "{want}: {text}");
     }
 }
 
 #[test]
 fn a_stub_that_does_not_answer_is_an_error_but_what_is_known_is_shown() {
-    let machine = Machine::new(); // its stub knows no figures
+    let machine = Machine::new(); // its stub knows no statistics
     let status = status(&machine.host, "pcidom").unwrap();
     assert!(status.text().contains("it does not answer"));
     let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
-    assert!(json["figures"].is_null());
+    assert!(json["statistics"].is_null());
     assert!(matches!(status.check(), Err(Error::StubSilent { .. })));
     machine.with(|world| {
         assert_eq!(world.children("/local/domain/3/data/pcidom"), ["export", "version"]);

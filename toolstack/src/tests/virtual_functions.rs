@@ -38,7 +38,7 @@ fn a_guest_sees_a_function_like_any_other() {
     assert_eq!((&shown["physical_function"], &shown["registers"][0]["value"]), (&PHYSICAL.into(), &0x1b36.into()));
     assert_eq!(shown["registers"][1]["value"], 0x0011);
     let listed = list::table(&list::devices(&machine.host, None).unwrap());
-    assert!(listed.ends_with("lent 5, virtual function of 0000:00:0d.0"), "{listed}");
+    assert!(listed.ends_with("assigned 5, virtual function of 0000:00:0d.0"), "{listed}");
     let devices = vec![device(NVME)];
     let request = detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force: false };
     detach(&machine.host, &request, &reclaim(&machine.host).unwrap()).unwrap();

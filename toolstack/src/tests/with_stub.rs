@@ -55,7 +55,7 @@ fn a_guest_finds_what_was_attached_and_loses_what_was_detached() {
     let machine = with_pool();
     let before = nodes(&machine);
     assert_eq!(attach(&machine.host, &request("web", &ALL)).unwrap(), Connection::Connected);
-    assert_eq!(pool_states(&machine), all("lent 5"));
+    assert_eq!(pool_states(&machine), all("assigned 5"));
     machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 3));
     detach_all(&machine).unwrap();
     assert_eq!(pool_states(&machine), all("free"));
@@ -151,7 +151,7 @@ fn devices_come_and_go_while_the_guest_uses_others() {
     attach(&machine.host, &request("web", &[E1000])).unwrap();
     let with_one = nodes(&machine);
     assert_eq!(attach(&machine.host, &request("web", &[EDU, NVME])).unwrap(), Connection::Connected);
-    assert_eq!(pool_states(&machine), all("lent 5"));
+    assert_eq!(pool_states(&machine), all("assigned 5"));
     machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 3));
     detach_some(&machine, &[EDU, NVME], false).unwrap();
     machine.with_peers(|peers| assert_eq!(peers.guests[&WEB].found.len(), 1));

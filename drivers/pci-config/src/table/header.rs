@@ -62,7 +62,7 @@ pub(super) const BLOCKS: [Block; 2] = [
             register(0x3f, 1, "Max_Lat", COPY, Write::Drop, 0, "PCI 3.0 §6.2.4"),
         ],
     },
-    // Bridges are not lent (`checks.rs`). If one were, its windows and its secondary bus would stay the host's.
+    // Bridges are not assigned (`checks.rs`). If one were, its windows and its secondary bus would stay the host's.
     Block {
         place: Place::Header(1),
         name: "bridge",

@@ -4,11 +4,11 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 
-use super::lend;
+use super::assign;
 use crate::fakes::{Memory, network_card, network_card_known};
 use crate::walk::Walk;
 use crate::{ConfigSpace, Width};
-use crate::{Openings, Register, VirtualConfig};
+use crate::{Register, VirtualConfig, WritableMask};
 
 /// Answers every read with another number, without bounds on what a read's width allows.
 struct Noise(Cell<u32>);
@@ -46,7 +46,7 @@ proptest! {
     #[test]
     fn any_bytes_are_a_device(seed in prop::collection::vec(any::<u8>(), 4096), has_list in any::<bool>(), value in any::<u32>()) {
         let hw = Memory::of(&seed, has_list);
-        let mut config = lend(&network_card_known(), &hw);
+        let mut config = assign(&network_card_known(), &hw);
         access_everything(&mut config, &hw, value);
     }
 
@@ -104,7 +104,7 @@ fn the_longest_list_is_walked_to_its_end() {
 fn overlapping_capabilities_keep_the_first_meaning() {
     let mut hw = network_card();
     hw.set(0x40, &[0x01, 0x44, 0xc3, 0xff, 0x05, 0x00, 0x80, 0x00]); // MSI inside power management
-    let mut config = lend(&network_card_known(), &hw);
+    let mut config = assign(&network_card_known(), &hw);
     let outcome = config.write(&hw, 0x44, 2, 0x0003).expect("the D-state");
     assert_eq!(outcome.hardware().map(|write| write.register).collect::<Vec<_>>(), [Register::PowerState]);
     assert_eq!(config.write(&hw, 0x46, 2, 0xffff).expect("bridge extensions").hardware().count(), 0);
@@ -119,9 +119,9 @@ fn interrupts_are_opened_by_no_other_name() {
         hw.set(0x34, &[first]);
         hw.set(0x40, &[0x05, if at == 0x44 { 0x44 } else { 0 }, 0x80, 0x00]);
         hw.set(0x44, &[0x09, if at == 0x40 { 0x40 } else { 0 }, 0x00, 0x00]);
-        let openings = Openings::new(&hw, &policy);
+        let writable = WritableMask::new(&hw, &policy);
         for dword in 0x10..0x14 {
-            assert_eq!(openings.open(dword).bits, 0, "{dword:#x}");
+            assert_eq!(writable.open(dword).bits, 0, "{dword:#x}");
         }
     }
 }
@@ -133,7 +133,7 @@ fn a_capability_at_the_very_end_does_not_reach_beyond() {
         hw.set(0x34, &[0xfc]);
         hw.set(0xfc, &[id, 0x00]);
         hw.set(0x100, &[0x00; 8]);
-        let mut config = lend(&network_card_known(), &hw);
+        let mut config = assign(&network_card_known(), &hw);
         access_everything(&mut config, &hw, 0x5a5a_5a5a);
     }
 }

@@ -2,13 +2,13 @@
 
 use proptest::prelude::*;
 
-use super::lend;
+use super::assign;
 use crate::fakes::{Memory, network_card, network_card_known, server_card};
-use crate::{Answerer, Entry, Openings, Policy, Reason, Register, VirtualConfig, Width};
+use crate::{Answerer, Entry, Policy, Reason, Register, VirtualConfig, Width, WritableMask};
 
 fn inventory(hw: &Memory, policy: &str) -> Vec<Entry> {
     let policy_itself: Policy = policy.parse().expect("a policy");
-    lend(&network_card_known().with_policy(policy), hw).inventory(hw, &policy_itself)
+    assign(&network_card_known().with_policy(policy), hw).inventory(hw, &policy_itself)
 }
 
 #[track_caller]
@@ -63,7 +63,7 @@ fn registers_have_their_names_and_their_reasons() {
 }
 
 /// What a write of one byte does: bits of the byte that reach the device, and bits that a guest then reads otherwise.
-fn effect(hw: &Memory, view: &VirtualConfig, openings: &Openings, offset: u16, value: u8) -> (u8, u8) {
+fn effect(hw: &Memory, view: &VirtualConfig, writable: &WritableMask, offset: u16, value: u8) -> (u8, u8) {
     let mut config = view.clone();
     let read = |config: &VirtualConfig| config.read(hw, offset.into(), 1).expect("a byte").to_le_bytes()[0];
     let before = read(&config);
@@ -75,7 +75,7 @@ fn effect(hw: &Memory, view: &VirtualConfig, openings: &Openings, offset: u16, v
     };
     for write in outcome.hardware() {
         match write.register {
-            Register::Open => openings
+            Register::Open => writable
                 .grant(write.offset, write.width, write.mask, write.value)
                 .iter()
                 .for_each(|grant| add(grant.offset, grant.mask)),
@@ -92,8 +92,8 @@ fn byte_of(entry: &Entry, offset: u16, mask: u32) -> u8 {
 
 /// All bits of every byte are tried alone, on a card whose bits that a one clears are set.
 fn assert_honest(hw: &Memory, policy: &str) {
-    let view = lend(&network_card_known().with_policy(policy), hw);
-    let openings = Openings::new(hw, &policy.parse().expect("a policy"));
+    let view = assign(&network_card_known().with_policy(policy), hw);
+    let writable = WritableMask::new(hw, &policy.parse().expect("a policy"));
     for entry in inventory(hw, policy).into_iter().filter(|entry| entry.offset < 0x310) {
         for offset in entry.offset..entry.offset + u16::from(entry.bytes) {
             let [device, virt] = [entry.device_bits, entry.virtual_bits].map(|mask| byte_of(&entry, offset, mask));
@@ -102,7 +102,7 @@ fn assert_honest(hw: &Memory, policy: &str) {
             let guest = view.read(hw, offset.into(), 1).expect("a byte").to_le_bytes()[0];
             for bit in (0..8).map(|bit| 1u8 << bit) {
                 for value in [guest ^ bit, guest | bit, guest & !bit, bit] {
-                    let effect = effect(hw, &view, &openings, offset, value);
+                    let effect = effect(hw, &view, &writable, offset, value);
                     reached |= effect.0;
                     changed |= effect.1;
                 }
@@ -137,7 +137,7 @@ fn a_base_address_register_changes_by_what_is_shown() {
     let hw = network_card();
     let known = network_card_known();
     for entry in inventory(&hw, "permissive=0").iter().filter(|entry| entry.name.contains("Base Address")) {
-        let mut config = lend(&known, &hw);
+        let mut config = assign(&known, &hw);
         config.write(&hw, entry.offset.into(), 4, u32::MAX).expect("sizing");
         let after = config.read(&hw, entry.offset.into(), 4).expect("a register");
         assert_eq!(after ^ entry.value, entry.virtual_bits, "{entry:x?}");

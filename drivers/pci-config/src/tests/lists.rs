@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::lend;
+use super::assign;
 use crate::fakes::{Memory, network_card, network_card_known, server_card};
 use crate::view::VirtualConfig;
 use crate::{ConfigSpace, Walk, Width};
@@ -45,7 +45,7 @@ fn guests_walk(config: &VirtualConfig, hw: &impl ConfigSpace) -> (Found, Found) 
 #[test]
 fn a_sound_list_is_shown_as_it_is() {
     let hw = server_card();
-    let config = lend(&network_card_known().with_policy(SHOWN), &hw);
+    let config = assign(&network_card_known().with_policy(SHOWN), &hw);
     for offset in (0..0x1000).step_by(4).filter(|offset| !matches!(offset, 0x04 | 0x10..=0x24 | 0x30 | 0x3c | 0x40)) {
         let real = hw.read_config(u16::try_from(offset).expect("in the space"), Width::Dword);
         assert_eq!(config.read(&hw, offset, 4), Ok(real), "{offset:#x}");
@@ -57,9 +57,9 @@ fn a_sound_list_is_shown_as_it_is() {
 #[test]
 fn each_capability_can_be_hidden() {
     let hw = server_card();
-    let (conventional, extended) = guests_walk(&lend(&network_card_known().with_policy(SHOWN), &hw), &hw);
+    let (conventional, extended) = guests_walk(&assign(&network_card_known().with_policy(SHOWN), &hw), &hw);
     for (at, id) in &conventional {
-        let config = lend(&network_card_known().with_policy(&format!("{SHOWN},hide={id:x}")), &hw);
+        let config = assign(&network_card_known().with_policy(&format!("{SHOWN},hide={id:x}")), &hw);
         let (seen, seen_extended) = guests_walk(&config, &hw);
         let want: Found = conventional.iter().filter(|found| found != &&(*at, *id)).copied().collect();
         assert_eq!(seen, want, "{id:#x} at {at:#x}");
@@ -68,7 +68,7 @@ fn each_capability_can_be_hidden() {
         assert_eq!(config.read(&hw, (*at).into(), 4), Ok(0), "{id:#x}");
     }
     for (at, id) in extended.iter().filter(|(_, id)| *id < 64) {
-        let config = lend(&network_card_known().with_policy(&format!("{SHOWN},hide=x{id:x}")), &hw);
+        let config = assign(&network_card_known().with_policy(&format!("{SHOWN},hide=x{id:x}")), &hw);
         let (seen, seen_extended) = guests_walk(&config, &hw);
         assert_eq!(seen, conventional);
         // The very first leaves a header without an id, because the list begins with it.
@@ -84,7 +84,7 @@ fn what_no_guest_can_use_is_hidden_unless_the_admin_shows_it() {
     let mut hw = server_card();
     hw.set(0x300, &(0x24_u32 | 1 << 16).to_le_bytes());
     let ids = |policy: &str| -> Vec<u16> {
-        let config = lend(&network_card_known().with_policy(policy), &hw);
+        let config = assign(&network_card_known().with_policy(policy), &hw);
         guests_walk(&config, &hw).1.into_iter().map(|(_, id)| id).collect()
     };
     let [sriov, rebar, vfrebar] = [0x10, 0x15, 0x24];
@@ -96,7 +96,7 @@ fn what_no_guest_can_use_is_hidden_unless_the_admin_shows_it() {
     assert!(ids("show=x10").contains(&sriov) && !ids("show=x10").contains(&rebar));
     // The driver domain is told nothing about a device of which there is nothing to say.
     let known = network_card_known();
-    let untold = crate::Description { special: crate::Special::default(), ..known.description() };
+    let untold = crate::Description { policy_flags: crate::PolicyFlags::default(), ..known.description() };
     assert_eq!(guests_walk(&VirtualConfig::new(&untold, &hw), &hw).1.len(), seen.len());
 }
 
@@ -108,11 +108,11 @@ fn a_space_that_repeats_its_first_256_bytes_has_no_more() {
     let (config, fault) = VirtualConfig::read_from(&network_card_known().description(), &hw);
     assert_eq!((config.size(), fault), (256, None));
     assert_eq!(guests_walk(&config, &hw).0.len(), 11);
-    let openings = crate::Openings::new(&hw, &crate::Policy::default());
-    assert!((64..1024).all(|dword| openings.open(dword).bits == 0));
+    let writable = crate::WritableMask::new(&hw, &crate::Policy::default());
+    assert!((64..1024).all(|dword| writable.open(dword).bits == 0));
     // One page that is another: it was no repetition.
     hw.set(0xf00, &[0x87]);
-    assert_eq!(lend(&network_card_known(), &hw).size(), 4096);
+    assert_eq!(assign(&network_card_known(), &hw).size(), 4096);
 }
 
 #[test]
@@ -120,17 +120,17 @@ fn everything_can_be_hidden() {
     let hw = server_card();
     let all = "permissive=0,hide=1,hide=5,hide=11,hide=3,hide=13,hide=8,hide=12,hide=14,hide=9,hide=d";
     let extended = ",hide=x1,hide=x3,hide=xb,hide=x10,hide=xf,hide=xd,hide=xe,hide=x13,hide=x1b,hide=x18,hide=x15,hide=x1d,hide=x1e";
-    let config = lend(&network_card_known().with_policy(&format!("{all}{extended}")), &hw);
+    let config = assign(&network_card_known().with_policy(&format!("{all}{extended}")), &hw);
     assert_eq!(guests_walk(&config, &hw).0, [(0x60, 0x10)]);
     // One cannot be hidden by its number: nobody knows it.
     assert_eq!(guests_walk(&config, &hw).1, [(0x100, 0), (0x300, 0x7e)]);
     assert_eq!((config.msi_vectors(&hw), config.msix_entries(&hw)), (0, 0));
     let mut hw = server_card();
     hw.set(0x1e8, &(0x18_u32 | 1 << 16).to_le_bytes());
-    let config = lend(&network_card_known().with_policy(&format!("{all}{extended}")), &hw);
+    let config = assign(&network_card_known().with_policy(&format!("{all}{extended}")), &hw);
     assert_eq!(guests_walk(&config, &hw).1, []);
     assert_eq!(config.read(&hw, 0x100, 4), Ok(0));
-    let config = lend(&network_card_known().with_policy(&format!("{all},hide=10")), &hw);
+    let config = assign(&network_card_known().with_policy(&format!("{all},hide=10")), &hw);
     assert_eq!(guests_walk(&config, &hw), (vec![], vec![]));
     assert_eq!(config.size(), 256);
 }
@@ -138,7 +138,7 @@ fn everything_can_be_hidden() {
 #[test]
 fn a_hidden_capability_is_written_by_nobody() {
     let hw = server_card();
-    let mut config = lend(&network_card_known().with_policy("hide=1,hide=3,hide=5,hide=x1"), &hw);
+    let mut config = assign(&network_card_known().with_policy("hide=1,hide=3,hide=5,hide=x1"), &hw);
     for offset in [0x44, 0xb2, 0x4a, 0x104] {
         let outcome = config.write(&hw, offset, 2, 0x0003).expect("dropped");
         assert!(outcome.is_dropped && outcome.hardware().count() == 0, "{offset:#x}");
@@ -182,7 +182,7 @@ fn the_longest_extended_list_is_walked_to_its_end() {
         hw.set(at, &(0x0b | 1 << 16 | next << 20).to_le_bytes());
     }
     assert_eq!(Walk::extended(&hw).count(), 960);
-    assert_eq!(guests_walk(&lend(&network_card_known(), &hw), &hw).1.len(), 960);
+    assert_eq!(guests_walk(&assign(&network_card_known(), &hw), &hw).1.len(), 960);
 }
 
 proptest! {
@@ -214,7 +214,7 @@ proptest! {
             policy += &format!(",hide={id:x},hide=x{id:x}");
         }
         for known in [network_card_known(), network_card_known().with_policy(&policy)] {
-            let config = lend(&known, &hw);
+            let config = assign(&known, &hw);
             let (conventional, extended) = guests_walk(&config, &hw);
             for found in [&conventional, &extended] {
                 let places: BTreeSet<_> = found.iter().map(|(at, _)| *at).collect();

@@ -11,6 +11,6 @@ mod vectors;
 use crate::fakes::{Known, Memory};
 use crate::view::VirtualConfig;
 
-fn lend(known: &Known, memory: &Memory) -> VirtualConfig {
+fn assign(known: &Known, memory: &Memory) -> VirtualConfig {
     VirtualConfig::new(&known.description(), memory)
 }

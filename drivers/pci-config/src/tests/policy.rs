@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::lend;
+use super::assign;
 use crate::fakes::{Memory, network_card_known, server_card};
-use crate::{HardwareWrite, Openings, Policy, Quirk, Register, Width};
+use crate::{HardwareWrite, Policy, Quirk, Register, Width, WritableMask};
 
 /// The bits of each byte of the server's card that a guest with a permissive device may change on it: written down by hand from the
 /// specifications, byte by byte, and not from the table.
@@ -57,36 +57,36 @@ fn permissive_command_byte(offset: u16) -> u8 {
 
 #[test]
 fn what_is_open_is_what_the_specifications_say_harms_nobody() {
-    let openings = Openings::new(&server_card(), &Policy::default());
+    let writable = WritableMask::new(&server_card(), &Policy::default());
     for dword in 0..1024u16 {
         let want = u32::from_le_bytes([0, 1, 2, 3].map(|byte| open_byte(dword * 4 + byte)));
-        assert_eq!(openings.open(dword.into()).bits, want, "{:#x}", dword * 4);
+        assert_eq!(writable.open(dword.into()).bits, want, "{:#x}", dword * 4);
     }
 }
 
 #[test]
 fn ones_that_clear_are_told() {
-    let openings = Openings::new(&server_card(), &Policy::default());
+    let writable = WritableMask::new(&server_card(), &Policy::default());
     for (offset, want) in
         [(0x04, 0xffff_0000), (0x68, 0xffff_0000), (0x104, u32::MAX), (0x110, u32::MAX), (0x108, 0), (0xe4, 0)]
     {
-        assert_eq!(openings.open(offset / 4).ones_clear, want, "{offset:#x}");
+        assert_eq!(writable.open(offset / 4).ones_clear, want, "{offset:#x}");
     }
 }
 
 /// What a write of a guest comes to on the device, the broker's part included: place, width, bits and value.
 fn writes(policy: &str, hw: &Memory, offset: i32, size: i32, value: u32) -> Vec<(u16, u8, u32, u32)> {
-    let mut config = lend(&network_card_known().with_policy(policy), hw);
+    let mut config = assign(&network_card_known().with_policy(policy), hw);
     let outcome = config.write(hw, offset, size, value).expect("no error");
-    let openings = Openings::new(hw, &policy.parse().expect("a policy"));
-    outcome.hardware().flat_map(|write| carried_out(write, &openings)).collect()
+    let writable = WritableMask::new(hw, &policy.parse().expect("a policy"));
+    outcome.hardware().flat_map(|write| carried_out(write, &writable)).collect()
 }
 
-fn carried_out(write: &HardwareWrite, openings: &Openings) -> Vec<(u16, u8, u32, u32)> {
+fn carried_out(write: &HardwareWrite, writable: &WritableMask) -> Vec<(u16, u8, u32, u32)> {
     let HardwareWrite { register, offset, width, mask, value } = *write;
     match register {
         Register::Open => {
-            let granted = openings.grant(offset, width, mask, value).into_iter();
+            let granted = writable.grant(offset, width, mask, value).into_iter();
             granted.map(|grant| (grant.offset, grant.width as u8, grant.mask, grant.value)).collect()
         }
         _ => vec![(offset, width as u8, mask, value)],
@@ -138,7 +138,7 @@ fn what_is_hidden_is_not_open() {
 fn the_driver_domain_passes_on_nothing_of_what_is_hidden() {
     let hw = server_card();
     for (policy, offset) in [("permissive=1,hide=3", 0xb2), ("permissive=1,hide=1", 0x44), ("permissive=1", 0x168)] {
-        let mut config = lend(&network_card_known().with_policy(policy), &hw);
+        let mut config = assign(&network_card_known().with_policy(policy), &hw);
         let outcome = config.write(&hw, offset, 2, 0x0003).expect("dropped");
         assert!(outcome.is_dropped && outcome.hardware().count() == 0, "{policy}");
     }
@@ -152,7 +152,7 @@ fn a_capability_that_no_list_leads_to_stays_closed() {
     hw.set(0xc8, &[0x01, 0xd0, 0x23, 0xc8, 0x08, 0x20, 0, 0]);
     hw.set(0xd0, &[0x05, 0x00, 0x80, 0x00]);
     hw.set(0xe0, &[0x13, 0x00, 0x06, 0x03, 0, 0, 0, 0]);
-    let open = |hw: &Memory, offset: usize| Openings::new(hw, &Policy::default()).open(offset / 4).bits;
+    let open = |hw: &Memory, offset: usize| WritableMask::new(hw, &Policy::default()).open(offset / 4).bits;
     assert_eq!((open(&hw, 0xe0), open(&hw, 0xe4)), (0, 0), "a function level reset");
     assert_eq!((open(&hw, 0xc4), open(&hw, 0xe8)), (u32::MAX, u32::MAX), "what is beside it");
     assert_eq!(writes("permissive=1", &hw, 0xe4, 1, 1), []);
@@ -190,7 +190,7 @@ fn the_driver_domain_is_told_three_numbers() {
         ("permissive=0,hide=1,hide=11,hide=x1", [0, 0x2_0002, hidden | 2]),
         ("permissive=0,show=x10,show=x24,hide=x3f,quirk=40:4:1", [1, 0, 1 << 63 | 1 << 0x15]),
     ] {
-        assert_eq!(policy.parse::<Policy>().expect("a policy").special().numbers(), numbers, "{policy}");
+        assert_eq!(policy.parse::<Policy>().expect("a policy").policy_flags().numbers(), numbers, "{policy}");
     }
 }
 
@@ -198,13 +198,13 @@ fn the_driver_domain_is_told_three_numbers() {
 fn nothing_behind_a_break_is_open() {
     let mut hw = server_card();
     hw.set(0xe1, &[0x3c]);
-    let openings = Openings::new(&hw, &Policy::default());
-    assert_eq!((openings.open(0x9c / 4).bits, openings.open(0xf4 / 4).bits), (0, 0));
+    let writable = WritableMask::new(&hw, &Policy::default());
+    assert_eq!((writable.open(0x9c / 4).bits, writable.open(0xf4 / 4).bits), (0, 0));
     let mut hw = server_card();
     hw.set(0x150, &(0x0b | 1 << 16 | 0x0fc_u32 << 20).to_le_bytes());
-    let openings = Openings::new(&hw, &Policy::default());
-    assert_eq!(openings.open(0x138 / 4).bits, 0);
-    assert_eq!(openings.open(0x158 / 4).bits, u32::MAX, "a vendor's own reaches to the end, for all that is known");
+    let writable = WritableMask::new(&hw, &Policy::default());
+    assert_eq!(writable.open(0x138 / 4).bits, 0);
+    assert_eq!(writable.open(0x158 / 4).bits, u32::MAX, "a vendor's own reaches to the end, for all that is known");
 }
 
 #[test]
@@ -282,14 +282,14 @@ proptest! {
         let before = server_card();
         let mut hw = before.clone();
         let known = network_card_known().with_policy(&policy.to_string());
-        let mut config = lend(&known, &hw);
+        let mut config = assign(&known, &hw);
         for (offset, size, value) in writes {
             if let Ok(outcome) = config.write(&hw, offset, size, value) {
                 for write in outcome.hardware() {
                     prop_assert!(write.offset.is_multiple_of(write.width as u16), "{write:?}");
                     prop_assert_eq!((write.value & !write.mask, write.mask & !write.width.bits()), (0, 0));
-                    let openings = Openings::new(&hw, &policy);
-                    carried_out(write, &openings).into_iter().for_each(|write| carry_out(&mut hw, write));
+                    let writable = WritableMask::new(&hw, &policy);
+                    carried_out(write, &writable).into_iter().for_each(|write| carry_out(&mut hw, write));
                 }
             }
         }

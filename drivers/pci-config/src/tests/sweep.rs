@@ -1,10 +1,10 @@
 //! Every offset and size, against an oracle that knows nothing of tables: it goes byte by byte.
 
-use super::lend;
+use super::assign;
 use crate::fakes::{Memory, network_card, network_card_known};
 use crate::{BadAccess, Denied, WriteError};
 
-/// The byte that the guest of `network_card` reads, all virtual registers as they are after lending.
+/// The byte that the guest of `network_card` reads, all virtual registers as they are after assigning.
 fn byte(hw: &Memory, offset: usize) -> u8 {
     let real = hw.bytes[offset];
     match offset {
@@ -37,7 +37,7 @@ fn offsets() -> impl Iterator<Item = i32> {
 fn every_read_is_what_the_bytes_say() {
     let mut hw = network_card();
     hw.set(0x04, &[0xff, 0xff]);
-    let config = lend(&network_card_known(), &hw);
+    let config = assign(&network_card_known(), &hw);
     for offset in offsets() {
         for size in SIZES {
             let want = is_access(offset.into(), size.into(), 4096).then(|| {
@@ -54,7 +54,7 @@ fn every_read_is_what_the_bytes_say() {
 fn a_short_space_ends_at_256() {
     let mut hw = network_card();
     hw.set(0x71, &[0x98]); // leaves PCI Express out of the list
-    let config = lend(&network_card_known(), &hw);
+    let config = assign(&network_card_known(), &hw);
     for offset in offsets() {
         for size in SIZES {
             let is_access = is_access(offset.into(), size.into(), 256);
@@ -96,7 +96,7 @@ fn denies(hw: &Memory, offset: i32, size: i32, value: u32) -> Option<Denied> {
 #[test]
 fn every_write_stays_within_the_policy() {
     let hw = network_card();
-    let fresh = lend(&network_card_known(), &hw);
+    let fresh = assign(&network_card_known(), &hw);
     for offset in offsets() {
         for size in SIZES {
             for value in [0, u32::MAX, 0x5555_5555, 0xaaaa_aaaa, 0x4000_0000, 0x0000_8000] {
@@ -144,7 +144,7 @@ fn every_write_stays_within_the_policy() {
 #[test]
 fn the_edges_say_which_edge() {
     let hw = network_card();
-    let config = lend(&network_card_known(), &hw);
+    let config = assign(&network_card_known(), &hw);
     assert_eq!(config.read(&hw, 4096, 1), Err(BadAccess::PastEnd));
     assert_eq!(config.read(&hw, 4095, 2), Err(BadAccess::Offset));
     assert!(config.read(&hw, 4095, 1).is_ok());

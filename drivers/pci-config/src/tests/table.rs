@@ -58,7 +58,7 @@ fn the_compiled_table_says_the_same() {
         let slots: Vec<Slot> = match block.place {
             Place::Header(0) => packed::HEADER.to_vec(),
             Place::Capability(id) => packed::capability(id.into()).collect(),
-            // Bridges are not lent; of extended capabilities nothing is ours but the header.
+            // Bridges are not assigned; of extended capabilities nothing is ours but the header.
             Place::Header(_) | Place::Extended(_) => continue,
         };
         let lines: Vec<_> =

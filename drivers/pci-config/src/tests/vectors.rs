@@ -1,6 +1,6 @@
 //! The vectors of docs/protocol.md §8.5, and what §6 says in words.
 
-use super::lend;
+use super::assign;
 use crate::Width;
 use crate::fakes::{Known, Memory, network_card, network_card_known, virtual_function, virtual_function_known};
 use crate::{
@@ -16,12 +16,12 @@ struct Guest {
 impl Guest {
     fn card() -> Self {
         let hw = network_card();
-        Self { config: lend(&network_card_known(), &hw), hw }
+        Self { config: assign(&network_card_known(), &hw), hw }
     }
 
     fn with(resources: &[(usize, &str)]) -> Self {
         let hw = network_card();
-        Self { config: lend(&Known::new(resources, 0), &hw), hw }
+        Self { config: assign(&Known::new(resources, 0), &hw), hw }
     }
 
     fn read(&self, offset: i32, size: i32) -> u32 {
@@ -292,7 +292,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
         let mut hw = network_card();
         hw.set(0x34, &[0x40]);
         hw.set(0x40, capability);
-        lend(&network_card_known(), &hw).size()
+        assign(&network_card_known(), &hw).size()
     };
     assert_eq!(size(&[0x10, 0, 2, 0]), 4096);
     assert_eq!(size(&[0x07, 0, 0, 0, 0, 0, 0, 0x40]), 4096);
@@ -302,7 +302,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 
     let mut hw = network_card();
     hw.set(0x06, &[0x00]);
-    let config = lend(&network_card_known(), &hw);
+    let config = assign(&network_card_known(), &hw);
     assert_eq!(config.size(), 256, "Status says that there is no list");
     assert_eq!(config.read(&hw, 0x100, 4), Err(BadAccess::PastEnd));
     assert!(config.read(&hw, 0xfc, 4).is_ok());
@@ -312,7 +312,7 @@ fn only_pci_express_and_pci_x_mode_2_have_extended_space() {
 fn the_interrupt_line_is_the_gsi_or_none() {
     let hw = network_card();
     for (irq, line, pin) in [(11, 11, 1), (254, 254, 1), (1, 1, 1), (0, 0, 0), (255, 0, 0), (256 + 11, 0, 0)] {
-        let config = lend(&Known::new(&[], irq), &hw);
+        let config = assign(&Known::new(&[], irq), &hw);
         assert_eq!(config.read(&hw, 0x3c, 2), Ok(line | pin << 8), "irq {irq}");
         assert_eq!(u32::from(config.interrupt_line()), line);
     }
@@ -339,7 +339,7 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
     let check = |change: &dyn Fn(&mut Memory)| {
         let mut hw = network_card();
         change(&mut hw);
-        let config = lend(&network_card_known(), &hw);
+        let config = assign(&network_card_known(), &hw);
         (check_servable(&hw), config.is_bridge())
     };
     assert_eq!(check(&|_| ()), (Ok(()), false));
@@ -356,7 +356,7 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
 #[test]
 fn a_virtual_function_is_shown_as_a_function() {
     let hw = virtual_function();
-    let mut config = lend(&virtual_function_known(), &hw);
+    let mut config = assign(&virtual_function_known(), &hw);
     let read = |config: &VirtualConfig, offset, size| config.read(&hw, offset, size).expect("a register");
     assert_eq!(read(&config, 0, 4), 0x1520_8086);
     assert_eq!((read(&config, 0, 2), read(&config, 2, 2)), (0x8086, 0x1520));
@@ -404,7 +404,7 @@ fn a_table_is_no_larger_than_a_frontend_can_ask_for() {
     for (real, seen) in [(1u16, 1u16), (5, 5), (128, 128), (129, 128), (256, 128), (2048, 128)] {
         let mut guest = Guest::card();
         guest.hw.set(0x72, &(u16::to_le_bytes(real - 1)));
-        guest.config = lend(&network_card_known(), &guest.hw);
+        guest.config = assign(&network_card_known(), &guest.hw);
         let size = u32::from(seen) - 1;
         assert_eq!((guest.read(0x72, 2), guest.read(0x70, 4)), (size, size << 16 | 0x8011), "{real}");
         assert_eq!(guest.config.msix_entries(&guest.hw), u32::from(seen));

@@ -25,7 +25,7 @@ use crate::guests::Guests;
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
 use crate::port_table::PortTable;
-use crate::xenbus::Stop;
+use crate::xenbus::ShutdownStage;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
 const BACKEND_TOKEN: &str = "backend";
@@ -89,7 +89,7 @@ pub(crate) struct Core<P: Platform> {
     /// Raised when `control/shutdown` has changed.
     pub(crate) shutdown_signal: Rc<Signal>,
     /// Whether we are about to obey it.
-    stop: Stop,
+    stop: ShutdownStage,
     /// What it asked for, when everything is in order for it.
     pub(crate) shutdown: Option<Shutdown>,
 }
@@ -116,7 +116,7 @@ impl<P: Platform> Core<P> {
             is_ready: false,
             counters: Counters::default(),
             shutdown_signal: Signal::new(),
-            stop: Stop::No,
+            stop: ShutdownStage::No,
             shutdown: None,
         }
     }
@@ -261,27 +261,27 @@ impl<P: Platform> Core<P> {
         guests.get_or_insert_with(domid, || {
             spawned.push(Box::pin(super::frontend::run(handle.clone(), domid)));
             let mut guest = Box::new(Guest::new(domid, *options));
-            guest.held.stop = *stop;
+            guest.frontend.stop = *stop;
             guest
         })
     }
 
     /// Has all frontends close, and those that come yet.
-    pub(crate) fn close_all(&mut self, stop: Stop) {
+    pub(crate) fn close_all(&mut self, stop: ShutdownStage) {
         self.stop = stop;
         for guest in self.guests.iter_mut() {
-            guest.held.stop = stop;
-            guest.held.is_at_rest = false;
+            guest.frontend.stop = stop;
+            guest.frontend.is_idle = false;
             guest.signal.raise();
         }
     }
 
     /// True when every frontend is closed and every device quiet, or nobody can make it so.
     pub(crate) fn is_closed(&mut self) -> bool {
-        self.guests.iter().all(|guest| guest.held.is_at_rest) && self.pool.all_leaving().next().is_none()
+        self.guests.iter().all(|guest| guest.frontend.is_idle) && self.pool.all_leaving().next().is_none()
     }
 
-    /// Somebody has touched the nodes of a device that may be lent: looks whether it is still there.
+    /// Somebody has touched the nodes of a device that may be assigned: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
         let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(domid)) else { return };
         if guest.device(address).is_some_and(PoolDevice::has_vanished) {

@@ -169,14 +169,14 @@ impl<P: Platform> Task<P> {
             match nodes {
                 Some(nodes) => {
                     guest.observe(nodes, now_ns);
-                    decide(nodes, &guest.held)
+                    decide(nodes, &guest.frontend)
                 }
-                None => guest.held.let_go(),
+                None => guest.frontend.let_go(),
             }
         })
     }
 
-    /// Says of devices that are about to be taken that they are lent. In the transaction that takes them: so whoever has removed an
+    /// Says of devices that are about to be taken that they are assigned. In the transaction that takes them: so whoever has removed an
     /// entry and finds the device free may rely on it. Best effort, like all that the pool's task can mend.
     #[inline(never)]
     fn announce(&self, transaction: &Transaction<P>, actions: &[Action]) {
@@ -184,7 +184,7 @@ impl<P: Platform> Task<P> {
             let Action::Take { address, .. } = *action else { continue };
             if self.handle.with(|core| core.pool.is_free(address)) {
                 let path = path::child(&path::relative::pool_dir(address), path::key::STATE);
-                let value = format!("lent {}", self.domid);
+                let value = format!("assigned {}", self.domid);
                 drop(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
             }
         }
@@ -204,7 +204,7 @@ impl<P: Platform> Task<P> {
                     Action::Release(address) => guest.release(pool, broker, address, false),
                     Action::Seize(address) => guest.release(pool, broker, address, true),
                     Action::Renew => guest.renew(),
-                    Action::Take { address, wish } => guest.take(pool, address, wish),
+                    Action::Take { address, requested_slot } => guest.take(pool, address, requested_slot),
                     Action::Connect(keys) => guest.connect(platform, ports, keys),
                     Action::Refuse(invalid) => guest.refuse(invalid),
                     Action::Report(_) | Action::ClearReport | Action::Write(_) => {}
@@ -230,7 +230,7 @@ impl<P: Platform> Task<P> {
         if transaction.commit().await?
             && let Some(state) = next
         {
-            self.handle.with(|core| core.guests.get_mut(self.domid).map(|guest| guest.held.said(state, nodes)));
+            self.handle.with(|core| core.guests.get_mut(self.domid).map(|guest| guest.frontend.said(state, nodes)));
         }
         Ok(Progress::Again)
     }

@@ -1,11 +1,11 @@
-//! Answers dom0's question how the stub is (`docs/xenstore.md`, "The stub's figures"). Nothing is counted for it that is not there
+//! Answers dom0's question how the stub is (`docs/xenstore.md`, "The stub's statistics"). Nothing is counted for it that is not there
 //! anyway, and nobody is woken who was not asked.
 
 use alloc::string::String;
 use core::fmt::Write as _;
 
 use xen_types::Sbdf;
-use xenstore::{Request, TxId, figures, number, path::relative};
+use xenstore::{Request, TxId, number, path::relative, statistics};
 
 use super::core::Core;
 use crate::platform::Platform;
@@ -24,11 +24,11 @@ impl<P: Platform> Core<P> {
             let _ = write!(text, "{figure} "); // writing to a string does not fail
         };
         match device.map(Sbdf::parse_path_component) {
-            None => self.figures(question).into_iter().for_each(say),
+            None => self.statistics(question).into_iter().for_each(say),
             Some(Err(_)) => return,
             Some(Ok(device)) => {
                 say(question.into());
-                self.refusals(device, &mut |offset, times| {
+                self.denied_writes(device, &mut |offset, times| {
                     say(offset.into());
                     say(times.into());
                 });
@@ -36,23 +36,23 @@ impl<P: Platform> Core<P> {
         }
         // Whoever asked and gets no answer asks again.
         if let Ok(id) =
-            self.client.submit(TxId::NONE, &Request::Write { path: relative::FIGURES, value: text.as_bytes() })
+            self.client.submit(TxId::NONE, &Request::Write { path: relative::STATISTICS, value: text.as_bytes() })
         {
             self.client.forget(id);
         }
     }
 
     /// Where the guest that has a device wrote in vain, and how often; nothing where nobody has it.
-    fn refusals(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
+    fn denied_writes(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
         let guest = self.pool.holder(device).and_then(|domid| self.guests.get_mut(domid));
         if let Some(device) = guest.and_then(|guest| guest.device(device)) {
-            device.parts().0.refusals.iter().for_each(|(offset, times)| say(*offset, *times));
+            device.parts().0.denied_writes.iter().for_each(|(offset, times)| say(*offset, *times));
         }
     }
 
-    /// The number of the question, and the others in the order of [`figures::NAMES`].
+    /// The number of the question, and the others in the order of [`statistics::NAMES`].
     #[inline(never)]
-    fn figures(&self, question: u32) -> [u64; 1 + figures::COUNT] {
+    fn statistics(&self, question: u32) -> [u64; 1 + statistics::COUNT] {
         let usage = self.platform.usage();
         let counters = &self.counters;
         [
@@ -63,7 +63,7 @@ impl<P: Platform> Core<P> {
             usage.heap_total as u64,
             usage.windows as u64,
             self.ports.len() as u64,
-            self.guests.iter().filter(|guest| guest.held.connection.is_some()).count() as u64,
+            self.guests.iter().filter(|guest| guest.frontend.connection.is_some()).count() as u64,
             self.client.watches() as u64,
             self.transactions() as u64,
             self.alarms() as u64,

@@ -6,7 +6,7 @@
 //! | [`shutdown`] | one | obeys `control/shutdown` |
 //! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
 //! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide()), does it |
-//! | [`stock`] | one | the pool's nodes |
+//! | [`pool_watcher`] | one | the pool's nodes |
 //!
 //! They share one [`Core`](core::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises
 //! a flag ([`Signal`](signal::Signal)) of the task that it concerns.
@@ -16,10 +16,10 @@ pub(crate) mod directory;
 pub(crate) mod executor;
 pub(crate) mod frontend;
 mod introspection;
+pub(crate) mod pool_watcher;
 pub(crate) mod read;
 pub(crate) mod shutdown;
 pub(crate) mod signal;
 pub(crate) mod startup;
-pub(crate) mod stock;
 pub(crate) mod store;
 pub(crate) mod values;

@@ -10,7 +10,7 @@ use xenstore::{Error, TxId, number};
 
 use super::core::Handle;
 use super::store::Transaction;
-use super::values::{Values, WISH};
+use super::values::{REQUESTED_SLOT, Values};
 use crate::platform::Platform;
 use crate::xenbus::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 
@@ -18,7 +18,7 @@ use crate::xenbus::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 const OURS: [&str; 7] =
     [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, key::EXPORT];
 /// Our nodes about one device, each with `-N` behind it.
-const DEVICE: [&str; 4] = ["dev", "state", "vdev", WISH];
+const DEVICE: [&str; 4] = ["dev", "state", "vdev", REQUESTED_SLOT];
 /// The frontend's nodes, `state` first: it writes its keys before that.
 const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key::MAGIC];
 
@@ -84,7 +84,9 @@ async fn devices<P: Platform>(
                 address: device.text("dev").and_then(|text| text.parse().ok()),
                 state: device.decimal("state"),
                 vdev: device.text("vdev").unwrap_or_default().into(),
-                wish: device.get(WISH).and_then(|value| u8::try_from(number::hexadecimal(value).ok()?).ok()),
+                requested_slot: device
+                    .get(REQUESTED_SLOT)
+                    .and_then(|value| u8::try_from(number::hexadecimal(value).ok()?).ok()),
             });
         }
         first = next;

@@ -10,7 +10,7 @@ use xenstore::{Request, TxId, path::relative, text};
 
 use super::core::{Core, Handle};
 use crate::platform::Platform;
-use crate::xenbus::Stop;
+use crate::xenbus::ShutdownStage;
 
 /// How long frontends may take to close.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -50,8 +50,8 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             Err(error) if !error.is(Errno::ENOENT) => log::warn!("cannot acknowledge {path}: {error}"),
             _ => {}
         }
-        for (stop, patience_ns) in [(Stop::Asked, PATIENCE_NS), (Stop::Now, LAST_NS)] {
-            if stop == Stop::Now && handle.with(Core::is_closed) {
+        for (stop, patience_ns) in [(ShutdownStage::Asked, PATIENCE_NS), (ShutdownStage::Now, LAST_NS)] {
+            if stop == ShutdownStage::Now && handle.with(Core::is_closed) {
                 break;
             }
             handle.with(|core| core.close_all(stop));

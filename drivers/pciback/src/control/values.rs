@@ -11,7 +11,7 @@ use super::store::Answer;
 use crate::platform::Platform;
 
 /// `vdevfn-N`, which is read beside the transaction: it comes and goes with its `dev-N`, which is read within.
-pub(crate) const WISH: &str = "vdevfn";
+pub(crate) const REQUESTED_SLOT: &str = "vdevfn";
 
 /// Nodes that were asked for and whose values are not there yet.
 pub(crate) struct Reading<P: Platform> {
@@ -29,7 +29,7 @@ impl<P: Platform> Handle<P> {
     /// Asks at once and in the order of `names` for the nodes that are called so in `dir`, with `suffix` behind each name.
     pub(crate) fn read(&self, tx: TxId, dir: &str, names: &'static [&'static str], suffix: &str) -> Reading<P> {
         let ask = |name: &&str| {
-            let tx = if *name == WISH { TxId::NONE } else { tx };
+            let tx = if *name == REQUESTED_SLOT { TxId::NONE } else { tx };
             self.ask(tx, &Request::Read { path: &format!("{dir}/{name}{suffix}") })
         };
         Reading { names, answers: names.iter().map(ask).collect() }

@@ -3,7 +3,7 @@
 use pciif::layout::{MAX_VECTORS, MsixEntry};
 use pciif::{Command, Request};
 
-use super::{Interrupts, Job, LentFunction};
+use super::{BrokerRequest, Interrupts, LentFunction};
 use crate::platform::ConfigSpace;
 
 const _: () = assert!(MAX_VECTORS == pci_config::MAX_ENTRIES as usize);
@@ -14,21 +14,21 @@ pub(super) fn enable(
     request: &Request,
     function: &LentFunction,
     hw: &impl ConfigSpace,
-) -> Option<Job> {
+) -> Option<BrokerRequest> {
     let is_off = function.interrupts == Interrupts::Off;
     match command {
-        Command::EnableMsi => (is_off && function.config.msi_vectors(hw) > 0).then_some(Job::EnableMsi(1)),
+        Command::EnableMsi => (is_off && function.config.msi_vectors(hw) > 0).then_some(BrokerRequest::EnableMsi(1)),
         Command::EnableMultiMsi => {
             let vectors = request.info;
             let can = is_off && vectors.is_power_of_two() && vectors <= function.config.msi_vectors(hw);
-            can.then_some(Job::EnableMsi(vectors))
+            can.then_some(BrokerRequest::EnableMsi(vectors))
         }
         // A second one replaces the first: Debian's frontend turns MSI off in between, and means MSI-X.
         Command::EnableMsix => {
             let can = function.interrupts != Interrupts::Msi
                 && (1..=MAX_VECTORS).contains(&(request.value as usize))
                 && function.config.msix_entries(hw) > 0;
-            can.then_some(Job::EnableMsix(request.value))
+            can.then_some(BrokerRequest::EnableMsix(request.value))
         }
         _ => None,
     }

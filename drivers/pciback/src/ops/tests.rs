@@ -18,7 +18,7 @@ struct Frontend {
     is_served: bool,
 }
 
-fn lend(known: &Known, hw: &Memory) -> LentFunction {
+fn assign(known: &Known, hw: &Memory) -> LentFunction {
     LentFunction::new(VirtualConfig::new(&known.description(), hw))
 }
 
@@ -29,7 +29,7 @@ impl Frontend {
         topology.add(DeviceId(9), Sbdf::from_devfn(0, 3, 0), Traits::default(), None).expect("room");
         Self {
             topology,
-            function: lend(&network_card_known(), &hw),
+            function: assign(&network_card_known(), &hw),
             hw,
             counters: Counters::default(),
             is_served: true,
@@ -68,7 +68,7 @@ impl Frontend {
         }
     }
 
-    fn job(&mut self, request: &Request) -> Job {
+    fn job(&mut self, request: &Request) -> BrokerRequest {
         match self.execute(request).answer {
             Answer::Later(job) => job,
             other => panic!("{request} is answered {other:?}"),
@@ -76,7 +76,7 @@ impl Frontend {
     }
 
     /// As if the broker had answered like this.
-    fn conclude(&mut self, request: &Request, answer: Option<BrokerAnswer>) -> ((i32, u32), Option<Notice>) {
+    fn conclude(&mut self, request: &Request, answer: Option<BrokerAnswer>) -> ((i32, u32), Option<LogOnce>) {
         let job = self.job(request);
         let verdict = job.verdict(answer.as_ref());
         let (reply, notice) = job.reply(verdict, request, &mut self.function, answer.as_ref(), &mut self.counters);
@@ -163,24 +163,24 @@ fn interrupts_are_checked_before_anybody_is_asked() {
     use Interrupts::{Msi, MsiX, Off};
     // What is on, what is asked for; the network card has one MSI vector and five MSI-X entries.
     let rows = [
-        (Off, enable(Command::EnableMsi, 0, 0), Some(Job::EnableMsi(1))),
+        (Off, enable(Command::EnableMsi, 0, 0), Some(BrokerRequest::EnableMsi(1))),
         (Msi, enable(Command::EnableMsi, 0, 0), None),
         (MsiX, enable(Command::EnableMsi, 0, 0), None),
-        (Off, enable(Command::EnableMultiMsi, 0, 1), Some(Job::EnableMsi(1))),
+        (Off, enable(Command::EnableMultiMsi, 0, 1), Some(BrokerRequest::EnableMsi(1))),
         (Off, enable(Command::EnableMultiMsi, 0, 0), None),
         (Off, enable(Command::EnableMultiMsi, 0, 2), None),
         (Off, enable(Command::EnableMultiMsi, 0, u32::MAX), None),
-        (Off, enable(Command::EnableMsix, 2, 0), Some(Job::EnableMsix(2))),
-        (MsiX, enable(Command::EnableMsix, 128, 0), Some(Job::EnableMsix(128))),
+        (Off, enable(Command::EnableMsix, 2, 0), Some(BrokerRequest::EnableMsix(2))),
+        (MsiX, enable(Command::EnableMsix, 128, 0), Some(BrokerRequest::EnableMsix(128))),
         (Msi, enable(Command::EnableMsix, 2, 0), None),
         (Off, enable(Command::EnableMsix, 0, 0), None),
         (Off, enable(Command::EnableMsix, 129, 0), None),
         (Off, enable(Command::EnableMsix, 0x8000_0000, 0), None),
         (Off, enable(Command::EnableMsix, u32::MAX, 0), None),
-        (Msi, enable(Command::DisableMsi, 0, 0), Some(Job::Disable)),
-        (Msi, enable(Command::DisableMsix, 0, 0), Some(Job::Disable)),
-        (MsiX, enable(Command::DisableMsi, 0, 0), Some(Job::Disable)),
-        (MsiX, enable(Command::DisableMsix, 0, 0), Some(Job::Disable)),
+        (Msi, enable(Command::DisableMsi, 0, 0), Some(BrokerRequest::Disable)),
+        (Msi, enable(Command::DisableMsix, 0, 0), Some(BrokerRequest::Disable)),
+        (MsiX, enable(Command::DisableMsi, 0, 0), Some(BrokerRequest::Disable)),
+        (MsiX, enable(Command::DisableMsix, 0, 0), Some(BrokerRequest::Disable)),
     ];
     for (interrupts, request, want) in rows {
         let mut frontend = Frontend::new();
@@ -197,7 +197,7 @@ fn interrupts_are_checked_before_anybody_is_asked() {
 fn a_function_without_the_capability_has_no_such_interrupts() {
     let mut frontend = Frontend::new();
     frontend.hw.set(0x06, &[0]);
-    frontend.function = lend(&network_card_known(), &frontend.hw);
+    frontend.function = assign(&network_card_known(), &frontend.hw);
     assert_eq!(frontend.reply(&enable(Command::EnableMsi, 0, 0)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMultiMsi, 0, 1)), (-5, 0));
     assert_eq!(frontend.reply(&enable(Command::EnableMsix, 1, 0)), (-5, 0));
@@ -234,7 +234,7 @@ fn what_is_virtual_takes_place_at_once_and_the_rest_is_for_the_broker() {
     assert_eq!(frontend.read(4, 2), (0, 2));
     let command = Request::conf_write(DEVICE, 4, 2, 0x0007);
     for _ in 0..2 {
-        let Job::Write { now, then: None, failed: false } = frontend.job(&command) else { panic!("a write") };
+        let BrokerRequest::Write { now, then: None, failed: false } = frontend.job(&command) else { panic!("a write") };
         assert_eq!(
             (now.register, now.mask, now.value),
             (Register::Command, 4, 4),
@@ -258,16 +258,16 @@ fn what_is_virtual_takes_place_at_once_and_the_rest_is_for_the_broker() {
 }
 
 #[test]
-fn each_reason_is_told_once_while_a_function_is_lent() {
+fn each_reason_is_told_once_while_a_function_is_assigned() {
     let mut frontend = Frontend::new();
     let requests = [
-        (Request::conf_write(DEVICE, 0x2c, 4, 0), Some(Notice::DroppedWrite)),
+        (Request::conf_write(DEVICE, 0x2c, 4, 0), Some(LogOnce::DroppedWrite)),
         (Request::conf_write(DEVICE, 0x100, 4, 0), None),
         (Request::conf_write(DEVICE, 0x62, 2, 0x0181), None), // routine, and does not use up the next
-        (Request::conf_write(DEVICE, 0x52, 2, 0x8000), Some(Notice::VpdWrite)),
-        (enable(Command::EnableMsix, 0, 0), Some(Notice::BadInterrupts)),
+        (Request::conf_write(DEVICE, 0x52, 2, 0x8000), Some(LogOnce::VpdWrite)),
+        (enable(Command::EnableMsix, 0, 0), Some(LogOnce::BadInterrupts)),
         (enable(Command::EnableMultiMsi, 0, 3), None),
-        (enable(Command::AerMmio, 0, 0), Some(Notice::UnknownCommand)),
+        (enable(Command::AerMmio, 0, 0), Some(LogOnce::UnknownCommand)),
         (Request::conf_read(DEVICE, 3, 2), None), // a guest could count through all of them
     ];
     let told = |frontend: &mut Frontend| requests.map(|(request, want)| (frontend.execute(&request).notice, want));
@@ -290,23 +290,23 @@ fn the_broker_s_answers_become_the_guest_s() {
     let mut vectors = answer(0, 7, 0);
     vectors.vectors[0] = 55;
     let rows = [
-        (bus_master, None, (-3, 4), Some(Notice::NoBroker(Register::Command))),
+        (bus_master, None, (-3, 4), Some(LogOnce::NoBroker(Register::Command))),
         (bus_master, None, (-3, 4), None),
-        (power, None, (-3, 3), Some(Notice::NoBroker(Register::PowerState))),
+        (power, None, (-3, 3), Some(LogOnce::NoBroker(Register::PowerState))),
         (bus_master, Some(answer(0, 0, 0)), (0, 4), None),
         (power, Some(answer(-5, 0, 5)), (-3, 3), None), // told already that it was not written
         (
             Request::conf_write(DEVICE, 0x0c, 1, 8),
             Some(answer(77, 0, 1)),
             (-3, 8),
-            Some(Notice::WriteRefused(Register::CacheLineSize)),
+            Some(LogOnce::WriteRefused(Register::CacheLineSize)),
         ),
-        (msi, None, (-5, 0), Some(Notice::NoInterrupts)),
+        (msi, None, (-5, 0), Some(LogOnce::NoInterrupts)),
         (msi, Some(answer(0, 55, 0)), (0, 55), None),
         (msi, Some(answer(0, 0, 0)), (-5, 0), None), // no pirq
         (msi, Some(answer(0, 0x1_0000, 0)), (-5, 0), None),
-        (msi, Some(answer(-5, 1, 28)), (-5, 0), Some(Notice::OutOfInterrupts)),
-        (msi, Some(answer(-1, 1, 1)), (-5, 0), Some(Notice::InterruptsRefused(xen_types::Errno::EPERM))),
+        (msi, Some(answer(-5, 1, 28)), (-5, 0), Some(LogOnce::OutOfInterrupts)),
+        (msi, Some(answer(-1, 1, 1)), (-5, 0), Some(LogOnce::InterruptsRefused(xen_types::Errno::EPERM))),
         (msix, Some(vectors), (0, 0), None),
         (msix, Some(answer(0, 0, 0)), (-5, 0), None), // a vector that no guest would take
     ];
@@ -324,14 +324,14 @@ fn the_broker_s_answers_become_the_guest_s() {
         ..Counters::default()
     };
     assert_eq!(frontend.counters, want);
-    let refusals: Vec<_> = frontend.function.refusals.iter().copied().collect();
-    assert_eq!(refusals, [(4, 2), (0x44, 2), (0x0c, 1)], "what the broker did not write");
+    let denied_writes: Vec<_> = frontend.function.denied_writes.iter().copied().collect();
+    assert_eq!(denied_writes, [(4, 2), (0x44, 2), (0x0c, 1)], "what the broker did not write");
 }
 
 #[test]
 fn notices_say_what_to_do_about_them() {
-    assert_eq!(Notice::NoBroker(Register::Command).to_string(), "refused: no broker to write Command");
-    assert!(Notice::OutOfInterrupts.to_string().contains("extra_guest_irqs="));
+    assert_eq!(LogOnce::NoBroker(Register::Command).to_string(), "refused: no broker to write Command");
+    assert!(LogOnce::OutOfInterrupts.to_string().contains("extra_guest_irqs="));
 }
 
 proptest! {
@@ -353,7 +353,7 @@ proptest! {
         let mut frontend = Frontend::new();
         if has_short_space {
             frontend.hw.set(0x06, &[0]);
-            frontend.function = lend(&network_card_known(), &frontend.hw);
+            frontend.function = assign(&network_card_known(), &frontend.hw);
         }
         let executed = frontend.execute(&request);
         let is_absent = matches!(executed.answer, Answer::Now(Reply { err: ErrorCode::DevNotFound, .. }));
@@ -365,7 +365,7 @@ proptest! {
 #[test]
 fn what_the_policy_may_open_goes_to_the_broker_as_it_was_asked() {
     let mut frontend = Frontend::new();
-    frontend.function = lend(&network_card_known().with_policy("permissive=1"), &frontend.hw);
+    frontend.function = assign(&network_card_known().with_policy("permissive=1"), &frontend.hw);
     for (offset, size, value, mask) in
         [(0x9c, 4, 0x1234_5678, u32::MAX), (0x9e, 2, 0xabcd, 0xffff), (0x2c, 1, 0xff, 0xff)]
     {
@@ -376,6 +376,6 @@ fn what_the_policy_may_open_goes_to_the_broker_as_it_was_asked() {
     // What the broker refuses is dropped as ever, and what it could not be asked is an error.
     let request = Request::conf_write(DEVICE, 0x2c, 4, 7);
     let refusal = BrokerAnswer { err: -3, value: 0, info: 1, vectors: [0; pciif::layout::MAX_VECTORS] };
-    assert_eq!(frontend.conclude(&request, Some(refusal)), ((0, 7), Some(Notice::DroppedWrite)));
-    assert_eq!(frontend.conclude(&request, None), ((-3, 7), Some(Notice::NoBroker(Register::Open))));
+    assert_eq!(frontend.conclude(&request, Some(refusal)), ((0, 7), Some(LogOnce::DroppedWrite)));
+    assert_eq!(frontend.conclude(&request, None), ((-3, 7), Some(LogOnce::NoBroker(Register::Open))));
 }

@@ -21,12 +21,12 @@ pub(crate) struct PoolDevice<P: Platform> {
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
     /// Who was told that it is gone.
-    pub(crate) told: Told,
+    pub(crate) notified: Notified,
 }
 
 /// Who was told that a function is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Told {
+pub(crate) enum Notified {
     /// Nobody.
     #[default]
     Nobody,
@@ -48,7 +48,15 @@ impl<P: Platform> PoolDevice<P> {
             );
         }
         let function = LentFunction::new(config);
-        Self { info, window, function, cleanup: Cleanup::None, is_noted: false, is_touched: false, told: Told::Nobody }
+        Self {
+            info,
+            window,
+            function,
+            cleanup: Cleanup::None,
+            is_noted: false,
+            is_touched: false,
+            notified: Notified::Nobody,
+        }
     }
 
     /// What the tool said about it.
@@ -69,7 +77,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Whether it is still there and does nothing on its own; the reason if not.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.is_gone() {
-            return Err("it was gone while it was lent".to_string()); // whatever answers now
+            return Err("it was gone while it was assigned".to_string()); // whatever answers now
         }
         // It may have been unplugged since it was mapped.
         check_servable(&self.window).map_err(|error| error.to_string())?;

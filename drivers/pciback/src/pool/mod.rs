@@ -1,4 +1,4 @@
-//! The devices that dom0 gave us: who has which, and whether it is fit to be lent.
+//! The devices that dom0 gave us: who has which, and whether it is fit to be assigned.
 
 mod device;
 
@@ -16,15 +16,15 @@ use crate::device::DeviceInfo;
 use crate::platform::{ConfigWrite as _, Platform};
 use crate::rate::Lines;
 use crate::xenbus::Failure;
-pub(crate) use device::{PoolDevice, Told};
+pub(crate) use device::{Notified, PoolDevice};
 
 /// A device's place in the pool.
-enum Place<P: Platform> {
-    /// Here, and fit to be lent.
+enum SlotState<P: Platform> {
+    /// Here, and fit to be assigned.
     Free(Box<PoolDevice<P>>),
     /// With this frontend, which holds it.
     With(DomId),
-    /// Here again from this frontend, and not fit to be lent before the broker is done with it.
+    /// Here again from this frontend, and not fit to be assigned before the broker is done with it.
     Leaving(Box<PoolDevice<P>>, DomId),
     /// Here by its nodes only: the reason why it cannot be used.
     Refused(String),
@@ -33,14 +33,14 @@ enum Place<P: Platform> {
 }
 
 struct Entry<P: Platform> {
-    place: Place<P>,
+    place: SlotState<P>,
     /// `online`: false when the tool wants it back.
     online: bool,
     /// What we last wanted in `state`.
     said: String,
     /// It has become free, and who wanted it before has not been told.
     is_news: bool,
-    /// It was gone when it was last lent, and nobody has seen to it since.
+    /// It was gone when it was last assigned, and nobody has seen to it since.
     is_gone: bool,
     /// A guest that comes and goes moves its devices with it.
     lines: Lines,
@@ -137,7 +137,7 @@ impl<P: Platform> Pool<P> {
     /// The nodes of a device are gone.
     pub(crate) fn removed(&mut self, address: Sbdf) {
         if let Some(entry) = self.entries.get_mut(&address) {
-            if matches!(entry.place, Place::With(_) | Place::Leaving(..)) {
+            if matches!(entry.place, SlotState::With(_) | SlotState::Leaving(..)) {
                 entry.online = false; // it is dropped when it comes back
             } else {
                 self.entries.remove(&address);
@@ -148,7 +148,7 @@ impl<P: Platform> Pool<P> {
     /// Brings a device in line with its nodes and says what its `state` shall be.
     pub(crate) fn described(&mut self, platform: &P, address: Sbdf, description: Description) -> String {
         let new = || Entry {
-            place: Place::Released,
+            place: SlotState::Released,
             online: false,
             said: String::new(),
             is_news: false,
@@ -157,11 +157,11 @@ impl<P: Platform> Pool<P> {
         };
         let entry = self.entries.entry(address).or_insert_with(new);
         entry.online = description.online;
-        let was_free = matches!(entry.place, Place::Free(_));
-        entry.place = match core::mem::replace(&mut entry.place, Place::Released) {
-            place @ (Place::With(_) | Place::Leaving(..)) => place,
-            _ if !description.online => Place::Released,
-            Place::Free(device) => match &description.info {
+        let was_free = matches!(entry.place, SlotState::Free(_));
+        entry.place = match core::mem::replace(&mut entry.place, SlotState::Released) {
+            place @ (SlotState::With(_) | SlotState::Leaving(..)) => place,
+            _ if !description.online => SlotState::Released,
+            SlotState::Free(device) => match &description.info {
                 Ok(info) if info == device.info() => inspect(device),
                 // Described anew: let go of the old page first.
                 info => {
@@ -170,19 +170,19 @@ impl<P: Platform> Pool<P> {
                 }
             },
             // Whatever is there now was not reset.
-            place @ Place::Refused(_) if entry.is_gone && !description.is_new => place,
-            Place::Refused(_) | Place::Released => admit(platform, &description.info, self.is_direct),
+            place @ SlotState::Refused(_) if entry.is_gone && !description.is_new => place,
+            SlotState::Refused(_) | SlotState::Released => admit(platform, &description.info, self.is_direct),
         };
-        let is_free = matches!(entry.place, Place::Free(_));
+        let is_free = matches!(entry.place, SlotState::Free(_));
         entry.is_news |= !was_free && is_free;
         entry.is_gone &= !is_free;
         entry.said = match &entry.place {
-            Place::Free(_) => "free".to_string(),
-            Place::With(domid) | Place::Leaving(_, domid) => {
-                format!("{} {domid}", if entry.is_gone { "vanished" } else { "lent" })
+            SlotState::Free(_) => "free".to_string(),
+            SlotState::With(domid) | SlotState::Leaving(_, domid) => {
+                format!("{} {domid}", if entry.is_gone { "absent" } else { "assigned" })
             }
-            Place::Refused(reason) => format!("refused {reason}"),
-            Place::Released => "released".to_string(),
+            SlotState::Refused(reason) => format!("refused {reason}"),
+            SlotState::Released => "released".to_string(),
         };
         entry.said.clone()
     }
@@ -207,22 +207,22 @@ impl<P: Platform> Pool<P> {
     }
 
     /// Hands a device to a frontend.
-    pub(crate) fn lend(&mut self, address: Sbdf, domid: DomId) -> Result<Box<PoolDevice<P>>, Failure> {
+    pub(crate) fn assign(&mut self, address: Sbdf, domid: DomId) -> Result<Box<PoolDevice<P>>, Failure> {
         let fail = |errno, text: &str| Err(Failure { errno, text: format!("{address} {text}") });
         let Some(entry) = self.entries.get_mut(&address) else {
             return fail(Errno::ENODEV, "is not in the pool");
         };
         match &entry.place {
-            Place::With(other) | Place::Leaving(_, other) => {
-                return fail(Errno::EBUSY, &format!("is lent to domain {other}"));
+            SlotState::With(other) | SlotState::Leaving(_, other) => {
+                return fail(Errno::EBUSY, &format!("is assigned to domain {other}"));
             }
-            Place::Refused(reason) => return fail(Errno::EIO, &format!("was refused: {reason}")),
-            Place::Released => return fail(Errno::ENODEV, "is not in the pool"),
-            Place::Free(_) if !entry.online => return fail(Errno::ENODEV, "is leaving the pool"),
-            Place::Free(_) => {}
+            SlotState::Refused(reason) => return fail(Errno::EIO, &format!("was refused: {reason}")),
+            SlotState::Released => return fail(Errno::ENODEV, "is not in the pool"),
+            SlotState::Free(_) if !entry.online => return fail(Errno::ENODEV, "is leaving the pool"),
+            SlotState::Free(_) => {}
         }
-        match core::mem::replace(&mut entry.place, Place::With(domid)) {
-            Place::Free(device) => {
+        match core::mem::replace(&mut entry.place, SlotState::With(domid)) {
+            SlotState::Free(device) => {
                 self.look_at(address);
                 Ok(device)
             }
@@ -237,17 +237,17 @@ impl<P: Platform> Pool<P> {
     /// The frontend that has this device, if one has it.
     pub(crate) fn holder(&self, address: Sbdf) -> Option<DomId> {
         match self.entries.get(&address)?.place {
-            Place::With(domid) => Some(domid),
+            SlotState::With(domid) => Some(domid),
             _ => None,
         }
     }
 
-    /// Whether it can be lent now.
+    /// Whether it can be assigned now.
     pub(crate) fn is_free(&self, address: Sbdf) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, Place::Free(_)))
+        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, SlotState::Free(_)))
     }
 
-    /// A device that is lent is gone.
+    /// A device that is assigned is gone.
     pub(crate) fn vanished(&mut self, address: Sbdf) {
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.is_gone = true;
@@ -263,10 +263,10 @@ impl<P: Platform> Pool<P> {
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.place = match entry.place {
-                Place::With(domid) if device.cleanup != Cleanup::None => Place::Leaving(device, domid),
+                SlotState::With(domid) if device.cleanup != Cleanup::None => SlotState::Leaving(device, domid),
                 _ => inspect(device),
             };
-            entry.is_news = matches!(entry.place, Place::Free(_));
+            entry.is_news = matches!(entry.place, SlotState::Free(_));
         }
         self.look_at(address);
     }
@@ -277,7 +277,7 @@ impl<P: Platform> Pool<P> {
             self.visited += self.entries.len() as u64;
         }
         self.entries.iter_mut().filter_map(|(_, entry)| match &mut entry.place {
-            Place::Leaving(device, _) => Some(&mut **device),
+            SlotState::Leaving(device, _) => Some(&mut **device),
             _ => None,
         })
     }
@@ -290,7 +290,7 @@ impl<P: Platform> Pool<P> {
     /// A device that is to be made quiet.
     pub(crate) fn leaving(&mut self, address: Sbdf) -> Option<&mut PoolDevice<P>> {
         match &mut self.entries.get_mut(&address)?.place {
-            Place::Leaving(device, _) => Some(device),
+            SlotState::Leaving(device, _) => Some(device),
             _ => None,
         }
     }
@@ -298,10 +298,10 @@ impl<P: Platform> Pool<P> {
     /// Takes a device back that nothing is to be done about any more. Not while the broker is at work on it.
     pub(crate) fn settle(&mut self, address: Sbdf) {
         let Some(entry) = self.entries.get_mut(&address) else { return };
-        let is_done = matches!(&entry.place, Place::Leaving(device, _) if device.cleanup == Cleanup::None);
-        if is_done && let Place::Leaving(device, _) = core::mem::replace(&mut entry.place, Place::Released) {
+        let is_done = matches!(&entry.place, SlotState::Leaving(device, _) if device.cleanup == Cleanup::None);
+        if is_done && let SlotState::Leaving(device, _) = core::mem::replace(&mut entry.place, SlotState::Released) {
             entry.place = inspect(device);
-            entry.is_news = matches!(entry.place, Place::Free(_));
+            entry.is_news = matches!(entry.place, SlotState::Free(_));
             self.look_at(address);
         }
     }
@@ -309,30 +309,30 @@ impl<P: Platform> Pool<P> {
     /// Takes back a device that the frontend could not use after all. That is no news: it would only ask again.
     pub(crate) fn decline(&mut self, device: Box<PoolDevice<P>>) {
         if let Some(entry) = self.entries.get_mut(&device.info().sbdf()) {
-            entry.place = Place::Free(device);
+            entry.place = SlotState::Free(device);
         }
     }
 }
 
 /// Maps a device that was described, and looks at it.
-fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct: bool) -> Place<P> {
+fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct: bool) -> SlotState<P> {
     let info = match info {
         Ok(info) => info.clone(),
-        Err(reason) => return Place::Refused(reason.clone()),
+        Err(reason) => return SlotState::Refused(reason.clone()),
     };
     match platform.map_config(info.ecam(), is_direct) {
         Ok(window) if is_direct && !window.is_writable() => {
-            Place::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
+            SlotState::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
         }
         Ok(window) => inspect(Box::new(PoolDevice::new(info, window))),
-        Err(errno) => Place::Refused(format!("cannot map its configuration space: {errno}")),
+        Err(errno) => SlotState::Refused(format!("cannot map its configuration space: {errno}")),
     }
 }
 
-/// A device that is here: free, or refused and let go when it is not fit to be lent.
-fn inspect<P: Platform>(device: Box<PoolDevice<P>>) -> Place<P> {
+/// A device that is here: free, or refused and let go when it is not fit to be assigned.
+fn inspect<P: Platform>(device: Box<PoolDevice<P>>) -> SlotState<P> {
     match device.check() {
-        Ok(()) => Place::Free(device),
-        Err(reason) => Place::Refused(reason),
+        Ok(()) => SlotState::Free(device),
+        Err(reason) => SlotState::Refused(reason),
     }
 }

@@ -53,7 +53,7 @@ use xenstore::XenbusState::{
     self, Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring, Unknown,
 };
 
-use super::{DeviceNodes, Failure, Held, InvalidKey, Keys, MAX_DEVICES, Nodes, Outcome, Stop};
+use super::{DeviceNodes, Failure, FrontendState, InvalidKey, Keys, MAX_DEVICES, Nodes, Outcome, ShutdownStage};
 
 /// Devices taken, and nodes written, at one look. Xenstored allows 1,024 nodes in a transaction, and oxenstored as many requests, of which
 /// [`MAX_DEVICES`] need three each to be read. The next look decides on the rest.
@@ -107,7 +107,7 @@ pub(crate) enum Action {
         /// The real address.
         address: Sbdf,
         /// The virtual device and function that the admin would like.
-        wish: Option<u8>,
+        requested_slot: Option<u8>,
     },
     /// Map the page and bind the port.
     Connect(Keys),
@@ -139,41 +139,41 @@ impl Action {
 ///
 /// Local steps come first; whoever carries them out then decides again on new nodes, and carries the others out when no local
 /// step is left. Each changes what the next decision sees, so this comes to an end.
-pub(crate) fn decide(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    let connected = held.connection.is_some();
+pub(crate) fn decide(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+    let connected = frontend.connection.is_some();
     if nodes.own == Some(Unknown) {
-        return held.let_go();
+        return frontend.let_go();
     }
-    if nodes.own == Some(Initialising) && !held.is_empty() {
-        return held.let_go(); // the directory is a new one under an old name
+    if nodes.own == Some(Initialising) && !frontend.is_empty() {
+        return frontend.let_go(); // the directory is a new one under an old name
     }
-    if held.stop != Stop::No {
-        return stop(nodes, held);
+    if frontend.stop != ShutdownStage::No {
+        return stop(nodes, frontend);
     }
     if let Err(text) = &nodes.frontend {
-        return give_up(nodes, held, Failure { errno: Errno::EINVAL, text: text.clone() });
+        return give_up(nodes, frontend, Failure { errno: Errno::EINVAL, text: text.clone() });
     }
     if connected && nodes.own == Some(Closed) {
         return vec![Action::Disconnect];
     }
     match nodes.peer.state {
-        Some(Unknown) => return then_state(held.let_go(), nodes, Closed),
+        Some(Unknown) => return transition(frontend.let_go(), nodes, Closed),
         Some(Closing) => {
             let closed = if nodes.own == Some(Closed) { Closed } else { Closing };
-            return close(nodes, held, closed);
+            return close(nodes, frontend, closed);
         }
-        Some(Closed) if nodes.online => return close(nodes, held, Closed),
-        Some(Closed) => return then_state(held.let_go(), nodes, Closed),
+        Some(Closed) if nodes.online => return close(nodes, frontend, Closed),
+        Some(Closed) => return transition(frontend.let_go(), nodes, Closed),
         _ => {}
     }
     match nodes.own {
-        Some(Initialising) => then_state(vec![Action::ClearReport], nodes, InitWait),
-        Some(InitWait) => export(nodes, held),
-        Some(Initialised) => initialised(nodes, held),
-        Some(Reconfiguring) if !held.announced => initialised(nodes, held),
-        Some(Connected | Reconfiguring | Reconfigured | Closing) if connected => in_use(nodes, held),
-        Some(Closing | Closed) => at_rest(nodes, held),
-        Some(Connected | Reconfiguring | Reconfigured) => astray(nodes, held),
+        Some(Initialising) => transition(vec![Action::ClearReport], nodes, InitWait),
+        Some(InitWait) => export(nodes, frontend),
+        Some(Initialised) => initialised(nodes, frontend),
+        Some(Reconfiguring) if !frontend.announced => initialised(nodes, frontend),
+        Some(Connected | Reconfiguring | Reconfigured | Closing) if connected => in_use(nodes, frontend),
+        Some(Closing | Closed) => idle(nodes, frontend),
+        Some(Connected | Reconfiguring | Reconfigured) => inconsistent(nodes, frontend),
         Some(Unknown) | None => Vec::new(),
     }
 }
@@ -192,58 +192,58 @@ pub(crate) fn makes_sense(own: Option<XenbusState>, peer: Option<XenbusState>) -
 }
 
 /// The stub comes to its end: a frontend that is connected is asked to close, and served until it has.
-fn stop(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn stop(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     let next = match nodes.peer.state {
-        _ if held.connection.is_none() || held.stop == Stop::Now => Closed,
+        _ if frontend.connection.is_none() || frontend.stop == ShutdownStage::Now => Closed,
         Some(Reconfiguring) => Reconfigured, // it is deaf to 5 there
         Some(Initialised | Connected | Reconfigured) | None => Closing,
         Some(Unknown | Initialising | InitWait | Closing | Closed) => Closed,
     };
-    let actions = if next == Closed { held.let_go() } else { Vec::new() };
-    then_state(actions, nodes, next)
+    let actions = if next == Closed { frontend.let_go() } else { Vec::new() };
+    transition(actions, nodes, next)
 }
 
 /// 2: export what is listed.
-fn export(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    if held.connection.is_some() {
-        return disconnect(held);
+fn export(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+    if frontend.connection.is_some() {
+        return disconnect(frontend);
     }
     let Some(count) = nodes.num_devs else { return Vec::new() };
     if count > MAX_DEVICES {
         let text = format!("num_devs is {count}, and no guest can have more than {MAX_DEVICES} devices");
         return vec![Action::Report(Failure { errno: Errno::EINVAL, text })];
     }
-    let devices = take_and_release(nodes, held, wanted);
+    let devices = take_and_release(nodes, frontend, wanted);
     if !devices.is_empty() {
         return devices;
     }
-    publish_with_state(nodes, held, Initialised)
+    publish_with_state(nodes, frontend, Initialised)
 }
 
 /// 3, or 7 before any frontend came: devices may be added and removed without asking it.
-fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn initialised(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     if nodes.peer.state == Some(Reconfiguring) && nodes.peer.keys.is_ok() {
-        return match held.connection {
-            None => connect(nodes, held),
-            connection if connection == nodes.peer.keys.ok() => reconfigure(nodes, held),
-            Some(_) => disconnect(held),
+        return match frontend.connection {
+            None => connect(nodes, frontend),
+            connection if connection == nodes.peer.keys.ok() => reconfigure(nodes, frontend),
+            Some(_) => disconnect(frontend),
         };
     }
-    let devices = take_and_release(nodes, held, wanted);
+    let devices = take_and_release(nodes, frontend, wanted);
     if !devices.is_empty() {
         return devices;
     }
-    if held.connection.is_some() && nodes.peer.state != Some(Initialised) {
-        return disconnect(held); // it went back before we could say 4
+    if frontend.connection.is_some() && nodes.peer.state != Some(Initialised) {
+        return disconnect(frontend); // it went back before we could say 4
     }
-    let mut actions = report_failures(nodes, held);
-    let mut writes = publish(nodes, held);
+    let mut actions = report_failures(nodes, frontend);
+    let mut writes = publish(nodes, frontend);
     if nodes.peer.state == Some(Initialised) {
         if writes.is_empty() {
-            return match held.connection {
-                None => connect(nodes, held),
-                connection if connection == nodes.peer.keys.ok() => then_state(Vec::new(), nodes, Connected),
-                Some(_) => disconnect(held),
+            return match frontend.connection {
+                None => connect(nodes, frontend),
+                connection if connection == nodes.peer.keys.ok() => transition(Vec::new(), nodes, Connected),
+                Some(_) => disconnect(frontend),
             };
         }
     } else if nodes.own == Some(Reconfiguring) {
@@ -256,10 +256,10 @@ fn initialised(nodes: &Nodes, held: &Held) -> Vec<Action> {
 }
 
 /// The frontend has published its keys, and waits.
-fn connect(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    match (nodes.peer.keys, &held.refused) {
+fn connect(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+    match (nodes.peer.keys, &frontend.refused) {
         (keys, Some((refused, failure))) if *refused == keys => {
-            then_state(vec![Action::Report(failure.clone())], nodes, Closing)
+            transition(vec![Action::Report(failure.clone())], nodes, Closing)
         }
         (Ok(keys), _) => vec![Action::Connect(keys)],
         (Err(invalid), _) => vec![Action::Refuse(invalid)],
@@ -267,18 +267,18 @@ fn connect(nodes: &Nodes, held: &Held) -> Vec<Action> {
 }
 
 /// 4, 5, 7 or 8 with a connection.
-fn in_use(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn in_use(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     let keys = nodes.peer.keys.ok();
     let restarted = match nodes.peer.state {
         Some(Initialising) => true,
-        Some(Initialised) => held.peer_was_connected || keys != held.connection,
-        Some(Reconfiguring) => keys.is_some() && keys != held.connection,
+        Some(Initialised) => frontend.peer_was_connected || keys != frontend.connection,
+        Some(Reconfiguring) => keys.is_some() && keys != frontend.connection,
         _ => false,
     };
     if restarted {
-        return restart(nodes, held);
+        return restart(nodes, frontend);
     }
-    let mut forced = release_unless(nodes, held, |device| device.address);
+    let mut forced = release_unless(nodes, frontend, |device| device.address);
     if !forced.is_empty() {
         for action in &mut forced {
             if let Action::Release(address) = *action {
@@ -288,89 +288,89 @@ fn in_use(nodes: &Nodes, held: &Held) -> Vec<Action> {
         return forced;
     }
     match (nodes.own, nodes.peer.state) {
-        (Some(Connected | Reconfiguring), Some(Reconfiguring)) => reconfigure(nodes, held),
-        (Some(Closing), Some(Reconfiguring)) if !nodes.online => then_state(Vec::new(), nodes, Reconfigured),
-        (Some(Reconfigured), Some(Connected)) if !nodes.online => then_state(Vec::new(), nodes, Closing),
+        (Some(Connected | Reconfiguring), Some(Reconfiguring)) => reconfigure(nodes, frontend),
+        (Some(Closing), Some(Reconfiguring)) if !nodes.online => transition(Vec::new(), nodes, Reconfigured),
+        (Some(Reconfigured), Some(Connected)) if !nodes.online => transition(Vec::new(), nodes, Closing),
         (Some(Connected | Reconfigured), Some(Connected)) => {
-            let next = if nodes.online && is_pending(nodes, held) { Reconfiguring } else { Connected };
-            then_state(Vec::new(), nodes, next)
+            let next = if nodes.online && is_pending(nodes, frontend) { Reconfiguring } else { Connected };
+            transition(Vec::new(), nodes, next)
         }
         _ => Vec::new(),
     }
 }
 
 /// The frontend is at 7: it has let go of what is leaving, and waits for us.
-fn reconfigure(nodes: &Nodes, held: &Held) -> Vec<Action> {
-    if held.answered {
-        return then_state(Vec::new(), nodes, Reconfigured);
+fn reconfigure(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+    if frontend.answered {
+        return transition(Vec::new(), nodes, Reconfigured);
     }
-    let devices = take_and_release(nodes, held, appended);
+    let devices = take_and_release(nodes, frontend, appended);
     if !devices.is_empty() {
         return devices;
     }
-    publish_with_state(nodes, held, Reconfigured)
+    publish_with_state(nodes, frontend, Reconfigured)
 }
 
 /// Whether there is anything to do that the frontend must take part in.
-fn is_pending(nodes: &Nodes, held: &Held) -> bool {
+fn is_pending(nodes: &Nodes, frontend: &FrontendState) -> bool {
     let is_new = |device: &DeviceNodes| device.is_at(Initialising);
-    nodes.devices.iter().any(is_new) || !take_and_release(nodes, held, appended).is_empty()
+    nodes.devices.iter().any(is_new) || !take_and_release(nodes, frontend, appended).is_empty()
 }
 
 /// The frontend closes, and may come back for the devices that are still meant for it.
-fn close(nodes: &Nodes, held: &Held, state: XenbusState) -> Vec<Action> {
-    let actions = then_state(disconnect(held), nodes, state);
-    if actions.is_empty() { release_unless(nodes, held, wanted) } else { actions }
+fn close(nodes: &Nodes, frontend: &FrontendState, state: XenbusState) -> Vec<Action> {
+    let actions = transition(disconnect(frontend), nodes, state);
+    if actions.is_empty() { release_unless(nodes, frontend, wanted) } else { actions }
 }
 
 /// 5 or 6 without a connection.
-fn at_rest(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn idle(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     match nodes.peer.state {
-        Some(Initialising) => restart(nodes, held),
-        Some(Initialised) if nodes.online && !held.has_refused(nodes.peer.keys) => restart(nodes, held),
-        _ if !nodes.online && nodes.own == Some(Closed) => held.let_go(),
-        _ => release_unless(nodes, held, wanted),
+        Some(Initialising) => restart(nodes, frontend),
+        Some(Initialised) if nodes.online && !frontend.has_refused(nodes.peer.keys) => restart(nodes, frontend),
+        _ if !nodes.online && nodes.own == Some(Closed) => frontend.let_go(),
+        _ => release_unless(nodes, frontend, wanted),
     }
 }
 
 /// 4 or 8 without a connection: whoever wrote that, it was not us.
-fn astray(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn inconsistent(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     match nodes.peer.state {
-        Some(Initialising | Initialised) => restart(nodes, held),
-        Some(Connected) => then_state(Vec::new(), nodes, Closing),
-        Some(Reconfiguring) if nodes.peer.keys.is_ok() => connect(nodes, held),
-        _ => release_unless(nodes, held, wanted),
+        Some(Initialising | Initialised) => restart(nodes, frontend),
+        Some(Connected) => transition(Vec::new(), nodes, Closing),
+        Some(Reconfiguring) if nodes.peer.keys.is_ok() => connect(nodes, frontend),
+        _ => release_unless(nodes, frontend, wanted),
     }
 }
 
 /// The frontend begins again: with the devices it had, unless the toolstack is taking them away.
-fn restart(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn restart(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     if !nodes.online {
-        return then_state(held.let_go(), nodes, Closed);
+        return transition(frontend.let_go(), nodes, Closed);
     }
-    let mut actions = disconnect(held);
-    if !held.renewed {
+    let mut actions = disconnect(frontend);
+    if !frontend.renewed {
         actions.push(Action::Renew);
     }
-    then_state(actions, nodes, InitWait)
+    transition(actions, nodes, InitWait)
 }
 
 /// Nothing can be done here: say why, and close.
-fn give_up(nodes: &Nodes, held: &Held, failure: Failure) -> Vec<Action> {
-    let mut actions = held.let_go();
+fn give_up(nodes: &Nodes, frontend: &FrontendState, failure: Failure) -> Vec<Action> {
+    let mut actions = frontend.let_go();
     if !matches!(nodes.own, Some(Closing | Closed)) {
         actions.push(Action::Report(failure));
-        actions = then_state(actions, nodes, Closing);
+        actions = transition(actions, nodes, Closing);
     }
     actions
 }
 
-fn disconnect(held: &Held) -> Vec<Action> {
-    held.connection.iter().map(|_| Action::Disconnect).collect()
+fn disconnect(frontend: &FrontendState) -> Vec<Action> {
+    frontend.connection.iter().map(|_| Action::Disconnect).collect()
 }
 
 /// Ends with our node at `state`, which is no write where it is there already.
-fn then_state(mut actions: Vec<Action>, nodes: &Nodes, state: XenbusState) -> Vec<Action> {
+fn transition(mut actions: Vec<Action>, nodes: &Nodes, state: XenbusState) -> Vec<Action> {
     if nodes.own != Some(state) {
         actions.push(Action::Write(vec![(Node::State, state.digit().into())]));
     }
@@ -388,12 +388,12 @@ fn appended(device: &DeviceNodes) -> Option<Sbdf> {
 }
 
 /// Lets go of what nobody wants any more, and takes what the entries name that `take` chooses.
-fn take_and_release(nodes: &Nodes, held: &Held, take: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
-    let mut actions = release_unless(nodes, held, wanted);
+fn take_and_release(nodes: &Nodes, frontend: &FrontendState, take: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
+    let mut actions = release_unless(nodes, frontend, wanted);
     for device in &nodes.devices {
         let Some(address) = take(device) else { continue };
-        let take = Action::Take { address, wish: device.wish };
-        if actions.len() < AT_ONCE && !held.devices.contains_key(&address) && !actions.contains(&take) {
+        let take = Action::Take { address, requested_slot: device.requested_slot };
+        if actions.len() < AT_ONCE && !frontend.devices.contains_key(&address) && !actions.contains(&take) {
             actions.push(take);
         }
     }
@@ -401,16 +401,16 @@ fn take_and_release(nodes: &Nodes, held: &Held, take: fn(&DeviceNodes) -> Option
 }
 
 /// Lets go of the devices that no entry names among those that `keep` chooses.
-fn release_unless(nodes: &Nodes, held: &Held, keep: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
+fn release_unless(nodes: &Nodes, frontend: &FrontendState, keep: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
     if nodes.num_devs.is_none_or(|count| count > MAX_DEVICES) {
         return Vec::new(); // says nothing about any device
     }
     let is_kept = |address| nodes.devices.iter().any(|device| keep(device) == Some(address));
-    held.devices.keys().filter(|address| !is_kept(**address)).map(|address| Action::Release(*address)).collect()
+    frontend.devices.keys().filter(|address| !is_kept(**address)).map(|address| Action::Release(*address)).collect()
 }
 
 /// Why entry `index` cannot be exported, if so.
-fn failure(nodes: &Nodes, held: &Held, index: usize) -> Option<Failure> {
+fn failure(nodes: &Nodes, frontend: &FrontendState, index: usize) -> Option<Failure> {
     let device = nodes.devices.get(index)?;
     let Some(address) = device.address else {
         return Some(Failure { errno: Errno::EINVAL, text: format!("dev-{index} is no PCI address") });
@@ -418,16 +418,16 @@ fn failure(nodes: &Nodes, held: &Held, index: usize) -> Option<Failure> {
     if nodes.devices.iter().take(index).any(|earlier| wanted(earlier) == Some(address)) {
         return Some(Failure { errno: Errno::EEXIST, text: format!("{address} is listed twice") });
     }
-    match held.devices.get(&address)? {
+    match frontend.devices.get(&address)? {
         Outcome::Failed(failure) => Some(failure.clone()),
         Outcome::Exported(_) => None,
     }
 }
 
 /// Says what became of the devices, and goes to `state` with it.
-fn publish_with_state(nodes: &Nodes, held: &Held, state: XenbusState) -> Vec<Action> {
-    let mut actions = report_failures(nodes, held);
-    let mut writes = publish(nodes, held);
+fn publish_with_state(nodes: &Nodes, frontend: &FrontendState, state: XenbusState) -> Vec<Action> {
+    let mut actions = report_failures(nodes, frontend);
+    let mut writes = publish(nodes, frontend);
     end_with_state(&mut writes, state);
     actions.push(Action::Write(writes));
     actions
@@ -441,14 +441,16 @@ fn end_with_state(writes: &mut Vec<(Node, String)>, state: XenbusState) {
 }
 
 /// The nodes about devices and roots that do not say yet what they should.
-fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
+fn publish(nodes: &Nodes, frontend: &FrontendState) -> Vec<(Node, String)> {
     let mut writes = Vec::new();
     for (number, (index, device)) in (0..).zip(nodes.devices.iter().enumerate()) {
         if device.is_at(Closing) {
             continue;
         }
-        let exported = match device.address.and_then(|address| held.devices.get(&address)) {
-            Some(Outcome::Exported(virtual_address)) if failure(nodes, held, index).is_none() => Some(*virtual_address),
+        let exported = match device.address.and_then(|address| frontend.devices.get(&address)) {
+            Some(Outcome::Exported(virtual_address)) if failure(nodes, frontend, index).is_none() => {
+                Some(*virtual_address)
+            }
             _ => None,
         };
         // One that failed has an address too: Linux reads that of each entry that it is told to let go of, gives up on the backend where there
@@ -468,7 +470,7 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
     // Roots are only ever added, and `root-N` stands before the count that includes it.
     let published = nodes.root_num.unwrap_or(0);
     let mut count = published;
-    for (number, (segment, bus)) in (0..).zip(&held.roots) {
+    for (number, (segment, bus)) in (0..).zip(&frontend.roots) {
         if number >= published {
             writes.push((Node::Root(number), format!("{segment:04x}:{bus:02x}")));
             count = number + 1;
@@ -482,14 +484,14 @@ fn publish(nodes: &Nodes, held: &Held) -> Vec<(Node, String)> {
 }
 
 /// All failures in one text, when there is one that the nodes do not tell of yet.
-fn report_failures(nodes: &Nodes, held: &Held) -> Vec<Action> {
+fn report_failures(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     let mut all: Option<Failure> = None;
     let mut news = false;
     for (index, device) in nodes.devices.iter().enumerate() {
         if device.is_at(Closing) {
             continue;
         }
-        let Some(failure) = failure(nodes, held, index) else { continue };
+        let Some(failure) = failure(nodes, frontend, index) else { continue };
         news |= match device.state {
             Some(state) => state != u32::from(Closed.number()),
             None => nodes.own == Some(InitWait), // the only time when something is written then

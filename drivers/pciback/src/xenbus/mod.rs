@@ -1,16 +1,16 @@
-//! The xenbus handshake with one frontend, without any I/O: what the nodes say ([`Nodes`]), what we hold ([`Held`]), and what
+//! The xenbus handshake with one frontend, without any I/O: what the nodes say ([`Nodes`]), what we hold ([`FrontendState`]), and what
 //! to do about it ([`decide()`]).
 //!
 //! Nothing here remembers what was written: every decision compares with the nodes as they were just read, so a toolstack that
 //! changes a node under us is simply obeyed (docs/protocol.md §2.2), and a decision that could not be carried out is made again.
 
 mod decide;
-mod held;
+mod frontend_state;
 mod keys;
 mod nodes;
 
 pub(crate) use decide::{Action, decide, makes_sense};
-pub(crate) use held::{Failure, Held, Outcome, Stop};
+pub(crate) use frontend_state::{Failure, FrontendState, Outcome, ShutdownStage};
 pub(crate) use keys::{InvalidKey, Keys};
 pub(crate) use nodes::{DeviceNodes, MAX_DEVICES, Nodes, Peer, read_state};
 

@@ -44,7 +44,7 @@ pub(crate) struct DeviceNodes {
     /// `vdev-N` as it is, empty until we have written it.
     pub(crate) vdev: String,
     /// `vdevfn-N`: the virtual device and function that the admin would like.
-    pub(crate) wish: Option<u8>,
+    pub(crate) requested_slot: Option<u8>,
 }
 
 impl DeviceNodes {

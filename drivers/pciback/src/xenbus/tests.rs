@@ -39,7 +39,7 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
             address: Some(real(0)),
             state: Some(3),
             vdev: virt(0).virtual_key().to_string(),
-            wish: None,
+            requested_slot: None,
         }],
         root_num: Some(1),
         peer: Peer { state: peer, keys: Ok(KEYS) },
@@ -51,13 +51,13 @@ fn entry(address: Sbdf, state: u32) -> DeviceNodes {
     DeviceNodes { address: Some(address), state: Some(state), ..DeviceNodes::default() }
 }
 
-fn held(is_connected: bool) -> Held {
-    Held {
+fn held(is_connected: bool) -> FrontendState {
+    FrontendState {
         devices: LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]),
         roots: vec![(0, 0)],
         connection: is_connected.then_some(KEYS),
         announced: is_connected,
-        ..Held::default()
+        ..FrontendState::default()
     }
 }
 
@@ -86,12 +86,12 @@ fn letters(actions: &[Action]) -> String {
 }
 
 /// Compares a row with what is decided for each state of the frontend: gone, 1 to 8, nonsense.
-fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mut Held), is_connected: bool) {
+fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mut FrontendState), is_connected: bool) {
     let decided = (0..10).map(|peer| {
-        let (mut nodes, mut held) = (nodes(state(own), state(peer)), held(is_connected));
-        change(&mut nodes, &mut held);
-        held.observe(&nodes);
-        letters(&decide(&nodes, &held))
+        let (mut nodes, mut frontend) = (nodes(state(own), state(peer)), held(is_connected));
+        change(&mut nodes, &mut frontend);
+        frontend.observe(&nodes);
+        letters(&decide(&nodes, &frontend))
     });
     let want = row.split_whitespace().collect::<Vec<_>>();
     assert_eq!(decided.collect::<Vec<_>>(), want, "row {name}");
@@ -99,8 +99,8 @@ fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mu
 
 #[test]
 fn every_pair_of_states_is_decided_as_the_table_says() {
-    let as_is = |_: &mut Nodes, _: &mut Held| {};
-    let nothing_held = |_: &mut Nodes, held: &mut Held| *held = Held::default();
+    let as_is = |_: &mut Nodes, _: &mut FrontendState| {};
+    let nothing_held = |_: &mut Nodes, frontend: &mut FrontendState| *frontend = FrontendState::default();
     //                                   gone 1   2  3  4  5  6  7  8  nonsense
     assert_row("1", "                    6    2   2  2  2  5  6  2  2  2", 1, nothing_held, false);
     assert_row("1, held before", "       r    r   r  r  r  r  r  r  r  r", 1, as_is, false);
@@ -124,19 +124,19 @@ fn every_pair_of_states_is_decided_as_the_table_says() {
 
 #[test]
 fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
-    let appended = |nodes: &mut Nodes, _: &mut Held| nodes.devices.push(entry(real(1), 1));
-    let taken = |nodes: &mut Nodes, held: &mut Held| {
+    let appended = |nodes: &mut Nodes, _: &mut FrontendState| nodes.devices.push(entry(real(1), 1));
+    let taken = |nodes: &mut Nodes, frontend: &mut FrontendState| {
         nodes.devices.push(entry(real(1), 1));
-        held.devices.insert(real(1), Outcome::Exported(virt(1)));
+        frontend.devices.insert(real(1), Outcome::Exported(virt(1)));
     };
-    let leaving = |nodes: &mut Nodes, _: &mut Held| nodes.devices[0].state = Some(5);
-    let both = |nodes: &mut Nodes, held: &mut Held| {
-        appended(nodes, held);
-        leaving(nodes, held);
+    let leaving = |nodes: &mut Nodes, _: &mut FrontendState| nodes.devices[0].state = Some(5);
+    let both = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+        appended(nodes, frontend);
+        leaving(nodes, frontend);
     };
-    let answered = |nodes: &mut Nodes, held: &mut Held| {
-        both(nodes, held);
-        held.answered = true;
+    let answered = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+        both(nodes, frontend);
+        frontend.answered = true;
     };
     //                                 gone 1   2  3  4  5   6   7  8  nonsense
     assert_row("4, appended", "        dr6  dn2 -  -  7  d5  d6  t  -  -", 4, appended, true);
@@ -152,13 +152,13 @@ fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
     assert_row("8, taken", "           dr6  dn2 -  -  7  d5  d6  -  -  -", 8, taken, true);
     assert_row("3, both", "            r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 3, both, false);
     assert_row("7, both, no peer", "   r6   Rt  Rt Rt Rt 5   6   c  Rt Rt", 7, both, false);
-    assert_row("4, both, astray", "    r6   n2  R  n2 5  5   6   c  R  R", 4, both, false);
+    assert_row("4, both, inconsistent", "    r6   n2  R  n2 5  5   6   c  R  R", 4, both, false);
     assert_row("6, both", "            r    n2  R  n2 R  R   R   R  R  R", 6, both, false);
 }
 
 #[test]
 fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
-    let taken_away = |nodes: &mut Nodes, _: &mut Held| {
+    let taken_away = |nodes: &mut Nodes, _: &mut FrontendState| {
         nodes.devices.clear();
         nodes.num_devs = Some(0);
     };
@@ -182,7 +182,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
     for own in [3, 7] {
         let at_7 = nodes(state(own), state(7));
         assert_eq!(decide(&at_7, &held(false)), [Action::Connect(KEYS)]);
-        let connected = Held { announced: false, ..held(true) };
+        let connected = FrontendState { announced: false, ..held(true) };
         assert_eq!(letters(&decide(&at_7, &connected)), "8");
         let mut pending = at_7.clone();
         pending.devices.push(entry(real(1), 1));
@@ -194,7 +194,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
         assert_eq!(letters(&decide(&changed, &connected)), "d");
         // Keys that nobody can connect with.
         let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-        let refused = Held { refused: Some((Ok(KEYS), refused)), ..held(false) };
+        let refused = FrontendState { refused: Some((Ok(KEYS), refused)), ..held(false) };
         assert_eq!(letters(&decide(&at_7, &refused)), "!5");
         let mut none = at_7.clone();
         none.peer.keys = Err(InvalidKey::Missing("magic"));
@@ -229,18 +229,18 @@ fn a_7_that_was_answered_is_not_taken_for_another() {
 fn a_mixed_change_is_published_with_roots_and_state_at_once() {
     let mut nodes = nodes(state(7), state(7));
     nodes.devices[0].state = Some(5);
-    let wish = Some(0x18);
-    nodes.devices.push(DeviceNodes { wish, ..entry(real(8), 1) });
+    let requested_slot = Some(0x18);
+    nodes.devices.push(DeviceNodes { requested_slot, ..entry(real(8), 1) });
     nodes.devices.push(entry(real(9), 1));
     nodes.num_devs = Some(3);
     nodes.root_num = None;
     let steps = decide(&nodes, &held(true));
-    let take = |address, wish| Action::Take { address, wish };
-    assert_eq!(steps, [Action::Release(real(0)), take(real(8), wish), take(real(9), None)]);
+    let take = |address, requested_slot| Action::Take { address, requested_slot };
+    assert_eq!(steps, [Action::Release(real(0)), take(real(8), requested_slot), take(real(9), None)]);
 
-    let failed = Outcome::Failed(Failure { errno: Errno::EBUSY, text: "lent".to_string() });
+    let failed = Outcome::Failed(Failure { errno: Errno::EBUSY, text: "assigned".to_string() });
     let devices = LiteMap::from_iter([(real(8), Outcome::Exported(virt(0x18))), (real(9), failed)]);
-    let now = Held { devices, ..held(true) };
+    let now = FrontendState { devices, ..held(true) };
     let text = |node, text: &str| (node, text.to_string());
     let want = vec![
         text(Node::VirtualDevice(1), "0000:00:03.00"),
@@ -275,10 +275,10 @@ fn while_connected_only_new_entries_are_taken() {
 
 #[test]
 fn with_online_0_a_reconfiguration_ends_in_5() {
-    let offline = |nodes: &mut Nodes, held: &mut Held| {
+    let offline = |nodes: &mut Nodes, frontend: &mut FrontendState| {
         nodes.online = false;
         nodes.devices.push(entry(real(1), 1));
-        held.devices.insert(real(1), Outcome::Exported(virt(1)));
+        frontend.devices.insert(real(1), Outcome::Exported(virt(1)));
     };
     //                         gone 1   2  3  4  5  6   7  8  nonsense
     assert_row("8, offline", " dr6  dr6 -  -  5  d5 dr6 -  -  -", 8, offline, true);
@@ -288,10 +288,10 @@ fn with_online_0_a_reconfiguration_ends_in_5() {
 
 #[test]
 fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
-    let offline = |nodes: &mut Nodes, _: &mut Held| nodes.online = false;
-    let given_back = |nodes: &mut Nodes, held: &mut Held| {
+    let offline = |nodes: &mut Nodes, _: &mut FrontendState| nodes.online = false;
+    let given_back = |nodes: &mut Nodes, frontend: &mut FrontendState| {
         nodes.online = false;
-        *held = Held::default();
+        *frontend = FrontendState::default();
     };
     //                                       gone 1   2  3  4  5  6   7  8  nonsense
     assert_row("4", "                        dr6  dr6 -  -  -  d5 dr6 8  -  -", 4, offline, true);
@@ -303,8 +303,8 @@ fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
 
 #[test]
 fn at_the_end_of_the_stub_who_is_connected_is_asked_and_the_others_are_closed() {
-    let asked = |_: &mut Nodes, held: &mut Held| held.stop = Stop::Asked;
-    let now = |_: &mut Nodes, held: &mut Held| held.stop = Stop::Now;
+    let asked = |_: &mut Nodes, frontend: &mut FrontendState| frontend.stop = ShutdownStage::Asked;
+    let now = |_: &mut Nodes, frontend: &mut FrontendState| frontend.stop = ShutdownStage::Now;
     //                          gone 1   2   3   4   5   6   7   8   nonsense
     for own in [3, 4, 7] {
         assert_row("asked", "   dr6  dr6 dr6 5   5   dr6 dr6 8   5   5", own, asked, true);
@@ -321,14 +321,14 @@ fn at_the_end_of_the_stub_who_is_connected_is_asked_and_the_others_are_closed() 
 
 #[test]
 fn a_frontend_node_that_names_another_directory_ends_everything() {
-    let wrong = |nodes: &mut Nodes, _: &mut Held| nodes.frontend = Err("no".to_string());
+    let wrong = |nodes: &mut Nodes, _: &mut FrontendState| nodes.frontend = Err("no".to_string());
     for own in [2, 3, 4, 7, 8] {
         assert_row("wrong", "dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5", own, wrong, true);
     }
     assert_row("wrong at 5", "dr dr dr dr dr dr dr dr dr dr", 5, wrong, true);
-    let wrong_and_nothing_held = |nodes: &mut Nodes, held: &mut Held| {
-        wrong(nodes, held);
-        *held = Held::default();
+    let wrong_and_nothing_held = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+        wrong(nodes, frontend);
+        *frontend = FrontendState::default();
     };
     assert_row("wrong at 1", "!5 !5 !5 !5 !5 !5 !5 !5 !5 !5", 1, wrong_and_nothing_held, false);
     assert_row("wrong at 6", "- - - - - - - - - -", 6, wrong_and_nothing_held, false);
@@ -362,7 +362,7 @@ fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
 #[test]
 fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
     let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-    let mut now = Held { refused: Some((Ok(KEYS), refused)), ..held(false) };
+    let mut now = FrontendState { refused: Some((Ok(KEYS), refused)), ..held(false) };
     assert_eq!(letters(&decide(&nodes(state(3), state(3)), &now)), "!5");
     for own in [5, 6] {
         assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "-");
@@ -388,7 +388,7 @@ fn invalid_keys_are_refused_and_reported() {
 #[test]
 fn a_connection_is_announced_once_it_is_made_and_dropped_if_the_frontend_went_back() {
     for own in [3, 7] {
-        let now = Held { announced: false, ..held(true) };
+        let now = FrontendState { announced: false, ..held(true) };
         assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "4");
         assert_eq!(letters(&decide(&nodes(state(own), state(1)), &now)), "d");
         let mut changed = nodes(state(own), state(3));
@@ -415,11 +415,11 @@ fn listed(own: usize, entries: &[(Option<Sbdf>, Option<u32>)]) -> Nodes {
 #[test]
 fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
     let nodes = listed(2, &[(Some(real(0)), Some(1)), (Some(real(1)), Some(1))]);
-    let take = |address| Action::Take { address, wish: None };
-    assert_eq!(decide(&nodes, &Held::default()), [take(real(0)), take(real(1))]);
+    let take = |address| Action::Take { address, requested_slot: None };
+    assert_eq!(decide(&nodes, &FrontendState::default()), [take(real(0)), take(real(1))]);
 
     let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
-    let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
+    let now = FrontendState { devices, roots: vec![(0, 0)], ..FrontendState::default() };
     let text = |node, text: &str| (node, text.to_string());
     let want = vec![
         text(Node::VirtualDevice(0), "0000:00:00.00"),
@@ -442,7 +442,7 @@ fn one_bad_device_fails_alone() {
         (real(0), Outcome::Exported(virt(0))),
         (real(1), Outcome::Failed(failed("not in the pool"))),
     ]);
-    let now = Held { devices, roots: vec![(0, 0)], ..Held::default() };
+    let now = FrontendState { devices, roots: vec![(0, 0)], ..FrontendState::default() };
     for own in [2, 3] {
         let actions = decide(&listed(own, &entries), &now);
         let [Action::Report(report), Action::Write(writes)] = actions.as_slice() else {
@@ -476,7 +476,7 @@ fn one_bad_device_fails_alone() {
 #[test]
 fn devices_come_and_go_at_3_without_asking() {
     let both = [(Some(real(0)), Some(3)), (Some(real(1)), Some(1))];
-    let take = Action::Take { address: real(1), wish: None };
+    let take = Action::Take { address: real(1), requested_slot: None };
     assert_eq!(decide(&listed(3, &both), &held(false)), [take]);
 
     let leaving = listed(3, &[(Some(real(0)), Some(5))]);
@@ -487,7 +487,7 @@ fn devices_come_and_go_at_3_without_asking() {
 #[test]
 fn a_device_on_its_way_out_is_not_exported_at_the_start() {
     let nodes = listed(2, &[(Some(real(0)), Some(5))]);
-    let now = Held { roots: vec![(0, 0)], ..Held::default() };
+    let now = FrontendState { roots: vec![(0, 0)], ..FrontendState::default() };
     let actions = decide(&nodes, &now);
     let [Action::Write(writes)] = actions.as_slice() else { panic!("{actions:?}") };
     let written = writes.iter().map(|(node, _)| *node).collect::<Vec<_>>();

@@ -23,10 +23,10 @@ pub const ANNOUNCEMENTS: &str = "data/pcidom";
 pub const RING_REF: &str = "data/pcidom/ring-ref";
 /// The port that the stub offers to the broker.
 pub const RING_PORT: &str = "data/pcidom/event-channel";
-/// Where dom0 asks the stub for its figures.
+/// Where dom0 asks the stub for its statistics.
 pub const QUERY: &str = "data/pcidom/query";
 /// Where the stub answers.
-pub const FIGURES: &str = "data/pcidom/figures";
+pub const STATISTICS: &str = "data/pcidom/statistics";
 /// How a domain is asked to shut down (Xen's `docs/misc/xenstore-paths.pandoc`, `control/shutdown`).
 pub const CONTROL_SHUTDOWN: &str = "control/shutdown";
 

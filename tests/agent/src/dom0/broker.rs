@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{bed::Bed, services::SHARE};
+use super::{fixture::Fixture, services::SHARE};
 
 /// How often the log is looked at while waiting for the broker.
 const STEP: Duration = Duration::from_millis(10);
@@ -60,7 +60,7 @@ fn log_text() -> Result<String> {
     Ok(fs::read_to_string(log_path())?)
 }
 
-impl Bed {
+impl Fixture {
     /// The broker, started where none runs.
     pub(crate) fn broker(&mut self) -> Result<&Broker> {
         let running =

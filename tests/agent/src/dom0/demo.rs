@@ -4,20 +4,20 @@ use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use super::{bed::Bed, guests::Domain, report::Report};
+use super::{fixture::Fixture, guests::Domain, report::Report};
 use crate::process;
 
 /// The devices, in the short form that `lspci` prints.
 const DEVICES: [&str; 3] = ["00:05.0", "00:06.0", "00:07.0"];
 
 struct Demo<'a> {
-    bed: &'a mut Bed,
+    fixture: &'a mut Fixture,
     report: &'a mut Report,
 }
 
 /// Shows how devices get into a guest and back.
-pub(crate) fn run(bed: &mut Bed, report: &mut Report) -> Result<()> {
-    let mut demo = Demo { bed, report };
+pub(crate) fn run(fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let mut demo = Demo { fixture, report };
     let result = demo.show();
     if let Err(error) = &result {
         report.line(format_args!("{error:#}"))?;
@@ -30,7 +30,7 @@ impl Demo<'_> {
         self.say("The stub, a domain of 1 MiB, will serve PCI devices in place of dom0's kernel.")?;
         self.dom0("xl create /etc/xen/pcidom.cfg")?;
         let version = self.domain("pcidom")?.node("data/pcidom/version");
-        self.bed.store.wait_for(&version, self.bed.deadline, |value| value.is_some())?;
+        self.fixture.store.wait_for(&version, self.fixture.deadline, |value| value.is_some())?;
         self.say("It takes three devices into its pool.")?;
         for device in DEVICES {
             self.dom0(&format!("pcidom assignable add {device}"))?;
@@ -42,9 +42,9 @@ impl Demo<'_> {
         self.dom0(&format!("pcidom attach -v guest {card} {toy}"))?;
         self.dom0("xl unpause guest")?;
         let guest = self.domain("guest")?;
-        let deadline = self.bed.deadline;
-        self.bed.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
-        self.bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+        let deadline = self.fixture.deadline;
+        self.fixture.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
+        self.fixture.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
         self.dom0("xl list")?;
         self.say("The guest's unchanged kernel finds them on its own bus 0.")?;
         self.guest(&guest, "lspci")?;
@@ -63,7 +63,7 @@ impl Demo<'_> {
     }
 
     fn domain(&mut self, name: &str) -> Result<Domain> {
-        self.bed.find(name)?.with_context(|| format!("there is no {name}"))
+        self.fixture.find(name)?.with_context(|| format!("there is no {name}"))
     }
 
     fn say(&mut self, text: &str) -> Result<()> {
@@ -71,9 +71,9 @@ impl Demo<'_> {
     }
 
     fn dom0(&mut self, command: &str) -> Result<()> {
-        self.bed.set_limit(Duration::from_mins(3));
+        self.fixture.set_limit(Duration::from_mins(3));
         self.report.line(format_args!("dom0# {command}"))?;
-        let outcome = process::run(Command::new("sh").args(["-c", command]), self.bed.deadline)?;
+        let outcome = process::run(Command::new("sh").args(["-c", command]), self.fixture.deadline)?;
         let said = outcome.text() + &outcome.stderr;
         // xl says what file it reads, and repeats one setting.
         let chatter = |line: &&str| line.starts_with("Parsing config") || line.starts_with("got a tsc mode");
@@ -88,7 +88,7 @@ impl Demo<'_> {
 
     fn guest(&mut self, guest: &Domain, command: &str) -> Result<()> {
         self.report.line(format_args!("guest# {command}"))?;
-        let output = self.bed.in_guest(guest, command)?;
+        let output = self.fixture.in_guest(guest, command)?;
         // lspci misses the index of modules, which the guest's archive has no use for.
         for line in String::from_utf8_lossy(&output).lines().filter(|line| !line.contains("libkmod")) {
             self.report.line(format_args!("{line}"))?;

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
-    bed::Bed,
     devices::{component, sysfs},
+    fixture::Fixture,
     guests::Domain,
 };
 
@@ -18,7 +18,7 @@ pub(crate) struct GuestInterrupt {
     pub(crate) count: u64,
 }
 
-impl Bed {
+impl Fixture {
     /// The interrupts of drivers in a guest whose names start with `prefix`.
     pub(crate) fn interrupts_in(&mut self, guest: &Domain, prefix: &str) -> Result<Vec<GuestInterrupt>> {
         let table = self.in_guest(guest, "cat /proc/interrupts")?;

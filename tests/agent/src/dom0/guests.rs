@@ -4,7 +4,7 @@ use std::{fmt::Write, fs, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{bed::Bed, devices::component};
+use super::{devices::component, fixture::Fixture};
 
 /// Options of a guest. The defaults are those of a guest that pcidom can serve.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ pub(crate) struct Request {
     command: String,
 }
 
-impl Bed {
+impl Fixture {
     /// Creates a guest and leaves it paused.
     pub(crate) fn create_guest(&mut self, name: &str, options: GuestOptions) -> Result<Domain> {
         let without: &[&str] = if options.passthrough { &[] } else { &["passthrough"] };

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    bed::Bed,
     devices::{PORT, component, sysfs},
+    fixture::Fixture,
     guests::{Domain, GuestOptions},
 };
 
@@ -21,7 +21,7 @@ pub(crate) struct Entry {
     pub(crate) vdev: String,
 }
 
-impl Bed {
+impl Fixture {
     /// A running guest of this name, whatever devices it has; created without any where there is none.
     pub(crate) fn running(&mut self, name: &str) -> Result<Domain> {
         if let Some(guest) = self.domains.iter().find(|domain| domain.name == name) {

@@ -2,15 +2,15 @@
 
 use anyhow::Result;
 
-use super::{bed::Bed, snapshot::debug_key};
+use super::{fixture::Fixture, snapshot::debug_key};
 
 /// The interrupts that exist, one a line.
 pub(crate) struct Irqs(Vec<String>);
 
 impl Irqs {
     /// Asks Xen.
-    pub(crate) fn now(bed: &Bed) -> Result<Self> {
-        Ok(Self(debug_key(bed, "i")?.into_iter().filter(|line| line.starts_with("IRQ:")).collect()))
+    pub(crate) fn now(fixture: &Fixture) -> Result<Self> {
+        Ok(Self(debug_key(fixture, "i")?.into_iter().filter(|line| line.starts_with("IRQ:")).collect()))
     }
 
     /// The pirqs that a domain has bound to event channels.

@@ -1,14 +1,13 @@
 //! The dom0 side: brings up Xen's services, then does what the plan says and reports to the host.
 
 mod attaching;
-mod bed;
 mod broker;
 mod cases;
-mod crowd;
 mod demo;
 mod devices;
 mod drivers;
 mod figures;
+mod fixture;
 mod guests;
 mod hotplug;
 mod interrupts;
@@ -16,21 +15,22 @@ mod irqs;
 mod network;
 mod qmp;
 mod report;
+mod scale;
 mod services;
 mod small_guests;
 mod snapshot;
 mod soak;
 mod stacks;
+mod store_trace;
 mod stub;
 mod trace;
-mod transcript;
 
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
-use bed::Bed;
 use figures::{Clock, Scene};
+use fixture::Fixture;
 use report::Report;
 
 /// Brings dom0 up and carries out the plan: one line, `demo`, a lane and a filter, as in `full FILTER`, or what to measure, as in
@@ -43,14 +43,14 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     let archive = [fs::read("/bench/guest.cpio")?, fs::read("/bench/guest-run.cpio")?].concat();
     fs::write("/boot/initrd.img", archive)?;
     let mut report = Report::create()?;
-    let mut bed = Bed::new()?;
+    let mut fixture = Fixture::new()?;
     match lane {
-        "demo" => demo::run(&mut bed, &mut report),
-        "soak" => soak::run(filter, &mut bed, &mut report),
-        "figures" => figures::run(&mut bed, &mut report, Scene::Contest(Clock::Real), filter),
-        "instructions" => figures::run(&mut bed, &mut report, Scene::Contest(Clock::Instructions), filter),
-        "crowd-figures" => figures::run(&mut bed, &mut report, Scene::Crowd, filter),
-        _ => run_cases(lane, filter, &mut bed, &mut report),
+        "demo" => demo::run(&mut fixture, &mut report),
+        "soak" => soak::run(filter, &mut fixture, &mut report),
+        "figures" => figures::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), filter),
+        "instructions" => figures::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), filter),
+        "scale-figures" => figures::run(&mut fixture, &mut report, Scene::Scale, filter),
+        _ => run_cases(lane, filter, &mut fixture, &mut report),
     }
 }
 
@@ -63,7 +63,7 @@ fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'stat
         "no-iommu" => vec![cases::NO_IOMMU],
         "direct" => vec![cases::DIRECT],
         "devices" => vec![cases::DEVICES],
-        "crowd" => vec![cases::CROWD],
+        "scale" => vec![cases::SCALE],
         "neighbours" => vec![cases::NEIGHBOURS],
         _ => bail!("no lane {lane}"),
     };
@@ -81,16 +81,16 @@ pub(crate) fn list_cases(lane: &str, filter: &str) {
     }
 }
 
-fn run_cases(lane: &str, filter: &str, bed: &mut Bed, report: &mut Report) -> Result<()> {
+fn run_cases(lane: &str, filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
     for case in wanted(lane, filter)? {
         report.start(case.name)?;
-        bed.set_limit(case.limit);
+        fixture.set_limit(case.limit);
         let started = Instant::now();
-        let result = (case.run)(bed);
+        let result = (case.run)(fixture);
         report.end(case.name, started.elapsed(), &result)?;
         if result.is_err() {
             stacks::print();
-            bed.clear();
+            fixture.clear();
         }
     }
     report.close()
@@ -104,7 +104,7 @@ mod tests {
     fn chosen_cases_are_there_and_names_are_told_apart() {
         let chosen: Vec<&str> = wanted("chosen", "").unwrap().map(|case| case.name).collect();
         assert_eq!(chosen.len(), cases::CHOSEN.len(), "not all of {:?} are among {chosen:?}", cases::CHOSEN);
-        let mut names: Vec<&str> = ["full", "hotplug", "no-iommu", "direct", "devices", "crowd", "neighbours"]
+        let mut names: Vec<&str> = ["full", "hotplug", "no-iommu", "direct", "devices", "scale", "neighbours"]
             .iter()
             .flat_map(|lane| wanted(lane, "").unwrap())
             .map(|case| case.name)

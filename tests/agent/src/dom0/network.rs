@@ -7,14 +7,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{bed::Bed, guests::Domain};
+use super::{fixture::Fixture, guests::Domain};
 use crate::transfer::Peer;
 
 /// dom0's address, and that of the one guest that is on the network at a time.
 const DOM0: &str = "192.168.77.1";
 const GUEST: &str = "192.168.77.2";
 
-impl Bed {
+impl Fixture {
     /// Brings a guest's interface and dom0's up, and waits until they have a link.
     pub(crate) fn connect(&mut self, guest: &Domain, interface: &str) -> Result<()> {
         let names: Vec<String> = fs::read_dir("/sys/class/net")?

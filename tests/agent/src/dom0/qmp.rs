@@ -4,12 +4,12 @@ use std::{fs, fs::OpenOptions, io::Write, thread, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{bed::Bed, report, services::SHARE};
+use super::{fixture::Fixture, report, services::SHARE};
 
 /// How often the answer is looked for: the shared folder tells nobody of new files.
 const STEP: Duration = Duration::from_millis(20);
 
-impl Bed {
+impl Fixture {
     /// Has QEMU carry out a command, given with its arguments as JSON.
     pub(crate) fn qmp(&mut self, command: &str, arguments: &str) -> Result<()> {
         self.requests += 1;

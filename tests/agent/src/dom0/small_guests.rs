@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 
 use super::{
-    bed::Bed,
     devices::attribute,
+    fixture::Fixture,
     guests::{Domain, example_without},
 };
 
@@ -27,7 +27,7 @@ impl Found {
     }
 }
 
-impl Bed {
+impl Fixture {
     /// Creates such a guest, with `driver` one that the image knows, and leaves it paused.
     pub(crate) fn create_small(&mut self, name: &str, driver: &str) -> Result<Domain> {
         let mut config = example_without(&["kernel", "ramdisk"])?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-use super::{bed::Bed, devices::ALL, guests::Domain};
+use super::{devices::ALL, fixture::Fixture, guests::Domain};
 
 /// What a domain that came and went must not have changed.
 pub(crate) struct Snapshot {
@@ -14,16 +14,16 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Looks at everything. The grants and event channels are those of `stub`, the rights those of all domains.
-    pub(crate) fn take(bed: &Bed, stub: &Domain) -> Result<Self> {
+    pub(crate) fn take(fixture: &Fixture, stub: &Domain) -> Result<Self> {
         let mut facts = BTreeSet::new();
         // -f: whole paths; -p: permissions.
-        let nodes = bed.run("xenstore-ls", &["-f", "-p"])?;
+        let nodes = fixture.run("xenstore-ls", &["-f", "-p"])?;
         // Not what the cases themselves say to guests.
         facts.extend(nodes.lines().filter(|line| !line.contains("/data/bench/")).map(str::to_owned));
-        let channels = bed.run("lsevtchn", &[&stub.id.to_string()])?;
+        let channels = fixture.run("lsevtchn", &[&stub.id.to_string()])?;
         facts.extend(channels.lines().map(|line| format!("event channel of the stub: {}", line.trim())));
-        facts.extend(debug_key(bed, "g")?.into_iter().filter_map(|line| grant(&line)));
-        facts.extend(rights(&debug_key(bed, "q")?));
+        facts.extend(debug_key(fixture, "g")?.into_iter().filter_map(|line| grant(&line)));
+        facts.extend(rights(&debug_key(fixture, "q")?));
         for device in ALL {
             let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{device}/driver")).unwrap_or_default();
             facts.insert(format!("{device} is with {}", driver.display()));
@@ -44,10 +44,10 @@ impl Snapshot {
 }
 
 /// What Xen prints for a debug key.
-pub(crate) fn debug_key(bed: &Bed, key: &str) -> Result<Vec<String>> {
-    bed.xl(&["dmesg", "-c"])?;
-    bed.xl(&["debug-keys", key])?;
-    let text = bed.xl(&["dmesg"])?;
+pub(crate) fn debug_key(fixture: &Fixture, key: &str) -> Result<Vec<String>> {
+    fixture.xl(&["dmesg", "-c"])?;
+    fixture.xl(&["debug-keys", key])?;
+    let text = fixture.xl(&["dmesg"])?;
     Ok(text.lines().map(|line| line.trim_start_matches("(XEN)").trim().to_owned()).collect())
 }
 

@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{bed::Bed, cases::cycles, report::Report};
+use super::{cases::cycles, fixture::Fixture, report::Report};
 
 /// Runs them as one case.
-pub(crate) fn run(cycles: &str, bed: &mut Bed, report: &mut Report) -> Result<()> {
+pub(crate) fn run(cycles: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
     let name = format!("nothing_grows_in_{cycles}_cycles_of_attach_and_detach");
     let cycles = cycles.parse()?;
     report.start(&name)?;
     let started = Instant::now();
-    let result = self::cycles(bed, cycles, &mut |figures| report.line(format_args!("figures {figures}")));
+    let result = self::cycles(fixture, cycles, &mut |figures| report.line(format_args!("figures {figures}")));
     report.end(&name, started.elapsed(), &result)?;
     report.close()
 }

@@ -5,15 +5,15 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::{
-    bed::Bed,
     devices::{self, component},
+    fixture::Fixture,
     guests::{Domain, GuestOptions},
 };
 
 /// The name that the tool looks for.
 pub(crate) const NAME: &str = "pcidom";
 
-impl Bed {
+impl Fixture {
     /// The stub, created from the example configuration and ready to serve.
     pub(crate) fn stub(&mut self) -> Result<Domain> {
         if let Some(stub) = self.domains.iter().find(|domain| domain.name == NAME) {
@@ -27,7 +27,7 @@ impl Bed {
         self.start_stub_with(name, words, "")
     }
 
-    /// As [`Bed::start_stub`], with more lines in its configuration.
+    /// As [`Fixture::start_stub`], with more lines in its configuration.
     pub(crate) fn start_stub_with(&mut self, name: &str, words: &str, lines: &str) -> Result<Domain> {
         let example = fs::read_to_string("/etc/xen/pcidom.cfg")?;
         // What comes later counts.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::bed::Bed;
+use super::fixture::Fixture;
 use crate::process;
 
 /// `TRC_SCHED_WAKE` (`xen/include/public/trace.h`): a vCPU that slept becomes runnable. Its data: domain id, vCPU number.
@@ -18,10 +18,10 @@ const WAKE: u32 = 0x0002_8004;
 const CLASS: &str = "0x00028000";
 
 /// How often vCPUs of each domain were woken during `time`.
-pub(crate) fn wakes(bed: &Bed, time: Duration) -> Result<BTreeMap<u16, u64>> {
+pub(crate) fn wakes(fixture: &Fixture, time: Duration) -> Result<BTreeMap<u16, u64>> {
     let file = "/tmp/trace";
     let seconds = time.as_secs().to_string();
-    let deadline = bed.deadline.max(Instant::now() + time + Duration::from_secs(10));
+    let deadline = fixture.deadline.max(Instant::now() + time + Duration::from_secs(10));
     // -D: what the buffers hold from earlier does not count.
     process::check(Command::new("xentrace").args(["-D", "-e", CLASS, "-T", &seconds, file]), deadline)?;
     let trace = fs::read(file)?;

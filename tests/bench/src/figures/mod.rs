@@ -56,7 +56,7 @@ impl Plan<'_> {
     }
 }
 
-/// Most rounds where more would tell little: by the instruction clock, which gives the same each time but for how timers fall, and with a crowd.
+/// Most rounds where more would tell little: by the instruction clock, which gives the same each time but for how timers fall, and with a scale.
 const FEW_ROUNDS: u32 = 3;
 
 /// Measures; true when everything that was asked for was measured.
@@ -69,13 +69,13 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
     let scenes = [
         ("instructions", Kind::Instructions, few),
         ("figures", Kind::Figures, plan.rounds),
-        ("crowd-figures", Kind::Crowd, few),
+        ("scale-figures", Kind::Scale, few),
     ];
     for (scene, kind, rounds) in scenes {
         let left_out = if kind == Kind::Instructions { Clocks::Real } else { Clocks::Instructions };
         if plan.clocks == left_out
-            || kind == Kind::Crowd && !plan.wants("crowd")
-            || plan.only == "crowd" && kind != Kind::Crowd
+            || kind == Kind::Scale && !plan.wants("scale")
+            || plan.only == "scale" && kind != Kind::Scale
         {
             continue;
         }

@@ -7,15 +7,15 @@
 
 extern crate alloc;
 
+mod driver_model;
 mod front;
-mod habit;
-mod hammer;
 mod requests;
+mod stress;
 
 use alloc::string::String;
 
+use driver_model::DriverModel;
 use front::XenFront;
-use habit::Habit;
 use kernel::console;
 use kernel::control::{ShutdownReason, shutdown};
 use requests::Requests;
@@ -37,14 +37,14 @@ fn main(info: &'static kernel::BootInfo) -> ! {
 
 /// Lives until the guest would panic, and says why it does.
 fn run(command_line: &str) -> Result<core::convert::Infallible, String> {
-    let mut habit = Habit::parse(command_line).ok_or("the command line names no driver that there is")?;
+    let mut model = DriverModel::parse(command_line).ok_or("the command line names no driver that there is")?;
     let mut front = XenFront::new().map_err(|_| "no xenstore")?;
     let mut requests = Requests::listen(&mut front).map_err(|_| "xenstore refuses a watch")?;
     log::info!("frontend: ready");
     loop {
         front.look();
-        while habit.step(&mut front).map_err(|panic| panic.0)? {}
-        let has_served = requests.serve(&mut front, &mut habit).map_err(|_| "xenstore does not take an answer")?;
+        while model.step(&mut front).map_err(|panic| panic.0)? {}
+        let has_served = requests.serve(&mut front, &mut model).map_err(|_| "xenstore does not take an answer")?;
         // It may have been told to do something.
         if has_served {
             continue;

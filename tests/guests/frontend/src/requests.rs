@@ -6,7 +6,7 @@
 //! | `read ADDRESS OFFSET SIZE [SEGMENT]` | reads a register; SEGMENT as it is in the request |
 //! | `write ADDRESS OFFSET SIZE VALUE` | writes one |
 //! | `shut-down`, `start` | as mini-os, when a program of it closes the driver, and opens it again |
-//! | `hammer MILLISECONDS` | works on all devices as fast as it can (`hammer`) |
+//! | `stress MILLISECONDS` | works on all devices as fast as it can (`stress`) |
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -17,9 +17,9 @@ use pciif::Request;
 use xen_types::{Errno, Sbdf};
 use xenstore::{Nodes as _, StoreError};
 
+use crate::driver_model::DriverModel;
 use crate::front::{XenFront, ask};
-use crate::habit::Habit;
-use crate::hammer;
+use crate::stress;
 
 const REQUEST: &str = "data/bench/request";
 const OUTPUT: &str = "data/bench/output";
@@ -41,14 +41,14 @@ impl Requests {
     }
 
     /// Carries out what is new and answers. False where nothing is.
-    pub(crate) fn serve(&mut self, front: &mut XenFront, habit: &mut Habit) -> Result<bool, StoreError<Errno>> {
+    pub(crate) fn serve(&mut self, front: &mut XenFront, model: &mut DriverModel) -> Result<bool, StoreError<Errno>> {
         let Some(request) = front.store.read(REQUEST)? else { return Ok(false) };
         let Some((number, command)) = request.split_once(' ') else { return Ok(false) };
         if number == self.last {
             return Ok(false);
         }
         self.last = number.into();
-        let (code, output) = match execute(command, front, habit) {
+        let (code, output) = match execute(command, front, model) {
             Ok(output) => (0, output),
             Err(why) => (1, why),
         };
@@ -62,10 +62,10 @@ impl Requests {
     }
 }
 
-fn execute(command: &str, front: &mut XenFront, habit: &mut Habit) -> Result<String, String> {
+fn execute(command: &str, front: &mut XenFront, model: &mut DriverModel) -> Result<String, String> {
     let words: Vec<&str> = command.split(' ').collect();
-    match (&words[..], habit) {
-        (["found"], habit) => found(front, habit),
+    match (&words[..], model) {
+        (["found"], model) => found(front, model),
         (["read", address, register @ ..], _) => {
             let address = sbdf(address)?;
             let (offset, size, segment) = match register {
@@ -80,25 +80,25 @@ fn execute(command: &str, front: &mut XenFront, habit: &mut Habit) -> Result<Str
             let request = Request::conf_write(sbdf(address)?, number(offset)?, number(size)?, number(value)?);
             ask(front, &request).map(|_| String::new())
         }
-        (["shut-down"], Habit::MiniOs(driver)) => {
+        (["shut-down"], DriverModel::MiniOs(driver)) => {
             driver.shut_down(front);
             Ok(String::new())
         }
-        (["start"], Habit::MiniOs(driver)) if driver.is_off() => {
+        (["start"], DriverModel::MiniOs(driver)) if driver.is_off() => {
             driver.wants_devices = true;
             Ok(String::new())
         }
-        (["hammer", milliseconds], habit) => {
-            let devices = habit.driver().devices(front);
-            hammer::run(front, &devices, number(milliseconds)?)
+        (["stress", milliseconds], model) => {
+            let devices = model.driver().devices(front);
+            stress::run(front, &devices, number(milliseconds)?)
         }
         _ => Err(format!("{command}: not now, or never")),
     }
 }
 
-fn found(front: &mut XenFront, habit: &mut Habit) -> Result<String, String> {
+fn found(front: &mut XenFront, model: &mut DriverModel) -> Result<String, String> {
     let mut lines = String::new();
-    for device in habit.driver().devices(front) {
+    for device in model.driver().devices(front) {
         let [ids, bar] = [0, 0x10].map(|offset| ask(front, &Request::conf_read(device, offset, 4)));
         // Writing to a string does not fail.
         let _ = writeln!(lines, "{device} {:08x} {:08x}", ids?, bar?);

@@ -1,8 +1,8 @@
 //! Brokers that are killed at any step, and commands that find what they left.
 
 use super::*;
-use crate::broker::quiet::{let_go, make_quiet};
-use crate::device::resources::Facts;
+use crate::broker::quiesce::{let_go, make_quiet};
+use crate::device::resources::DeviceResources;
 use crate::fake::Killed;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -84,7 +84,7 @@ fn a_command_cleans_up_after_a_killed_broker() {
             }
             deaths += 1;
             for name in [NVME, E1000] {
-                let facts = Facts::gather(&bench.machine.host, device(name)).unwrap();
+                let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
                 make_quiet(&bench.machine.host, WEB, &facts).unwrap();
                 assert!(bench.config(name).is_quiet());
             }
@@ -100,7 +100,7 @@ fn a_command_that_dies_cleaning_up_is_followed_by_another() {
     for at in 1.. {
         let bench = busy_bench();
         let host = &bench.machine.host;
-        let quiet = || make_quiet(host, WEB, &Facts::gather(host, device(NVME)).unwrap()).unwrap();
+        let quiet = || make_quiet(host, WEB, &DeviceResources::gather(host, device(NVME)).unwrap()).unwrap();
         bench.machine.with(|world| world.killing_change = Some(world.changes + at));
         let died = catch_unwind(AssertUnwindSafe(quiet)).is_err();
         bench.machine.with(|world| world.killing_change = None);
@@ -145,10 +145,10 @@ fn steps_that_fail_leave_nothing_behind() {
 fn a_guest_that_died_meanwhile_is_no_trouble() {
     let bench = busy_bench();
     bench.machine.with(|world| world.destroy(WEB));
-    let facts = Facts::gather(&bench.machine.host, device(NVME)).unwrap();
+    let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
     make_quiet(&bench.machine.host, WEB, &facts).unwrap();
     assert!(bench.config(NVME).is_quiet());
-    assert_eq!(bench.journal(NVME), Journal::None);
+    assert_eq!(bench.journal(NVME), RollbackStack::None);
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
         assert_eq!(heard.code, ErrorCode::DevNotFound);
         let_go(&bench.machine.host, WEB, &[device(NVME)], &[]).unwrap();
         assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
-        assert_eq!(bench.journal(NVME), Journal::None);
+        assert_eq!(bench.journal(NVME), RollbackStack::None);
     }
 }
 
@@ -189,7 +189,7 @@ fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
         }));
         journal
     });
-    let facts = Facts::gather(&bench.machine.host, device(NVME)).unwrap();
+    let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
     let_go(&bench.machine.host, WEB, &[device(NVME)], &[facts]).unwrap();
     assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
     bench.machine.with(|world| {

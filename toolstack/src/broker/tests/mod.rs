@@ -18,7 +18,7 @@ use pciif::{BrokerCommand, ErrorCode, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};
 
-use super::vectors::Vectors as Journal;
+use super::vectors::Vectors as RollbackStack;
 use super::{Broker, Outside};
 use crate::error::DomainName;
 use crate::fake::{
@@ -82,7 +82,7 @@ impl Bench {
             machine,
         };
         for (name, stub, guest) in [(NVME, STUB, WEB), (E1000, STUB, WEB), (EDU, OTHER, DB)] {
-            bench.lend(name, stub, guest);
+            bench.assign(name, stub, guest);
         }
         for stub in [STUB, OTHER] {
             bench.announce(stub);
@@ -90,7 +90,7 @@ impl Bench {
         bench
     }
 
-    fn lend(&self, name: &str, stub: DomId, guest: DomId) {
+    fn assign(&self, name: &str, stub: DomId, guest: DomId) {
         let device = device(name);
         let gsi =
             std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
@@ -106,7 +106,7 @@ impl Bench {
             world.iomem.insert((stub, ecam.0));
             for change in Change::node(
                 path::child(&pool, "state"),
-                format!("lent {guest}"),
+                format!("assigned {guest}"),
                 &[Permission::none(DomId::DOM0), Permission::both(stub)],
             ) {
                 world.apply(&change).unwrap();
@@ -186,8 +186,8 @@ impl Bench {
         self.machine.with(|world| world.apply(&device_table::set_phase(device(name), phase)).unwrap());
     }
 
-    fn journal(&self, name: &str) -> Journal {
-        Journal::load(&self.machine.host, device(name)).unwrap()
+    fn journal(&self, name: &str) -> RollbackStack {
+        RollbackStack::load(&self.machine.host, device(name)).unwrap()
     }
 
     /// The pirqs that Xen has mapped for a device.
@@ -202,19 +202,22 @@ impl Bench {
         self.machine.with(|world| world.notes.clone())
     }
 
-    /// Journal, Xen and registers agree about every device.
+    /// RollbackStack, Xen and registers agree about every device.
     #[track_caller]
     fn assert_sound(&self) {
         for name in [NVME, E1000, EDU] {
             let (journal, config) = (self.journal(name), self.config(name));
-            assert_ne!(journal, Journal::Busy, "{name}");
+            assert_ne!(journal, RollbackStack::Busy, "{name}");
             let noted: Vec<u32> = journal.pirqs().into_iter().map(|pirq| pirq.0).collect();
             assert_eq!(noted.len(), self.mapped(name).len(), "{name}: a pirq stands twice");
             assert_eq!(noted.into_iter().collect::<BTreeSet<_>>(), self.mapped(name), "{name}");
             let enabled = (config.word(MSI + 2) & 1 != 0, config.word(MSIX + 2) & 0x8000 != 0);
-            let wanted = (matches!(journal, Journal::Msi(_)), matches!(journal, Journal::Msix(_)));
+            let wanted = (matches!(journal, RollbackStack::Msi(_)), matches!(journal, RollbackStack::Msix(_)));
             assert_eq!(enabled, wanted, "{name}");
-            assert!(journal == Journal::None || config.word(COMMAND) & INTX_OFF != 0, "{name}: INTx beside vectors");
+            assert!(
+                journal == RollbackStack::None || config.word(COMMAND) & INTX_OFF != 0,
+                "{name}: INTx beside vectors"
+            );
             assert_eq!(config.word(COMMAND) & 3, image().word(COMMAND) & 3, "{name}: decoders");
         }
         self.machine.assert_no_violations();

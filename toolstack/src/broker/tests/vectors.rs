@@ -32,7 +32,7 @@ fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
         assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 1), "{offset:#x}");
         bench.set_config(PHYSICAL, |config| *config = physical.clone());
     }
-    assert_eq!(bench.journal(NVME), Journal::None);
+    assert_eq!(bench.journal(NVME), RollbackStack::None);
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[1, 0]), &[1, 0]);
     assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
     assert_eq!(bench.config(NVME).word(COMMAND) & 3, 0, "no decoder is its own");
@@ -79,7 +79,7 @@ fn a_new_set_replaces_the_old_one() {
     // What Debian's NVMe driver does (docs/protocol.md §4.3).
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsi, NVME), &[]);
-    assert_eq!(bench.journal(NVME), Journal::None, "either command turns off what is on");
+    assert_eq!(bench.journal(NVME), RollbackStack::None, "either command turns off what is on");
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1]), &[0, 1]);
     assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
@@ -205,7 +205,7 @@ fn quiesce_leaves_a_device_as_attach_does() {
     let config = bench.config(NVME);
     assert_eq!((config.word(4), config.word(PM + 4) & 3, config.word(MSIX + 2)), (3, 0, TABLE_ENTRIES - 1));
     assert_eq!(bench.mapped(NVME).len(), 0);
-    assert_eq!(bench.journal(NVME), Journal::None);
+    assert_eq!(bench.journal(NVME), RollbackStack::None);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_device_that_is_taken_back_meanwhile_keeps_no_vector() {
         let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1, 2, 3]), &[0, 1, 2, 3]);
         assert_eq!((heard.code, heard.info), (ErrorCode::DevNotFound, 1), "{name}");
         assert_eq!(bench.mapped(NVME).len(), 0);
-        assert_eq!(bench.journal(NVME), Journal::None);
+        assert_eq!(bench.journal(NVME), RollbackStack::None);
         assert_eq!(bench.config(NVME).word(MSIX + 2) & 0x8000, 0);
         bench.machine.assert_no_violations();
     }

@@ -3,7 +3,7 @@
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
-use crate::device::resources::{Facts, pages_of_other};
+use crate::device::resources::{DeviceResources, pages_of_other};
 use crate::device::virtual_functions;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
@@ -84,7 +84,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
         return Err(Error::Gone(device));
     }
     let record = device_table::load_one(host, device)?;
-    if let Some(Record { phase: Phase::Held, frontend: Some(holder), .. }) = record {
+    if let Some(Record { phase: Phase::Leaked, frontend: Some(holder), .. }) = record {
         return Err(in_use::refusal(host, device, holder)?);
     }
     guard::check(host, device, record.as_ref())?;
@@ -104,7 +104,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
             }
             match pool::state(host, stub.id, device)? {
                 PoolState::Free => {}
-                PoolState::Lent(owner) | PoolState::Vanished(owner) => {
+                PoolState::Assigned(owner) | PoolState::Absent(owner) => {
                     return Err(Error::AlreadyAssigned { device, owner: domain::named(host, owner)? });
                 }
                 PoolState::Refused(reason) => return Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
@@ -123,7 +123,8 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
 /// No page of the devices may hold registers of a device that stays outside of the guest. `others` are those that it has.
 pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) -> Result<(), Error> {
     let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
-    let own = devices.iter().map(|spec| Facts::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
+    let own =
+        devices.iter().map(|spec| DeviceResources::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
     // There may be hundreds: each is looked at once.
     for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
         let pages = pages_of_other(host, other);
@@ -137,7 +138,7 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
 }
 
 /// Says what a guest does not get of a device, which goes there all the same.
-pub(super) fn note_limits(host: &Host, facts: &Facts) -> Result<(), Error> {
+pub(super) fn note_limits(host: &Host, facts: &DeviceResources) -> Result<(), Error> {
     let device = facts.device;
     let elsewhere = host.sysfs.ranges_elsewhere(device)?;
     if !elsewhere.is_empty() {

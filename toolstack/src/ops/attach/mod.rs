@@ -13,7 +13,7 @@ use std::time::Duration;
 use xen_types::Sbdf;
 
 use crate::device::reset::is_fresh;
-use crate::device::resources::{Facts, GuestRights};
+use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain::{self, Names};
@@ -29,7 +29,7 @@ use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::{self, Keep, Phase};
 use crate::records::export::{Export, ExportMode};
 use crate::records::quirks;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
 
 /// What is to be attached to what.
@@ -107,7 +107,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
         Following::Already => None,
     };
     let plan = Plan { keeps, stub, guest, export, others, has_connection, patience };
-    Journal::run(host, |journal| perform(journal, host, request, &plan))
+    RollbackStack::run(host, |rollback| perform(rollback, host, request, &plan))
 }
 
 /// What was found before anything is done.
@@ -124,49 +124,54 @@ struct Plan {
 }
 
 /// The steps.
-fn perform<'a>(journal: &mut Journal<'a>, host: &'a Host, request: &Request, plan: &Plan) -> Result<Connection, Error> {
+fn perform<'a>(
+    rollback: &mut RollbackStack<'a>,
+    host: &'a Host,
+    request: &Request,
+    plan: &Plan,
+) -> Result<Connection, Error> {
     let Plan { stub, guest, export, .. } = plan;
     let mut works = Vec::new();
     for device in request.devices.iter().map(|spec| spec.device) {
         works.extend(Work::to_add(host, device, Some(stub.id))?.map(|work| (device, work)));
     }
     let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
-    intent_log::begin(journal, works)?;
+    intent_log::begin(rollback, works)?;
     for spec in &request.devices {
         if device_table::load_one(host, spec.device)?.is_none()
             || host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK)
         {
-            assignable::park(journal, host, spec.device)?;
+            assignable::park(rollback, host, spec.device)?;
         }
     }
     // Only a parked device has an interrupt for sure: xen-pciback enables it.
-    let facts: Vec<Facts> =
-        request.devices.iter().map(|spec| Facts::gather(host, spec.device)).collect::<Result<_, _>>()?;
+    let facts: Vec<DeviceResources> =
+        request.devices.iter().map(|spec| DeviceResources::gather(host, spec.device)).collect::<Result<_, _>>()?;
     for facts in &facts {
         checks::note_limits(host, facts)?;
         if device_table::load_one(host, facts.device)?.is_none() {
-            pool::hand_over(journal, stub, facts)?;
+            pool::hand_over(rollback, stub, facts)?;
         }
     }
     let fresh: Vec<bool> =
         facts.iter().map(|facts| is_fresh(host, facts.device, facts.decode())).collect::<Result<_, _>>()?;
-    steps::reserve(journal, stub, guest, &facts, plan.keeps.as_deref())?;
+    steps::reserve(rollback, stub, guest, &facts, plan.keeps.as_deref())?;
     for spec in &request.devices {
-        pool::set_policy(journal, stub, spec.device, &spec.policy)?;
+        pool::set_policy(rollback, stub, spec.device, &spec.policy)?;
     }
     for (facts, fresh) in facts.iter().zip(fresh) {
-        steps::prepare(journal, stub, facts, fresh)?;
+        steps::prepare(rollback, stub, facts, fresh)?;
     }
-    let others = Facts::of_others(host, stub.id, &plan.others)?;
-    steps::guard(journal, guest, &facts)?;
-    steps::grant(journal, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
+    let others = DeviceResources::of_others(host, stub.id, &plan.others)?;
+    steps::guard(rollback, guest, &facts)?;
+    steps::grant(rollback, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
     for spec in &request.devices {
-        steps::assign(journal, guest, spec)?;
+        steps::assign(rollback, guest, spec)?;
     }
     if plan.has_connection {
-        steps::append(journal, stub, guest, export, &request.devices, &facts, plan.patience)?;
+        steps::append(rollback, stub, guest, export, &request.devices, &facts, plan.patience)?;
     } else {
-        steps::publish(journal, stub, guest, export, &request.devices, &facts)?;
+        steps::publish(rollback, stub, guest, export, &request.devices, &facts)?;
     }
     let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
     // Once, with its first devices, and while it looks at them.

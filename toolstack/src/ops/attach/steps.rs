@@ -6,7 +6,7 @@ use xenstore::{XenbusState, path};
 use crate::audit;
 use crate::broker;
 use crate::device::reset::{Reset, reset};
-use crate::device::resources::{Facts, GuestRights};
+use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error};
 use crate::ops::connect::{self, Settled};
 use crate::ops::hot_unplug::{self, IfSilent, Wanted};
@@ -19,17 +19,17 @@ use crate::records::directories::{self, Ends};
 use crate::records::entries::Entries;
 use crate::records::export::Export;
 use crate::records::guard;
-use crate::records::rollback::Journal;
+use crate::records::rollback::RollbackStack;
 use crate::store::Change;
 use crate::xen::Permission::{Allow, Revoke};
 
 /// Notes whose the devices are going to be. Those that turn out to be held by then stay as they are, and so does all that was done for
 /// them before.
 pub(super) fn reserve(
-    journal: &mut Journal<'_>,
+    rollback: &mut RollbackStack<'_>,
     stub: &DomainName,
     guest: &DomainName,
-    facts: &[Facts],
+    facts: &[DeviceResources],
     keeps: Option<&[Keep]>,
 ) -> Result<(), Error> {
     let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();
@@ -38,21 +38,21 @@ pub(super) fn reserve(
     let mut kept = Vec::new();
     if let Some(keeps) = keeps {
         for device in devices.iter().copied() {
-            let before = Keep::load(journal.host(), device)?;
+            let before = Keep::load(rollback.host(), device)?;
             kept.extend(before.map_or_else(|| device_table::forget_keep(device), |before| before.store()));
             changes.extend(device_table::forget_keep(device));
         }
         changes.extend(keeps.iter().flat_map(Keep::store));
     }
     let (id, reserved) = (guest.id, devices.clone());
-    journal.step(
+    rollback.step(
         format!("note that the devices go to {guest}"),
         |host| guard::commit(host, &devices, &changes),
         move |host| {
             let (mut changes, mut held) = (kept, None);
             for device in reserved {
                 match device_table::load_one(host, device)? {
-                    Some(record) if record.phase == Phase::Held => held = Some(device),
+                    Some(record) if record.phase == Phase::Leaked => held = Some(device),
                     _ => changes.extend(device_table::unreserve(host, device)?),
                 }
             }
@@ -64,14 +64,14 @@ pub(super) fn reserve(
 
 /// Resets a device, unless it is `fresh` from a reset, and brings it into the state in which a guest's driver expects to find it.
 pub(super) fn prepare<'a>(
-    journal: &mut Journal<'a>,
+    rollback: &mut RollbackStack<'a>,
     stub: &DomainName,
-    facts: &Facts,
+    facts: &DeviceResources,
     fresh: bool,
 ) -> Result<(), Error> {
     let (device, decode) = (facts.device, facts.decode());
     let stub = stub.clone();
-    journal.step(
+    rollback.step(
         if fresh { format!("{device} is as its last reset left it") } else { format!("reset {device}") },
         |host| {
             if fresh {
@@ -98,7 +98,7 @@ pub(super) fn prepare<'a>(
             }
         },
     )?;
-    journal.step(
+    rollback.step(
         format!("make {device} ready for a driver"),
         |host| host.sysfs.config(device)?.prepare(decode),
         move |host| host.sysfs.config(device)?.quiesce(decode),
@@ -107,9 +107,13 @@ pub(super) fn prepare<'a>(
 
 /// Does nothing. When what comes next has been undone, the guest must have kept nothing of it: it may be running, and have made use of a
 /// right while it had it.
-pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Facts]) -> Result<(), Error> {
+pub(super) fn guard(
+    rollback: &mut RollbackStack<'_>,
+    guest: &DomainName,
+    facts: &[DeviceResources],
+) -> Result<(), Error> {
     let (guest, facts) = (guest.clone(), facts.to_vec());
-    journal.step(
+    rollback.step(
         format!("so far {guest} has nothing of the devices"),
         |_| Ok(()),
         move |host| in_use::hold(host, &guest, &facts).map(drop),
@@ -117,12 +121,12 @@ pub(super) fn guard(journal: &mut Journal<'_>, guest: &DomainName, facts: &[Fact
 }
 
 /// Lets the guest use registers and interrupts.
-pub(super) fn grant(journal: &mut Journal<'_>, guest: &DomainName, rights: &GuestRights) -> Result<(), Error> {
+pub(super) fn grant(rollback: &mut RollbackStack<'_>, guest: &DomainName, rights: &GuestRights) -> Result<(), Error> {
     let id = guest.id;
     for frames in rights.frames.iter().copied() {
         let what = format!("let {guest} map {} pages from frame {:#x}", frames.count, frames.first);
         let doing = what.clone();
-        journal.step(
+        rollback.step(
             what.clone(),
             |host| host.hypervisor.set_iomem(id, frames, Allow).doing(|| doing),
             move |host| host.hypervisor.set_iomem(id, frames, Revoke).doing(|| what),
@@ -131,7 +135,7 @@ pub(super) fn grant(journal: &mut Journal<'_>, guest: &DomainName, rights: &Gues
     for ports in rights.ports.iter().copied() {
         let what = format!("let {guest} use {} ports from {:#x}", ports.count, ports.first);
         let doing = what.clone();
-        journal.step(
+        rollback.step(
             what.clone(),
             |host| host.hypervisor.set_ioports(id, ports, Allow).doing(|| doing),
             move |host| host.hypervisor.set_ioports(id, ports, Revoke).doing(|| what),
@@ -140,14 +144,14 @@ pub(super) fn grant(journal: &mut Journal<'_>, guest: &DomainName, rights: &Gues
     for gsi in rights.gsis.iter().copied() {
         let what = format!("map interrupt {gsi} to {guest}");
         let doing = what.clone();
-        journal.step(
+        rollback.step(
             what.clone(),
             |host| host.hypervisor.map_gsi(id, gsi).map(drop).doing(|| doing),
             move |host| host.hypervisor.unmap_pirq(id, Pirq(gsi)).doing(|| what),
         )?;
         let what = format!("let {guest} use interrupt {gsi}");
         let doing = what.clone();
-        journal.step(
+        rollback.step(
             what.clone(),
             |host| host.hypervisor.set_irq(id, Pirq(gsi), Allow).doing(|| doing),
             move |host| host.hypervisor.set_irq(id, Pirq(gsi), Revoke).doing(|| what),
@@ -157,12 +161,12 @@ pub(super) fn grant(journal: &mut Journal<'_>, guest: &DomainName, rights: &Gues
 }
 
 /// Gives the device's DMA to the guest.
-pub(super) fn assign(journal: &mut Journal<'_>, guest: &DomainName, spec: &DeviceSpec) -> Result<(), Error> {
+pub(super) fn assign(rollback: &mut RollbackStack<'_>, guest: &DomainName, spec: &DeviceSpec) -> Result<(), Error> {
     let (id, device) = (guest.id, spec.device);
     let what = format!("assign {device} to {guest}");
     let relaxed = spec.rdm_policy == RdmPolicy::Relaxed;
     let doing = what.clone();
-    journal.step(
+    rollback.step(
         what.clone(),
         |host| host.hypervisor.assign(id, device, relaxed).doing(|| doing),
         move |host| host.hypervisor.deassign(id, device).doing(|| what),
@@ -172,16 +176,16 @@ pub(super) fn assign(journal: &mut Journal<'_>, guest: &DomainName, spec: &Devic
 /// Writes both directories. To undo that, the devices are quieted, the directories removed and the stub given the time to let
 /// go, before any right is taken away.
 pub(super) fn publish(
-    journal: &mut Journal<'_>,
+    rollback: &mut RollbackStack<'_>,
     stub: &DomainName,
     guest: &DomainName,
     export: &Export,
     devices: &[DeviceSpec],
-    facts: &[Facts],
+    facts: &[DeviceResources],
 ) -> Result<(), Error> {
     let changes = directories::create(stub.id, guest, export, devices);
     let (facts, stub, guest) = (facts.to_vec(), stub.clone(), guest.id);
-    journal.step(
+    rollback.step(
         "write the backend's and the frontend's directory",
         |host| host.commit(&changes),
         move |host| {
@@ -200,16 +204,16 @@ pub(super) fn publish(
 /// Adds the devices to those that the guest has, and has it look. To undo that, the guest is asked to let go of what it may have
 /// found; one that does not loses it all the same.
 pub(super) fn append(
-    journal: &mut Journal<'_>,
+    rollback: &mut RollbackStack<'_>,
     stub: &DomainName,
     guest: &DomainName,
     export: &Export,
     devices: &[DeviceSpec],
-    facts: &[Facts],
+    facts: &[DeviceResources],
     patience: Patience,
 ) -> Result<(), Error> {
     let (facts, owner, receiver) = (facts.to_vec(), stub.clone(), guest.clone());
-    journal.step(
+    rollback.step(
         format!("add the devices to those of {guest}"),
         |host| {
             loop {

@@ -5,8 +5,8 @@ use anyhow::{Context, Result, bail, ensure};
 use super::Case;
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{E1000, EDU, attribute},
+        fixture::Fixture,
         guests::Domain,
         irqs::Irqs,
         snapshot::{debug_key, rights},
@@ -26,20 +26,20 @@ const EDU_ID: &str = "010000ed";
 const CLINGER: &str = "clinger";
 
 /// The guest of these cases, with a device.
-fn guest_with(bed: &mut Bed, device: &str) -> Result<Domain> {
-    bed.broker()?;
-    let known = bed.domains.iter().any(|domain| domain.name == CLINGER);
-    let guest = bed.guest_with(CLINGER, &[device])?;
+fn guest_with(fixture: &mut Fixture, device: &str) -> Result<Domain> {
+    fixture.broker()?;
+    let known = fixture.domains.iter().any(|domain| domain.name == CLINGER);
+    let guest = fixture.guest_with(CLINGER, &[device])?;
     if known {
-        bed.free(device)?;
-        bed.pcidom(&["attach", CLINGER, device])?;
+        fixture.free(device)?;
+        fixture.pcidom(&["attach", CLINGER, device])?;
     }
     Ok(guest)
 }
 
 /// Detaches, which must succeed, and tells how long looking through each domain took.
-fn detach(bed: &Bed, device: &str) -> Result<()> {
-    let outcome = bed.try_pcidom(&["-v", "detach", CLINGER, device])?;
+fn detach(fixture: &Fixture, device: &str) -> Result<()> {
+    let outcome = fixture.try_pcidom(&["-v", "detach", CLINGER, device])?;
     for line in outcome.stderr.lines().filter(|line| line.contains("looked through")) {
         println!("agent: {}", line.trim());
     }
@@ -47,23 +47,23 @@ fn detach(bed: &Bed, device: &str) -> Result<()> {
     Ok(())
 }
 
-fn let_go(bed: &mut Bed) -> Result<()> {
-    let guest = guest_with(bed, E1000)?;
+fn let_go(fixture: &mut Fixture) -> Result<()> {
+    let guest = guest_with(fixture, E1000)?;
     for unloads in [false, true] {
-        bed.in_guest(&guest, "load e1000")?;
-        bed.in_guest(&guest, "ip link set eth0 up")?;
-        let before = xens_view(bed, &guest)?;
+        fixture.in_guest(&guest, "load e1000")?;
+        fixture.in_guest(&guest, "ip link set eth0 up")?;
+        let before = xens_view(fixture, &guest)?;
         ensure!(before.len() >= 3, "Xen knows of no range, channel and interrupt before: {before:?}");
         if unloads {
-            bed.in_guest(&guest, "unload e1000")?;
+            fixture.in_guest(&guest, "unload e1000")?;
         }
-        detach(bed, E1000)?;
-        let after = xens_view(bed, &guest)?;
+        detach(fixture, E1000)?;
+        let after = xens_view(fixture, &guest)?;
         ensure!(after.is_empty(), "Xen still knows of {after:?}, of {before:?} before");
-        let stub = bed.stub()?;
-        expect(E1000, bed.pool_state(&stub, E1000)?.as_deref(), "free")?;
+        let stub = fixture.stub()?;
+        expect(E1000, fixture.pool_state(&stub, E1000)?.as_deref(), "free")?;
         if !unloads {
-            bed.pcidom(&["attach", CLINGER, E1000])?;
+            fixture.pcidom(&["attach", CLINGER, E1000])?;
         }
     }
     Ok(())
@@ -71,16 +71,16 @@ fn let_go(bed: &mut Bed) -> Result<()> {
 
 /// What a guest has of the host's devices, by Xen's own dumps: ranges of memory and ports that it may use (key `q`), event channels
 /// on interrupts (`e`), and interrupts (`i`).
-fn xens_view(bed: &Bed, guest: &Domain) -> Result<Vec<String>> {
+fn xens_view(fixture: &Fixture, guest: &Domain) -> Result<Vec<String>> {
     let owner = format!("rights of domain {}:", guest.id);
     // `I/O Memory { f0000-f0003 }`, or empty braces.
     let is_full =
         |line: &str| line.split_once('{').is_some_and(|(_, rest)| rest.contains(|c: char| c.is_ascii_hexdigit()));
-    let mut view = rights(&debug_key(bed, "q")?);
+    let mut view = rights(&debug_key(fixture, "q")?);
     ensure!(view.iter().any(|line| line.starts_with(&owner)), "no rights of domain {} in {view:?}", guest.id);
     view.retain(|line| line.starts_with(&owner) && is_full(line));
-    view.extend(channels(&debug_key(bed, "e")?, guest.id)?);
-    view.extend(Irqs::now(bed)?.bound_to(guest.id).into_iter().map(|pirq| format!("interrupt {pirq}")));
+    view.extend(channels(&debug_key(fixture, "e")?, guest.id)?);
+    view.extend(Irqs::now(fixture)?.bound_to(guest.id).into_iter().map(|pirq| format!("interrupt {pirq}")));
     Ok(view)
 }
 
@@ -94,13 +94,13 @@ fn channels(dump: &[String], domain: u16) -> Result<Vec<String>> {
 }
 
 /// A guest that has `edu`, and has mapped its registers in a way that no driver gives up.
-fn clinging(bed: &mut Bed) -> Result<Domain> {
-    let guest = guest_with(bed, EDU)?;
+fn clinging(fixture: &mut Fixture) -> Result<Domain> {
+    let guest = guest_with(fixture, EDU)?;
     let resource = attribute(EDU, "resource")?;
     let start = resource.split(' ').next().context("no resource")?.to_owned();
-    let said = bed.in_guest(&guest, &format!("hold {start} 8192"))?;
+    let said = fixture.in_guest(&guest, &format!("hold {start} 8192"))?;
     ensure!(said == EDU_ID.as_bytes(), "edu says {}", String::from_utf8_lossy(&said));
-    bed.pcidom_fails(
+    fixture.pcidom_fails(
         &["detach", CLINGER, EDU],
         1,
         &format!("held by {CLINGER} (domain {}): 2 mappings of 0x", guest.id),
@@ -109,51 +109,51 @@ fn clinging(bed: &mut Bed) -> Result<Domain> {
 }
 
 /// The device is nobody's, the stub has it, and it can be given away.
-fn is_free(bed: &mut Bed) -> Result<()> {
-    let stub = bed.stub()?;
-    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), "free")?;
-    let list = bed.pcidom(&["list"])?;
-    ensure!(!list.contains("held"), "{list}");
+fn is_free(fixture: &mut Fixture) -> Result<()> {
+    let stub = fixture.stub()?;
+    expect(EDU, fixture.pool_state(&stub, EDU)?.as_deref(), "free")?;
+    let list = fixture.pcidom(&["list"])?;
+    ensure!(!list.contains("leaked"), "{list}");
     Ok(())
 }
 
-fn clings(bed: &mut Bed) -> Result<()> {
-    let guest = clinging(bed)?;
+fn clings(fixture: &mut Fixture) -> Result<()> {
+    let guest = clinging(fixture)?;
     // It has lost every right, and is still the master of the device.
-    let view = xens_view(bed, &guest)?;
+    let view = xens_view(fixture, &guest)?;
     ensure!(view.is_empty(), "Xen still knows of {view:?}");
-    let said = bed.in_guest(&guest, "peek")?;
+    let said = fixture.in_guest(&guest, "peek")?;
     ensure!(said == EDU_ID.as_bytes(), "edu does not answer any more: {}", String::from_utf8_lossy(&said));
-    let list = bed.pcidom(&["list"])?;
+    let list = fixture.pcidom(&["list"])?;
     let Some(line) = list.lines().find(|line| line.contains(EDU)) else { bail!("{EDU} is not in {list}") };
-    ensure!(line.contains(" held ") && line.contains(&format!("held by {CLINGER} (domain {})", guest.id)), "{line}");
+    ensure!(line.contains(" leaked ") && line.contains(&format!("held by {CLINGER} (domain {})", guest.id)), "{line}");
     println!("agent: {line}");
-    let other = bed.create_guest("other", crate::dom0::guests::GuestOptions::default())?;
+    let other = fixture.create_guest("other", crate::dom0::guests::GuestOptions::default())?;
     for name in ["other", CLINGER] {
-        bed.pcidom_fails(&["attach", name, EDU], 1, "is given to nobody, because it is still held by")?;
+        fixture.pcidom_fails(&["attach", name, EDU], 1, "is given to nobody, because it is still held by")?;
     }
-    bed.pcidom_fails(&["detach", CLINGER, EDU], 1, "held by")?;
-    bed.in_guest(&guest, "let-go")?;
-    detach(bed, EDU)?;
-    is_free(bed)?;
-    bed.pcidom(&["attach", "other", EDU])?;
-    bed.pcidom(&["detach", "other", EDU])?;
-    bed.destroy(&other)
+    fixture.pcidom_fails(&["detach", CLINGER, EDU], 1, "held by")?;
+    fixture.in_guest(&guest, "let-go")?;
+    detach(fixture, EDU)?;
+    is_free(fixture)?;
+    fixture.pcidom(&["attach", "other", EDU])?;
+    fixture.pcidom(&["detach", "other", EDU])?;
+    fixture.destroy(&other)
 }
 
-fn by_force(bed: &mut Bed) -> Result<()> {
-    let guest = clinging(bed)?;
-    bed.pcidom(&["detach", "--force", CLINGER, EDU])?;
-    is_free(bed)?;
-    bed.in_guest(&guest, "let-go").map(drop)
+fn by_force(fixture: &mut Fixture) -> Result<()> {
+    let guest = clinging(fixture)?;
+    fixture.pcidom(&["detach", "--force", CLINGER, EDU])?;
+    is_free(fixture)?;
+    fixture.in_guest(&guest, "let-go").map(drop)
 }
 
-fn with_the_guest(bed: &mut Bed) -> Result<()> {
-    let guest = clinging(bed)?;
-    bed.destroy(&guest)?;
-    bed.pcidom(&["reclaim"])?;
-    is_free(bed)?;
-    let next = bed.guest_with("next", &[EDU])?;
-    ensure!(bed.addresses_in(&next)? == ["0000:00:00.0"], "the next guest does not have it");
-    bed.destroy(&next)
+fn with_the_guest(fixture: &mut Fixture) -> Result<()> {
+    let guest = clinging(fixture)?;
+    fixture.destroy(&guest)?;
+    fixture.pcidom(&["reclaim"])?;
+    is_free(fixture)?;
+    let next = fixture.guest_with("next", &[EDU])?;
+    ensure!(fixture.addresses_in(&next)? == ["0000:00:00.0"], "the next guest does not have it");
+    fixture.destroy(&next)
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{ALL, E1000, EDU, NVME, component, config},
+    fixture::Fixture,
     guests::Domain,
     irqs::Irqs,
     services::SHARE,
@@ -66,18 +66,18 @@ const ANSWERS: &[(&str, &str)] = &[
     ("a ring that was announced wrongly for a while", "0"),
 ];
 
-fn rogue(bed: &mut Bed) -> Result<()> {
-    let stub = bed.stub_with_pool()?;
+fn rogue(fixture: &mut Fixture) -> Result<()> {
+    let stub = fixture.stub_with_pool()?;
     for device in [EDU, NVME] {
-        bed.free(device)?;
+        fixture.free(device)?;
     }
-    bed.pcidom(&["assignable", "remove", EDU, NVME])?;
-    let irqs = Irqs::now(bed)?.messages();
+    fixture.pcidom(&["assignable", "remove", EDU, NVME])?;
+    let irqs = Irqs::now(fixture)?.messages();
     let spaces = spaces()?;
     let mut tried = Vec::new();
-    let lines = bed.broker_lines(|bed| {
-        let rogue = start(bed)?;
-        tried = said(bed, &rogue)?;
+    let lines = fixture.broker_lines(|fixture| {
+        let rogue = start(fixture)?;
+        tried = said(fixture, &rogue)?;
         Ok(())
     })?;
     let mut wrong = Vec::new();
@@ -96,43 +96,43 @@ fn rogue(bed: &mut Bed) -> Result<()> {
     once.dedup();
     // Several dozen attempts, of which the broker tells a few kinds apart.
     ensure!(once.len() == lines.len() && (5..20).contains(&lines.len()), "not each once: {lines:?}");
-    ensure!(Irqs::now(bed)?.messages() == irqs, "messages were mapped");
+    ensure!(Irqs::now(fixture)?.messages() == irqs, "messages were mapped");
     ensure!(self::spaces()? == spaces, "a register has changed");
     // The real stub has not noticed.
-    let rogue = bed.domains.iter().find(|domain| domain.name == NAME).cloned().context("the rogue is gone")?;
+    let rogue = fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the rogue is gone")?;
     for device in [EDU, NVME] {
-        bed.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
+        fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
     }
-    bed.destroy(&rogue)?;
-    let guest = bed.guest_with("after", &ALL)?;
-    ensure!(bed.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
-    ensure!(bed.domains.contains(&stub), "the stub is another one");
-    bed.destroy(&guest)
+    fixture.destroy(&rogue)?;
+    let guest = fixture.guest_with("after", &ALL)?;
+    ensure!(fixture.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
+    ensure!(fixture.domains.contains(&stub), "the stub is another one");
+    fixture.destroy(&guest)
 }
 
 const NAME: &str = "rogue";
 
 /// Starts it and has the broker's table say that it serves two devices, to itself.
-fn start(bed: &mut Bed) -> Result<Domain> {
+fn start(fixture: &mut Fixture) -> Result<Domain> {
     let config = format!(
         "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/rogue.elf\"\nmemory = 2\nvcpus = 1\n\
          extra = \"msi={EDU} msix={NVME} foreign={E1000}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
     );
-    let rogue = bed.create_paused(NAME, &config)?;
+    let rogue = fixture.create_paused(NAME, &config)?;
     let id = rogue.id.to_string();
     for device in [EDU, NVME] {
-        bed.store.write(&rogue.node(&format!("pool/{}", component(device))), b"")?;
+        fixture.store.write(&rogue.node(&format!("pool/{}", component(device))), b"")?;
         let dir = format!("/tool/pcidom/device/{}", component(device));
         for (node, value) in [("phase", "attached"), ("frontend", &*id), ("stub", &*id)] {
-            bed.store.write(&format!("{dir}/{node}"), value.as_bytes())?;
+            fixture.store.write(&format!("{dir}/{node}"), value.as_bytes())?;
         }
     }
-    bed.xl(&["unpause", NAME])?;
+    fixture.xl(&["unpause", NAME])?;
     Ok(rogue)
 }
 
 /// What it says on its console, up to the end: the texts behind `rogue: `.
-fn said(bed: &Bed, rogue: &Domain) -> Result<Vec<String>> {
+fn said(fixture: &Fixture, rogue: &Domain) -> Result<Vec<String>> {
     let path = format!("{SHARE}/console/guest-{}.log", rogue.name);
     loop {
         let text = fs::read_to_string(&path).unwrap_or_default();
@@ -141,7 +141,7 @@ fn said(bed: &Bed, rogue: &Domain) -> Result<Vec<String>> {
         if lines.last().is_some_and(|line| line == "done") {
             return Ok(lines);
         }
-        ensure!(std::time::Instant::now() < bed.deadline, "it said {lines:?}");
+        ensure!(std::time::Instant::now() < fixture.deadline, "it said {lines:?}");
         thread::sleep(Duration::from_millis(100));
     }
 }

@@ -5,8 +5,8 @@ use rustix::process::Signal;
 
 use super::{Case, network};
 use crate::dom0::{
-    bed::Bed,
     devices::{E1000, EDU, sysfs},
+    fixture::Fixture,
     guests::Domain,
 };
 
@@ -29,32 +29,32 @@ impl Latency {
     }
 }
 
-fn another_waits(bed: &mut Bed) -> Result<()> {
-    let waiting = network::guest(bed)?;
-    let reading = bed.guest_with("reading", &[EDU])?;
-    let quiet = reads(bed, &reading)?;
+fn another_waits(fixture: &mut Fixture) -> Result<()> {
+    let waiting = network::guest(fixture)?;
+    let reading = fixture.guest_with("reading", &[EDU])?;
+    let quiet = reads(fixture, &reading)?;
     // Bus mastering off and on: writes that need the broker. The first shows that they work.
-    let register = format!("{}/config", sysfs(&bed.virtual_address(&waiting, E1000)?));
+    let register = format!("{}/config", sysfs(&fixture.virtual_address(&waiting, E1000)?));
     let write = |word: &str| format!("printf '\\{word}\\0' | dd of={register} bs=1 seek=4 conv=notrunc 2>&1");
-    bed.in_guest(&waiting, &write("3"))?;
-    bed.in_guest(&waiting, &write("7"))?;
-    bed.broker()?.signal(Signal::STOP)?;
-    let request = bed.ask(&waiting, &format!("{}; {}; {}", write("3"), write("7"), write("3")))?;
-    let busy = reads(bed, &reading);
-    bed.broker()?.signal(Signal::CONT)?;
+    fixture.in_guest(&waiting, &write("3"))?;
+    fixture.in_guest(&waiting, &write("7"))?;
+    fixture.broker()?.signal(Signal::STOP)?;
+    let request = fixture.ask(&waiting, &format!("{}; {}; {}", write("3"), write("7"), write("3")))?;
+    let busy = reads(fixture, &reading);
+    fixture.broker()?.signal(Signal::CONT)?;
     let busy = busy?;
-    let (code, said) = bed.answer(&request)?;
+    let (code, said) = fixture.answer(&request)?;
     println!("agent: while nobody waits: {}; while another guest waits: {}", quiet.text, busy.text);
     println!("agent: the guest that waited got {code}: {}", String::from_utf8_lossy(&said).trim().replace('\n', " | "));
     // How fast is for the benchmarks to say: the guest that waits spins, and takes one of two emulated CPUs.
     ensure!(busy.reads * 10 > quiet.reads, "{}, and {} when nobody waits", busy.text, quiet.text);
     // What the other guest waits for is a second.
     ensure!(busy.longest < 500_000, "{}", busy.text);
-    bed.in_guest(&waiting, &write("7")).context("with the broker back")?;
-    bed.destroy(&reading)
+    fixture.in_guest(&waiting, &write("7")).context("with the broker back")?;
+    fixture.destroy(&reading)
 }
 
-fn reads(bed: &mut Bed, guest: &Domain) -> Result<Latency> {
-    let file = format!("{}/config", sysfs(&bed.virtual_address(guest, EDU)?));
-    Latency::parse(&bed.in_guest(guest, &format!("read-latency {file} 0 2000"))?)
+fn reads(fixture: &mut Fixture, guest: &Domain) -> Result<Latency> {
+    let file = format!("{}/config", sysfs(&fixture.virtual_address(guest, EDU)?));
+    Latency::parse(&fixture.in_guest(guest, &format!("read-latency {file} 0 2000"))?)
 }

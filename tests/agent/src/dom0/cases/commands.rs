@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{AHCI, E1000, EDU, NVME},
+        fixture::Fixture,
         guests::{Domain, command_line, example_without},
     },
     process,
@@ -24,7 +24,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Each creates a guest and waits until it has booted, some after a stub.
-const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Case {
     Case::within(Duration::from_mins(4), name, run)
 }
 
@@ -49,58 +49,58 @@ pub(super) fn configuration(pci: &str, modules: &str) -> Result<String> {
 }
 
 /// A pool, and these devices free in it.
-pub(super) fn prepare(bed: &mut Bed, devices: &[&str]) -> Result<Domain> {
-    let stub = bed.stub_with_pool()?;
-    bed.broker()?;
+pub(super) fn prepare(fixture: &mut Fixture, devices: &[&str]) -> Result<Domain> {
+    let stub = fixture.stub_with_pool()?;
+    fixture.broker()?;
     for device in devices {
-        bed.free(device)?;
-        expect(device, bed.pool_state(&stub, device)?.as_deref(), "free")?;
+        fixture.free(device)?;
+        expect(device, fixture.pool_state(&stub, device)?.as_deref(), "free")?;
     }
     Ok(stub)
 }
 
-fn makes_a_guest(bed: &mut Bed) -> Result<()> {
-    prepare(bed, &[EDU, NVME])?;
+fn makes_a_guest(fixture: &mut Fixture) -> Result<()> {
+    prepare(fixture, &[EDU, NVME])?;
     let file = configuration("'00:06.0@5', # by its slot\n\t\"bdf=00:07.0,power_mgmt=1\",\n", "xen-pcifront")?;
-    let outcome = bed.try_pcidom(&["create", "--timeout", BOOT, &file, "memory=200"])?;
+    let outcome = fixture.try_pcidom(&["create", "--timeout", BOOT, &file, "memory=200"])?;
     ensure!(outcome.code() == 0, "it ended with {}: {}", outcome.code(), outcome.stderr);
     for word in ["passthrough = \"enabled\" was added", "e820_host = 1 was added"] {
         ensure!(outcome.stderr.contains(word), "it does not say {word:?}: {}", outcome.stderr);
     }
-    let guest = bed.find(NAME)?.context("there is no guest")?;
-    bed.domains.push(guest.clone());
+    let guest = fixture.find(NAME)?.context("there is no guest")?;
+    fixture.domains.push(guest.clone());
     // It was waited for: the guest is connected now, not at some time.
-    expect("the frontend", bed.store.text(&guest.node("device/pci/0/state"))?.as_deref(), "4")?;
-    expect("its memory", bed.store.text(&guest.node("memory/target"))?.as_deref(), "204800")?;
-    let deadline = bed.deadline;
-    bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
-    let found = bed.addresses_in(&guest)?;
+    expect("the frontend", fixture.store.text(&guest.node("device/pci/0/state"))?.as_deref(), "4")?;
+    expect("its memory", fixture.store.text(&guest.node("memory/target"))?.as_deref(), "204800")?;
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+    let found = fixture.addresses_in(&guest)?;
     ensure!(found.len() == 2, "the guest has {found:?}");
-    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted as unfinished");
+    ensure!(fixture.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted as unfinished");
     // What xl sees is not changed by it: no device of dom0's xen-pciback.
-    let listed = bed.xl(&["pci-list", NAME])?;
+    let listed = fixture.xl(&["pci-list", NAME])?;
     ensure!(!listed.contains("00:07.0"), "xl lists {listed}");
     Ok(())
 }
 
-fn status(bed: &mut Bed) -> Result<()> {
-    if bed.find(NAME)?.is_none() {
-        makes_a_guest(bed)?;
+fn status(fixture: &mut Fixture) -> Result<()> {
+    if fixture.find(NAME)?.is_none() {
+        makes_a_guest(fixture)?;
     }
-    let stub = bed.stub()?;
-    let before = bed.store.children(&stub.node("data/pcidom"))?;
-    let text = bed.pcidom(&["status"])?;
-    let mut lent = 0;
-    for device in bed.store.children(&stub.node("pool"))? {
-        let state = bed.store.text(&stub.node(&format!("pool/{device}/state")))?;
-        lent += u32::from(state.is_some_and(|state| state.starts_with("lent")));
+    let stub = fixture.stub()?;
+    let before = fixture.store.children(&stub.node("data/pcidom"))?;
+    let text = fixture.pcidom(&["status"])?;
+    let mut assigned = 0;
+    for device in fixture.store.children(&stub.node("pool"))? {
+        let state = fixture.store.text(&stub.node(&format!("pool/{device}/state")))?;
+        assigned += u32::from(state.is_some_and(|state| state.starts_with("assigned")));
     }
-    ensure!(lent >= 2, "{lent} devices are lent");
-    let (backend, lent) = (format!("pcidom ({})", stub.id), format!("{lent} lent"));
-    for word in [&backend, "running (process", &lent, "frontend Connected", "heap"] {
+    ensure!(assigned >= 2, "{assigned} devices are assigned");
+    let (backend, assigned) = (format!("pcidom ({})", stub.id), format!("{assigned} assigned"));
+    for word in [&backend, "running (process", &assigned, "frontend Connected", "heap"] {
         ensure!(text.contains(word), "no {word:?} in: {text}");
     }
-    let json = bed.pcidom(&["status", "--json", "--backend", &stub.id.to_string()])?;
+    let json = fixture.pcidom(&["status", "--json", "--backend", &stub.id.to_string()])?;
     println!("agent: {}", json.split_whitespace().collect::<Vec<_>>().join(" "));
     let figure = |name: &str| -> Result<u64> {
         let line = json.lines().find(|line| line.contains(&format!("\"{name}\":"))).context(name.to_owned())?;
@@ -110,24 +110,24 @@ fn status(bed: &mut Bed) -> Result<()> {
     ensure!(figure("windows")? >= 4 && figure("ports")? >= 2 && figure("watches")? >= 5, "{json}");
     ensure!(figure("heap_used")? > 0 && figure("heap_peak")? >= figure("heap_used")?, "{json}");
     ensure!(figure("uptime_ns")? > 0 && figure("reads")? > 0 && figure("transactions")? == 0, "{json}");
-    let after = bed.store.children(&stub.node("data/pcidom"))?;
+    let after = fixture.store.children(&stub.node("data/pcidom"))?;
     ensure!(before == after, "nodes are left: {after:?}");
-    bed.pcidom_fails(&["status", "--backend", "nowhere"], 1, "nowhere is not running")
+    fixture.pcidom_fails(&["status", "--backend", "nowhere"], 1, "nowhere is not running")
 }
 
-fn doctor(bed: &mut Bed) -> Result<()> {
-    if bed.find(NAME)?.is_none() {
-        makes_a_guest(bed)?;
+fn doctor(fixture: &mut Fixture) -> Result<()> {
+    if fixture.find(NAME)?.is_none() {
+        makes_a_guest(fixture)?;
     }
     // Dom0's own.
-    let stub = bed.stub()?;
-    if bed.pool_state(&stub, AHCI)?.is_some() {
-        bed.pcidom(&["assignable", "remove", AHCI])?;
+    let stub = fixture.stub()?;
+    if fixture.pool_state(&stub, AHCI)?.is_some() {
+        fixture.pcidom(&["assignable", "remove", AHCI])?;
     }
-    let outcome = bed.try_pcidom(&["doctor"])?;
+    let outcome = fixture.try_pcidom(&["doctor"])?;
     println!("agent: pcidom doctor says:\n{}", outcome.text());
     ensure!(outcome.code() == 0, "it ended with {}", outcome.code());
-    let outcome = bed.try_pcidom(&["doctor", NAME, E1000, AHCI])?;
+    let outcome = fixture.try_pcidom(&["doctor", NAME, E1000, AHCI])?;
     println!("agent: pcidom doctor says of a guest and two devices:\n{}", outcome.text());
     for word in [
         "ok       created: passthrough",
@@ -138,46 +138,46 @@ fn doctor(bed: &mut Bed) -> Result<()> {
     ] {
         ensure!(outcome.text().contains(word), "no {word:?}");
     }
-    bed.pcidom_fails(&["doctor", "nobody"], 4, "1 check failed")?;
-    let guest = bed.find(NAME)?.context("there is no guest")?;
-    bed.destroy(&guest)?;
-    bed.pcidom(&["reclaim"]).map(drop)
+    fixture.pcidom_fails(&["doctor", "nobody"], 4, "1 check failed")?;
+    let guest = fixture.find(NAME)?.context("there is no guest")?;
+    fixture.destroy(&guest)?;
+    fixture.pcidom(&["reclaim"]).map(drop)
 }
 
-fn nothing_is_left(bed: &mut Bed, stub: &Domain) -> Result<()> {
-    ensure!(bed.find(NAME)?.is_none(), "the guest is still there");
-    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted");
+fn nothing_is_left(fixture: &mut Fixture, stub: &Domain) -> Result<()> {
+    ensure!(fixture.find(NAME)?.is_none(), "the guest is still there");
+    ensure!(fixture.store.children("/tool/pcidom/create")?.is_empty(), "the guest is still noted");
     // Other guests may be there from earlier cases.
-    let mut backends = bed.store.children(&stub.node("backend/pci"))?;
-    backends.retain(|id| !bed.domains.iter().any(|domain| domain.id.to_string() == *id));
+    let mut backends = fixture.store.children(&stub.node("backend/pci"))?;
+    backends.retain(|id| !fixture.domains.iter().any(|domain| domain.id.to_string() == *id));
     ensure!(backends.is_empty(), "a backend's directory is still there: {backends:?}");
-    expect(EDU, bed.pool_state(stub, EDU)?.as_deref(), "free")
+    expect(EDU, fixture.pool_state(stub, EDU)?.as_deref(), "free")
 }
 
-fn says_what_is_wrong(bed: &mut Bed) -> Result<()> {
-    let stub = prepare(bed, &[EDU])?;
+fn says_what_is_wrong(fixture: &mut Fixture) -> Result<()> {
+    let stub = prepare(fixture, &[EDU])?;
     let file = configuration("'00:06.0'", "xen-pcifront")?;
-    bed.pcidom_fails(&["create"], 2, "GUEST.cfg")?;
-    bed.pcidom_fails(&["create", "/tmp/no-such.cfg"], 1, "no-such.cfg")?;
-    bed.pcidom_fails(&["create", &file, "pci=['00:06.0,colour=red']"], 2, "no option of a device")?;
-    bed.pcidom_fails(&["create", &file, "pci=['00:06.0', '00:07.0,romfile=x']"], 2, "romfile is no option")?;
-    bed.pcidom_fails(&["create", &file, "type='pvh'"], 2, "this guest is not PV")?;
-    bed.pcidom_fails(&["create", &file, "pci=['00:1e.0']"], 1, "no PCI device")?;
-    bed.pcidom_fails(&["create", &file, "pci=['00:1f.2']"], 1, "not assignable")?;
-    bed.pcidom_fails(&["create", "--backend", "nowhere", &file], 1, "nowhere is not running")?;
-    bed.pcidom_fails(&["create", &file, "passthrough='disabled'"], 4, "passthrough")?;
-    bed.pcidom_fails(&["create", &file, "kernel='/no/such/kernel'"], 1, "xl create")?;
-    bed.pcidom_fails(&["create", &file, "name='pcidom'"], 1, "xl create")?;
+    fixture.pcidom_fails(&["create"], 2, "GUEST.cfg")?;
+    fixture.pcidom_fails(&["create", "/tmp/no-such.cfg"], 1, "no-such.cfg")?;
+    fixture.pcidom_fails(&["create", &file, "pci=['00:06.0,colour=red']"], 2, "no option of a device")?;
+    fixture.pcidom_fails(&["create", &file, "pci=['00:06.0', '00:07.0,romfile=x']"], 2, "romfile is no option")?;
+    fixture.pcidom_fails(&["create", &file, "type='pvh'"], 2, "this guest is not PV")?;
+    fixture.pcidom_fails(&["create", &file, "pci=['00:1e.0']"], 1, "no PCI device")?;
+    fixture.pcidom_fails(&["create", &file, "pci=['00:1f.2']"], 1, "not assignable")?;
+    fixture.pcidom_fails(&["create", "--backend", "nowhere", &file], 1, "nowhere is not running")?;
+    fixture.pcidom_fails(&["create", &file, "passthrough='disabled'"], 4, "passthrough")?;
+    fixture.pcidom_fails(&["create", &file, "kernel='/no/such/kernel'"], 1, "xl create")?;
+    fixture.pcidom_fails(&["create", &file, "name='pcidom'"], 1, "xl create")?;
     fs::write(&file, "name = 'created'\nmemory 64\n")?;
-    bed.pcidom_fails(&["create", &file], 2, "created.cfg:2: want = behind memory")?;
-    nothing_is_left(bed, &stub)
+    fixture.pcidom_fails(&["create", &file], 2, "created.cfg:2: want = behind memory")?;
+    nothing_is_left(fixture, &stub)
 }
 
 /// At different moments of its work. Whatever it had done by then, the next command leaves either nothing of it or a guest with
 /// its device.
-fn killed(bed: &mut Bed) -> Result<()> {
+fn killed(fixture: &mut Fixture) -> Result<()> {
     const DELAYS: [u64; 6] = [50, 300, 600, 1000, 1600, 2500];
-    let stub = prepare(bed, &[EDU])?;
+    let stub = prepare(fixture, &[EDU])?;
     let file = configuration("'00:06.0'", "xen-pcifront")?;
     let mut finished = 0;
     for delay in DELAYS {
@@ -185,18 +185,21 @@ fn killed(bed: &mut Bed) -> Result<()> {
         thread::sleep(Duration::from_millis(delay));
         command.kill()?;
         command.wait()?;
-        let outcome = process::run(Command::new("pcidom").arg("reclaim"), bed.deadline)?;
+        let outcome = process::run(Command::new("pcidom").arg("reclaim"), fixture.deadline)?;
         println!("agent: killed after {delay} ms, the next command said: {}", outcome.stderr.trim());
         ensure!(outcome.code() == 0, "`pcidom reclaim` ended with {}", outcome.code());
-        if let Some(guest) = bed.find(NAME)? {
+        if let Some(guest) = fixture.find(NAME)? {
             finished += 1;
-            let deadline = bed.deadline;
+            let deadline = fixture.deadline;
             let state = guest.node("device/pci/0/state");
-            bed.store.wait_for(&state, deadline, |state| state == Some("4")).context("the guest did not connect")?;
-            bed.destroy(&guest)?;
-            bed.pcidom(&["reclaim"])?;
+            fixture
+                .store
+                .wait_for(&state, deadline, |state| state == Some("4"))
+                .context("the guest did not connect")?;
+            fixture.destroy(&guest)?;
+            fixture.pcidom(&["reclaim"])?;
         }
-        nothing_is_left(bed, &stub)?;
+        nothing_is_left(fixture, &stub)?;
     }
     println!("agent: {finished} of {} were finished", DELAYS.len());
     Ok(())

@@ -9,22 +9,22 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, one_guest};
 use crate::dom0::{
-    bed::Bed,
     devices::{ALL, E1000, EDU, NVME, attribute, config, sysfs},
+    fixture::Fixture,
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("config_space_of_a_conventional_device_equals_dom0s", |bed| equals_dom0s(bed, E1000, 256)),
-    Case::new("config_space_of_a_device_with_msi_equals_dom0s", |bed| equals_dom0s(bed, EDU, 256)),
-    Case::new("config_space_of_a_pci_express_device_equals_dom0s", |bed| equals_dom0s(bed, NVME, 4096)),
+    Case::new("config_space_of_a_conventional_device_equals_dom0s", |fixture| equals_dom0s(fixture, E1000, 256)),
+    Case::new("config_space_of_a_device_with_msi_equals_dom0s", |fixture| equals_dom0s(fixture, EDU, 256)),
+    Case::new("config_space_of_a_pci_express_device_equals_dom0s", |fixture| equals_dom0s(fixture, NVME, 4096)),
     Case::new("reads_beyond_a_functions_own_are_all_ones", nobody_else),
 ];
 
-fn equals_dom0s(bed: &mut Bed, device: &str, length: usize) -> Result<()> {
-    let guest = one_guest::guest(bed)?;
+fn equals_dom0s(fixture: &mut Fixture, device: &str, length: usize) -> Result<()> {
+    let guest = one_guest::guest(fixture)?;
     let real = config(device)?;
-    let address = bed.virtual_address(&guest, device)?;
-    let seen = bed.in_guest(&guest, &format!("cat {}/config", sysfs(&address)))?;
+    let address = fixture.virtual_address(&guest, device)?;
+    let seen = fixture.in_guest(&guest, &format!("cat {}/config", sysfs(&address)))?;
     ensure!(real.len() == length && seen.len() == length, "dom0 has {} bytes, the guest {}", real.len(), seen.len());
     let virtualised = virtualised(device, &real)?;
     let mut wrong = Vec::new();
@@ -71,10 +71,10 @@ fn capability(config: &[u8], id: u8) -> Result<Option<usize>> {
 
 /// Looking for devices again, the guest's kernel reads the ids of every function that its bus can have; it must not find any
 /// beyond its own.
-fn nobody_else(bed: &mut Bed) -> Result<()> {
-    let guest = one_guest::guest(bed)?;
-    bed.in_guest(&guest, "echo 1 >/sys/bus/pci/rescan")?;
-    let found = bed.addresses_in(&guest)?;
+fn nobody_else(fixture: &mut Fixture) -> Result<()> {
+    let guest = one_guest::guest(fixture)?;
+    fixture.in_guest(&guest, "echo 1 >/sys/bus/pci/rescan")?;
+    let found = fixture.addresses_in(&guest)?;
     ensure!(found.len() == ALL.len(), "after a rescan the guest has {found:?}");
     Ok(())
 }

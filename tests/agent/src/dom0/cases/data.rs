@@ -4,9 +4,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{AHCI, NVME, config},
     drivers::vectors_node,
+    fixture::Fixture,
     guests::Domain,
     irqs::Irqs,
     network,
@@ -27,69 +27,69 @@ const MIB: u32 = 16;
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The guest of the first three cases, with its driver.
-fn first(bed: &mut Bed) -> Result<Domain> {
-    guest(bed, "first")
+fn first(fixture: &mut Fixture) -> Result<Domain> {
+    guest(fixture, "first")
 }
 
-fn guest(bed: &mut Bed, name: &str) -> Result<Domain> {
-    bed.broker()?;
-    let guest = bed.guest_with(name, &[NVME])?;
-    bed.in_guest(&guest, "load nvme")?;
-    bed.await_disk(&guest, DISK)?;
+fn guest(fixture: &mut Fixture, name: &str) -> Result<Domain> {
+    fixture.broker()?;
+    let guest = fixture.guest_with(name, &[NVME])?;
+    fixture.in_guest(&guest, "load nvme")?;
+    fixture.await_disk(&guest, DISK)?;
     Ok(guest)
 }
 
-fn several_vectors(bed: &mut Bed) -> Result<()> {
-    let guest = first(bed)?;
-    let found = bed.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
+fn several_vectors(fixture: &mut Fixture) -> Result<()> {
+    let guest = first(fixture)?;
+    let found = fixture.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
     // The queue for commands to the controller itself was used to find the disk.
     ensure!(
         found.iter().any(|interrupt| interrupt.name == "nvme0q0" && interrupt.count > 0),
         "no interrupt: {found:?}"
     );
-    let vectors = bed.vectors_of(NVME)?;
+    let vectors = fixture.vectors_of(NVME)?;
     ensure!(vectors.first().is_some_and(|word| word == "msix") && vectors.len() == 1 + found.len(), "{vectors:?}");
-    let bound = Irqs::now(bed)?.bound_to(guest.id);
+    let bound = Irqs::now(fixture)?.bound_to(guest.id);
     ensure!(bound.len() == found.len(), "Xen has {bound:?} for {found:?}");
     Ok(())
 }
 
-fn written_and_read(bed: &mut Bed) -> Result<()> {
-    let guest = first(bed)?;
-    let data_queue = |bed: &mut Bed| -> Result<u64> {
-        Ok(bed.interrupts_in(&guest, "nvme0q1")?.first().context("no queue for data")?.count)
+fn written_and_read(fixture: &mut Fixture) -> Result<()> {
+    let guest = first(fixture)?;
+    let data_queue = |fixture: &mut Fixture| -> Result<u64> {
+        Ok(fixture.interrupts_in(&guest, "nvme0q1")?.first().context("no queue for data")?.count)
     };
-    let before = data_queue(bed)?;
+    let before = data_queue(fixture)?;
     // What an earlier run left must not pass for what this one writes.
     let other = network::seed()?;
-    bed.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-write {DISK} {SEED} {MIB}"))?;
-    let written = data_queue(bed)?;
-    bed.in_guest(&guest, &format!("disk-check {DISK} {SEED} {MIB}"))?;
-    let read = data_queue(bed)?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {SEED} {MIB}"))?;
+    let written = data_queue(fixture)?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} {SEED} {MIB}"))?;
+    let read = data_queue(fixture)?;
     println!("agent: {} interrupts for writes, {} for reads", written - before, read - written);
     ensure!(before < written && written < read, "interrupts: {before}, then {written}, then {read}");
     Ok(())
 }
 
-fn nothing_left(bed: &mut Bed) -> Result<()> {
-    let guest = first(bed)?;
-    let messages = Irqs::now(bed)?.messages();
-    let mapped = bed.vectors_of(NVME)?.len() - 1;
+fn nothing_left(fixture: &mut Fixture) -> Result<()> {
+    let guest = first(fixture)?;
+    let messages = Irqs::now(fixture)?.messages();
+    let mapped = fixture.vectors_of(NVME)?.len() - 1;
     ensure!(is_bus_master()?, "it was not a bus master before");
-    ensure!(has_rights(bed, &guest)?, "its guest had no rights before");
-    bed.pcidom(&["detach", &guest.name, NVME])?;
+    ensure!(has_rights(fixture, &guest)?, "its guest had no rights before");
+    fixture.pcidom(&["detach", &guest.name, NVME])?;
     ensure!(!is_bus_master()?, "it is still a bus master");
-    ensure!(!has_rights(bed, &guest)?, "its guest still has rights");
-    let irqs = Irqs::now(bed)?;
+    ensure!(!has_rights(fixture, &guest)?, "its guest still has rights");
+    let irqs = Irqs::now(fixture)?;
     ensure!(irqs.bound_to(guest.id).is_empty(), "Xen still has {:?} for its guest", irqs.bound_to(guest.id));
     let (bound, unbound) = irqs.messages();
     ensure!(
         (bound, unbound) == (messages.0 - mapped, messages.1),
         "{bound} and {unbound} messages, before {messages:?}"
     );
-    let node = bed.store.text(&vectors_node(NVME))?.unwrap_or_else(|| "none".into());
+    let node = fixture.store.text(&vectors_node(NVME))?.unwrap_or_else(|| "none".into());
     ensure!(node == "none", "the table still has {node}");
     Ok(())
 }
@@ -100,46 +100,46 @@ fn is_bus_master() -> Result<bool> {
 }
 
 /// Whether a domain may use any memory, port or interrupt of the host.
-fn has_rights(bed: &Bed, guest: &Domain) -> Result<bool> {
+fn has_rights(fixture: &Fixture, guest: &Domain) -> Result<bool> {
     let owner = format!("rights of domain {}:", guest.id);
-    let all = rights(&debug_key(bed, "q")?);
+    let all = rights(&debug_key(fixture, "q")?);
     let mut own = all.iter().filter_map(|line| line.strip_prefix(&owner)).peekable();
     ensure!(own.peek().is_some(), "no rights of domain {} in {all:?}", guest.id);
     // `I/O Memory { f0000-f0003 }`, or empty braces.
     Ok(own.any(|line| line.split_once('{').is_some_and(|(_, rest)| rest.contains(|c: char| c.is_ascii_hexdigit()))))
 }
 
-fn read_by_the_next(bed: &mut Bed) -> Result<()> {
-    let first = bed.domains.iter().find(|domain| domain.name == "first").cloned();
-    let second = guest(bed, "second")?;
-    bed.check_kind(&second, "nvme0q", "pcifront-msi-x", 2)?;
-    bed.in_guest(&second, &format!("disk-check {DISK} {SEED} {MIB}"))?;
+fn read_by_the_next(fixture: &mut Fixture) -> Result<()> {
+    let first = fixture.domains.iter().find(|domain| domain.name == "first").cloned();
+    let second = guest(fixture, "second")?;
+    fixture.check_kind(&second, "nvme0q", "pcifront-msi-x", 2)?;
+    fixture.in_guest(&second, &format!("disk-check {DISK} {SEED} {MIB}"))?;
     for guest in first.iter().chain([&second]) {
-        bed.destroy(guest)?;
+        fixture.destroy(guest)?;
     }
     Ok(())
 }
 
 /// The one device that has a driver with MSI and without MSI-X.
-fn by_msi(bed: &mut Bed) -> Result<()> {
+fn by_msi(fixture: &mut Fixture) -> Result<()> {
     const DISK: &str = "/dev/sda";
-    bed.broker()?;
-    let guest = bed.guest_with("sata", &[AHCI])?;
-    bed.in_guest(&guest, "load sd_mod")?;
-    bed.in_guest(&guest, "load ahci")?;
-    bed.await_disk(&guest, DISK)?;
-    let count = |bed: &mut Bed| -> Result<u64> {
-        Ok(bed.check_kind(&guest, "ahci", "pcifront-msi", 1)?.first().context("no interrupt")?.count)
+    fixture.broker()?;
+    let guest = fixture.guest_with("sata", &[AHCI])?;
+    fixture.in_guest(&guest, "load sd_mod")?;
+    fixture.in_guest(&guest, "load ahci")?;
+    fixture.await_disk(&guest, DISK)?;
+    let count = |fixture: &mut Fixture| -> Result<u64> {
+        Ok(fixture.check_kind(&guest, "ahci", "pcifront-msi", 1)?.first().context("no interrupt")?.count)
     };
-    let before = count(bed)?;
+    let before = count(fixture)?;
     let seed = network::seed()?;
-    bed.in_guest(&guest, &format!("disk-write {DISK} {seed} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-check {DISK} {seed} {MIB}"))?;
-    let after = count(bed)?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {seed} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} {seed} {MIB}"))?;
+    let after = count(fixture)?;
     ensure!(before < after, "interrupts: {before}, then {after}");
-    let noted = bed.vectors_of(AHCI)?;
+    let noted = fixture.vectors_of(AHCI)?;
     ensure!(noted.first().is_some_and(|word| word == "msi") && noted.len() == 2, "the broker's table has {noted:?}");
-    bed.pcidom(&["detach", &guest.name, AHCI])?;
-    ensure!(Irqs::now(bed)?.bound_to(guest.id).is_empty(), "Xen still has an interrupt for the guest");
-    bed.destroy(&guest)
+    fixture.pcidom(&["detach", &guest.name, AHCI])?;
+    ensure!(Irqs::now(fixture)?.bound_to(guest.id).is_empty(), "Xen still has an interrupt for the guest");
+    fixture.destroy(&guest)
 }

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{EDU, NVME, config, sysfs},
+    fixture::Fixture,
     stub,
 };
 
@@ -21,24 +21,24 @@ pub(super) const WRITABLE: &[Case] = &[
 
 const WORDS: &str = "config=direct";
 
-fn refused(bed: &mut Bed) -> Result<()> {
+fn refused(fixture: &mut Fixture) -> Result<()> {
     const OTHER: &str = "direct";
-    bed.stub_with_pool()?;
-    bed.free(EDU)?;
-    let other = bed.start_stub(OTHER, WORDS)?;
-    bed.pcidom(&["assignable", "remove", EDU])?;
-    bed.pcidom_fails(&["assignable", "add", "--backend", OTHER, EDU], 1, "mmcfg=0")?;
-    bed.destroy(&other)?;
-    bed.pcidom(&["assignable", "add", EDU])?;
+    fixture.stub_with_pool()?;
+    fixture.free(EDU)?;
+    let other = fixture.start_stub(OTHER, WORDS)?;
+    fixture.pcidom(&["assignable", "remove", EDU])?;
+    fixture.pcidom_fails(&["assignable", "add", "--backend", OTHER, EDU], 1, "mmcfg=0")?;
+    fixture.destroy(&other)?;
+    fixture.pcidom(&["assignable", "add", EDU])?;
     Ok(())
 }
 
-fn writes_alone(bed: &mut Bed) -> Result<()> {
-    bed.start_stub(stub::NAME, WORDS)?;
-    let guest = bed.guest_with("direct", &[EDU, NVME])?;
-    let register = format!("{}/config", sysfs(&bed.virtual_address(&guest, EDU)?));
+fn writes_alone(fixture: &mut Fixture) -> Result<()> {
+    fixture.start_stub(stub::NAME, WORDS)?;
+    let guest = fixture.guest_with("direct", &[EDU, NVME])?;
+    let register = format!("{}/config", sysfs(&fixture.virtual_address(&guest, EDU)?));
     for (word, wanted) in [("6", 4), ("2", 0), ("6", 4)] {
-        bed.in_guest(&guest, &format!("printf '\\{word}\\0' | dd of={register} bs=1 seek=4 conv=notrunc"))?;
+        fixture.in_guest(&guest, &format!("printf '\\{word}\\0' | dd of={register} bs=1 seek=4 conv=notrunc"))?;
         let command = *config(EDU)?.get(4).context("an empty configuration space")?;
         ensure!(command & 4 == wanted, "after a write of {word} the command register is {command:02x}");
         // Decoding is on whatever the guest writes.
@@ -47,14 +47,14 @@ fn writes_alone(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-fn vectors(bed: &mut Bed) -> Result<()> {
+fn vectors(fixture: &mut Fixture) -> Result<()> {
     const DISK: &str = "/dev/nvme0n1";
-    bed.broker()?;
-    let guest = bed.guest_with("direct", &[EDU, NVME])?;
-    bed.in_guest(&guest, "load nvme")?;
-    bed.await_disk(&guest, DISK)?;
-    bed.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
-    bed.in_guest(&guest, &format!("disk-write {DISK} 1 4"))?;
-    bed.in_guest(&guest, &format!("disk-check {DISK} 1 4"))?;
+    fixture.broker()?;
+    let guest = fixture.guest_with("direct", &[EDU, NVME])?;
+    fixture.in_guest(&guest, "load nvme")?;
+    fixture.await_disk(&guest, DISK)?;
+    fixture.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} 1 4"))?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} 1 4"))?;
     Ok(())
 }

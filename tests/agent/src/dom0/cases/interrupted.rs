@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{E1000, EDU, component},
+    fixture::Fixture,
     guests::Domain,
 };
 
@@ -26,7 +26,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// They may have to boot guests.
-const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Case {
     Case::within(Duration::from_mins(4), name, run)
 }
 
@@ -35,20 +35,20 @@ const NAME: &str = "one";
 const OTHERS: [&str; 2] = ["two", "three"];
 
 /// Whether a domain stands still, by the letters that `xl list` shows: `r-----`, `-b----`, `--p---`.
-fn stands(bed: &Bed, guest: &Domain) -> Result<bool> {
-    let list = bed.xl(&["list", &guest.name])?;
+fn stands(fixture: &Fixture, guest: &Domain) -> Result<bool> {
+    let list = fixture.xl(&["list", &guest.name])?;
     let line = list.lines().last().context("xl lists nothing")?;
     let state = line.split_whitespace().nth(4).with_context(|| format!("no state in {line:?}"))?;
     Ok(state.contains('p'))
 }
 
 /// Begins to detach the device, and waits until the guest stands still because it is looked through.
-fn looking_through(bed: &mut Bed, guest: &Domain) -> Result<Child> {
+fn looking_through(fixture: &mut Fixture, guest: &Domain) -> Result<Child> {
     let node = paused_node(guest);
     let child = begin(&["detach", NAME, EDU])?;
-    let deadline = bed.deadline;
+    let deadline = fixture.deadline;
     let is_paused = |value: Option<&str>| value.is_some_and(|value| value.contains(" paused "));
-    bed.store.wait_for(&node, deadline, is_paused).context("it was not stopped")?;
+    fixture.store.wait_for(&node, deadline, is_paused).context("it was not stopped")?;
     Ok(child)
 }
 
@@ -76,39 +76,39 @@ fn ended_by(status: ExitStatus) -> Option<i32> {
     status.signal()
 }
 
-fn stops_no_other(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(NAME, &[E1000, EDU])?;
+fn stops_no_other(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(NAME, &[E1000, EDU])?;
     for name in OTHERS {
-        bed.running(name)?;
+        fixture.running(name)?;
     }
-    let looked = |bed: &Bed, options: &[&str]| -> Result<Vec<String>> {
-        let outcome = bed.try_pcidom(&[&["-v", "detach"], options, &[NAME, EDU]].concat())?;
+    let looked = |fixture: &Fixture, options: &[&str]| -> Result<Vec<String>> {
+        let outcome = fixture.try_pcidom(&[&["-v", "detach"], options, &[NAME, EDU]].concat())?;
         ensure!(outcome.code() == 0, "detach ended with {}: {}", outcome.code(), outcome.stderr);
         let lines = outcome.stderr.lines().filter(|line| line.contains("looked through"));
         Ok(lines.inspect(|line| println!("agent: {}", line.trim())).map(str::to_owned).collect())
     };
-    let lines = looked(bed, &[])?;
+    let lines = looked(fixture, &[])?;
     ensure!(lines.len() == 1 && lines[0].contains(&format!("through {NAME} (domain {})", guest.id)), "{lines:?}");
-    bed.attach(&guest, &[EDU])?;
-    let lines = looked(bed, &["--audit=all"])?;
+    fixture.attach(&guest, &[EDU])?;
+    let lines = looked(fixture, &["--audit=all"])?;
     for name in OTHERS {
         ensure!(lines.iter().any(|line| line.contains(&format!("through {name} "))), "not {name}: {lines:?}");
     }
-    bed.attach(&guest, &[EDU])?;
-    ensure!(looked(bed, &["--audit=none"])?.is_empty(), "somebody was looked through");
-    bed.expect_free(EDU)
+    fixture.attach(&guest, &[EDU])?;
+    ensure!(looked(fixture, &["--audit=none"])?.is_empty(), "somebody was looked through");
+    fixture.expect_free(EDU)
 }
 
 /// With every message of Xen's about guests printed.
-fn fills_no_messages(bed: &mut Bed) -> Result<()> {
+fn fills_no_messages(fixture: &mut Fixture) -> Result<()> {
     /// A guest may have mapped a frame of somebody else's.
     const FEW: usize = 8;
-    bed.having(NAME, &[E1000, EDU])?;
-    bed.xl(&["set-parameters", "guest_loglvl=all"])?;
-    bed.xl(&["dmesg", "-c"])?;
-    let detached = bed.pcidom(&["detach", NAME, EDU]);
-    let messages = bed.xl(&["dmesg"]);
-    bed.xl(&["set-parameters", "guest_loglvl=warning"])?;
+    fixture.having(NAME, &[E1000, EDU])?;
+    fixture.xl(&["set-parameters", "guest_loglvl=all"])?;
+    fixture.xl(&["dmesg", "-c"])?;
+    let detached = fixture.pcidom(&["detach", NAME, EDU]);
+    let messages = fixture.xl(&["dmesg"]);
+    fixture.xl(&["set-parameters", "guest_loglvl=warning"])?;
     detached?;
     let messages = messages?;
     let count = messages.lines().filter(|line| line.contains("Error mfn")).count();
@@ -117,29 +117,29 @@ fn fills_no_messages(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-fn told_to_stop(bed: &mut Bed) -> Result<()> {
+fn told_to_stop(fixture: &mut Fixture) -> Result<()> {
     for (which, name) in
         [(Signal::INT, "SIGINT"), (Signal::TERM, "SIGTERM"), (Signal::HUP, "SIGHUP"), (Signal::QUIT, "SIGQUIT")]
     {
-        let guest = bed.having(NAME, &[E1000, EDU])?;
-        let child = looking_through(bed, &guest)?;
+        let guest = fixture.having(NAME, &[E1000, EDU])?;
+        let child = looking_through(fixture, &guest)?;
         signal(&child, which)?;
         let (status, said) = end(child)?;
         ensure!(status.success(), "{name}: detach ended with {status}: {said}");
         ensure!(said.contains(&format!("{name} came too late")), "{name}: it says {said:?}");
-        ensure!(!stands(bed, &guest)?, "{name}: the guest stands still");
-        bed.expect_free(EDU)?;
-        bed.expect_readable(&guest, E1000)?;
+        ensure!(!stands(fixture, &guest)?, "{name}: the guest stands still");
+        fixture.expect_free(EDU)?;
+        fixture.expect_readable(&guest, E1000)?;
     }
     Ok(())
 }
 
 /// The admin has stopped the guest, so it cannot answer.
-fn told_while_waiting(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(NAME, &[E1000, EDU])?;
-    bed.xl(&["pause", NAME])?;
+fn told_while_waiting(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(NAME, &[E1000, EDU])?;
+    fixture.xl(&["pause", NAME])?;
     let child = begin(&["detach", NAME, EDU])?;
-    bed.await_backend(&guest, "7")?;
+    fixture.await_backend(&guest, "7")?;
     let told = Instant::now();
     signal(&child, Signal::INT)?;
     let (status, said) = end(child)?;
@@ -147,51 +147,51 @@ fn told_while_waiting(bed: &mut Bed) -> Result<()> {
     println!("agent: a detach that waited stopped {} ms after SIGINT: {said:?}", took.as_millis());
     ensure!(ended_by(status) == Some(2) && said.contains("interrupted by SIGINT"), "it ended with {status}: {said}");
     ensure!(took < Duration::from_secs(5), "it took {took:?}");
-    ensure!(stands(bed, &guest)?, "the guest runs, which the admin had stopped");
-    bed.xl(&["unpause", NAME])?;
-    bed.await_backend(&guest, "4")?;
-    bed.expect_connected(&guest)?;
-    bed.expect_in_guest(&guest, &[E1000, EDU])
+    ensure!(stands(fixture, &guest)?, "the guest runs, which the admin had stopped");
+    fixture.xl(&["unpause", NAME])?;
+    fixture.await_backend(&guest, "4")?;
+    fixture.expect_connected(&guest)?;
+    fixture.expect_in_guest(&guest, &[E1000, EDU])
 }
 
-fn killed(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(NAME, &[E1000, EDU])?;
-    let child = looking_through(bed, &guest)?;
+fn killed(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(NAME, &[E1000, EDU])?;
+    let child = looking_through(fixture, &guest)?;
     signal(&child, Signal::KILL)?;
     let died = Instant::now();
     let (status, said) = end(child)?;
     ensure!(ended_by(status) == Some(9), "it was not killed in time: {status}: {said}");
     // No command is given from here on. The note goes when the guest was let go on. On an idle machine that takes less than a second; the limit is for
     // one that has much else to do.
-    let deadline = bed.deadline;
-    bed.store.wait_for(&paused_node(&guest), deadline, |value| value.is_none())?;
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(&paused_node(&guest), deadline, |value| value.is_none())?;
     let took = died.elapsed();
     println!("agent: the guest ran again {} ms after the command was killed", took.as_millis());
     ensure!(took < Duration::from_secs(10), "it took {took:?}");
-    ensure!(!stands(bed, &guest)?, "the guest stands still");
+    ensure!(!stands(fixture, &guest)?, "the guest stands still");
     // The rest is finished too.
     let phase = format!("/tool/pcidom/device/{}/phase", component(EDU));
-    bed.store.wait_for(&phase, deadline, |phase| phase == Some("pool"))?;
-    bed.store.wait_for("/tool/pcidom/command", deadline, |value| value.is_none())?;
-    bed.expect_free(EDU)?;
-    bed.expect_readable(&guest, E1000)
+    fixture.store.wait_for(&phase, deadline, |phase| phase == Some("pool"))?;
+    fixture.store.wait_for("/tool/pcidom/command", deadline, |value| value.is_none())?;
+    fixture.expect_free(EDU)?;
+    fixture.expect_readable(&guest, E1000)
 }
 
-fn admins_stop(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(NAME, &[E1000, EDU])?;
+fn admins_stop(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(NAME, &[E1000, EDU])?;
     // Before the command has stopped it, and then after it was killed.
-    let child = looking_through(bed, &guest)?;
+    let child = looking_through(fixture, &guest)?;
     signal(&child, Signal::KILL)?;
-    bed.xl(&["pause", NAME])?;
+    fixture.xl(&["pause", NAME])?;
     let (status, said) = end(child)?;
     ensure!(ended_by(status) == Some(9), "it was not killed in time: {status}: {said}");
-    let deadline = bed.deadline;
-    bed.store.wait_for(&paused_node(&guest), deadline, |value| value.is_none())?;
-    bed.store.wait_for("/tool/pcidom/command", deadline, |value| value.is_none())?;
-    bed.pcidom(&["reclaim"])?;
-    ensure!(stands(bed, &guest)?, "the guest runs, which the admin had stopped");
-    bed.xl(&["unpause", NAME])?;
-    ensure!(!stands(bed, &guest)?, "the guest still stands");
-    bed.expect_free(EDU)?;
-    bed.expect_readable(&guest, E1000)
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(&paused_node(&guest), deadline, |value| value.is_none())?;
+    fixture.store.wait_for("/tool/pcidom/command", deadline, |value| value.is_none())?;
+    fixture.pcidom(&["reclaim"])?;
+    ensure!(stands(fixture, &guest)?, "the guest runs, which the admin had stopped");
+    fixture.xl(&["unpause", NAME])?;
+    ensure!(!stands(fixture, &guest)?, "the guest still stands");
+    fixture.expect_free(EDU)?;
+    fixture.expect_readable(&guest, E1000)
 }

@@ -6,18 +6,18 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{
         AHCI, E1000, E1000E, EDU, NVME, PHYSICAL, PVSCSI, SHARED_MEMORY, VIRTUAL, XHCI, attribute, config, sysfs,
     },
+    fixture::Fixture,
     guests::Domain,
 };
 
 pub(super) const CASES: &[Case] = &[
     Case::new("virtual_functions_are_taken_and_their_physical_one_is_not", virtual_function),
-    Case::new("nine_kinds_of_devices_are_themselves_in_vpci_mode", |bed| mode(bed, "vpci")),
-    Case::new("nine_kinds_of_devices_are_themselves_in_slot_mode", |bed| mode(bed, "slot")),
-    Case::new("nine_kinds_of_devices_are_themselves_in_passthrough_mode", |bed| mode(bed, "passthrough")),
+    Case::new("nine_kinds_of_devices_are_themselves_in_vpci_mode", |fixture| mode(fixture, "vpci")),
+    Case::new("nine_kinds_of_devices_are_themselves_in_slot_mode", |fixture| mode(fixture, "slot")),
+    Case::new("nine_kinds_of_devices_are_themselves_in_passthrough_mode", |fixture| mode(fixture, "passthrough")),
     Case::new("drivers_of_four_kinds_work_beside_each_other", drivers),
 ];
 
@@ -40,53 +40,53 @@ fn make_virtual() -> Result<()> {
 }
 
 /// All of them in the pool.
-fn pool(bed: &mut Bed) -> Result<()> {
+fn pool(fixture: &mut Fixture) -> Result<()> {
     make_virtual()?;
-    bed.broker()?;
-    let stub = bed.stub()?;
+    fixture.broker()?;
+    let stub = fixture.stub()?;
     for device in KINDS {
-        if bed.pool_state(&stub, device)?.is_none() {
-            bed.pcidom(&["assignable", "add", device])?;
+        if fixture.pool_state(&stub, device)?.is_none() {
+            fixture.pcidom(&["assignable", "add", device])?;
         }
-        bed.expect_free(device)?;
+        fixture.expect_free(device)?;
     }
     Ok(())
 }
 
-fn virtual_function(bed: &mut Bed) -> Result<()> {
+fn virtual_function(fixture: &mut Fixture) -> Result<()> {
     make_virtual()?;
-    bed.stub()?;
-    bed.pcidom_fails(&["assignable", "add", PHYSICAL], 1, "virtual functions")?;
-    pool(bed)?;
+    fixture.stub()?;
+    fixture.pcidom_fails(&["assignable", "add", PHYSICAL], 1, "virtual functions")?;
+    pool(fixture)?;
     // xen-pciback marks what it parks as assigned, and then Linux does not turn virtual functions off.
     let turned_off = fs::write(format!("{}/sriov_numvfs", sysfs(PHYSICAL)), "0");
     ensure!(
         turned_off.is_err() && Path::new(&sysfs(VIRTUAL)).exists(),
         "a virtual function was turned off in the pool"
     );
-    let shown = bed.pcidom(&["show", VIRTUAL])?;
+    let shown = fixture.pcidom(&["show", VIRTUAL])?;
     let ids = attribute(VIRTUAL, "vendor")?;
     let line = format!("000     2      {}", ids.trim_start_matches("0x"));
     ensure!(shown.contains(PHYSICAL) && shown.contains(&line), "show says {shown}");
     // As the specification has it, and what the guest must not see.
     let real = config(VIRTUAL)?;
     ensure!(real.starts_with(&[0xff; 4]), "its ids read as {:02x?} in hardware", real.get(..4));
-    let listing = bed.pcidom(&["list"])?;
+    let listing = fixture.pcidom(&["list"])?;
     ensure!(listing.contains(&format!("virtual function of {PHYSICAL}")), "list says {listing}");
     Ok(())
 }
 
 /// One guest has all of them in this mode, and lets go of them.
-fn mode(bed: &mut Bed, mode: &str) -> Result<()> {
-    pool(bed)?;
-    let guest = bed.running("kinds")?;
-    bed.pcidom(&[&["attach", "--timeout", "60", "--export", mode, "kinds"], &KINDS[..]].concat())?;
-    bed.expect_connected(&guest)?;
-    let mut found = bed.addresses_in(&guest)?;
+fn mode(fixture: &mut Fixture, mode: &str) -> Result<()> {
+    pool(fixture)?;
+    let guest = fixture.running("kinds")?;
+    fixture.pcidom(&[&["attach", "--timeout", "60", "--export", mode, "kinds"], &KINDS[..]].concat())?;
+    fixture.expect_connected(&guest)?;
+    let mut found = fixture.addresses_in(&guest)?;
     found.sort();
     let mut told = Vec::new();
     for device in KINDS {
-        told.push(bed.virtual_address(&guest, device)?);
+        told.push(fixture.virtual_address(&guest, device)?);
     }
     for (device, address) in KINDS.into_iter().zip(&told) {
         let is_right = match mode {
@@ -95,19 +95,19 @@ fn mode(bed: &mut Bed, mode: &str) -> Result<()> {
             _ => address.starts_with("0000:00:") && address[10..] == device[10..],
         };
         ensure!(is_right, "{device} is at {address}");
-        check(bed, &guest, device, address)?;
+        check(fixture, &guest, device, address)?;
     }
     told.sort();
     ensure!(found == told, "the guest has {found:?}, not {told:?}");
     let devices: Vec<&str> = KINDS.to_vec();
-    bed.detach(&guest, &devices)
+    fixture.detach(&guest, &devices)
 }
 
 /// Ids and resources are those that dom0 sees.
-fn check(bed: &mut Bed, guest: &Domain, device: &str, address: &str) -> Result<()> {
+fn check(fixture: &mut Fixture, guest: &Domain, device: &str, address: &str) -> Result<()> {
     const NAMES: [&str; 6] = ["vendor", "device", "class", "subsystem_vendor", "subsystem_device", "revision"];
     let files = NAMES.map(|name| format!("{}/{name}", sysfs(address))).join(" ");
-    let seen = bed.in_guest(guest, &format!("cat {files} {}/resource", sysfs(address)))?;
+    let seen = fixture.in_guest(guest, &format!("cat {files} {}/resource", sysfs(address)))?;
     let seen = String::from_utf8_lossy(&seen).into_owned();
     let mut lines = seen.lines();
     for name in NAMES {
@@ -142,20 +142,20 @@ fn resource(line: &str) -> Result<[u64; 3]> {
     Ok([next()?, next()?, next()?])
 }
 
-fn drivers(bed: &mut Bed) -> Result<()> {
-    pool(bed)?;
-    let guest = bed.having("kinds", &[E1000, NVME, E1000E, AHCI])?;
+fn drivers(fixture: &mut Fixture) -> Result<()> {
+    pool(fixture)?;
+    let guest = fixture.having("kinds", &[E1000, NVME, E1000E, AHCI])?;
     for module in ["e1000", "e1000e", "nvme", "ahci", "sd_mod"] {
-        bed.in_guest(&guest, &format!("load {module}"))?;
+        fixture.in_guest(&guest, &format!("load {module}"))?;
     }
-    bed.await_disk(&guest, "/dev/nvme0n1")?;
-    bed.await_disk(&guest, "/dev/sda")?;
+    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    fixture.await_disk(&guest, "/dev/sda")?;
     for device in [E1000, E1000E] {
-        bed.interface_in(&guest, device)?;
+        fixture.interface_in(&guest, device)?;
     }
     for (disk, seed) in [("/dev/nvme0n1", "11"), ("/dev/sda", "12")] {
-        bed.in_guest(&guest, &format!("disk-write {disk} {seed} 1"))?;
-        bed.in_guest(&guest, &format!("disk-check {disk} {seed} 1"))?;
+        fixture.in_guest(&guest, &format!("disk-write {disk} {seed} 1"))?;
+        fixture.in_guest(&guest, &format!("disk-check {disk} {seed} 1"))?;
     }
-    bed.destroy(&guest)
+    fixture.destroy(&guest)
 }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{EDU, NVME, sysfs},
+    fixture::Fixture,
     services::SHARE,
     stub,
 };
@@ -24,24 +24,24 @@ const LINES: usize = 60;
 
 /// A guest removes its `state` and writes 1, again and again, which gives its device back and takes it each time. An honest one reads
 /// meanwhile.
-fn starts_anew_without_end(bed: &mut Bed) -> Result<()> {
-    let honest = bed.guest_with("honest", &[NVME])?;
-    let storming = bed.guest_with("storming", &[EDU])?;
+fn starts_anew_without_end(fixture: &mut Fixture) -> Result<()> {
+    let honest = fixture.guest_with("honest", &[NVME])?;
+    let storming = fixture.guest_with("storming", &[EDU])?;
     let config = format!("{}/config", sysfs("0000:00:00.0"));
-    let (time, lines) = (stub_time(bed)?, lines_about(EDU)?);
-    let storm = bed.ask(&storming, &format!("start-anew {ROUNDS}"))?;
-    bed.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
-    bed.answer_well(&storm)?;
-    let (took, told) = (stub_time(bed)? - time, lines_about(EDU)?.saturating_sub(lines));
+    let (time, lines) = (stub_time(fixture)?, lines_about(EDU)?);
+    let storm = fixture.ask(&storming, &format!("start-anew {ROUNDS}"))?;
+    fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
+    fixture.answer_well(&storm)?;
+    let (took, told) = (stub_time(fixture)? - time, lines_about(EDU)?.saturating_sub(lines));
     ensure!(took < SECONDS, "{ROUNDS} rounds took {took} s of the stub's time");
     ensure!(told < LINES, "{told} lines about the device");
-    bed.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
-    bed.destroy(&storming)
+    fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
+    fixture.destroy(&storming)
 }
 
 /// The stub's CPU time in seconds, from the last column of `xl list`.
-fn stub_time(bed: &Bed) -> Result<f64> {
-    let listing = bed.xl(&["list", stub::NAME])?;
+fn stub_time(fixture: &Fixture) -> Result<f64> {
+    let listing = fixture.xl(&["list", stub::NAME])?;
     let time = listing.lines().last().and_then(|line| line.split_whitespace().last());
     time.and_then(|time| time.parse().ok()).with_context(|| format!("no time in {listing:?}"))
 }

@@ -7,7 +7,6 @@ mod broker_rogue;
 mod broker_stopped;
 mod commands;
 mod config_space;
-mod crowd;
 mod data;
 mod direct;
 mod errors;
@@ -23,6 +22,7 @@ mod no_iommu;
 mod one_guest;
 mod other_systems;
 mod pool;
+mod scale;
 mod slow_guests;
 mod stub;
 mod two_guests;
@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::bed::Bed;
+use super::fixture::Fixture;
 pub(crate) use hotplug::cycles::cycles;
 
 /// One promise, tested.
@@ -41,16 +41,16 @@ pub(crate) struct Case {
     /// It fails after this time.
     pub(crate) limit: Duration,
     /// Fails with what was seen instead.
-    pub(crate) run: fn(&mut Bed) -> Result<()>,
+    pub(crate) run: fn(&mut Fixture) -> Result<()>,
 }
 
 impl Case {
-    const fn new(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Self {
+    const fn new(name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Self {
         // The longest take 15 s on an idle machine.
         Self::within(Duration::from_mins(2), name, run)
     }
 
-    const fn within(limit: Duration, name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Self {
+    const fn within(limit: Duration, name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Self {
         Self { name, limit, run }
     }
 }
@@ -102,7 +102,7 @@ pub(crate) const DEVICES: &[&[Case]] = &[kinds::CASES];
 pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
 
 /// Cases on a host with very many devices.
-pub(crate) const CROWD: &[&[Case]] = &[crowd::CASES];
+pub(crate) const SCALE: &[&[Case]] = &[scale::CASES];
 
 /// Cases on a host that has much else on it.
 pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES, neighbours_devices::CASES];

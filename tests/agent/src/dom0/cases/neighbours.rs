@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{AHCI, E1000, E1000E, EDU, IDE, MANY_MORE, NVME, SMALL, VGA, attribute, sysfs},
+    fixture::Fixture,
 };
 
 pub(super) const CASES: &[Case] = &[
@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Each does something to every device.
-const fn case(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Case {
+const fn case(name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Case {
     Case::within(Duration::from_mins(4), name, run)
 }
 
@@ -34,19 +34,19 @@ fn all() -> Vec<&'static str> {
 }
 
 /// All of them in the pool.
-fn pool(bed: &mut Bed) -> Result<()> {
-    bed.broker()?;
-    let stub = bed.stub()?;
+fn pool(fixture: &mut Fixture) -> Result<()> {
+    fixture.broker()?;
+    let stub = fixture.stub()?;
     let mut missing = Vec::new();
     for device in all() {
-        if bed.pool_state(&stub, device)?.is_none() {
+        if fixture.pool_state(&stub, device)?.is_none() {
             missing.push(device);
         }
     }
     if !missing.is_empty() {
-        bed.pcidom(&[&["assignable", "add"], &missing[..]].concat())?;
+        fixture.pcidom(&[&["assignable", "add"], &missing[..]].concat())?;
     }
-    all().into_iter().try_for_each(|device| bed.expect_free(device))
+    all().into_iter().try_for_each(|device| fixture.expect_free(device))
 }
 
 /// Moves the registers of the small devices to where Linux puts those of devices that come while it runs: one behind the other. Firmware gives
@@ -71,43 +71,43 @@ fn memory_page(device: &str) -> Result<u64> {
     Ok(start >> 12)
 }
 
-fn beside_all(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(GUEST, &[NVME])?;
-    bed.expect_in_guest(&guest, &[NVME])?;
-    bed.in_guest(&guest, "load nvme")?;
-    bed.await_disk(&guest, "/dev/nvme0n1")?;
-    bed.detach(&guest, &[NVME])
+fn beside_all(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(GUEST, &[NVME])?;
+    fixture.expect_in_guest(&guest, &[NVME])?;
+    fixture.in_guest(&guest, "load nvme")?;
+    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    fixture.detach(&guest, &[NVME])
 }
 
-fn pool_takes_all(bed: &mut Bed) -> Result<()> {
+fn pool_takes_all(fixture: &mut Fixture) -> Result<()> {
     move_together()?;
-    pool(bed)
+    pool(fixture)
 }
 
-fn one_page(bed: &mut Bed) -> Result<()> {
-    pool(bed)?;
-    let guest = bed.having(GUEST, &[])?;
+fn one_page(fixture: &mut Fixture) -> Result<()> {
+    pool(fixture)?;
+    let guest = fixture.having(GUEST, &[])?;
     let [one, other] = SMALL;
-    bed.pcidom_fails(&["attach", GUEST, one], 1, other)?;
-    bed.expect_free(one)?;
-    bed.attach(&guest, &SMALL)?;
-    bed.expect_in_guest(&guest, &SMALL)?;
-    bed.detach(&guest, &SMALL)
+    fixture.pcidom_fails(&["attach", GUEST, one], 1, other)?;
+    fixture.expect_free(one)?;
+    fixture.attach(&guest, &SMALL)?;
+    fixture.expect_in_guest(&guest, &SMALL)?;
+    fixture.detach(&guest, &SMALL)
 }
 
-fn all_at_once(bed: &mut Bed) -> Result<()> {
-    pool(bed)?;
-    let guest = bed.having(GUEST, &[])?;
-    bed.pcidom(&[&["attach", "--timeout", "60", GUEST], &all()[..]].concat())?;
-    bed.expect_connected(&guest)?;
-    bed.expect_in_guest(&guest, &all())?;
+fn all_at_once(fixture: &mut Fixture) -> Result<()> {
+    pool(fixture)?;
+    let guest = fixture.having(GUEST, &[])?;
+    fixture.pcidom(&[&["attach", "--timeout", "60", GUEST], &all()[..]].concat())?;
+    fixture.expect_connected(&guest)?;
+    fixture.expect_in_guest(&guest, &all())?;
     // The copy of the ROM that firmware made is dom0's memory, and no register of the card.
     let real = attribute(VGA, "resource")?;
     ensure!(real.lines().nth(ROM).is_some_and(|line| line.starts_with("0x00000000000c0000 ")), "in dom0: {real}");
-    let address = bed.virtual_address(&guest, VGA)?;
-    let seen = bed.in_guest(&guest, &format!("cat {}/resource", sysfs(&address)))?;
+    let address = fixture.virtual_address(&guest, VGA)?;
+    let seen = fixture.in_guest(&guest, &format!("cat {}/resource", sysfs(&address)))?;
     let seen = String::from_utf8_lossy(&seen).into_owned();
     ensure!(seen.lines().nth(ROM).is_some_and(|line| line.starts_with("0x0000000000000000 ")), "in the guest: {seen}");
-    bed.pcidom(&[&["detach", "--timeout", "60", GUEST], &all()[..]].concat())?;
-    all().into_iter().try_for_each(|device| bed.expect_free(device))
+    fixture.pcidom(&[&["detach", "--timeout", "60", GUEST], &all()[..]].concat())?;
+    all().into_iter().try_for_each(|device| fixture.expect_free(device))
 }

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{IDE, VGA, attribute},
+    fixture::Fixture,
     snapshot::{debug_key, rights},
 };
 
@@ -20,21 +20,21 @@ pub(super) const CASES: &[Case] = &[Case::within(
 /// The guest, which the other cases on this host have too.
 const GUEST: &str = "one";
 
-fn own_registers(bed: &mut Bed) -> Result<()> {
+fn own_registers(fixture: &mut Fixture) -> Result<()> {
     let shadow = attribute(VGA, "resource")?;
     ensure!(shadow.contains("0x00000000000c0000 "), "the ROM of {VGA} is not the copy in memory: {shadow}");
     let legacy = attribute(IDE, "resource")?;
     ensure!(legacy.contains("0x00000000000003f6 0x00000000000003f6 "), "{IDE} is not in legacy mode: {legacy}");
-    let guest = bed.having(GUEST, &[VGA, IDE])?;
+    let guest = fixture.having(GUEST, &[VGA, IDE])?;
     let owner = format!("rights of domain {}:", guest.id);
-    let all = rights(&debug_key(bed, "q")?);
+    let all = rights(&debug_key(fixture, "q")?);
     let own: Vec<&str> = all.iter().filter_map(|line| line.strip_prefix(&owner)).map(str::trim).collect();
     let range = |kind: &str| own.iter().find(|line| line.starts_with(kind)).copied().unwrap_or_default();
     let (memory, ports) = (range("I/O Memory"), range("I/O Ports"));
     ensure!(!firsts(memory).is_empty() && !firsts(ports).is_empty(), "the guest has nothing: {all:?}");
     ensure!(firsts(memory).iter().all(|frame| *frame > 0xff), "the guest may map what is below 1 MiB: {memory}");
     ensure!(firsts(ports).iter().all(|port| *port >= 0x1000), "the guest may use legacy ports: {ports}");
-    bed.detach(&guest, &[VGA, IDE])
+    fixture.detach(&guest, &[VGA, IDE])
 }
 
 /// Where the ranges begin: `I/O Memory { fd000-fdfff, febf0 }`.

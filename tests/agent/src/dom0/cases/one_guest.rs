@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 
 use super::Case;
 use crate::dom0::{
-    bed::Bed,
     devices::{ALL, attribute, sysfs},
+    fixture::Fixture,
     guests::Domain,
     interrupts::EventCounts,
 };
@@ -17,20 +17,20 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// The guest of this group and the next.
-pub(super) fn guest(bed: &mut Bed) -> Result<Domain> {
-    bed.guest_with("three", &ALL)
+pub(super) fn guest(fixture: &mut Fixture) -> Result<Domain> {
+    fixture.guest_with("three", &ALL)
 }
 
-fn appear_on_bus_0(bed: &mut Bed) -> Result<()> {
-    let guest = guest(bed)?;
-    let mut found = bed.addresses_in(&guest)?;
+fn appear_on_bus_0(fixture: &mut Fixture) -> Result<()> {
+    let guest = guest(fixture)?;
+    let mut found = fixture.addresses_in(&guest)?;
     found.sort();
     // Three different physical slots: three slots, each with a function 0.
     ensure!(found == ["0000:00:00.0", "0000:00:01.0", "0000:00:02.0"], "the guest has {found:?}");
     for device in ALL {
-        let address = bed.virtual_address(&guest, device)?;
+        let address = fixture.virtual_address(&guest, device)?;
         for name in ["vendor", "device", "class", "subsystem_vendor", "subsystem_device", "revision"] {
-            let value = bed.in_guest(&guest, &format!("cat {}/{name}", sysfs(&address)))?;
+            let value = fixture.in_guest(&guest, &format!("cat {}/{name}", sysfs(&address)))?;
             let value = String::from_utf8_lossy(&value).trim_end().to_owned();
             ensure!(value == attribute(device, name)?, "{name} of {device} is {value} in the guest");
         }
@@ -39,11 +39,11 @@ fn appear_on_bus_0(bed: &mut Bed) -> Result<()> {
 }
 
 /// The guest's kernel finds addresses and sizes by sizing the BARs; dom0's found them on the real ones.
-fn bars(bed: &mut Bed) -> Result<()> {
-    let guest = guest(bed)?;
+fn bars(fixture: &mut Fixture) -> Result<()> {
+    let guest = guest(fixture)?;
     for device in ALL {
-        let address = bed.virtual_address(&guest, device)?;
-        let seen = bed.in_guest(&guest, &format!("cat {}/resource", sysfs(&address)))?;
+        let address = fixture.virtual_address(&guest, device)?;
+        let seen = fixture.in_guest(&guest, &format!("cat {}/resource", sysfs(&address)))?;
         let seen = String::from_utf8_lossy(&seen).into_owned();
         let real = attribute(device, "resource")?;
         let mut sized = 0;
@@ -59,16 +59,16 @@ fn bars(bed: &mut Bed) -> Result<()> {
 
 /// While a guest reads configuration space, dom0 gets no events beyond those of asking the guest to do it: these are counted
 /// first, with a request that takes as long and reads nothing.
-fn dom0_takes_no_part(bed: &mut Bed) -> Result<()> {
+fn dom0_takes_no_part(fixture: &mut Fixture) -> Result<()> {
     const READS: u64 = 1000;
-    let guest = guest(bed)?;
-    let file = format!("{}/config", sysfs(&bed.virtual_address(&guest, ALL[0])?));
+    let guest = guest(fixture)?;
+    let file = format!("{}/config", sysfs(&fixture.virtual_address(&guest, ALL[0])?));
     // The first time is for whatever happens only once.
-    bed.in_guest(&guest, &format!("read-often {file} 0 10"))?;
+    fixture.in_guest(&guest, &format!("read-often {file} 0 10"))?;
     let before = EventCounts::now()?;
-    bed.in_guest(&guest, "sleep 1")?;
+    fixture.in_guest(&guest, "sleep 1")?;
     let idle = EventCounts::now()?;
-    bed.in_guest(&guest, &format!("read-often {file} 0 {READS}"))?;
+    fixture.in_guest(&guest, &format!("read-often {file} 0 {READS}"))?;
     let busy = EventCounts::now()?;
     let (idle, busy) = (idle.since(&before), busy.since(&idle));
     println!("agent: events in dom0: {idle:?} without reads, {busy:?} with {READS}");

@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use super::Case;
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{ALL, attribute, sysfs},
+        fixture::Fixture,
         stub,
     },
     store::expect,
@@ -18,21 +18,25 @@ pub(super) const CASES: &[Case] = &[
     Case::new("pool_gives_a_device_back_to_dom0", gives_back),
 ];
 
-fn boots_in_one_mib(bed: &mut Bed) -> Result<()> {
-    let stub = bed.stub()?;
-    let listing = bed.xl(&["list", stub::NAME])?;
+fn boots_in_one_mib(fixture: &mut Fixture) -> Result<()> {
+    let stub = fixture.stub()?;
+    let listing = fixture.xl(&["list", stub::NAME])?;
     // Name ID Mem VCPUs State Time(s)
     let columns: Vec<&str> = listing.lines().last().unwrap_or_default().split_whitespace().collect();
     ensure!(columns.get(2..4) == Some(&["1", "1"]), "not 1 MiB and one CPU: {columns:?}");
-    expect("its version", bed.store.text(&stub.node("data/pcidom/version"))?.as_deref(), env!("CARGO_PKG_VERSION"))?;
-    expect("its export mode", bed.store.text(&stub.node("data/pcidom/export"))?.as_deref(), "vpci")
+    expect(
+        "its version",
+        fixture.store.text(&stub.node("data/pcidom/version"))?.as_deref(),
+        env!("CARGO_PKG_VERSION"),
+    )?;
+    expect("its export mode", fixture.store.text(&stub.node("data/pcidom/export"))?.as_deref(), "vpci")
 }
 
-fn takes_devices(bed: &mut Bed) -> Result<()> {
-    let stub = bed.stub_with_pool()?;
-    let listing = bed.pcidom(&["assignable", "list"])?;
+fn takes_devices(fixture: &mut Fixture) -> Result<()> {
+    let stub = fixture.stub_with_pool()?;
+    let listing = fixture.pcidom(&["assignable", "list"])?;
     for device in ALL {
-        expect(device, bed.pool_state(&stub, device)?.as_deref(), "free")?;
+        expect(device, fixture.pool_state(&stub, device)?.as_deref(), "free")?;
         let driver = std::fs::read_link(format!("{}/driver", sysfs(device)))?;
         ensure!(driver.ends_with("pciback"), "{device} is with {}", driver.display());
         ensure!(listing.contains(device), "{device} is not in what `assignable list` prints: {listing}");
@@ -40,13 +44,13 @@ fn takes_devices(bed: &mut Bed) -> Result<()> {
     Ok(())
 }
 
-fn gives_back(bed: &mut Bed) -> Result<()> {
-    let stub = bed.stub_with_pool()?;
+fn gives_back(fixture: &mut Fixture) -> Result<()> {
+    let stub = fixture.stub_with_pool()?;
     let device = ALL[1];
-    bed.pcidom(&["assignable", "remove", device])?;
-    ensure!(bed.pool_state(&stub, device)?.is_none(), "its directory is still there");
-    ensure!(!bed.pcidom(&["assignable", "list"])?.contains(device), "it is still listed");
+    fixture.pcidom(&["assignable", "remove", device])?;
+    ensure!(fixture.pool_state(&stub, device)?.is_none(), "its directory is still there");
+    ensure!(!fixture.pcidom(&["assignable", "list"])?.contains(device), "it is still listed");
     ensure!(attribute(device, "driver_override")? == "(null)", "dom0's drivers are still kept from it");
-    bed.pcidom(&["assignable", "add", device])?;
-    expect(device, bed.pool_state(&stub, device)?.as_deref(), "free")
+    fixture.pcidom(&["assignable", "add", device])?;
+    expect(device, fixture.pool_state(&stub, device)?.as_deref(), "free")
 }

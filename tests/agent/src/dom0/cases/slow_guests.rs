@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{EDU, component},
+        fixture::Fixture,
     },
     store::expect,
 };
@@ -25,47 +25,47 @@ pub(super) const CASES: &[Case] = &[
     Case::new("what_a_guest_lacks_for_its_devices_is_told", what_it_lacks),
 ];
 
-fn driver_comes_late(bed: &mut Bed) -> Result<()> {
-    let stub = prepare(bed, &[EDU])?;
+fn driver_comes_late(fixture: &mut Fixture) -> Result<()> {
+    let stub = prepare(fixture, &[EDU])?;
     // It loads no module by itself.
     let file = configuration("'00:06.0'", "")?;
-    bed.pcidom_fails(&["create", "--timeout", "5", &file], 3, "stay attached")?;
-    let guest = bed.find(NAME)?.context("the guest is gone")?;
-    bed.domains.push(guest.clone());
-    ensure!(bed.store.children("/tool/pcidom/create")?.is_empty(), "the guest is noted as unfinished");
-    let deadline = bed.deadline;
-    bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+    fixture.pcidom_fails(&["create", "--timeout", "5", &file], 3, "stay attached")?;
+    let guest = fixture.find(NAME)?.context("the guest is gone")?;
+    fixture.domains.push(guest.clone());
+    ensure!(fixture.store.children("/tool/pcidom/create")?.is_empty(), "the guest is noted as unfinished");
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
     // Neither do later commands take it down, or its device away.
-    bed.pcidom(&["reclaim"])?;
+    fixture.pcidom(&["reclaim"])?;
     let record = |name: &str| format!("/tool/pcidom/device/{}/{name}", component(EDU));
-    expect("its phase", bed.store.text(&record("phase"))?.as_deref(), "attached")?;
-    ensure!(bed.store.text(&record("keep"))?.is_some(), "the device does not follow the guest");
-    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), &format!("lent {}", guest.id))?;
-    bed.in_guest(&guest, "load xen-pcifront")?;
-    bed.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
-    let found = bed.addresses_in(&guest)?;
+    expect("its phase", fixture.store.text(&record("phase"))?.as_deref(), "attached")?;
+    ensure!(fixture.store.text(&record("keep"))?.is_some(), "the device does not follow the guest");
+    expect(EDU, fixture.pool_state(&stub, EDU)?.as_deref(), &format!("assigned {}", guest.id))?;
+    fixture.in_guest(&guest, "load xen-pcifront")?;
+    fixture.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
+    let found = fixture.addresses_in(&guest)?;
     ensure!(found.len() == 1, "the guest has {found:?}");
-    bed.destroy(&guest)?;
-    bed.pcidom(&["reclaim"])?;
-    expect(EDU, bed.pool_state(&stub, EDU)?.as_deref(), "free")
+    fixture.destroy(&guest)?;
+    fixture.pcidom(&["reclaim"])?;
+    expect(EDU, fixture.pool_state(&stub, EDU)?.as_deref(), "free")
 }
 
 /// By libxl's own record of how it was created.
-fn what_it_lacks(bed: &mut Bed) -> Result<()> {
-    prepare(bed, &[EDU])?;
+fn what_it_lacks(fixture: &mut Fixture) -> Result<()> {
+    prepare(fixture, &[EDU])?;
     let file = configuration("'00:06.0'", "")?;
-    let complete = bed.try_pcidom(&["create", "-p", &file])?;
+    let complete = fixture.try_pcidom(&["create", "-p", &file])?;
     ensure!(complete.code() == 0 && !complete.stderr.contains("iommu=soft"), "{}", complete.stderr);
-    let guest = bed.find(NAME)?.context("there is no guest")?;
-    bed.domains.push(guest.clone());
-    bed.destroy(&guest)?;
-    let lacking = bed.try_pcidom(&["create", "-p", &file, "extra='console=hvc0'", "e820_host=0"])?;
+    let guest = fixture.find(NAME)?.context("there is no guest")?;
+    fixture.domains.push(guest.clone());
+    fixture.destroy(&guest)?;
+    let lacking = fixture.try_pcidom(&["create", "-p", &file, "extra='console=hvc0'", "e820_host=0"])?;
     ensure!(lacking.code() == 0, "it ended with {}: {}", lacking.code(), lacking.stderr);
-    let guest = bed.find(NAME)?.context("there is no guest")?;
-    bed.domains.push(guest.clone());
+    let guest = fixture.find(NAME)?.context("there is no guest")?;
+    fixture.domains.push(guest.clone());
     for word in ["has no iommu=soft", "without e820_host=1"] {
         ensure!(lacking.stderr.contains(word), "it does not say {word:?}: {}", lacking.stderr);
     }
-    bed.destroy(&guest)?;
-    bed.pcidom(&["reclaim"]).map(drop)
+    fixture.destroy(&guest)?;
+    fixture.pcidom(&["reclaim"]).map(drop)
 }

@@ -14,13 +14,13 @@ impl Session<'_> {
         // Earlier stubs have written to the same file.
         let earlier = fs::read_to_string(&log).unwrap_or_default().len();
         let started = Instant::now();
-        self.bed.xl(&["create", "/etc/xen/pcidom.cfg"])?;
-        let id = self.bed.xl(&["domid", stub::NAME])?.trim().parse()?;
+        self.fixture.xl(&["create", "/etc/xen/pcidom.cfg"])?;
+        let id = self.fixture.xl(&["domid", stub::NAME])?.trim().parse()?;
         let domain = Domain { name: stub::NAME.to_owned(), id };
-        self.bed.domains.push(domain.clone());
-        let deadline = self.bed.deadline;
+        self.fixture.domains.push(domain.clone());
+        let deadline = self.fixture.deadline;
         let is_ready = |value: Option<&str>| value.is_some_and(|text| !text.is_empty());
-        self.bed.store.wait_for(&domain.node("data/pcidom/version"), deadline, is_ready)?;
+        self.fixture.store.wait_for(&domain.node("data/pcidom/version"), deadline, is_ready)?;
         self.sample("backend_boot", "ms", milliseconds(started.elapsed()))?;
         let own = loop {
             let text = fs::read_to_string(&log).unwrap_or_default();
@@ -45,24 +45,24 @@ impl Session<'_> {
         match self.who {
             Contestant::Pciback => {
                 fs::write(&file, guest_config(name, &format!("pci = [\"{DEVICE}\"]\n"))?)?;
-                self.bed.xl(&["create", &file])?;
+                self.fixture.xl(&["create", &file])?;
             }
             Contestant::Pcidom => {
                 fs::write(&file, guest_config(name, "")?)?;
-                self.bed.xl(&["create", "-p", &file])?;
-                self.bed.pcidom(&["attach", name, DEVICE])?;
-                self.bed.xl(&["unpause", name])?;
+                self.fixture.xl(&["create", "-p", &file])?;
+                self.fixture.pcidom(&["attach", name, DEVICE])?;
+                self.fixture.xl(&["unpause", name])?;
             }
         }
-        let id = self.bed.xl(&["domid", name])?.trim().parse()?;
+        let id = self.fixture.xl(&["domid", name])?.trim().parse()?;
         let guest = Domain { name: name.to_owned(), id };
-        self.bed.domains.push(guest.clone());
-        let deadline = self.bed.deadline;
-        self.bed.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
+        self.fixture.domains.push(guest.clone());
+        let deadline = self.fixture.deadline;
+        self.fixture.store.wait_for(&guest.node("data/bench/ready"), deadline, |value| value.is_some())?;
         let took = started.elapsed();
-        self.bed.in_guest(&guest, &format!("test -e {}", Self::config_file()))?;
+        self.fixture.in_guest(&guest, &format!("test -e {}", Self::config_file()))?;
         self.sample("guest_boot_with_device", "ms", milliseconds(took))?;
         self.measure_detach(&guest)?;
-        self.bed.destroy(&guest)
+        self.fixture.destroy(&guest)
     }
 }

@@ -50,7 +50,7 @@ impl Session<'_> {
     pub(super) fn enter(&mut self) -> Result<()> {
         if self.who == Contestant::Pcidom {
             self.measure_backend_boot()?;
-            self.bed.broker()?;
+            self.fixture.broker()?;
         }
         self.make_assignable(DEVICE)
     }
@@ -59,25 +59,25 @@ impl Session<'_> {
     pub(super) fn leave(&mut self) -> Result<()> {
         self.make_unassignable(DEVICE)?;
         if self.who == Contestant::Pcidom {
-            self.bed.kill_broker();
-            let stub = self.bed.domains.iter().find(|domain| domain.name == stub::NAME).cloned();
-            stub.map_or(Ok(()), |stub| self.bed.destroy(&stub))?;
+            self.fixture.kill_broker();
+            let stub = self.fixture.domains.iter().find(|domain| domain.name == stub::NAME).cloned();
+            stub.map_or(Ok(()), |stub| self.fixture.destroy(&stub))?;
         }
         Ok(())
     }
 
     pub(super) fn make_assignable(&mut self, device: &str) -> Result<()> {
         match self.who {
-            Contestant::Pciback => self.bed.xl(&["pci-assignable-add", device])?,
-            Contestant::Pcidom => self.bed.pcidom(&["assignable", "add", device])?,
+            Contestant::Pciback => self.fixture.xl(&["pci-assignable-add", device])?,
+            Contestant::Pcidom => self.fixture.pcidom(&["assignable", "add", device])?,
         };
         Ok(())
     }
 
     pub(super) fn make_unassignable(&mut self, device: &str) -> Result<()> {
         match self.who {
-            Contestant::Pciback => self.bed.xl(&["pci-assignable-remove", device])?,
-            Contestant::Pcidom => self.bed.pcidom(&["assignable", "remove", device])?,
+            Contestant::Pciback => self.fixture.xl(&["pci-assignable-remove", device])?,
+            Contestant::Pcidom => self.fixture.pcidom(&["assignable", "remove", device])?,
         };
         Ok(())
     }
@@ -86,7 +86,7 @@ impl Session<'_> {
     pub(super) fn backend(&mut self) -> Result<u16> {
         Ok(match self.who {
             Contestant::Pciback => 0,
-            Contestant::Pcidom => self.bed.stub()?.id,
+            Contestant::Pcidom => self.fixture.stub()?.id,
         })
     }
 

@@ -17,7 +17,7 @@ impl Session<'_> {
     pub(super) fn measure_cpu(&mut self, guest: &Domain) -> Result<()> {
         let start = self.dom0_time()?;
         let started = Instant::now();
-        self.bed.in_guest(guest, &format!("read-often {} 4 {READS}", Self::config_file()))?;
+        self.fixture.in_guest(guest, &format!("read-often {} 4 {READS}", Self::config_file()))?;
         let took = started.elapsed();
         let middle = self.dom0_time()?;
         thread::sleep(took.max(Duration::from_secs(1)));
@@ -27,7 +27,7 @@ impl Session<'_> {
 
     /// Seconds, from the last column of `xl list`.
     fn dom0_time(&self) -> Result<f64> {
-        let listing = self.bed.xl(&["list", "Domain-0"])?;
+        let listing = self.fixture.xl(&["list", "Domain-0"])?;
         let time = listing.lines().last().and_then(|line| line.split_whitespace().last());
         time.and_then(|time| time.parse().ok()).with_context(|| format!("no time in {listing:?}"))
     }

@@ -12,8 +12,8 @@ const READS: u32 = 1000;
 impl Session<'_> {
     /// Reads from the disk, in a row and all over it.
     pub(super) fn measure_data(&mut self, guest: &Domain) -> Result<()> {
-        self.bed.await_disk(guest, DISK)?;
-        let said = self.bed.in_guest(guest, &format!("disk-speed {DISK} {MIB} {READS}"))?;
+        self.fixture.await_disk(guest, DISK)?;
+        let said = self.fixture.in_guest(guest, &format!("disk-speed {DISK} {MIB} {READS}"))?;
         let said = String::from_utf8(said)?;
         let (sequential, random) = said.split_once(' ').with_context(|| format!("the guest said {said:?}"))?;
         self.report_figure("nvme_sequential_read_mib_s", "MiB/s", sequential.parse()?)?;

@@ -9,8 +9,8 @@ impl Session<'_> {
     /// A running guest without devices, with these lines in its configuration. Its calls to the backend about interrupts are traced.
     pub(super) fn measured_guest(&mut self, name: &str, lines: &str) -> Result<Domain> {
         let config = guest_config(name, lines)?;
-        let guest = self.bed.create_paused(name, &config)?;
-        self.bed.unpause(&guest)?;
+        let guest = self.fixture.create_paused(name, &config)?;
+        self.fixture.unpause(&guest)?;
         self.trace_interrupts(&guest)?;
         Ok(guest)
     }

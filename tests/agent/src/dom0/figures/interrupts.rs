@@ -10,7 +10,7 @@ const TRACING: &str = "/sys/kernel/tracing";
 impl Session<'_> {
     /// Has the guest note how long each call for or against message interrupts takes.
     pub(super) fn trace_interrupts(&mut self, guest: &Domain) -> Result<()> {
-        self.bed.in_guest(
+        self.fixture.in_guest(
             guest,
             &format!(
                 "mount -t tracefs tracefs {TRACING}; cd {TRACING} && \
@@ -27,7 +27,7 @@ impl Session<'_> {
         // The driver goes on in the background after it is bound.
         let wait =
             format!("for i in $(seq 100); do [ $(grep -c ' us ' {TRACING}/trace) -ge 3 ] && break; usleep 20000; done");
-        let said = self.bed.in_guest(guest, &format!("{wait}; cat {TRACING}/trace; echo >{TRACING}/trace"))?;
+        let said = self.fixture.in_guest(guest, &format!("{wait}; cat {TRACING}/trace; echo >{TRACING}/trace"))?;
         let said = String::from_utf8_lossy(&said);
         let first = |what: &str| {
             let line = said.lines().find(|line| line.contains(what))?;

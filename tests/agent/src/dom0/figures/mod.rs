@@ -6,21 +6,21 @@
 mod boot;
 mod contestant;
 mod cpu;
-mod crowd;
 mod data;
 mod guests;
 mod handshake;
 mod interrupts;
-mod noise;
+mod load;
 mod plug;
 mod reads;
+mod scale;
 mod stub;
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{bed::Bed, devices::NVME, guests::Domain, report::Report};
+use super::{devices::NVME, fixture::Fixture, guests::Domain, report::Report};
 use crate::process;
 use contestant::Contestant;
 
@@ -46,12 +46,12 @@ pub(crate) enum Scene {
     /// Both contestants in turn, with few guests.
     Contest(Clock),
     /// pcidom with very many guests.
-    Crowd,
+    Scale,
 }
 
 /// What measuring works with.
 pub(crate) struct Session<'a> {
-    bed: &'a mut Bed,
+    fixture: &'a mut Fixture,
     report: &'a mut Report,
     clock: Clock,
     /// Groups of figures; all if empty.
@@ -61,17 +61,17 @@ pub(crate) struct Session<'a> {
 }
 
 /// Measures `options`: a number of rounds, and names of groups with commas between them.
-pub(crate) fn run(bed: &mut Bed, report: &mut Report, scene: Scene, options: &str) -> Result<()> {
+pub(crate) fn run(fixture: &mut Fixture, report: &mut Report, scene: Scene, options: &str) -> Result<()> {
     process::tell_nothing();
     let (rounds, only) = options.split_once(' ').unwrap_or((options, ""));
     let rounds = rounds.parse().with_context(|| format!("rounds: {rounds:?}"))?;
     let only = only.split(',').filter(|group| !group.is_empty()).collect();
     let clock = match scene {
         Scene::Contest(clock) => clock,
-        Scene::Crowd => Clock::Real,
+        Scene::Scale => Clock::Real,
     };
-    let mut session = Session { bed, report, clock, only, round: 0, who: Contestant::Pciback };
-    let result = if scene == Scene::Crowd { session.crowd(rounds) } else { session.run(rounds) };
+    let mut session = Session { fixture, report, clock, only, round: 0, who: Contestant::Pciback };
+    let result = if scene == Scene::Scale { session.scale(rounds) } else { session.run(rounds) };
     if let Err(error) = &result {
         session.problem("the rest", error)?;
     }
@@ -93,7 +93,7 @@ impl Session<'_> {
     }
 
     fn in_turn(&mut self, rounds: u32) -> Result<()> {
-        self.bed.set_limit(LIMIT);
+        self.fixture.set_limit(LIMIT);
         let guests = [self.measured_guest("default", "")?, self.measured_guest("native", "tsc_mode = \"native\"\n")?];
         for round in 0..rounds {
             self.round = round;
@@ -103,12 +103,12 @@ impl Session<'_> {
                 self.turn(&guests).with_context(|| format!("round {}, {}", round + 1, who.name()))?;
             }
         }
-        guests.iter().try_for_each(|guest| self.bed.destroy(guest))
+        guests.iter().try_for_each(|guest| self.fixture.destroy(guest))
     }
 
     /// One contestant's turn: everything once.
     fn turn(&mut self, [default, native]: &[Domain; 2]) -> Result<()> {
-        self.bed.set_limit(LIMIT);
+        self.fixture.set_limit(LIMIT);
         self.enter()?;
         self.measure_attach(default)?;
         self.measure_reads(default, "")?;
@@ -135,12 +135,12 @@ impl Session<'_> {
     /// Measures a group of figures, if it is wanted. What goes wrong in it is told and does not end the run.
     fn optional(&mut self, group: &str, measure: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         if self.wants(group) {
-            self.bed.set_limit(LIMIT);
+            self.fixture.set_limit(LIMIT);
             if let Err(error) = measure(self) {
                 self.problem(group, &error)?;
             }
         }
-        self.bed.set_limit(LIMIT);
+        self.fixture.set_limit(LIMIT);
         Ok(())
     }
 

@@ -17,11 +17,11 @@ impl Session<'_> {
     /// From the start of the command until the guest's driver has the device.
     pub(super) fn measure_attach(&mut self, guest: &Domain) -> Result<()> {
         let backend = self.backend()?;
-        let handshake = Handshake::watch(guest, backend, self.bed.deadline)?;
-        let request = self.bed.ask(guest, &format!("await-bound {DRIVER}"))?;
+        let handshake = Handshake::watch(guest, backend, self.fixture.deadline)?;
+        let request = self.fixture.ask(guest, &format!("await-bound {DRIVER}"))?;
         thread::sleep(LISTENING);
         let mut command = self.who.attach(guest, DEVICE);
-        let deadline = self.bed.deadline;
+        let deadline = self.fixture.deadline;
         let started = Instant::now();
         let steps = self.wants_steps();
         if steps {
@@ -36,7 +36,7 @@ impl Session<'_> {
             ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
             Ok(ended)
         });
-        let bound = self.bed.answer_well(&request).map(|_| started.elapsed());
+        let bound = self.fixture.answer_well(&request).map(|_| started.elapsed());
         let returned = running.join().map_err(|_| anyhow!("the thread panicked"))?? - started;
         self.sample("attach", "ms", milliseconds(bound?))?;
         self.sample("attach_command", "ms", milliseconds(returned))?;
@@ -59,14 +59,14 @@ impl Session<'_> {
             command.arg("-v");
         }
         let started = Instant::now();
-        let outcome = process::run(&mut command, self.bed.deadline)?;
+        let outcome = process::run(&mut command, self.fixture.deadline)?;
         let took = started.elapsed();
         if steps {
             println!("agent: detach:\n{}", outcome.stderr);
         }
         ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
         self.sample("detach", "ms", milliseconds(took))?;
-        let left = self.bed.addresses_in(guest)?;
+        let left = self.fixture.addresses_in(guest)?;
         ensure!(left.is_empty(), "{} still has {left:?}", guest.name);
         Ok(())
     }

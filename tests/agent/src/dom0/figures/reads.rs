@@ -77,7 +77,7 @@ impl Session<'_> {
     /// Microseconds.
     fn time_in(&mut self, guest: &Domain, kind: &str, offset: u32, length: u32, count: u32) -> Result<Times> {
         let file = Self::config_file();
-        let said = self.bed.in_guest(guest, &format!("time-access {kind} {file} {offset} {length} {count}"))?;
+        let said = self.fixture.in_guest(guest, &format!("time-access {kind} {file} {offset} {length} {count}"))?;
         let said = String::from_utf8(said)?;
         let mut times = said.split(' ').map(|word| word.parse::<f64>().map(|nanoseconds| nanoseconds / 1e3));
         let mut next = || times.next().with_context(|| format!("the guest said {said:?}"));

@@ -16,7 +16,7 @@ const READS: u32 = 3000;
 impl Session<'_> {
     /// What the domain and its image take.
     pub(super) fn measure_size(&mut self, domain: &Domain) -> Result<()> {
-        let listing = self.bed.xl(&["list", &domain.name])?;
+        let listing = self.fixture.xl(&["list", &domain.name])?;
         // Name ID Mem VCPUs State Time(s)
         let memory = listing.lines().last().and_then(|line| line.split_whitespace().nth(2));
         let memory =
@@ -30,14 +30,14 @@ impl Session<'_> {
     /// Instructions and hypercalls for each read, by the image that counts its own (`boot/src/counting.rs`).
     pub(super) fn count_in_the_stub(&mut self) -> Result<()> {
         self.who = Contestant::Pcidom;
-        self.bed.set_limit(super::LIMIT);
+        self.fixture.set_limit(super::LIMIT);
         let example = fs::read_to_string("/etc/xen/pcidom.cfg")?;
-        let domain = self.bed.create_paused(stub::NAME, &format!("{example}\nkernel = \"{COUNTING}\"\n"))?;
-        self.bed.xl(&["unpause", stub::NAME])?;
-        let deadline = self.bed.deadline;
+        let domain = self.fixture.create_paused(stub::NAME, &format!("{example}\nkernel = \"{COUNTING}\"\n"))?;
+        self.fixture.xl(&["unpause", stub::NAME])?;
+        let deadline = self.fixture.deadline;
         let is_ready = |value: Option<&str>| value.is_some_and(|text| !text.is_empty());
-        self.bed.store.wait_for(&domain.node("data/pcidom/version"), deadline, is_ready)?;
-        self.bed.broker()?;
+        self.fixture.store.wait_for(&domain.node("data/pcidom/version"), deadline, is_ready)?;
+        self.fixture.broker()?;
         self.make_assignable(DEVICE)?;
         let guest = self.measured_guest("counted", "tsc_mode = \"native\"\n")?;
         self.measure_attach(&guest)?;
@@ -53,7 +53,7 @@ impl Session<'_> {
         })();
         self.report_figure("stub_boot_own_icount_us", "us", boot.context("the stub did not say how it started")?)?;
         let earlier = earlier.len();
-        self.bed.in_guest(&guest, &format!("read-often {} 4 {READS}", Self::config_file()))?;
+        self.fixture.in_guest(&guest, &format!("read-often {} 4 {READS}", Self::config_file()))?;
         let text = fs::read_to_string(&log)?;
         // The first report may be about other requests as well; the last is about reads only.
         let report = text.get(earlier..).unwrap_or_default().lines().rfind(|line| line.contains(" requests: "));
@@ -70,7 +70,7 @@ impl Session<'_> {
         self.report_figure("stub_instructions_per_read", "instructions", ticks / 2.0 / requests)?;
         self.report_figure("stub_hypercalls_per_read", "hypercalls", hypercalls / requests)?;
         self.measure_detach(&guest)?;
-        self.bed.destroy(&guest)?;
+        self.fixture.destroy(&guest)?;
         self.leave()
     }
 }

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ptr::NonNull;
 use kernel::grants::{self, GrantError, MapRequest, table::GrantedPage};
 use kernel::memory::mapping_of;
-use kernel::{heap, window};
+use kernel::{fixmap, heap};
 use xen_types::{DomId, GrantRef};
 
 const SELF: DomId = DomId::DOM0;
@@ -66,7 +66,7 @@ pub(super) fn batch() -> Outcome {
 pub(super) fn no_leak() -> Outcome {
     // The first use maps the grant table itself, which stays.
     drop(ok!(GrantedPage::new(SELF, true)));
-    let before = (window::slots_in_use(), heap::usage().used);
+    let before = (fixmap::slots_in_use(), heap::usage().used);
     let mut references = Vec::new();
     for _ in 0..600 {
         let page = ok!(GrantedPage::new(SELF, true));
@@ -77,6 +77,6 @@ pub(super) fn no_leak() -> Outcome {
     references.dedup();
     check_eq!(references.len(), 1);
     drop(references);
-    check_eq!((window::slots_in_use(), heap::usage().used), before);
+    check_eq!((fixmap::slots_in_use(), heap::usage().used), before);
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use crate::check::{Outcome, check, check_eq, ok};
 use alloc::vec::Vec;
+use kernel::fixmap::{self, FixmapEntry};
 use kernel::layout::PAGE_SIZE;
 use kernel::memory::{self, mapping_of};
-use kernel::window::{self, Slot};
 use xen_types::Pfn;
 
 pub(super) fn frame_list() -> Outcome {
@@ -45,11 +45,11 @@ pub(super) fn all_mapped() -> Outcome {
 }
 
 pub(super) fn window_growth() -> Outcome {
-    let before = window::slots_in_use();
+    let before = fixmap::slots_in_use();
     let mut addresses: Vec<usize> = Vec::new();
     let mut slots = Vec::new();
     for _ in 0..900 {
-        let slot = ok!(Slot::take());
+        let slot = ok!(FixmapEntry::take());
         check!(mapping_of(slot.address()).is_none(), "slot {:#x} is not empty", slot.address());
         addresses.push(slot.address());
         slots.push(slot);
@@ -57,14 +57,14 @@ pub(super) fn window_growth() -> Outcome {
     addresses.sort_unstable();
     addresses.dedup();
     check_eq!(addresses.len(), 900);
-    check_eq!(window::slots_in_use(), before + 900);
+    check_eq!(fixmap::slots_in_use(), before + 900);
     // A table where there is one already: the page for it is given back.
     let used = kernel::heap::usage().used;
     for slot in slots.iter().take(10) {
-        check_eq!(window::make_table(slot.address()), Err(xen_types::Errno::EEXIST));
+        check_eq!(fixmap::make_table(slot.address()), Err(xen_types::Errno::EEXIST));
     }
     check_eq!(kernel::heap::usage().used, used);
     drop(slots);
-    check_eq!(window::slots_in_use(), before);
+    check_eq!(fixmap::slots_in_use(), before);
     Ok(())
 }

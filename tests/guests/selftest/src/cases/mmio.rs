@@ -1,8 +1,8 @@
 //! MMIO frames. The bench has QEMU's `edu` device at 00:06.0.
 
 use crate::check::{Outcome, check, check_eq, ok};
+use kernel::fixmap;
 use kernel::mmio::MmioPage;
-use kernel::window;
 use xen_types::{Errno, Mfn};
 
 /// ECAM frame of 00:06.0 on QEMU's q35: the window is at 0xb0000000.
@@ -11,7 +11,7 @@ const EDU: Mfn = Mfn(0xb_0000 + (6 << 3));
 const LOCAL_APIC: Mfn = Mfn(0xf_ee00);
 
 pub(super) fn ecam() -> Outcome {
-    let before = window::slots_in_use();
+    let before = fixmap::slots_in_use();
     let page = ok!(MmioPage::map(EDU));
     check_eq!(page.read_u32(0), 0x11e8_1234);
     check_eq!(page.read_u16(0), 0x1234);
@@ -19,7 +19,7 @@ pub(super) fn ecam() -> Outcome {
     check_eq!(page.read_u8(1), 0x12);
     check_eq!(page.read_u32(3), 0x11e8_1234);
     drop(page);
-    check_eq!(window::slots_in_use(), before);
+    check_eq!(fixmap::slots_in_use(), before);
     Ok(())
 }
 
@@ -34,9 +34,9 @@ pub(super) fn protected() -> Outcome {
 }
 
 pub(super) fn refused() -> Outcome {
-    let before = window::slots_in_use();
+    let before = fixmap::slots_in_use();
     let refusal = MmioPage::map(LOCAL_APIC).err();
     check!(refusal == Some(Errno::EPERM), "mapping the local APIC: {refusal:?}");
-    check_eq!(window::slots_in_use(), before);
+    check_eq!(fixmap::slots_in_use(), before);
     Ok(())
 }

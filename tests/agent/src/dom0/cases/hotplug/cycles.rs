@@ -10,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, ONE};
 use crate::dom0::{
-    bed::Bed,
     devices::{E1000, E1000E, EDU, NVME, PAIR},
+    fixture::Fixture,
     guests::Domain,
     irqs::Irqs,
     snapshot::{Snapshot, debug_key},
@@ -30,48 +30,48 @@ const DISK: &str = "/dev/nvme0n1";
 #[derive(Debug, PartialEq, Eq)]
 struct Figures(BTreeMap<String, u64>);
 
-fn hundred(bed: &mut Bed) -> Result<()> {
-    cycles(bed, 100, &mut |_| Ok(()))
+fn hundred(fixture: &mut Fixture) -> Result<()> {
+    cycles(fixture, 100, &mut |_| Ok(()))
 }
 
 /// So many cycles of a device on a running guest whose driver finds the disk each time, all devices at a time. `progress` hears of each hundred.
-pub(crate) fn cycles(bed: &mut Bed, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
-    bed.set_limit(2 * LIMIT);
-    let guest = bed.having(ONE, &[E1000])?;
-    DEVICES.iter().try_for_each(|device| bed.in_pool(device))?;
-    bed.in_guest(&guest, "load nvme")?;
+pub(crate) fn cycles(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    fixture.set_limit(2 * LIMIT);
+    let guest = fixture.having(ONE, &[E1000])?;
+    DEVICES.iter().try_for_each(|device| fixture.in_pool(device))?;
+    fixture.in_guest(&guest, "load nvme")?;
     // What happens only once: caches, lists that keep their room.
     for _ in 0..3 {
-        bed.set_limit(LIMIT);
-        round(bed, &guest)?;
+        fixture.set_limit(LIMIT);
+        round(fixture, &guest)?;
     }
-    let stub = bed.stub()?;
-    let (before, figures) = (Snapshot::take(bed, &stub)?, figures(bed, &guest)?);
+    let stub = fixture.stub()?;
+    let (before, figures) = (Snapshot::take(fixture, &stub)?, figures(fixture, &guest)?);
     let started = Instant::now();
     let mut done = 0;
     while done < count {
-        bed.set_limit(LIMIT);
-        round(bed, &guest).with_context(|| format!("after {done} cycles"))?;
+        fixture.set_limit(LIMIT);
+        round(fixture, &guest).with_context(|| format!("after {done} cycles"))?;
         done += u32::try_from(DEVICES.len())?;
         if done % 100 == 0 {
             let each = started.elapsed() / done;
-            progress(&format!("{done} cycles, {} ms each: {:?}", each.as_millis(), self::figures(bed, &guest)?.0))?;
+            progress(&format!("{done} cycles, {} ms each: {:?}", each.as_millis(), self::figures(fixture, &guest)?.0))?;
         }
     }
     let each = started.elapsed() / done.max(1);
     println!("agent: {done} cycles, {} ms each", each.as_millis());
-    let after = self::figures(bed, &guest)?;
+    let after = self::figures(fixture, &guest)?;
     println!("agent: before {:?}", figures.0);
     println!("agent: after  {:?}", after.0);
-    before.compare(&Snapshot::take(bed, &stub)?)?;
+    before.compare(&Snapshot::take(fixture, &stub)?)?;
     figures.compare(&after)
 }
 
 /// One cycle of each device: the disk comes, the driver finds it with its vectors, and it goes, and the others with it.
-fn round(bed: &mut Bed, guest: &Domain) -> Result<()> {
-    bed.pcidom(&[&["attach", &*guest.name], &DEVICES[..]].concat())?;
-    bed.await_disk(guest, DISK)?;
-    bed.pcidom(&[&["detach", &*guest.name], &DEVICES[..]].concat()).map(drop)
+fn round(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
+    fixture.pcidom(&[&["attach", &*guest.name], &DEVICES[..]].concat())?;
+    fixture.await_disk(guest, DISK)?;
+    fixture.pcidom(&[&["detach", &*guest.name], &DEVICES[..]].concat()).map(drop)
 }
 
 impl Figures {
@@ -91,29 +91,29 @@ impl Figures {
     }
 }
 
-fn figures(bed: &mut Bed, guest: &Domain) -> Result<Figures> {
+fn figures(fixture: &mut Fixture, guest: &Domain) -> Result<Figures> {
     let mut all = BTreeMap::new();
     let mut note = |name: &str, value: u64| {
         all.insert(name.to_owned(), value);
     };
-    note("xenstore nodes", bed.run("xenstore-ls", &["-f"])?.lines().count() as u64);
-    let irqs = Irqs::now(bed)?;
+    note("xenstore nodes", fixture.run("xenstore-ls", &["-f"])?.lines().count() as u64);
+    let irqs = Irqs::now(fixture)?;
     let (bound, unbound) = irqs.messages();
     note("messages bound", bound as u64);
     note("messages not bound", unbound as u64);
     note("guest's pirqs", irqs.bound_to(guest.id).len() as u64);
     // One line a port, of all domains (`xen/common/event_channel.c`, `domain_dump_evtchn_info`).
-    let ports = debug_key(bed, "e")?.iter().filter(|line| line.contains("]: s=")).count();
+    let ports = debug_key(fixture, "e")?.iter().filter(|line| line.contains("]: s=")).count();
     note("event channels", ports as u64);
-    let broker = bed.broker_pid()?;
+    let broker = fixture.broker_pid()?;
     note("broker's files", fs::read_dir(format!("/proc/{broker}/fd"))?.count() as u64);
     let status = fs::read_to_string(format!("/proc/{broker}/status"))?;
     let resident =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
     note("broker's KiB", resident.context("no VmRSS")?);
     // The stub's own: `"name": NUMBER` in the JSON form.
-    let status = bed.pcidom(&["status", "--json"])?;
-    let (_, status) = status.split_once("\"figures\":").with_context(|| format!("no figures in {status}"))?;
+    let status = fixture.pcidom(&["status", "--json"])?;
+    let (_, status) = status.split_once("\"statistics\":").with_context(|| format!("no statistics in {status}"))?;
     for name in ["heap_used", "windows", "ports", "grants", "watches", "transactions", "alarms", "frontends", "devices"]
     {
         let number = status.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest.trim_start());

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{Case, ONE, TWO};
-use crate::dom0::{bed::Bed, devices::NVME, guests::Domain, network};
+use crate::dom0::{devices::NVME, fixture::Fixture, guests::Domain, network};
 
 pub(in super::super) const CASES: &[Case] = &[
     Case::new("a_disk_attached_to_a_running_guest_holds_a_file_system", with_file_system),
@@ -17,43 +17,44 @@ const MIB: u32 = 8;
 const SEED: u64 = 0x517c_c1b7_2722_0a95;
 
 /// A running guest gets the disk.
-fn plugged_in(bed: &mut Bed, name: &str) -> Result<Domain> {
-    let guest = bed.having(name, &[])?;
+fn plugged_in(fixture: &mut Fixture, name: &str) -> Result<Domain> {
+    let guest = fixture.having(name, &[])?;
     for module in ["nvme", "crc32c_generic", "ext4"] {
-        bed.in_guest(&guest, &format!("load {module}"))?;
+        fixture.in_guest(&guest, &format!("load {module}"))?;
     }
-    bed.having(name, &[NVME])?;
-    bed.await_disk(&guest, DISK)?;
-    bed.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
+    fixture.having(name, &[NVME])?;
+    fixture.await_disk(&guest, DISK)?;
+    fixture.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
     Ok(guest)
 }
 
 /// The guest gives the disk back, and its kernel has forgotten it.
-fn plugged_out(bed: &mut Bed, guest: &Domain) -> Result<()> {
-    bed.detach(guest, &[NVME])?;
-    bed.in_guest(guest, &format!("! test -e {DISK}"))?;
-    let left = bed.addresses_in(guest)?;
+fn plugged_out(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
+    fixture.detach(guest, &[NVME])?;
+    fixture.in_guest(guest, &format!("! test -e {DISK}"))?;
+    let left = fixture.addresses_in(guest)?;
     ensure!(left.is_empty(), "the guest still has {left:?}");
-    ensure!(bed.interrupts_in(guest, "nvme")?.is_empty(), "the guest still has interrupts of it");
+    ensure!(fixture.interrupts_in(guest, "nvme")?.is_empty(), "the guest still has interrupts of it");
     Ok(())
 }
 
-fn with_file_system(bed: &mut Bed) -> Result<()> {
-    let guest = plugged_in(bed, ONE)?;
+fn with_file_system(fixture: &mut Fixture) -> Result<()> {
+    let guest = plugged_in(fixture, ONE)?;
     let other = network::seed()?;
-    bed.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
-    bed.in_guest(&guest, &format!("mke2fs -F {DISK} && mkdir -p /mnt && mount -t ext2 {DISK} /mnt && touch {FILE}"))?;
-    bed.in_guest(&guest, &format!("disk-write {FILE} {SEED} {MIB}"))?;
-    bed.in_guest(&guest, &format!("disk-check {FILE} {SEED} {MIB}"))?;
-    bed.in_guest(&guest, "umount /mnt")?;
-    plugged_out(bed, &guest)
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
+    fixture
+        .in_guest(&guest, &format!("mke2fs -F {DISK} && mkdir -p /mnt && mount -t ext2 {DISK} /mnt && touch {FILE}"))?;
+    fixture.in_guest(&guest, &format!("disk-write {FILE} {SEED} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-check {FILE} {SEED} {MIB}"))?;
+    fixture.in_guest(&guest, "umount /mnt")?;
+    plugged_out(fixture, &guest)
 }
 
-fn next_guest(bed: &mut Bed) -> Result<()> {
-    let guest = plugged_in(bed, TWO)?;
-    bed.in_guest(&guest, &format!("mkdir -p /mnt && mount -t ext2 {DISK} /mnt"))?;
-    bed.in_guest(&guest, &format!("disk-check {FILE} {SEED} {MIB}"))?;
-    bed.in_guest(&guest, "umount /mnt")?;
-    plugged_out(bed, &guest)
+fn next_guest(fixture: &mut Fixture) -> Result<()> {
+    let guest = plugged_in(fixture, TWO)?;
+    fixture.in_guest(&guest, &format!("mkdir -p /mnt && mount -t ext2 {DISK} /mnt"))?;
+    fixture.in_guest(&guest, &format!("disk-check {FILE} {SEED} {MIB}"))?;
+    fixture.in_guest(&guest, "umount /mnt")?;
+    plugged_out(fixture, &guest)
 }

@@ -13,8 +13,8 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use super::{Case, ONE};
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{E1000, EDU},
+        fixture::Fixture,
         guests::Domain,
     },
     process::wait_readable,
@@ -32,9 +32,9 @@ enum End {
 }
 
 /// The guest keeps a device that nothing happens to, and another one comes and goes.
-fn killed(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000])?;
-    bed.in_pool(EDU)?;
+fn killed(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000])?;
+    fixture.in_pool(EDU)?;
     let (mut at_attach, mut at_detach) = (0, 0);
     let (mut attaching, mut detaching) = (true, true);
     // Before its first line it has done nothing, and behind its last it is done.
@@ -43,26 +43,26 @@ fn killed(bed: &mut Bed) -> Result<()> {
             break;
         }
         if attaching {
-            attaching = kill_at(bed, &guest, "attach", step)? == End::Killed;
-            recovered(bed, &guest).with_context(|| format!("attach killed at line {step}"))?;
+            attaching = kill_at(fixture, &guest, "attach", step)? == End::Killed;
+            recovered(fixture, &guest).with_context(|| format!("attach killed at line {step}"))?;
             at_attach += u32::from(attaching);
         }
-        bed.having(ONE, &[E1000, EDU]).with_context(|| format!("attach after a kill at line {step}"))?;
+        fixture.having(ONE, &[E1000, EDU]).with_context(|| format!("attach after a kill at line {step}"))?;
         if detaching {
-            detaching = kill_at(bed, &guest, "detach", step)? == End::Killed;
-            recovered(bed, &guest).with_context(|| format!("detach killed at line {step}"))?;
+            detaching = kill_at(fixture, &guest, "detach", step)? == End::Killed;
+            recovered(fixture, &guest).with_context(|| format!("detach killed at line {step}"))?;
             at_detach += u32::from(detaching);
         }
-        bed.having(ONE, &[E1000]).with_context(|| format!("detach after a kill at line {step}"))?;
+        fixture.having(ONE, &[E1000]).with_context(|| format!("detach after a kill at line {step}"))?;
     }
     println!("agent: attach killed at {at_attach} steps, detach at {at_detach}: all were put right");
     ensure!(at_attach > 5 && at_detach > 5, "the tool hardly says what it does");
-    bed.expect_in_guest(&guest, &[E1000])?;
-    bed.expect_free(EDU)
+    fixture.expect_in_guest(&guest, &[E1000])?;
+    fixture.expect_free(EDU)
 }
 
 /// Starts `pcidom -v COMMAND` for the device and kills it when it has said so many lines and begins another.
-fn kill_at(bed: &Bed, guest: &Domain, command: &str, lines: usize) -> Result<End> {
+fn kill_at(fixture: &Fixture, guest: &Domain, command: &str, lines: usize) -> Result<End> {
     // In a pipe of packets with room for one, each write waits until the one before was read: it cannot run ahead.
     let (reader, writer) = pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC)?;
     fcntl_setpipe_size(&reader, 4096)?;
@@ -75,7 +75,7 @@ fn kill_at(bed: &Bed, guest: &Domain, command: &str, lines: usize) -> Result<End
         .spawn()?;
     let (mut said, mut text, mut buffer) = (0, String::new(), [0; 4096]);
     let result = loop {
-        if !wait_readable(&reader, bed.deadline)? {
+        if !wait_readable(&reader, fixture.deadline)? {
             break Err(anyhow!("it says nothing after {said} lines"));
         }
         if said == lines {
@@ -105,14 +105,14 @@ fn kill_at(bed: &Bed, guest: &Domain, command: &str, lines: usize) -> Result<End
 }
 
 /// The next command has put everything right: the guest has the device, or the pool has it, and the other one works.
-fn recovered(bed: &mut Bed, guest: &Domain) -> Result<()> {
-    bed.pcidom(&["reclaim"])?;
-    bed.expect_connected(guest)?;
-    bed.expect_readable(guest, E1000)?;
-    let devices: Vec<String> = bed.entries(guest)?.into_iter().map(|entry| entry.device).collect();
+fn recovered(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
+    fixture.pcidom(&["reclaim"])?;
+    fixture.expect_connected(guest)?;
+    fixture.expect_readable(guest, E1000)?;
+    let devices: Vec<String> = fixture.entries(guest)?.into_iter().map(|entry| entry.device).collect();
     if devices == [E1000, EDU] {
-        return bed.expect_in_guest(guest, &[E1000, EDU]);
+        return fixture.expect_in_guest(guest, &[E1000, EDU]);
     }
-    bed.expect_in_guest(guest, &[E1000])?;
-    bed.expect_free(EDU)
+    fixture.expect_in_guest(guest, &[E1000])?;
+    fixture.expect_free(EDU)
 }

@@ -6,10 +6,10 @@ use anyhow::{Result, bail, ensure};
 
 use super::{Case, ONE};
 use crate::dom0::{
-    bed::Bed,
     devices::{E1000, EDU, component},
+    fixture::Fixture,
     guests::Domain,
-    transcript::{
+    store_trace::{
         Who::{self, Guest, Stub, Tool},
         Write,
     },
@@ -30,7 +30,7 @@ const ATTACH: &[Step] = &[
     ("`state-N`=Initialising, enables I/O resources,", Tool, "BE/state-1", Some("1")),
     ("switches the BE Connected → Reconfiguring;", Tool, "BE/state", Some("7")),
     ("the frontend follows to Reconfiguring;", Guest, "FE/state", Some("7")),
-    ("the stub finds the device being attached, exports it,", Stub, "POOL/state", Some("lent GUEST")),
+    ("the stub finds the device being attached, exports it,", Stub, "POOL/state", Some("assigned GUEST")),
     ("writes `vdev-N`,", Stub, "BE/vdev-1", Some("0000:00:01.00")),
     ("sets `state-N`=Initialised,", Stub, "BE/state-1", Some("3")),
     ("goes to Reconfigured;", Stub, "BE/state", Some("8")),
@@ -71,36 +71,36 @@ const BESIDE: &[&str] = &[
     "POOL/policy",
 ];
 
-fn guest(bed: &mut Bed) -> Result<Domain> {
-    let guest = bed.having(ONE, &[E1000])?;
-    bed.in_pool(EDU)?;
+fn guest(fixture: &mut Fixture) -> Result<Domain> {
+    let guest = fixture.having(ONE, &[E1000])?;
+    fixture.in_pool(EDU)?;
     Ok(guest)
 }
 
-fn attach(bed: &mut Bed) -> Result<()> {
-    let guest = guest(bed)?;
-    compare(bed, &guest, "attach", ATTACH)?;
-    bed.expect_in_guest(&guest, &[E1000, EDU])
+fn attach(fixture: &mut Fixture) -> Result<()> {
+    let guest = guest(fixture)?;
+    compare(fixture, &guest, "attach", ATTACH)?;
+    fixture.expect_in_guest(&guest, &[E1000, EDU])
 }
 
-fn detach(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000, EDU])?;
-    compare(bed, &guest, "detach", DETACH)?;
-    bed.expect_in_guest(&guest, &[E1000])?;
-    bed.expect_free(EDU)
+fn detach(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000, EDU])?;
+    compare(fixture, &guest, "detach", DETACH)?;
+    fixture.expect_in_guest(&guest, &[E1000])?;
+    fixture.expect_free(EDU)
 }
 
 /// Runs the command and compares what was written with the steps.
-fn compare(bed: &mut Bed, guest: &Domain, command: &str, steps: &[Step]) -> Result<()> {
-    let stub = bed.stub()?;
+fn compare(fixture: &mut Fixture, guest: &Domain, command: &str, steps: &[Step]) -> Result<()> {
+    let stub = fixture.stub()?;
     let dirs = [
-        ("BE", bed.backend(guest)?),
+        ("BE", fixture.backend(guest)?),
         ("FE", guest.node("device/pci/0")),
         ("POOL", stub.node(&format!("pool/{}", component(EDU)))),
     ];
     let paths: Vec<String> = dirs.iter().map(|(_, dir)| format!("{dir}/")).collect();
     let name = guest.name.clone();
-    let writes = bed.transcript(guest, &paths, |bed| bed.pcidom(&[command, &name, EDU]).map(drop))?;
+    let writes = fixture.store_trace(guest, &paths, |fixture| fixture.pcidom(&[command, &name, EDU]).map(drop))?;
     let mut steps = steps.iter().peekable();
     let mut unexpected = Vec::new();
     for Write { at, who, path, value } in &writes {
@@ -125,9 +125,9 @@ fn compare(bed: &mut Bed, guest: &Domain, command: &str, steps: &[Step]) -> Resu
 }
 
 /// `xenstore-ls` after an attach, as the reference listing shows it.
-fn listing(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000, EDU])?;
-    let (backend, id, stub) = (bed.backend(&guest)?, guest.id, bed.stub()?);
+fn listing(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000, EDU])?;
+    let (backend, id, stub) = (fixture.backend(&guest)?, guest.id, fixture.stub()?);
     let frontend = guest.node("device/pci/0");
     let mut wanted = format!(
         "frontend = \"{frontend}\"\nfrontend-id = \"{id}\"\nonline = \"1\"\ndomain = \"{}\"\nstate = \"4\"\nnum_devs = \"2\"\n\
@@ -139,9 +139,9 @@ fn listing(bed: &mut Bed) -> Result<()> {
         writeln!(wanted, "key-{index} = \"{device}\"\ndev-{index} = \"{device}\"\nopts-{index} = \"{opts}\"")?;
         writeln!(wanted, "vdev-{index} = \"0000:00:0{index}.00\"\nstate-{index} = \"3\"")?;
     }
-    same_lines(&bed.run("xenstore-ls", &[&backend])?, &wanted)?;
+    same_lines(&fixture.run("xenstore-ls", &[&backend])?, &wanted)?;
     // The guest's own three keys have the values of its boot.
-    let listing = bed.run("xenstore-ls", &[&frontend])?;
+    let listing = fixture.run("xenstore-ls", &[&frontend])?;
     let keys = ["pci-op-ref", "event-channel"];
     let (own, others): (Vec<&str>, Vec<&str>) =
         listing.lines().partition(|line| keys.iter().any(|key| line.starts_with(key)));

@@ -6,11 +6,11 @@ use xenstore::{Nodes as _, Permission};
 use super::{Case, ONE};
 use crate::{
     dom0::{
-        bed::Bed,
         devices::{AHCI, E1000, E1000E, EDU, NVME, PAIR},
+        fixture::Fixture,
         guests::Domain,
         hotplug::Entry,
-        transcript::Who,
+        store_trace::Who,
     },
     store::expect,
 };
@@ -28,18 +28,18 @@ fn vdevs(entries: &[Entry]) -> Vec<&str> {
     entries.iter().map(|entry| &*entry.vdev).collect()
 }
 
-fn in_one_transition(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[])?;
+fn in_one_transition(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[])?;
     let devices = [E1000, EDU, E1000E];
     for device in devices {
-        bed.in_pool(device)?;
+        fixture.in_pool(device)?;
     }
     // First device to a running guest: from nothing. Then two more.
-    bed.attach(&guest, &devices[..1])?;
-    let dirs = [bed.backend(&guest)? + "/state", guest.node("device/pci/0/state")];
+    fixture.attach(&guest, &devices[..1])?;
+    let dirs = [fixture.backend(&guest)? + "/state", guest.node("device/pci/0/state")];
     let name = guest.name.clone();
-    let writes =
-        bed.transcript(&guest, &dirs, |bed| bed.pcidom(&["attach", &name, devices[1], devices[2]]).map(drop))?;
+    let writes = fixture
+        .store_trace(&guest, &dirs, |fixture| fixture.pcidom(&["attach", &name, devices[1], devices[2]]).map(drop))?;
     let states: Vec<(Who, &str)> = writes
         .iter()
         .filter(|write| write.path.ends_with("/state"))
@@ -49,50 +49,50 @@ fn in_one_transition(bed: &mut Bed) -> Result<()> {
         states == [(Who::Tool, "7"), (Who::Guest, "7"), (Who::Stub, "8"), (Who::Guest, "4"), (Who::Stub, "4")],
         "not one transition: {states:?}"
     );
-    let entries = bed.entries(&guest)?;
+    let entries = fixture.entries(&guest)?;
     ensure!(vdevs(&entries) == ["0000:00:00.00", "0000:00:01.00", "0000:00:02.00"], "{entries:?}");
-    bed.expect_in_guest(&guest, &devices)
+    fixture.expect_in_guest(&guest, &devices)
 }
 
-fn others_move_up(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000, EDU, E1000E])?;
-    bed.detach(&guest, &[E1000])?;
-    bed.expect_in_guest(&guest, &[EDU, E1000E])?;
+fn others_move_up(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000, EDU, E1000E])?;
+    fixture.detach(&guest, &[E1000])?;
+    fixture.expect_in_guest(&guest, &[EDU, E1000E])?;
     // Their addresses stay, their numbers do not.
-    let entries = bed.entries(&guest)?;
+    let entries = fixture.entries(&guest)?;
     ensure!(vdevs(&entries) == ["0000:00:01.00", "0000:00:02.00"], "{entries:?}");
-    bed.detach(&guest, &[EDU])?;
-    bed.expect_in_guest(&guest, &[E1000E])?;
+    fixture.detach(&guest, &[EDU])?;
+    fixture.expect_in_guest(&guest, &[E1000E])?;
     // A driver, with its interrupts, works with a device whose number has changed twice.
-    bed.in_guest(&guest, "load e1000e")?;
-    let interface = bed.interface_in(&guest, E1000E)?;
-    bed.connect(&guest, &interface)?;
-    bed.check_kind(&guest, &interface, "pcifront-msi-x", 3)?;
-    bed.ping(&guest, 10)?;
-    bed.in_guest(&guest, "unload e1000e")?;
+    fixture.in_guest(&guest, "load e1000e")?;
+    let interface = fixture.interface_in(&guest, E1000E)?;
+    fixture.connect(&guest, &interface)?;
+    fixture.check_kind(&guest, &interface, "pcifront-msi-x", 3)?;
+    fixture.ping(&guest, 10)?;
+    fixture.in_guest(&guest, "unload e1000e")?;
     Ok(())
 }
 
-fn slot_is_used_again(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000, EDU, E1000E])?;
-    bed.detach(&guest, &[E1000, EDU])?;
-    let before = bed.entries(&guest)?;
+fn slot_is_used_again(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000, EDU, E1000E])?;
+    fixture.detach(&guest, &[E1000, EDU])?;
+    let before = fixture.entries(&guest)?;
     ensure!(vdevs(&before) == ["0000:00:02.00"], "{before:?}");
     for device in [NVME, AHCI] {
-        bed.in_pool(device)?;
-        bed.attach(&guest, &[device])?;
+        fixture.in_pool(device)?;
+        fixture.attach(&guest, &[device])?;
     }
-    let entries = bed.entries(&guest)?;
+    let entries = fixture.entries(&guest)?;
     ensure!(vdevs(&entries) == ["0000:00:02.00", "0000:00:00.00", "0000:00:01.00"], "{entries:?}");
-    bed.expect_in_guest(&guest, &[E1000E, NVME, AHCI])
+    fixture.expect_in_guest(&guest, &[E1000E, NVME, AHCI])
 }
 
 /// What the tool does not do, and another toolstack may: one device leaves and another one comes in the same round.
-fn come_and_go(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[E1000E, NVME])?;
-    bed.in_pool(EDU)?;
-    let stub = bed.stub()?;
-    let dir = bed.backend(&guest)?;
+fn come_and_go(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[E1000E, NVME])?;
+    fixture.in_pool(EDU)?;
+    let stub = fixture.stub()?;
+    let dir = fixture.backend(&guest)?;
     let node = |name: &str| format!("{dir}/{name}");
     // Entries 0 and 1 are there; 2 is new.
     let stubs = [
@@ -102,7 +102,7 @@ fn come_and_go(bed: &mut Bed) -> Result<()> {
     ];
     let paths = ["dev-2", "state-2", "vdev-2", "state-0", "num_devs", "state"].map(node);
     let [dev, state, vdev, leaving, count, own] = &paths;
-    bed.store.transaction(|nodes| {
+    fixture.store.transaction(|nodes| {
         nodes.write(dev, EDU)?;
         nodes.write(state, "1")?;
         nodes.set_permissions(state, &stubs)?;
@@ -112,71 +112,71 @@ fn come_and_go(bed: &mut Bed) -> Result<()> {
         nodes.write(leaving, "5")?;
         nodes.write(own, "7")
     })?;
-    bed.await_backend(&guest, "4")?;
-    bed.expect_connected(&guest)?;
-    let entries = bed.entries(&guest)?;
+    fixture.await_backend(&guest, "4")?;
+    fixture.expect_connected(&guest)?;
+    let entries = fixture.entries(&guest)?;
     let states: Vec<&str> = entries.iter().map(|entry| &*entry.state).collect();
     ensure!(states == ["5", "3", "3"], "{entries:?}");
-    expect("the device that left", bed.pool_state(&stub, E1000E)?.as_deref(), "free")?;
-    expect("the device that came", bed.pool_state(&stub, EDU)?.as_deref(), &format!("lent {}", guest.id))?;
-    let found = bed.addresses_in(&guest)?;
+    expect("the device that left", fixture.pool_state(&stub, E1000E)?.as_deref(), "free")?;
+    expect("the device that came", fixture.pool_state(&stub, EDU)?.as_deref(), &format!("assigned {}", guest.id))?;
+    let found = fixture.addresses_in(&guest)?;
     ensure!(found.len() == 2, "the guest has {found:?}");
     // And back, so that the tool's table is right again.
-    bed.store.transaction(|nodes| {
+    fixture.store.transaction(|nodes| {
         nodes.write(leaving, "1")?;
         nodes.write(state, "5")?;
         nodes.write(own, "7")
     })?;
-    bed.await_backend(&guest, "4")?;
-    bed.store.transaction(|nodes| {
+    fixture.await_backend(&guest, "4")?;
+    fixture.store.transaction(|nodes| {
         nodes.write(count, "2")?;
         [dev, state, vdev].iter().try_for_each(|path| nodes.remove(path).map(drop))
     })?;
-    bed.expect_free(EDU)?;
-    bed.expect_in_guest(&guest, &[E1000E, NVME])
+    fixture.expect_free(EDU)?;
+    fixture.expect_in_guest(&guest, &[E1000E, NVME])
 }
 
-fn last_and_back(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[NVME])?;
+fn last_and_back(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[NVME])?;
     for _ in 0..2 {
-        bed.detach(&guest, &[NVME])?;
-        nothing_left(bed, &guest)?;
-        bed.attach(&guest, &[NVME])?;
-        bed.expect_in_guest(&guest, &[NVME])?;
+        fixture.detach(&guest, &[NVME])?;
+        nothing_left(fixture, &guest)?;
+        fixture.attach(&guest, &[NVME])?;
+        fixture.expect_in_guest(&guest, &[NVME])?;
     }
-    bed.in_guest(&guest, "load nvme")?;
-    bed.await_disk(&guest, "/dev/nvme0n1")?;
-    bed.detach(&guest, &[NVME])
+    fixture.in_guest(&guest, "load nvme")?;
+    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    fixture.detach(&guest, &[NVME])
 }
 
 /// With the last device both directories are gone.
-fn nothing_left(bed: &mut Bed, guest: &Domain) -> Result<()> {
-    let (stub, backend) = (bed.stub()?, bed.backend(guest)?);
-    ensure!(bed.store.text(&backend)?.is_none(), "the backend's directory is still there");
-    ensure!(bed.store.children(&stub.node("backend"))?.is_empty(), "its parent is still there");
-    ensure!(bed.store.children(&guest.node("device/pci"))?.is_empty(), "the frontend's directory is still there");
+fn nothing_left(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
+    let (stub, backend) = (fixture.stub()?, fixture.backend(guest)?);
+    ensure!(fixture.store.text(&backend)?.is_none(), "the backend's directory is still there");
+    ensure!(fixture.store.children(&stub.node("backend"))?.is_empty(), "its parent is still there");
+    ensure!(fixture.store.children(&guest.node("device/pci"))?.is_empty(), "the frontend's directory is still there");
     Ok(())
 }
 
-fn functions_of_one_slot(bed: &mut Bed) -> Result<()> {
-    let guest = bed.having(ONE, &[EDU])?;
+fn functions_of_one_slot(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.having(ONE, &[EDU])?;
     for device in PAIR {
-        bed.in_pool(device)?;
+        fixture.in_pool(device)?;
     }
     let together = ["0000:00:00.00", "0000:00:01.00", "0000:00:01.01"];
-    bed.attach(&guest, &PAIR)?;
-    let entries = bed.entries(&guest)?;
+    fixture.attach(&guest, &PAIR)?;
+    let entries = fixture.entries(&guest)?;
     ensure!(vdevs(&entries) == together, "{entries:?}");
-    bed.expect_in_guest(&guest, &[EDU, PAIR[0], PAIR[1]])?;
+    fixture.expect_in_guest(&guest, &[EDU, PAIR[0], PAIR[1]])?;
     // Each may go and come alone, and finds its place again.
     for (alone, other) in [(1, 0), (0, 1)] {
-        bed.detach(&guest, &[PAIR[alone]])?;
-        bed.expect_in_guest(&guest, &[EDU, PAIR[other]])?;
-        bed.attach(&guest, &[PAIR[alone]])?;
-        let entries = bed.entries(&guest)?;
+        fixture.detach(&guest, &[PAIR[alone]])?;
+        fixture.expect_in_guest(&guest, &[EDU, PAIR[other]])?;
+        fixture.attach(&guest, &[PAIR[alone]])?;
+        let entries = fixture.entries(&guest)?;
         let place = entries.iter().find(|entry| entry.device == PAIR[alone]).context("it is not listed")?;
         ensure!(place.vdev == together[alone + 1], "{entries:?}");
     }
-    bed.detach(&guest, &PAIR)?;
-    bed.expect_in_guest(&guest, &[EDU])
+    fixture.detach(&guest, &PAIR)?;
+    fixture.expect_in_guest(&guest, &[EDU])
 }

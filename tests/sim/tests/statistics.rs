@@ -1,17 +1,17 @@
-//! dom0 asks the stub for its figures: each says what its name promises, and they come back to where they were.
+//! dom0 asks the stub for its statistics: each says what its name promises, and they come back to where they were.
 
 use std::collections::BTreeMap;
 
 use pciif::{Command, Request};
 use sim::world::{STUB, World};
 use xen_types::Sbdf;
-use xenstore::figures::NAMES;
+use xenstore::statistics::NAMES;
 
 const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
 const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
 
 const QUERY: &str = "/local/domain/3/data/pcidom/query";
-const ANSWER: &str = "/local/domain/3/data/pcidom/figures";
+const ANSWER: &str = "/local/domain/3/data/pcidom/statistics";
 
 fn ask(world: &mut World, question: &str) -> Option<String> {
     world.tool.write(&format!("{QUERY}/{question}"), "");
@@ -22,7 +22,7 @@ fn ask(world: &mut World, question: &str) -> Option<String> {
     answer
 }
 
-fn figures(world: &mut World) -> BTreeMap<&'static str, u64> {
+fn statistics(world: &mut World) -> BTreeMap<&'static str, u64> {
     let answer = ask(world, "7").expect("an answer");
     let mut numbers = answer.split_ascii_whitespace().map(|number| number.parse().unwrap());
     assert_eq!(numbers.next(), Some(7), "the number of the question");
@@ -36,7 +36,7 @@ fn figures_are_what_their_names_say() {
     let mut world = World::new(&[A, B]);
     world.xen.advance_ns(1_000);
     let guest = world.connect(5, &[A]);
-    let figures = figures(&mut world);
+    let statistics = statistics(&mut world);
     let held = world.xen.held_by(STUB);
     for (name, want) in [
         ("uptime_ns", 1_000),
@@ -52,26 +52,26 @@ fn figures_are_what_their_names_say() {
         ("denied_writes", 0),
         ("broker_timeouts", 0),
     ] {
-        assert_eq!(figures[name], want as u64, "{name}");
+        assert_eq!(statistics[name], want as u64, "{name}");
     }
-    assert!(figures["reads"] > 0 && figures["no_device"] > 0, "a bus scan: {figures:?}");
-    let reads = figures["reads"];
+    assert!(statistics["reads"] > 0 && statistics["no_device"] > 0, "a bus scan: {statistics:?}");
+    let reads = statistics["reads"];
     let request = Request { size: 4, ..Request::new(Command::ConfRead, Sbdf::from_devfn(0, 0, 0)) };
     assert!(world.ask(guest, &request).is_some());
-    assert_eq!(self::figures(&mut world)["reads"], reads + 1);
+    assert_eq!(self::statistics(&mut world)["reads"], reads + 1);
 }
 
 #[test]
 fn what_a_guest_had_is_not_counted_when_it_is_gone() {
     let mut world = World::new(&[A, B]);
-    let before = figures(&mut world);
+    let before = statistics(&mut world);
     let guest = world.connect(5, &[A, B]);
-    let meanwhile = figures(&mut world);
+    let meanwhile = statistics(&mut world);
     assert!(meanwhile["windows"] > before["windows"] && meanwhile["watches"] > before["watches"]);
     world.destroy(guest);
     world.tool.remove_dirs(guest);
     world.settle();
-    let after = figures(&mut world);
+    let after = statistics(&mut world);
     for name in ["windows", "ports", "grants", "watches", "transactions", "alarms", "questions", "frontends", "devices"]
     {
         assert_eq!(after[name], before[name], "{name}");

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-use super::{bed::Bed, guests::Domain, small_guests::Found, stub};
+use super::{fixture::Fixture, guests::Domain, small_guests::Found, stub};
 
 /// Guests.
 pub(crate) const GUESTS: u8 = 64;
@@ -16,36 +16,36 @@ const SLOT: u8 = 8;
 const STUB_MIB: u32 = 2;
 
 /// The guests, which run and are connected.
-pub(crate) struct Crowd {
+pub(crate) struct Scale {
     guests: Vec<Domain>,
 }
 
-impl Crowd {
+impl Scale {
     /// Brings a stub and all of them up.
-    pub(crate) fn gather(bed: &mut Bed) -> Result<Self> {
-        bed.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
+    pub(crate) fn gather(fixture: &mut Fixture) -> Result<Self> {
+        fixture.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
         let mut guests = Vec::new();
         for number in 0..GUESTS {
-            let guest = bed.create_small(&format!("small{number}"), "mini-os")?;
+            let guest = fixture.create_small(&format!("small{number}"), "mini-os")?;
             // Straight from dom0, so that the pool grows with the guests.
             let devices = devices_of(number).into_iter().map(|device| device + ",seize=1").collect::<Vec<_>>();
             let mut attach = vec!["attach", &*guest.name];
             attach.extend(devices.iter().map(String::as_str));
-            bed.pcidom(&attach)?;
-            bed.xl(&["unpause", &guest.name])?;
+            fixture.pcidom(&attach)?;
+            fixture.xl(&["unpause", &guest.name])?;
             guests.push(guest);
         }
         for guest in &guests {
-            bed.await_frontend(guest, "4")?;
-            bed.expect_connected(guest)?;
+            fixture.await_frontend(guest, "4")?;
+            fixture.expect_connected(guest)?;
         }
         // Only now: it looks at the whole table with each device that comes, and nobody needs it for that.
-        bed.broker()?;
+        fixture.broker()?;
         Ok(Self { guests })
     }
 
     /// Each guest has its own devices and no others.
-    pub(crate) fn expect_own_devices(&self, bed: &mut Bed) -> Result<()> {
+    pub(crate) fn expect_own_devices(&self, fixture: &mut Fixture) -> Result<()> {
         for (number, guest) in (0..).zip(&self.guests) {
             let addresses = (0..).map(|function| format!("0000:00:00.{function}"));
             let wanted = devices_of(number)
@@ -53,7 +53,7 @@ impl Crowd {
                 .zip(addresses)
                 .map(|(device, address)| Found::expected(device, &address))
                 .collect::<Result<Vec<_>>>()?;
-            let mut found = bed.found_by(guest)?;
+            let mut found = fixture.found_by(guest)?;
             // Functions keep their numbers in the slot, so those of the second half start at 4.
             for (function, found) in (0..).zip(&mut found) {
                 ensure!(found.address.ends_with(&format!(".{}", first_of(number) + function)), "{found:x?}");
@@ -65,13 +65,13 @@ impl Crowd {
     }
 
     /// These guests work on their devices at the same time, for so long. What each of them says.
-    pub(crate) fn hammer(&self, bed: &mut Bed, who: Range<usize>, milliseconds: u32) -> Result<Vec<String>> {
-        let command = format!("hammer {milliseconds}");
+    pub(crate) fn stress(&self, fixture: &mut Fixture, who: Range<usize>, milliseconds: u32) -> Result<Vec<String>> {
+        let command = format!("stress {milliseconds}");
         let guests = self.guests.get(who).unwrap_or_default();
-        let requests = guests.iter().map(|guest| bed.ask(guest, &command)).collect::<Result<Vec<_>>>()?;
+        let requests = guests.iter().map(|guest| fixture.ask(guest, &command)).collect::<Result<Vec<_>>>()?;
         let mut answers = Vec::new();
         for (guest, request) in guests.iter().zip(&requests) {
-            let answer = String::from_utf8(bed.answer_well(request)?)?;
+            let answer = String::from_utf8(fixture.answer_well(request)?)?;
             ensure!(answer.contains(" turns, 0 wrong, ") && !answer.starts_with("0 "), "{}: {answer}", guest.name);
             answers.push(answer);
         }
@@ -79,14 +79,14 @@ impl Crowd {
     }
 
     /// Ends this many of them, whose devices must be free then. The others end with the machine.
-    pub(crate) fn end(&self, bed: &mut Bed, count: u8) -> Result<()> {
-        let stub = bed.stub()?;
+    pub(crate) fn end(&self, fixture: &mut Fixture, count: u8) -> Result<()> {
+        let stub = fixture.stub()?;
         for guest in self.guests.iter().take(count.into()) {
-            bed.destroy(guest)?;
+            fixture.destroy(guest)?;
         }
-        bed.pcidom(&["reclaim"])?;
+        fixture.pcidom(&["reclaim"])?;
         for device in (0..count).flat_map(devices_of) {
-            let state = bed.pool_state(&stub, &device)?;
+            let state = fixture.pool_state(&stub, &device)?;
             ensure!(state.as_deref() == Some("free"), "{device} is {state:?}, not free");
         }
         Ok(())

@@ -29,7 +29,7 @@ pub(crate) enum Outcome {
 
 /// Whether the stub itself comes to its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Stop {
+pub(crate) enum ShutdownStage {
     /// It serves.
     #[default]
     No,
@@ -41,7 +41,7 @@ pub(crate) enum Stop {
 
 /// Everything held for one frontend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct FrontendState {
     /// The devices that were asked for.
     pub(crate) devices: LiteMap<Sbdf, Outcome>,
     /// Virtual buses in the order in which they were first used: segment and bus.
@@ -60,15 +60,15 @@ pub(crate) struct Held {
     /// The virtual devices are as at a first connect.
     pub(crate) renewed: bool,
     /// Whether everything is to be given back for good.
-    pub(crate) stop: Stop,
+    pub(crate) stop: ShutdownStage,
     /// Our node says Closed, and nothing is held.
-    pub(crate) is_at_rest: bool,
+    pub(crate) is_idle: bool,
 }
 
-impl Held {
+impl FrontendState {
     /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide()).
     pub(crate) fn observe(&mut self, nodes: &Nodes) {
-        self.is_at_rest = nodes.own == Some(XenbusState::Closed) && self.is_empty();
+        self.is_idle = nodes.own == Some(XenbusState::Closed) && self.is_empty();
         self.answered &= nodes.peer.state == Some(XenbusState::Reconfiguring);
         if let Some(own) = nodes.own {
             self.said(own, nodes);

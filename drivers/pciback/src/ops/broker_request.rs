@@ -3,7 +3,7 @@
 use pciif::{BrokerCommand, ErrorCode, Reply, Request};
 use xen_types::{Errno, Sbdf};
 
-use super::{Counters, LentFunction, Notice};
+use super::{Counters, LentFunction, LogOnce};
 use crate::config::{HardwareWrite, Register};
 
 /// The pirqs of an answer, as many as the job has entries.
@@ -23,7 +23,7 @@ pub enum Interrupts {
 
 /// One thing to ask of the broker (`docs/broker.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Job {
+pub enum BrokerRequest {
     /// Write a register, and then perhaps another.
     Write {
         /// This one.
@@ -67,7 +67,7 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-impl Job {
+impl BrokerRequest {
     /// The request for the broker's page.
     pub(crate) fn request(&self, device: Sbdf) -> Request {
         let zero = Request {
@@ -124,7 +124,7 @@ impl Job {
         function: &mut LentFunction,
         answer: Option<&'a BrokerAnswer>,
         counters: &mut Counters,
-    ) -> (Reply<'a>, Option<Notice>) {
+    ) -> (Reply<'a>, Option<LogOnce>) {
         let is_done = verdict == Verdict::Done;
         match *self {
             Self::Write { now, failed, .. } => {
@@ -133,18 +133,18 @@ impl Job {
                 if now.register == Register::Open && matches!(verdict, Verdict::Refused(_)) {
                     counters.dropped_writes.bump();
                     counters.writes.bump();
-                    function.refusals.note(request.offset);
-                    return (Reply::success(request.value), Some(Notice::DroppedWrite));
+                    function.denied_writes.note(request.offset);
+                    return (Reply::success(request.value), Some(LogOnce::DroppedWrite));
                 }
                 if is_done {
                     counters.writes.bump();
                 } else {
                     counters.no_broker.bump();
-                    function.refusals.note(request.offset);
+                    function.denied_writes.note(request.offset);
                 }
                 let notice = (!is_done).then_some(match verdict {
-                    Verdict::Away | Verdict::Unknown => Notice::NoBroker(now.register),
-                    _ => Notice::WriteRefused(now.register),
+                    Verdict::Away | Verdict::Unknown => LogOnce::NoBroker(now.register),
+                    _ => LogOnce::WriteRefused(now.register),
                 });
                 let err = if is_done { ErrorCode::Success } else { ErrorCode::AccessDenied };
                 (Reply { err, value: request.value, vectors: &[] }, notice)
@@ -159,10 +159,10 @@ impl Job {
             Self::EnableMsi(_) | Self::EnableMsix(_) => {
                 counters.interrupts_refused.bump();
                 let notice = match verdict {
-                    Verdict::Refused(Errno::ENOSPC) => Notice::OutOfInterrupts,
-                    Verdict::Refused(errno) => Notice::InterruptsRefused(errno),
-                    Verdict::Impossible => Notice::BadInterrupts,
-                    _ => Notice::NoInterrupts,
+                    Verdict::Refused(Errno::ENOSPC) => LogOnce::OutOfInterrupts,
+                    Verdict::Refused(errno) => LogOnce::InterruptsRefused(errno),
+                    Verdict::Impossible => LogOnce::BadInterrupts,
+                    _ => LogOnce::NoInterrupts,
                 };
                 (Reply::error(ErrorCode::OpFailed, 0), Some(notice))
             }

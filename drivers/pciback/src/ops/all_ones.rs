@@ -6,12 +6,12 @@ use crate::config::is_absent;
 use crate::platform::{ConfigSpace, Width};
 
 /// A function's registers, while one request is executed.
-pub(super) struct Suspicious<'a, H> {
+pub(super) struct AllOnesDetector<'a, H> {
     hw: &'a H,
     has_read_ones: Cell<bool>,
 }
 
-impl<'a, H: ConfigSpace> Suspicious<'a, H> {
+impl<'a, H: ConfigSpace> AllOnesDetector<'a, H> {
     pub(super) const fn new(hw: &'a H) -> Self {
         Self { hw, has_read_ones: Cell::new(false) }
     }
@@ -23,7 +23,7 @@ impl<'a, H: ConfigSpace> Suspicious<'a, H> {
     }
 }
 
-impl<H: ConfigSpace> ConfigSpace for Suspicious<'_, H> {
+impl<H: ConfigSpace> ConfigSpace for AllOnesDetector<'_, H> {
     #[inline(always)] // on the way of each read
     fn read_config(&self, offset: u16, width: Width) -> u32 {
         let value = self.hw.read_config(offset, width);

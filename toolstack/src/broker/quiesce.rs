@@ -7,13 +7,13 @@ use super::capabilities::Capabilities;
 use super::interrupts;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
-use crate::device::resources::Facts;
+use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 
 /// What a command does when `guest` has let go of `devices`, or is gone. `facts` are those of the devices that dom0 still sees; of
 /// others there is nothing left but the vectors.
-pub(crate) fn let_go(host: &Host, guest: DomId, devices: &[Sbdf], facts: &[Facts]) -> Result<(), Error> {
+pub(crate) fn let_go(host: &Host, guest: DomId, devices: &[Sbdf], facts: &[DeviceResources]) -> Result<(), Error> {
     for device in devices {
         // The broker may be at it: then it notices that the device is taken, and unmaps what it has mapped.
         vectors::await_rest(host, *device)?;
@@ -28,7 +28,7 @@ pub(crate) fn let_go(host: &Host, guest: DomId, devices: &[Sbdf], facts: &[Facts
 }
 
 /// Makes a device of `guest` quiet and forgets its vectors. INTx is off afterwards.
-pub(crate) fn make_quiet(host: &Host, guest: DomId, facts: &Facts) -> Result<(), Error> {
+pub(crate) fn make_quiet(host: &Host, guest: DomId, facts: &DeviceResources) -> Result<(), Error> {
     let device = facts.device;
     let config = host.sysfs.config(device)?;
     let capabilities = Capabilities::read(&config)?;

@@ -26,7 +26,7 @@ const DWORDS: u16 = 1024;
 
 /// A write that a policy allows: all of it at one register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grant {
+pub struct PermittedWrite {
     /// Where.
     pub offset: u16,
     /// How wide.
@@ -41,20 +41,20 @@ pub struct Grant {
 
 /// What can be opened of one function.
 #[derive(Clone, Debug)]
-pub struct Openings {
+pub struct WritableMask {
     /// A dword each; `None` where no capability was found.
     dwords: Vec<Option<Open>>,
     policy: Policy,
 }
 
-impl Openings {
+impl WritableMask {
     /// Walks the lists of a function. What the policy hides is never open.
     #[must_use]
     pub fn new(hw: &impl ConfigSpace, policy: &Policy) -> Self {
-        let mut openings = Self { dwords: (0..DWORDS).map(|_| None).collect(), policy: *policy };
+        let mut writable = Self { dwords: (0..DWORDS).map(|_| None).collect(), policy: *policy };
         if let Some(header) = blocks().next() {
             for dword in 0..CONVENTIONAL / 4 {
-                openings.claim(dword, of_block(header, dword));
+                writable.claim(dword, of_block(header, dword));
             }
         }
         let (all, fault) = list(Walk::conventional(hw));
@@ -63,31 +63,31 @@ impl Openings {
         for (is_interrupt, is_header) in [(true, true), (true, false), (false, true), (false, false)] {
             let is_one = |capability: &&Capability| matches!(capability.id, id::MSI | id::MSI_X) == is_interrupt;
             for capability in all.iter().filter(is_one) {
-                openings.claim_capability(false, capability, &all, is_header);
+                writable.claim_capability(false, capability, &all, is_header);
             }
         }
         if fault.is_some() {
             // What the rest of the list would have named is not known.
-            openings.close(CONVENTIONAL / 4..EXTENDED / 4);
+            writable.close(CONVENTIONAL / 4..EXTENDED / 4);
         }
         for unlisted in unlisted(hw) {
             let length = block_of(false, &unlisted).map(|block| block.length);
             let first = unlisted.offset / 4;
             let end = (first + dwords_of(false, &unlisted, length, &all)).min(EXTENDED / 4);
-            openings.close(first..end); // what is in the list is what it is there
+            writable.close(first..end); // what is in the list is what it is there
         }
         if !has_extended_space(hw, all.iter().copied()) {
-            openings.close(EXTENDED / 4..DWORDS);
-            return openings;
+            writable.close(EXTENDED / 4..DWORDS);
+            return writable;
         }
         let (all, fault) = list(Walk::extended(hw));
         for capability in &all {
-            openings.claim_capability(true, capability, &all, false);
+            writable.claim_capability(true, capability, &all, false);
         }
         if fault.is_some() {
-            openings.close(EXTENDED / 4..DWORDS);
+            writable.close(EXTENDED / 4..DWORDS);
         }
-        openings
+        writable
     }
 
     /// What can be opened of a dword.
@@ -98,7 +98,7 @@ impl Openings {
 
     /// What the policy allows of a write, register by register; nothing where that is nothing. `mask` are the bits that were written.
     #[must_use]
-    pub fn grant(&self, offset: u16, width: Width, mask: u32, value: u32) -> Vec<Grant> {
+    pub fn grant(&self, offset: u16, width: Width, mask: u32, value: u32) -> Vec<PermittedWrite> {
         let open = self.open(usize::from(offset / 4));
         let shift = |offset: u16| u32::from(offset % 4) * 8;
         // Everything in places of the dword.
@@ -108,7 +108,7 @@ impl Openings {
         let grant = |quirk: Quirk| {
             let shift = shift(quirk.offset());
             let mask = mask & open.bits & quirk.mask() << shift;
-            (mask != 0).then(|| Grant {
+            (mask != 0).then(|| PermittedWrite {
                 offset: quirk.offset(),
                 width: quirk.width(),
                 mask: mask >> shift,

@@ -20,25 +20,25 @@ const ROUNDS: u32 = 2;
 impl Session<'_> {
     /// Measures both, in turn.
     pub(super) fn noise(&mut self) -> Result<()> {
-        self.bed.set_limit(LIMIT);
+        self.fixture.set_limit(LIMIT);
         let measured = self.measured_guest("measured", "")?;
         let mut others = Vec::new();
         for index in 0..DEVICES.len() {
             let name = format!("other{index}");
-            let guest = self.bed.create_paused(&name, &guest_config(&name, "memory = 192\n")?)?;
-            self.bed.unpause(&guest)?;
+            let guest = self.fixture.create_paused(&name, &guest_config(&name, "memory = 192\n")?)?;
+            self.fixture.unpause(&guest)?;
             others.push(guest);
         }
         for round in 0..ROUNDS {
             self.round = round;
             for who in [Contestant::Pciback, Contestant::Pcidom] {
                 self.who = who;
-                self.bed.set_limit(LIMIT);
+                self.fixture.set_limit(LIMIT);
                 self.noisy_turn(&measured, &others)?;
             }
         }
         for guest in others.iter().chain([&measured]) {
-            self.bed.destroy(guest)?;
+            self.fixture.destroy(guest)?;
         }
         Ok(())
     }
@@ -48,21 +48,21 @@ impl Session<'_> {
         self.measure_attach(measured)?;
         for (guest, device) in others.iter().zip(DEVICES) {
             self.make_assignable(device)?;
-            process::check(&mut self.who.attach(guest, device), self.bed.deadline)?;
+            process::check(&mut self.who.attach(guest, device), self.fixture.deadline)?;
         }
         let file = Self::config_file();
         for guest in others {
             // `xl pci-attach` does not wait for the guest.
-            self.bed.in_guest(guest, &format!("until [ -e {file} ]; do sleep 1; done"))?;
+            self.fixture.in_guest(guest, &format!("until [ -e {file} ]; do sleep 1; done"))?;
         }
         let reading = format!("read-latency {file} 4 {MILLISECONDS}");
-        let requests = others.iter().map(|guest| self.bed.ask(guest, &reading)).collect::<Result<Vec<_>>>()?;
+        let requests = others.iter().map(|guest| self.fixture.ask(guest, &reading)).collect::<Result<Vec<_>>>()?;
         self.measure_reads_beside_others(measured)?;
         for request in &requests {
-            self.bed.answer_well(request)?;
+            self.fixture.answer_well(request)?;
         }
         for (guest, device) in others.iter().zip(DEVICES) {
-            process::check(&mut self.who.detach(guest, device), self.bed.deadline)?;
+            process::check(&mut self.who.detach(guest, device), self.fixture.deadline)?;
             self.make_unassignable(device)?;
         }
         self.measure_detach(measured)?;

@@ -1,4 +1,4 @@
-//! What a stub answers when it is asked how it is (`docs/xenstore.md`, "The stub's figures"): one line of decimal numbers, of which
+//! What a stub answers when it is asked how it is (`docs/xenstore.md`, "The stub's statistics"): one line of decimal numbers, of which
 //! the first is the number of the question.
 
 /// The names of the others, in their order. A later version may append some and changes none.

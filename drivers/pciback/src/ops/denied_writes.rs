@@ -7,9 +7,9 @@ const OTHERS: u16 = 0x1000;
 
 /// Writes of one function's guest that the policy or the broker refused, or that reached nothing, by their offsets.
 #[derive(Clone, Debug)]
-pub struct Refusals([(u16, u32); PLACES + 1]);
+pub struct DeniedWrites([(u16, u32); PLACES + 1]);
 
-impl Refusals {
+impl DeniedWrites {
     /// None.
     pub(crate) const NONE: Self = Self([(OTHERS, 0); PLACES + 1]);
 
@@ -39,19 +39,19 @@ mod tests {
 
     #[test]
     fn each_place_is_counted_and_what_finds_no_room_together() {
-        let mut refusals = Refusals::NONE;
-        assert_eq!(refusals.iter().count(), 0);
+        let mut denied_writes = DeniedWrites::NONE;
+        assert_eq!(denied_writes.iter().count(), 0);
         for offset in [0x40, 0, 0x44, 0x40, 0xffc, 0x10, 0x14, 0x18, 0x18, 0x1c, 0x40] {
-            refusals.note(offset);
+            denied_writes.note(offset);
         }
-        let all: Vec<_> = refusals.iter().copied().collect();
+        let all: Vec<_> = denied_writes.iter().copied().collect();
         assert_eq!(all, [(0x40, 3), (0, 1), (0x44, 1), (0xffc, 1), (0x10, 1), (0x14, 1), (OTHERS, 3)]);
     }
 
     #[test]
     fn a_guest_that_never_stops_is_counted_to_the_end() {
-        let mut refusals = Refusals([(4, u32::MAX); PLACES + 1]);
-        refusals.note(4);
-        assert_eq!(refusals.iter().next(), Some(&(4, u32::MAX)));
+        let mut denied_writes = DeniedWrites([(4, u32::MAX); PLACES + 1]);
+        denied_writes.note(4);
+        assert_eq!(denied_writes.iter().next(), Some(&(4, u32::MAX)));
     }
 }

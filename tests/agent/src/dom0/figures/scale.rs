@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::{Session, contestant::Contestant};
-use crate::dom0::crowd::{Crowd, GUESTS};
+use crate::dom0::scale::{GUESTS, Scale};
 
 /// How long a guest reads.
 const MILLISECONDS: u32 = 5_000;
@@ -14,16 +14,16 @@ const LIMIT: Duration = Duration::from_mins(20);
 
 impl Session<'_> {
     /// Measures pcidom alone: what counts is what the others do to one.
-    pub(super) fn crowd(&mut self, rounds: u32) -> Result<()> {
+    pub(super) fn scale(&mut self, rounds: u32) -> Result<()> {
         self.who = Contestant::Pcidom;
-        self.bed.set_limit(LIMIT);
-        let crowd = Crowd::gather(self.bed)?;
+        self.fixture.set_limit(LIMIT);
+        let scale = Scale::gather(self.fixture)?;
         for round in 0..rounds {
             self.round = round;
             self.report.line(format_args!("round {} of {rounds}: {GUESTS} guests", round + 1))?;
             for (name, who) in [("idle", 0..1), ("busy", 0..usize::from(GUESTS))] {
-                self.bed.set_limit(LIMIT);
-                let answers = crowd.hammer(self.bed, who, MILLISECONDS)?;
+                self.fixture.set_limit(LIMIT);
+                let answers = scale.stress(self.fixture, who, MILLISECONDS)?;
                 let first = answers.first().context("nobody answered")?;
                 for percentile in ["p50", "p99"] {
                     self.sample(&format!("read_beside_63_{name}_{percentile}"), "us", time(first, percentile)? / 1e3)?;

@@ -8,7 +8,7 @@ use crate::config::Register;
 
 /// Something about a request that belongs in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
+pub enum LogOnce {
     /// A write went to a register that no guest has to write, and was dropped. A driver that needs it does not work.
     DroppedWrite,
     /// A write passed the policy but needs the hardware, and there is no broker to write it.
@@ -29,7 +29,7 @@ pub enum Notice {
     UnknownCommand,
 }
 
-impl Notice {
+impl LogOnce {
     /// A bit of its own for each reason; one for each register that could not be written.
     const fn bit(self) -> u16 {
         1 << match self {
@@ -45,7 +45,7 @@ impl Notice {
     }
 }
 
-impl fmt::Display for Notice {
+impl fmt::Display for LogOnce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::DroppedWrite => f.write_str("dropped: not a register that guests write"),
@@ -63,7 +63,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// Which notices a function has issued since it was lent.
+/// Which notices a function has issued since it was assigned.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Noticed(u16);
 
@@ -73,7 +73,7 @@ impl Noticed {
 
     /// True the first time it is asked about this notice.
     #[must_use]
-    pub fn is_news(&mut self, notice: Notice) -> bool {
+    pub fn is_news(&mut self, notice: LogOnce) -> bool {
         let is_news = self.0 & notice.bit() == 0;
         self.0 |= notice.bit();
         is_news

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
-use pci_config::Special;
+use pci_config::PolicyFlags;
 use xen_types::{Errno, Mfn, Resource, Sbdf};
 use xenstore::path::{self, key, relative};
 use xenstore::{Error, Request, TxId, directory_entries, number};
@@ -98,7 +98,7 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
         }
     }
     let mut info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
-    info.set_special(special(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
+    info.set_special(policy_flags(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
     if let Some(value) = nodes.get(key::IDS) {
         let ids = number::hexadecimal(value).ok().and_then(|ids| u32::try_from(ids).ok());
         info.set_ids(ids.ok_or("ids are no number")?);
@@ -108,12 +108,12 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
 
 /// What the tool says in three numbers; the default where it says nothing.
 #[inline(never)] // its caller is a task, in which everything costs more
-fn special(value: &[u8]) -> Option<Special> {
-    let mut numbers = Special::default().numbers();
+fn policy_flags(value: &[u8]) -> Option<PolicyFlags> {
+    let mut numbers = PolicyFlags::default().numbers();
     for (number, digits) in numbers.iter_mut().zip(value.split(|byte| *byte == b' ')) {
         if !digits.is_empty() {
             *number = number::hexadecimal(digits).ok()?;
         }
     }
-    Some(Special::new(numbers))
+    Some(PolicyFlags::new(numbers))
 }

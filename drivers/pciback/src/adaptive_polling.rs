@@ -14,7 +14,7 @@ const MOST_LEFT_OUT: u32 = 1023;
 
 /// What was learnt. Times are in any unit, of which `LONGEST` is the right number.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Linger {
+pub struct AdaptivePolling {
     /// How long the last sleep between requests took.
     pause: u64,
     /// Requests that pass after the next miss.
@@ -23,9 +23,9 @@ pub struct Linger {
     left_out: u32,
 }
 
-impl Linger {
+impl AdaptivePolling {
     /// How long to look now that requests were answered; 0 for not at all.
-    pub fn patience(&mut self) -> u64 {
+    pub fn spin_budget(&mut self) -> u64 {
         if let Some(left) = self.left_out.checked_sub(1) {
             self.left_out = left;
             return 0;
@@ -36,7 +36,7 @@ impl Linger {
 
     /// Whether it matters how long the sleep that follows will last.
     #[must_use]
-    pub const fn is_curious(&self) -> bool {
+    pub const fn has_budget(&self) -> bool {
         self.left_out == 0
     }
 
@@ -51,7 +51,7 @@ impl Linger {
     }
 
     /// A sleep that followed answered requests was ended by an event after so long. Only the last one before an attempt matters
-    /// ([`Linger::is_curious`]).
+    /// ([`AdaptivePolling::has_budget`]).
     pub fn slept(&mut self, pause: u64) {
         self.pause = pause;
     }
@@ -63,21 +63,21 @@ mod tests {
 
     /// Serves `requests` that each come `gap` after the answer before, or never while somebody looks; returns how long was looked, and how often
     /// that found something.
-    fn burst(linger: &mut Linger, requests: u32, gap: u64, is_found_by_looking: bool) -> (u64, u32) {
+    fn burst(polling: &mut AdaptivePolling, requests: u32, gap: u64, is_found_by_looking: bool) -> (u64, u32) {
         let (mut looked, mut found) = (0, 0);
         for _ in 0..requests {
-            let patience = linger.patience();
-            if patience > 0 {
-                let has_found = is_found_by_looking && gap <= patience;
-                linger.looked(has_found);
-                looked += if has_found { gap } else { patience };
+            let spin_budget = polling.spin_budget();
+            if spin_budget > 0 {
+                let has_found = is_found_by_looking && gap <= spin_budget;
+                polling.looked(has_found);
+                looked += if has_found { gap } else { spin_budget };
                 found += u32::from(has_found);
                 if has_found {
                     continue;
                 }
             }
-            if linger.is_curious() {
-                linger.slept(gap);
+            if polling.has_budget() {
+                polling.slept(gap);
             }
         }
         (looked, found)
@@ -85,35 +85,35 @@ mod tests {
 
     #[test]
     fn with_another_cpu_every_request_but_the_first_is_found_by_looking() {
-        let mut linger = Linger::default();
-        assert_eq!(burst(&mut linger, 1000, 5_000, true), (999 * 5_000, 999));
+        let mut polling = AdaptivePolling::default();
+        assert_eq!(burst(&mut polling, 1000, 5_000, true), (999 * 5_000, 999));
     }
 
     #[test]
     fn on_one_cpu_looking_is_given_up_but_for_one_in_a_thousand_requests() {
-        let mut linger = Linger::default();
-        let (at_first, found) = burst(&mut linger, 2048, 5_000, false);
+        let mut polling = AdaptivePolling::default();
+        let (at_first, found) = burst(&mut polling, 2048, 5_000, false);
         assert_eq!((at_first, found), (11 * 10_000, 0));
-        assert_eq!(burst(&mut linger, 102_400, 5_000, false), (100 * 10_000, 0));
+        assert_eq!(burst(&mut polling, 102_400, 5_000, false), (100 * 10_000, 0));
         // Then the frontend moves to a CPU of its own.
-        let (_, found) = burst(&mut linger, 2048, 5_000, true);
+        let (_, found) = burst(&mut polling, 2048, 5_000, true);
         assert!(found > 1000, "{found}");
     }
 
     #[test]
     fn rare_requests_are_not_looked_for() {
-        let mut linger = Linger::default();
-        burst(&mut linger, 100, 5_000, true);
-        let (looked, found) = burst(&mut linger, 100, 1_000_000_000, true);
+        let mut polling = AdaptivePolling::default();
+        burst(&mut polling, 100, 5_000, true);
+        let (looked, found) = burst(&mut polling, 100, 1_000_000_000, true);
         assert!(looked <= 2 * 10_000 && found == 0, "{looked}, {found}");
     }
 
     #[test]
     fn the_end_of_a_burst_costs_one_attempt() {
-        let mut linger = Linger::default();
-        burst(&mut linger, 100, 5_000, true);
-        let patience = linger.patience();
-        linger.looked(false);
-        assert_eq!((patience, linger.patience()), (10_000, 0));
+        let mut polling = AdaptivePolling::default();
+        burst(&mut polling, 100, 5_000, true);
+        let spin_budget = polling.spin_budget();
+        polling.looked(false);
+        assert_eq!((spin_budget, polling.spin_budget()), (10_000, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Address slots of one page each for foreign pages: granted frames, MMIO frames, `shared_info`.
 
-use crate::layout::{PAGE_SIZE, WINDOW_BASE, WINDOW_GROWTH_BASE, WINDOW_GROWTH_TABLES, WINDOW_SLOTS};
+use crate::layout::{FIXMAP_BASE, FIXMAP_GROWTH_BASE, FIXMAP_GROWTH_TABLES, FIXMAP_SLOTS, PAGE_SIZE};
 use crate::{heap, paging};
 use alloc::vec::Vec;
 use core::num::NonZeroUsize;
@@ -53,16 +53,16 @@ struct Slots {
 }
 
 static SLOTS: Mutex<Slots> =
-    Mutex::new(Slots { first: Table::new(WINDOW_BASE, WINDOW_SLOTS), grown: Vec::new(), in_use: 0 });
+    Mutex::new(Slots { first: Table::new(FIXMAP_BASE, FIXMAP_SLOTS), grown: Vec::new(), in_use: 0 });
 
 /// A slot of one page of address space with a page table behind it. Dropping it gives the slot back; whoever maps something there
 /// unmaps it first.
 #[derive(Debug)]
-pub struct Slot {
+pub struct FixmapEntry {
     address: NonZeroUsize,
 }
 
-impl Slot {
+impl FixmapEntry {
     /// Takes a free slot, making a page table for more of them when all are taken.
     ///
     /// # Errors
@@ -72,8 +72,8 @@ impl Slot {
         if let Some(slot) = slots.take() {
             return Ok(slot);
         }
-        let base = WINDOW_GROWTH_BASE + slots.grown.len() * SLOTS_PER_TABLE * PAGE_SIZE;
-        if slots.grown.len() == WINDOW_GROWTH_TABLES {
+        let base = FIXMAP_GROWTH_BASE + slots.grown.len() * SLOTS_PER_TABLE * PAGE_SIZE;
+        if slots.grown.len() == FIXMAP_GROWTH_TABLES {
             return Err(Errno::ENOSPC);
         }
         slots.grown.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -102,15 +102,15 @@ impl Slot {
 }
 
 impl Slots {
-    fn take(&mut self) -> Option<Slot> {
+    fn take(&mut self) -> Option<FixmapEntry> {
         let Self { first, grown, in_use } = self;
         let address = core::iter::once(first).chain(grown).find_map(Table::take)?;
         *in_use += 1;
-        NonZeroUsize::new(address).map(|address| Slot { address })
+        NonZeroUsize::new(address).map(|address| FixmapEntry { address })
     }
 }
 
-impl Drop for Slot {
+impl Drop for FixmapEntry {
     fn drop(&mut self) {
         let mut slots = SLOTS.lock();
         let Slots { first, grown, in_use } = &mut *slots;

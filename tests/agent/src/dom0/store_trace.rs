@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-use super::{bed::Bed, guests::Domain};
+use super::{fixture::Fixture, guests::Domain};
 
 /// One of those who write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,9 +43,9 @@ const END: &str = "end";
 /// One line, and when it came.
 type Line = (Instant, String);
 
-impl Bed {
+impl Fixture {
     /// What is written below `dirs` while `work` is done. Writes of one transaction count when it is committed.
-    pub(crate) fn transcript(
+    pub(crate) fn store_trace(
         &mut self,
         guest: &Domain,
         dirs: &[String],
@@ -53,10 +53,10 @@ impl Bed {
     ) -> Result<Vec<Write>> {
         let started = Instant::now();
         let stub = self.stub()?;
-        let lines = self.trace(|bed| {
+        let lines = self.trace(|fixture| {
             // Shows which connection is the guest's.
-            bed.in_guest(guest, "true")?;
-            work(bed)
+            fixture.in_guest(guest, "true")?;
+            work(fixture)
         })?;
         let messages: Vec<Message> = lines.iter().filter_map(Message::parse).collect();
         let who = owners(&messages)?;
@@ -95,7 +95,7 @@ impl Bed {
     }
 }
 
-impl Bed {
+impl Fixture {
     /// Tells xenstored something by a command that has one of these names (the first since Xen 4.18).
     fn control(&self, [name, old_name]: [&str; 2], value: &str) -> Result<()> {
         let done = self.run("xenstore-control", &[name, value]);

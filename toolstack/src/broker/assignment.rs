@@ -11,13 +11,13 @@ use crate::store::Change;
 
 /// A device that a stub serves to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lent {
+pub(crate) struct Assigned {
     pub(crate) device: Sbdf,
     pub(crate) stub: DomId,
     pub(crate) guest: DomId,
 }
 
-impl Lent {
+impl Assigned {
     /// Looks the device up for a stub that asks about it, and reads two more nodes with the same question.
     pub(crate) fn find(
         host: &Host,
@@ -29,9 +29,9 @@ impl Lent {
         let [a, b, c] = nodes.each_ref().map(String::as_str);
         let [d, e] = more.each_ref().map(String::as_str);
         let [a, b, c, pool, d, e] = host.read_many([a, b, c, &pool, d, e])?;
-        let lent = Self::from_record(stub, device_table::parse_record(device, nodes, [a, b, c])?)?;
+        let assigned = Self::from_record(stub, device_table::parse_record(device, nodes, [a, b, c])?)?;
         // Domain ids come again: another domain with the dead stub's number cannot have this directory.
-        if pool.is_some() { Ok((lent, [d, e])) } else { Err(Failure::NotYours) }
+        if pool.is_some() { Ok((assigned, [d, e])) } else { Err(Failure::NotYours) }
     }
 
     /// Writes a node and looks again, after that is done: has nobody taken the device back meanwhile?

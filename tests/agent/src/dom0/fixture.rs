@@ -15,7 +15,7 @@ use crate::{
 
 /// The state of dom0 that cases share. What a case leaves (the stub, guests) is there for the next, which asks for it in a way
 /// that makes it where it is missing; after a failure everything is taken down.
-pub(crate) struct Bed {
+pub(crate) struct Fixture {
     pub(crate) store: Store,
     /// Domains that exist because of us, oldest first.
     pub(crate) domains: Vec<Domain>,
@@ -27,7 +27,7 @@ pub(crate) struct Bed {
     pub(crate) broker: Option<Broker>,
 }
 
-impl Bed {
+impl Fixture {
     /// Before the first case.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self { store: Store::open()?, domains: Vec::new(), deadline: Instant::now(), requests: 0, broker: None })

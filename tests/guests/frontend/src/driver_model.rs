@@ -5,13 +5,13 @@ use drivers::{Driver, FreeBsd, Front, MiniOs, NetBsd, Panic};
 use crate::front::XenFront;
 
 /// One of the drivers.
-pub(crate) enum Habit {
+pub(crate) enum DriverModel {
     NetBsd(NetBsd),
     MiniOs(MiniOs),
     FreeBsd(FreeBsd),
 }
 
-impl Habit {
+impl DriverModel {
     /// Finds `driver=NAME` among other words. With `mini-os-later` it waits for the request `start`.
     pub(crate) fn parse(command_line: &str) -> Option<Self> {
         let name = command_line.split_whitespace().find_map(|word| word.strip_prefix("driver="))?;
