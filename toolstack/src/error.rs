@@ -156,6 +156,8 @@ pub(crate) enum Error {
     Hypercall { what: String, source: HypercallError },
     #[error(transparent)]
     Store(#[from] StoreFailure),
+    #[error("{0} changes the state of its PCI frontend again and again, so that nothing can be agreed with it")]
+    GuestUnsteady(DomainName),
     #[error("xenstore was changed by somebody else meanwhile")]
     ChangedMeanwhile,
     #[error("{}: {source}", .path.display())]

@@ -7,7 +7,7 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::attach::Until;
-use crate::ops::patience::{CommandLock, Patience, Side, wait_by_turns};
+use crate::ops::patience::{Patience, Progress, Side, wait_by_turns};
 use crate::records::directories::Ends;
 use crate::records::entries::Entries;
 
@@ -31,6 +31,10 @@ pub(crate) enum Settled {
     Closed,
 }
 
+/// How often a change of a guest's devices is begun anew because one end has moved since it was looked at. Each time both get their patience
+/// again, so a guest that never rests would keep a command for ever.
+pub(crate) const ROUNDS: usize = 20;
+
 /// Waits until neither end is on its way to somewhere.
 ///
 /// # Errors
@@ -45,10 +49,10 @@ pub(crate) fn settle(
     wait_by_turns(host, (stub, guest), &watched, patience.into(), || {
         check_alive(host, stub, guest)?;
         Ok(match Ends::read(host, stub.id, guest.id)? {
-            ends if ends.are_connected() => CommandLock::Done(Settled::Connected),
-            ends if ends.are_unmet() => CommandLock::Done(Settled::Unmet),
-            ends if ends.are_closed() => CommandLock::Done(Settled::Closed),
-            ends => CommandLock::Of(Side::of(ends)),
+            ends if ends.are_connected() => Progress::Done(Settled::Connected),
+            ends if ends.are_unmet() => Progress::Done(Settled::Unmet),
+            ends if ends.are_closed() => Progress::Done(Settled::Closed),
+            ends => Progress::Of(Side::of(ends)),
         })
     })?
 }
@@ -76,14 +80,12 @@ pub(crate) fn await_connection(
             return Err(export_failed(host, stub, guest, device)?);
         }
         Ok(match exports.all {
-            true if ends.are_connected() => CommandLock::Done(Connection::Connected),
-            true if until == Until::Exported => CommandLock::Done(Connection::Waiting),
-            true if paused && (is_unmet || ends.back == XenbusState::Connected) => {
-                CommandLock::Done(Connection::Waiting)
-            }
+            true if ends.are_connected() => Progress::Done(Connection::Connected),
+            true if until == Until::Exported => Progress::Done(Connection::Waiting),
+            true if paused && (is_unmet || ends.back == XenbusState::Connected) => Progress::Done(Connection::Waiting),
             // It follows new entries of a guest that has not come yet without being told to.
-            false if is_unmet => CommandLock::Of(Side::Stub),
-            _ => CommandLock::Of(Side::of(ends)),
+            false if is_unmet => Progress::Of(Side::Stub),
+            _ => Progress::Of(Side::of(ends)),
         })
     })?;
     let silent = match met {

@@ -10,7 +10,7 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect::{self, Settled};
-use crate::ops::patience::{CommandLock, Patience, STUB_PATIENCE, Side, wait_by_turns};
+use crate::ops::patience::{Patience, Progress, STUB_PATIENCE, Side, wait_by_turns};
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase};
 use crate::records::directories::{Ends, set_back};
@@ -102,7 +102,7 @@ enum Asked {
 fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
     let Wanted { stub, guest, devices, timeout, .. } = wanted;
     let begin = phases(devices, Phase::Detaching);
-    loop {
+    for _ in 0..connect::ROUNDS {
         let entries = Entries::load(host, stub.id, guest.id)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
         if entries.of(devices).next().is_none() {
@@ -137,6 +137,7 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
             return Ok(if must_ask { Asked::Yes } else { Asked::NoNeed });
         }
     }
+    Err(Error::GuestUnsteady(guest.clone()))
 }
 
 /// Removes entries from a set of devices that the guest was asked to look at, and asks no more.
@@ -177,7 +178,7 @@ fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<
         let ends = Ends::read(host, stub.id, guest.id)?;
         let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
         let is_over = gone || ends.are_connected() || ends.are_closed();
-        Ok(if is_over { CommandLock::Done(()) } else { CommandLock::Of(Side::of(ends)) })
+        Ok(if is_over { Progress::Done(()) } else { Progress::Of(Side::of(ends)) })
     })
 }
 

@@ -109,7 +109,7 @@ impl Meter {
 }
 
 /// What a look at both ends says.
-pub(crate) enum CommandLock<T> {
+pub(crate) enum Progress<T> {
     /// They are where they should come.
     Done(T),
     /// It is up to this one.
@@ -123,13 +123,13 @@ pub(crate) fn wait_by_turns<T>(
     (stub, guest): (&DomainName, &DomainName),
     watched: &[String],
     patience: Patience,
-    mut look: impl FnMut() -> Result<CommandLock<T>, Error>,
+    mut look: impl FnMut() -> Result<Progress<T>, Error>,
 ) -> Result<Result<T, Error>, Error> {
     let mut meter: Option<Meter> = None;
     let found = host.wait_for_guest_while(guest.id, watched, || {
         let side = match look()? {
-            CommandLock::Done(found) => return Ok(Look::Found(found)),
-            CommandLock::Of(side) => side,
+            Progress::Done(found) => return Ok(Look::Found(found)),
+            Progress::Of(side) => side,
         };
         let now = host.elapsed();
         let meter = meter.get_or_insert_with(|| Meter::new(patience, side, now));

@@ -216,7 +216,7 @@ pub(super) fn append(
     rollback.step(
         format!("add the devices to those of {guest}"),
         |host| {
-            loop {
+            for _ in 0..connect::ROUNDS {
                 let settled = connect::settle(host, stub, guest, patience)?;
                 let ends = Ends::read(host, stub.id, guest.id)?;
                 let mut changes = ends.expected(stub.id, guest.id);
@@ -230,6 +230,7 @@ pub(super) fn append(
                     return Ok(());
                 }
             }
+            Err(Error::GuestUnsteady(guest.clone()))
         },
         move |host| {
             let devices: Vec<Sbdf> = facts.iter().map(|facts| facts.device).collect();

@@ -5,6 +5,7 @@ mod beside_xl;
 mod broker_death;
 mod broker_rogue;
 mod broker_stopped;
+mod case;
 mod commands;
 mod config_space;
 mod data;
@@ -14,6 +15,7 @@ mod export;
 mod hotplug;
 mod interrupted;
 mod kinds;
+mod many_entries;
 mod misbehaving;
 mod neighbours;
 mod neighbours_devices;
@@ -27,33 +29,8 @@ mod slow_guests;
 mod stub;
 mod two_guests;
 
-use std::time::Duration;
-
-use anyhow::Result;
-
-use super::fixture::Fixture;
+pub(crate) use case::Case;
 pub(crate) use hotplug::cycles::cycles;
-
-/// One promise, tested.
-pub(crate) struct Case {
-    /// The promise.
-    pub(crate) name: &'static str,
-    /// It fails after this time.
-    pub(crate) limit: Duration,
-    /// Fails with what was seen instead.
-    pub(crate) run: fn(&mut Fixture) -> Result<()>,
-}
-
-impl Case {
-    const fn new(name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Self {
-        // The longest take 15 s on an idle machine.
-        Self::within(Duration::from_mins(2), name, run)
-    }
-
-    const fn within(limit: Duration, name: &'static str, run: fn(&mut Fixture) -> Result<()>) -> Self {
-        Self { name, limit, run }
-    }
-}
 
 /// Cases on a host with an IOMMU.
 pub(crate) const FULL: &[&[Case]] = &[
@@ -96,7 +73,7 @@ pub(crate) const HOTPLUG: &[&[Case]] = &[
 pub(crate) const NO_IOMMU: &[&[Case]] = &[no_iommu::CASES];
 
 /// Cases on a host with devices of many kinds.
-pub(crate) const DEVICES: &[&[Case]] = &[kinds::CASES];
+pub(crate) const DEVICES: &[&[Case]] = &[kinds::CASES, many_entries::XENSTORED];
 
 /// Cases on a host that was booted for direct mode.
 pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
@@ -105,7 +82,7 @@ pub(crate) const DIRECT: &[&[Case]] = &[direct::WRITABLE];
 pub(crate) const SCALE: &[&[Case]] = &[scale::CASES];
 
 /// Cases on a host that has much else on it.
-pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES, neighbours_devices::CASES];
+pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES, neighbours_devices::CASES, many_entries::OXENSTORED];
 
 /// Of the first two, those that a Debian release is tried with on which the whole lane does not run each time (`make test-chosen`): who writes what in
 /// an attach and a detach, drivers and their data, a broker that dies, and devices that follow.
