@@ -4,12 +4,7 @@ use std::ops::Range;
 
 use super::lexer::{Lexer, Token, Word};
 
-/// What is wrong with a configuration, and in which line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SyntaxError {
-    pub(crate) line: usize,
-    pub(crate) what: String,
-}
+pub(crate) use super::lexer::SyntaxError;
 
 /// A value.
 #[derive(Clone, Debug, PartialEq, Eq)]

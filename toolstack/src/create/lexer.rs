@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
-use super::config::SyntaxError;
+/// What is wrong with a configuration, and in which line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    pub(crate) line: usize,
+    pub(crate) what: String,
+}
 
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq)]

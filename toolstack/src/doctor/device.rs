@@ -2,7 +2,7 @@
 
 use xen_types::{DomId, Sbdf};
 
-use super::{Check, Outcome};
+use super::check::{Check, Outcome};
 use crate::device::resources::{DeviceResources, pages_of_other};
 use crate::device::virtual_functions;
 use crate::error::Error;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use xen_types::{DomId, Errno};
 
-use super::Check;
+use super::check::Check;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;

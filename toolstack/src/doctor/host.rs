@@ -1,6 +1,6 @@
 //! The host: Xen, dom0, what is loaded and what runs.
 
-use super::Check;
+use super::check::Check;
 use crate::error::{Doing, Error};
 use crate::host::Host;
 use crate::host::dom0;

@@ -6,6 +6,7 @@
 //! | [`device`] | each device of a pool, each parked one, and those that are named |
 //! | [`guest`] | guests that are named |
 
+mod check;
 mod device;
 mod guest;
 mod host;
@@ -14,6 +15,8 @@ pub(crate) use host::Opened;
 
 use serde::Serialize;
 
+use check::{Check, Outcome};
+
 use crate::cli::device_request::parse_function;
 use crate::error::Error;
 use crate::host::Host;
@@ -21,56 +24,6 @@ use crate::records::device_spec::ParseSpecError;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
-
-/// What a check came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Outcome {
-    Ok,
-    /// It works, or may work, with a drawback that one should know.
-    Warning,
-    /// It does not work.
-    Failed,
-}
-
-/// One check. The order of the fields is the one of the JSON form.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Check {
-    /// A device or a guest; none for the host.
-    subject: Option<String>,
-    name: &'static str,
-    outcome: Outcome,
-    text: String,
-    hint: Option<String>,
-}
-
-impl Check {
-    fn new(name: &'static str, outcome: Outcome, text: impl Into<String>) -> Self {
-        Self { subject: None, name, outcome, text: text.into(), hint: None }
-    }
-
-    fn ok(name: &'static str, text: impl Into<String>) -> Self {
-        Self::new(name, Outcome::Ok, text)
-    }
-
-    fn warning(name: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..Self::new(name, Outcome::Warning, text) }
-    }
-
-    fn failed(name: &'static str, text: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { hint: Some(hint.into()), ..Self::new(name, Outcome::Failed, text) }
-    }
-
-    /// An error that a command would end with.
-    fn error(name: &'static str, error: &Error) -> Self {
-        Self { hint: error.hint(), ..Self::new(name, Outcome::Failed, error.to_string()) }
-    }
-
-    /// A check that could not be made is a failed one.
-    fn of(name: &'static str, result: Result<Self, Error>) -> Self {
-        result.unwrap_or_else(|error| Self::error(name, &error))
-    }
-}
 
 /// All checks.
 #[derive(Clone, Debug, Serialize)]

@@ -9,10 +9,10 @@ use xen_types::DomId;
 
 pub use tree::{Access, Refusal};
 use tree::{Change, Overlay, Tree};
+
+pub use tree::NODE_QUOTA;
 use wire::{Header, kind};
 
-/// Nodes that a guest may own (`quota-maxentity` of oxenstored).
-pub const NODE_QUOTA: usize = 1000;
 /// Watches that a guest may set (`quota-maxwatch`).
 pub const WATCH_QUOTA: usize = 100;
 /// Transactions that a guest may have open (`quota-transaction`).

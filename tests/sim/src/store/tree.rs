@@ -7,6 +7,9 @@ use std::rc::Rc;
 
 use xen_types::DomId;
 
+/// Nodes that a guest may own (`quota-maxentity` of oxenstored).
+pub const NODE_QUOTA: usize = 1000;
+
 /// One entry of a node's permissions: `n`, `r`, `w` or `b`, and a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
@@ -275,7 +278,7 @@ impl Overlay {
             if let Some(owner) = permissions.first_mut() {
                 owner.domid = domid;
             }
-            if tree.owned.get(&domid).is_some_and(|count| *count >= super::NODE_QUOTA) {
+            if tree.owned.get(&domid).is_some_and(|count| *count >= NODE_QUOTA) {
                 return Err(Refusal::Quota);
             }
         }
