@@ -27,7 +27,7 @@ use all_ones::AllOnesDetector;
 
 /// A function while it is assigned: what its guest sees of it, and what was told about it already.
 #[derive(Clone, Debug)]
-pub struct LentFunction {
+pub struct AssignedFunction {
     /// The guest's view.
     pub config: VirtualConfig,
     /// What the broker has turned on for the guest.
@@ -39,7 +39,7 @@ pub struct LentFunction {
     noticed: Noticed,
 }
 
-impl LentFunction {
+impl AssignedFunction {
     /// A function that nobody has used yet.
     #[must_use]
     pub const fn new(config: VirtualConfig) -> Self {
@@ -108,7 +108,7 @@ pub enum HasRead {
 pub fn read<'a, H: ConfigSpace + 'a>(
     request: &ReadRequest,
     topology: &Topology,
-    find: impl FnOnce(DeviceId) -> Option<(&'a mut LentFunction, &'a H)>,
+    find: impl FnOnce(DeviceId) -> Option<(&'a mut AssignedFunction, &'a H)>,
     counters: &mut Counters,
 ) -> HasRead {
     let Some(id) = topology.lookup(request.domain, request.bus, request.devfn) else { return HasRead::Absent };
@@ -132,7 +132,7 @@ pub fn read<'a, H: ConfigSpace + 'a>(
 #[inline(never)]
 fn read_any(
     request: &ReadRequest,
-    function: &mut LentFunction,
+    function: &mut AssignedFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
 ) -> HasRead {
@@ -167,7 +167,7 @@ fn read_any(
 pub fn execute<'a, H: ConfigSpace + 'a>(
     request: &Request,
     topology: &Topology,
-    find: impl FnOnce(DeviceId) -> Option<(&'a mut LentFunction, &'a H)>,
+    find: impl FnOnce(DeviceId) -> Option<(&'a mut AssignedFunction, &'a H)>,
     counters: &mut Counters,
 ) -> Executed {
     let device = topology.lookup(request.domain, request.bus, request.devfn);
@@ -215,7 +215,7 @@ pub fn execute<'a, H: ConfigSpace + 'a>(
 
 fn conf_write(
     request: &Request,
-    function: &mut LentFunction,
+    function: &mut AssignedFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
 ) -> (Answer, Option<LogOnce>) {

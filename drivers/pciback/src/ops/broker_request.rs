@@ -3,7 +3,7 @@
 use pciif::{BrokerCommand, ErrorCode, Reply, Request};
 use xen_types::{Errno, Sbdf};
 
-use super::{Counters, LentFunction, LogOnce};
+use super::{AssignedFunction, Counters, LogOnce};
 use crate::config::{HardwareWrite, Register};
 
 /// The pirqs of an answer, as many as the job has entries.
@@ -121,7 +121,7 @@ impl BrokerRequest {
         &self,
         verdict: Verdict,
         request: &Request,
-        function: &mut LentFunction,
+        function: &mut AssignedFunction,
         answer: Option<&'a BrokerAnswer>,
         counters: &mut Counters,
     ) -> (Reply<'a>, Option<LogOnce>) {

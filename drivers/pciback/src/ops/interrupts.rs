@@ -3,7 +3,7 @@
 use pciif::layout::{MAX_VECTORS, MsixEntry};
 use pciif::{Command, Request};
 
-use super::{BrokerRequest, Interrupts, LentFunction};
+use super::{AssignedFunction, BrokerRequest, Interrupts};
 use crate::platform::ConfigSpace;
 
 const _: () = assert!(MAX_VECTORS == pci_config::MAX_ENTRIES as usize);
@@ -12,7 +12,7 @@ const _: () = assert!(MAX_VECTORS == pci_config::MAX_ENTRIES as usize);
 pub(super) fn enable(
     command: Command,
     request: &Request,
-    function: &LentFunction,
+    function: &AssignedFunction,
     hw: &impl ConfigSpace,
 ) -> Option<BrokerRequest> {
     let is_off = function.interrupts == Interrupts::Off;
@@ -35,7 +35,7 @@ pub(super) fn enable(
 }
 
 /// True when each entry is one of the function's table, and none of them is there twice.
-pub(crate) fn are_entries_valid(function: &LentFunction, hw: &impl ConfigSpace, entries: &[MsixEntry]) -> bool {
+pub(crate) fn are_entries_valid(function: &AssignedFunction, hw: &impl ConfigSpace, entries: &[MsixEntry]) -> bool {
     if entries.is_empty() {
         return true;
     }

@@ -12,14 +12,14 @@ const ABSENT: Sbdf = Sbdf::from_devfn(0, 0, 8);
 /// One frontend with one network card at 0000:00:00.0.
 struct Frontend {
     topology: Topology,
-    function: LentFunction,
+    function: AssignedFunction,
     hw: Memory,
     counters: Counters,
     is_served: bool,
 }
 
-fn assign(known: &Known, hw: &Memory) -> LentFunction {
-    LentFunction::new(VirtualConfig::new(&known.description(), hw))
+fn assign(known: &Known, hw: &Memory) -> AssignedFunction {
+    AssignedFunction::new(VirtualConfig::new(&known.description(), hw))
 }
 
 impl Frontend {

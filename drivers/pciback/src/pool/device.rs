@@ -5,7 +5,7 @@ use alloc::string::{String, ToString as _};
 use crate::broker::Cleanup;
 use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
 use crate::device::DeviceInfo;
-use crate::ops::{Interrupts, LentFunction};
+use crate::ops::{AssignedFunction, Interrupts};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
 use crate::topology::Traits;
 
@@ -13,7 +13,7 @@ use crate::topology::Traits;
 pub(crate) struct PoolDevice<P: Platform> {
     info: DeviceInfo,
     window: P::Window,
-    function: LentFunction,
+    function: AssignedFunction,
     /// What the broker still has to do about it.
     pub(crate) cleanup: Cleanup,
     /// It has a place among those that the broker has to do something about.
@@ -47,7 +47,7 @@ impl<P: Platform> PoolDevice<P> {
                 fault.pointer
             );
         }
-        let function = LentFunction::new(config);
+        let function = AssignedFunction::new(config);
         Self {
             info,
             window,
@@ -65,7 +65,7 @@ impl<P: Platform> PoolDevice<P> {
     }
 
     /// Both sides of it, to execute a request on.
-    pub(crate) const fn parts(&mut self) -> (&mut LentFunction, &P::Window) {
+    pub(crate) const fn parts(&mut self) -> (&mut AssignedFunction, &P::Window) {
         (&mut self.function, &self.window)
     }
 

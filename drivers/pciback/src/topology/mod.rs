@@ -4,6 +4,7 @@
 //! over the few functions a guest has, and every mode of export shares it: a mode only decides where a new function goes
 //! (`vpci.rs`, `slot.rs`; in `passthrough` mode it stays where it is) and which roots the guest is told.
 
+mod entry;
 mod slot;
 mod vpci;
 
@@ -16,6 +17,8 @@ use thiserror::Error;
 use xen_types::{DomId, Sbdf};
 
 use crate::device::DeviceId;
+
+pub use entry::{Entry, Traits};
 
 /// How virtual addresses are chosen: `export=` on the stub's command line, or `export` in a frontend's BE dir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -55,28 +58,6 @@ impl FromStr for ExportMode {
             _ => Err(UnknownMode),
         }
     }
-}
-
-/// What a mode must know about a function beside its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Traits {
-    /// A virtual function of an SR-IOV device.
-    pub is_virtual_function: bool,
-    /// A bridge to another bus: base class 06 with header type 1.
-    pub is_bridge: bool,
-}
-
-/// A function with an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Our name of it.
-    pub id: DeviceId,
-    /// Where it really is.
-    pub physical: Sbdf,
-    /// Where the guest sees it.
-    pub address: Sbdf,
-    /// What the placement took into account.
-    pub traits: Traits,
 }
 
 /// Why a function got no address. Only this function is concerned; the others stay where they are.

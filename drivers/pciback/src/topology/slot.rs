@@ -6,7 +6,7 @@
 
 use xen_types::Sbdf;
 
-use super::Entry;
+use super::entry::Entry;
 
 /// Slots on a bus.
 const SLOTS: u16 = 32;

@@ -2,7 +2,7 @@
 
 use xen_types::Sbdf;
 
-use super::{Entry, Traits};
+use super::entry::{Entry, Traits};
 
 /// Virtual segment of every function.
 const SEGMENT: u16 = 0;

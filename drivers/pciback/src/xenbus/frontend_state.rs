@@ -1,22 +1,12 @@
 //! What we hold for one frontend, as far as decisions depend on it.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use litemap::LiteMap;
-use xen_types::{Errno, Sbdf};
+use xen_types::Sbdf;
 use xenstore::XenbusState;
 
-use super::{Action, InvalidKey, Keys, Nodes};
-
-/// Why something cannot be done, for the error node and the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
-    /// The number that stands first in the error node.
-    pub(crate) errno: Errno,
-    /// The sentence behind it.
-    pub(crate) text: String,
-}
+use super::{Action, Failure, InvalidKey, Keys, Nodes};
 
 /// What became of a device that the toolstack listed, by its real address.
 #[derive(Clone, Debug, PartialEq, Eq)]

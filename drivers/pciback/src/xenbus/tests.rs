@@ -8,7 +8,7 @@ use litemap::LiteMap;
 use xen_types::{Errno, GrantRef, Port, Sbdf};
 use xenstore::XenbusState;
 
-use super::decide::Node;
+use super::Node;
 use super::*;
 
 const KEYS: Keys = Keys { gref: GrantRef(8), port: Port(17) };

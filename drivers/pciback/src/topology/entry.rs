@@ -1,0 +1,27 @@
+//! What is known of a function that has a virtual address.
+
+use xen_types::Sbdf;
+
+use crate::device::DeviceId;
+
+/// What a mode must know about a function beside its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traits {
+    /// A virtual function of an SR-IOV device.
+    pub is_virtual_function: bool,
+    /// A bridge to another bus: base class 06 with header type 1.
+    pub is_bridge: bool,
+}
+
+/// A function with an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Our name of it.
+    pub id: DeviceId,
+    /// Where it really is.
+    pub physical: Sbdf,
+    /// Where the guest sees it.
+    pub address: Sbdf,
+    /// What the placement took into account.
+    pub traits: Traits,
+}
