@@ -58,7 +58,7 @@ pub enum Write {
     CacheLineSize,
     /// BIST: to the hardware where it only starts the test.
     Bist,
-    /// Base address register or ROM: starts or ends sizing (§6.4).
+    /// Base address register or ROM: starts or ends sizing (§6.3).
     Base,
     /// PM control/status: D-state, data select, and clearing PME status (§6.5).
     PowerState,

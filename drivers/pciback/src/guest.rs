@@ -24,7 +24,7 @@ use crate::rate::{Lines, TokenBucket};
 use crate::topology::{ExportMode, Topology};
 use xenstore::XenbusState::{Connected, Reconfigured, Reconfiguring};
 
-use crate::xenbus::{Failure, FrontendState, InvalidKey, Keys, Nodes, Outcome, Peer, makes_sense};
+use crate::xenbus::{Failure, FrontendState, InvalidKey, Keys, Nodes, Outcome, Peer, ShutdownStage, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
 /// a handshake needs a dozen.
@@ -112,6 +112,10 @@ impl<P: Platform> Guest<P> {
 
     /// Whether its nodes may be looked at now: always, unless it has caused too many looks. Then: when.
     pub(crate) fn may_look(&mut self, now_ns: u64) -> Result<(), u64> {
+        // The stub's own end does not wait for what the guest owes.
+        if self.frontend.stop != ShutdownStage::No {
+            self.debt = 0;
+        }
         while let Some(left) = self.debt.checked_sub(1) {
             self.looks.take(now_ns)?;
             self.debt = left;
@@ -269,6 +273,8 @@ impl<P: Platform> Guest<P> {
     /// Answers what is still in the page, closes the port and lets the page go. The devices are to become quiet.
     pub(crate) fn disconnect(&mut self, platform: &P, ports: &mut PortTable, broker: &mut Broker<P>) {
         (self.asked, self.is_waiting) = (None, false);
+        // What the old connection has to wait for is not the next one's.
+        (self.aside_until_ns, self.is_delayed) = (0, self.has_losses);
         broker.forget(self.domid);
         for device in self.devices() {
             device.let_go();

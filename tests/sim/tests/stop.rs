@@ -3,7 +3,7 @@
 use pciback::Shutdown;
 use pciback::platform::Clock as _;
 use pciif::Request;
-use sim::Kind;
+use sim::{Kind, SimTool};
 use sim::tool::ecam;
 use sim::world::{STUB, World};
 use xen_types::{DomId, Sbdf};
@@ -125,6 +125,26 @@ fn silent_guests_are_waited_for_together_and_not_for_long() {
     assert!((5_000..5_100).contains(&milliseconds), "{milliseconds}");
     assert_eq!(world.states(guests[2]), ("6".to_string(), 6));
     assert_closed(&mut world, &guests);
+}
+
+/// It has used up what it may cause, and owes more than the end may take.
+#[test]
+fn a_guest_that_owes_looks_is_closed_in_time() {
+    let mut world = World::new(&[A]);
+    let guest = world.create_guest(5);
+    world.guest(guest).kind = Kind::Silent;
+    world.tool.attach(guest, &[A]);
+    world.settle();
+    let state = format!("{}/state", SimTool::frontend_dir(guest));
+    for _ in 0..300 {
+        world.xen.store().change(guest, |store| store.remove(&state)).expect("its own node");
+        world.stub.settle();
+        world.guest(guest).set_state(1);
+        world.stub.settle();
+    }
+    ask_to_stop(&world, "poweroff");
+    milliseconds_to_the_end(&mut world, Shutdown::Poweroff);
+    assert_closed(&mut world, &[guest]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key:
 const DEVICES_AT_ONCE: u32 = 16;
 
 /// Reads both directories. Ours is read within `transaction`, so that its commit tells whether all of it was true at one
-/// moment (the toolstack moves entries about, §1.5); the frontend's is not, or it could keep us from ever committing.
+/// moment (the toolstack moves entries about, §1.3); the frontend's is not, or it could keep us from ever committing.
 ///
 /// `None` when there is no such directory of ours.
 pub(crate) async fn nodes<P: Platform>(

@@ -146,6 +146,14 @@ impl Topology {
             ExportMode::Passthrough => Some(physical),
         }
         .ok_or(TopologyError::Full)?;
+        // The toolstack has made the nodes of as many buses as there are devices for, and retired addresses are none of these.
+        if self.mode == ExportMode::Slot {
+            let live = self.entries.iter().filter(|entry| entry.id != RETIRED);
+            let (count, last_bus) = live.fold((0, 0), |(count, _), entry| (count + 1, entry.address.bus()));
+            if address.bus() > last_bus && usize::from(address.bus()) > count / slot::SLOTS_PER_BUS {
+                return Err(TopologyError::Full);
+            }
+        }
         // A mode never proposes a taken address; were one to, the look-up must still find one function only.
         let Err(position) = self.position(address) else { return Err(TopologyError::Taken) };
         self.entries.try_reserve(1).map_err(|_| TopologyError::OutOfMemory)?;

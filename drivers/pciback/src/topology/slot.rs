@@ -10,6 +10,8 @@ use super::entry::Entry;
 
 /// Slots on a bus.
 const SLOTS: u16 = 32;
+/// The same, for counting devices.
+pub(super) const SLOTS_PER_BUS: usize = SLOTS as usize;
 
 /// Chooses the address of a new function: the wanted slot on the first bus in use where it is free, else the first free slot.
 pub(super) fn place(entries: &[Entry], wanted_slot: Option<u8>) -> Option<Sbdf> {

@@ -205,6 +205,20 @@ fn in_passthrough_mode_addresses_are_real() {
     assert!(!topology.shows_single_functions());
 }
 
+/// The toolstack makes the nodes of as many buses as there can be devices for. Addresses of devices that were taken by force must not lead beyond.
+#[test]
+fn retired_addresses_begin_no_bus_that_nobody_made() {
+    let mut topology = Topology::new(ExportMode::Slot);
+    let physical = |number: u8| Sbdf::from_devfn(0, 1, number);
+    for number in 0..32 {
+        topology.add(DeviceId(number.into()), physical(number), PLAIN, None).unwrap();
+        topology.retire(DeviceId(number.into()));
+    }
+    assert_eq!(topology.add(DeviceId(40), physical(40), PLAIN, None), Err(TopologyError::Full));
+    topology.forget_retired();
+    assert_eq!(topology.add(DeviceId(40), physical(40), PLAIN, None), Ok(Sbdf::from_devfn(0, 0, 0)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Add { id: u16, devfn: u8, bus: u8, is_virtual_function: bool, wanted: Option<u8> },

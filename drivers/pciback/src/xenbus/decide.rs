@@ -24,12 +24,12 @@
 //! (a) `dn2` when the keys have changed or the frontend had been at 4 or 7: then it started anew without our seeing it close.
 //! The same at 7 with new keys.
 //! (b) nothing while the keys are the ones that were refused: what failed with them would fail again.
-//! (c) it saw our 7 before our 4 (Linux since 2022, §2.4). Without keys that can be used: as column 1.
+//! (c) it saw our 7 before our 4 (Linux since 2022, §2.3). Without keys that can be used: as column 1.
 //! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not, or at 5 with a device that we have. It
 //! came when we had just connected or were at 8, and the frontend must take part in it.
 //! (e) 8 and nothing else when the frontend is still at the 7 that we have answered with 8 already: it may not have looked at the new
 //! entries. It goes to 4, and (d) begins a second round.
-//! (f) 8 when we are to close for good: Linux at 7 is deaf to 5 (§2.4). It comes to 4, and there we close.
+//! (f) 8 when we are to close for good: Linux at 7 is deaf to 5 (§2.3). It comes to 4, and there we close.
 //!
 //! While a frontend is connected, its devices come and go when both are at 7 only, with one exception: a device that is in no entry any
 //! more was taken by force, and is released at once. Entries move in one transaction, so none is ever missing by accident. Without
@@ -394,14 +394,15 @@ fn publish(nodes: &Nodes, frontend: &FrontendState) -> Vec<(Node, String)> {
             _ => None,
         };
         // One that failed has an address too: Linux reads that of each entry that it is told to let go of, gives up on the backend where there
-        // is none, and skips a device that it does not have. Where `state-N` is missing, so may be `vdev-N`.
-        let is_nowhere = device.vdev.is_empty() && device.state.is_some();
+        // is none, and skips a device that it does not have. Where it was before may be another's place by now. Where `state-N` is missing, so may
+        // be `vdev-N`.
+        let is_nowhere = device.state.is_some();
         let virtual_address = exported.or(is_nowhere.then_some(NOWHERE));
         let text = virtual_address.map(|address| address.virtual_key().to_string());
         if let Some(text) = text.filter(|text| device.vdev != *text) {
             writes.push((Node::VirtualDevice(number), text));
         }
-        // 6 is ours for "failed" (§2.9). Old toolstacks have no `state-N`, and we may not create any.
+        // 6 is ours for "failed" (§2.5). Old toolstacks have no `state-N`, and we may not create any.
         let state = if exported.is_some() { Initialised } else { Closed };
         if device.state.is_some_and(|now| now != u32::from(state.number())) {
             writes.push((Node::DeviceState(number), state.digit().into()));
