@@ -107,7 +107,7 @@ const RULES: [Rule; 5] = [
 pub(crate) const BUS_MASTER: u32 = 1 << 2;
 const MEMORY_WRITE_AND_INVALIDATE: u32 = 1 << 4;
 pub(crate) const INTX_DISABLE: u32 = 1 << 10;
-/// PolicyFlags cycles, palette snoop, stepping, fast back-to-back.
+/// Special cycles, palette snoop, stepping, fast back-to-back.
 const HARMLESS_COMMAND: u32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 9;
 const START_BIST: u32 = 0x40;
 const HAS_BIST: u32 = 0x80;

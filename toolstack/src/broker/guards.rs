@@ -54,7 +54,8 @@ impl Guards {
     /// When something is to be done; `None` for never.
     pub(super) fn at(&self) -> Option<Duration> {
         let guards = (self.all || !self.due.is_empty()).then_some(self.at);
-        let suspects = self.suspects.values().map(|(_, retry)| retry.at()).min();
+        // After trouble with the others, they wait as those do.
+        let suspects = self.suspects.values().map(|(_, retry)| retry.at().max(self.at)).min();
         guards.into_iter().chain(suspects).min()
     }
 

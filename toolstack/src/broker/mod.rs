@@ -6,8 +6,8 @@
 //! | [`Broker`] | which stubs there are, and whose turn it is |
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
-//! | `assigned`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
-//! | `interrupts`, `vectors`, `power`, `quiet` | what is done; commands do some of it too |
+//! | `assignment`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
+//! | `interrupts`, `vectors`, `power`, `quiesce` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `reclaim` | devices of guests that are gone |
 //! | `guards` | what keeps xl off our devices |

@@ -52,20 +52,24 @@ impl DeviceResources {
     pub(crate) fn of_others(host: &Host, stub: DomId, devices: &[Sbdf]) -> Result<Vec<Self>, Error> {
         let mut found = Vec::new();
         for device in devices.iter().copied() {
-            let known = Self::find(host, stub, device).or_else(|error| {
-                if !host.exists(&path::pool_dir(stub, device))? {
-                    return Err(error);
-                }
-                host.note(&format!("{device}: {error}; what the pool says of it counts"));
-                Self::recall(host, stub, device)
-            });
-            match known {
+            match Self::find_or_recall(host, stub, device) {
                 Ok(facts) => found.push(facts),
                 Err(error @ Error::Store(_)) => return Err(error),
                 Err(error) => host.note(&format!("{device} is left out: {error}")),
             }
         }
         Ok(found)
+    }
+
+    /// As [`Self::find`], or from the pool where dom0's files of the device make no sense.
+    pub(crate) fn find_or_recall(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
+        Self::find(host, stub, device).or_else(|error| {
+            if !host.exists(&path::pool_dir(stub, device))? {
+                return Err(error);
+            }
+            host.note(&format!("{device}: {error}; what the pool says of it counts"));
+            Self::recall(host, stub, device)
+        })
     }
 
     /// What the pool says about a device that dom0 does not see any more.

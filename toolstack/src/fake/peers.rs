@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use xen_types::{DomId, Sbdf};
+use xenstore::XenbusState;
 use xenstore::path::{backend_dir, child, error_node, frontend_dir, pool_dir, pool_root};
 
 use super::{ConfigImage, STUB, TempTree, World};
@@ -273,7 +274,10 @@ fn guests(world: &mut World, tree: &TempTree) -> bool {
 
 fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     let front = child(&frontend_dir(guest), "state");
-    let Some(state) = world.value(&front).map(str::to_owned) else { return false };
+    // However it was written.
+    let Some(state) = world.value(&front).map(|state| XenbusState::parse(state).digit().to_owned()) else {
+        return false;
+    };
     let back = world.value(&child(&its_backend(world, guest), "state")).unwrap_or("0").to_owned();
     let next = match (state.as_str(), back.as_str()) {
         _ if world.guest.silent => return false,

@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use xenstore::XenbusState;
+
 use super::{World, peers};
 use crate::fake::TempTree;
 use crate::store::{Change, Store, StoreFailure};
@@ -34,6 +36,9 @@ impl Store for FakeStore {
         }
         let as_expected = |change: &Change| match change {
             Change::Expect { path, value } => world.value(path) == Some(value),
+            Change::ExpectState { path, state } => {
+                world.value(path).is_some_and(|found| XenbusState::parse(found) == *state)
+            }
             Change::ExpectNoOther { path, value } => {
                 world.value(path).is_none_or(|found| Some(found) == value.as_deref())
             }

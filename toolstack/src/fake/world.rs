@@ -177,6 +177,7 @@ impl World {
             },
             Change::RemoveIfEmpty { .. }
             | Change::Expect { .. }
+            | Change::ExpectState { .. }
             | Change::ExpectNoOther { .. }
             | Change::Replace { .. } => {}
         }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,13 +26,14 @@ pub(crate) struct Running {
 pub(crate) struct Late;
 
 impl Running {
-    /// Starts it.
+    /// Starts it, in a process group of its own: what is typed at the terminal is for the command, which decides at its next safe point.
     ///
     /// # Errors
     /// Those of the kernel: no such program, no memory.
     pub(crate) fn start(command: &mut Command, input: Stdio) -> io::Result<Self> {
         let [stdout, stderr] = [output_file()?, output_file()?];
-        let child = command.stdin(input).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?).spawn()?;
+        let child =
+            command.process_group(0).stdin(input).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?).spawn()?;
         Ok(Self { child, stdout, stderr })
     }
 

@@ -53,7 +53,9 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
     match ask(host, wanted) {
         Ok(Asked::NoNeed) => return Ok(Answer::LetGo),
         Ok(Asked::Yes) => {}
-        Err(error @ (Error::GuestSilent { .. } | Error::StubSilent { .. })) => return Ok(Answer::Silent(error)),
+        Err(error @ (Error::GuestSilent { .. } | Error::StubSilent { .. } | Error::GuestUnsteady(_))) => {
+            return Ok(Answer::Silent(error));
+        }
         Err(Error::GuestWentAway(_) | Error::StubWentAway(_)) => {
             host.commit(&phases(devices, Phase::Detaching))?;
             return Ok(Answer::LetGo);
@@ -71,7 +73,13 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
     if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
         return Ok(Answer::Silent(silent));
     }
-    // It moved at the last moment, or is in the middle of it.
+    // It moved at the last moment, or is in the middle of it: nothing can be undone any more.
+    host.without_stopping(|| come_to_an_end(host, wanted))
+}
+
+/// Waits for a guest that has begun to let go.
+fn come_to_an_end(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error> {
+    let Wanted { stub, guest, devices, .. } = wanted;
     if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
         return Ok(Answer::LetGo);
     }
@@ -87,10 +95,7 @@ fn interrupted(host: &Host, wanted: Wanted<'_>, error: Error) -> Result<Answer, 
         return Err(error);
     }
     host.note(&format!("{guest} is letting go already, so this goes on to its end"));
-    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, wanted.devices.len()))?.is_ok() {
-        return Ok(Answer::LetGo);
-    }
-    Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
+    come_to_an_end(host, wanted)
 }
 
 enum Asked {
@@ -120,7 +125,7 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
         let settled = connect::settle(host, stub, guest, Patience::new(timeout, devices.len()))?;
         let entries = Entries::load(host, stub.id, guest.id)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
-        // One that is not exported has no address by which the guest could find it: Linux gives up everything then (§2.4).
+        // One that is not exported has no address by which the guest could find it: Linux gives up everything then (docs/protocol.md §2.3).
         let mut exported = Vec::new();
         for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
             // It may have let go already, for a command that was killed.
@@ -155,7 +160,7 @@ pub(crate) fn remove_entries(
     guest: &DomainName,
     devices: &[Sbdf],
 ) -> Result<(), Error> {
-    loop {
+    for _ in 0..connect::ROUNDS {
         let entries = Entries::load(host, stub.id, guest.id)?;
         if entries.of(devices).next().is_none() {
             return Ok(());
@@ -169,6 +174,8 @@ pub(crate) fn remove_entries(
             return Ok(());
         }
     }
+    // Entries are the toolstack's, and go whatever the guest does.
+    host.commit(&Entries::load(host, stub.id, guest.id)?.remove(devices))
 }
 
 /// Waits until the guest has let go, or tells who took too long.

@@ -1,6 +1,6 @@
 //! What a command is about to do with a device between dom0's drivers, xen-pciback and the stub, written down before it begins
 //! (`/tool/pcidom/work/BDF`), so that the next command undoes or finishes it if this one is killed. Of a device that
-//! is on its way to or from a guest the table says it (`table.rs`).
+//! is on its way to or from a guest the table says it (`device_table.rs`).
 
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};

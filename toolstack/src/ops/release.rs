@@ -76,7 +76,7 @@ pub(crate) fn take_back(host: &Host, assignment: &Assignment, rights: Rights) ->
 }
 
 fn take_all_back(host: &Host, assignment: &Assignment, rights: Rights) -> Result<(), Error> {
-    let (facts, vanished) = gather(host, assignment);
+    let (facts, vanished, unknown) = gather(host, assignment);
     let all = [facts.as_slice(), vanished.as_slice()].concat();
     let mut changes = Vec::new();
     if assignment.guest_alive {
@@ -86,7 +86,9 @@ fn take_all_back(host: &Host, assignment: &Assignment, rights: Rights) -> Result
         changes.extend(assignment.devices.iter().copied().flat_map(device_table::forget_keep));
     }
     host.commit(&changes)?;
-    let stuck = quiet(host, assignment, &facts);
+    let mut stuck = quiet(host, assignment, &facts);
+    // Nobody gets one of which it is not known what the guest may have of it.
+    stuck.extend(unknown);
     if assignment.connection == Connection::Gone {
         host.commit(&remove_directories(host, assignment)?)?;
     } else {
@@ -231,17 +233,17 @@ impl Returning {
 }
 
 /// What is known of the devices that dom0 sees, and of those that were pulled out: these have no registers any more, but the
-/// guest still has its rights.
-fn gather(host: &Host, assignment: &Assignment) -> (Vec<DeviceResources>, Vec<DeviceResources>) {
-    let (mut present, mut vanished) = (Vec::new(), Vec::new());
+/// guest still has its rights. Last, those of which neither dom0 nor the pool says what they have.
+fn gather(host: &Host, assignment: &Assignment) -> (Vec<DeviceResources>, Vec<DeviceResources>, Vec<(Sbdf, Error)>) {
+    let (mut present, mut vanished, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     for device in assignment.devices.iter().copied() {
         let known = if host.sysfs.exists(device) { &mut present } else { &mut vanished };
-        match DeviceResources::find(host, assignment.stub.id, device) {
+        match DeviceResources::find_or_recall(host, assignment.stub.id, device) {
             Ok(facts) => known.push(facts),
-            Err(error) => host.note(&format!("{device}: {error}")),
+            Err(error) => unknown.push((device, error)),
         }
     }
-    (present, vanished)
+    (present, vanished, unknown)
 }
 
 /// Takes every right from a living guest that it needs for none of its other devices. One that cannot be taken does not keep the

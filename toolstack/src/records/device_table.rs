@@ -163,6 +163,8 @@ pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
     changes.extend(guard::pass(device, stub.id, stub.id));
     changes.push(Change::write(path::child(&path::tool_device_dir(device), "stub"), stub.id));
     changes.extend(stub.name.as_ref().map(|name| Change::write(backend_node(device), name)));
+    // Whatever was allowed to somebody who had it before.
+    changes.push(Change::remove(policy_node(device)));
     changes.push(set_phase(device, Phase::Pool));
     changes
 }
@@ -194,7 +196,7 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let dir = path::tool_device_dir(device);
-    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended"];
+    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended", key::POLICY];
     let mut changes: Vec<Change> = gone.iter().map(|name| Change::remove(path::child(&dir, name))).collect();
     changes.push(audit::forget_pirqs(device));
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));

@@ -122,7 +122,7 @@ impl Ends {
     pub(crate) fn expected(self, stub: DomId, guest: DomId) -> Vec<Change> {
         let dirs = [(path::backend_dir(stub, guest), self.back), (path::frontend_dir(guest), self.front)];
         let known = dirs.into_iter().filter(|(_, state)| *state != XenbusState::Unknown);
-        known.map(|(dir, state)| Change::expect(path::child(&dir, key::STATE), state)).collect()
+        known.map(|(dir, state)| Change::expect_state(path::child(&dir, key::STATE), state)).collect()
     }
 
     fn nodes(stub: DomId, guest: DomId) -> [String; 2] {

@@ -133,6 +133,11 @@ pub(crate) fn mend(host: &Host, records: &[Record]) -> Result<Vec<Sbdf>, Error> 
         let mut changes = vec![
             Change::expect(stub, record.stub),
             Change::expect_no_other(frontend, record.frontend.map(|guest| guest.to_string())),
+            // xl may have written its own meanwhile.
+            match guard {
+                Guard::Names(owner) => Change::expect(node(device), owner),
+                Guard::Sound | Guard::Missing => Change::expect_no_other(node(device), None),
+            },
             Change::write(node(device), expected(record)),
             Change::write(mended_node(device), count),
         ];

@@ -15,7 +15,7 @@ pub(crate) struct RollbackStack<'a> {
 }
 
 impl<'a> RollbackStack<'a> {
-    /// Runs `body` with an empty journal, and undoes what it recorded, last first, if it fails. An undo that fails itself is
+    /// Runs `body` with an empty stack, and undoes what it recorded, last first, if it fails. An undo that fails itself is
     /// reported, and the others go on; but what somebody holds on to goes no further back.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl<'a> RollbackStack<'a> {
             if let Err(error) = undo(self.host) {
                 self.host.note(&format!("could not undo \"{name}\": {error}"));
                 if matches!(error, Error::Held { .. }) {
-                    // What was done before goes on being needed. The commands that follow finish it (`reclaim.rs`).
+                    // What was done before goes on being needed. The commands that follow finish it (`recover.rs`).
                     return;
                 }
             }

@@ -113,6 +113,23 @@ impl StoreChannel {
     }
 }
 
+/// Asks until the answer is yes, or it is late. A no before that is a signal's, which does not make xenstored silent: what was asked for is answered,
+/// and whoever undoes something needs that.
+fn until(
+    deadline_ns: u64,
+    now_ns: impl Fn() -> u64,
+    mut is_readable: impl FnMut() -> io::Result<bool>,
+) -> io::Result<bool> {
+    loop {
+        if is_readable()? {
+            return Ok(true);
+        }
+        if now_ns() >= deadline_ns {
+            return Ok(false);
+        }
+    }
+}
+
 fn timespec(ns: u64) -> Timespec {
     const NS_PER_S: u64 = 1_000_000_000;
     let part = |value| i64::try_from(value).unwrap_or(i64::MAX);
@@ -151,7 +168,8 @@ impl Transport for StoreChannel {
         // Without a deadline it is an answer that is read for. From the socket the read itself waits, as long as it may.
         if deadline_ns.is_none() && !self.is_socket {
             let patience_ns = u64::try_from(self.patience.as_nanos()).unwrap_or(u64::MAX);
-            if !self.readable(Some(self.now_ns().saturating_add(patience_ns)))? {
+            let deadline_ns = self.now_ns().saturating_add(patience_ns);
+            if !until(deadline_ns, || self.now_ns(), || self.readable(Some(deadline_ns)))? {
                 return Err(self.silent());
             }
         }
@@ -207,6 +225,17 @@ mod tests {
             // What comes next is not waited for again.
             assert_eq!(channel.send(b"abc").unwrap_err().kind(), io::ErrorKind::TimedOut);
         }
+    }
+
+    #[test]
+    fn a_signal_while_an_answer_is_read_for_does_not_make_xenstored_silent() {
+        let asked = std::cell::Cell::new(0);
+        let third = || {
+            asked.set(asked.get() + 1);
+            Ok(asked.get() == 3)
+        };
+        assert!(until(10, || asked.get(), third).unwrap());
+        assert!(!until(10, || 10, || Ok(false)).unwrap());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use xen_types::Errno;
-use xenstore::{Nodes, Request, StoreError, Transaction, Transport};
+use xenstore::{Nodes, Request, StoreError, Transaction, Transport, XenbusState};
 
 use super::{Change, Store, StoreFailure};
 
@@ -81,6 +81,7 @@ fn simple(change: &Change) -> Option<(&str, Request<'_>)> {
         Change::RemoveIfEmpty { .. }
         | Change::Copy { .. }
         | Change::Expect { .. }
+        | Change::ExpectState { .. }
         | Change::ExpectNoOther { .. }
         | Change::Replace { .. } => return None,
     })
@@ -109,6 +110,11 @@ fn apply_one<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> R
         Change::Copy { from, to } => (from, copy(nodes, from, to)),
         Change::Expect { path, value } => match nodes.read_bytes(path) {
             Ok(found) if found.as_deref().map(text).as_ref() == Some(value) => return Ok(()),
+            Ok(_) => return Err(Inside::Unexpected),
+            Err(error) => (path, Err(error)),
+        },
+        Change::ExpectState { path, state } => match nodes.read_bytes(path) {
+            Ok(Some(found)) if XenbusState::parse(&found) == *state => return Ok(()),
             Ok(_) => return Err(Inside::Unexpected),
             Err(error) => (path, Err(error)),
         },

@@ -15,7 +15,7 @@ pub(crate) use watches::WatchConnection;
 
 use std::time::Duration;
 
-use xenstore::Permission;
+use xenstore::{Permission, XenbusState};
 
 /// One change of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(crate) enum Change {
     Copy { from: String, to: String },
     /// Nothing of the transaction happens unless the node has this value.
     Expect { path: String, value: String },
+    /// Nothing of the transaction happens unless the node has this state, however its owner writes it: `4`, `04`.
+    ExpectState { path: String, state: XenbusState },
     /// Nothing of the transaction happens unless the node is absent, or has this value where one is named.
     ExpectNoOther { path: String, value: Option<String> },
     /// Gives a node that is absent, or has the value `old`, the value `new`, or removes it; one that says something else stays.
@@ -59,6 +61,10 @@ impl Change {
 
     pub(crate) fn expect(path: impl Into<String>, value: impl ToString) -> Self {
         Self::Expect { path: path.into(), value: value.to_string() }
+    }
+
+    pub(crate) fn expect_state(path: impl Into<String>, state: XenbusState) -> Self {
+        Self::ExpectState { path: path.into(), state }
     }
 
     pub(crate) fn expect_no_other(path: impl Into<String>, value: Option<String>) -> Self {

@@ -6,7 +6,7 @@ use xen_types::Sbdf;
 use super::{TIMEOUT, attach_to_web, request};
 use crate::cli::list;
 use crate::error::{Error, ExitCause};
-use crate::fake::{E1000, Machine, MachineWithStub, WEB, device};
+use crate::fake::{E1000, Machine, MachineWithStub, STUB, WEB, device};
 use crate::ops::assignable;
 use crate::ops::attach::attach;
 use crate::ops::detach::{self, detach};
@@ -121,4 +121,19 @@ fn an_attach_that_fails_leaves_no_policy() {
     request.timeout = std::time::Duration::from_secs(1);
     attach(&machine.host, &request).unwrap_err();
     machine.with(|world| assert_eq!((world.value(POOL), world.value(TABLE)), (None, None)));
+}
+
+/// What a guest was allowed with a device is not the next one's, also where neither the guest nor the stub ends in order.
+#[test]
+fn a_policy_does_not_outlive_a_stub_that_died_with_the_guest() {
+    let machine = Machine::new();
+    assignable::add(&machine.host, &[device(E1000)], "pcidom").unwrap();
+    attach_to_web(&machine, &[&format!("{E1000},permissive=1")]).unwrap();
+    assert!(machine.with(|world| world.value(TABLE).is_some()));
+    machine.with(|world| {
+        world.destroy(WEB);
+        world.destroy(STUB);
+    });
+    reclaim(&machine.host).unwrap();
+    assert_eq!(machine.with(|world| world.value(TABLE).map(str::to_owned)), None);
 }

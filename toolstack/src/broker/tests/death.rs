@@ -148,16 +148,16 @@ fn a_guest_that_died_meanwhile_is_no_trouble() {
     let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
     make_quiet(&bench.machine.host, WEB, &facts).unwrap();
     assert!(bench.config(NVME).is_quiet());
-    assert_eq!(bench.journal(NVME), RollbackStack::None);
+    assert_eq!(bench.vectors(NVME), Vectors::None);
 }
 
 #[test]
 fn a_device_that_was_pulled_out_leaves_no_vectors() {
-    for journal in ["", "busy"] {
+    for noted in ["", "busy"] {
         let bench = busy_bench();
-        if !journal.is_empty() {
+        if !noted.is_empty() {
             let node = path::child(&path::tool_device_dir(device(NVME)), "vectors");
-            bench.machine.with(|world| world.write(&node, journal));
+            bench.machine.with(|world| world.write(&node, noted));
         }
         std::fs::remove_dir_all(bench.machine.tree.path().join(format!("bus/pci/devices/{NVME}"))).unwrap();
         let process = bench.process();
@@ -166,7 +166,7 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
         assert_eq!(heard.code, ErrorCode::DevNotFound);
         let_go(&bench.machine.host, WEB, &[device(NVME)], &[]).unwrap();
         assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
-        assert_eq!(bench.journal(NVME), RollbackStack::None);
+        assert_eq!(bench.vectors(NVME), Vectors::None);
     }
 }
 
@@ -175,11 +175,11 @@ fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
     let bench = busy_bench();
     let node = |name| path::child(&path::tool_device_dir(device(name)), "vectors");
     let (mine, theirs) = (node(NVME), node(E1000));
-    let journal = bench.machine.with(|world| {
-        let journal = world.value(&theirs).unwrap().to_owned();
+    let vectors = bench.machine.with(|world| {
+        let vectors = world.value(&theirs).unwrap().to_owned();
         world.write(&mine, "busy");
         world.write(&theirs, "busy"); // it is just at the e1000
-        let (theirs, done) = (theirs.clone(), journal.clone());
+        let (theirs, done) = (theirs.clone(), vectors.clone());
         world.incidents.push(Box::new(move |world| {
             let swept = world.nodes.contains_key("/tool/pcidom/sweep/5");
             if swept {
@@ -187,13 +187,13 @@ fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
             }
             swept
         }));
-        journal
+        vectors
     });
     let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
     let_go(&bench.machine.host, WEB, &[device(NVME)], &[facts]).unwrap();
     assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
     bench.machine.with(|world| {
-        assert_eq!(world.value(&theirs), Some(journal.as_str()));
+        assert_eq!(world.value(&theirs), Some(vectors.as_str()));
         assert!(!world.nodes.contains_key("/tool/pcidom/sweep"));
     });
     bench.assert_sound();
@@ -205,10 +205,10 @@ fn nothing_is_mapped_while_a_command_sweeps() {
     bench.machine.with(|world| world.write("/tool/pcidom/sweep/5", ""));
     let process = bench.process();
     let mut broker = bench.start(&process);
-    let before = bench.journal(E1000);
+    let before = bench.vectors(E1000);
     let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, E1000), &[]);
     assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 16));
-    assert_eq!((bench.journal(E1000), bench.mapped(E1000).len()), (before, 2));
+    assert_eq!((bench.vectors(E1000), bench.mapped(E1000).len()), (before, 2));
     // A command that was killed at it does not keep it so.
     crate::ops::recover::reclaim(&bench.machine.host).unwrap();
     let heard = bench.ask(&mut broker, STUB, &request(BrokerCommand::EnableMsi, E1000), &[]);

@@ -18,7 +18,7 @@ use pciif::{BrokerCommand, ErrorCode, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};
 
-use super::vectors::Vectors as RollbackStack;
+use super::vectors::Vectors;
 use super::{Broker, Outside};
 use crate::error::DomainName;
 use crate::fake::{
@@ -186,8 +186,8 @@ impl Bench {
         self.machine.with(|world| world.apply(&device_table::set_phase(device(name), phase)).unwrap());
     }
 
-    fn journal(&self, name: &str) -> RollbackStack {
-        RollbackStack::load(&self.machine.host, device(name)).unwrap()
+    fn vectors(&self, name: &str) -> Vectors {
+        Vectors::load(&self.machine.host, device(name)).unwrap()
     }
 
     /// The pirqs that Xen has mapped for a device.
@@ -202,22 +202,19 @@ impl Bench {
         self.machine.with(|world| world.notes.clone())
     }
 
-    /// RollbackStack, Xen and registers agree about every device.
+    /// The noted vectors, Xen and registers agree about every device.
     #[track_caller]
     fn assert_sound(&self) {
         for name in [NVME, E1000, EDU] {
-            let (journal, config) = (self.journal(name), self.config(name));
-            assert_ne!(journal, RollbackStack::Busy, "{name}");
-            let noted: Vec<u32> = journal.pirqs().into_iter().map(|pirq| pirq.0).collect();
+            let (vectors, config) = (self.vectors(name), self.config(name));
+            assert_ne!(vectors, Vectors::Busy, "{name}");
+            let noted: Vec<u32> = vectors.pirqs().into_iter().map(|pirq| pirq.0).collect();
             assert_eq!(noted.len(), self.mapped(name).len(), "{name}: a pirq stands twice");
             assert_eq!(noted.into_iter().collect::<BTreeSet<_>>(), self.mapped(name), "{name}");
             let enabled = (config.word(MSI + 2) & 1 != 0, config.word(MSIX + 2) & 0x8000 != 0);
-            let wanted = (matches!(journal, RollbackStack::Msi(_)), matches!(journal, RollbackStack::Msix(_)));
+            let wanted = (matches!(vectors, Vectors::Msi(_)), matches!(vectors, Vectors::Msix(_)));
             assert_eq!(enabled, wanted, "{name}");
-            assert!(
-                journal == RollbackStack::None || config.word(COMMAND) & INTX_OFF != 0,
-                "{name}: INTx beside vectors"
-            );
+            assert!(vectors == Vectors::None || config.word(COMMAND) & INTX_OFF != 0, "{name}: INTx beside vectors");
             assert_eq!(config.word(COMMAND) & 3, image().word(COMMAND) & 3, "{name}: decoders");
         }
         self.machine.assert_no_violations();

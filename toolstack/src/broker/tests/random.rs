@@ -71,11 +71,11 @@ fn to_request(name: &str, what: &What) -> (Request, Vec<u16>) {
     }
 }
 
-/// No pirq stands in two journals of one guest, and none is mapped that stands in no journal.
+/// No pirq is noted for two devices of one guest, and none is mapped that is noted for none.
 fn assert_one_owner(bench: &Bench) {
     let mut seen = BTreeSet::new();
     for (name, guest) in [(NVME, WEB), (E1000, WEB), (EDU, DB)] {
-        for pirq in bench.journal(name).pirqs() {
+        for pirq in bench.vectors(name).pirqs() {
             assert!(seen.insert((guest, pirq.0)), "pirq {pirq} of domain {guest} has two owners");
         }
     }

@@ -13,7 +13,7 @@ fn msix_entries_become_pirqs_in_their_order() {
     let mut broker = bench.start(&process);
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[5, 0, 63]), &[5, 0, 63]);
     assert_eq!(heard, Heard { vectors: vec![55, 54, 53], ..success(0) });
-    assert_eq!(bench.journal(NVME).to_string(), "msix 5:55 0:54 63:53");
+    assert_eq!(bench.vectors(NVME).to_string(), "msix 5:55 0:54 63:53");
     bench.assert_sound();
     let query = bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]);
     assert_eq!((query.code, query.value, query.info), (ErrorCode::Success, 3, 3));
@@ -32,7 +32,7 @@ fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
         assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 1), "{offset:#x}");
         bench.set_config(PHYSICAL, |config| *config = physical.clone());
     }
-    assert_eq!(bench.journal(NVME), RollbackStack::None);
+    assert_eq!(bench.vectors(NVME), Vectors::None);
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[1, 0]), &[1, 0]);
     assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
     assert_eq!(bench.config(NVME).word(COMMAND) & 3, 0, "no decoder is its own");
@@ -64,7 +64,7 @@ fn msi_is_one_vector_or_a_block() {
     let block = Request { info: MSI_VECTORS, ..request(BrokerCommand::EnableMultiMsi, E1000) };
     let heard = bench.ask(&mut broker, STUB, &block, &[]);
     assert_eq!((heard.code, heard.value), (ErrorCode::Success, 48));
-    assert_eq!(bench.journal(E1000).pirqs().len(), 8);
+    assert_eq!(bench.vectors(E1000).pirqs().len(), 8);
     bench.assert_sound();
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsi, E1000), &[]), success(0));
     assert_eq!(bench.mapped(E1000).len(), 0);
@@ -79,7 +79,7 @@ fn a_new_set_replaces_the_old_one() {
     // What Debian's NVMe driver does (docs/protocol.md §4.3).
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsi, NVME), &[]);
-    assert_eq!(bench.journal(NVME), RollbackStack::None, "either command turns off what is on");
+    assert_eq!(bench.vectors(NVME), Vectors::None, "either command turns off what is on");
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1]), &[0, 1]);
     assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
@@ -139,7 +139,7 @@ fn sets_that_the_device_does_not_have_are_refused_before_anything_is_touched() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[7]), &[7]);
-    let before = (bench.journal(NVME), bench.config(NVME).0);
+    let before = (bench.vectors(NVME), bench.config(NVME).0);
     let failed = refused(ErrorCode::OpFailed);
     for entries in [&[64][..], &[0xffff], &[1, 1], &[0, 1, 2, 0], &[]] {
         let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, entries), entries);
@@ -153,7 +153,7 @@ fn sets_that_the_device_does_not_have_are_refused_before_anything_is_touched() {
         let request = Request { info: count, ..request(BrokerCommand::EnableMultiMsi, NVME) };
         assert_eq!(bench.ask(&mut broker, STUB, &request, &[]), failed, "{count}");
     }
-    assert_eq!((bench.journal(NVME), bench.config(NVME).0), before);
+    assert_eq!((bench.vectors(NVME), bench.config(NVME).0), before);
     bench.assert_sound();
 }
 
@@ -205,7 +205,7 @@ fn quiesce_leaves_a_device_as_attach_does() {
     let config = bench.config(NVME);
     assert_eq!((config.word(4), config.word(PM + 4) & 3, config.word(MSIX + 2)), (3, 0, TABLE_ENTRIES - 1));
     assert_eq!(bench.mapped(NVME).len(), 0);
-    assert_eq!(bench.journal(NVME), RollbackStack::None);
+    assert_eq!(bench.vectors(NVME), Vectors::None);
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_device_that_is_taken_back_meanwhile_keeps_no_vector() {
         let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1, 2, 3]), &[0, 1, 2, 3]);
         assert_eq!((heard.code, heard.info), (ErrorCode::DevNotFound, 1), "{name}");
         assert_eq!(bench.mapped(NVME).len(), 0);
-        assert_eq!(bench.journal(NVME), RollbackStack::None);
+        assert_eq!(bench.vectors(NVME), Vectors::None);
         assert_eq!(bench.config(NVME).word(MSIX + 2) & 0x8000, 0);
         bench.machine.assert_no_violations();
     }
