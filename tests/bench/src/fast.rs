@@ -11,6 +11,7 @@ use crate::{
     qemu::{Clock, Line, Logs, Machine},
     release::Release,
     report::Report,
+    tally::Tally,
 };
 
 /// A run takes seconds.
@@ -54,7 +55,13 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
     if let Some(missing) = missing {
         println!("{missing}");
     }
-    tally += crash_dump::run(&mut machine, &dir, verbose)?;
+    match crash_dump::run(&mut machine, &dir, verbose) {
+        Ok(cases) => tally += cases,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            tally += Tally::one(false);
+        }
+    }
     if tally.failed > 0 {
         layout::keep_logs(&dir)?;
         eprintln!("bench: the console is in {}", dir.display());

@@ -89,8 +89,9 @@ impl Stage {
             .spawn()
             .context("starting make")?;
         let (mut tally, mut bench_errors) = (Tally::default(), 0);
-        for line in BufReader::new(make.stdout.take().context("no pipe")?).lines() {
-            let line = line?;
+        for line in BufReader::new(make.stdout.take().context("no pipe")?).split(b'\n') {
+            // Consoles say what they like.
+            let line = String::from_utf8_lossy(&line?).into_owned();
             on_line(&line)?;
             tally += Tally::of_line(&line).unwrap_or_default();
             bench_errors += u32::from(line.starts_with(BENCH_ERROR));
