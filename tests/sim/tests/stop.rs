@@ -3,9 +3,9 @@
 use pciback::Shutdown;
 use pciback::platform::Clock as _;
 use pciif::Request;
-use sim::{Kind, SimTool};
 use sim::tool::ecam;
 use sim::world::{STUB, World};
+use sim::{Kind, SimTool};
 use xen_types::{DomId, Sbdf};
 
 const A: Sbdf = Sbdf::from_devfn(0, 3, 0);

@@ -59,6 +59,10 @@ impl Kernel for FakeKernel {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 world.resets.push(driver.to_owned());
+                if world.lost_by_reset.remove(driver) {
+                    let config = path.with_file_name("config");
+                    std::fs::rename(&config, config.with_extension("lost"))?;
+                }
                 Ok(())
             }
             _ => Err(no_device()),

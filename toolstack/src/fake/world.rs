@@ -72,6 +72,8 @@ pub(crate) struct World {
     /// Devices whose next reset does not end, and those with which that has happened.
     pub(crate) hanging_resets: BTreeSet<String>,
     pub(crate) resetting: BTreeSet<String>,
+    /// Devices whose registers cannot be reached after their next reset.
+    pub(crate) lost_by_reset: BTreeSet<String>,
     pub(crate) notes: Vec<String>,
     pub(crate) traces: Vec<String>,
     /// Changes so far, and the one that fails.

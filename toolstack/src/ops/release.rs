@@ -197,18 +197,18 @@ impl Returning {
         mut changes: Vec<Change>,
     ) -> Result<(), Error> {
         let mut devices = self.devices;
-        let mut hanging = None;
+        let mut stuck = None;
         for (device, resetting) in self.resets {
             // Who has a mapping goes on using the device after its reset.
             let reset = match (resetting.finish(host), looked) {
-                (Err(error @ Error::ResetHangs(_)), _) => {
-                    // It stays on its way back, and does not keep the others.
+                (Err(error), _) => {
+                    // It stays on its way back, and does not keep the others; nor are their resets left alone.
                     devices.retain(|other| *other != device);
-                    hanging.get_or_insert(error);
+                    stuck.get_or_insert(error);
                     continue;
                 }
-                (reset, Looked::Through) => reset?,
-                (reset, Looked::Away) => reset.map(|_| Reset::Failed)?,
+                (Ok(reset), Looked::Through) => reset,
+                (Ok(_), Looked::Away) => Reset::Failed,
             };
             changes.push(device_table::note_reset(device, reset));
         }
@@ -228,7 +228,7 @@ impl Returning {
                 outcome => outcome?,
             }
         }
-        hanging.map_or(Ok(()), Err)
+        stuck.map_or(Ok(()), Err)
     }
 }
 

@@ -240,6 +240,22 @@ fn a_device_that_was_pulled_out_leaves_no_rights_behind() {
     machine.assert_no_violations();
 }
 
+/// What its reset did to one device is no reason to leave the others half-way.
+#[test]
+fn a_device_that_its_reset_takes_away_keeps_no_other_from_coming_back() {
+    let machine = attached();
+    machine.with(|world| world.lost_by_reset.insert(NVME.to_owned()));
+    let error = detach_from_web(&machine, &ALL).unwrap_err();
+    assert!(error.to_string().contains(NVME), "{error}");
+    let phase = |name: &str| {
+        let node = format!("/tool/pcidom/device/{}/phase", device(name).path_component());
+        machine.with(|world| world.value(&node).map(str::to_owned))
+    };
+    let phases = ALL.map(|name| (name, phase(name)));
+    let expected = |name| if name == NVME { "detaching" } else { "pool" };
+    assert!(phases.iter().all(|(name, phase)| phase.as_deref() == Some(expected(*name))), "{phases:?}");
+}
+
 #[test]
 fn a_reset_that_does_not_end_holds_up_nobody_and_the_device_stays_out_of_the_pool() {
     let machine = attached();
