@@ -186,5 +186,13 @@ fn dom0_archive(unpacked: &Unpacked) -> Result<Archive> {
     archive.text("etc/xen/xl.conf", "");
     let oxenstored = "etc/xen/oxenstored.conf";
     archive.data(oxenstored, fs::read(unpacked.path(oxenstored))?);
+    // That of Xen 4.20 asks the hypervisor through one of these.
+    for folder in fs::read_dir(unpacked.path("usr/lib"))? {
+        let plugins = format!("usr/lib/{}/ocaml/xsd_glue/xenctrl_plugin", folder?.file_name().display());
+        for plugin in fs::read_dir(unpacked.path(&plugins)).into_iter().flatten() {
+            let plugin = plugin?;
+            archive.data(&format!("{plugins}/{}", plugin.file_name().display()), fs::read(plugin.path())?);
+        }
+    }
     Ok(archive)
 }
