@@ -7,12 +7,12 @@ use xen_types::{DomId, Port};
 use xenstore::Client;
 
 use crate::Counters;
-use crate::control::core::{Core, Handle};
-use crate::control::executor::Executor;
-use crate::control::shutdown::{self, Shutdown};
-use crate::control::{directory, pool_watcher, startup};
-use crate::guest::Guest;
+use crate::frontend::Guest;
 use crate::platform::Platform;
+use crate::shared::{Core, Handle};
+use crate::tasks::executor::Executor;
+use crate::tasks::shutdown::{self, Shutdown};
+use crate::tasks::{directory, pool_watcher, startup};
 use crate::topology::ExportMode;
 
 /// What the stub's command line decides.

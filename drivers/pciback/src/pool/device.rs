@@ -2,11 +2,11 @@
 
 use alloc::string::{String, ToString as _};
 
-use crate::broker::Cleanup;
+use crate::broker_client::Cleanup;
 use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
-use crate::device::DeviceInfo;
-use crate::ops::{AssignedFunction, Interrupts};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
+use crate::pool::device_info::DeviceInfo;
+use crate::requests::{AssignedFunction, Interrupts};
 use crate::topology::Traits;
 
 /// One function: what the tool said about it, its mapped configuration space, and what a guest sees of that.

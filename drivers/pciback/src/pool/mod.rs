@@ -1,6 +1,7 @@
 //! The devices that dom0 gave us: who has which, and whether it is fit to be assigned.
 
 mod device;
+pub mod device_info;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -10,12 +11,12 @@ use alloc::string::{String, ToString as _};
 use litemap::LiteMap;
 use xen_types::{DomId, Errno, Sbdf};
 
-use crate::broker::{Broker, Cleanup};
-use crate::control::signal::Signal;
-use crate::device::DeviceInfo;
+use crate::broker_client::{Broker, Cleanup};
+use crate::handshake::Failure;
 use crate::platform::{ConfigWrite as _, Platform};
+use crate::pool::device_info::DeviceInfo;
 use crate::rate::Lines;
-use crate::xenbus::Failure;
+use crate::signal::Signal;
 pub(crate) use device::{Notified, PoolDevice};
 
 /// A device's place in the pool.

@@ -2,7 +2,7 @@
 
 use xen_types::Sbdf;
 
-use crate::device::DeviceId;
+use crate::pool::device_info::DeviceId;
 
 /// What a mode must know about a function beside its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

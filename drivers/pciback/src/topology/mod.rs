@@ -16,7 +16,7 @@ use core::str::FromStr;
 use thiserror::Error;
 use xen_types::{DomId, Sbdf};
 
-use crate::device::DeviceId;
+use crate::pool::device_info::DeviceId;
 
 pub use entry::{Entry, Traits};
 

@@ -8,11 +8,11 @@ use xen_types::{DomId, Errno};
 use xenstore::path::{self, key};
 use xenstore::{Error, TxId, number};
 
-use super::core::Handle;
 use super::store::Transaction;
 use super::values::{REQUESTED_SLOT, Values};
+use crate::handshake::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 use crate::platform::Platform;
-use crate::xenbus::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
+use crate::shared::Handle;
 
 /// Our nodes, besides those of the devices.
 const OURS: [&str; 7] =

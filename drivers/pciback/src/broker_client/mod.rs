@@ -10,9 +10,9 @@ use pciif::layout::MsixEntry;
 use pciif::{BrokerCommand, FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
-use crate::ops::{BrokerAnswer, BrokerRequest};
 use crate::platform::{self, Platform};
 use crate::pool::PoolDevice;
+use crate::requests::{BrokerAnswer, BrokerRequest};
 
 /// How long a request may take. Guests wait twice as long.
 const PATIENCE_NS: u64 = 1_000_000_000;

@@ -1,5 +1,8 @@
 //! One frontend: what it holds, and its page.
 
+pub(crate) mod port_table;
+pub(crate) mod table;
+
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
@@ -12,19 +15,19 @@ use pciif::{AerNotification, BackendPage, MsixEntries, Reply, Request};
 use xen_types::{DomId, Errno, Port, Sbdf};
 
 use crate::backend::{Options, Served};
-use crate::broker::{Availability, Broker, Cleanup, InFlight};
+use crate::broker_client::{Availability, Broker, Cleanup, InFlight};
 use crate::config::Register;
-use crate::control::signal::Signal;
-use crate::device::DeviceId;
-use crate::ops::{self, Answer, BrokerRequest, Counters, HasRead, Interrupts, LogOnce, Verdict};
+use crate::frontend::port_table::PortTable;
 use crate::platform::{Grants, Platform};
+use crate::pool::device_info::DeviceId;
 use crate::pool::{Notified, Pool, PoolDevice};
-use crate::port_table::PortTable;
 use crate::rate::{Lines, TokenBucket};
+use crate::requests::{self, Answer, BrokerRequest, Counters, HasRead, Interrupts, LogOnce, Verdict};
+use crate::signal::Signal;
 use crate::topology::{ExportMode, Topology};
 use xenstore::XenbusState::{Connected, Reconfigured, Reconfiguring};
 
-use crate::xenbus::{Failure, FrontendState, InvalidKey, Keys, Nodes, Outcome, Peer, ShutdownStage, makes_sense};
+use crate::handshake::{Failure, FrontendState, InvalidKey, Keys, Nodes, Outcome, Peer, ShutdownStage, makes_sense};
 
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
 /// a handshake needs a dozen.
@@ -350,7 +353,7 @@ impl<P: Platform> Guest<P> {
         if asked.is_none()
             && let Some(request) = page.take_read()
         {
-            let executed = ops::read(
+            let executed = requests::read(
                 &request,
                 topology,
                 |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
@@ -436,7 +439,7 @@ impl<P: Platform> Guest<P> {
             broker.forget(self.domid);
         }
         let devices = &mut self.devices;
-        let executed = ops::execute(
+        let executed = requests::execute(
             &request,
             &self.topology,
             |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()),
@@ -489,7 +492,7 @@ impl<P: Platform> Guest<P> {
                     let entries = page.take_entries(request);
                     let entries = entries.as_ref().map_or(&[][..], MsixEntries::as_slice);
                     let (function, hw) = device.parts();
-                    if ops::are_entries_valid(function, hw, entries) {
+                    if requests::are_entries_valid(function, hw, entries) {
                         device.is_touched = true;
                         if job.is_enable() {
                             device.cleanup = Cleanup::None; // the broker turns off what is on

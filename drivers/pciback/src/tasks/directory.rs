@@ -5,8 +5,8 @@ use alloc::rc::Rc;
 use xen_types::DomId;
 use xenstore::{Request, TxId, directory_entries, path::relative};
 
-use super::core::Handle;
 use crate::platform::Platform;
+use crate::shared::Handle;
 
 /// Runs for ever. A directory that is gone is noticed by its frontend's own task.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {

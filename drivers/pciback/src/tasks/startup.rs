@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::core::{Core, Handle, WATCHES};
 use crate::platform::Platform;
+use crate::shared::{Core, Handle, WATCHES};
 
 /// Until xenstored takes it.
 const RETRY_NS: u64 = 1_000_000_000;

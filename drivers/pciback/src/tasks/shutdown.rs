@@ -8,9 +8,9 @@ use alloc::rc::Rc;
 use xen_types::Errno;
 use xenstore::{Request, TxId, path::relative, text};
 
-use super::core::{Core, Handle};
+use crate::handshake::ShutdownStage;
 use crate::platform::Platform;
-use crate::xenbus::ShutdownStage;
+use crate::shared::{Core, Handle};
 
 /// How long frontends may take to close.
 const PATIENCE_NS: u64 = 5_000_000_000;

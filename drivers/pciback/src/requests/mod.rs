@@ -20,8 +20,8 @@ pub use log_once::{LogOnce, Noticed};
 use pciif::{Command, ErrorCode, ReadRequest, Reply, Request};
 
 use crate::config::{BadAccess, Denied, VirtualConfig, WriteError, WriteOutcome};
-use crate::device::DeviceId;
 use crate::platform::{ConfigSpace, Width};
+use crate::pool::device_info::DeviceId;
 use crate::topology::Topology;
 use all_ones::AllOnesDetector;
 

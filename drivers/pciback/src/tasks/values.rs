@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use xen_types::Errno;
 use xenstore::{Error, Request, TxId, number};
 
-use super::core::Handle;
 use super::store::Answer;
 use crate::platform::Platform;
+use crate::shared::Handle;
 
 /// `vdevfn-N`, which is read beside the transaction: it comes and goes with its `dev-N`, which is read within.
 pub(crate) const REQUESTED_SLOT: &str = "vdevfn";

@@ -1,5 +1,8 @@
 //! What the tasks of the control plane and the data plane share.
 
+mod broker_turn;
+mod statistics;
+
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -14,18 +17,18 @@ use xen_types::{DomId, Port, Sbdf};
 use xenstore::path::key;
 use xenstore::{Client, ReqId, Request, TxId, WatchEvent, path};
 
-use super::executor::BoxedTask;
-use super::shutdown::Shutdown;
-use super::signal::Signal;
 use crate::Counters;
 use crate::Options;
-use crate::broker::Broker;
-use crate::guest::Guest;
-use crate::guests::Guests;
+use crate::broker_client::Broker;
+use crate::frontend::Guest;
+use crate::frontend::port_table::PortTable;
+use crate::frontend::table::Guests;
+use crate::handshake::ShutdownStage;
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
-use crate::port_table::PortTable;
-use crate::xenbus::ShutdownStage;
+use crate::signal::Signal;
+use crate::tasks::executor::BoxedTask;
+use crate::tasks::shutdown::Shutdown;
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
 const BACKEND_TOKEN: &str = "backend";
@@ -259,7 +262,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
         let Self { guests, spawned, options, stop, .. } = self;
         guests.get_or_insert_with(domid, || {
-            spawned.push(Box::pin(super::frontend::run(handle.clone(), domid)));
+            spawned.push(Box::pin(crate::tasks::frontend::run(handle.clone(), domid)));
             let mut guest = Box::new(Guest::new(domid, *options));
             guest.frontend.stop = *stop;
             guest

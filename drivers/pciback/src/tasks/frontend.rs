@@ -8,12 +8,12 @@ use alloc::vec::Vec;
 use xen_types::DomId;
 use xenstore::{Error, Request, TxId, path};
 
-use super::core::{Handle, frontend_path, frontend_token};
 use super::read;
 use super::store::{Answer, Transaction};
-use crate::guest::Guest;
+use crate::frontend::Guest;
+use crate::handshake::{Action, Failure, Nodes, decide};
 use crate::platform::Platform;
-use crate::xenbus::{Action, Failure, Nodes, decide};
+use crate::shared::{Handle, frontend_path, frontend_token};
 
 /// First wait after xenstored refused something; doubles each time.
 const RETRY_NS: u64 = 250_000_000;
@@ -118,7 +118,7 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
-            let super::core::Core { guests, pool, platform, .. } = core;
+            let crate::shared::Core { guests, pool, platform, .. } = core;
             let guest = guests.get_mut(self.domid)?;
             let failure = guest.take_losses(pool)?;
             guest.tell_losses(platform);
@@ -194,7 +194,7 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
-            let super::core::Core { guests, pool, ports, platform, broker, .. } = core;
+            let crate::shared::Core { guests, pool, ports, platform, broker, .. } = core;
             let Some(guest) = guests.get_mut(self.domid) else { return };
             broker.make_room(pool.len());
             for action in actions {

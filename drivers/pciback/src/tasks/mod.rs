@@ -5,21 +5,18 @@
 //! | [`startup`] | one | sets the stub's watches, then announces itself |
 //! | [`shutdown`] | one | obeys `control/shutdown` |
 //! | [`directory`] | one | lists `backend/pci` when an event did not say whose directory it was |
-//! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::xenbus::decide()), does it |
+//! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::handshake::decide()), does it |
 //! | [`pool_watcher`] | one | the pool's nodes |
 //!
-//! They share one [`Core`](core::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises
-//! a flag ([`Signal`](signal::Signal)) of the task that it concerns.
+//! They share one [`Core`](crate::shared::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises
+//! a flag ([`Signal`](crate::signal::Signal)) of the task that it concerns.
 
-pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod executor;
 pub(crate) mod frontend;
-mod introspection;
 pub(crate) mod pool_watcher;
 pub(crate) mod read;
 pub(crate) mod shutdown;
-pub(crate) mod signal;
 pub(crate) mod startup;
 pub(crate) mod store;
 pub(crate) mod values;

@@ -10,13 +10,13 @@ use pciif::Reply;
 use xen_types::{DomId, Port, Sbdf};
 
 use crate::backend::Served;
-use crate::broker::{Availability, Cleanup, InFlight};
-use crate::control::core::Core;
-use crate::guest::Guest;
-use crate::guests::Guests;
-use crate::ops::{BrokerAnswer, BrokerRequest, Interrupts, Verdict};
+use crate::broker_client::{Availability, Cleanup, InFlight};
+use crate::frontend::Guest;
+use crate::frontend::table::Guests;
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
+use crate::requests::{BrokerAnswer, BrokerRequest, Interrupts, Verdict};
+use crate::shared::Core;
 
 /// Whose the broker's port is in the table of ports: ours.
 const BROKER: DomId = DomId::SELF;

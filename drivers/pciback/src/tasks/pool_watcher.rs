@@ -9,11 +9,11 @@ use xen_types::{Errno, Mfn, Resource, Sbdf};
 use xenstore::path::{self, key, relative};
 use xenstore::{Error, Request, TxId, directory_entries, number};
 
-use super::core::Handle;
 use super::values::Values;
-use crate::device::{DeviceInfo, RESOURCES};
 use crate::platform::Platform;
+use crate::pool::device_info::{DeviceInfo, RESOURCES};
 use crate::pool::{Cause, Description};
+use crate::shared::Handle;
 
 /// Until a node of the pool can be read again.
 const RETRY_NS: u64 = 1_000_000_000;

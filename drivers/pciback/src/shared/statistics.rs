@@ -7,8 +7,8 @@ use core::fmt::Write as _;
 use xen_types::Sbdf;
 use xenstore::{Request, TxId, number, path::relative, statistics};
 
-use super::core::Core;
 use crate::platform::Platform;
+use crate::shared::Core;
 
 impl<P: Platform> Core<P> {
     /// An event of the watch on [`relative::QUERY`]. The question is in the path, so there is nothing to be read first; the event that every

@@ -6,7 +6,7 @@ use core::cell::Cell;
 
 use xen_types::DomId;
 
-use crate::guest::Guest;
+use crate::frontend::Guest;
 use crate::platform::Platform;
 
 /// All frontends. One is found by halving, or at once by who remembers its place.

@@ -7,8 +7,8 @@ use core::task::{Context, Poll};
 
 use xenstore::{Error, ReqId, Request, TxId, transaction_id};
 
-use super::core::Handle;
 use crate::platform::Platform;
+use crate::shared::Handle;
 
 /// The answer to a question that is on its way. Dropping it leaves the question asked and its answer unread.
 pub(crate) struct Answer<P: Platform> {
