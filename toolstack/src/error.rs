@@ -7,7 +7,7 @@ use std::time::Duration;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::XenbusState;
 
-use crate::ops::patience::Seconds;
+use crate::seconds::Seconds;
 use crate::store::StoreFailure;
 use crate::xen::{HypercallError, StopSignal};
 

@@ -16,6 +16,7 @@ mod fake;
 mod host;
 mod ops;
 mod records;
+mod seconds;
 mod store;
 mod sysfs;
 #[cfg(test)]

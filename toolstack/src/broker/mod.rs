@@ -48,8 +48,8 @@ use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
+use crate::ops::pool::are_in_pools;
 use crate::ops::reattach;
-use crate::ops::recover::held;
 use crate::records::device_table::{self, Phase, Record, UnassignedEntry};
 use crate::records::running_commands::{self, Commands};
 use crate::store::StoreFailure;
@@ -262,7 +262,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         self.looked = host.elapsed();
         self.look_at = None;
         let (records, remembered) = device_table::load_all(host)?;
-        let held = held(host, &records)?;
+        let held = are_in_pools(host, &records)?;
         let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(held).partition(|(_, held)| *held);
         let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
         // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready. Devices of the one before it

@@ -8,8 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use xen_types::Sbdf;
 
-use crate::cli::device_request::{DeviceRequest, parse_function};
 use crate::host::settings::Audit;
+use crate::records::device_words::{DeviceRequest, parse_function};
 use crate::records::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain

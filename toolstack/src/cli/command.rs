@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, Write as _};
 
 use crate::cli::arguments::{AssignableCommand, Command, DoctorArgs};
-use crate::cli::device_request;
 use crate::cli::list::{self, DeviceEntry};
 use crate::cli::show;
 use crate::cli::status;
@@ -16,6 +15,7 @@ use crate::ops::assignable;
 use crate::ops::attach::{self, Following, Until};
 use crate::ops::connect::Connection;
 use crate::ops::detach;
+use crate::ops::named_devices;
 use crate::ops::recover::{Reclaimed, reclaim};
 use crate::records::running_commands;
 
@@ -26,7 +26,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let request = attach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: device_request::to_attach(host, &args.devices)?,
+                devices: named_devices::to_attach(host, &args.devices)?,
                 export: args.export,
                 timeout: args.timeout,
                 following: if args.keep { Following::Yes } else { Following::No },
@@ -58,7 +58,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
             let request = detach::Request {
                 guest: args.domain.clone(),
                 backend: args.backend.clone(),
-                devices: device_request::to_detach(host, &args.devices, &args.domain)?,
+                devices: named_devices::to_detach(host, &args.devices, &args.domain)?,
                 timeout: args.timeout,
                 force: args.force,
             };

@@ -9,7 +9,6 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::pool::{self, PoolState};
-use crate::ops::recover;
 use crate::records::device_table::{self, Record};
 use crate::records::directories::{self, end_state};
 use crate::records::guard::{self, Guard};
@@ -170,7 +169,7 @@ fn guard_word(host: &Host, record: &Record, guard: Guard) -> Result<Option<Strin
 }
 
 fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static str>, Error> {
-    if !recover::holds(host, record.stub, record.device)? {
+    if !pool::is_in_pool(host, record.stub, record.device)? {
         return Ok(Some("stub gone"));
     }
     if let Some(guest) = record.frontend

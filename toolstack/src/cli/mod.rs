@@ -4,7 +4,6 @@ pub(crate) mod arguments;
 pub(crate) mod columns;
 pub(crate) mod command;
 pub(crate) mod completions;
-pub(crate) mod device_request;
 pub(crate) mod list;
 pub(crate) mod show;
 pub(crate) mod status;

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use xen_types::Sbdf;
 
-use crate::cli::device_request::{self, DeviceRequest};
 use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -22,11 +21,13 @@ use crate::host::domain;
 use crate::ops::assignable;
 use crate::ops::attach;
 use crate::ops::connect;
+use crate::ops::named_devices;
 use crate::ops::patience::Patience;
 use crate::ops::pool;
 use crate::ops::recover::reclaim;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
+use crate::records::device_words::DeviceRequest;
 use crate::records::guard;
 use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
@@ -184,7 +185,7 @@ impl Plan {
     /// What would be done, for people: the configuration as xl gets it, and the devices.
     pub(crate) fn describe(&self, host: &Host) -> Result<String, Error> {
         let mut lines = vec![String::from_utf8_lossy(&self.text).trim_end().to_owned()];
-        for spec in device_request::to_attach(host, &self.devices)? {
+        for spec in named_devices::to_attach(host, &self.devices)? {
             let slot = spec.vslot.map(|slot| format!("@{slot:x}")).unwrap_or_default();
             let seize = if spec.seize { ",seize=1" } else { "" };
             let policy = spec.policy_words();
@@ -196,7 +197,7 @@ impl Plan {
 
 /// Creates the guest. Reclaim first: see [`crate::ops::recover`].
 pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(), Error> {
-    let devices = device_request::to_attach(host, &plan.devices)?;
+    let devices = named_devices::to_attach(host, &plan.devices)?;
     check(host, &devices)?;
     for setting in &plan.added {
         host.note(&format!("{setting} was added to {}: the guest cannot have devices without it", plan.source));

@@ -17,10 +17,10 @@ use serde::Serialize;
 
 use check::{Check, Outcome};
 
-use crate::cli::device_request::parse_function;
 use crate::error::Error;
 use crate::host::Host;
 use crate::records::device_spec::ParseSpecError;
+use crate::records::device_words::parse_function;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;

@@ -10,7 +10,7 @@ use xen_types::DomId;
 
 use crate::error::Error;
 use crate::host::child::{Late, Running};
-use crate::ops::patience::Seconds;
+use crate::seconds::Seconds;
 
 /// The toolstack that this host's guests are made with.
 pub(crate) trait Toolstack {

@@ -6,10 +6,18 @@ use xenstore::{XenbusState, path};
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::attach::Until;
 use crate::ops::patience::{Patience, Progress, Side, wait_by_turns};
 use crate::records::directories::Ends;
 use crate::records::entries::Entries;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// The guest uses the devices.
+    Used,
+    /// The stub has exported them: the guest may be booting still.
+    Exported,
+}
 
 /// How far they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,8 @@ use crate::host::domain;
 use crate::ops::close;
 use crate::ops::hot_unplug::{Answer, IfSilent, Wanted, phases, withdraw};
 use crate::ops::in_use::{self, Held};
-use crate::ops::pool::STUB_PATIENCE;
-use crate::ops::recover::{self, Reclaimed};
+use crate::ops::pool::{self, STUB_PATIENCE};
+use crate::ops::recover::Reclaimed;
 use crate::ops::release::{self, Assignment, Connection, Looked, Returning, Rights};
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories::{self, Ends};
@@ -56,7 +56,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     };
     let (held, used): (Vec<Record>, Vec<Record>) = named.iter().partition(|record| record.phase == Phase::Leaked);
     let devices = |records: &[Record]| records.iter().map(|record| record.device).collect::<Vec<_>>();
-    let (stub, stub_alive) = (domain::named(host, first.stub)?, recover::holds(host, first.stub, first.device)?);
+    let (stub, stub_alive) = (domain::named(host, first.stub)?, pool::is_in_pool(host, first.stub, first.device)?);
     let assignment = |devices: Vec<Sbdf>| Assignment {
         stub: stub.clone(),
         stub_alive,

@@ -7,9 +7,6 @@ use xenstore::{Permission, path};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::domain;
-use crate::ops::assignable;
-use crate::ops::pool;
 use crate::records::device_table;
 use crate::records::guard;
 use crate::records::rollback::RollbackStack;
@@ -92,13 +89,6 @@ pub(crate) fn note_override(device: Sbdf, wanted: &str) -> Change {
     Change::write(override_node(device), wanted)
 }
 
-fn restore_override(host: &Host, device: Sbdf) -> Result<(), Error> {
-    match host.read(&override_node(device))? {
-        Some(wanted) if host.sysfs.exists(device) => host.sysfs.set_driver_override(device, &wanted),
-        _ => Ok(()),
-    }
-}
-
 /// Nothing needs to be done any more.
 pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     if devices.is_empty() {
@@ -110,67 +100,25 @@ pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     changes
 }
 
-/// Undoes or finishes what commands have left that were killed. Whether there was anything.
-pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
-    let works = host.list(DIR)?;
-    let found = !works.is_empty();
-    for name in works {
+/// What commands have left that were killed, device by device.
+///
+/// # Errors
+/// [`Error::Nonsense`] where something else stands there; xenstore's.
+pub(crate) fn load(host: &Host) -> Result<Vec<(Sbdf, Work)>, Error> {
+    let read = |name: String| {
         let device = Sbdf::parse_path_component(&name)
             .map_err(|_| Error::Nonsense { place: DIR.to_owned(), value: name.clone() })?;
         let place = node(device);
         let value = host.read(&place)?.unwrap_or_default();
         let work = Work::parse(&value).ok_or(Error::Nonsense { place, value })?;
-        host.safe_point()?;
-        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &work));
-        match host.without_stopping(recover_it) {
-            Ok(true) => host.commit(&done(&[device]))?,
-            Ok(false) => {}
-            Err(error) => {
-                host.note(&format!("what an interrupted command did with {device} is not put right: {error}"))
-            }
-        }
-    }
-    Ok(found)
+        Ok((device, work))
+    };
+    host.list(DIR)?.into_iter().map(read).collect()
 }
 
-/// False while a guest has it, or something of it.
-fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
-    if let Some(record) = device_table::load_one(host, device)?
-        && record.frontend.is_some()
-    {
-        return Ok(false);
-    }
-    match work {
-        Work::Remove { rebind } => {
-            let facts = assignable::facts_of(host, device)?;
-            RollbackStack::run(host, |rollback| assignable::remove_one(rollback, host, &facts, *rebind))?;
-            host.commit(&device_table::forget(host, device)?)?;
-            host.note(&format!("removed {device}, as an interrupted command was about to"));
-        }
-        Work::Add { from, stub } => {
-            leave_pool(host, device, *stub)?;
-            if from.as_deref() != Some(PCIBACK) {
-                assignable::unpark(host, device, from.as_deref())?;
-            }
-            host.note(&format!("{device} is where it was before a command was interrupted"));
-        }
-    }
-    Ok(true)
-}
-
-fn leave_pool(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<(), Error> {
-    if let Some(record) = device_table::load_one(host, device)? {
-        let facts = assignable::facts_of(host, device)?;
-        let stub = domain::named(host, record.stub)?;
-        return RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts));
-    }
-    // It may have got the right and no entry yet.
-    if let Some(stub) = stub
-        && domain::is_alive(host, stub)?
-    {
-        pool::forbid(host, stub, device)?;
-    }
-    Ok(())
+/// What [`note_override`] noted.
+pub(crate) fn noted_override(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
+    host.read(&override_node(device))
 }
 
 fn node(device: Sbdf) -> String {

@@ -1,7 +1,6 @@
 //! How long backend and guest are waited for. The time of each side runs while it is that side's turn, and from the moment when it was
 //! asked: a command that takes long over its own work, and a side that waits for the other one, cost nobody anything.
 
-use std::fmt;
 use std::time::Duration;
 
 use crate::error::{DomainName, Error, StateName};
@@ -159,20 +158,6 @@ fn silent(side: Side, (stub, guest): (&DomainName, &DomainName), ends: Ends, aft
     }
 }
 
-/// A time as messages tell it: `30 s`, `0.4 s`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let tenths = (self.0.as_millis() + 50) / 100;
-        match (tenths / 10, tenths % 10) {
-            (whole, 0) => write!(f, "{whole} s"),
-            (whole, tenth) => write!(f, "{whole}.{tenth} s"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,14 +183,5 @@ mod tests {
         assert_eq!(Patience::new(seconds(60), 1), Patience { guest: seconds(60), stub: seconds(60) });
         assert_eq!(Patience::new(seconds(3), 19), Patience { guest: seconds(12), stub: seconds(19) });
         assert_eq!(with_stub(0), with_stub(1));
-    }
-
-    #[test]
-    fn times_are_told_as_people_do() {
-        for (ms, text) in
-            [(0, "0 s"), (400, "0.4 s"), (2500, "2.5 s"), (2990, "3 s"), (3010, "3 s"), (30_503, "30.5 s")]
-        {
-            assert_eq!(Seconds(Duration::from_millis(ms)).to_string(), text);
-        }
     }
 }

@@ -14,7 +14,6 @@ use crate::ops::assignable;
 use crate::ops::attach::{self, Following, Until};
 use crate::ops::close;
 use crate::ops::pool::{self, STUB_PATIENCE};
-use crate::ops::recover::{held, holds};
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::{self, Keep, Phase, Record, UnassignedEntry};
 use crate::records::directories::end_state;
@@ -69,8 +68,8 @@ pub(crate) fn is_due(host: &Host, records: &[Record], remembered: &[UnassignedEn
     if !strays(host, remembered)?.is_empty() || !followers(host, records)?.is_empty() {
         return Ok(true);
     }
-    for (record, held) in records.iter().zip(held(host, records)?) {
-        if !held {
+    for (record, in_pool) in records.iter().zip(pool::are_in_pools(host, records)?) {
+        if !in_pool {
             match record.frontend {
                 None => return Ok(true),
                 Some(guest) if domain::is_alive(host, guest)? && is_over(host, record.stub, guest, records)? => {
@@ -119,7 +118,7 @@ fn followers(host: &Host, records: &[Record]) -> Result<Vec<Followers>, Error> {
             continue; // it is just being made, and the command that does it gives it its devices
         }
         let Some(info) = domain::info(host, guest.id)? else { continue };
-        if info.shutdown || !host.sysfs.exists(record.device) || !holds(host, record.stub, record.device)? {
+        if info.shutdown || !host.sysfs.exists(record.device) || !pool::is_in_pool(host, record.stub, record.device)? {
             continue;
         }
         // Who has no frontend at work need not answer. Of the others, one that stands still cannot, and one that did not is left alone

@@ -2,9 +2,6 @@
 //! work of a command that was killed. No other command is at work meanwhile, except with guests that it waits for (`command_lock.rs`): those are left
 //! alone.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
-
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
@@ -18,6 +15,7 @@ use crate::ops::hot_unplug::{self, Answer, IfSilent, Wanted, phases, withdraw};
 use crate::ops::intent_log;
 use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
 use crate::ops::reattach;
+use crate::ops::recover_intents;
 use crate::ops::release::{self, Assignment, Connection, Rights};
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories::{self, Ends};
@@ -42,7 +40,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     let (mut records, mut remembered) = device_table::load_all(host)?;
     // A command that finds everything in order, as nearly every one does, need not look twice.
     let mut changed = records.iter().any(|record| matches!(record.phase, Phase::Attaching | Phase::Detaching));
-    let held = held(host, &records)?;
+    let in_pool = pool::are_in_pools(host, &records)?;
     let mut guests: Vec<(DomId, DomId)> =
         records.iter().filter_map(|record| Some((record.frontend?, record.stub))).collect();
     guests.sort_unstable();
@@ -54,7 +52,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
         host.safe_point()?;
         let is_theirs = |record: &Record| (record.frontend, record.stub) == (Some(guest), stub);
         let theirs: Vec<Record> = records.iter().filter(|record| is_theirs(record)).copied().collect();
-        let stub_alive = records.iter().zip(&held).all(|(record, held)| *held || !is_theirs(record));
+        let stub_alive = records.iter().zip(&in_pool).all(|(record, in_pool)| *in_pool || !is_theirs(record));
         match host.without_stopping(|| settle(host, guest, stub, stub_alive, &theirs)) {
             Ok(done) => {
                 changed |= done.is_some();
@@ -69,12 +67,13 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     for record in records.iter().filter(|record| record.phase == Phase::Attached) {
         tell_if_gone(host, record)?;
     }
-    for (record, _) in records.iter().zip(&held).filter(|(record, held)| record.frontend.is_none() && !**held) {
+    for (record, _) in records.iter().zip(&in_pool).filter(|(record, in_pool)| record.frontend.is_none() && !**in_pool)
+    {
         changed = true;
         host.commit(&device_table::lose_stub(host, record.device)?)?;
         host.note(&format!("{} left the pool: backend domain {} is gone", record.device, record.stub));
     }
-    changed |= intent_log::recover(host)?;
+    changed |= recover_intents::recover(host)?;
     if changed {
         (records, remembered) = device_table::load_all(host)?;
     }
@@ -87,33 +86,12 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
 /// Has the stub tell the guest about a device that was pulled out.
 fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
     if !host.sysfs.exists(record.device)
-        && holds(host, record.stub, record.device)?
+        && pool::is_in_pool(host, record.stub, record.device)?
         && matches!(pool::state(host, record.stub, record.device)?, PoolState::Assigned(_))
     {
         host.commit(&[pool::look_again(record.stub, record.device)])?;
     }
     Ok(())
-}
-
-/// Whether the stub is there and is still the one that was given the device: domain ids come again.
-pub(crate) fn holds(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Error> {
-    Ok(domain::is_alive(host, stub)? && host.exists(&path::pool_dir(stub, device))?)
-}
-
-/// As [`holds`] for each of these.
-pub(crate) fn held(host: &Host, records: &[Record]) -> Result<Vec<bool>, Error> {
-    let mut pools: BTreeMap<DomId, BTreeSet<String>> = BTreeMap::new();
-    for record in records {
-        if let Entry::Vacant(place) = pools.entry(record.stub) {
-            let is_alive = domain::is_alive(host, record.stub)?;
-            let names = if is_alive { host.list(&path::pool_root(record.stub))? } else { Vec::new() };
-            place.insert(names.into_iter().collect());
-        }
-    }
-    let holds = |record: &Record| {
-        pools.get(&record.stub).is_some_and(|pool| pool.contains(&record.device.path_component().to_string()))
-    };
-    Ok(records.iter().map(holds).collect())
 }
 
 /// Settles the devices of one guest. Those that it uses stay, even without a stub: it can go on with the registers it

@@ -1,11 +1,7 @@
-//! What is wanted of one device. [`DeviceRequest`] reads it.
-
-use std::str::FromStr;
+//! What is wanted of one device. `device_words.rs` reads it.
 
 use pci_config::{Place, Policy, table};
 use xen_types::Sbdf;
-
-use crate::cli::device_request::DeviceRequest;
 
 /// How strictly memory that firmware reserved for the device must be honoured (`rdm_policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -132,14 +128,6 @@ pub(crate) fn flag(option: &'static str, value: &str) -> Result<bool, ParseSpecE
         Ok(number) => Ok(number != 0),
         Err(_) if value.is_empty() => Ok(false),
         Err(_) => Err(ParseSpecError::Value { option, value: value.to_owned() }),
-    }
-}
-
-impl FromStr for DeviceSpec {
-    type Err = ParseSpecError;
-
-    fn from_str(text: &str) -> Result<Self, ParseSpecError> {
-        text.parse::<DeviceRequest>()?.single()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod device_spec;
 pub(crate) mod device_table;
+pub(crate) mod device_words;
 pub(crate) mod directories;
 pub(crate) mod entries;
 pub(crate) mod export;

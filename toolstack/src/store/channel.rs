@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 use xenstore::Transport;
 
-use crate::ops::patience::Seconds;
+use crate::seconds::Seconds;
 
 use super::connection::Timed;
 

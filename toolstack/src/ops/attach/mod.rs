@@ -6,6 +6,7 @@
 mod checks;
 mod steps;
 
+pub(crate) use crate::ops::connect::Until;
 pub(crate) use checks::find_stub;
 
 use std::time::Duration;
@@ -55,15 +56,6 @@ pub(crate) enum Following {
     Yes,
     /// They are just doing it.
     Already,
-}
-
-/// What is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// The guest uses the devices.
-    Used,
-    /// The stub has exported them: the guest may be booting still.
-    Exported,
 }
 
 /// Attaches the devices. Reclaim first: see [`crate::ops::recover`].

@@ -6,20 +6,15 @@
 
 use std::str::FromStr;
 
-use xen_types::{DomId, Sbdf};
-use xenstore::path;
+use xen_types::Sbdf;
 
-use crate::error::Error;
-use crate::host::Host;
-use crate::host::domain;
 use crate::records::device_spec::{
     DeviceSpec, ParseSpecError, flag, parse_name, parse_policy, parse_slot, take_policy, unknown,
 };
-use crate::records::device_table;
 
 /// Which functions are meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     Function(Sbdf),
     /// All functions of the slot that this one is in.
     Slot(Sbdf),
@@ -30,7 +25,7 @@ enum Place {
 /// What the user asked for: one device or several, with the same options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceRequest {
-    place: Place,
+    pub(crate) place: Place,
     /// The options. Its device is not the one that is meant.
     options: DeviceSpec,
 }
@@ -69,7 +64,8 @@ impl DeviceRequest {
         Ok(Self { place, options })
     }
 
-    fn with(&self, device: Sbdf) -> DeviceSpec {
+    /// What was asked for, of this device.
+    pub(crate) fn with(&self, device: Sbdf) -> DeviceSpec {
         DeviceSpec { device, ..self.options.clone() }
     }
 
@@ -80,19 +76,6 @@ impl DeviceRequest {
             Place::Slot(_) | Place::Named(_) => Err(ParseSpecError::Address(xen_types::ParseSbdfError)),
         }
     }
-
-    /// The devices, as this host has them.
-    fn devices(&self, host: &Host) -> Result<Vec<Sbdf>, Error> {
-        match &self.place {
-            Place::Function(device) => Ok(vec![*device]),
-            Place::Slot(slot) => {
-                let all = host.sysfs.devices()?;
-                let functions: Vec<_> = all.into_iter().filter(|device| device.same_slot(*slot)).collect();
-                if functions.is_empty() { Err(Error::NoSuchDevice(*slot)) } else { Ok(functions) }
-            }
-            Place::Named(name) => Ok(vec![find_named(host, name)?]),
-        }
-    }
 }
 
 impl FromStr for DeviceRequest {
@@ -100,6 +83,14 @@ impl FromStr for DeviceRequest {
 
     fn from_str(text: &str) -> Result<Self, ParseSpecError> {
         Self::parse(text, &DeviceSpec::plain(Sbdf::from_devfn(0, 0, 0)))
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = ParseSpecError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSpecError> {
+        text.parse::<DeviceRequest>()?.single()
     }
 }
 
@@ -124,49 +115,6 @@ fn parse_place(text: &str) -> Result<Place, ParseSpecError> {
         Some(slot) => Ok(Place::Slot(format!("{slot}.0").parse()?)),
         None => Ok(Place::Function(text.parse()?)),
     }
-}
-
-/// The device that `xl` knows by this name.
-fn find_named(host: &Host, name: &str) -> Result<Sbdf, Error> {
-    for component in host.list(path::LIBXL_PCI)? {
-        if let Ok(device) = Sbdf::parse_path_component(&component)
-            && host.read(&path::child(&path::libxl_pci_dir(device), "name"))?.as_deref() == Some(name)
-        {
-            return Ok(device);
-        }
-    }
-    Err(Error::NoSuchName(name.to_owned()))
-}
-
-/// The devices to attach, in the order in which they were named.
-pub(crate) fn to_attach(host: &Host, requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, Error> {
-    let mut specs = Vec::new();
-    for request in requests {
-        specs.extend(request.devices(host)?.into_iter().map(|device| request.with(device)));
-    }
-    Ok(specs)
-}
-
-/// The devices to take from `guest`. Of a slot only those that it has.
-pub(crate) fn to_detach(host: &Host, requests: &[DeviceRequest], guest: &str) -> Result<Vec<Sbdf>, Error> {
-    // One that is gone has given its devices back, or is about to; then whoever has them is it.
-    let guest = domain::find(host, guest)?.map(|(guest, _)| guest.id);
-    let theirs = |frontend: DomId| guest.is_none_or(|guest| guest == frontend);
-    let mut devices = Vec::new();
-    for request in requests {
-        let Place::Slot(slot) = request.place else {
-            devices.extend(request.devices(host)?);
-            continue;
-        };
-        let records = device_table::load(host)?;
-        let assigned = records.iter().filter(|record| record.frontend.is_some_and(theirs)).map(|record| record.device);
-        let before = devices.len();
-        devices.extend(assigned.filter(|device| device.same_slot(slot)));
-        if devices.len() == before {
-            devices.push(slot);
-        }
-    }
-    Ok(devices)
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What the user names, found on the machine.
 
 use super::{attached, detach_from_web};
-use crate::cli::device_request::{DeviceRequest, to_attach, to_detach};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, WEB, device};
+use crate::ops::named_devices::{to_attach, to_detach};
+use crate::records::device_words::DeviceRequest;
 
 fn requests(texts: &[&str]) -> Vec<DeviceRequest> {
     texts.iter().map(|text| text.parse().unwrap()).collect()

@@ -1,0 +1,78 @@
+//! What the next command does about the intent log of one that was killed: it undoes or finishes it.
+
+use xen_types::{DomId, Sbdf};
+
+use crate::error::Error;
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::ops::intent_log::{self, Work};
+use crate::ops::pool;
+use crate::records::device_table;
+use crate::records::rollback::RollbackStack;
+use crate::sysfs::PCIBACK;
+
+/// Undoes or finishes what commands have left that were killed. Whether there was anything.
+pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
+    let works = intent_log::load(host)?;
+    let found = !works.is_empty();
+    for (device, work) in works {
+        host.safe_point()?;
+        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &work));
+        match host.without_stopping(recover_it) {
+            Ok(true) => host.commit(&intent_log::done(&[device]))?,
+            Ok(false) => {}
+            Err(error) => {
+                host.note(&format!("what an interrupted command did with {device} is not put right: {error}"))
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// False while a guest has it, or something of it.
+fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
+    if let Some(record) = device_table::load_one(host, device)?
+        && record.frontend.is_some()
+    {
+        return Ok(false);
+    }
+    match work {
+        Work::Remove { rebind } => {
+            let facts = assignable::facts_of(host, device)?;
+            RollbackStack::run(host, |rollback| assignable::remove_one(rollback, host, &facts, *rebind))?;
+            host.commit(&device_table::forget(host, device)?)?;
+            host.note(&format!("removed {device}, as an interrupted command was about to"));
+        }
+        Work::Add { from, stub } => {
+            leave_pool(host, device, *stub)?;
+            if from.as_deref() != Some(PCIBACK) {
+                assignable::unpark(host, device, from.as_deref())?;
+            }
+            host.note(&format!("{device} is where it was before a command was interrupted"));
+        }
+    }
+    Ok(true)
+}
+
+fn leave_pool(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<(), Error> {
+    if let Some(record) = device_table::load_one(host, device)? {
+        let facts = assignable::facts_of(host, device)?;
+        let stub = domain::named(host, record.stub)?;
+        return RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts));
+    }
+    // It may have got the right and no entry yet.
+    if let Some(stub) = stub
+        && domain::is_alive(host, stub)?
+    {
+        pool::forbid(host, stub, device)?;
+    }
+    Ok(())
+}
+
+fn restore_override(host: &Host, device: Sbdf) -> Result<(), Error> {
+    match intent_log::noted_override(host, device)? {
+        Some(wanted) if host.sysfs.exists(device) => host.sysfs.set_driver_override(device, &wanted),
+        _ => Ok(()),
+    }
+}
