@@ -65,7 +65,9 @@ pub fn split_pool(path: &str) -> Option<(Sbdf, &str)> {
     Some((Sbdf::parse_path_component(device).ok()?, rest))
 }
 
-fn component(path: &str) -> (&str, &str) {
+/// A path's first component, and what follows without the slash between (empty where nothing does).
+#[must_use]
+pub fn component(path: &str) -> (&str, &str) {
     let end = path.bytes().position(|byte| byte == b'/').unwrap_or(path.len());
     let (component, rest) = path.split_at_checked(end).unwrap_or_default();
     (component, rest.get(1..).unwrap_or_default())

@@ -1,0 +1,98 @@
+//! The nodes of a device in the device database.
+
+use alloc::string::String;
+
+use xen_types::Sbdf;
+use xenstore::path::child;
+
+use crate::paths;
+
+/// A node in `/tool/pcidom/device/BDF`. The broker trusts these and nothing that a stub says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceNode {
+    /// The id of the stub that has the device.
+    Stub,
+    /// The id of the guest that has the device or is getting it; absent while it is free.
+    Frontend,
+    /// A [`crate::Phase`].
+    Phase,
+    /// The policy of the assignment, for the broker, in the words of `pcidom attach`; absent for the default one.
+    Policy,
+    /// [`DeviceNode::RESET_DONE`]: the device was reset since somebody last had it.
+    Reset,
+    /// The interrupts that the device had before they were unmapped: a [`crate::PirqSet`].
+    Pirqs,
+    /// With [`crate::Phase::Leaked`]: who has what, as people read it.
+    Holds,
+    /// The name of the stub that the device is for, which outlives the stub.
+    Backend,
+    /// A persistent assignment: the guest's UUID.
+    Keep,
+    /// A persistent assignment: device and options as `pcidom attach` takes them.
+    Spec,
+    /// A persistent assignment: the guest's [`crate::ExportMode`], if one was chosen.
+    Export,
+    /// A persistent assignment: the guest's id and its frontend's state when it did not answer. It is not asked again while both are so.
+    Silent,
+    /// The [`crate::Vectors`] that are mapped for the guest.
+    Vectors,
+    /// [`DeviceNode::INTX_OFF`] where the guest itself wants INTx disabled, absent otherwise.
+    Intx,
+    /// How often libxl's note of the device's owner was put right since the device last changed hands (decimal).
+    Mended,
+}
+
+impl DeviceNode {
+    /// Every node.
+    pub const ALL: [Self; 15] = [
+        Self::Stub,
+        Self::Frontend,
+        Self::Phase,
+        Self::Policy,
+        Self::Reset,
+        Self::Pirqs,
+        Self::Holds,
+        Self::Backend,
+        Self::Keep,
+        Self::Spec,
+        Self::Export,
+        Self::Silent,
+        Self::Vectors,
+        Self::Intx,
+        Self::Mended,
+    ];
+
+    /// The value of [`DeviceNode::Reset`].
+    pub const RESET_DONE: &str = "done";
+
+    /// The value of [`DeviceNode::Intx`].
+    pub const INTX_OFF: &str = "off";
+
+    /// The node's name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stub => "stub",
+            Self::Frontend => "frontend",
+            Self::Phase => "phase",
+            Self::Policy => "policy",
+            Self::Reset => "reset",
+            Self::Pirqs => "pirqs",
+            Self::Holds => "holds",
+            Self::Backend => "backend",
+            Self::Keep => "keep",
+            Self::Spec => "spec",
+            Self::Export => "export",
+            Self::Silent => "silent",
+            Self::Vectors => "vectors",
+            Self::Intx => "intx",
+            Self::Mended => "mended",
+        }
+    }
+
+    /// The node of this device: `/tool/pcidom/device/BDF/NAME`.
+    #[must_use]
+    pub fn of(self, device: Sbdf) -> String {
+        child(&paths::device_dir(device), self.name())
+    }
+}

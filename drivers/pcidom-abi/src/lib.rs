@@ -1,0 +1,56 @@
+//! The contract between the parts of pcidom: the stub (driver domain), the broker (`pcidom serve`) and the command (`pcidom attach`, …).
+//!
+//! They are built separately and may be of different versions, and they meet in two places: in xenstore, and on the page that a stub shares
+//! with the broker. Whatever stands in either of them and is not laid down by Xen or libxl is a path or a type of this crate, which
+//! formats and parses it. The meaning of each node is in `docs/xenstore.md`, the exchange with the broker in `docs/broker.md`.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`paths`] | where the nodes are, in dom0's own tree and in a stub's |
+//! | [`DeviceNode`], [`Phase`] | the device database, `/tool/pcidom/device/BDF` |
+//! | [`Intent`], [`ProcessId`], [`PauseNote`], [`CreationProgress`] | what commands note so that a killed one can be put right |
+//! | [`pool`], [`PoolState`] | what a stub is told about each device, and what it answers |
+//! | [`Vectors`], [`PirqSet`] | interrupts in the device database |
+//! | [`ExportMode`] | how a guest's virtual addresses are chosen |
+//! | [`statistics`] | queries to a stub and its answers |
+//! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
+//!
+//! The nodes of a frontend's and a backend's directory are libxl's and the guests' own: they are in the crate `xenstore`. One node there is
+//! ours: [`EXPORT`].
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod device_node;
+mod export;
+mod intent;
+mod phase;
+mod pirqs;
+mod pool_state;
+mod process;
+mod ring;
+mod vectors;
+
+pub mod paths;
+pub mod pool;
+pub mod statistics;
+
+pub use device_node::DeviceNode;
+pub use export::{EXPORT, ExportMode, UnknownMode};
+pub use intent::{CreationProgress, Intent};
+pub use phase::Phase;
+pub use pirqs::PirqSet;
+pub use pool_state::PoolState;
+pub use process::{PauseNote, PauseStage, ProcessId};
+pub use ring::{BrokerCommand, Features};
+pub use vectors::Vectors;
+
+/// Which contract this is. It is raised when a part that knows the former one would misread a node, a path or a request; an addition that
+/// the other parts can ignore does not raise it. `tests/contract.rs` holds a copy of the contract, so that a change of it is noticed.
+pub const VERSION: u32 = 1;
+
+/// The text is not of the form that the node or the page has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not in the form of the contract")]
+pub struct Malformed;

@@ -1,0 +1,165 @@
+//! What a stub is told about each device of its pool: the nodes in `pool/BDF`.
+
+use alloc::format;
+use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
+use core::fmt;
+
+use xen_types::{Mfn, Resource};
+use xenstore::number;
+
+/// The machine frame of the function's page of configuration space (ECAM), hexadecimal without prefix.
+pub const ECAM: &str = "ecam";
+/// Vendor and device id of a virtual function as their dword, hexadecimal without prefix: its own registers read as ones. Absent for others.
+pub const IDS: &str = "ids";
+/// The device's GSI in decimal, `0` for none.
+pub const IRQ: &str = "irq";
+/// `1`; the tool sets `0` to ask the stub to let go, and writes `1` again to have it look whether an assigned device is still there.
+pub const ONLINE: &str = "online";
+/// A [`crate::PoolState`].
+pub const STATE: &str = "state";
+/// [`PolicyNumbers`]; absent for the default policy.
+pub const POLICY: &str = "policy";
+/// BAR 0 to 5 and the expansion ROM, each a [`Resource`]; absent where there is none. A 64-bit BAR takes one, the next is absent.
+pub const RESOURCES: [&str; 7] =
+    ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
+
+/// Every node of a device.
+pub const NODES: [&str; 13] = {
+    let [r0, r1, r2, r3, r4, r5, r6] = RESOURCES;
+    [ECAM, IDS, IRQ, ONLINE, STATE, POLICY, r0, r1, r2, r3, r4, r5, r6]
+};
+
+/// What the policy of an assignment means for the stub: the value of [`POLICY`], three hexadecimal numbers with blanks between.
+///
+/// The first is 1 where writes that the stub would drop go to the broker, 2 where the device is permissive besides; the others have a bit for each
+/// hidden conventional capability's id, and one for each hidden extended one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyNumbers(pub [u64; 3]);
+
+impl fmt::Display for PolicyNumbers {
+    /// `1 20000 10000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [writes, conventional, extended] = self.0;
+        write!(f, "{writes:x} {conventional:x} {extended:x}")
+    }
+}
+
+impl PolicyNumbers {
+    /// Reads the node's value. Numbers that are not there keep the value that they have in `default`.
+    ///
+    /// # Errors
+    /// The node's name, where something is no number.
+    #[inline(never)] // its caller in the stub is a task, in which everything costs more
+    pub fn parse(value: &[u8], default: Self) -> Result<Self, BadNode> {
+        let mut numbers = default;
+        for (number, digits) in numbers.0.iter_mut().zip(value.split(|byte| *byte == b' ')) {
+            if !digits.is_empty() {
+                *number = number::hexadecimal(digits).map_err(|_| BadNode(POLICY))?;
+            }
+        }
+        Ok(numbers)
+    }
+}
+
+/// A node of the description cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is missing or not in the form of the contract")]
+pub struct BadNode(pub &'static str);
+
+/// What does not change while a device is in the pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// [`ECAM`].
+    pub ecam: Mfn,
+    /// [`IDS`].
+    pub ids: Option<u32>,
+    /// [`IRQ`].
+    pub irq: u32,
+    /// [`RESOURCES`].
+    pub resources: [Option<Resource>; 7],
+}
+
+impl Description {
+    /// The nodes to write, by name: [`Description::read`] the other way round.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<(&'static str, String)> {
+        let mut nodes = Vec::from([(ECAM, format!("{:x}", self.ecam)), (IRQ, self.irq.to_string())]);
+        nodes.extend(self.ids.map(|ids| (IDS, format!("{ids:x}"))));
+        let resources = RESOURCES.into_iter().zip(self.resources);
+        nodes.extend(resources.filter_map(|(name, resource)| Some((name, resource?.to_string()))));
+        nodes
+    }
+
+    /// Reads a description from the values of the nodes, `None` where there is no such node.
+    ///
+    /// # Errors
+    /// The first node that is missing or makes no sense.
+    #[inline(never)]
+    pub fn read<'a>(value: &dyn Fn(&str) -> Option<&'a [u8]>) -> Result<Self, BadNode> {
+        let ecam = value(ECAM).and_then(|text| number::hexadecimal(text).ok()).ok_or(BadNode(ECAM))?;
+        let irq = value(IRQ).and_then(|text| number::decimal(text).ok()).ok_or(BadNode(IRQ))?;
+        let ids = match value(IDS) {
+            Some(text) => {
+                let ids = number::hexadecimal(text).ok().and_then(|ids| u32::try_from(ids).ok());
+                Some(ids.ok_or(BadNode(IDS))?)
+            }
+            None => None,
+        };
+        let mut resources = [None; RESOURCES.len()];
+        for (place, name) in resources.iter_mut().zip(RESOURCES) {
+            if let Some(text) = value(name) {
+                let resource = xenstore::text(text).ok().and_then(|text| text.parse().ok());
+                *place = Some(resource.ok_or(BadNode(name))?);
+            }
+        }
+        Ok(Self { ecam: Mfn(ecam), ids, irq, resources })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(nodes: &[(&str, &str)]) -> Result<Description, BadNode> {
+        Description::read(&|name| nodes.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes()))
+    }
+
+    #[test]
+    fn a_description_reads_back() {
+        let mut resources = [None; 7];
+        resources[0] = "0x380000000 0x4000 mem64p".parse().ok();
+        resources[6] = "0xfe000000 0x1000 rom".parse().ok();
+        assert_eq!(resources.iter().flatten().count(), 2);
+        for ids in [None, Some(0x1520_8086)] {
+            let description = Description { ecam: Mfn(0xb0028), ids, irq: 17, resources };
+            let nodes = description.nodes();
+            let nodes: Vec<_> = nodes.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            assert_eq!(read(&nodes), Ok(description));
+            assert_eq!(nodes.contains(&(IDS, "15208086")), ids.is_some());
+        }
+    }
+
+    #[test]
+    fn nonsense_is_called_by_the_nodes_name() {
+        assert_eq!(read(&[]), Err(BadNode(ECAM)));
+        assert_eq!(read(&[(ECAM, "x")]), Err(BadNode(ECAM)));
+        assert_eq!(read(&[(ECAM, "b0028")]), Err(BadNode(IRQ)));
+        let fine = [(ECAM, "b0028"), (IRQ, "0")];
+        assert!(read(&fine).is_ok());
+        for (name, value) in [(IDS, "100000000"), (IDS, ""), ("resource-3", "0xe000 0x20 ports")] {
+            assert_eq!(read(&[&fine[..], &[(name, value)]].concat()), Err(BadNode(name)), "{value}");
+        }
+    }
+
+    #[test]
+    fn policies_read_back() {
+        const DEFAULT: PolicyNumbers = PolicyNumbers([0, 0, 0x10_0021_0000]);
+        let policy = PolicyNumbers([1, 0x20000, 0x10000]);
+        assert_eq!(policy.to_string(), "1 20000 10000");
+        assert_eq!(PolicyNumbers::parse(b"1 20000 10000", DEFAULT), Ok(policy));
+        assert_eq!(PolicyNumbers::parse(b"", DEFAULT), Ok(DEFAULT));
+        assert_eq!(PolicyNumbers::parse(b"2", DEFAULT), Ok(PolicyNumbers([2, 0, 0x10_0021_0000])));
+        assert_eq!(PolicyNumbers::parse(b"1 permissive", DEFAULT), Err(BadNode(POLICY)));
+    }
+}

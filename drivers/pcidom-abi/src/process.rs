@@ -1,0 +1,113 @@
+//! Which command is at work, and what it has paused.
+
+use core::fmt;
+use core::str::FromStr;
+use core::time::Duration;
+
+use crate::Malformed;
+
+/// A process of dom0, known by its number and by when it began: numbers come again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProcessId {
+    /// The name of its node below [`crate::paths::COMMANDS`].
+    pub pid: u32,
+    /// The value of that node: ticks since the kernel's start (`proc_pid_stat(5)`, field 22).
+    pub started: u64,
+}
+
+impl fmt::Display for ProcessId {
+    /// `4711 123456`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.started)
+    }
+}
+
+impl FromStr for ProcessId {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (pid, started) = text.split_once(' ').ok_or(Malformed)?;
+        Ok(Self { pid: pid.parse().map_err(|_| Malformed)?, started: started.parse().map_err(|_| Malformed)? })
+    }
+}
+
+/// How far pausing a domain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseStage {
+    /// It is about to be paused.
+    Pausing,
+    /// It is paused.
+    Paused,
+}
+
+impl PauseStage {
+    /// The word in the node.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// The value of [`crate::paths::paused_node`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PauseNote {
+    /// The command that pauses the domain.
+    pub owner: ProcessId,
+    /// How far it has come.
+    pub stage: PauseStage,
+    /// The domain's processor time by then. It does not pass while the domain is paused: one that has run since was unpaused by somebody else.
+    pub ran: Duration,
+}
+
+impl fmt::Display for PauseNote {
+    /// `4711 123456 paused 8000000`, the time in nanoseconds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.owner, self.stage.name(), self.ran.as_nanos())
+    }
+}
+
+impl FromStr for PauseNote {
+    type Err = Malformed;
+
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let (text, ran) = text.rsplit_once(' ').ok_or(Malformed)?;
+        let (owner, stage) = text.rsplit_once(' ').ok_or(Malformed)?;
+        let stage = [PauseStage::Pausing, PauseStage::Paused].into_iter().find(|known| known.name() == stage);
+        Ok(Self {
+            owner: owner.parse()?,
+            stage: stage.ok_or(Malformed)?,
+            ran: Duration::from_nanos(ran.parse().map_err(|_| Malformed)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_read_back() {
+        let owner = ProcessId { pid: 4711, started: 123_456 };
+        assert_eq!(owner.to_string(), "4711 123456");
+        assert_eq!("4711 123456".parse(), Ok(owner));
+        for text in ["", "5", "5 ", "5 x", "-5 1", "5 1 1"] {
+            assert_eq!(text.parse::<ProcessId>(), Err(Malformed), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn pauses_read_back() {
+        for (stage, text) in [(PauseStage::Pausing, "12 34 pausing 5000"), (PauseStage::Paused, "12 34 paused 5000")] {
+            let owner = ProcessId { pid: 12, started: 34 };
+            let note = PauseNote { owner, stage, ran: Duration::from_micros(5) };
+            assert_eq!(note.to_string(), text);
+            assert_eq!(text.parse(), Ok(note));
+        }
+        for text in ["", "5", "12 34 paused", "12 34 asleep 1", "12 34 paused -1", "12 34 paused 1 2"] {
+            assert_eq!(text.parse::<PauseNote>(), Err(Malformed), "{text:?}");
+        }
+    }
+}
