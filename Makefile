@@ -40,32 +40,32 @@ run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on
 # The release that `make test` runs chosen cases on, beside all on $(DEBIAN).
 NEWER := 13
 
-test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen lanes, and chosen cases on Debian 13
+test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen suites, and chosen cases on Debian 13
 	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full "DEBIAN=$(NEWER) test-fast" "DEBIAN=$(NEWER) test-chosen"
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --no-fail-fast
 	cargo test --package kernel
 
-test-fast: selftest ## Fast lane: Xen boots the kernel's self-test image (seconds)
+test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
 
-test-full: stub rogue frontend tool agent ## Full lane: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
+test-full: stub rogue frontend tool agent ## Full suite: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
 	@$(BENCH) full --case '$(CASE)'
 
-test-chosen: stub rogue frontend tool agent ## Chosen cases of the full lane in one boot (DEBIAN=13)
+test-chosen: stub rogue frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13)
 	@$(BENCH) chosen
 
 soak: stub rogue frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
 
 bench: stub counting rogue frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
-	@$(BENCH) figures --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
+	@$(BENCH) benchmark --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
 
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 	@$(BENCH) chart
 
-test-matrix: setup ## Both Xen lanes on every Debian release that the bench knows
+test-matrix: setup ## Both Xen suites on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
 
 lint: setup man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors

@@ -130,7 +130,7 @@ impl Log for Logger {
         };
         let mut line = Line::new();
         let _ = write!(line, "[{:5}.{:06}] {level} {}", time_us / 1_000_000, time_us % 1_000_000, record.args());
-        // A panic while the lock is held must not hang in its own last words.
+        // A panic while the lock is held must not hang in its own crash dump.
         if let Some(mut console) = CONSOLE.try_lock() {
             console.write_line(&mut line);
         }
@@ -159,7 +159,7 @@ pub(crate) fn init() {
     }
 }
 
-/// Waits until the other end has taken everything, at most `patience_ns`. For last words.
+/// Waits until the other end has taken everything, at most `patience_ns`. For crash dumps.
 pub fn flush(patience_ns: u64) {
     const STEP_NS: u64 = 1_000_000;
     let end = clock::now_ns().saturating_add(patience_ns);

@@ -1,10 +1,10 @@
-//! A panic is our bug: last words on the console, then the domain ends as crashed, so that `on_crash=` of its configuration acts.
+//! A panic is our bug: crash dump on the console, then the domain ends as crashed, so that `on_crash=` of its configuration acts.
 
 use crate::control::{ShutdownReason, shutdown};
 use crate::{clock, console, trace};
 use core::panic::PanicInfo;
 
-/// How long the console may take to print the last words.
+/// How long the console may take to print the crash dump.
 const PATIENCE_NS: u64 = 200_000_000;
 
 #[panic_handler]
@@ -15,11 +15,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
         Some(place) => log::error!("PANIC at {}:{}: {}", place.file(), place.line(), info.message()),
         None => log::error!("PANIC: {}", info.message()),
     }
-    last_words();
+    crash_dump();
 }
 
 /// What happened before, then the end.
-pub(crate) fn last_words() -> ! {
+pub(crate) fn crash_dump() -> ! {
     trace::for_each(|entry| {
         console::flush(PATIENCE_NS);
         let ([a, b], time_us) = (entry.values, clock::at_ns(entry.ticks) / 1000);

@@ -1,4 +1,4 @@
-//! The last things that happened, for last words: a fixed ring of small typed events, repeats folded into a count.
+//! The last things that happened, for the crash dump: a fixed ring of small typed events, repeats folded into a count.
 
 use crate::clock;
 use spin::Mutex;
@@ -50,7 +50,7 @@ impl Ring {
 /// Keeps an event.
 #[inline(never)]
 pub fn record(what: &'static str, values: [u64; 2]) {
-    // Held only inside this file; a panic in between is not possible, but last words must never wait for a lock.
+    // Held only inside this file; a panic in between is not possible, but a crash dump must never wait for a lock.
     if let Some(mut ring) = RING.try_lock() {
         ring.record(clock::ticks(), what, values);
     }

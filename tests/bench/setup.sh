@@ -30,7 +30,7 @@ need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 if [ -n "$missing" ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then
 		echo "setup: this machine has no apt-get. Install what these Debian packages contain:$missing" >&2
-		echo "setup: the full lane also needs apt-get and dpkg, to unpack Debian's packages without installing them." >&2
+		echo "setup: the full suite also needs apt-get and dpkg, to unpack Debian's packages without installing them." >&2
 		exit 1
 	fi
 	as_root=""

@@ -18,12 +18,12 @@ use std::{fs, path::Path};
 use anyhow::Result;
 
 fn main() {
-    // On the host, to know whether a boot is worth it: `agent cases LANE FILTER`.
+    // On the host, to know whether a boot is worth it: `agent cases SUITE FILTER`.
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, word, lane, filter] = &arguments[..]
+    if let [_, word, suite, filter] = &arguments[..]
         && word == "cases"
     {
-        return dom0::list_cases(lane, filter);
+        return dom0::list_cases(suite, filter);
     }
     if let Err(error) = run() {
         println!("agent: {error:#}");

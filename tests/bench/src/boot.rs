@@ -1,4 +1,4 @@
-//! One boot of the full lane's machine: Xen, a Linux dom0 with the agent, and devices to pass through.
+//! One boot of the full suite's machine: Xen, a Linux dom0 with the agent, and devices to pass through.
 
 use std::{
     fs,
@@ -58,12 +58,12 @@ const NEIGHBOURS: [(u8, &str); 23] = [
 ];
 /// Ports with eight functions behind each, where many guests are to have some.
 const PORTS: u32 = 32;
-/// No boot of the lanes takes longer, on a machine that has much else to do.
+/// No boot of the suites takes longer, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_mins(30);
 /// Ten thousand cycles, and more.
 const SOAK_LIMIT: Duration = Duration::from_hours(48);
-/// No boot for figures does.
-const FIGURES_LIMIT: Duration = Duration::from_mins(90);
+/// No boot of a benchmark does.
+const BENCHMARK_LIMIT: Duration = Duration::from_mins(90);
 
 /// A host that cases want.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -84,17 +84,17 @@ pub(crate) enum Kind {
     Scale,
     /// With what else real hosts have: an IDE controller in legacy mode, the primary VGA, BARs that share a page, and many more devices.
     Neighbours,
-    /// For figures in real time: with more devices, for more guests.
-    Figures,
+    /// For benchmarks in real time: with more devices, for more guests.
+    Benchmark,
     /// As most cases have it, for as long as it takes.
     Soak,
-    /// For figures by the instruction clock. With one CPU the scheduler's rate limit (1 ms) would hide everything else.
+    /// For benchmarks by the instruction clock. With one CPU the scheduler's rate limit (1 ms) would hide everything else.
     Instructions,
 }
 
 impl Kind {
     /// Those that each have cases of their own.
-    pub(crate) const LANES: [Self; 7] =
+    pub(crate) const SUITES: [Self; 7] =
         [Self::Full, Self::Hotplug, Self::NoIommu, Self::Direct, Self::Devices, Self::Scale, Self::Neighbours];
 
     /// What logs and the agent call it.
@@ -109,7 +109,7 @@ impl Kind {
             Self::Scale => "scale",
             Self::Neighbours => "neighbours",
             Self::Soak => "soak",
-            Self::Figures => "figures",
+            Self::Benchmark => "benchmark",
             Self::Instructions => "instructions",
         }
     }
@@ -126,7 +126,7 @@ impl Kind {
             | Self::Scale
             | Self::Neighbours
             | Self::Soak
-            | Self::Figures => "",
+            | Self::Benchmark => "",
         }
     }
 
@@ -135,7 +135,7 @@ impl Kind {
     }
 
     fn memory(self) -> u32 {
-        if self == Self::Figures { MACHINE_MIB + NOISE_MIB } else { MACHINE_MIB }
+        if self == Self::Benchmark { MACHINE_MIB + NOISE_MIB } else { MACHINE_MIB }
     }
 
     fn limit(self) -> Duration {
@@ -148,7 +148,7 @@ impl Kind {
             | Self::Devices
             | Self::Scale
             | Self::Neighbours => LIMIT,
-            Self::Figures | Self::Instructions => FIGURES_LIMIT,
+            Self::Benchmark | Self::Instructions => BENCHMARK_LIMIT,
             Self::Soak => SOAK_LIMIT,
         }
     }
@@ -289,7 +289,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
             device(&format!("{description},addr={slot:x}"));
         }
     }
-    if kind == Kind::Figures {
+    if kind == Kind::Benchmark {
         for index in 0..NOISE_DEVICES {
             device(&format!("edu,addr={:x}", 0xb + index));
         }

@@ -1,4 +1,4 @@
-//! What an image with a bug leaves on the console: the self-test is told to fail in each way and its last words are read.
+//! What an image with a bug leaves on the console: the self-test is told to fail in each way and its crash dump is read.
 
 use std::{path::Path, time::Duration};
 
@@ -42,7 +42,7 @@ pub(crate) fn run(machine: &mut Machine, dir: &Path, verbose: bool) -> Result<Ta
         machine.run(LIMIT, verbose, logs)?;
         let verdict =
             missing.next().map_or_else(|| "ok".to_owned(), |text| format!("FAILED: no {text:?} on the console"));
-        println!("case last words: {failure} ... {verdict}");
+        println!("case crash dump: {failure} ... {verdict}");
         tally += Tally::one(verdict == "ok");
     }
     Ok(tally)

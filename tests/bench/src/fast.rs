@@ -1,4 +1,4 @@
-//! The fast lane: Xen boots the kernel's self-test image as its only domain.
+//! The fast suite: Xen boots the kernel's self-test image as its only domain.
 
 use std::{path::PathBuf, time::Duration};
 

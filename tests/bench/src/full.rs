@@ -1,4 +1,4 @@
-//! The full lane: cases that need Xen, a Linux dom0, the stub and Linux guests.
+//! The full suite: cases that need Xen, a Linux dom0, the stub and Linux guests.
 
 use std::{
     process::{Command, ExitStatus},
@@ -14,7 +14,7 @@ use crate::{
     layout,
     release::Release,
     report::Report,
-    suite,
+    stages,
     tally::Tally,
 };
 
@@ -45,7 +45,7 @@ pub(crate) fn boot(images: &Images, release: &Release, kind: Kind, plan: &str, v
     let (mut report, mut result) = once(&boot);
     if result.as_ref().is_ok_and(ExitStatus::success) && !report.has_begun() {
         layout::keep_logs(&boot.log_dir())?;
-        println!("{}{} ended before its first case, and is booted once more", suite::BENCH_ERROR, boot.name);
+        println!("{}{} ended before its first case, and is booted once more", stages::BENCH_ERROR, boot.name);
         (report, result) = once(&boot);
     }
     if let Err(error) = &result {

@@ -2,13 +2,13 @@
 //!
 //! `make help` lists the targets that call this program.
 
+mod benchmark;
 mod boot;
 mod command;
 mod cpio;
 mod crash_dump;
 mod demo;
 mod fast;
-mod figures;
 mod full;
 mod image_check;
 mod images;
@@ -21,7 +21,7 @@ mod release;
 mod report;
 mod soak;
 mod sources;
-mod suite;
+mod stages;
 mod tally;
 mod unpacked;
 mod vmlinux;
@@ -67,10 +67,10 @@ enum What {
         cycles: u32,
     },
     /// Measures pcidom and xen-pciback in turn
-    Figures {
+    Benchmark {
         /// Time to measure in
         #[arg(long, value_enum, default_value = "both")]
-        clocks: figures::Clocks,
+        clocks: benchmark::Clocks,
         /// How often each of them is measured
         #[arg(long, default_value_t = 5)]
         rounds: u32,
@@ -83,7 +83,7 @@ enum What {
     },
     /// Draws the figures of the last run
     Chart,
-    /// Downloads the packages and builds the archives that the full lane boots
+    /// Downloads the packages and builds the archives that the full suite boots
     Fetch,
     /// Checks how an image is linked
     ImageCheck {
@@ -116,16 +116,16 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let release = Release::numbered(arguments.debian)?;
     match &arguments.what {
         What::Fast => fast::run(release, verbose),
-        What::Full { case } => full::run(release, &Kind::LANES, case, verbose),
+        What::Full { case } => full::run(release, &Kind::SUITES, case, verbose),
         What::Chosen => full::run(release, &[Kind::Chosen], "", verbose),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
-        What::Figures { clocks, rounds, only, keep } => {
-            figures::run(release, &figures::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)
+        What::Benchmark { clocks, rounds, only, keep } => {
+            benchmark::run(release, &benchmark::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)
         }
-        What::Chart => figures::chart(),
+        What::Chart => benchmark::chart(),
         What::Fetch => images::Images::build(release).map(|_| true),
         What::ImageCheck { image } => image_check::run(image),
-        What::Suite { targets } => suite::run(targets),
+        What::Suite { targets } => stages::run(targets),
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::tally::Tally;
 
-/// Follows the cases of one boot. Three kinds of lines count, in both lanes:
+/// Follows the cases of one boot. Three kinds of lines count, in both suites:
 ///
 /// - `start NAME` before a case, so that one that hangs is known;
-/// - `case NAME ... ok (1.2 s)` or `case NAME ... FAILED: why` after it (in the fast lane `case NAME: ok` or
+/// - `case NAME ... ok (1.2 s)` or `case NAME ... FAILED: why` after it (in the fast suite `case NAME: ok` or
 ///   `case NAME: FAILED why`, through the kernel's log: `[    1.042940] INFO  case …`);
 /// - `N passed, N failed` at the end.
 #[derive(Default)]
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_both_lanes_are_shown_alike_and_counted() {
+    fn lines_of_both_suites_are_shown_alike_and_counted() {
         let full = report(&[
             "start a",
             "case a ... ok (0.1 s)",

@@ -29,7 +29,7 @@ fn the_stub_announces_itself_and_takes_the_pool_in() {
 }
 
 #[test]
-fn transcript_a_one_device_at_boot() {
+fn xenstore_trace_a_one_device_at_boot() {
     let mut world = World::new(&[A]);
     let guest = world.create_guest(5);
     world.tool.attach(guest, &[A]);

@@ -68,7 +68,7 @@ fn read(world: &mut World, guest: DomId, devfn: u8) -> (i32, u32) {
 const NO_DEVICE: (i32, u32) = (-1, u32::MAX);
 
 #[test]
-fn transcript_b_a_function_joins_its_slot() {
+fn xenstore_trace_b_a_function_joins_its_slot() {
     let (mut world, guest) = running(&[A]);
     world.tool.hot_attach(guest, &[(A1, None)]);
     world.stub.settle();
@@ -91,7 +91,7 @@ fn transcript_b_a_function_joins_its_slot() {
 }
 
 #[test]
-fn transcript_c_index_0_leaves_and_the_next_moves_down() {
+fn xenstore_trace_c_index_0_leaves_and_the_next_moves_down() {
     let (mut world, guest) = running(&[A, A1]);
     world.tool.hot_detach(guest, &[A]);
     world.stub.settle();

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{fixture::Fixture, services::SHARE};
+use super::services::SHARE;
 
 /// How often the log is looked at while waiting for the broker.
 const STEP: Duration = Duration::from_millis(10);
@@ -20,7 +20,7 @@ pub(crate) struct Broker(Child);
 
 impl Broker {
     /// Starts it and waits until it serves.
-    fn start(deadline: Instant) -> Result<Self> {
+    pub(super) fn start(deadline: Instant) -> Result<Self> {
         let path = log_path();
         let log = OpenOptions::new().create(true).append(true).open(&path)?;
         let before = log_text()?.len();
@@ -35,6 +35,16 @@ impl Broker {
             thread::sleep(STEP);
         }
         Ok(broker)
+    }
+
+    /// Whether it has not ended.
+    pub(super) fn is_running(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     /// Sends it a signal.
@@ -56,37 +66,6 @@ fn log_path() -> String {
 }
 
 /// What all brokers of this boot have said.
-fn log_text() -> Result<String> {
+pub(super) fn log_text() -> Result<String> {
     Ok(fs::read_to_string(log_path())?)
-}
-
-impl Fixture {
-    /// The broker, started where none runs.
-    pub(crate) fn broker(&mut self) -> Result<&Broker> {
-        let running =
-            self.broker.take().and_then(|mut broker| matches!(broker.0.try_wait(), Ok(None)).then_some(broker));
-        let broker = match running {
-            Some(broker) => broker,
-            None => Broker::start(self.deadline)?,
-        };
-        Ok(self.broker.insert(broker))
-    }
-
-    /// The broker's process.
-    pub(crate) fn broker_pid(&mut self) -> Result<u32> {
-        Ok(self.broker()?.0.id())
-    }
-
-    /// Kills the broker with SIGKILL, if one runs.
-    pub(crate) fn kill_broker(&mut self) {
-        self.broker = None;
-    }
-
-    /// What brokers say while `work` is done.
-    pub(crate) fn broker_lines(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<String>> {
-        self.broker()?;
-        let before = log_text()?.len();
-        work(self)?;
-        Ok(log_text()?.get(before..).unwrap_or_default().lines().map(str::to_owned).collect())
-    }
 }

@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{broker::Broker, guests::Domain};
+use super::{
+    broker::{self, Broker},
+    domain::Domain,
+};
 use crate::{
     process::{self, Outcome},
     store::Store,
@@ -71,6 +74,44 @@ impl Fixture {
                 outcome.code()
             );
         }
+        Ok(())
+    }
+
+    /// The broker, started where none runs.
+    pub(crate) fn broker(&mut self) -> Result<&Broker> {
+        let running = self.broker.take().and_then(|mut broker| broker.is_running().then_some(broker));
+        let broker = match running {
+            Some(broker) => broker,
+            None => Broker::start(self.deadline)?,
+        };
+        Ok(self.broker.insert(broker))
+    }
+
+    /// The broker's process.
+    pub(crate) fn broker_pid(&mut self) -> Result<u32> {
+        Ok(self.broker()?.pid())
+    }
+
+    /// Kills the broker with SIGKILL, if one runs.
+    pub(crate) fn kill_broker(&mut self) {
+        self.broker = None;
+    }
+
+    /// What brokers say while `work` is done.
+    pub(crate) fn broker_lines(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<String>> {
+        self.broker()?;
+        let before = broker::log_text()?.len();
+        work(self)?;
+        Ok(broker::log_text()?.get(before..).unwrap_or_default().lines().map(str::to_owned).collect())
+    }
+
+    /// Ends a domain at once and waits until it is gone.
+    pub(crate) fn destroy(&mut self, domain: &Domain) -> Result<()> {
+        self.xl(&["destroy", &domain.name])?;
+        self.domains.retain(|other| other != domain);
+        let deadline = self.deadline;
+        // xenstored drops the directory's owner's nodes when Xen says that the domain is gone.
+        self.store.wait_for(&domain.node("vm"), deadline, |value| value.is_none())?;
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::{fmt::Write, fs, time::Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub(crate) use super::domain::Domain;
 use super::{devices::component, fixture::Fixture};
 
 /// Options of a guest. The defaults are those of a guest that pcidom can serve.
@@ -20,20 +21,6 @@ pub(crate) struct GuestOptions {
 impl Default for GuestOptions {
     fn default() -> Self {
         Self { passthrough: true, modules: "xen-pcifront", on_reboot: "destroy" }
-    }
-}
-
-/// A domain that the cases made: a guest or the stub.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Domain {
-    pub(crate) name: String,
-    pub(crate) id: u16,
-}
-
-impl Domain {
-    /// A node of the domain's own.
-    pub(crate) fn node(&self, path: &str) -> String {
-        format!("/local/domain/{}/{path}", self.id)
     }
 }
 
@@ -158,16 +145,6 @@ impl Fixture {
             self.destroy(&guest)?;
             self.pcidom(&["reclaim"])?;
         }
-        Ok(())
-    }
-
-    /// Ends a domain at once and waits until it is gone.
-    pub(crate) fn destroy(&mut self, domain: &Domain) -> Result<()> {
-        self.xl(&["destroy", &domain.name])?;
-        self.domains.retain(|other| other != domain);
-        let deadline = self.deadline;
-        // xenstored drops the directory's owner's nodes when Xen says that the domain is gone.
-        self.store.wait_for(&domain.node("vm"), deadline, |value| value.is_none())?;
         Ok(())
     }
 }

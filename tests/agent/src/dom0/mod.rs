@@ -1,12 +1,13 @@
 //! The dom0 side: brings up Xen's services, then does what the plan says and reports to the host.
 
 mod attaching;
+mod benchmark;
 mod broker;
 mod cases;
 mod demo;
 mod devices;
+mod domain;
 mod drivers;
-mod figures;
 mod fixture;
 mod guests;
 mod hotplug;
@@ -29,34 +30,34 @@ use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
-use figures::{Clock, Scene};
+use benchmark::{Clock, Scene};
 use fixture::Fixture;
 use report::Report;
 
-/// Brings dom0 up and carries out the plan: one line, `demo`, a lane and a filter, as in `full FILTER`, or what to measure, as in
-/// `figures ROUNDS GROUPS`.
+/// Brings dom0 up and carries out the plan: one line, `demo`, a suite and a filter, as in `full FILTER`, or what to measure, as in
+/// `benchmark ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
-    let (lane, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
-    services::start(lane)?;
+    let (suite, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
+    services::start(suite)?;
     // One archive for all guests: the fixed part and this run's agent.
     let archive = [fs::read("/bench/guest.cpio")?, fs::read("/bench/guest-run.cpio")?].concat();
     fs::write("/boot/initrd.img", archive)?;
     let mut report = Report::create()?;
     let mut fixture = Fixture::new()?;
-    match lane {
+    match suite {
         "demo" => demo::run(&mut fixture, &mut report),
         "soak" => soak::run(filter, &mut fixture, &mut report),
-        "figures" => figures::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), filter),
-        "instructions" => figures::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), filter),
-        "scale-figures" => figures::run(&mut fixture, &mut report, Scene::Scale, filter),
-        _ => run_cases(lane, filter, &mut fixture, &mut report),
+        "benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), filter),
+        "instructions" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), filter),
+        "scale-benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Scale, filter),
+        _ => run_cases(suite, filter, &mut fixture, &mut report),
     }
 }
 
-/// The cases of a lane whose names contain the filter, or one of several with commas between them.
-fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'static cases::Case> + use<'a>> {
-    let groups = match lane {
+/// The cases of a suite whose names contain the filter, or one of several with commas between them.
+fn wanted<'a>(suite: &str, filter: &'a str) -> Result<impl Iterator<Item = &'static cases::Case> + use<'a>> {
+    let groups = match suite {
         "full" => vec![cases::FULL],
         "hotplug" => vec![cases::HOTPLUG],
         "chosen" => vec![cases::FULL, cases::HOTPLUG],
@@ -65,9 +66,9 @@ fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'stat
         "devices" => vec![cases::DEVICES],
         "scale" => vec![cases::SCALE],
         "neighbours" => vec![cases::NEIGHBOURS],
-        _ => bail!("no lane {lane}"),
+        _ => bail!("no suite {suite}"),
     };
-    let is_chosen = lane == "chosen";
+    let is_chosen = suite == "chosen";
     let is_wanted = move |case: &&cases::Case| {
         (!is_chosen || cases::CHOSEN.contains(&case.name)) && filter.split(',').any(|part| case.name.contains(part))
     };
@@ -75,14 +76,14 @@ fn wanted<'a>(lane: &str, filter: &'a str) -> Result<impl Iterator<Item = &'stat
 }
 
 /// Prints the names of these cases.
-pub(crate) fn list_cases(lane: &str, filter: &str) {
-    for case in wanted(lane, filter).into_iter().flatten() {
+pub(crate) fn list_cases(suite: &str, filter: &str) {
+    for case in wanted(suite, filter).into_iter().flatten() {
         println!("{}", case.name);
     }
 }
 
-fn run_cases(lane: &str, filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
-    for case in wanted(lane, filter)? {
+fn run_cases(suite: &str, filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    for case in wanted(suite, filter)? {
         report.start(case.name)?;
         fixture.set_limit(case.limit);
         let started = Instant::now();
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(chosen.len(), cases::CHOSEN.len(), "not all of {:?} are among {chosen:?}", cases::CHOSEN);
         let mut names: Vec<&str> = ["full", "hotplug", "no-iommu", "direct", "devices", "scale", "neighbours"]
             .iter()
-            .flat_map(|lane| wanted(lane, "").unwrap())
+            .flat_map(|suite| wanted(suite, "").unwrap())
             .map(|case| case.name)
             .collect();
         let count = names.len();

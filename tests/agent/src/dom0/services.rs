@@ -19,18 +19,18 @@ const XENSTORED_PID: &str = "/run/xenstored.pid";
 /// Starting everything takes a fraction of this.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// The lane whose host has the other xenstored, which Debian prefers: the one in OCaml. It writes no trace, so this is a lane without cases that need it.
-const OXENSTORED_LANE: &str = "neighbours";
+/// The suite whose host has the other xenstored, which Debian prefers: the one in OCaml. It writes no trace, so this is a suite without cases that need it.
+const OXENSTORED_SUITE: &str = "neighbours";
 
-/// Loads modules, mounts the shared folder and starts what `xl` needs, as the host of a lane has it.
-pub(crate) fn start(lane: &str) -> Result<()> {
+/// Loads modules, mounts the shared folder and starts what `xl` needs, as the host of a suite has it.
+pub(crate) fn start(suite: &str) -> Result<()> {
     for module in boot::all_modules()? {
         boot::load_module(&module)?;
     }
     boot::mount_at("xenfs", "xenfs", "/proc/xen", None)?;
     boot::mount_at("9p", "share", SHARE, Some(c"trans=virtio,version=9p2000.L,msize=131072"))?;
     let deadline = Instant::now() + LIMIT;
-    let xenstored = if lane == OXENSTORED_LANE { "oxenstored" } else { "xenstored" };
+    let xenstored = if suite == OXENSTORED_SUITE { "oxenstored" } else { "xenstored" };
     process::check(Command::new(xenstored).args(["--pid-file", XENSTORED_PID]), deadline)?;
     process::check(&mut Command::new("xen-init-dom0"), deadline)?;
     let logs = format!("{SHARE}/console");

@@ -1,4 +1,4 @@
-//! Failing on purpose, so that the bench can check the last words of a stub that has a bug.
+//! Failing on purpose, so that the bench can check the crash dump of a stub that has a bug.
 
 /// Fails the way the command line names; returns when it names none.
 pub(crate) fn crash_as_told(command_line: &str) {

@@ -1,7 +1,7 @@
 //! The kernel's self-test image: Xen boots it as its only domain, it tests the platform layer against the real hypervisor and prints
 //! a line a case, then `selftest: N passed, N failed`, and reboots (which ends QEMU).
 //!
-//! With a command line of `panic`, `trap` or `overflow` it fails in that way instead, so that the bench can read its last words.
+//! With a command line of `panic`, `trap` or `overflow` it fails in that way instead, so that the bench can read its crash dump.
 #![no_std]
 #![no_main]
 

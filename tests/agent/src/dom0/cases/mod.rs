@@ -84,7 +84,7 @@ pub(crate) const SCALE: &[&[Case]] = &[scale::CASES];
 /// Cases on a host that has much else on it.
 pub(crate) const NEIGHBOURS: &[&[Case]] = &[neighbours::CASES, neighbours_devices::CASES, many_entries::OXENSTORED];
 
-/// Of the first two, those that a Debian release is tried with on which the whole lane does not run each time (`make test-chosen`): who writes what in
+/// Of the first two, those that a Debian release is tried with on which the whole suite does not run each time (`make test-chosen`): who writes what in
 /// an attach and a detach, drivers and their data, a broker that dies, and devices that follow.
 pub(crate) const CHOSEN: &[&str] = &[
     "nvme_gets_more_than_one_msix_vector",

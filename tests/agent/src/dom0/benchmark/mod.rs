@@ -1,8 +1,9 @@
 //! `make bench`: Linux's xen-pciback in dom0 and pcidom in turn, with the same guests, the same device and the same CPUs.
 //!
-//! Samples go to the host as lines `figure NAME UNIT WHO ROUND VALUE` (`tests/bench/src/figures/samples.rs`). Times are taken by the clock of
+//! Samples go to the host as lines `figure NAME UNIT WHO ROUND VALUE` (`tests/bench/src/benchmark/samples.rs`). Times are taken by the clock of
 //! whoever waits: the guest for accesses, dom0 for commands. What the figures mean is in `docs/performance.md`.
 
+mod backend;
 mod boot;
 mod contestant;
 mod cpu;

@@ -1,6 +1,6 @@
 //! `make bench`: pcidom and Linux's xen-pciback measured in turn on one machine, as a table and a file.
 //!
-//! The agent in dom0 measures and reports (`tests/agent/src/dom0/figures/`); here the samples become figures. What they mean and how far
+//! The agent in dom0 measures and reports (`tests/agent/src/dom0/benchmark/`); here the samples become figures. What they mean and how far
 //! they can be trusted is in `docs/performance.md`.
 
 mod chart;
@@ -68,8 +68,8 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
     let few = plan.rounds.min(FEW_ROUNDS);
     let scenes = [
         ("instructions", Kind::Instructions, few),
-        ("figures", Kind::Figures, plan.rounds),
-        ("scale-figures", Kind::Scale, few),
+        ("benchmark", Kind::Benchmark, plan.rounds),
+        ("scale-benchmark", Kind::Scale, few),
     ];
     for (scene, kind, rounds) in scenes {
         let left_out = if kind == Kind::Instructions { Clocks::Real } else { Clocks::Instructions };
