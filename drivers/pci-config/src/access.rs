@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::packed::Line;
-use crate::space::Width;
+use pci_registers::Width;
 
 /// A checked access. It never crosses a dword, because it is aligned to its own width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

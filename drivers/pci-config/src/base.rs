@@ -1,8 +1,10 @@
 //! Base address registers and the expansion ROM as a guest sizes them (docs/protocol.md §6.3, PCI Local Bus 3.0 §6.2.5).
 
+use pci_registers::header;
 use xen_types::{Resource, ResourceKind};
 
-use crate::view::RESOURCES;
+/// Registers of a header that claim ranges: six base address registers and the expansion ROM.
+pub const RESOURCES: usize = 7;
 
 /// What one base address register answers. A guest cannot move anything: it reads either the address or, after it wrote all
 /// ones, the mask from which it computes the size.
@@ -17,7 +19,7 @@ pub(crate) struct BaseRegister {
 }
 
 /// A memory register that claims nothing, which reads as zero whatever is written.
-const NONE: BaseRegister = BaseRegister { address: 0, size_mask: 0, low_bits: 0xf };
+const NONE: BaseRegister = BaseRegister { address: 0, size_mask: 0, low_bits: header::MEMORY_FLAGS };
 
 impl BaseRegister {
     /// What the register reads after `value` was written to it.
@@ -28,13 +30,13 @@ impl BaseRegister {
     /// The register, or the lower half of it.
     fn lower(resource: Resource) -> Self {
         let (type_bits, low_bits) = match resource.kind() {
-            ResourceKind::Io => (1, 0x3),
-            ResourceKind::Mem32 => (0, 0xf),
-            ResourceKind::Mem64 => (0b0100, 0xf),
-            ResourceKind::Mem32Prefetch => (0b1000, 0xf),
-            ResourceKind::Mem64Prefetch => (0b1100, 0xf),
+            ResourceKind::Io => (1, header::IO_FLAGS),
+            ResourceKind::Mem32 => (0, header::MEMORY_FLAGS),
+            ResourceKind::Mem64 => (0b0100, header::MEMORY_FLAGS),
+            ResourceKind::Mem32Prefetch => (0b1000, header::MEMORY_FLAGS),
+            ResourceKind::Mem64Prefetch => (0b1100, header::MEMORY_FLAGS),
             // The enable bit stays 0 whatever the guest writes: Linux's backend does not let guests enable a ROM either.
-            ResourceKind::Rom => (0, 0x7ff),
+            ResourceKind::Rom => (0, header::ROM_FLAGS),
         };
         Self {
             address: low(resource.start()) | type_bits,

@@ -1,26 +1,13 @@
 //! What a function must be, and how quiet, before it is assigned.
 
+use pci_registers::{ConfigSpace, Width, command, header, id, msi, msix, status};
 use thiserror::Error;
 
-use crate::space::{ConfigSpace, Width};
 use crate::view::VirtualConfig;
-use crate::walk::{Walk, id};
+use crate::walk::Walk;
 
-const IDS: u16 = 0x00;
-const COMMAND: u16 = 0x04;
-/// Class Code and Revision ID.
-const CLASS: u16 = 0x08;
-const HEADER_TYPE: u16 = 0x0e;
-/// Header type without the multi-function bit.
-const TYPE: u8 = 0x7f;
-const BUS_MASTER: u32 = 0x0004;
-const INTX_DISABLE: u32 = 0x0400;
 /// Status, in the upper half of Command's dword: the function asks for an interrupt.
-const INTX_PENDING: u32 = 0x0008 << 16;
-/// Enable bits in the control words of MSI and MSI-X, the upper halves of their first dwords.
-const MSI_ENABLE: u32 = 0x0001;
-const MSI_X_ENABLE: u32 = 0x8000;
-const BRIDGE: u32 = 0x06;
+const INTX_PENDING: u32 = (status::INTERRUPT as u32) << 16;
 
 /// Why a function cannot be served at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -52,7 +39,7 @@ pub enum NotQuiet {
 
 /// Whether nothing answers there (any more). A virtual function's ids read as ones too, its class does not (PCIe 5.0 §9.3.4.1.1).
 pub fn is_absent(hw: &impl ConfigSpace) -> bool {
-    [IDS, CLASS].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
+    [header::VENDOR_ID, header::REVISION_ID].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
 }
 
 /// Checks that this is a function we know how to show.
@@ -63,7 +50,7 @@ pub fn check_servable(hw: &impl ConfigSpace) -> Result<(), Unservable> {
     if is_absent(hw) {
         return Err(Unservable::Absent);
     }
-    match hw.read_config(HEADER_TYPE, Width::Byte).to_le_bytes()[0] & TYPE {
+    match hw.read_config(header::HEADER_TYPE, Width::Byte).to_le_bytes()[0] & header::LAYOUT {
         0 => Ok(()),
         other => Err(Unservable::HeaderType(other)),
     }
@@ -74,18 +61,18 @@ pub fn check_servable(hw: &impl ConfigSpace) -> Result<(), Unservable> {
 /// # Errors
 /// The first thing that it still does.
 pub fn check_quiet(hw: &impl ConfigSpace) -> Result<(), NotQuiet> {
-    let command_and_status = hw.read_config(COMMAND, Width::Dword);
-    if command_and_status & BUS_MASTER != 0 {
+    let command_and_status = hw.read_config(header::COMMAND, Width::Dword);
+    if command_and_status & u32::from(command::BUS_MASTER) != 0 {
         return Err(NotQuiet::BusMaster);
     }
-    if command_and_status & (INTX_DISABLE | INTX_PENDING) == INTX_PENDING {
+    if command_and_status & (u32::from(command::INTX_DISABLE) | INTX_PENDING) == INTX_PENDING {
         return Err(NotQuiet::Interrupt);
     }
     for capability in Walk::conventional(hw) {
-        let control = capability.header >> 16;
+        let control = capability.control();
         match capability.id {
-            id::MSI if control & MSI_ENABLE != 0 => return Err(NotQuiet::Msi),
-            id::MSI_X if control & MSI_X_ENABLE != 0 => return Err(NotQuiet::MsiX),
+            id::MSI if control & msi::ENABLE != 0 => return Err(NotQuiet::Msi),
+            id::MSI_X if control & msix::ENABLE != 0 => return Err(NotQuiet::MsiX),
             _ => {}
         }
     }
@@ -96,6 +83,6 @@ impl VirtualConfig {
     /// True for a bridge.
     #[must_use]
     pub const fn is_bridge(&self) -> bool {
-        self.own[2] >> 24 == BRIDGE && self.own[3].to_le_bytes()[2] & TYPE == 1
+        self.own[2] >> 24 == header::BRIDGE_CLASS as u32 && self.own[3].to_le_bytes()[2] & header::LAYOUT == 1
     }
 }

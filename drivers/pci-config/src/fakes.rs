@@ -4,9 +4,10 @@ use core::cell::Cell;
 
 use xen_types::Resource;
 
+use crate::base::RESOURCES;
 use crate::policy::Policy;
-use crate::space::{ConfigSpace, Width};
-use crate::view::{Description, RESOURCES};
+use crate::view::Description;
+use pci_registers::{ConfigSpace, Width};
 
 /// Configuration space as memory, which counts how often it is read.
 #[derive(Clone, Debug)]

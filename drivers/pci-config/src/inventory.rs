@@ -1,5 +1,5 @@
 //! What a guest has of one function, register by register, for people (`pcidom show`). What it reads and what its writes do comes from
-//! the same view and the same openings that decide about them; the table has the names.
+//! the same view and the same writable mask that decide about them; the table has the names.
 
 use alloc::format;
 use alloc::string::String;
@@ -10,11 +10,11 @@ use crate::layout::list;
 use crate::packed::Line;
 use crate::policy::{Policy, Quirk};
 use crate::register::{COMMAND_DEVICE, Length, Read, Write, field_mask};
-use crate::space::{ConfigSpace, Width};
 use crate::table::blocks;
 use crate::view::VirtualConfig;
-use crate::walk::{Capability, EXTENDED, Walk};
+use crate::walk::{Capability, Walk};
 use crate::writable_mask::{WritableMask, block_of, dwords_of};
+use pci_registers::{ConfigSpace, EXTENDED, Width, bist};
 
 /// One register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +76,8 @@ pub enum Reason {
     Table(Write),
     /// An address register that claims nothing.
     NoResource,
+    /// BIST of a device that has no self-test.
+    NoSelfTest,
     /// Dropped; a policy could open some of it.
     Closed,
     /// Dropped, whatever the policy.
@@ -102,6 +104,7 @@ impl fmt::Display for Reason {
             Self::Table(Write::InterruptControl) => "a change is refused: vectors are asked for in their own way",
             Self::Table(Write::Ignore) => "dropped; drivers write it and need no effect",
             Self::NoResource => "claims nothing",
+            Self::NoSelfTest => "the device has no self-test",
             Self::Table(Write::Drop | Write::DropStatus) | Self::Closed => {
                 "dropped; permissive=1 or a quirk opens some of it"
             }
@@ -299,6 +302,10 @@ impl VirtualConfig {
                 if entry.virtual_bits == 0 {
                     entry.reason = Reason::NoResource;
                 }
+            }
+            Write::Bist if entry.value & u32::from(bist::CAPABLE) == 0 => {
+                entry.device_bits = 0;
+                entry.reason = Reason::NoSelfTest;
             }
             _ => {}
         }

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 
 use crate::packed::{self, Line, Slot};
 use crate::policy::PolicyFlags;
-use crate::space::ConfigSpace;
 use crate::walk::{Capability, Fault, Walk, has_extended_space};
+use pci_registers::ConfigSpace;
 
 /// Dwords of the header; capabilities lie behind it.
 const HEADER_DWORDS: usize = 16;

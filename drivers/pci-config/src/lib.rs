@@ -24,10 +24,10 @@ mod checks;
 pub mod fakes;
 mod inventory;
 mod layout;
+mod outcome;
 mod packed;
 mod policy;
 mod register;
-mod space;
 pub mod table;
 mod view;
 mod walk;
@@ -35,15 +35,16 @@ mod writable_mask;
 mod write;
 
 pub use access::BadAccess;
+pub use base::RESOURCES;
 pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
+pub use outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
+pub use pci_registers::{ConfigSpace, Width, id};
 pub use policy::{BadPolicy, Hidden, Policy, PolicyFlags, Quirk};
 pub use register::{Block, Length, MAX_ENTRIES, Place, Read, Rest, Row, Write};
-pub use space::{ConfigSpace, Width};
-pub use view::{Description, RESOURCES, VirtualConfig};
-pub use walk::{Capability, Fault, Walk, id};
+pub use view::{Description, VirtualConfig};
+pub use walk::{Capability, Fault, Walk};
 pub use writable_mask::{Open, PermittedWrite, WritableMask};
-pub use write::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 
 #[cfg(test)]
 mod tests;

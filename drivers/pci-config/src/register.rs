@@ -1,5 +1,7 @@
 //! What a line of the policy says about one register.
 
+use pci_registers::{bist, command, msix, power, vpd};
+
 /// Who answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
@@ -28,19 +30,24 @@ impl Read {
 
     /// Those of them that are what the device says; the others read 0.
     pub(crate) const fn copied(self) -> u32 {
-        if matches!(self, Self::PowerCapabilities) { !0xf800 } else { self.own() }
+        if matches!(self, Self::PowerCapabilities) { !(power::PME_SUPPORT as u32) } else { self.own() }
     }
 }
 
-/// MSI-X control: how many entries the table has, less one (PCI 3.0 §6.8.2.3).
-pub(crate) const TABLE_SIZE: u32 = 0x07ff;
+/// MSI-X control: how many entries the table has, less one.
+pub(crate) const TABLE_SIZE: u32 = msix::TABLE_SIZE as u32;
 /// Entries that a guest can use: `xen-pcifront` refuses a driver that asks for more at once, so it must not believe in them (`SH_INFO_MAX_VEC`
 /// in `pciif.h`).
 pub const MAX_ENTRIES: u16 = 128;
 
 /// Bits of Command that a guest reads from the device (docs/protocol.md §6.2), and those of them that a permissive device has written:
 /// special cycles, memory write and invalidate, palette snoop, stepping, fast back-to-back, and bus master.
-pub(crate) const COMMAND_DEVICE: u32 = 0x2bc;
+pub(crate) const COMMAND_DEVICE: u32 = (command::BUS_MASTER
+    | command::SPECIAL_CYCLES
+    | command::MEMORY_WRITE_AND_INVALIDATE
+    | command::PALETTE_SNOOP
+    | command::STEPPING
+    | command::FAST_BACK_TO_BACK) as u32;
 
 /// What a write does, whatever the device's policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,13 +85,13 @@ impl Write {
     #[must_use]
     pub const fn device_bits(self) -> u32 {
         match self {
-            // Bus master, memory write and invalidate, INTx disable.
-            Self::Command => 0x0414,
+            Self::Command => {
+                (command::BUS_MASTER | command::MEMORY_WRITE_AND_INVALIDATE | command::INTX_DISABLE) as u32
+            }
             Self::CacheLineSize => 0xff,
-            Self::Bist => 0x40,
-            // D-state, data select, PME status.
-            Self::PowerState => 0x9e03,
-            Self::VpdAddress => 0x7fff,
+            Self::Bist => bist::START as u32,
+            Self::PowerState => (power::STATE | power::DATA_SELECT | power::PME_STATUS) as u32,
+            Self::VpdAddress => !vpd::WRITE as u32,
             Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::InterruptControl => 0,
         }
     }

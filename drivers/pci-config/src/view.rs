@@ -1,37 +1,38 @@
 //! The view: what a guest reads, and what its writes change.
 
+use pci_registers::{ConfigSpace, Width, header, id, msi, msix};
 use xen_types::Resource;
 
 use crate::access::{Access, BadAccess};
-use crate::base::{self, BaseRegister};
+use crate::base::{self, BaseRegister, RESOURCES};
 use crate::layout::Layout;
 use crate::policy::PolicyFlags;
 use crate::register::{MAX_ENTRIES, Read, TABLE_SIZE, Write};
-use crate::space::{ConfigSpace, Width};
-use crate::walk::{Fault, POINTER, id};
-use crate::write::{WriteError, WriteOutcome};
+use crate::walk::{Fault, low};
 
 /// Dwords of conventional configuration space: those that may hold anything of ours.
 const DWORDS: usize = 64;
 /// Dwords of the header; capabilities lie behind it.
 const HEADER_DWORDS: usize = 16;
 /// The dword of the ids.
-const IDS: usize = 0;
+const IDS: usize = dword_of(header::VENDOR_ID);
 /// The dword of Command.
-const COMMAND: usize = 1;
+const COMMAND: usize = dword_of(header::COMMAND);
 /// The dword of Header Type, and the bit that tells of further functions in it.
-const HEADER_TYPE: usize = 3;
-const MULTI_FUNCTION: u32 = 0x80 << 16;
+const HEADER_TYPE: usize = dword_of(header::HEADER_TYPE);
+const MULTI_FUNCTION: u32 = (header::MULTI_FUNCTION as u32) << 16;
 /// The dword of Interrupt Line and Pin, and their places in it.
-const INTERRUPT: usize = 15;
+const INTERRUPT: usize = dword_of(header::INTERRUPT_LINE);
 const INTERRUPT_LINE: u32 = 0xff;
 const INTERRUPT_PIN: u32 = 0xff00;
 
 /// The largest table as the register says it: one less.
 const LAST_ENTRY: u32 = MAX_ENTRIES as u32 - 1;
 
-/// Registers of a header that claim ranges: six base address registers and the expansion ROM.
-pub const RESOURCES: usize = 7;
+/// The dword that a register of the header is in.
+const fn dword_of(offset: u16) -> usize {
+    offset as usize / 4
+}
 
 /// What is to be known about a function besides what it says itself.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +43,7 @@ pub struct Description<'a> {
     pub ids: Option<u32>,
     /// The host's GSI, 0 where the function has no interrupt line.
     pub irq: u32,
-    /// What of it is special.
+    /// What the admin wants for it.
     pub policy_flags: PolicyFlags,
 }
 
@@ -81,7 +82,7 @@ impl VirtualConfig {
         }
         // The list as a guest sees it: its last pointer, wherever it led, ends it. Of a header in the middle of another capability's
         // registers we have no copy.
-        let mut pointer = POINTER;
+        let mut pointer = header::CAPABILITIES_POINTER;
         for capability in capabilities {
             let lines = config.layout.lines((capability.offset / 4).into());
             if lines.first().is_some_and(|line| (line.bytes, line.read) == (2, Read::Copy)) {
@@ -111,7 +112,7 @@ impl VirtualConfig {
 
     /// Whether the function is to be seen as the only one of its slot, whatever it is really (PCI Local Bus 3.0 §6.2.1, Header Type).
     pub fn show_alone(&mut self, hw: &impl ConfigSpace, is_alone: bool) {
-        self.copy(hw, HEADER_TYPE, 0x0c);
+        self.copy(hw, HEADER_TYPE, header::HEADER_TYPE & !3);
         if is_alone {
             self.set(HEADER_TYPE, MULTI_FUNCTION, 0);
         }
@@ -135,22 +136,6 @@ impl VirtualConfig {
         Some(if own == u32::MAX { ours } else { hw.read_config(offset, Width::Dword) & !own | ours })
     }
 
-    /// Writes the low `size` bytes of `value` at `offset`. Our own bits have changed afterwards; what remains for the
-    /// hardware is in the outcome.
-    ///
-    /// # Errors
-    /// When that is no access to this configuration space, or the policy forbids it. Nothing has changed then.
-    pub fn write(
-        &mut self,
-        hw: &impl ConfigSpace,
-        offset: i32,
-        size: i32,
-        value: u32,
-    ) -> Result<WriteOutcome, WriteError> {
-        let access = Access::check(offset, size, self.size())?;
-        self.write_registers(hw, &access, value)
-    }
-
     /// Bytes of configuration space: 4096 where the function speaks PCI Express or PCI-X mode 2, else 256.
     #[must_use]
     #[inline(always)] // a part of each read
@@ -167,14 +152,14 @@ impl VirtualConfig {
     /// How many vectors MSI can have here, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
     #[must_use]
     pub fn msi_vectors(&self, hw: &impl ConfigSpace) -> u32 {
-        self.interrupt_control(id::MSI, hw).map_or(0, |control| 1 << (control >> 1 & 7).min(5))
+        self.interrupt_control(id::MSI, hw).map_or(0, msi::vectors)
     }
 
     /// Entries of the MSI-X table that a guest sees, up to [`MAX_ENTRIES`]; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
     #[must_use]
     pub fn msix_entries(&self, hw: &impl ConfigSpace) -> u32 {
-        let size = |control: u32| (control & TABLE_SIZE).min(LAST_ENTRY) + 1;
-        self.interrupt_control(id::MSI_X, hw).map_or(0, size)
+        let shown = |control| msix::entries(control).min(MAX_ENTRIES).into();
+        self.interrupt_control(id::MSI_X, hw).map_or(0, shown)
     }
 
     /// Makes a table that is too large for a frontend as large as can be, in our copy of the capability's first dword.
@@ -186,13 +171,14 @@ impl VirtualConfig {
     }
 
     /// The control word of one of the interrupt capabilities.
-    fn interrupt_control(&self, id: u16, hw: &impl ConfigSpace) -> Option<u32> {
+    fn interrupt_control(&self, id: u16, hw: &impl ConfigSpace) -> Option<u16> {
         let is_it = |dword: &usize| {
             let is_control = self.layout.lines(*dword).iter().any(|line| line.write == Write::InterruptControl);
             is_control && self.own.get(*dword).is_some_and(|own| own & 0xff == id.into())
         };
         let dword = (HEADER_DWORDS..DWORDS).find(is_it)?;
-        Some(hw.read_config(u16::try_from(dword * 4).ok()? + 2, Width::Word))
+        let offset = u16::try_from(dword * 4).ok()? + msi::CONTROL; // MSI-X has it at the same place
+        Some(low(hw.read_config(offset, Width::Word)))
     }
 
     /// Which bits of a dword are ours, and these.
@@ -252,9 +238,12 @@ impl VirtualConfig {
 
     /// The address register, or the half of one, in a dword of the header.
     pub(crate) fn base_register(&self, dword: usize) -> Option<BaseRegister> {
+        const FIRST_BASE: usize = dword_of(header::BASE_ADDRESS_0);
+        const LAST_BASE: usize = FIRST_BASE + RESOURCES - 2;
+        const ROM: usize = dword_of(header::EXPANSION_ROM);
         let register = match dword {
-            4..=9 => dword - 4,
-            12 => RESOURCES - 1,
+            FIRST_BASE..=LAST_BASE => dword - FIRST_BASE,
+            ROM => RESOURCES - 1,
             _ => return None,
         };
         self.base.get(register).copied()

@@ -1,41 +1,13 @@
 //! The two lists of capabilities: the conventional one (PCI Local Bus 3.0 §6.7) and the extended one (PCIe 5.0 §7.6.3). One walk
 //! knows both, because both are chains of offsets that a device makes up.
 
-use crate::space::{ConfigSpace, Width};
+use pci_registers::{CONVENTIONAL, ConfigSpace, EXTENDED, Width, header, id, pci_x, status};
 
-/// Capability ids (PCI-SIG, "PCI Code and ID Assignment").
-pub mod id {
-    /// Power management.
-    pub const POWER_MANAGEMENT: u16 = 0x01;
-    /// Vital product data.
-    pub const VPD: u16 = 0x03;
-    /// Message signalled interrupts.
-    pub const MSI: u16 = 0x05;
-    /// PCI-X.
-    pub const PCI_X: u16 = 0x07;
-    /// PCI Express.
-    pub const PCI_EXPRESS: u16 = 0x10;
-    /// MSI-X.
-    pub const MSI_X: u16 = 0x11;
-    /// Advanced Features of conventional PCI: function level reset.
-    pub const ADVANCED_FEATURES: u16 = 0x13;
-}
-
-const STATUS: u16 = 0x06;
 /// Status bit: there is a capability list.
-const STATUS_CAPABILITIES: u32 = 0x10;
-/// Capabilities Pointer.
-pub(crate) const POINTER: u16 = 0x34;
-/// Where capabilities can begin, and where the space of either list ends.
-pub(crate) const CONVENTIONAL: u16 = 0x40;
-pub(crate) const EXTENDED: u16 = 0x100;
+const STATUS_CAPABILITIES: u32 = status::CAPABILITIES_LIST as u32;
 /// An id that means that the function does not answer (any more).
 const GONE: u8 = 0xff;
 const GONE_STATUS: u32 = 0xffff;
-/// PCI-X status, from the capability's start (PCI-X Protocol Addendum 2.0 §7.2.4), and its bits for 266 and 533 MHz, that is,
-/// for mode 2, in which there is extended configuration space.
-const PCI_X_STATUS: u16 = 4;
-const PCI_X_MODE_2: u32 = 0xc000_0000;
 
 /// One capability.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +21,19 @@ pub struct Capability {
 }
 
 impl Capability {
+    /// Of a conventional one: the control word behind its header, as it was read.
+    #[must_use]
+    pub const fn control(&self) -> u16 {
+        low(self.header >> 16)
+    }
+
     /// True where this capability tells that the function has 4096 bytes of configuration space.
     pub fn is_extended(&self, hw: &impl ConfigSpace) -> bool {
         match self.id {
             id::PCI_EXPRESS => true,
             // Behind one that claims to be at the very end there is nothing of it.
-            id::PCI_X if self.offset + PCI_X_STATUS == EXTENDED => false,
-            id::PCI_X => hw.read_config(self.offset + PCI_X_STATUS, Width::Dword) & PCI_X_MODE_2 != 0,
+            id::PCI_X if self.offset + pci_x::STATUS == EXTENDED => false,
+            id::PCI_X => hw.read_config(self.offset + pci_x::STATUS, Width::Dword) & pci_x::MODE_2 != 0,
             _ => false,
         }
     }
@@ -96,9 +74,9 @@ pub struct Walk<'a, H> {
 impl<'a, H: ConfigSpace> Walk<'a, H> {
     /// The list behind the header.
     pub fn conventional(hw: &'a H) -> Self {
-        let status = hw.read_config(STATUS, Width::Word);
+        let status = hw.read_config(header::STATUS, Width::Word);
         let has_list = status & STATUS_CAPABILITIES != 0 && status != GONE_STATUS;
-        let pointer = if has_list { hw.read_config(POINTER, Width::Byte) } else { 0 };
+        let pointer = if has_list { hw.read_config(header::CAPABILITIES_POINTER, Width::Byte) } else { 0 };
         Self::new(hw, false, low(pointer & 0xfc))
     }
 

@@ -6,9 +6,9 @@ use alloc::vec::Vec;
 use crate::layout::list;
 use crate::policy::{Policy, Quirk};
 use crate::register::{Block, Length, Place, Rest, Write, field_mask};
-use crate::space::{ConfigSpace, Width};
 use crate::table::blocks;
-use crate::walk::{CONVENTIONAL, Capability, EXTENDED, Walk, has_extended_space, id};
+use crate::walk::{Capability, Walk, has_extended_space};
+use pci_registers::{CONVENTIONAL, ConfigSpace, EXTENDED, EXTENDED_BYTES, Width, express, id, msi};
 
 /// The bits of a dword that can be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Open {
 const EVERYTHING: Open = Open { bits: u32::MAX, ones_clear: 0 };
 const NOTHING: Open = Open { bits: 0, ones_clear: 0 };
 /// Dwords of the whole space.
-const DWORDS: u16 = 1024;
+const DWORDS: u16 = EXTENDED_BYTES / 4;
 
 /// A write that a policy allows: all of it at one register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,15 +216,11 @@ pub(crate) fn dwords_of(is_extended: bool, capability: &Capability, length: Opti
     }
 }
 
-/// How long MSI (PCI 3.0 §6.8.1, figure 6-9: 10 bytes, 4 more with 64 bits of address, 10 more with masks) and PCI Express are (PCIe 5.0
-/// §7.5.3: an endpoint's first version ends with its link, the second has everything), in dwords.
+/// How long MSI and PCI Express are by their control words, in dwords.
 fn control_dwords(capability: &Capability) -> u16 {
-    let control = capability.header >> 16;
-    match capability.id {
-        id::MSI => 3 + u16::from(control & 0x80 != 0) + 2 * u16::from(control & 0x100 != 0),
-        _ if control & 0xf < 2 => 5,
-        _ => 15,
-    }
+    let control = capability.control();
+    let bytes = if capability.id == id::MSI { msi::bytes(control) } else { express::bytes(control) };
+    bytes.div_ceil(4)
 }
 
 /// What the table says about a dword of a block.

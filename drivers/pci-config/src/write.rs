@@ -1,122 +1,23 @@
 //! Writes: what they change in our copy, and what they leave for the hardware.
 
-use core::fmt;
+use pci_registers::{ConfigSpace, bist, command, power, vpd};
 
-use thiserror::Error;
-
-use crate::access::{Access, BadAccess};
+use crate::access::Access;
+use crate::outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 use crate::packed::Line;
 use crate::register::{COMMAND_DEVICE, Read, Write};
-use crate::space::{ConfigSpace, Width};
 use crate::view::VirtualConfig;
-
-/// A register of the hardware that a guest may have written under the policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Register {
-    /// Command: bus master, memory-write-and-invalidate and INTx disable; decode is never touched.
-    Command,
-    /// Cache Line Size.
-    CacheLineSize,
-    /// BIST: start of the self-test.
-    Bist,
-    /// Power management control/status: D-state, data select, PME status.
-    PowerState,
-    /// VPD address: a read of vital product data.
-    VpdAddress,
-    /// None of these: the broker knows whether the device's own policy opens it.
-    Open,
-}
-
-impl fmt::Display for Register {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Command => "Command",
-            Self::CacheLineSize => "Cache Line Size",
-            Self::Bist => "BIST",
-            Self::PowerState => "power state",
-            Self::VpdAddress => "VPD address",
-            Self::Open => "a register that the policy opens",
-        })
-    }
-}
-
-/// A write that passed the policy and that only the hardware can carry out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HardwareWrite {
-    /// Which register.
-    pub register: Register,
-    /// Where it is, in bytes.
-    pub offset: u16,
-    /// How wide the whole register is; a narrower write would not do, a wider one would touch neighbours.
-    pub width: Width,
-    /// The bits of the register that shall change, or be written with ones where a one clears. No others.
-    pub mask: u32,
-    /// Their new value; zero outside the mask.
-    pub value: u32,
-}
-
-impl HardwareWrite {
-    /// Bus mastering off.
-    #[must_use]
-    pub const fn bus_master_off() -> Self {
-        Self { register: Register::Command, offset: 4, width: Width::Word, mask: 0x0004, value: 0 }
-    }
-}
-
-/// What a write left to be done or told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct WriteOutcome {
-    hardware: [Option<HardwareWrite>; 2],
-    /// True where the write reached no register that a guest has to write, and did nothing.
-    pub is_dropped: bool,
-}
-
-impl WriteOutcome {
-    /// The hardware writes that the policy allows, in order; most writes have none. Carrying them out is the caller's part.
-    pub fn hardware(&self) -> impl Iterator<Item = &HardwareWrite> {
-        self.hardware.iter().flatten()
-    }
-
-    fn push(&mut self, write: HardwareWrite) {
-        // No dword has more than two such registers, which a test over all rules checks.
-        if let Some(free) = self.hardware.iter_mut().find(|place| place.is_none()) {
-            *free = Some(write);
-        }
-    }
-}
-
-/// A register that a guest may never write so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Denied {
-    /// Enable or mask bits of MSI or MSI-X. Linux guests try that around every `enable_msix` and do not mind; not worth a
-    /// line in the log.
-    #[error("interrupt control is not the guest's to change")]
-    InterruptControl,
-    /// Writing vital product data, which would outlive the guest.
-    #[error("vital product data is not written")]
-    VpdWrite,
-}
-
-/// Why nothing was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum WriteError {
-    /// No register there.
-    #[error(transparent)]
-    Access(#[from] BadAccess),
-    /// The policy says no.
-    #[error(transparent)]
-    Denied(#[from] Denied),
-}
 
 /// A guest reads back what it wrote, because with MSI on the bit is set whatever the guest thinks of it. The broker sees to that, and
 /// gives the line back as the guest wants it.
-const INTX_DISABLE: u32 = 0x0400;
-/// BIST bit: start, and running.
-const BIST_START: u32 = 0x40;
+const INTX_DISABLE: u32 = command::INTX_DISABLE as u32;
+/// BIST bits: start, and running; whether there is a test.
+const BIST_START: u32 = bist::START as u32;
+const BIST_CAPABLE: u32 = bist::CAPABLE as u32;
 /// PMCSR bit: the status that a one clears.
-const PM_STATUS: u32 = 0x8000;
+const PM_STATUS: u32 = power::PME_STATUS as u32;
 /// VPD address bit: 0 asks the device to read, 1 to write.
-const VPD_WRITE: u32 = 0x8000;
+const VPD_WRITE: u32 = vpd::WRITE as u32;
 
 /// A register as a write finds it, all in the register's own bits.
 struct Change {
@@ -131,7 +32,23 @@ struct Change {
 }
 
 impl VirtualConfig {
-    pub(crate) fn write_registers(
+    /// Writes the low `size` bytes of `value` at `offset`. Our own bits have changed afterwards; what remains for the
+    /// hardware is in the outcome.
+    ///
+    /// # Errors
+    /// When that is no access to this configuration space, or the policy forbids it. Nothing has changed then.
+    pub fn write(
+        &mut self,
+        hw: &impl ConfigSpace,
+        offset: i32,
+        size: i32,
+        value: u32,
+    ) -> Result<WriteOutcome, WriteError> {
+        let access = Access::check(offset, size, self.size())?;
+        self.write_registers(hw, &access, value)
+    }
+
+    fn write_registers(
         &mut self,
         hw: &impl ConfigSpace,
         access: &Access,
@@ -191,7 +108,8 @@ impl VirtualConfig {
             Write::CacheLineSize => (Register::CacheLineSize, differ),
             Write::Bist => {
                 let starts = differ & BIST_START != 0 && after & BIST_START != 0;
-                let allowed = differ & !BIST_START == 0 || after == BIST_START;
+                // The broker has no such register in its list where there is no test.
+                let allowed = before & BIST_CAPABLE != 0 && (differ & !BIST_START == 0 || after == BIST_START);
                 (Register::Bist, if starts && allowed { BIST_START } else { 0 })
             }
             Write::Base => {

@@ -1,55 +1,53 @@
 //! Conventional capabilities (docs/protocol.md §6.4, §6.5). One that is not here has its header copied; its other registers are the device's,
 //! and a guest's only where the device is permissive.
 
+use pci_registers::{id, msi, msix, pci_x, power, vpd};
+
 use super::express;
-use super::rows::{id_and_next, quiet_id_and_next, register};
-use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
+use super::rows::{block, id_and_next, quiet_id_and_next, register};
+use crate::register::{Block, Length, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;
 const COPY: Read = Read::Copy;
 
-const fn block(id: u8, name: &'static str, length: Length, rest: Rest, registers: &'static [Row]) -> Block {
-    Block { place: Place::Capability(id), name, length, rest, registers }
-}
-
 /// A capability that nobody but the host may write.
-const fn locked(id: u8, name: &'static str, length: Length, registers: &'static [Row]) -> Block {
+const fn locked(id: u16, name: &'static str, length: Length, registers: &'static [Row]) -> Block {
     block(id, name, length, Rest::Locked, registers)
 }
 
 pub(super) const BLOCKS: [Block; 16] = [
     locked(
-        0x01,
+        id::POWER_MANAGEMENT,
         "pm",
         Length::Dwords(2),
         &[
             id_and_next("PCI PM 1.2 §3.2.1"),
-            register(2, 2, "PMC", Read::PowerCapabilities, Write::Ignore, 0, "PCI PM 1.2 §3.2.3"),
-            register(4, 2, "PMCSR", DEVICE, Write::PowerState, 0, "PCI PM 1.2 §3.2.4"),
+            register(power::CAPABILITIES, 2, "PMC", Read::PowerCapabilities, Write::Ignore, 0, "PCI PM 1.2 §3.2.3"),
+            register(power::PMCSR, 2, "PMCSR", DEVICE, Write::PowerState, 0, "PCI PM 1.2 §3.2.4"),
             register(6, 1, "PMCSR_BSE", DEVICE, Write::Ignore, 0, "PCI PM 1.2 §3.2.5"),
             register(7, 1, "Data", DEVICE, Write::Ignore, 0, "PCI PM 1.2 §3.2.6"),
         ],
     ),
     locked(0x02, "agp", Length::ToNext, &[quiet_id_and_next("AGP 3.0 §5")]),
     locked(
-        0x03,
+        id::VPD,
         "vpd",
         Length::Dwords(2),
         &[
             id_and_next("PCI 3.0 §I"),
-            register(2, 2, "VPD Address", DEVICE, Write::VpdAddress, 0, "PCI 3.0 §I"),
-            register(4, 4, "VPD Data", DEVICE, Write::Ignore, 0, "PCI 3.0 §I"),
+            register(vpd::ADDRESS, 2, "VPD Address", DEVICE, Write::VpdAddress, 0, "PCI 3.0 §I"),
+            register(vpd::DATA, 4, "VPD Data", DEVICE, Write::Ignore, 0, "PCI 3.0 §I"),
         ],
     ),
     locked(0x04, "slotid", Length::Dwords(1), &[quiet_id_and_next("Bridge 1.2 §13")]),
     locked(
-        0x05,
+        id::MSI,
         "msi",
         Length::Control,
         &[
             id_and_next("PCI 3.0 §6.8.1"),
-            register(2, 2, "Message Control", DEVICE, Write::InterruptControl, 0, "PCI 3.0 §6.8.1.3"),
-            register(4, 4, "Message Address", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1.4"),
+            register(msi::CONTROL, 2, "Message Control", DEVICE, Write::InterruptControl, 0, "PCI 3.0 §6.8.1.3"),
+            register(msi::ADDRESS, 4, "Message Address", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1.4"),
             // Upper address or data, data or mask, mask or pending, pending: as the control word says.
             register(8, 4, "Message +8", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1"),
             register(12, 4, "Message +c", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1"),
@@ -58,19 +56,19 @@ pub(super) const BLOCKS: [Block; 16] = [
         ],
     ),
     block(
-        0x07,
+        id::PCI_X,
         "pcix",
         Length::Dwords(2),
         Rest::Open,
         &[
             quiet_id_and_next("PCI-X 2.0 §7.2.1"),
             register(2, 2, "PCI-X Command", DEVICE, Write::Drop, 0x000e, "PCI-X 2.0 §7.2.3"), // read size, relaxed ordering
-            register(4, 4, "PCI-X Status", DEVICE, Write::DropStatus, 0x200c_0000, "PCI-X 2.0 §7.2.4"),
+            register(pci_x::STATUS, 4, "PCI-X Status", DEVICE, Write::DropStatus, 0x200c_0000, "PCI-X 2.0 §7.2.4"),
         ],
     ),
     locked(0x08, "ht", Length::ToNext, &[quiet_id_and_next("HyperTransport 3.1 §7")]),
     block(
-        0x09,
+        id::VENDOR,
         "vendor",
         Length::Dwords(1),
         Rest::Open,
@@ -83,14 +81,22 @@ pub(super) const BLOCKS: [Block; 16] = [
     locked(0x0e, "agp8x", Length::ToNext, &[quiet_id_and_next("AGP 3.0 §5")]),
     express::BLOCK,
     locked(
-        0x11,
+        id::MSI_X,
         "msix",
         Length::Dwords(3),
         &[
             id_and_next("PCI 3.0 §6.8.2"),
-            register(2, 2, "Message Control", Read::TableSize, Write::InterruptControl, 0, "PCI 3.0 §6.8.2.3"),
-            register(4, 4, "Table Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.4"),
-            register(8, 4, "PBA Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.5"),
+            register(
+                msix::CONTROL,
+                2,
+                "Message Control",
+                Read::TableSize,
+                Write::InterruptControl,
+                0,
+                "PCI 3.0 §6.8.2.3",
+            ),
+            register(msix::TABLE, 4, "Table Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.4"),
+            register(msix::PENDING, 4, "PBA Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.5"),
         ],
     ),
     block(
@@ -106,7 +112,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         ],
     ),
     locked(
-        0x13,
+        id::ADVANCED_FEATURES,
         "af",
         Length::Dwords(2),
         &[

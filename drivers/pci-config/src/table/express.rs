@@ -1,24 +1,26 @@
 //! The PCI Express capability (PCIe 5.0 §7.5.3).
 
-use super::rows::{quiet_id_and_next, register};
-use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
+use pci_registers::{express, id};
+
+use super::rows::{block, quiet_id_and_next, register};
+use crate::register::{Block, Length, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;
 
 /// A register that only the host may write.
-const fn locked(at: u8, bytes: u8, name: &'static str, source: &'static str) -> Row {
+const fn locked(at: u16, bytes: u8, name: &'static str, source: &'static str) -> Row {
     register(at, bytes, name, DEVICE, Write::Drop, 0, source)
 }
 
-pub(super) const BLOCK: Block = Block {
-    place: Place::Capability(0x10),
-    name: "pcie",
-    length: Length::Control,
-    rest: Rest::Locked,
-    registers: &[
+pub(super) const BLOCK: Block = block(
+    id::PCI_EXPRESS,
+    "pcie",
+    Length::Control,
+    Rest::Locked,
+    &[
         quiet_id_and_next("PCIe 5.0 §7.5.3.1"),
-        locked(0x02, 2, "PCI Express Capabilities", "PCIe 5.0 §7.5.3.2"),
-        locked(0x04, 4, "Device Capabilities", "PCIe 5.0 §7.5.3.3"),
+        locked(express::CAPABILITIES, 2, "PCI Express Capabilities", "PCIe 5.0 §7.5.3.2"),
+        locked(express::DEVICE_CAPABILITIES, 4, "Device Capabilities", "PCIe 5.0 §7.5.3.3"),
         // Relaxed ordering and the size of read requests, which drivers tune. Not: error reporting, payload size, extended tags, phantom
         // functions (other requesters' ids), auxiliary power, no snoop, function level reset.
         register(0x08, 2, "Device Control", DEVICE, Write::Drop, 0x7010, "PCIe 5.0 §7.5.3.4"),
@@ -43,4 +45,4 @@ pub(super) const BLOCK: Block = Block {
         locked(0x38, 2, "Slot Control 2", "PCIe 5.0 §7.5.3.22"),
         locked(0x3a, 2, "Slot Status 2", "PCIe 5.0 §7.5.3.23"),
     ],
-};
+);

@@ -1,6 +1,8 @@
 //! Extended capabilities (PCIe 5.0 §7.6 to §7.9, §9.3.3, §10.5). Their headers are always copied, because they are linked anew. One that is
 //! not here is locked, up to the next in the space.
 
+use pci_registers::{extended_id, sr_iov};
+
 use super::rows::register;
 use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
@@ -17,11 +19,11 @@ const fn opaque(id: u16, name: &'static str) -> Block {
 }
 
 /// A register that nobody but the host may write.
-const fn line(at: u8, bytes: u8, name: &'static str, source: &'static str) -> Row {
+const fn line(at: u16, bytes: u8, name: &'static str, source: &'static str) -> Row {
     register(at, bytes, name, DEVICE, Write::Drop, 0, source)
 }
 
-const fn status(at: u8, name: &'static str, source: &'static str) -> Row {
+const fn status(at: u16, name: &'static str, source: &'static str) -> Row {
     register(at, 4, name, DEVICE, Write::DropStatus, u32::MAX, source)
 }
 
@@ -97,12 +99,12 @@ pub(super) const BLOCKS: [Block; 36] = [
         &[line(4, 2, "ATS Capability", "PCIe 5.0 §10.5.1.2"), line(6, 2, "ATS Control", "PCIe 5.0 §10.5.1.3")],
     ),
     locked(
-        0x0010,
+        extended_id::SR_IOV,
         "sriov",
         Length::Dwords(16),
         &[
             line(0x04, 4, "SR-IOV Capabilities", "PCIe 5.0 §9.3.3.2"),
-            line(0x08, 2, "SR-IOV Control", "PCIe 5.0 §9.3.3.3"),
+            line(sr_iov::CONTROL, 2, "SR-IOV Control", "PCIe 5.0 §9.3.3.3"),
             line(0x0a, 2, "SR-IOV Status", "PCIe 5.0 §9.3.3.4"),
             line(0x0c, 2, "InitialVFs", "PCIe 5.0 §9.3.3.5"),
             line(0x0e, 2, "TotalVFs", "PCIe 5.0 §9.3.3.6"),
@@ -135,7 +137,7 @@ pub(super) const BLOCKS: [Block; 36] = [
             line(12, 4, "Outstanding Page Request Allocation", "PCIe 5.0 §10.5.2.5"),
         ],
     ),
-    opaque(0x0015, "rebar"),
+    opaque(extended_id::RESIZABLE_BAR, "rebar"),
     opaque(0x0016, "dpa"),
     opaque(0x0017, "tph"),
     locked(
@@ -169,7 +171,7 @@ pub(super) const BLOCKS: [Block; 36] = [
     opaque(0x001f, "ptm"),
     // CXL's are among them: caches and memory of the host.
     opaque(0x0023, "dvsec"),
-    opaque(0x0024, "vfrebar"),
+    opaque(extended_id::VF_RESIZABLE_BAR, "vfrebar"),
     opaque(0x0025, "datalink"),
     opaque(0x0026, "phy16"),
     opaque(0x0027, "margining"),

@@ -1,10 +1,10 @@
 //! Lines of the table, as its files write them.
 
-use crate::register::{Read, Row, Write};
+use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
 /// A line.
 pub(super) const fn register(
-    at: u8,
+    at: u16,
     bytes: u8,
     name: &'static str,
     read: Read,
@@ -12,6 +12,9 @@ pub(super) const fn register(
     permissive: u32,
     source: &'static str,
 ) -> Row {
+    assert!(at <= u8::MAX as u16, "no block has so many registers");
+    #[expect(clippy::cast_possible_truncation, reason = "checked")]
+    let at = at as u8;
     Row { name, at, bytes, read, write, permissive, source }
 }
 
@@ -23,4 +26,12 @@ pub(super) const fn id_and_next(source: &'static str) -> Row {
 /// The same of one that drivers do not know as well.
 pub(super) const fn quiet_id_and_next(source: &'static str) -> Row {
     register(0, 2, "id, next", Read::Copy, Write::Drop, 0, source)
+}
+
+/// A conventional capability.
+pub(super) const fn block(id: u16, name: &'static str, length: Length, rest: Rest, registers: &'static [Row]) -> Block {
+    assert!(id <= u8::MAX as u16, "ids of conventional capabilities are bytes");
+    #[expect(clippy::cast_possible_truncation, reason = "checked")]
+    let id = id as u8;
+    Block { place: Place::Capability(id), name, length, rest, registers }
 }

@@ -121,6 +121,7 @@ fn what_is_shown_is_what_a_write_does() {
     let mut card = server_card();
     card.set(0x04, &[0, 0, 0x10, 0]);
     card.set(0x44, &[0x08, 0x80]);
+    card.set(0x0f, &[0x80]);
     card.set(0xb2, &[0, 0]); // where a read is done, a byte alone would ask for a write
     for policy in [
         "permissive=0",
@@ -130,6 +131,13 @@ fn what_is_shown_is_what_a_write_does() {
     ] {
         assert_honest(&card, policy);
     }
+}
+
+#[test]
+fn a_self_test_that_the_device_does_not_have_is_told() {
+    let entries = inventory(&server_card(), "permissive=1");
+    let bist = entries.iter().find(|entry| entry.name == "BIST").expect("BIST");
+    assert_eq!((bist.device_bits, bist.reason.to_string().as_str()), (0, "the device has no self-test"));
 }
 
 #[test]

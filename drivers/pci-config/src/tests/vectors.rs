@@ -185,6 +185,8 @@ fn cache_line_size_and_bist_in_one_write_are_two_hardware_writes() {
     let mut guest = Guest::card();
     assert!(guest.write(0x0c, 4, 0x0080_0010).is_empty(), "NetBSD writes the dword back as it was");
     assert_eq!(guest.write(0x0c, 1, 0x08), [byte(Register::CacheLineSize, 0x0c, 0x18, 0x08)]);
+    assert_eq!(guest.write(0x0c, 4, 0x4080_ff10), [], "it has no self-test");
+    guest.hw.set(0x0f, &[0x80]);
     assert_eq!(
         guest.write(0x0c, 4, 0x4080_ff20),
         [byte(Register::CacheLineSize, 0x0c, 0x30, 0x20), byte(Register::Bist, 0x0f, 0x40, 0x40)]

@@ -54,8 +54,8 @@ impl DeviceInfo {
         Ok(Self { sbdf, ecam, resources, ids: None, irq, policy_flags: PolicyFlags::default() })
     }
 
-    /// Notes what is special about it.
-    pub const fn set_special(&mut self, policy_flags: PolicyFlags) {
+    /// Notes what its policy hides and passes on.
+    pub const fn set_policy_flags(&mut self, policy_flags: PolicyFlags) {
         self.policy_flags = policy_flags;
     }
 

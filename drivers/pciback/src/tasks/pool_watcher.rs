@@ -98,7 +98,7 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
         }
     }
     let mut info = DeviceInfo::new(address, Mfn(ecam), resources, irq).map_err(|error| error.to_string())?;
-    info.set_special(policy_flags(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
+    info.set_policy_flags(policy_flags(nodes.get(key::POLICY).unwrap_or_default()).ok_or("policy is no numbers")?);
     if let Some(value) = nodes.get(key::IDS) {
         let ids = number::hexadecimal(value).ok().and_then(|ids| u32::try_from(ids).ok());
         info.set_ids(ids.ok_or("ids are no number")?);
