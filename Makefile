@@ -30,9 +30,9 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts counting help install install-check man man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
-all: stub tool ## Build build/pcidom.elf (the stub's image) and build/pcidom (the tool)
+all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
 run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
@@ -68,7 +68,7 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Both Xen suites on every Debian release that the bench knows
 	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
 
-lint: setup man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
+lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh
 	cargo fmt --all --check
 	cargo run --quiet --package tree
@@ -87,8 +87,14 @@ broker-facts: ## How large the broker is and which privileged calls it makes (do
 	@grep -rEoh --include='*.rs' --exclude-dir=tests 'hypervisor\.[a-z_]+|domain::is_alive' $(BROKER) | sort -u | \
 		sed -e 's/hypervisor.unmap_pirq/xc_physdev_unmap_pirq/' -e 's/domain::is_alive/xc_domain_getinfolist/' -e '/vector_pirqs/d' -e 's/^/  /'
 
-man-check: setup
-	@for page in docs/man/*; do \
+# The manual page of the command: its options come from the definitions of the command line.
+man: tool
+	@mkdir -p build/man
+	@cargo run --locked --quiet --release --package manual -- docs/man/pcidom.8.in > build/man/pcidom.8
+	@cp docs/man/pcidom.cfg.5 build/man
+
+man-check: man
+	@for page in build/man/*; do \
 		warnings=$$(groff -ww -man -Tutf8 -z $$page 2>&1); \
 		[ -z "$$warnings" ] || { echo "$$warnings"; exit 1; }; \
 	done
@@ -102,7 +108,7 @@ SHARE := $(DESTDIR)$(PREFIX)/share
 DOC := $(SHARE)/doc/pcidom
 
 install: ## Install what `make` built: command, image, units, man pages, completions, documents (PREFIX=, DESTDIR=)
-	@[ -e build/pcidom ] && [ -e build/pcidom.elf ] || { echo "install: run make first" >&2; exit 1; }
+	@[ -e build/pcidom ] && [ -e build/pcidom.elf ] && [ -e build/man/pcidom.8 ] || { echo "install: run make first" >&2; exit 1; }
 	install -D -m 755 build/pcidom $(SBIN)/pcidom
 	install -D -m 644 build/pcidom.elf $(BOOT)/pcidom.elf
 	install -d $(UNIT) $(DOC)/examples
@@ -110,8 +116,8 @@ install: ## Install what `make` built: command, image, units, man pages, complet
 	sed 's,/usr/lib/xen/boot,$(PREFIX)/lib/xen/boot,' examples/pcidom.cfg > $(DOC)/examples/pcidom.cfg
 	install -m 644 examples/guest.cfg $(DOC)/examples
 	chmod 644 $(addprefix $(UNIT)/,$(UNITS)) $(DOC)/examples/pcidom.cfg
-	install -D -m 644 docs/man/pcidom.8 $(MAN)/man8/pcidom.8
-	install -D -m 644 docs/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
+	install -D -m 644 build/man/pcidom.8 $(MAN)/man8/pcidom.8
+	install -D -m 644 build/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
 	install -D -m 644 -t $(DOC) README.md CHANGELOG.md docs/*.md docs/*.svg
 	install -D -m 644 -t $(DOC)/schema docs/schema/*.json
 	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
@@ -119,7 +125,7 @@ install: ## Install what `make` built: command, image, units, man pages, complet
 	build/pcidom completions zsh > $(SHARE)/zsh/site-functions/_pcidom
 	build/pcidom completions fish > $(SHARE)/fish/vendor_completions.d/pcidom.fish
 
-install-check: stub tool ## Install into a folder and look at what is there
+install-check: all ## Install into a folder and look at what is there
 	@rm -rf build/installed
 	@$(MAKE) --no-print-directory --silent install DESTDIR=$(CURDIR)/build/installed PREFIX=/usr
 	@dist/install-check.sh build/installed/usr
@@ -175,7 +181,7 @@ help: ## This list
 	@echo "Options: DEBIAN=12|13, CASE=part of a case's name, V=1. Consoles of the last runs: build/bench/logs."
 
 clean: ## Remove build products and logs, keep downloaded packages
-	rm -rf build/pcidom build/*.elf build/bench/agent build/bench/logs build/bench/*/images
+	rm -rf build/pcidom build/man build/*.elf build/bench/agent build/bench/logs build/bench/*/images
 	cargo clean
 
 distclean: ## Remove everything that was built or downloaded

@@ -11,7 +11,7 @@ use crate::seconds::Seconds;
 use crate::store::StoreFailure;
 use crate::xen::{HypercallError, StopSignal};
 
-/// How the process ends when it does not succeed (`docs/pcidom.md`).
+/// Exit codes of a command that does not succeed; `crate::manual::EXIT_CODES` has their meaning for users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ExitCause {
     /// It failed and what had been done was undone.

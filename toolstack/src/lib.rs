@@ -25,6 +25,17 @@ mod xen;
 
 use std::process::ExitCode;
 
+/// The definitions of the command line, of which the manual page is made (`toolstack/manual`).
+pub mod manual {
+    pub use crate::cli::arguments::{DEVICE_KEYS, EXIT_CODES};
+
+    /// The grammar: commands, options and their help.
+    #[must_use]
+    pub fn command_line() -> clap::Command {
+        <crate::cli::arguments::Cli as clap::CommandFactory>::command()
+    }
+}
+
 use clap::Parser;
 
 /// Runs the command that the process was started with.

@@ -39,7 +39,7 @@ pub(crate) fn check(files: &Files) -> Vec<String> {
                 .filter(|section| !has_section(files, section))
                 .for_each(|section| offend(format!("{PROTOCOL} §{section}")));
             pages(line)
-                .filter(|(name, chapter)| !files.contains_key(&format!("docs/man/{name}.{chapter}")))
+                .filter(|(name, chapter)| !is_page(files, name, *chapter))
                 .for_each(|(name, chapter)| offend(format!("{name}({chapter})")));
         }
     }
@@ -143,6 +143,11 @@ fn has_section(files: &Files, section: &str) -> bool {
     text.is_some_and(|text| headings(text).any(is_it))
 }
 
+/// Whether there is such a page, or what it is made of.
+fn is_page(files: &Files, name: &str, chapter: char) -> bool {
+    ["", ".in"].iter().any(|end| files.contains_key(&format!("docs/man/{name}.{chapter}{end}")))
+}
+
 /// Manual pages of ours that a line cites, with their chapters.
 fn pages(line: &str) -> impl Iterator<Item = (&str, char)> {
     line.match_indices('(').filter_map(|(at, _)| {
@@ -163,7 +168,7 @@ mod tests {
         let files = [
             ("docs/a.md", text),
             ("docs/protocol.md", "# The protocol\n\n## 2. States\n\n### 2.4 Attach\n"),
-            ("docs/man/pcidom.8", ""),
+            ("docs/man/pcidom.8.in", ""),
             ("toolstack/src/error.rs", ""),
         ];
         check(&files.map(|(path, text)| (path.to_owned(), text.to_owned())).into())

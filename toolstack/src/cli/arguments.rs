@@ -14,7 +14,7 @@ use crate::records::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
 #[derive(Debug, Parser)]
-#[command(name = "pcidom", version, after_help = EXIT_CODES)]
+#[command(name = "pcidom", version, after_help = exit_codes())]
 pub(crate) struct Cli {
     /// Print each step and each xenbus transition with the milliseconds since the start
     #[arg(short, long, global = true)]
@@ -24,12 +24,64 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed and rolled back, 2 usage, 3 the guest did not answer in time, \
-                          4 not permitted on this host, 5 another broker is running";
+/// What the exit codes say (`crate::error::ExitCause`).
+pub const EXIT_CODES: [(u8, &str); 6] = [
+    (0, "done"),
+    (1, "failed, and what had been done was undone"),
+    (2, "the command line, or a guest's configuration, makes no sense"),
+    (
+        3,
+        "the guest did not answer in time, and what had been done was undone; `create` leaves a running guest as it is, with its devices",
+    ),
+    (
+        4,
+        "not possible on this host (no IOMMU, not dom0, not root), or for a guest that was created this way; `doctor` found something that failed",
+    ),
+    (5, "another broker is running (`serve`)"),
+];
+
+/// What may stand behind a device's address, each with its meaning: for `--help` and the manual.
+pub const DEVICE_KEYS: [(&str, &str); 11] = [
+    ("@VSLOT, vslot=VSLOT", "the slot wanted on the guest's bus, hexadecimal"),
+    ("bdf=BDF", "the device, instead of the address in front"),
+    ("seize=1", "take the device from dom0's driver if need be, as `assignable add` does"),
+    ("permissive=1", "the guest may write every register of the device with which it can harm only itself"),
+    ("quirk=REG:WIDTH:MASK", "the guest may change these bits of one register; all hexadecimal, several are allowed"),
+    (
+        "hide=CAPABILITY",
+        "the guest does not see this capability: a name (msix, aer), an id in hexadecimal, or x and the id of an extended one; several are allowed",
+    ),
+    (
+        "show=CAPABILITY",
+        "the guest sees this capability, which is hidden by default because no guest can use it: sriov, rebar, vfrebar",
+    ),
+    (
+        "rdm_policy=strict|relaxed",
+        "whether memory that firmware reserved for the device must be mapped (strict is the default)",
+    ),
+    (
+        "name=NAME",
+        "without an address, the device that was made assignable under this name; with one, a name to keep beside it",
+    ),
+    ("power_mgmt=1", "accepted, as xl does"),
+    ("msitranslate=1", "accepted, and without effect for PV guests"),
+];
+
+fn exit_codes() -> String {
+    EXIT_CODES.iter().fold("Exit codes:".to_owned(), |text, (code, meaning)| text + &format!("\n  {code}  {meaning}"))
+}
+
+fn device_keys() -> String {
+    let head =
+        "DEVICE is BDF[@VSLOT][,KEY=VALUE]…, as in xl-pci-configuration(5); 00:07.* means all functions of a slot:"
+            .to_owned();
+    DEVICE_KEYS.iter().fold(head, |text, (key, meaning)| text + &format!("\n  {key}\n          {meaning}"))
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Give devices to a guest, and wait until it uses them
+    #[command(after_long_help = device_keys())]
     Attach(AttachArgs),
     /// Create a guest from an ordinary xl.cfg, with its pci= devices from the driver domain
     Create(CreateArgs),
@@ -37,9 +89,9 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Show which guest has which device
     List(ListArgs),
-    /// Show a device's configuration space as its guest sees it: who answers, what writes change, what was denied
+    /// Show a device's configuration space as its guest sees it: who answers reads, what writes change, which were denied
     Show(ShowArgs),
-    /// Show how a driver domain is: its devices, its guests, and what it counts
+    /// Show the health of a driver domain: devices, guests, statistics
     Status {
         /// Name or id of the driver domain
         #[arg(long, value_name = "NAME", default_value = "pcidom")]
@@ -53,12 +105,12 @@ pub(crate) enum Command {
     /// The devices that may be given to guests
     #[command(subcommand)]
     Assignable(AssignableCommand),
-    /// Be the broker: carry out for driver domains what only dom0 may do. One per host, until SIGTERM
+    /// Run the broker, which carries out for driver domains what only dom0 may do. One per host, until SIGTERM
     Serve {
         /// Stay in the foreground, which it always does
         #[arg(long)]
         foreground: bool,
-        /// Who takes back what guests that are gone had: a child, or who waits for /run/pcidom/reclaim (pcidom-reclaim.path)
+        /// How `pcidom reclaim` is started when a guest is gone
         #[arg(long, value_name = "HOW", value_enum, default_value = "spawn")]
         reclaim: Reclaiming,
     },
@@ -68,38 +120,38 @@ pub(crate) enum Command {
         #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
         shell: Shell,
     },
-    /// Take back what guests that are gone had (the broker does it by itself, and so does every command that changes something)
+    /// Take devices back from guests that are gone, and finish or undo what killed commands began. The broker has this done by itself, and every command that changes something does it first
     Reclaim,
 }
 
 /// Who runs `pcidom reclaim` for the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reclaiming {
-    /// A child of its own
+    /// As a child of the broker
     Spawn,
-    /// A unit of systemd, which may do more than the broker
+    /// By pcidom-reclaim.path, a unit that waits for /run/pcidom/reclaim
     Trigger,
 }
 
 /// What `attach` takes.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
-    /// Have the devices follow the guest: it gets them again after a reboot, its own or the driver domain's
+    /// Give the devices to the guest again whenever it, or the driver domain, has rebooted
     #[arg(long)]
     pub(crate) keep: bool,
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
-    /// How a guest that has no devices yet sees them (default: as the driver domain does it)
+    /// Which addresses a guest that has no devices yet sees; without it, what export= on the driver domain's command line says
     #[arg(long, value_name = "MODE")]
     pub(crate) export: Option<ExportMode>,
-    /// How long the guest may take; half a second more for each device beyond the first
+    /// How long the guest may take; half a second is added for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, with the options of xl: vslot, permissive, quirk, hide, show, msitranslate, power_mgmt, seize, rdm_policy, name. 00:07.* means all functions of a slot
-    #[arg(required = true, value_name = "BDF[@VSLOT][,KEY=VALUE]…")]
+    /// Devices, BDF[@VSLOT][,KEY=VALUE]… as xl takes them (`--help` lists the keys)
+    #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
 
@@ -109,19 +161,19 @@ pub(crate) struct CreateArgs {
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
-    /// How long the guest may take; half a second more for each device beyond the first
+    /// How long the guest may take; half a second is added for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// Leave the guest paused
     #[arg(short, long)]
     pub(crate) paused: bool,
-    /// Do nothing, print the configuration as xl would get it
+    /// Change nothing; print the configuration as xl would get it, with the devices as comments
     #[arg(short = 'n', long)]
     pub(crate) dryrun: bool,
     /// The guest's configuration (xl.cfg(5)); - is standard input
     #[arg(value_name = "GUEST.cfg")]
     pub(crate) config: PathBuf,
-    /// Settings that count instead of the file's
+    /// Settings that replace those of the file
     #[arg(value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
 }
@@ -132,18 +184,18 @@ pub(crate) struct DetachArgs {
     /// Refuse unless this driver domain (name or id) serves the devices
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
-    /// How long the guest may take; half a second more for each device beyond the first
+    /// How long the guest may take; half a second is added for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
-    /// Take the devices also if the guest does not let go in time, and free what a guest still has something of
+    /// Take the devices also from a guest that does not release them in time, and free devices of which a guest has leaked mappings
     #[arg(short, long)]
     pub(crate) force: bool,
-    /// Who is looked through for what is left of the devices: guest, all (every PV guest of the host) or none (default: /etc/pcidom/pcidom.conf, else guest)
+    /// Whose page tables are searched for leaked mappings of the devices: guest, all (every PV guest of the host) or none; without it, what /etc/pcidom/pcidom.conf says, else guest
     #[arg(long, value_name = "WHO")]
     pub(crate) audit: Option<Audit>,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices to take. 00:07.* means those of a slot; options are ignored, as by xl
+    /// Devices to take; 00:07.* means those of a slot. Options are ignored, as by xl
     #[arg(required = true, value_name = "BDF")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
@@ -157,7 +209,7 @@ pub(crate) struct DoctorArgs {
     /// Print JSON (docs/schema/doctor.json)
     #[arg(long)]
     pub(crate) json: bool,
-    /// Guests (name or id) and devices to look at; without any, all devices that are for guests
+    /// Guests (name or id) and devices to check; without any, all devices that are parked or in a pool
     #[arg(value_name = "DOMAIN|BDF")]
     pub(crate) names: Vec<String>,
 }
@@ -167,7 +219,7 @@ pub(crate) struct DoctorArgs {
 pub(crate) struct ListArgs {
     /// Show this guest's devices only (name or id)
     pub(crate) domain: Option<String>,
-    /// Print JSON (docs/pcidom.md describes it)
+    /// Print JSON (docs/schema/list.json)
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -175,7 +227,7 @@ pub(crate) struct ListArgs {
 /// What `show` takes.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
-    /// The device; one that no guest has is shown as one would see it
+    /// The device; one that no guest has is shown as a guest would see it
     #[arg(value_name = "BDF", value_parser = parse_function)]
     pub(crate) device: Sbdf,
     /// Print JSON (docs/schema/show.json)
@@ -187,7 +239,7 @@ pub(crate) struct ShowArgs {
 pub(crate) enum AssignableCommand {
     /// Show the devices that no guest has
     List {
-        /// Print JSON (docs/pcidom.md describes it)
+        /// Print JSON (docs/schema/list.json)
         #[arg(long)]
         json: bool,
     },
