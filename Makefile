@@ -23,7 +23,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 CARGO_HOME ?= $(HOME)/.cargo
 # Messages of panics name files. They shall not name the builder's folders.
 IMAGES := cargo --config boot/kernel.toml --config 'build.rustflags=["--remap-path-prefix=$(CARGO_HOME)/registry/src=crates"]'
-BENCH = cargo run --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
+BENCH = cargo run --locked --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
 
 # Copies a build product only when it changed, so that what depends on it is not made again for nothing.
 update = cmp --silent $(1) $(2) || cp $(1) $(2)
@@ -44,8 +44,8 @@ test: setup ## Run everything: lint and host tests (beside the rest), image chec
 	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full "DEBIAN=$(NEWER) test-fast" "DEBIAN=$(NEWER) test-chosen"
 
 test-host: setup ## Run the tests that need no Xen
-	cargo test --no-fail-fast
-	cargo test --package kernel
+	cargo test --locked --no-fail-fast
+	cargo test --locked --package kernel
 
 test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds)
 	@$(BENCH) fast
@@ -71,10 +71,10 @@ test-matrix: setup ## Both Xen suites on every Debian release that the bench kno
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh
 	cargo fmt --all --check
-	cargo run --quiet --package tree
-	cargo clippy --quiet --all-targets -- -D warnings
-	$(IMAGES) clippy --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --document-private-items
+	cargo run --locked --quiet --package tree
+	cargo clippy --locked --quiet --all-targets -- -D warnings
+	$(IMAGES) clippy --locked --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --document-private-items
 
 BROKER := toolstack/src/broker
 BROKER_CALLS := $(addprefix toolstack/src/xen/,events.rs grants.rs physdev.rs)
@@ -138,39 +138,39 @@ reproducible: setup ## Build the stub's image in two folders and compare byte by
 
 stub: setup
 	@mkdir -p build
-	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/pcidom-stub,build/pcidom.debug.elf)
 	@strip -o build/pcidom.elf build/pcidom.debug.elf
 
 # The stub's image with counters. Features change what its dependencies are built as, hence a folder of its own.
 counting: setup
 	@mkdir -p build
-	$(IMAGES) build --release --target-dir $(TARGET_DIR)/counting -p pcidom-stub --features counting
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/counting -p pcidom-stub --features counting
 	@$(call update,$(TARGET_DIR)/counting/$(TRIPLE)/release/pcidom-stub,build/pcidom-counting.elf)
 
 selftest: setup
 	@mkdir -p build
-	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p selftest
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p selftest
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/selftest,build/selftest.elf)
 
 rogue: setup
 	@mkdir -p build
-	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p rogue
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p rogue
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/rogue,build/rogue.elf)
 
 frontend: setup
 	@mkdir -p build
-	$(IMAGES) build --release --target-dir $(TARGET_DIR)/kernel -p frontend
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p frontend
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/frontend,build/frontend.elf)
 
 tool: setup
 	@mkdir -p build
-	cargo build --release --package pcidom
+	cargo build --locked --release --package pcidom
 	@$(call update,$(TARGET_DIR)/release/pcidom,build/pcidom)
 
 agent: setup
 	@mkdir -p build/bench
-	cargo --config tests/agent/static.toml build --quiet --target-dir $(TARGET_DIR)/agent --package agent
+	cargo --config tests/agent/static.toml build --locked --quiet --target-dir $(TARGET_DIR)/agent --package agent
 	@$(call update,$(TARGET_DIR)/agent/$(TRIPLE)/debug/agent,build/bench/agent)
 
 setup:
