@@ -64,7 +64,7 @@ impl PolicyNumbers {
 
 /// A node of the description cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is missing or not in the form of the contract")]
+#[error("{0} is missing or malformed")]
 pub struct BadNode(pub &'static str);
 
 /// What does not change while a device is in the pool.

@@ -1,4 +1,4 @@
-//! What the backend tells a frontend about errors of a device (docs/protocol.md §3.5).
+//! What the backend tells a frontend about errors of a device (`struct xen_pcie_aer_op` of `pciif.h`).
 
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;

@@ -10,10 +10,28 @@
 //! | [`Flags`], [`Command`], [`ErrorCode`], [`Request`], [`Reply`] | the words of the protocol |
 //! | [`BackendPage`], [`FrontendPage`] | the two ends of a page |
 //! | [`AerNotification`] | what the backend tells about errors of a device |
-//! | [`BrokerCommand`], [`Features`] | what stub and broker say on a page of their own |
 //! | [`SharedPage`], [`OwnedPage`] | memory for a page: any that promises to stay, or our own for tests and simulation |
 //!
-//! The only `unsafe` is in the module `page`, which turns offsets into atomic cells.
+//! The only `unsafe` is in the module `page`, which turns offsets into atomic cells. No other code touches the page, and no reference to
+//! its bytes ever exists: the other side may write them at any moment.
+//!
+//! # Example
+//! Both ends in one program. A real frontend grants the page, and both notify each other over an event channel.
+//! ```
+//! use pciif::{BackendPage, Command, FrontendPage, OwnedPage, Reply, Request};
+//!
+//! let page = OwnedPage::new();
+//! let (front, back) = (FrontendPage::new(&page), BackendPage::new(&page));
+//!
+//! let device = "0000:00:05.0".parse().unwrap();
+//! front.publish(&Request::conf_read(device, 0, 4));
+//!
+//! let request = back.take_request().expect("a request");
+//! assert_eq!((request.command(), request.offset, request.size), (Some(Command::ConfRead), 0, 4));
+//! back.reply(&request, Reply::success(0x10d3_8086));
+//!
+//! assert_eq!(front.response().map(|response| response.value), Some(0x10d3_8086));
+//! ```
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -45,3 +63,8 @@ pub const MAGIC: &str = "7";
 
 /// Bytes in a shared page.
 pub const PAGE_SIZE: usize = 4096;
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -143,6 +143,6 @@ impl Reply<'static> {
     }
 
     /// The answer about a function that is not there. All ones, as real hardware answers, for frontends that look at the
-    /// value and not at the code (docs/protocol.md §4.1).
+    /// value and not at the code (Linux: `pcifront_bus_read`, `drivers/pci/xen-pcifront.c`).
     pub const NO_DEVICE: Self = Self::error(ErrorCode::DevNotFound, u32::MAX);
 }

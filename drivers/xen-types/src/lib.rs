@@ -1,4 +1,4 @@
-//! The words that everything in pcidom exchanges: domain ids, event channel ports, grant references,
+//! The words that programs around Xen exchange: domain ids, event channel ports, grant references,
 //! frame numbers, pirqs, PCI addresses and what devices decode. Each is a type of its own, so that one is never passed for
 //! another.
 #![no_std]
@@ -24,3 +24,8 @@ fn hexadecimal(digits: &[u8]) -> Option<u64> {
         if value >> 60 == 0 { Some(value << 4 | u64::from(digit)) } else { None }
     })
 }
+
+/// The examples of the README compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

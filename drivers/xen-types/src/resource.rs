@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-/// What kind of register claims a range. The word is the one of the pool's `resource-M` nodes.
+/// What kind of register claims a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResourceKind {
     /// I/O ports.
@@ -25,7 +25,7 @@ impl ResourceKind {
     pub const ALL: [Self; 6] =
         [Self::Io, Self::Mem32, Self::Mem32Prefetch, Self::Mem64, Self::Mem64Prefetch, Self::Rom];
 
-    /// The word in the node.
+    /// The word in a resource's text.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl ResourceKind {
 /// (which means "not assigned"). Memory is naturally aligned, and as large as a base address register can claim it; a range of
 /// ports begins anywhere and has any size.
 ///
-/// Displays and parses as `0xfeb00000 0x1000 mem32`, the text of the pool's `resource-M` nodes.
+/// Displays and parses as `0xfeb00000 0x1000 mem32`, first address, size and kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Resource {
     start: u64,

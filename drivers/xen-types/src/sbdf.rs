@@ -98,7 +98,7 @@ impl Sbdf {
     }
 
     /// Reads segment, bus, device and function with these marks between them, from the end. The segment may be missing, with its mark, where
-    /// that is a colon. By bytes: what `str` has for it is several KiB in the stub.
+    /// that is a colon. By bytes: what `str` has for it is several KiB of code in a bare-metal image.
     fn parse(mut text: &[u8], [first, second, third]: [u8; 3]) -> Option<Self> {
         let function = part_behind(third, &mut text)?;
         let device = part_behind(second, &mut text)?;

@@ -3,13 +3,12 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use thiserror::Error;
 use xen_types::Errno;
 
 use crate::client::{Client, Stats};
-use crate::error::{Error, ProtocolError};
+use crate::error::StoreError;
 use crate::events::WatchEvent;
-use crate::nodes::Nodes;
+use crate::nodes::{Answers, Nodes, outcome};
 use crate::reply;
 use crate::request::Request;
 use crate::wire::{MAX_LISTING, ReqId, TxId};
@@ -38,32 +37,6 @@ pub trait Transport {
     /// # Errors
     /// The transport's own, also when the wait was interrupted or the other end is gone.
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Self::Error>;
-}
-
-/// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum StoreError<E> {
-    /// This request failed; others may succeed.
-    #[error(transparent)]
-    Request(#[from] Error),
-    /// The connection is useless from now on.
-    #[error(transparent)]
-    Stream(#[from] ProtocolError),
-    /// The transport failed or was interrupted.
-    #[error("{0}")]
-    Transport(E),
-    /// Xenstored did not take or answer the request before the deadline of [`Store::set_deadline`]; it may still be carried
-    /// out.
-    #[error("xenstored does not answer")]
-    NoAnswer,
-}
-
-impl<E> StoreError<E> {
-    /// True when xenstored answered `errno`.
-    #[must_use]
-    pub fn is(&self, errno: Errno) -> bool {
-        matches!(self, Self::Request(error) if error.is(errno))
-    }
 }
 
 /// A connection to xenstored.
@@ -243,17 +216,6 @@ impl<T: Transport> Store<T> {
         // A late answer may have made the client end a forgotten transaction.
         self.flush()?;
         Ok(count > 0)
-    }
-}
-
-/// One answer for each request, or what broke the connection.
-pub(crate) type Answers<E> = Result<Vec<Result<Vec<u8>, Error>>, StoreError<E>>;
-
-/// Tells what concerns this request from what concerns all.
-pub(crate) fn outcome<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Result<Vec<u8>, Error>, StoreError<E>> {
-    match answer {
-        Err(StoreError::Request(error)) => Ok(Err(error)),
-        answer => answer.map(Ok),
     }
 }
 

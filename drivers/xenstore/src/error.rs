@@ -113,6 +113,32 @@ pub enum ProtocolError {
     Oversize(u32),
 }
 
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError<E> {
+    /// This request failed; others may succeed.
+    #[error(transparent)]
+    Request(#[from] Error),
+    /// The connection is useless from now on.
+    #[error(transparent)]
+    Stream(#[from] ProtocolError),
+    /// The transport failed or was interrupted.
+    #[error("{0}")]
+    Transport(E),
+    /// Xenstored did not take or answer the request before the deadline of [`Store::set_deadline`](crate::Store::set_deadline); it may still be carried
+    /// out.
+    #[error("xenstored does not answer")]
+    NoAnswer,
+}
+
+impl<E> StoreError<E> {
+    /// True when xenstored answered `errno`.
+    #[must_use]
+    pub fn is(&self, errno: Errno) -> bool {
+        matches!(self, Self::Request(error) if error.is(errno))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

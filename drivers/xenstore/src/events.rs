@@ -44,7 +44,7 @@ pub(crate) struct EventQueue {
 
 impl EventQueue {
     pub(crate) const MAX_EVENTS: usize = 1024;
-    /// Paths can be 3 KiB long, and the stub can have as little as 1 MiB of memory.
+    /// Paths can be 3 KiB long, and a domain can have as little as 1 MiB of memory.
     pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
     pub(crate) fn push(&mut self, path: &str, token: &str) -> Queued {

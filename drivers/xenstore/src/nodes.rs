@@ -5,10 +5,21 @@ use alloc::vec::Vec;
 
 use xen_types::Errno;
 
-use crate::blocking::{Answers, StoreError, outcome};
+use crate::error::{Error, StoreError};
 use crate::permission::Permission;
 use crate::reply;
 use crate::request::Request;
+
+/// One answer for each request, or what broke the connection.
+pub(crate) type Answers<E> = Result<Vec<Result<Vec<u8>, Error>>, StoreError<E>>;
+
+/// Tells what concerns this request from what concerns all.
+pub(crate) fn outcome<E>(answer: Result<Vec<u8>, StoreError<E>>) -> Result<Result<Vec<u8>, Error>, StoreError<E>> {
+    match answer {
+        Err(StoreError::Request(error)) => Ok(Err(error)),
+        answer => answer.map(Ok),
+    }
+}
 
 /// What can be done with nodes, be it directly ([`crate::Store`]) or in a transaction ([`crate::Transaction`]).
 pub trait Nodes {
@@ -42,7 +53,7 @@ pub trait Nodes {
     /// A node's value as text without one newline or NUL at its end, `None` where there is no such node.
     ///
     /// # Errors
-    /// As [`Nodes::request`], and [`crate::Error::NotText`].
+    /// As [`Nodes::request`], and [`Error::NotText`].
     fn read(&mut self, path: &str) -> Result<Option<String>, StoreError<Self::Error>> {
         match self.read_bytes(path)? {
             Some(value) => Ok(Some(reply::text(&value)?.into())),
@@ -128,7 +139,7 @@ fn in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<u
             let part = match nodes.request(&Request::DirectoryPart { path, offset: &offset }) {
                 // What oxenstored says of questions that it does not know.
                 Err(error) if error.is(Errno::ENOSYS) || error.is(Errno::EINVAL) => {
-                    return Err(crate::Error::Store(Errno::E2BIG).into());
+                    return Err(Error::Store(Errno::E2BIG).into());
                 }
                 part => present(part)?,
             };
@@ -143,7 +154,7 @@ fn in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<u
             }
         }
     }
-    Err(crate::Error::Store(Errno::EAGAIN).into())
+    Err(Error::Store(Errno::EAGAIN).into())
 }
 
 /// "No such node" as `None`.

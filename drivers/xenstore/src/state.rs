@@ -46,7 +46,13 @@ impl XenbusState {
     /// `value.map(XenbusState::parse).unwrap_or_default()`.
     #[must_use]
     pub fn parse(value: impl AsRef<[u8]>) -> Self {
-        let index = number::decimal(value).ok().and_then(|number| usize::try_from(number).ok());
+        number::decimal(value).map(Self::from_number).unwrap_or_default()
+    }
+
+    /// The state with this number; [`XenbusState::Unknown`] where there is none.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        let index = usize::try_from(number).ok();
         index.and_then(|index| Self::ALL.get(index)).copied().unwrap_or_default()
     }
 
@@ -106,6 +112,7 @@ mod tests {
             assert_eq!(state.number(), number);
             assert_eq!(state.to_string(), number.to_string());
             assert_eq!(XenbusState::parse(state.digit()), state);
+            assert_eq!(XenbusState::from_number(number.into()), state);
             assert_eq!(format!("{state:?}"), state.name());
         }
         assert_eq!(XenbusState::parse("4\0"), XenbusState::Connected);

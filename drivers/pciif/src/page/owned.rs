@@ -1,4 +1,4 @@
-//! A page of our own memory, for both ends of a page in one program: tests, the simulated Xen, test guests.
+//! A page of our own memory, for both ends of a page in one program: tests and simulations.
 
 use alloc::boxed::Box;
 use core::fmt;
