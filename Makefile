@@ -2,8 +2,14 @@
 
 # The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
 DEBIAN ?= 12
-# Only cases with this in their names (or one of several, with commas), for test-full.
+# Only cases with this in their names (or one of several, with commas), for test-fast, test-full, test-chosen and cases.
 CASE ?=
+# ALONE=1 has test-full take everything down between cases.
+ALONE ?=
+# A Debian release on which test-full runs the chosen cases as well.
+AND_CHOSEN_ON ?=
+# How many machines test-full runs beside each other (by default one for each CPU, with one CPU each; alone a machine has two).
+MACHINES ?=
 # How many cycles, for soak.
 CYCLES ?= 10000
 # V=1 shows commands and consoles.
@@ -30,7 +36,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts counting help install install-check man man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts cases counting help install install-check man man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -40,21 +46,28 @@ run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on
 # The release that `make test` runs chosen cases on, beside all on $(DEBIAN).
 NEWER := 13
 
-test: setup ## Run everything: lint and host tests (beside the rest), image checks, both Xen suites, and chosen cases on Debian 13
-	@$(BENCH) suite +lint +test-host image-check install-check test-fast test-full "DEBIAN=$(NEWER) test-fast" "DEBIAN=$(NEWER) test-chosen"
+test: setup ## Run everything: lint and host tests (beside the rest), image checks, all suites on Xen, and chosen cases on Debian 13
+	@$(BENCH) stages +lint +test-host image-check install-check test-fast "DEBIAN=$(NEWER) test-fast" "AND_CHOSEN_ON=$(NEWER) test-full"
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --locked --no-fail-fast
 	cargo test --locked --package kernel
 
-test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds)
-	@$(BENCH) fast
+test-release: setup ## The same optimised and without overflow checks, as the image and the command are shipped
+	cargo test --locked --release --no-fail-fast
+	cargo test --locked --release --package kernel
 
-test-full: stub rogue frontend tool agent ## Full suite: Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects)
-	@$(BENCH) full --case '$(CASE)'
+test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds; CASE=part of a name selects)
+	@$(BENCH) fast --case '$(CASE)'
 
-test-chosen: stub rogue frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13)
-	@$(BENCH) chosen
+test-full: stub rogue frontend tool agent ## Suites with Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects, ALONE=1 takes all down between cases)
+	@$(BENCH) full --case '$(CASE)' $(if $(ALONE),--alone) $(if $(AND_CHOSEN_ON),--and-chosen-on $(AND_CHOSEN_ON)) $(if $(MACHINES),--machines $(MACHINES))
+
+test-chosen: stub rogue frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
+	@$(BENCH) chosen --case '$(CASE)'
+
+cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)
+	@$(BENCH) cases --case '$(CASE)'
 
 soak: stub rogue frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
@@ -65,8 +78,9 @@ bench: stub counting rogue frontend tool agent ## Measure pcidom and xen-pciback
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 	@$(BENCH) chart
 
-test-matrix: setup ## Both Xen suites on every Debian release that the bench knows
-	@$(BENCH) suite "DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full"
+test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time
+	@$(BENCH) stages test-release \
+		"DEBIAN=12 test-fast" "DEBIAN=12 MACHINES=1 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 MACHINES=1 test-full"
 
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::{
-    boot::{Boot, Kind},
+    boot::{Boot, CPUS, Kind},
     images::Images,
     layout,
     release::Release,
@@ -23,6 +23,7 @@ pub(crate) fn run(release: &Release, verbose: bool) -> Result<bool> {
         name: format!("demo-{}", release.number),
         plan: "demo\n".into(),
         kind: Kind::Full,
+        cpus: CPUS,
         verbose,
     };
     let result = boot.run(&mut |line| if line == DONE { done = true } else { println!("{line}") });

@@ -1,75 +1,134 @@
-//! The full suite: cases that need Xen, a Linux dom0, the stub and Linux guests.
+//! The suites on Xen with a Linux dom0, the stub and Linux guests: a boot for each kind of host.
 
 use std::{
-    process::{Command, ExitStatus},
+    collections::VecDeque,
+    fs,
+    process::Command,
+    sync::{Mutex, PoisonError},
+    thread,
     time::Instant,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use crate::{
-    boot::{Boot, Kind},
+    boot::{Boot, CPUS, Kind},
     command,
     images::Images,
     layout,
     release::Release,
     report::Report,
-    stages,
     tally::Tally,
 };
 
-/// Runs the cases whose names contain `filter`, in a boot for each of these kinds of host that has such, one after the other: two machines at a
-/// time on two CPUs would take as long together, and guests would lose patience.
-pub(crate) fn run(release: &Release, kinds: &[Kind], filter: &str, verbose: bool) -> Result<bool> {
-    let _lock = layout::lock()?;
-    let images = Images::build(release)?;
-    let mut sum = Tally::default();
-    for &kind in kinds {
-        let list = command::text(Command::new(layout::AGENT).args(["cases", kind.name(), filter]))?;
-        if list.is_empty() {
-            continue;
-        }
-        sum += boot(&images, release, kind, &format!("{} {filter}\n", kind.name()), verbose)?;
-    }
-    ensure!(sum != Tally::default(), "no case has {filter:?} in its name");
-    println!("{sum}");
-    Ok(sum.failed == 0)
+/// What is wanted of the cases.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// Only those with one of these in their names (with commas between them); all if empty.
+    pub(crate) filter: &'a str,
+    /// Each in a dom0 from which everything was taken that others left.
+    pub(crate) alone: bool,
 }
 
-/// One boot with its cases, and with what they print for their users. A machine that ends before the first of them is the bench's error and none of
-/// the cases': QEMU's emulation does that to a dom0 of Debian 13 now and then, whose kernel patches its code while the other CPU runs it.
-pub(crate) fn boot(images: &Images, release: &Release, kind: Kind, plan: &str, verbose: bool) -> Result<Tally> {
-    let name = format!("{}-{}", kind.name(), release.number);
-    let boot = Boot { images, name, plan: plan.to_owned(), kind, verbose };
-    let started = Instant::now();
-    let (mut report, mut result) = once(&boot);
-    if result.as_ref().is_ok_and(ExitStatus::success) && !report.has_begun() {
-        layout::keep_logs(&boot.log_dir())?;
-        println!("{}{} ended before its first case, and is booted once more", stages::BENCH_ERROR, boot.name);
-        (report, result) = once(&boot);
+/// The names of a suite's cases that the filter selects, in the order in which they run.
+pub(crate) fn cases(kind: Kind, filter: &str) -> Result<Vec<String>> {
+    let list = command::text(Command::new(layout::AGENT).args(["cases", kind.name(), filter]))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+/// Boots the kinds of hosts that have selected cases, each on its release, `machines` at a time (as many as the host has room for, if that is not given). They are started in
+/// the order given, so those that take long come first.
+///
+/// The machines share the host's CPUs out among them. With more CPUs than the host has, QEMU's emulation spends its time spinning: on locks that belong to a CPU which
+/// the host has just stopped. Two machines with two CPUs each took five times as long on two CPUs as with one each.
+pub(crate) fn run(
+    boots: &[(&Release, Kind)],
+    wanted: Wanted<'_>,
+    machines: Option<usize>,
+    verbose: bool,
+) -> Result<bool> {
+    let _lock = layout::lock()?;
+    let mut queue = VecDeque::new();
+    for &(release, kind) in boots {
+        if !cases(kind, wanted.filter)?.is_empty() {
+            queue.push_back((Images::build(release)?, release, kind));
+        }
     }
+    ensure!(!queue.is_empty(), "no case has {:?} in its name", wanted.filter);
+    let host_cpus = thread::available_parallelism().map_or(1, usize::from);
+    // The consoles of several machines in one stream would be of no use.
+    let machines = if verbose { 1 } else { machines.unwrap_or_else(|| room_for_machines(host_cpus)) };
+    let machines = machines.clamp(1, queue.len());
+    let cpus = (host_cpus / machines).clamp(1, CPUS);
+    println!("bench: {machines} at a time, with {cpus} CPUs each");
+    let plan = |kind: Kind| format!("{} case={} alone={}\n", kind.name(), wanted.filter, u8::from(wanted.alone));
+    let queue = Mutex::new(queue);
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let work = || -> Result<Tally> {
+        let mut sum = Tally::default();
+        while let Some((images, release, kind)) = next() {
+            sum += boot(&images, release, kind, &plan(kind), cpus, verbose)?;
+        }
+        Ok(sum)
+    };
+    let mut sum = Tally::default();
+    thread::scope(|scope| -> Result<()> {
+        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
+        for worker in workers {
+            sum += worker.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    })?;
+    println!("{sum}");
+    Ok(sum.is_good())
+}
+
+/// How many machines can run beside each other: one for each CPU, as far as memory goes.
+fn room_for_machines(host_cpus: usize) -> usize {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available =
+        text.lines().find_map(|line| line.strip_prefix("MemAvailable:")?.trim().strip_suffix(" kB")?.parse().ok());
+    // QEMU takes more than the machine has, for the code that it translates.
+    let each = u64::from(Kind::Full.memory() + TRANSLATED_MIB) << 10;
+    let by_memory = available.map_or(1, |kib: u64| usize::try_from(kib / each).unwrap_or(1));
+    host_cpus.min(by_memory).min(MOST_MACHINES)
+}
+
+/// Room for translated code, which QEMU bounds to this (MiB).
+const TRANSLATED_MIB: u32 = 1024;
+/// More would not end sooner: the longest boot takes as long as it takes.
+const MOST_MACHINES: usize = 3;
+
+/// One boot with its cases, and with what they print for their users.
+pub(crate) fn boot(
+    images: &Images,
+    release: &Release,
+    kind: Kind,
+    plan: &str,
+    cpus: usize,
+    verbose: bool,
+) -> Result<Tally> {
+    let name = format!("{}-{}", kind.name(), release.number);
+    let boot = Boot { images, name, plan: plan.to_owned(), kind, cpus, verbose };
+    let started = Instant::now();
+    let mut report = Report::default();
+    let result = boot.run(&mut |line| match line.strip_prefix("progress ") {
+        Some(progress) => println!("{progress}"),
+        None => report.line(line).iter().for_each(|line| println!("{line}")),
+    });
     if let Err(error) = &result {
-        eprintln!("bench: {error:#}");
+        eprintln!("bench: {}: {error:#}", boot.name);
     }
     let (tally, missing) = report.finish(result.is_ok());
     if let Some(missing) = missing {
         println!("{missing}");
     }
-    println!("boot {} took {} s", boot.name, started.elapsed().as_secs());
-    if tally.failed > 0 {
+    let cpu = result.as_ref().map_or(0, |cpu| cpu.as_secs());
+    println!("boot {} took {} s ({cpu} s of processor time)", boot.name, started.elapsed().as_secs());
+    if !tally.is_good() {
         let dir = boot.log_dir();
         eprintln!("bench: consoles are in {}", dir.display());
         layout::keep_logs(&dir)?;
     }
     Ok(tally)
-}
-
-/// One boot, whatever comes of it.
-fn once(boot: &Boot<'_>) -> (Report, Result<ExitStatus>) {
-    let mut report = Report::default();
-    let result = boot.run(&mut |line| match line.strip_prefix("figures ") {
-        Some(figures) => println!("{figures}"),
-        None => report.line(line).iter().for_each(|line| println!("{line}")),
-    });
-    (report, result)
 }

@@ -26,7 +26,7 @@ mod tally;
 mod unpacked;
 mod vmlinux;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -49,15 +49,38 @@ struct Arguments {
 #[derive(Subcommand)]
 enum What {
     /// Boots the kernel's self-test image on Xen
-    Fast,
-    /// Boots Xen with a Linux dom0 and runs the cases there
-    Full {
-        /// Only cases whose names contain this
+    Fast {
+        /// Only cases whose names contain this (or one of several, with commas)
         #[arg(long, default_value = "")]
         case: String,
     },
+    /// Boots Xen with a Linux dom0, once for each kind of host, and runs the cases there
+    Full {
+        /// Only cases whose names contain this (or one of several, with commas)
+        #[arg(long, default_value = "")]
+        case: String,
+        /// Takes everything down between cases
+        #[arg(long)]
+        alone: bool,
+        /// Runs the chosen cases on another Debian release, too
+        #[arg(long, value_name = "NUMBER")]
+        and_chosen_on: Option<u32>,
+        /// How many machines run beside each other; as many as the host has CPUs and memory for, if not given
+        #[arg(long, value_name = "NUMBER")]
+        machines: Option<usize>,
+    },
     /// Runs cases that were chosen, in one boot, for a release on which not all run each time
-    Chosen,
+    Chosen {
+        /// Only cases whose names contain this (or one of several, with commas)
+        #[arg(long, default_value = "")]
+        case: String,
+    },
+    /// Lists all cases, each with its suite
+    Cases {
+        /// Only cases whose names contain this (or one of several, with commas)
+        #[arg(long, default_value = "")]
+        case: String,
+    },
     /// Shows the main job on the bench
     Demo,
     /// Attaches and detaches a device many times and shows that nothing grows
@@ -91,7 +114,7 @@ enum What {
         image: PathBuf,
     },
     /// Runs make targets one after the other (those with + in front beside the others) and adds up their cases
-    Suite {
+    Stages {
         /// The targets
         #[arg(required = true)]
         targets: Vec<String>,
@@ -109,15 +132,42 @@ fn main() -> ExitCode {
     }
 }
 
+/// Where the chosen cases of another release stand in the order of boots, which begins with those that take longest.
+const WITH_THE_LONG_ONES: usize = 3;
+
+/// Prints `SUITE  CASE` for each case of the fast suite and of those with a Linux dom0.
+fn list_cases(filter: &str) -> Result<bool> {
+    let mut lists = vec![("fast", fast::cases(filter)?)];
+    for kind in Kind::SUITES {
+        lists.push((kind.name(), full::cases(kind, filter)?));
+    }
+    let mut out = std::io::stdout().lock();
+    for (suite, cases) in lists {
+        for case in cases {
+            writeln!(out, "{suite:11} {case}")?;
+        }
+    }
+    Ok(true)
+}
+
 /// True when everything passed.
 fn run(arguments: &Arguments) -> Result<bool> {
     layout::check_current_dir()?;
     let verbose = arguments.verbose;
     let release = Release::numbered(arguments.debian)?;
     match &arguments.what {
-        What::Fast => fast::run(release, verbose),
-        What::Full { case } => full::run(release, &Kind::SUITES, case, verbose),
-        What::Chosen => full::run(release, &[Kind::Chosen], "", verbose),
+        What::Fast { case } => fast::run(release, case, verbose),
+        What::Full { case, alone, and_chosen_on, machines } => {
+            let mut boots: Vec<(&Release, Kind)> = Kind::SUITES.map(|kind| (release, kind)).to_vec();
+            if let Some(other) = and_chosen_on {
+                boots.insert(WITH_THE_LONG_ONES, (Release::numbered(*other)?, Kind::Chosen));
+            }
+            full::run(&boots, full::Wanted { filter: case, alone: *alone }, *machines, verbose)
+        }
+        What::Chosen { case } => {
+            full::run(&[(release, Kind::Chosen)], full::Wanted { filter: case, alone: false }, Some(1), verbose)
+        }
+        What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
         What::Benchmark { clocks, rounds, only, keep } => {
@@ -126,6 +176,6 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Chart => benchmark::chart(),
         What::Fetch => images::Images::build(release).map(|_| true),
         What::ImageCheck { image } => image_check::run(image),
-        What::Suite { targets } => stages::run(targets),
+        What::Stages { targets } => stages::run(targets),
     }
 }

@@ -4,18 +4,18 @@ use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What time a machine lives in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
-    /// The host's: two CPUs, each a thread of the host.
+    /// The host's. Each CPU is a thread of the host.
     Real,
     /// One CPU on which each instruction takes 2 ns, whatever the host does meanwhile: the same run takes the same time.
     Instructions,
@@ -24,9 +24,9 @@ pub(crate) enum Clock {
 impl Clock {
     fn arguments(self) -> &'static [&'static str] {
         match self {
-            Self::Real => &["-accel", "tcg,thread=multi", "-smp", "2"],
+            Self::Real => &["-accel", "tcg,thread=multi"],
             // shift=1: 2^1 ns an instruction. sleep=off: an idle machine jumps to its next timer.
-            Self::Instructions => &["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off", "-smp", "1"],
+            Self::Instructions => &["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=off"],
         }
     }
 }
@@ -41,6 +41,8 @@ pub(crate) struct Machine {
     pub(crate) modules: Vec<(PathBuf, String)>,
     /// Memory in MiB.
     pub(crate) memory: u32,
+    /// Its CPUs; one by the instruction clock.
+    pub(crate) cpus: usize,
     /// Its time.
     pub(crate) clock: Clock,
     /// More arguments: devices.
@@ -61,7 +63,7 @@ pub(crate) enum Line {
 pub(crate) struct Logs<'a> {
     /// The serial console is copied to this file.
     pub(crate) serial: PathBuf,
-    /// A file that the machine appends its reports to, if it does.
+    /// A file that the machine appends its reports to, if it does. A machine that has reported nothing after [`FIRST_REPORT`] is ended.
     pub(crate) report: Option<PathBuf>,
     /// Called for every line.
     pub(crate) on_line: &'a mut dyn FnMut(Line),
@@ -75,13 +77,15 @@ impl Machine {
         // smap=off: with SMAP under TCG a PV guest dies in its first upcall. xsave=off: QEMU 7.2 loses parts of the AVX registers
         // when domains take turns on a CPU, and programs in guests crash at random. la57=off: nothing here has use for it.
         command.args(["-M", "q35,kernel-irqchip=split", "-cpu", "max,la57=off,smap=off,xsave=off"]);
-        command.args(self.clock.arguments()).args(["-m", &self.memory.to_string()]);
+        command.args(self.clock.arguments()).args(["-smp", &self.cpus.to_string()]);
+        command.args(["-m", &self.memory.to_string()]);
         command.args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"]);
         let mut modules = Vec::new();
         for (path, options) in &self.modules {
             let path =
                 path.to_str().filter(|path| !path.contains([',', ' '])).context("a path that -initrd cannot take")?;
-            modules.push(format!("{path} {options}").trim_end().to_owned());
+            // A comma separates modules, two of them are one.
+            modules.push(format!("{path} {}", options.replace(',', ",,")).trim_end().to_owned());
         }
         command.arg("-kernel").arg(&self.xen).args(["-initrd", &modules.join(",")]);
         command.args(["-append", &format!("console=com1 com1=115200,8n1 {}", self.xen_options)]).args(&self.devices);
@@ -92,8 +96,8 @@ impl Machine {
         Ok(command)
     }
 
-    /// Runs the machine until it ends, or ends it after `limit`, which is an error.
-    pub(crate) fn run(&self, limit: Duration, verbose: bool, logs: Logs<'_>) -> Result<ExitStatus> {
+    /// Runs the machine until it ends, or ends it after `limit`, which is an error. Returns the processor time that QEMU used.
+    pub(crate) fn run(&self, limit: Duration, verbose: bool, logs: Logs<'_>) -> Result<Duration> {
         let mut command = self.command()?;
         if verbose {
             println!("bench: {command:?}");
@@ -104,9 +108,11 @@ impl Machine {
         let mut running = Running(child);
         let mut report = logs.report.map(Tail::new);
         let mut panic: Option<(Instant, String)> = None;
+        let mut waits_for_report = report.is_some();
         loop {
             let serial = lines.recv_timeout(Duration::from_millis(100));
             for line in report.iter_mut().flat_map(Tail::lines) {
+                waits_for_report = false;
                 (logs.on_line)(Line::Report(line));
             }
             match serial {
@@ -120,13 +126,21 @@ impl Machine {
                     (logs.on_line)(Line::Serial(line));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(running.0.wait()?),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let cpu = cpu_time(running.0.id());
+                    let status = running.0.wait()?;
+                    ensure!(status.success(), "QEMU: {status}");
+                    return Ok(cpu);
+                }
             }
             // Xen restarts the machine then, if it can.
             if let Some((when, reason)) = &panic
                 && when.elapsed() > PANIC_PATIENCE
             {
                 bail!("{reason}");
+            }
+            if waits_for_report && started.elapsed() > FIRST_REPORT {
+                bail!("ended after {} s without a word from dom0", FIRST_REPORT.as_secs());
             }
             if started.elapsed() > limit {
                 bail!("ended after {} s without a result", limit.as_secs());
@@ -135,6 +149,19 @@ impl Machine {
     }
 }
 
+/// The processor time of all threads of a process that has not been waited for; zero where it cannot be read.
+fn cpu_time(process: u32) -> Duration {
+    /// `sysconf(_SC_CLK_TCK)`, which is 100 on every Linux.
+    const TICKS_A_SECOND: u64 = 100;
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // Behind the name in parentheses, which may have blanks in it: utime and stime are the fields 14 and 15 of all (proc(5)).
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
+}
+
+/// How long a machine may take until the agent in dom0 reports something. An idle host needs ten seconds.
+pub(crate) const FIRST_REPORT: Duration = Duration::from_mins(4);
 /// How long a Xen that panics may go on talking.
 const PANIC_PATIENCE: Duration = Duration::from_secs(10);
 

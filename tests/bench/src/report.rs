@@ -2,23 +2,28 @@
 
 use crate::tally::Tally;
 
-/// Follows the cases of one boot. Three kinds of lines count, in both suites:
+/// Follows the cases of one boot. Three kinds of lines count, in all suites:
 ///
 /// - `start NAME` before a case, so that one that hangs is known;
-/// - `case NAME ... ok (1.2 s)` or `case NAME ... FAILED: why` after it (in the fast suite `case NAME: ok` or
-///   `case NAME: FAILED why`, through the kernel's log: `[    1.042940] INFO  case …`);
-/// - `N passed, N failed` at the end.
+/// - `case NAME ... VERDICT` after it, with a verdict that [`Tally::of_verdict`] knows: `ok (1.2 s)`, `FAILED (1.2 s): why`, `skipped: why` or
+///   `bench error: why` (in the fast suite `case NAME: ok` or `case NAME: FAILED why`, through the kernel's log, whose time stamps tell how
+///   long it took: `[    1.042940] INFO  case …`);
+/// - `N passed, N failed` at the end, and what else was counted.
 #[derive(Default)]
 pub(crate) struct Report {
     counted: Tally,
     running: Option<String>,
     closing: Option<Tally>,
+    /// The time stamp of the line before.
+    before: Option<f64>,
 }
 
 impl Report {
     /// Takes in a line and returns what to show of it.
     pub(crate) fn line(&mut self, line: &str) -> Option<String> {
-        let line = without_log_prefix(line);
+        let (stamp, line) = log_prefix(line);
+        let took = stamp.zip(self.before).map(|(now, before)| now - before);
+        self.before = stamp.or(self.before);
         if let Some(name) = line.strip_prefix("start ") {
             self.running = Some(name.to_owned());
             return None;
@@ -28,9 +33,10 @@ impl Report {
             return None;
         }
         let (name, verdict) = split_verdict(line.strip_prefix("case ")?)?;
-        self.counted += Tally::one(verdict.starts_with("ok"));
+        self.counted += Tally::of_verdict(verdict);
         self.running = None;
-        Some(format!("case {name} ... {verdict}"))
+        let took = took.map(|seconds| format!(" ({seconds:.3} s)")).unwrap_or_default();
+        Some(format!("case {name} ... {verdict}{took}"))
     }
 
     /// Whether a case has started.
@@ -53,10 +59,12 @@ impl Report {
     }
 }
 
-/// The line behind a time stamp and a level, if it has them.
-fn without_log_prefix(line: &str) -> &str {
+/// A time stamp in seconds, if the line begins with one, and the line behind that and a level.
+fn log_prefix(line: &str) -> (Option<f64>, &str) {
     let behind = line.strip_prefix('[').and_then(|line| line.split_once("] "));
-    behind.and_then(|(_, line)| line.split_once(' ')).map_or(line, |(_, line)| line.trim_start())
+    let parts =
+        behind.and_then(|(stamp, line)| Some((stamp.trim().parse().ok(), line.split_once(' ')?.1.trim_start())));
+    parts.unwrap_or((None, line))
 }
 
 /// A case's name, which may have blanks and colons in it, and what became of it.
@@ -80,26 +88,29 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_both_suites_are_shown_alike_and_counted() {
+    fn lines_of_all_suites_are_shown_alike_and_counted() {
         let full = report(&[
             "start a",
             "case a ... ok (0.1 s)",
             "noise",
             "start b",
-            "case b ... FAILED: x: y",
-            "1 passed, 1 failed",
+            "case b ... FAILED (2.0 s): x: y",
+            "start c",
+            "case c ... skipped: no such device",
+            "start d",
+            "case d ... bench error: no answer",
+            "1 passed, 1 failed, 1 skipped, 1 bench errors",
         ]);
-        assert_eq!(full.0, ["case a ... ok (0.1 s)", "case b ... FAILED: x: y"]);
+        assert_eq!(full.0[..2], ["case a ... ok (0.1 s)", "case b ... FAILED (2.0 s): x: y"]);
+        assert_eq!((full.1, full.2), (Tally { passed: 1, failed: 1, skipped: 1, bench_errors: 1 }, None));
         let fast = report(&[
             "(XEN) [    1.000000] noise",
             "[    1.042940] INFO  case a: b c: ok",
-            "[    1.042940] INFO  case d: FAILED x: y",
-            "[    1.042940] INFO  selftest: 1 passed, 1 failed",
+            "[    1.542940] INFO  case d: FAILED x: y",
+            "[    1.542940] INFO  selftest: 1 passed, 1 failed",
         ]);
-        assert_eq!(fast.0, ["case a: b c ... ok", "case d ... FAILED x: y"]);
-        for (_, tally, missing) in [full, fast] {
-            assert_eq!((tally, missing), (Tally { passed: 1, failed: 1 }, None));
-        }
+        assert_eq!(fast.0, ["case a: b c ... ok", "case d ... FAILED x: y (0.500 s)"]);
+        assert_eq!((fast.1, fast.2), (Tally { passed: 1, failed: 1, ..Tally::default() }, None));
     }
 
     #[test]
@@ -115,14 +126,14 @@ mod tests {
     #[test]
     fn a_case_that_never_ends_is_named_and_fails() {
         let (_, tally, missing) = report(&["start a", "case a ... ok (0.1 s)", "start b"]);
-        assert_eq!(tally, Tally { passed: 1, failed: 1 });
+        assert_eq!(tally, Tally { passed: 1, failed: 1, ..Tally::default() });
         assert_eq!(missing.as_deref(), Some("case b ... FAILED: it did not end"));
     }
 
     #[test]
     fn a_missing_or_wrong_closing_line_fails() {
-        assert_eq!(report(&["case a: ok"]).1, Tally { passed: 1, failed: 1 });
-        assert_eq!(report(&["case a: ok", "2 passed, 0 failed"]).1, Tally { passed: 1, failed: 1 });
-        assert_eq!(report(&[]).1, Tally { passed: 0, failed: 1 });
+        assert_eq!(report(&["case a: ok"]).1, Tally { passed: 1, failed: 1, ..Tally::default() });
+        assert_eq!(report(&["case a: ok", "2 passed, 0 failed"]).1, Tally { passed: 1, failed: 1, ..Tally::default() });
+        assert_eq!(report(&[]).1, Tally::one(false));
     }
 }

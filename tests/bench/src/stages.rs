@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::tally::Tally;
+use crate::{boot::BENCH_ERROR, tally::Tally};
 
 /// In front of a target that can wait for CPUs that the others leave idle.
 const BESIDE: char = '+';
 
-/// In front of a line about an error that is the bench's own: it counts as none of the cases, and is told at the end.
-pub(crate) const BENCH_ERROR: &str = "bench error: ";
+/// How many cases are named as those that took longest.
+const LONGEST: usize = 12;
 
 /// Runs make targets, passes on what they print and adds up the cases in it. A target without any case (lint) counts as one. Those with
 /// [`BESIDE`] in front run one after the other beside the rest, with the lowest priority, and are heard when the rest has ended.
@@ -51,20 +51,59 @@ pub(crate) fn run(targets: &[String]) -> Result<bool> {
         }
         Ok(())
     })?;
+    println!("\n{}", summary(&mut stages));
     let mut sum = Tally::default();
-    println!();
+    stages.iter().for_each(|stage| sum += stage.tally);
+    println!("{}", sum.short());
+    Ok(sum.is_good())
+}
+
+/// The stages with their times and counts, and what took longest: cases, boots and stages.
+fn summary(stages: &mut [Stage]) -> String {
+    let mut text = String::new();
     let width = stages.iter().map(|stage| stage.target.len()).max().unwrap_or_default();
-    for Stage { target, seconds, tally, bench_errors } in stages {
-        let errors = match bench_errors {
+    for Stage { target, seconds, tally, second_boots, .. } in &*stages {
+        let again = match second_boots {
             0 => String::new(),
-            1 => ", 1 error of the bench".to_owned(),
-            errors => format!(", {errors} errors of the bench"),
+            1 => ", 1 bench error: a machine was booted once more".to_owned(),
+            count => format!(", {count} bench errors: machines were booted once more"),
         };
-        println!("{target:width$} {seconds:6.0} s  {tally}{errors}");
-        sum += tally;
+        text += &format!("{target:width$} {seconds:6.0} s  {tally}{again}\n");
     }
-    println!("{sum}");
-    Ok(sum.failed == 0)
+    let parts: Vec<Part> = stages.iter_mut().flat_map(|stage| std::mem::take(&mut stage.parts)).collect();
+    for (title, is_boot, count) in [("boots", true, usize::MAX), ("the longest cases", false, LONGEST)] {
+        let mut parts: Vec<&Part> = parts.iter().filter(|part| part.is_boot == is_boot).collect();
+        parts.sort_by(|one, other| other.seconds.total_cmp(&one.seconds));
+        if !parts.is_empty() {
+            text += &format!("{title}:\n");
+        }
+        for Part { name, seconds, .. } in parts.into_iter().take(count) {
+            text += &format!("{seconds:8.1} s  {name}\n");
+        }
+    }
+    text
+}
+
+/// A case or a boot, and how long it took.
+#[derive(Debug, PartialEq)]
+struct Part {
+    name: String,
+    seconds: f64,
+    is_boot: bool,
+}
+
+impl Part {
+    /// Reads `case NAME ... ok (1.2 s)` or `boot NAME took 12 s (…)`.
+    fn of_line(line: &str) -> Option<Self> {
+        if let Some((name, rest)) = line.strip_prefix("boot ").and_then(|line| line.split_once(" took ")) {
+            let seconds = rest.split_once(" s")?.0.parse().ok()?;
+            return Some(Self { name: name.to_owned(), seconds, is_boot: true });
+        }
+        let (name, verdict) = line.strip_prefix("case ")?.split_once(" ... ")?;
+        let (_, rest) = verdict.split_once('(')?;
+        let seconds = rest.split_once(" s)")?.0.parse().ok()?;
+        Some(Self { name: name.to_owned(), seconds, is_boot: false })
+    }
 }
 
 /// How one target went.
@@ -72,7 +111,9 @@ struct Stage {
     target: String,
     seconds: f64,
     tally: Tally,
-    bench_errors: u32,
+    /// Machines that were booted once more.
+    second_boots: u32,
+    parts: Vec<Part>,
 }
 
 impl Stage {
@@ -88,18 +129,43 @@ impl Stage {
             .stdout(Stdio::piped())
             .spawn()
             .context("starting make")?;
-        let (mut tally, mut bench_errors) = (Tally::default(), 0);
+        let (mut tally, mut second_boots, mut parts) = (Tally::default(), 0, Vec::new());
         for line in BufReader::new(make.stdout.take().context("no pipe")?).split(b'\n') {
             // Consoles say what they like.
             let line = String::from_utf8_lossy(&line?).into_owned();
             on_line(&line)?;
             tally += Tally::of_line(&line).unwrap_or_default();
-            bench_errors += u32::from(line.starts_with(BENCH_ERROR));
+            second_boots += u32::from(line.starts_with(BENCH_ERROR));
+            parts.extend(Part::of_line(&line));
         }
         let succeeded = make.wait()?.success();
-        if tally == Tally::default() || (!succeeded && tally.failed == 0) {
+        if tally == Tally::default() || (!succeeded && tally.is_good()) {
             tally += Tally::one(succeeded);
         }
-        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally, bench_errors })
+        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally, second_boots, parts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_took_longest_is_told() {
+        let lines = [
+            "case a ... ok (1.5 s)",
+            "case crash dump: b ... FAILED (20.0 s): why (because)",
+            "boot full-12 took 300 s (200 s of processor time)",
+            "case c ... skipped: no device",
+        ];
+        let parts = lines.iter().filter_map(|line| Part::of_line(line)).collect();
+        let tally = Tally { passed: 1, failed: 1, skipped: 1, bench_errors: 0 };
+        let mut stages = [Stage { target: "test".into(), seconds: 301.0, tally, second_boots: 1, parts }];
+        assert_eq!(
+            summary(&mut stages),
+            "test    301 s  1 passed, 1 failed, 1 skipped, 1 bench error: a machine was booted once more\n\
+             boots:\n   300.0 s  full-12\n\
+             the longest cases:\n    20.0 s  crash dump: b\n     1.5 s  a\n"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! What every case works with: commands of dom0, xenstore, and the domains that exist.
 
 use std::{
+    fs,
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,6 +11,7 @@ use anyhow::{Result, bail};
 use super::{
     broker::{self, Broker},
     domain::Domain,
+    report::BenchError,
 };
 use crate::{
     process::{self, Outcome},
@@ -117,14 +119,54 @@ impl Fixture {
 
     /// Takes down what a failed case left.
     pub(crate) fn clear(&mut self) {
-        self.set_limit(Duration::from_secs(30));
-        // Youngest first: the stub last, so that it can let go of what guests had. Whatever goes wrong here shows in the next
-        // case.
-        for domain in std::mem::take(&mut self.domains).iter().rev() {
-            if let Err(error) = self.destroy(domain) {
-                println!("agent: {error:#}");
-            }
+        self.set_limit(Duration::from_mins(1));
+        // Whatever goes wrong here shows in the next case.
+        if let Err(error) = self.destroy_all() {
+            println!("agent: {error:#}");
         }
         self.kill_broker();
+    }
+
+    /// Ends all domains but dom0, also those that a command under test has made. The youngest first, and stubs last, so that they can let go of what guests had.
+    fn destroy_all(&mut self) -> Result<()> {
+        let known = std::mem::take(&mut self.domains);
+        let mut all = Vec::new();
+        for id in self.store.children("/local/domain")? {
+            let id: u16 = id.parse()?;
+            let name = self.store.text(&format!("/local/domain/{id}/name"))?;
+            let is_stub = self.store.text(&format!("/local/domain/{id}/data/pcidom/version"))?.is_some();
+            let name = known.iter().find(|domain| domain.id == id).map_or(name, |domain| Some(domain.name.clone()));
+            all.push((is_stub, std::cmp::Reverse(id), name.unwrap_or_default()));
+        }
+        all.sort();
+        for (_, std::cmp::Reverse(id), name) in all.into_iter().filter(|(_, id, _)| id.0 != 0) {
+            let is_there = self.run("xl", &["list", &id.to_string()]).is_ok();
+            if is_there && let Err(error) = self.destroy(&Domain { name: id.to_string(), id }) {
+                println!("agent: ending {name}: {error:#}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes dom0 what it was before the first case: no domains, no broker, all devices with dom0's drivers, and nothing in xenstore about them.
+    pub(crate) fn start_afresh(&mut self) -> Result<()> {
+        self.clear();
+        let result = self.return_devices();
+        result.map_err(|error| BenchError(format!("taking everything down: {error:#}")).into())
+    }
+
+    fn return_devices(&mut self) -> Result<()> {
+        const PCIBACK: &str = "/sys/bus/pci/drivers/pciback";
+        for entry in fs::read_dir(PCIBACK)? {
+            let device = entry?.file_name().to_string_lossy().into_owned();
+            if device.contains(':') {
+                self.xl(&["pci-assignable-remove", "-r", &device])?;
+                // Written by whoever parked it.
+                fs::write(format!("/sys/bus/pci/devices/{device}/driver_override"), "\n")?;
+            }
+        }
+        // Both tools' notes about devices.
+        self.store.remove("/tool/pcidom")?;
+        self.store.remove("/libxl/pci")
     }
 }

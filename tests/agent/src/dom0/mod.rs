@@ -34,11 +34,11 @@ use benchmark::{Clock, Scene};
 use fixture::Fixture;
 use report::Report;
 
-/// Brings dom0 up and carries out the plan: one line, `demo`, a suite and a filter, as in `full FILTER`, or what to measure, as in
-/// `benchmark ROUNDS GROUPS`.
+/// Brings dom0 up and carries out the plan: one line, `demo`, a suite with what is wanted of its cases, as in `full case=PARTS alone=0`, how many cycles, as in
+/// `soak CYCLES`, or what to measure, as in `benchmark ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
-    let (suite, filter) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
+    let (suite, options) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
     services::start(suite)?;
     // One archive for all guests: the fixed part and this run's agent.
     let archive = [fs::read("/bench/guest.cpio")?, fs::read("/bench/guest-run.cpio")?].concat();
@@ -47,11 +47,11 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     let mut fixture = Fixture::new()?;
     match suite {
         "demo" => demo::run(&mut fixture, &mut report),
-        "soak" => soak::run(filter, &mut fixture, &mut report),
-        "benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), filter),
-        "instructions" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), filter),
-        "scale-benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Scale, filter),
-        _ => run_cases(suite, filter, &mut fixture, &mut report),
+        "soak" => soak::run(options, &mut fixture, &mut report),
+        "benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), options),
+        "instructions" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), options),
+        "scale-benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Scale, options),
+        _ => run_cases(suite, options, &mut fixture, &mut report),
     }
 }
 
@@ -82,12 +82,15 @@ pub(crate) fn list_cases(suite: &str, filter: &str) {
     }
 }
 
-fn run_cases(suite: &str, filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
-    for case in wanted(suite, filter)? {
+fn run_cases(suite: &str, options: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let option = |name: &str| options.split(' ').find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
+    let is_alone = option("alone") == Some("1");
+    for case in wanted(suite, option("case").unwrap_or_default())? {
         report.start(case.name)?;
-        fixture.set_limit(case.limit);
         let started = Instant::now();
-        let result = (case.run)(fixture);
+        let prepared = if is_alone { fixture.start_afresh() } else { Ok(()) };
+        fixture.set_limit(case.limit);
+        let result = prepared.and_then(|()| (case.run)(fixture));
         report.end(case.name, started.elapsed(), &result)?;
         if result.is_err() {
             stacks::print();

@@ -4,14 +4,22 @@ use std::{fs, fs::OpenOptions, io::Write, thread, time::Duration};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{fixture::Fixture, report, services::SHARE};
+use super::{
+    fixture::Fixture,
+    report::{self, BenchError},
+    services::SHARE,
+};
 
 /// How often the answer is looked for: the shared folder tells nobody of new files.
 const STEP: Duration = Duration::from_millis(20);
 
 impl Fixture {
-    /// Has QEMU carry out a command, given with its arguments as JSON.
+    /// Has QEMU carry out a command, given with its arguments as JSON. What goes wrong here is the bench's error.
     pub(crate) fn qmp(&mut self, command: &str, arguments: &str) -> Result<()> {
+        self.ask_host(command, arguments).map_err(|error| BenchError(format!("{error:#}")).into())
+    }
+
+    fn ask_host(&mut self, command: &str, arguments: &str) -> Result<()> {
         self.requests += 1;
         let number = self.requests;
         let mut report = OpenOptions::new().append(true).open(report::path())?;

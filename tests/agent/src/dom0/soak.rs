@@ -12,7 +12,7 @@ pub(crate) fn run(cycles: &str, fixture: &mut Fixture, report: &mut Report) -> R
     let cycles = cycles.parse()?;
     report.start(&name)?;
     let started = Instant::now();
-    let result = self::cycles(fixture, cycles, &mut |figures| report.line(format_args!("figures {figures}")));
+    let result = self::cycles(fixture, cycles, &mut |progress| report.line(format_args!("progress {progress}")));
     report.end(&name, started.elapsed(), &result)?;
     report.close()
 }

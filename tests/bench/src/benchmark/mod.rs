@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use crate::{
-    boot::{Boot, Kind},
+    boot::{Boot, CPUS, Kind},
     images::Images,
     layout,
     release::Release,
@@ -81,7 +81,8 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
         }
         let name = format!("{scene}-{}", release.number);
         println!("bench: {scene} with Debian {}, {rounds} rounds (minutes) …", release.number);
-        let boot = Boot { images: &images, name, plan: format!("{scene} {rounds} {}\n", plan.only), kind, verbose };
+        let plan_line = format!("{scene} {rounds} {}\n", plan.only);
+        let boot = Boot { images: &images, name, plan: plan_line, kind, cpus: CPUS, verbose };
         complete &= measure(&boot, &mut samples)?;
     }
     let figures = FigureFile { metrics: samples.figures(), host: host::describe(release)? };
