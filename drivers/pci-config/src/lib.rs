@@ -11,7 +11,8 @@
 //! The device is not trusted either: its capability lists may loop or leave the space, and what it reads may change. The walk is bounded, a
 //! register's meaning is fixed when the function is assigned, and no value read indexes anything unchecked.
 //!
-//! The driver domain and dom0's broker both use this crate, each on what it reads by itself: the broker believes no stub.
+//! The driver domain uses this crate on what it reads by itself, and so does the command in dom0, which makes the broker's list from the same table
+//! ([`permitted_writes`]): the broker believes no stub.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ mod inventory;
 mod layout;
 mod outcome;
 mod packed;
+mod permitted_writes;
 mod policy;
 mod register;
 pub mod table;
@@ -39,7 +41,8 @@ pub use base::RESOURCES;
 pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
 pub use outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
-pub use pci_registers::{ConfigSpace, Width, id};
+pub use pci_registers::{ConfigSpace, Width, extended_id, id};
+pub use permitted_writes::permitted_writes;
 pub use policy::{BadPolicy, Hidden, Policy, PolicyFlags, Quirk};
 pub use register::{Block, Length, MAX_ENTRIES, Place, Read, Rest, Row, Write};
 pub use view::{Description, VirtualConfig};

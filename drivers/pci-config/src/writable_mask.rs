@@ -48,6 +48,9 @@ pub struct WritableMask {
 }
 
 impl WritableMask {
+    /// How many dwords it has.
+    pub const DWORDS: usize = DWORDS as usize;
+
     /// Walks the lists of a function. What the policy hides is never open.
     #[must_use]
     pub fn new(hw: &impl ConfigSpace, policy: &Policy) -> Self {

@@ -18,6 +18,8 @@ pub enum DeviceNode {
     Phase,
     /// The policy of the assignment, for the broker, in the words of `pcidom attach`; absent for the default one.
     Policy,
+    /// What the broker may write to the device for its guest: [`crate::PermittedWrites`]. Absent while no guest has the device.
+    PermittedWrites,
     /// [`DeviceNode::RESET_DONE`]: the device was reset since somebody last had it.
     Reset,
     /// The interrupts that the device had before they were unmapped: a [`crate::PirqSet`].
@@ -44,11 +46,12 @@ pub enum DeviceNode {
 
 impl DeviceNode {
     /// Every node.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Stub,
         Self::Frontend,
         Self::Phase,
         Self::Policy,
+        Self::PermittedWrites,
         Self::Reset,
         Self::Pirqs,
         Self::Holds,
@@ -76,6 +79,7 @@ impl DeviceNode {
             Self::Frontend => "frontend",
             Self::Phase => "phase",
             Self::Policy => "policy",
+            Self::PermittedWrites => "permitted-writes",
             Self::Reset => "reset",
             Self::Pirqs => "pirqs",
             Self::Holds => "holds",

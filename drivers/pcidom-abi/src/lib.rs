@@ -11,6 +11,7 @@
 //! | [`Intent`], [`ProcessId`], [`PauseNote`], [`CreationProgress`] | what commands note so that a killed one can be put right |
 //! | [`pool`], [`PoolState`] | what a stub is told about each device, and what it answers |
 //! | [`Vectors`], [`PirqSet`] | interrupts in the device database |
+//! | [`PermittedWrites`] | what the broker may write to a device for its guest |
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |
 //! | [`statistics`] | queries to a stub and its answers |
 //! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
@@ -25,6 +26,7 @@ extern crate alloc;
 mod device_node;
 mod export;
 mod intent;
+mod permitted_writes;
 mod phase;
 mod pirqs;
 mod pool_state;
@@ -39,6 +41,9 @@ pub mod statistics;
 pub use device_node::DeviceNode;
 pub use export::{EXPORT, ExportMode, UnknownMode};
 pub use intent::{CreationProgress, Intent};
+pub use permitted_writes::{
+    Capabilities, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, TooLong, WriteKind,
+};
 pub use phase::Phase;
 pub use pirqs::PirqSet;
 pub use pool_state::PoolState;

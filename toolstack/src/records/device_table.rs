@@ -4,6 +4,7 @@
 //! libxl's own note of the guest that has a device, so that `xl` and `pcidom` respect each other.
 
 use pci_config::Policy;
+use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
 use xenstore::{Permission, path};
@@ -140,6 +141,11 @@ pub(crate) fn set_policy(device: Sbdf, policy: &Policy) -> Change {
     Change::write(policy_node(device), policy)
 }
 
+/// Forgets what the guest may do with the device: the policy, and the broker's list that was made of it.
+fn forget_policy(device: Sbdf) -> [Change; 2] {
+    [policy_node(device), DeviceNode::PermittedWrites.of(device)].map(Change::remove)
+}
+
 /// The guest that xl (or this tool) says has the device.
 pub(crate) fn libxl_owner(host: &Host, device: Sbdf) -> Result<Option<DomId>, Error> {
     read_id(host, &guard::node(device))
@@ -164,7 +170,7 @@ pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
     changes.push(Change::write(path::child(&path::tool_device_dir(device), "stub"), stub.id));
     changes.extend(stub.name.as_ref().map(|name| Change::write(backend_node(device), name)));
     // Whatever was allowed to somebody who had it before.
-    changes.push(Change::remove(policy_node(device)));
+    changes.extend(forget_policy(device));
     changes.push(set_phase(device, Phase::Pool));
     changes
 }
@@ -196,8 +202,9 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let dir = path::tool_device_dir(device);
-    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended", key::POLICY];
+    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended"];
     let mut changes: Vec<Change> = gone.iter().map(|name| Change::remove(path::child(&dir, name))).collect();
+    changes.extend(forget_policy(device));
     changes.push(audit::forget_pirqs(device));
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
     Ok(changes)
@@ -337,10 +344,10 @@ pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
     let mut changes = vec![
         Change::remove(path::child(&dir, "frontend")),
         Change::remove(path::child(&dir, "holds")),
-        Change::remove(policy_node(device)),
         audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];
+    changes.extend(forget_policy(device));
     if let Some(record) = load_one(host, device)? {
         changes.extend(guard::pass(device, guard::expected(&record), record.stub));
     }

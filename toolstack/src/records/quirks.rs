@@ -60,9 +60,9 @@ fn check(host: &Host, device: Sbdf, policy: &Policy) -> Result<(), Error> {
     if policy.quirks().next().is_none() {
         return Ok(());
     }
-    let openings = host.sysfs.config(device)?.look(|space| WritableMask::new(space, policy))?;
+    let writable = host.sysfs.config(device)?.look(|space| WritableMask::new(space, policy))?;
     for quirk in policy.quirks() {
-        let open = openings.open(usize::from(quirk.offset() / 4)).bits >> (8 * (quirk.offset() % 4));
+        let open = writable.open(usize::from(quirk.offset() / 4)).bits >> (8 * (quirk.offset() % 4));
         let locked = quirk.mask() & !open;
         if locked != 0 {
             return Err(Error::Usage(format!(

@@ -14,6 +14,7 @@ use crate::ops::recover::reclaim;
 
 const POOL: &str = "/local/domain/3/pool/0000-00-05-0/policy";
 const TABLE: &str = "/tool/pcidom/device/0000-00-05-0/policy";
+const LIST: &str = "/tool/pcidom/device/0000-00-05-0/permitted-writes";
 
 /// The e1000 has power management at 40h and something of its vendor at 50h.
 fn with_capabilities(machine: &Machine) {
@@ -58,6 +59,8 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     let policy = Some("permissive=0,hide=1,quirk=52:2:ff".to_owned());
     assert_eq!((machine.read(POOL).as_deref(), machine.read(TABLE)), (Some("1 2 1000210000"), policy));
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 4)), (Some(0x50), Some(0)));
+    let list = "power:40 command:4:2:414:0 plain:c:1:ff:0 open:52:2:ff:0";
+    assert_eq!(machine.read(LIST).as_deref(), Some(list), "the hidden capability's registers are not in it");
     let listed = list::devices(&machine.host, None).unwrap();
     assert!(list::json(&listed).contains("\"policy\": \"permissive=0,hide=1,quirk=52:2:ff\""));
     assert!(list::table(&listed).ends_with("assigned 5, permissive=0,hide=1,quirk=52:2:ff"));
@@ -68,7 +71,32 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     attach(&machine.host, &request("web", &[E1000])).unwrap();
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 1)), (Some(0x40), Some(1)));
     assert_eq!((machine.read(POOL), machine.read(TABLE)), (None, None));
+    let list = "power:40 command:4:2:414:0 plain:c:1:ff:0 pmcsr:44:2:9e03:8000";
+    assert_eq!(machine.read(LIST).as_deref(), Some(list), "of the default policy as well");
     machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_list_that_no_node_holds_is_refused_before_anything_is_done() {
+    let machine = Machine::new();
+    with_capabilities(&machine);
+    let mut config = machine.config(E1000);
+    config.0.resize(4096, 0);
+    config.add_capability(0x50, 0x10, 0);
+    // ATS and a free dword behind it, as often as they fit: each gap is an entry of the list.
+    for at in (0x100..0xff0_u64).step_by(12) {
+        let next = if at + 24 < 0xff0 { at + 12 } else { 0 };
+        config.set_word(at, 0x000f);
+        config.set_word(at + 2, u16::try_from(next << 4 | 1).unwrap());
+    }
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+    let before = machine.dump();
+    let error = attach_to_web(&machine, &[&format!("{E1000},permissive=1")]).unwrap_err();
+    assert_eq!(error.cause(), ExitCause::Usage);
+    let text = error.to_string();
+    assert!(text.contains("a node of xenstore has room for 3840; quirks open less than permissive=1"), "{text}");
+    machine.dump().assert_same(&before, "after the refusal");
+    attach_to_web(&machine, &[E1000]).unwrap();
 }
 
 #[test]
@@ -81,7 +109,7 @@ fn a_policy_ends_with_a_guest_that_dies() {
         peers.settle();
     });
     reclaim(&machine.host).unwrap();
-    assert_eq!((machine.read(POOL), machine.read(TABLE)), (None, None));
+    assert_eq!([POOL, TABLE, LIST].map(|node| machine.read(node)), [None, None, None]);
 }
 
 #[test]
@@ -120,7 +148,7 @@ fn an_attach_that_fails_leaves_no_policy() {
     let mut request = request("web", &[&format!("{E1000},permissive=1")]);
     request.timeout = std::time::Duration::from_secs(1);
     attach(&machine.host, &request).unwrap_err();
-    machine.with(|world| assert_eq!((world.value(POOL), world.value(TABLE)), (None, None)));
+    machine.with(|world| assert_eq!([POOL, TABLE, LIST].map(|node| world.value(node).is_some()), [false; 3]));
 }
 
 /// What a guest was allowed with a device is not the next one's, also where neither the guest nor the stub ends in order.
@@ -135,5 +163,5 @@ fn a_policy_does_not_outlive_a_stub_that_died_with_the_guest() {
         world.destroy(STUB);
     });
     reclaim(&machine.host).unwrap();
-    assert_eq!(machine.with(|world| world.value(TABLE).map(str::to_owned)), None);
+    machine.with(|world| assert_eq!([TABLE, LIST].map(|node| world.value(node).is_some()), [false; 2]));
 }

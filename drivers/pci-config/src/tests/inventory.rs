@@ -1,10 +1,11 @@
 //! What is shown is what happens.
 
+use pcidom_abi::PermittedWrites;
 use proptest::prelude::*;
 
-use super::assign;
+use super::{assign, carried_out};
 use crate::fakes::{Memory, network_card, network_card_known, server_card};
-use crate::{Answerer, Entry, Policy, Reason, Register, VirtualConfig, Width, WritableMask};
+use crate::{Answerer, Entry, Policy, Reason, VirtualConfig, Width, permitted_writes};
 
 fn inventory(hw: &Memory, policy: &str) -> Vec<Entry> {
     let policy_itself: Policy = policy.parse().expect("a policy");
@@ -63,7 +64,7 @@ fn registers_have_their_names_and_their_reasons() {
 }
 
 /// What a write of one byte does: bits of the byte that reach the device, and bits that a guest then reads otherwise.
-fn effect(hw: &Memory, view: &VirtualConfig, writable: &WritableMask, offset: u16, value: u8) -> (u8, u8) {
+fn effect(hw: &Memory, view: &VirtualConfig, list: &PermittedWrites, offset: u16, value: u8) -> (u8, u8) {
     let mut config = view.clone();
     let read = |config: &VirtualConfig| config.read(hw, offset.into(), 1).expect("a byte").to_le_bytes()[0];
     let before = read(&config);
@@ -74,13 +75,7 @@ fn effect(hw: &Memory, view: &VirtualConfig, writable: &WritableMask, offset: u1
         reached |= byte.map_or(0, |byte| mask.to_le_bytes()[usize::from(byte)]);
     };
     for write in outcome.hardware() {
-        match write.register {
-            Register::Open => writable
-                .grant(write.offset, write.width, write.mask, write.value)
-                .iter()
-                .for_each(|grant| add(grant.offset, grant.mask)),
-            _ => add(write.offset, write.mask),
-        }
+        carried_out(write, list).into_iter().for_each(|(place, _, mask, _)| add(place, mask));
     }
     (reached, before ^ read(&config))
 }
@@ -93,7 +88,7 @@ fn byte_of(entry: &Entry, offset: u16, mask: u32) -> u8 {
 /// All bits of every byte are tried alone, on a card whose bits that a one clears are set.
 fn assert_honest(hw: &Memory, policy: &str) {
     let view = assign(&network_card_known().with_policy(policy), hw);
-    let writable = WritableMask::new(hw, &policy.parse().expect("a policy"));
+    let list = permitted_writes(hw, &policy.parse().expect("a policy"));
     for entry in inventory(hw, policy).into_iter().filter(|entry| entry.offset < 0x310) {
         for offset in entry.offset..entry.offset + u16::from(entry.bytes) {
             let [device, virt] = [entry.device_bits, entry.virtual_bits].map(|mask| byte_of(&entry, offset, mask));
@@ -102,7 +97,7 @@ fn assert_honest(hw: &Memory, policy: &str) {
             let guest = view.read(hw, offset.into(), 1).expect("a byte").to_le_bytes()[0];
             for bit in (0..8).map(|bit| 1u8 << bit) {
                 for value in [guest ^ bit, guest | bit, guest & !bit, bit] {
-                    let effect = effect(hw, &view, &writable, offset, value);
+                    let effect = effect(hw, &view, &list, offset, value);
                     reached |= effect.0;
                     changed |= effect.1;
                 }

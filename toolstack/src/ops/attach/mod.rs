@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use xen_types::Sbdf;
 
+use crate::device::permitted_writes;
 use crate::device::reset::is_fresh;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error};
@@ -88,6 +89,9 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
     let others = release::others(&device_table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
     let request = &Request { devices: quirks::apply(host, &request.devices)?, ..request.clone() };
+    for spec in request.devices.iter().filter(|spec| spec.policy.permissive) {
+        permitted_writes::check(host, spec.device, &spec.policy)?;
+    }
     let keeps = match request.following {
         Following::Yes => {
             let uuid = domain::uuid(host, guest.id)?.ok_or_else(|| Error::NoUuid(guest.clone()))?;
@@ -154,6 +158,7 @@ fn perform<'a>(
     for (facts, fresh) in facts.iter().zip(fresh) {
         steps::prepare(rollback, stub, facts, fresh)?;
     }
+    steps::permit_writes(rollback, &request.devices)?;
     let others = DeviceResources::of_others(host, stub.id, &plan.others)?;
     steps::guard(rollback, guest, &facts)?;
     steps::grant(rollback, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;

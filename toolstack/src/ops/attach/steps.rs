@@ -1,10 +1,12 @@
 //! The steps of an attach, each with its undo.
 
+use pcidom_abi::DeviceNode;
 use xen_types::{Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
 use crate::broker;
+use crate::device::permitted_writes;
 use crate::device::reset::{Reset, reset};
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error};
@@ -102,6 +104,19 @@ pub(super) fn prepare<'a>(
         format!("make {device} ready for a driver"),
         |host| host.sysfs.config(device)?.prepare(decode),
         move |host| host.sysfs.config(device)?.quiesce(decode),
+    )
+}
+
+/// Notes for the broker what the guest may have written to the devices: after their resets, as they are what the guest finds.
+pub(super) fn permit_writes(rollback: &mut RollbackStack<'_>, devices: &[DeviceSpec]) -> Result<(), Error> {
+    let nodes: Vec<String> = devices.iter().map(|spec| DeviceNode::PermittedWrites.of(spec.device)).collect();
+    rollback.step(
+        "note for the broker what may be written to the devices",
+        |host| {
+            let lists = devices.iter().map(|spec| permitted_writes::note(host, spec.device, &spec.policy));
+            host.commit(&lists.collect::<Result<Vec<_>, _>>()?)
+        },
+        move |host| host.commit(&nodes.into_iter().map(Change::remove).collect::<Vec<_>>()),
     )
 }
 

@@ -1,0 +1,92 @@
+//! The list that the command makes for the broker.
+
+use proptest::prelude::*;
+
+use crate::fakes::{Memory, network_card, server_card, virtual_function};
+use crate::{Policy, permitted_writes};
+
+fn list(hw: &Memory, policy: &str) -> String {
+    permitted_writes(hw, &policy.parse().expect("a policy")).to_string()
+}
+
+#[test]
+fn a_card_has_what_the_table_lets_any_guest_write() {
+    let mut hw = network_card();
+    hw.set(0x62, &[0x86, 0x01]); // MSI with 8 vectors
+    hw.set(0x74, &[0x04]); // the MSI-X table in BAR 4
+    let text = "power:40 msi:60:8 msix:70:5:4 command:4:2:414:0 plain:c:1:ff:0 pmcsr:44:2:9e03:8000 vpd:52:2:ffff:8000";
+    assert_eq!(list(&hw, "permissive=0"), text);
+    hw.set(0x0f, &[0x80]);
+    assert!(list(&hw, "permissive=0").contains(" bist:f:1:40:0 "), "where it has a self-test");
+    hw.set(0x72, &[0xff, 0x07]);
+    assert!(list(&hw, "permissive=0").contains(" msix:70:80:4 "), "no more entries than a frontend can ask for");
+    assert_eq!(list(&virtual_function(), "permissive=0"), "msix:80:3:3 command:4:2:414:0 plain:c:1:ff:0");
+    assert_eq!(list(&Memory::default(), "permissive=0"), "command:4:2:414:0 plain:c:1:ff:0");
+}
+
+#[test]
+fn what_the_admin_opens_stands_at_the_end() {
+    let hw = server_card();
+    let permissive = list(&hw, "permissive=1");
+    assert!(permissive.contains("command:4:2:6bc:0"), "{permissive}");
+    // Errors, PCI Express, between capabilities and a vendor's own.
+    for range in [
+        "range:4:1:f9000000:ffff0000",
+        "range:68:1:f7010:ffff0000",
+        "range:9c:1:ffffffff:0",
+        "range:104:1:ffffffff:ffffffff",
+    ] {
+        assert!(permissive.split(' ').any(|word| word == range), "{range}: {permissive}");
+    }
+    let quirks = list(&hw, "permissive=0,quirk=e4:2:ff0f,quirk=68:2:ffff,quirk=6a:2:1,quirk=10:4:ffffffff");
+    assert!(
+        quirks.ends_with(" open:e4:2:ff0f:0 open:68:2:7010:0 open:6a:2:1:ffff"),
+        "what is locked is left out: {quirks}"
+    );
+}
+
+#[test]
+fn what_is_hidden_is_not_in_it() {
+    let hw = server_card();
+    let all = list(&hw, "permissive=1");
+    let hidden = list(&hw, "permissive=1,hide=1,hide=3,hide=5,hide=11,hide=9");
+    for word in ["pmcsr:", "vpd:"] {
+        assert!(all.contains(word) && !hidden.contains(word), "{word}");
+    }
+    // The broker still wakes the device and turns its interrupts off.
+    assert!(hidden.starts_with("power:40 msi:48:0 msix:a0:0:"), "{hidden}");
+    assert!(
+        all.split(' ').any(|word| word.starts_with("range:e"))
+            && !hidden.split(' ').any(|word| word.starts_with("range:e"))
+    );
+}
+
+#[test]
+fn a_capability_list_cannot_lay_a_register_over_vectors() {
+    // Power management's PMCSR is where MSI's address, MSI-X's control or MSI-X's table is.
+    for (msi, msix) in [(0x44, 0x80), (0x80, 0x44), (0x80, 0x3c + 4)] {
+        let mut hw = Memory::of(&[0x86, 0x80], true);
+        hw.set(0x34, &[0x40]);
+        hw.set(msi, &[0x05, 0, 0x80, 0]);
+        hw.set(msix, &[0x11, 0, 0, 0]);
+        hw.set(0x40, &[0x01, 0x44]);
+        hw.set(0x44, &[if msi == 0x44 { 0x05 } else { 0x11 }, 0x80]);
+        let text = list(&hw, "permissive=1");
+        assert!(!text.contains("pmcsr:") && !text.contains("power:"), "{msi:#x} {msix:#x}: {text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_device_has_a_list_that_reads_back(
+        seed in prop::collection::vec(any::<u8>(), 4096),
+        has_list in any::<bool>(),
+        policy in prop_oneof!["permissive=[01]", "permissive=0,quirk=40:4:ffffffff,quirk=7[0-9a-f]:1:ff"],
+    ) {
+        let hw = Memory::of(&seed, has_list);
+        let list = permitted_writes(&hw, &policy.parse::<Policy>().expect("a policy"));
+        prop_assert_eq!(list.to_string().parse(), Ok(list.clone()));
+        // Only where much is open there may be more than a node holds.
+        prop_assert!(policy == "permissive=1" || list.to_node().is_ok());
+    }
+}
