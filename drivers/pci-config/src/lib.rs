@@ -22,6 +22,7 @@ mod access;
 mod base;
 mod checks;
 #[cfg(any(test, feature = "fakes"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 pub mod fakes;
 mod inventory;
 mod layout;

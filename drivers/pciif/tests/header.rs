@@ -1,4 +1,5 @@
 //! Compares our layout with Xen's own header, field by field: the C compiler does the comparing.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use core::mem::{offset_of, size_of};
 use std::io::Write;

@@ -1,4 +1,5 @@
 //! The two ends of a page against each other and against the bytes of docs/protocol.md §8.4.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::sync::Arc;
 use std::thread;

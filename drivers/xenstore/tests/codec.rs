@@ -1,4 +1,5 @@
 //! The wire codec: what is encoded is parsed, in whatever pieces it comes, and nothing on the wire breaks the parser.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -16,6 +16,7 @@
 //!
 //! It is strict where the real Xen is only unhelpful: a port closed twice, an event on a port that never was, a page that stays
 //! mapped or a transaction that stays open fail the test.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 #![forbid(unsafe_code)]
 
 pub mod admin;

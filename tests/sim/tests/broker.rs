@@ -1,4 +1,5 @@
 //! Writes and interrupts through dom0's broker: what a guest gets, and what is left behind when anybody stops, dies or lies.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciback::Options;
 use pciback::platform::Width;

@@ -1,4 +1,5 @@
 //! Guests that are not Linux, from the connect to the end and again (docs/protocol.md §7).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use drivers::{Driver, FreeBsd, MiniOs, NetBsd};
 use pciback::platform::Width;

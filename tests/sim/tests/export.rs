@@ -1,4 +1,5 @@
 //! The modes of export (docs/protocol.md §5), chosen for the stub and for a guest, at the first connect and while the guest runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciback::Options;
 use pciback::topology::ExportMode;

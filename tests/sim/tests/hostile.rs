@@ -1,4 +1,5 @@
 //! What a guest can say to harm others, or itself (docs/protocol.md §8.6), and a store that says no.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};
 use sim::store::Fault;

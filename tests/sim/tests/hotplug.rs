@@ -1,4 +1,5 @@
 //! Devices that come and go while their guest runs (docs/protocol.md §2.4, §8.2 and §8.3).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};
 use sim::Kind;

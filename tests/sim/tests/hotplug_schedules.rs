@@ -3,6 +3,7 @@
 //! left behind.
 //!
 //! `SCHEDULES=` in the environment asks for another number of them; `SEED=` for the one that failed, which the failure names.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,4 +1,5 @@
 //! How connections end and begin again: closed, torn away at any moment, restarted.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};
 use sim::stub::Turn;

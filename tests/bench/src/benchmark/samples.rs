@@ -12,13 +12,12 @@ impl Samples {
         let words: Vec<&str> = line.split(' ').collect();
         let ["figure", name, unit, who, round, value] = words[..] else { return };
         let (Ok(round), Ok(value)) = (round.parse(), value.parse()) else { return };
-        let series = match self.0.iter().position(|series| series.name == name) {
-            Some(index) => &mut self.0[index],
-            None => {
-                self.0.push(Series::new(name, unit));
-                self.0.last_mut().expect("one was added")
-            }
-        };
+        let known = self.0.iter().position(|series| series.name == name);
+        let index = known.unwrap_or_else(|| {
+            self.0.push(Series::new(name, unit));
+            self.0.len() - 1
+        });
+        let series = &mut self.0[index];
         match who {
             "pciback" => series.pciback.push((round, value)),
             "pcidom" => series.pcidom.push((round, value)),
