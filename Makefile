@@ -36,7 +36,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts cases counting help install install-check man man-check reproducible setup stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -47,7 +47,7 @@ run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on
 NEWER := 13
 
 test: setup ## Run everything: lint and host tests (beside the rest), image checks, all suites on Xen, and chosen cases on Debian 13
-	@$(BENCH) stages +lint +test-host image-check install-check test-fast "DEBIAN=$(NEWER) test-fast" "AND_CHOSEN_ON=$(NEWER) test-full"
+	@$(BENCH) stages +lint +test-host image-check sizes install-check test-fast "DEBIAN=$(NEWER) test-fast" "AND_CHOSEN_ON=$(NEWER) test-full"
 
 test-host: setup ## Run the tests that need no Xen
 	cargo test --locked --no-fail-fast
@@ -146,6 +146,9 @@ install-check: all ## Install into a folder and look at what is there
 
 image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
 	@$(BENCH) image-check build/pcidom.elf
+
+sizes: stub tool ## Show the image and the tool by section and crate against tests/bench/sizes (KEEP=1 saves a new table)
+	@$(BENCH) sizes build/pcidom.debug.elf build/pcidom $(if $(KEEP),--keep)
 
 reproducible: setup ## Build the stub's image in two folders and compare byte by byte
 	@tests/bench/reproducible.sh

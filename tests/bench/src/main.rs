@@ -19,6 +19,7 @@ mod qemu;
 mod qmp;
 mod release;
 mod report;
+mod sizes;
 mod soak;
 mod sources;
 mod stages;
@@ -113,6 +114,15 @@ enum What {
         /// The image
         image: PathBuf,
     },
+    /// Shows how large files are, by section and by crate, and compares with the saved table
+    Sizes {
+        /// Makes what is found the table
+        #[arg(long)]
+        keep: bool,
+        /// Images or programs, with their symbols
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// Runs make targets one after the other (those with + in front beside the others) and adds up their cases
     Stages {
         /// The targets
@@ -176,6 +186,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Chart => benchmark::chart(),
         What::Fetch => images::Images::build(release).map(|_| true),
         What::ImageCheck { image } => image_check::run(image),
+        What::Sizes { keep, files } => sizes::run(files, *keep),
         What::Stages { targets } => stages::run(targets),
     }
 }
