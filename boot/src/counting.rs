@@ -1,4 +1,4 @@
-//! Says what requests cost: instructions outside of hypercalls, and hypercalls (feature `counting`, which the image for use does not have).
+//! Reports what requests cost: instructions outside of hypercalls, and hypercalls (feature `counting`, not in the released image).
 
 use kernel::counting::{Counted, counted};
 use pciback::Counters;

@@ -1,4 +1,4 @@
-//! The real Xen behind the backend's traits.
+//! Implements the backend's traits on Xen.
 
 use core::ptr::NonNull;
 use kernel::grants::table::GrantedPage;

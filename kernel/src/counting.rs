@@ -1,4 +1,4 @@
-//! Counts hypercalls, and the time spent in them: for the image that is measured (feature `counting`), not for the one that serves.
+//! Counts hypercalls and the time spent in them (feature `counting`, for benchmarks only).
 
 use crate::tsc::ticks;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! What the image tells the domain builder: ELF notes (`xen/include/public/elfnote.h`, types in xen-sys).
+//! ELF notes for the domain builder (`xen/include/public/elfnote.h`, types in xen-sys).
 //!
 //! No HYPERCALL_PAGE: a 64-bit PV guest may use `syscall` directly (see `hypercall.rs`), and the page would cost 4 KiB of image and memory.
 

@@ -1,4 +1,4 @@
-//! From Xen's entry to the image's `main`.
+//! Start-up: from Xen's entry point to the image's `main`.
 
 use crate::{BootInfo, clock, console, events, heap, hypercall, memory, shared_info, start_info, timer, traps};
 use core::ptr::NonNull;

@@ -1,4 +1,5 @@
-//! A panic is our bug: crash dump on the console, then the domain ends as crashed, so that `on_crash=` of its configuration acts.
+//! Panic handler: writes a crash dump to the console and ends the domain as crashed, so that `on_crash=` of its
+//! configuration applies.
 
 use crate::control::{ShutdownReason, shutdown};
 use crate::{clock, console, trace};

@@ -1,4 +1,4 @@
-//! Which ports to name when going to sleep: `SCHEDOP_poll` takes [`MAX_POLL_PORTS`], and there may be more.
+//! Selects the ports that `SCHEDOP_poll` waits for: it takes [`MAX_POLL_PORTS`], and there may be more.
 
 use crate::events::MAX_POLL_PORTS;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! The symbols that the prebuilt `core` and `alloc` ask for and that a C library would supply.
+//! Symbols that the prebuilt `core` and `alloc` need and that a C library would supply.
 //!
 //! They are assembly because the compiler would turn loops in Rust into calls of the very same functions.
 

@@ -1,4 +1,4 @@
-//! What the domain builder tells us: `struct start_info` (`xen/include/public/xen.h`), read once.
+//! Reads `struct start_info` (`xen/include/public/xen.h`), once.
 
 use crate::layout::{PAGE_SIZE, VIRT_BASE};
 use core::ptr::NonNull;
@@ -89,7 +89,7 @@ fn parse(info: &xen_sys::start_info) -> BootInfo {
     }
 }
 
-/// The facts, once [`crate::init`] has run.
+/// The boot information, once [`crate::init`] has run.
 ///
 /// # Panics
 /// Before that: a bug of the image, not of anybody outside.

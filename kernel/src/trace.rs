@@ -1,4 +1,4 @@
-//! The last things that happened, for the crash dump: a fixed ring of small typed events, repeats folded into a count.
+//! Trace buffer for the crash dump: a fixed ring of small typed events, repeats folded into a count.
 
 use crate::clock;
 use spin::Mutex;

@@ -1,4 +1,5 @@
-//! CPU exceptions. Each is our bug: where it happened goes to the console, then the domain ends as crashed. Nothing is ever resumed.
+//! CPU exceptions. Each is a bug of the image: the handler writes the place to the console and ends the domain as
+//! crashed. Nothing is resumed.
 
 use crate::hypercall::{hypercall5, number};
 use crate::{shared_info, trace};

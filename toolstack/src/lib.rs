@@ -1,7 +1,7 @@
 //! The `pcidom` command: what the toolstack of a PCI driver domain does in dom0.
 //!
-//! [`main`] reads the command line and opens dom0 (`host::Host`: hypervisor, sysfs, xenstore). Each command is a module of
-//! its own that works on a `Host` and on nothing else, so the tests run every command on a simulated machine (`fake`).
+//! [`main`] reads the command line and opens dom0 (`host::Host`: hypervisor, sysfs, xenstore). Each command works on a
+//! `Host` alone, so tests run every command on a simulated machine (`fake`).
 #![deny(unsafe_code)]
 
 mod audit;

@@ -1,4 +1,4 @@
-//! See the library: `pcidom::main`.
+//! The `pcidom` command; all of it is in the library.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Times in messages.
+//! Durations as messages print them.
 
 use std::fmt;
 use std::time::Duration;

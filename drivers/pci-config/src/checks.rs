@@ -1,4 +1,4 @@
-//! What a function must be, and how quiet, before it is assigned.
+//! Checks on a function before it is assigned: an endpoint, present, and quiesced.
 
 use pci_registers::{ConfigSpace, Width, command, header, id, msi, msix, status};
 use thiserror::Error;

@@ -1,5 +1,5 @@
-//! What a guest has of one function, register by register, for people (`pcidom show`). What it reads and what its writes do comes from
-//! the same view and the same writable mask that decide about them; the table has the names.
+//! One function as its guest sees it, register by register (`pcidom show`). Values and masks come from the code that
+//! answers the guest ([`crate::view`], [`crate::writable_mask`]), names from the table.
 
 use alloc::format;
 use alloc::string::String;

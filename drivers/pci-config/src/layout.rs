@@ -1,4 +1,4 @@
-//! What each dword of one function's configuration space is to its guest, found by walking its lists once.
+//! Classifies each dword of a function's configuration space, in one walk of its capability lists.
 
 use alloc::vec::Vec;
 

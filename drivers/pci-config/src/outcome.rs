@@ -1,4 +1,4 @@
-//! What a write leaves for the hardware, and why one is refused.
+//! Result of a write: what the hardware gets, or why it is refused.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! What the admin wants for one device besides the table: hidden capabilities, and writes that the table alone does not allow.
+//! Per-device policy set by the admin: hidden capabilities, and writes that the table alone does not allow.
 
 use core::fmt;
 use core::str::FromStr;

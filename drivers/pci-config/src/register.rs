@@ -1,4 +1,4 @@
-//! What a line of the policy says about one register.
+//! Types of a policy row: register, who answers reads, what a write does.
 
 use pci_registers::{bist, command, msix, power, vpd};
 

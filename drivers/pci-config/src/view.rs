@@ -1,4 +1,4 @@
-//! The view: what a guest reads, and what its writes change.
+//! Virtual configuration space: a guest's reads, and what its writes change.
 
 use pci_registers::{ConfigSpace, Width, header, id, msi, msix};
 use xen_types::Resource;

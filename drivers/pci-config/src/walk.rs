@@ -1,5 +1,5 @@
-//! The two lists of capabilities: the conventional one (PCI Local Bus 3.0 §6.7) and the extended one (PCIe 5.0 §7.6.3). One walk
-//! knows both, because both are chains of offsets that a device makes up.
+//! The two lists of capabilities: the conventional one (PCI Local Bus 3.0 §6.7) and the extended one (PCIe 5.0 §7.6.3).
+//! One function walks both, because both are chains of offsets that the device supplies.
 
 use pci_registers::{CONVENTIONAL, ConfigSpace, EXTENDED, Width, header, id, pci_x, status};
 

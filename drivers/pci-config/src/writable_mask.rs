@@ -1,5 +1,5 @@
-//! What the admin can open of one function to its guest without harm to others: the permissive column of the table, over a function's own
-//! capabilities. Dom0 uses it alone; the driver domain passes on what it would drop, and leaves the decision to the broker.
+//! The bits of a function that permissive mode and quirks may open: the permissive column of the table, applied to the
+//! function's capabilities. Used in dom0 only; the driver domain passes on what it would drop, and the broker decides.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Writes: what they change in our copy, and what they leave for the hardware.
+//! Configuration writes: the part that stays in our copy, and the part for the hardware.
 
 use pci_registers::{ConfigSpace, bist, command, power, vpd};
 

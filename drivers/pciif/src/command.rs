@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! Commands of a request.
 
 use core::fmt;
 

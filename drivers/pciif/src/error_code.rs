@@ -1,4 +1,4 @@
-//! How a request ended.
+//! Result codes of a request.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! The word at offset 0 of the page.
+//! The flags word at offset 0 of the page.
 
 bitflags::bitflags! {
     /// `xen_pci_sharedinfo.flags`. The page's word is only ever changed by atomic operations on single bits, since the

@@ -1,4 +1,4 @@
-//! Numbers that Xen hands out. None of them does arithmetic by accident.
+//! Numbers that Xen assigns, as types without arithmetic.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! Xenstore for programs that do one thing at a time: every call waits for its answer.
+//! Blocking client: every call waits for its answer.
 
 use alloc::vec::Vec;
 use core::fmt;

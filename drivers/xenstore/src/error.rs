@@ -1,4 +1,4 @@
-//! What can go wrong, by whose doing.
+//! Errors, by who caused them.
 
 use core::fmt;
 use core::str;

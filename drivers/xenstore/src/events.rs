@@ -1,4 +1,4 @@
-//! Watch events that wait to be looked at, in bounded memory.
+//! Bounded queue of watch events.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;

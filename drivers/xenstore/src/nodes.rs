@@ -1,4 +1,4 @@
-//! What a program does with nodes, whether inside a transaction or outside.
+//! Operations on nodes, the same inside and outside of a transaction.
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! Numbers as frontends and toolstacks write them, read as strictly as can be without refusing what real ones write:
+//! Parses numbers as frontends and toolstacks write them. Accepted besides digits:
 //! blanks in front (as `scanf` skips them) and one newline or NUL behind, nothing else.
 
 use thiserror::Error;

@@ -1,4 +1,4 @@
-//! Where things are in xenstore (`docs/xenstore.md`): each path of the project is written here and nowhere else.
+//! Paths of the project's nodes in xenstore (`docs/xenstore.md`), each defined once.
 
 use alloc::format;
 use alloc::string::String;

@@ -1,4 +1,4 @@
-//! What can be asked of xenstored, checked before it is sent.
+//! Requests to xenstored, checked before they are sent.
 
 use alloc::format;
 use alloc::vec::Vec;

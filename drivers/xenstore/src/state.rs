@@ -1,4 +1,4 @@
-//! The states in which a device's two ends negotiate.
+//! Xenbus states.
 
 use core::fmt;
 

@@ -1,4 +1,4 @@
-//! The blocking store over a small xenstored in memory.
+//! The blocking client against a small in-memory xenstored.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod xenstored;

@@ -1,4 +1,4 @@
-//! Mapping pages that other domains grant to us.
+//! Maps pages that other domains grant to us.
 
 use super::GrantError;
 use crate::fixmap::FixmapEntry;

@@ -1,4 +1,4 @@
-//! What every first program has to do: mounts and kernel modules.
+//! Set-up that every init program needs: mounts and kernel modules.
 
 use std::{
     ffi::{CStr, CString},

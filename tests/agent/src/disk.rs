@@ -1,4 +1,4 @@
-//! Writing and reading a disk past the kernel's page cache, so that each byte goes through the device.
+//! Disk I/O that bypasses the page cache (O_DIRECT), so that each byte goes through the device.
 
 use std::{
     fs::{File, OpenOptions},

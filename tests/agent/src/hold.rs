@@ -1,4 +1,4 @@
-//! A guest that clings to a device's registers: it maps them and keeps them mapped, whatever becomes of the device.
+//! Leaking guest: maps a device's registers and keeps them mapped after the device is taken.
 //!
 //! `/dev/mem` maps machine addresses, as the guest was created with `e820_host=1`: what lies outside of its memory is where the host has
 //! it. The kernel asks Xen for the mapping, and Xen grants it while the guest has the right.

@@ -1,4 +1,4 @@
-//! Running programs with an end in sight.
+//! Runs programs with a deadline.
 
 use std::{
     io::Read,

@@ -1,4 +1,4 @@
-//! Moving data over TCP, there and back, and comparing each byte.
+//! TCP echo that compares each byte.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! What the kernel says about devices and drivers as it happens.
+//! Kernel uevents of devices and drivers.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What an image with a bug leaves on the console: the self-test is told to fail in each way and its crash dump is read.
+//! Crash dumps: the self-test image is made to fail in each way and its console is checked.
 
 use std::{
     path::Path,

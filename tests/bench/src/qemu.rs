@@ -1,4 +1,4 @@
-//! QEMU runs with an end: by themselves, by time, or with this process.
+//! Runs QEMU until it exits, for a limited time, and never longer than this process lives.
 
 use std::{
     fs::{self, File},

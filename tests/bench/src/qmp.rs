@@ -1,4 +1,4 @@
-//! Doing to a running machine what a case asks for, with QEMU's own protocol (`docs/interop/qmp-spec.txt` in QEMU's source).
+//! QMP commands to the running machine on behalf of a case (`docs/interop/qmp-spec.txt` in QEMU's source).
 //!
 //! A line `qmp NUMBER COMMAND` of the agent's report asks; QEMU's answer goes to the file `qmp-NUMBER` of the shared folder. Commands and
 //! answers are QEMU's, one JSON object a line, and pass through as they are.

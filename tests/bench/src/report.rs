@@ -1,4 +1,4 @@
-//! What a machine reports about its cases, line by line.
+//! Parses the report of a running machine, line by line.
 
 use crate::tally::Tally;
 

@@ -1,4 +1,4 @@
-//! Counting cases, and reading counts out of what test programs print.
+//! Counts of passed and failed cases, also parsed from the output of test programs.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What the drivers have in common.
+//! Code shared by the drivers.
 
 use alloc::vec::Vec;
 

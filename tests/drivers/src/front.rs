@@ -1,4 +1,4 @@
-//! What drivers work on.
+//! The interface that drivers work on.
 
 use alloc::string::String;
 

@@ -1,4 +1,4 @@
-//! The end of a guest.
+//! Panic handler of a guest.
 
 /// What the guest's kernel cannot go on from: it panics, or waits for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What was found.
+//! Leaked mappings and event channels that the audit found.
 
 use std::fmt::{Display, Formatter};
 use std::ops::RangeInclusive;

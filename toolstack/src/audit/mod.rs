@@ -1,7 +1,8 @@
-//! Whether a guest has really let go of devices that were taken from it (`docs/audit.md`).
+//! Audit: whether a guest has kept mappings or event channels of devices that were taken from it (`docs/audit.md`).
 //!
-//! Xen takes rights away, not what a PV guest made of them: a page of registers that it has mapped stays mapped, and it would go
-//! on driving a device that is somebody else's by now. So, after its rights are gone, it is stopped and everything that can
+//! Revoking a right does not undo mappings made with it: a register page that a PV guest has mapped stays mapped, and
+//! the guest could go on driving a device that belongs to another by then. So, after its rights are gone, it is stopped
+//! and everything that can
 //! map memory is looked through from outside. Nothing that the guest says counts.
 //!
 //! | module | what |

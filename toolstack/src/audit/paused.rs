@@ -1,4 +1,4 @@
-//! A domain that stands still while it is looked at, and goes on afterwards however that ends.
+//! Pauses a domain while it is inspected, and unpauses it however that ends.
 //!
 //! While it stands because of us, `/tool/pcidom/paused/DOMID` says so, and no signal ends the command. One that is killed all the same leaves
 //! it standing, and the next one that changes anything lets it go on; the broker has that done at once. A domain that stands already, because

@@ -1,4 +1,4 @@
-//! The interrupts that devices had, which must be known before they are unmapped.
+//! The pirqs of devices, recorded before they are unmapped.
 //!
 //! They stand in `/tool/pcidom/device/BDF/pirqs` from then on until the device is free, so that a command that follows one that was
 //! killed, or that looks again, knows them.

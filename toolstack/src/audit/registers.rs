@@ -1,4 +1,4 @@
-//! The frames that a device has its registers in: every memory BAR, and so the MSI-X table, and the ROM.
+//! The frames of a device's registers: every memory BAR (the MSI-X table with it) and the ROM.
 
 use std::ops::RangeInclusive;
 

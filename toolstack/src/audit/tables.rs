@@ -1,4 +1,4 @@
-//! Finding the page tables of a domain, by asking Xen what each frame of memory is to it.
+//! Finds a domain's page tables by asking Xen for the type of each frame.
 //!
 //! A PV guest's page tables are frames of its own, whose type Xen keeps: it checks every entry of an L1 table, and a frame that
 //! is one cannot be anything else at the same time. So all L1 tables are found when all frames of the domain are found. Xen has no

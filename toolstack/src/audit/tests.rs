@@ -1,4 +1,4 @@
-//! Looking for what guests kept.
+//! Tests of the audit.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Tables for people: columns as wide as they need to be.
+//! Text tables with columns as wide as their content.
 
 /// The lines of a table, one below the other.
 pub(crate) fn columns<const N: usize>(header: [&str; N], rows: &[[String; N]]) -> String {

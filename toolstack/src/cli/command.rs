@@ -1,4 +1,4 @@
-//! From the command line to the command.
+//! Dispatches from the command line to the command.
 
 use std::io::{ErrorKind, Write as _};
 

@@ -1,4 +1,4 @@
-//! `pcidom list` and `pcidom assignable list`: what is where. They look and change nothing.
+//! `pcidom list` and `pcidom assignable list`: devices, who has them, and their states. They change nothing.
 
 use serde::Serialize;
 use xen_types::{DomId, Sbdf};

@@ -1,4 +1,4 @@
-//! What people type and read: the command line, and what commands print.
+//! User interface: the command line, and the output of commands.
 
 pub(crate) mod arguments;
 pub(crate) mod columns;

@@ -1,4 +1,4 @@
-//! `pcidom status`: how a stub is, in its own statistics (`docs/xenstore.md`, "The stub's statistics") and in what xenstore says.
+//! `pcidom status`: the health of a stub, from its statistics (`docs/xenstore.md`, "The stub's statistics") and from xenstore.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Questions to a stub about itself (`docs/xenstore.md`, "The stub's statistics").
+//! Statistics queries to a stub (`docs/xenstore.md`, "The stub's statistics").
 
 use std::fmt;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! An xl configuration: as much of it as is needed to take the devices out and to know whose they are.
+//! Reads an xl configuration as far as needed to take the devices out of it and to know the guest.
 
 use std::ops::Range;
 

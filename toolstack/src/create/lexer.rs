@@ -1,4 +1,4 @@
-//! The words of an xl configuration file (xl.cfg(5), "SYNTAX"; what xl's own reader in libxlutil takes, 4.17).
+//! Lexer for xl configuration files (xl.cfg(5), "SYNTAX"; what xl's own reader in libxlutil takes, 4.17).
 
 use std::ops::Range;
 

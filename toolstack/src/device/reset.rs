@@ -1,4 +1,4 @@
-//! The state in which a device changes hands.
+//! Resets a device between two owners.
 
 use xen_types::Sbdf;
 

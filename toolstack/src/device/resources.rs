@@ -1,4 +1,4 @@
-//! What a device has: its registers' addresses, its interrupt, and the rights that a guest needs to use them.
+//! Resources of a device (registers, ports, interrupt), and the rights that a guest needs to use them.
 
 use xen_types::{DomId, Mfn, Resource, ResourceKind, Sbdf};
 use xenstore::path::{self, key};

@@ -1,5 +1,5 @@
-//! Which functions of an SR-IOV device may be given away. Virtual ones can while dom0 has the physical one: whoever has that can reset and starve
-//! them, and turn them off.
+//! Which functions of an SR-IOV device may be assigned. Virtual ones may while dom0 keeps the physical one, because the
+//! owner of that can reset, starve and remove them.
 
 use xen_types::Sbdf;
 

@@ -1,4 +1,4 @@
-//! One check and what it came to.
+//! A check and its verdict.
 
 use serde::Serialize;
 

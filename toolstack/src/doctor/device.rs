@@ -1,4 +1,4 @@
-//! One device: whether it can be given to a guest, and what goes with it.
+//! Checks of one device: whether it can be assigned, and what it shares with others.
 
 use xen_types::{DomId, Sbdf};
 

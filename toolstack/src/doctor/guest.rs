@@ -1,4 +1,4 @@
-//! One guest: whether it was created so that it can have devices.
+//! Checks of one guest: whether it was created with what passthrough needs.
 
 use serde_json::Value;
 use xen_types::{DomId, Errno};

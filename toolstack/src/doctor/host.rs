@@ -1,4 +1,4 @@
-//! The host: Xen, dom0, what is loaded and what runs.
+//! Checks of the host: Xen, dom0, loaded modules, running daemons.
 
 use super::check::Check;
 use crate::error::{Doing, Error};

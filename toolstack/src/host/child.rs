@@ -1,4 +1,4 @@
-//! Programs that the command starts, none of which it waits for without end.
+//! Child processes with deadlines.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};

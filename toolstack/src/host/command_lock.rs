@@ -1,4 +1,4 @@
-//! Whose turn it is: commands change things one at a time, but none waits for a guest that another command waits for.
+//! The command lock: commands change things one at a time, but none waits for a guest that another command waits for.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Guests and stubs: who is meant by a name, and whether they are still there.
+//! Looks up guests and stubs by name or id, and checks that they still exist.
 
 use xen_types::DomId;
 use xenstore::path;

@@ -1,5 +1,5 @@
-//! Whether a backend may only read the pages of configuration space that it is given. Xen sees to it for every MMCFG window that it uses; one that it
-//! does not know, or does not use, is memory like any other.
+//! Checks that Xen maps ECAM pages read-only for a backend. Xen does so for every MMCFG region that it uses; a region
+//! that it does not know or use is ordinary memory to it.
 
 use crate::host::Host;
 

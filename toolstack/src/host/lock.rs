@@ -1,4 +1,4 @@
-//! One command at a time, and one for each guest: locks that the kernel gives back when the process ends, however it ends.
+//! File locks, one for all commands and one for each guest. The kernel releases them when the process ends, however it ends.
 //!
 //! A command about a guest takes the guest's lock first and the common one then, and gives the common one away while it waits for the guest
 //! ([`crate::host::command_lock`]). Nobody who has the common lock waits for a guest's, so they cannot wait for each other. A guest that is being made has

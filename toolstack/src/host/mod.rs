@@ -1,4 +1,4 @@
-//! Everything a command works on, in one place: the real things in dom0, fakes in tests.
+//! The host as commands see it: hypervisor, sysfs, xenstore, clock, console; fakes in tests.
 
 pub(crate) mod child;
 pub(crate) mod command_lock;

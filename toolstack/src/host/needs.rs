@@ -1,4 +1,4 @@
-//! What a guest needs besides its devices, so that its drivers work: settings that it was created with, as libxl knows them.
+//! Settings that a guest must have been created with for its drivers to work, as libxl records them.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! Processes: which command is at work, and what asks it to stop.
+//! Processes: running commands, and signals that ask this one to stop.
 //!
 //! A signal that ends a process is only noted while a command changes something ([`Process::listen`]). The command stops at its next safe point
 //! ([`crate::host::Host::safe_point`]), where what it has done can be undone, and ends by that signal afterwards. A second one ends it at once;

@@ -1,7 +1,7 @@
-//! The settings file: what the admin wants for all commands (`docs/pcidom.md`, "Files and environment").
+//! The settings file for all commands (`docs/pcidom.md`, "Files and environment").
 //!
-//! One `KEY = VALUE` a line; `#` begins a comment. A key that is not known is told and has no effect: the file may be for a later
-//! release. A value that makes no sense is an error, because nobody knows what was meant.
+//! One `KEY = VALUE` a line; `#` begins a comment. An unknown key is reported and ignored: the file may be for a later
+//! release. A bad value is an error.
 
 use std::io;
 use std::path::Path;

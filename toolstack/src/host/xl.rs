@@ -1,4 +1,4 @@
-//! What is left to `xl`: making, running and ending domains.
+//! Calls of `xl`: creating, unpausing and destroying domains.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};

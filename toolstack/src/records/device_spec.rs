@@ -1,4 +1,4 @@
-//! What is wanted of one device. `device_words.rs` reads it.
+//! What the user asked for one device. `device_words.rs` reads it.
 
 use pci_config::{Place, Policy, table};
 use xen_types::Sbdf;

@@ -1,4 +1,4 @@
-//! The tool's own table: which stub holds a device, who has it, and what the next command must finish.
+//! The device database: which stub holds a device, who has it, and what the next command must finish.
 //!
 //! It lives in xenstore under `/tool/pcidom`, where no guest may read or write (`docs/xenstore.md`). Beside it stands
 //! libxl's own note of the guest that has a device, so that `xl` and `pcidom` respect each other.

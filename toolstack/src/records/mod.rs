@@ -1,4 +1,4 @@
-//! What is written down in xenstore and on disk: whose device is whose, and what a command is at.
+//! Persistent records in xenstore and on disk: owners of devices, and what commands have begun.
 
 pub(crate) mod device_spec;
 pub(crate) mod device_table;

@@ -1,4 +1,4 @@
-//! The pool.
+//! Tests of `assignable`.
 
 use xen_types::DomId;
 

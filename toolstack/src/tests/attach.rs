@@ -1,4 +1,4 @@
-//! Attaching, and undoing it.
+//! Tests of attach and its rollback.
 
 use std::time::Duration;
 

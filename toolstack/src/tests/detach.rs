@@ -1,4 +1,4 @@
-//! Detaching.
+//! Tests of detach.
 
 use super::{add_all, attach_to_web, attached, detach_from_web, pause};
 use crate::error::{Error, ExitCause};

@@ -1,4 +1,4 @@
-//! What the user sees.
+//! Output of `list`.
 
 use super::{add_all, attach_to_web, attached};
 use crate::cli::list::{assignable, devices, json, table};

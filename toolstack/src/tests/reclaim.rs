@@ -1,4 +1,4 @@
-//! What a command finds of others, and puts right.
+//! Recovery: what earlier commands and dead guests left is put right.
 
 use super::{add_all, attach_to_web, attached, detach_from_web};
 use crate::fake::{E1000, EDU, Machine, NVME, STUB, WEB, device};

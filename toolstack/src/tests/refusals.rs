@@ -1,4 +1,4 @@
-//! What is refused, with which words, and that nothing was touched.
+//! Refusals: their messages, and that nothing was changed.
 
 use super::{TIMEOUT, add_all, attach_to_web, attached, request};
 use crate::error::{Error, ExitCause};

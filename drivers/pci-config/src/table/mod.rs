@@ -1,9 +1,9 @@
 //! The policy: every register with a meaning of its own, who answers its reads, and what a write may change.
 //!
-//! Lines are for people: a name and a source each. What the driver domain carries is made from them at compile time (`packed.rs`)
-//! and leaves out what goes without saying.
+//! Each row has a name and a source, for readers. The driver domain carries a packed form without them, made at compile
+//! time (`packed.rs`).
 //!
-//! What a permissive device may have written is chosen so that the guest can hurt its own device and nobody else. What stays locked:
+//! On a permissive device those bits are writable with which a guest can harm only its own device. These stay locked:
 //! - address decoding and routing (base address registers, bridge windows, Enhanced Allocation, Resizable BAR, Multicast, ARI, FPB):
 //!   other devices' or the host's addresses,
 //! - interrupts (MSI, MSI-X, HyperTransport, TPH): messages are Xen's,

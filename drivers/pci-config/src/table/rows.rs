@@ -1,4 +1,4 @@
-//! Lines of the table, as its files write them.
+//! Constructors of the table's rows.
 
 use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 

@@ -1,4 +1,4 @@
-//! Devices that lie: any bytes, loops in the list, registers that change under us.
+//! Malicious devices: arbitrary bytes, loops in the capability list, registers that change between reads.
 
 use std::cell::Cell;
 

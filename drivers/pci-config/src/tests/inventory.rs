@@ -1,4 +1,4 @@
-//! What is shown is what happens.
+//! The inventory agrees with the view: what it shows is what reads and writes do.
 
 use pcidom_abi::PermittedWrites;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! The lists as a guest sees them: hidden capabilities, lists that make no sense.
+//! Capability lists as a guest sees them: hidden capabilities, malformed lists.
 
 use std::collections::BTreeSet;
 

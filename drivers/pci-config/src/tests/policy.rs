@@ -1,4 +1,4 @@
-//! What the admin may allow, and what nobody can.
+//! Policy tests: what permissive mode and quirks open, and what stays locked.
 
 use proptest::prelude::*;
 

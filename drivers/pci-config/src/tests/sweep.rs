@@ -1,4 +1,4 @@
-//! Every offset and size, against an oracle that knows nothing of tables: it goes byte by byte.
+//! Every offset and size, compared with an independent oracle that works byte by byte without the table.
 
 use super::assign;
 use crate::fakes::{Memory, network_card, network_card_known};

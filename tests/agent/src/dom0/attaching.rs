@@ -1,4 +1,4 @@
-//! An attach that runs beside what a case does.
+//! An attach that runs in the background of a case.
 
 use std::{
     process::{Child, Command, Stdio},

@@ -1,4 +1,4 @@
-//! What drivers in guests do with their devices.
+//! Drivers in guests at work on their devices.
 
 use anyhow::{Context, Result, bail, ensure};
 

@@ -1,4 +1,4 @@
-//! What every case works with: commands of dom0, xenstore, and the domains that exist.
+//! Test fixture: dom0's commands, xenstore, and the domains that exist.
 
 use std::{
     fs,

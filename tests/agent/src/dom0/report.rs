@@ -1,4 +1,4 @@
-//! Telling the host what happens, in the file that it follows (`tests/bench/src/report.rs` has the lines' meaning).
+//! Reports to the host through a file that it follows (`tests/bench/src/report.rs` has the lines' meaning).
 
 use std::{
     fmt,

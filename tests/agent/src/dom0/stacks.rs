@@ -1,4 +1,4 @@
-//! Where dom0's programs wait: for the log, after a case that failed.
+//! Kernel stacks of dom0's processes, logged after a failed case.
 
 use std::fs;
 

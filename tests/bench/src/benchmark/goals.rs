@@ -1,4 +1,4 @@
-//! What the project wants to reach (`docs/performance.md` says where it does not, and why).
+//! Goals for benchmark figures (`docs/performance.md` says which are missed, and why).
 
 /// A goal for a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! What figures were measured on.
+//! The host that a benchmark ran on.
 
 use std::{fs, process::Command, thread};
 

@@ -1,4 +1,4 @@
-//! What the instruction clock said before: it repeats to a fraction of a percent, so a difference is the change's.
+//! Saved figures of the instruction clock. It repeats to a fraction of a percent, so differences come from code changes.
 
 use std::fmt::Write as _;
 

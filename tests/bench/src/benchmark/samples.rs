@@ -1,4 +1,4 @@
-//! What the agent reports while it measures.
+//! Parses the agent's benchmark samples.
 
 use super::{file::Figure, series::Series};
 

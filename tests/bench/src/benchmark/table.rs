@@ -1,4 +1,4 @@
-//! Figures for people: a table in Markdown, so that `docs/performance.md` can take it as it is.
+//! Benchmark figures as a Markdown table, in the form used in `docs/performance.md`.
 
 use std::fmt::Write as _;
 

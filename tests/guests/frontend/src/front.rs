@@ -1,4 +1,4 @@
-//! This guest's end, on the real Xen.
+//! Implements the drivers' interface on Xen.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};

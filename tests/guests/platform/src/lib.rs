@@ -1,4 +1,4 @@
-//! What the test images have in common, on top of the kernel.
+//! Code shared by the test images.
 #![no_std]
 
 mod offered_page;

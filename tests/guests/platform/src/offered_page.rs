@@ -1,4 +1,4 @@
-//! A page for a peer.
+//! A page granted to a peer.
 
 use core::ptr::NonNull;
 

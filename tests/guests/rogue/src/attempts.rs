@@ -1,4 +1,4 @@
-//! What is tried: each a request that the broker must refuse, except the first, which shows that it answers at all.
+//! The requests: the broker must refuse each, except the first, which shows that it answers.
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! What to misbehave with.
+//! Devices named on the command line.
 
 use xen_types::Sbdf;
 

@@ -1,4 +1,4 @@
-//! Who is measured, and what a user types for each.
+//! The two backends that are compared, and the commands of each.
 
 use std::process::Command;
 

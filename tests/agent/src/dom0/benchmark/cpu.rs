@@ -1,4 +1,4 @@
-//! What reads cost dom0.
+//! CPU time of dom0 for a guest's reads.
 
 use std::{
     thread,

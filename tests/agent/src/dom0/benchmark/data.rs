@@ -1,4 +1,4 @@
-//! Data: no backend has a part in it, so both must be equally fast.
+//! Data path: no backend takes part, so both must be equally fast.
 
 use anyhow::{Context, Result};
 

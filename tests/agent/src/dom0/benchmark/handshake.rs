@@ -1,4 +1,4 @@
-//! Watching the two sides of a connection from outside.
+//! Observes the xenbus states of a connection from dom0.
 
 use std::{
     thread::{self, JoinHandle},

@@ -1,4 +1,4 @@
-//! What a guest keeps of a device that is taken from it is found, and keeps the device from everybody else (`docs/audit.md`).
+//! Leaked mappings and event channels are found after a detach, and the device is given to nobody (`docs/audit.md`).
 
 use anyhow::{Context, Result, bail, ensure};
 

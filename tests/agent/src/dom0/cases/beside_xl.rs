@@ -1,4 +1,4 @@
-//! xl on the same host, which knows nothing of the stub.
+//! xl and pcidom on one host.
 
 use std::{
     process::Command,

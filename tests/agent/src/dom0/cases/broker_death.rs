@@ -1,4 +1,4 @@
-//! Brokers die, and other brokers go on.
+//! The broker is killed and started again.
 
 use std::{
     thread,

@@ -1,4 +1,4 @@
-//! One guest waits for a broker that does not answer; another one must not notice.
+//! A stopped broker delays only the guest whose request it has.
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;

@@ -1,4 +1,4 @@
-//! What a case is.
+//! The type of a case.
 
 use std::time::Duration;
 

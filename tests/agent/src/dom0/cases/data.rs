@@ -1,4 +1,4 @@
-//! A disk moves data, and is another guest's afterwards.
+//! Disk data: one guest writes, the next one that gets the disk reads.
 
 use anyhow::{Context, Result, ensure};
 

@@ -1,4 +1,4 @@
-//! How a guest sees its devices, chosen for that guest.
+//! Export modes chosen for each guest (`attach --export`).
 
 use anyhow::{Context, Result, ensure};
 

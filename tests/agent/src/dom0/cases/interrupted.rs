@@ -1,5 +1,5 @@
-//! Commands that are interrupted while a guest stands still because of them, or while they wait for one: nobody stands still afterwards who did not before,
-//! and what was begun is undone or finished, by the command, or at once by the broker.
+//! Commands interrupted by signals while they have a guest paused, or wait for one: the guest is unpaused, and the
+//! operation is finished or undone by the command or by the broker.
 
 use std::{
     process::{Child, Command, ExitStatus, Stdio},

@@ -1,4 +1,4 @@
-//! Guests that cost the stub as much as they can, and what that is to others.
+//! Guests that load the stub as much as they can, and the effect on others.
 
 use std::fs;
 

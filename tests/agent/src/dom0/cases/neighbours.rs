@@ -1,4 +1,4 @@
-//! A host with much else on it than what guests get: what other devices are like never stops a command about one.
+//! A host with many unrelated devices: none of them makes a command about another one fail.
 
 use std::{fs, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Guests that take longer than the command waits: nothing that runs is destroyed because of that.
+//! Guests slower than the command's time-out: none that runs is destroyed.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The stub at rest, and giving devices back.
+//! The idle stub, and `assignable remove`.
 
 use std::{
     fs, thread,

@@ -1,4 +1,4 @@
-//! Guests beside each other, and after each other.
+//! Two guests at the same time, and in turn.
 
 use anyhow::{Context, Result, ensure};
 

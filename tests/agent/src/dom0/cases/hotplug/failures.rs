@@ -1,4 +1,4 @@
-//! A device or a guest that fails, fails alone.
+//! A failing device or guest does not affect others.
 
 use std::time::Instant;
 

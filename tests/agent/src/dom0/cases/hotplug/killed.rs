@@ -1,4 +1,4 @@
-//! The tool is killed at each of its steps in turn, and the next command puts everything right.
+//! The command is killed at each of its steps, and the next command finishes or undoes it.
 
 use std::{
     fs::File,
