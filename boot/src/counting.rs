@@ -8,7 +8,7 @@ const TURNS: u32 = 256;
 /// Requests in one report.
 const REQUESTS: u64 = 1000;
 
-/// What was counted until the last report.
+/// Counters at the last report.
 pub(crate) struct Report {
     turns: u32,
     reads: u64,

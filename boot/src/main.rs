@@ -45,10 +45,10 @@ fn main(info: &'static BootInfo) -> ! {
     Stub::new(ring, &options).run()
 }
 
-/// How long the control plane may be at work before requests get their turn.
+/// Time slice of the control plane, after which requests are served.
 const CONTROL_NS: u64 = 5_000_000;
 
-/// What the main loop works on.
+/// State of the main loop.
 struct Stub {
     ring: XenstoreRing,
     backend: Backend<Xen>,

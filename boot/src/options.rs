@@ -3,7 +3,7 @@
 use log::LevelFilter;
 use pciback::topology::ExportMode;
 
-/// What the command line says; what it does not say has its default.
+/// Options of the command line, with defaults for those that are missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) export: ExportMode,

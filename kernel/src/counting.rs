@@ -7,7 +7,7 @@ static CALLS: AtomicU64 = AtomicU64::new(0);
 static TICKS: AtomicU64 = AtomicU64::new(0);
 static ASLEEP: AtomicU64 = AtomicU64::new(0);
 
-/// What was counted since the start.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Counted {
     /// Hypercalls.
@@ -18,7 +18,7 @@ pub struct Counted {
     pub asleep_ticks: u64,
 }
 
-/// What was counted so far.
+/// The counters now.
 #[must_use]
 pub fn counted() -> Counted {
     let hypercalls = CALLS.load(Ordering::Relaxed);

@@ -44,7 +44,7 @@ pub struct Usage {
     pub total: usize,
 }
 
-/// How full the heap is.
+/// Heap usage.
 #[must_use]
 pub fn usage() -> Usage {
     let (list, peak) = &*HEAP.0.lock();

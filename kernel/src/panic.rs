@@ -19,7 +19,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     crash_dump();
 }
 
-/// What happened before, then the end.
+/// Prints the trace buffer and ends the domain as crashed.
 pub(crate) fn crash_dump() -> ! {
     trace::for_each(|entry| {
         console::flush(PATIENCE_NS);

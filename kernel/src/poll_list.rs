@@ -14,7 +14,7 @@ const SHORT_SLEEP_NS: u64 = 2_000_000;
 pub struct PollList {
     /// The first [`MAX_POLL_PORTS`] are named.
     ports: Vec<Port>,
-    /// Whose place was last taken.
+    /// Clock hand: the entry that was replaced last.
     hand: usize,
     version: u64,
 }
@@ -51,7 +51,8 @@ impl PollList {
         self.ports.extend(others());
     }
 
-    /// What to sleep on from `now_ns` on, and until when. There may be more ports than [`events::wait`](crate::events::wait) names.
+    /// Ports to wait for from `now_ns` on, and the deadline. There may be more ports than
+    /// [`events::wait`](crate::events::wait) names.
     #[must_use]
     #[inline(always)] // in each turn of the main loop
     pub fn sleep(&self, now_ns: impl FnOnce() -> u64, deadline_ns: Option<u64>) -> (&[Port], Option<u64>) {

@@ -219,7 +219,7 @@ impl Error {
         }
     }
 
-    /// What to try.
+    /// What the user can try.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoIommu => {
@@ -310,7 +310,7 @@ impl Error {
     }
 }
 
-/// What Xen means with a number.
+/// Meaning of an error number of Xen, as a hint.
 fn refusal_hint(errno: Errno) -> &'static str {
     const ESRCH: Errno = Errno(3);
     match errno {
@@ -333,7 +333,7 @@ fn refusal_hint(errno: Errno) -> &'static str {
     }
 }
 
-/// What the kernel means with a number about one of its files.
+/// Meaning of an error number of a sysfs file, as a hint.
 fn file_hint(errno: Option<Errno>) -> &'static str {
     match errno {
         Some(Errno::ENOENT) => {
@@ -349,7 +349,7 @@ fn file_hint(errno: Option<Errno>) -> &'static str {
     }
 }
 
-/// What xenstored means with its words.
+/// Meaning of an error of xenstored, as a hint.
 fn store_hint(why: &str) -> &'static str {
     match why {
         _ if why.contains("EACCES") => "only dom0 may do that: is this dom0, and root?",

@@ -14,7 +14,7 @@ pub(crate) struct Access {
     pub width: Width,
     /// Which dword of the space.
     pub dword: usize,
-    /// How far the access is shifted in its dword, in bits.
+    /// Offset of the access in its dword, in bits.
     pub shift: u32,
     /// The bits of the dword that are accessed.
     pub mask: u32,

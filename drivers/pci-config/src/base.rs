@@ -6,8 +6,8 @@ use xen_types::{Resource, ResourceKind};
 /// Registers of a header that claim ranges: six base address registers and the expansion ROM.
 pub const RESOURCES: usize = 7;
 
-/// What one base address register answers. A guest cannot move anything: it reads either the address or, after it wrote all
-/// ones, the mask from which it computes the size.
+/// A virtual base address register. A guest cannot move anything: it reads either the address or, after it wrote all
+/// ones, the size mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BaseRegister {
     /// Address and type bits.

@@ -20,7 +20,7 @@ pub enum Unservable {
     HeaderType(u8),
 }
 
-/// What a function still does, or could do, that it must not while nobody has it.
+/// Why a function is not quiesced: what it still does, or could do, that it must not while it is unassigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NotQuiet {
     /// It may read and write memory.

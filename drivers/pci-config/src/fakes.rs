@@ -57,7 +57,7 @@ impl ConfigSpace for Memory {
     }
 }
 
-/// What is known about a function.
+/// A function's description, owned.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
     /// By register.
@@ -66,7 +66,7 @@ pub struct Known {
     pub ids: Option<u32>,
     /// Its GSI.
     pub irq: u32,
-    /// What the admin wants.
+    /// The admin's policy.
     pub policy: Policy,
 }
 

@@ -12,7 +12,7 @@ const HEADER_DWORDS: usize = 16;
 /// Dwords between the header and the extended space.
 const CONVENTIONAL_DWORDS: usize = 48;
 
-/// What each dword is.
+/// Class of each dword.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     /// Bytes of configuration space: 4096 or 256.
@@ -77,7 +77,7 @@ impl Layout {
         self.extended = all;
     }
 
-    /// What a dword of the first 256 bytes is.
+    /// Class of a dword of the first 256 bytes.
     #[inline(always)] // a part of each read
     pub(crate) fn slot(&self, dword: usize) -> Slot {
         let slot = match dword.checked_sub(HEADER_DWORDS) {
@@ -114,7 +114,7 @@ impl Layout {
     }
 }
 
-/// What a walk finds, and what is wrong with the list.
+/// The capabilities that a walk finds, and the fault that ended it.
 #[inline(never)]
 pub(crate) fn list(mut walk: Walk<'_, impl ConfigSpace>) -> (Vec<Capability>, Option<Fault>) {
     let mut all = Vec::new();

@@ -20,13 +20,13 @@ impl Line {
         field_mask(self.at, self.bytes)
     }
 
-    /// How far it is shifted in its dword, in bits.
+    /// Its offset in its dword, in bits.
     pub(crate) const fn shift(&self) -> u32 {
         (self.at % 4) as u32 * 8
     }
 }
 
-/// What a dword is: the number of its first line, or one behind all lines.
+/// Class of a dword: the number of its first row, or one behind all rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Slot(u8);
 
@@ -61,7 +61,7 @@ struct Entry {
     end: u8,
 }
 
-/// What the dwords of a capability are, from its first; at least that.
+/// Classes of a capability's dwords, from its first on; at least that one.
 pub(crate) fn capability(id: u16) -> impl Iterator<Item = Slot> {
     let (mut at, end) =
         INDEX.iter().find(|entry| u16::from(entry.id) == id).map_or((0, 1), |entry| (entry.first, entry.end));
@@ -173,7 +173,7 @@ const TABLE: Table = {
 };
 
 static LINES: [Line; SIZES.0] = TABLE.lines;
-/// What is ours of the dword that begins with each line, and of the special ones.
+/// Virtual bits of the dword that begins with each row, and of the two special ones.
 static OWN: [u32; SIZES.0 + 2] = {
     let mut own = [0; SIZES.0 + 2];
     own[Slot::HIDDEN.0 as usize] = u32::MAX;
@@ -194,5 +194,5 @@ static OWN: [u32; SIZES.0 + 2] = {
     own
 };
 static INDEX: [Entry; SIZES.1] = TABLE.index;
-/// What the dwords of an endpoint's header are.
+/// Classes of the dwords of an endpoint's header.
 pub(crate) static HEADER: [Slot; HEADER_DWORDS] = TABLE.header;

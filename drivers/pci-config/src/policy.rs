@@ -116,9 +116,9 @@ impl FromStr for Quirk {
 /// hexadecimal, an `x` before ids of extended capabilities. What is hidden and shown by default needs no word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Whatever hurts nobody else may be written.
+    /// Permissive: every bit may be written with which the guest can harm only its own device.
     pub permissive: bool,
-    /// What is not shown.
+    /// Hidden capabilities.
     pub hidden: Hidden,
     /// Registers that may be written besides.
     quirks: [Option<Quirk>; MAX_QUIRKS],
@@ -127,7 +127,7 @@ pub struct Policy {
 /// Quirks of one device.
 const MAX_QUIRKS: usize = 8;
 
-/// What the driver domain has to know of a policy.
+/// The part of a policy that the driver domain needs.
 ///
 /// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
 /// hidden conventional capability's id, and a bit for each hidden extended one's.
@@ -142,13 +142,13 @@ impl Default for PolicyFlags {
 }
 
 impl PolicyFlags {
-    /// As they were told.
+    /// From their numbers in the node.
     #[must_use]
     pub const fn new(numbers: [u64; 3]) -> Self {
         Self(numbers)
     }
 
-    /// As they are told.
+    /// Their numbers in the node.
     #[must_use]
     pub const fn numbers(self) -> [u64; 3] {
         self.0
@@ -227,7 +227,7 @@ impl Policy {
         Ok(())
     }
 
-    /// What the driver domain has to know of it.
+    /// The part of it that the driver domain needs.
     #[must_use]
     pub fn policy_flags(&self) -> PolicyFlags {
         let passes_on = if self.permissive { 2 } else { self.quirks().next().is_some().into() };

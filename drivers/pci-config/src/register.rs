@@ -28,7 +28,7 @@ impl Read {
         }
     }
 
-    /// Those of them that are what the device says; the others read 0.
+    /// Virtual bits that are copied from the device; the others read 0.
     pub(crate) const fn copied(self) -> u32 {
         if matches!(self, Self::PowerCapabilities) { !(power::PME_SUPPORT as u32) } else { self.own() }
     }
@@ -139,11 +139,11 @@ pub enum Length {
     Dwords(u8),
     /// As its control word says: MSI (PCI 3.0 §6.8.1) and PCI Express (PCIe 5.0 §7.5.3).
     Control,
-    /// As far as the next one in the space: its length is not fixed, or not known.
+    /// Up to the next capability in the space, because its length is variable or unknown.
     ToNext,
 }
 
-/// What may be written of the registers of a block that no line names, where the device is permissive.
+/// Registers of a block that no row names: writable on a permissive device or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
     /// Everything.
@@ -161,7 +161,7 @@ pub struct Block {
     pub name: &'static str,
     /// How far it reaches.
     pub length: Length,
-    /// What may be written of what is not named.
+    /// Whether unnamed registers are writable on a permissive device.
     pub rest: Rest,
     /// In the order of their places.
     pub registers: &'static [Row],

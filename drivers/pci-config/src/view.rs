@@ -34,16 +34,16 @@ const fn dword_of(offset: u16) -> usize {
     offset as usize / 4
 }
 
-/// What is to be known about a function besides what it says itself.
+/// Description of a function beyond its own registers, from dom0.
 #[derive(Clone, Copy, Debug)]
 pub struct Description<'a> {
-    /// What the base address registers and then the ROM claim. The second half of a 64-bit register is `None`.
+    /// Resources of the six base address registers and the ROM. `None` for the second half of a 64-bit register.
     pub resources: &'a [Option<Resource>; RESOURCES],
     /// Vendor and device id, as their dword, of a virtual function, whose own registers read as ones (PCIe 5.0 §9.3.4.1.1).
     pub ids: Option<u32>,
     /// The host's GSI, 0 where the function has no interrupt line.
     pub irq: u32,
-    /// What the admin wants for it.
+    /// The admin's policy for it.
     pub policy_flags: PolicyFlags,
 }
 
@@ -52,7 +52,7 @@ pub struct Description<'a> {
 pub struct VirtualConfig {
     /// Our bits of the first 256 bytes; every other bit is zero.
     pub(crate) own: [u32; DWORDS],
-    /// What each dword is.
+    /// Class of each dword.
     pub(crate) layout: Layout,
     /// The base address registers and the ROM.
     base: [BaseRegister; RESOURCES],
@@ -143,13 +143,13 @@ impl VirtualConfig {
         self.layout.size
     }
 
-    /// What a guest finds in its Interrupt Line register, which it takes as the number of its pirq; 0 for none.
+    /// Value of the guest's Interrupt Line register, which it takes as its pirq; 0 for none.
     #[must_use]
     pub fn interrupt_line(&self) -> u8 {
         self.own[INTERRUPT].to_le_bytes()[0]
     }
 
-    /// How many vectors MSI can have here, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
+    /// Number of MSI vectors, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
     #[must_use]
     pub fn msi_vectors(&self, hw: &impl ConfigSpace) -> u32 {
         self.interrupt_control(id::MSI, hw).map_or(0, msi::vectors)
@@ -190,7 +190,7 @@ impl VirtualConfig {
         }
     }
 
-    /// What a read of `access` gives.
+    /// Value of a read of `access`.
     pub(crate) fn value(&self, hw: &impl ConfigSpace, access: &Access) -> u32 {
         let (own, ours) = self.ours(access.dword);
         let (own, ours, bits) = (own >> access.shift, ours >> access.shift, access.width.bits());
@@ -215,7 +215,7 @@ impl VirtualConfig {
         }
     }
 
-    /// Those of them that are what the device said.
+    /// Virtual bits that were copied from the device.
     fn copied_bits(&self, dword: usize) -> u32 {
         let mut bits = 0;
         for line in self.layout.lines(dword) {

@@ -55,7 +55,7 @@ fn is_repeated(hw: &impl ConfigSpace) -> bool {
 /// A list that makes no sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Where the last good pointer led: to a capability that is there already, into the header, or to one that does not answer.
+    /// The bad pointer: to a capability already visited, into the header, or to one that does not answer.
     pub pointer: u16,
 }
 
@@ -91,7 +91,7 @@ impl<'a, H: ConfigSpace> Walk<'a, H> {
         Self { hw, is_extended, pointer, seen: [0; 16], fault: None }
     }
 
-    /// What was wrong, once the walk has ended.
+    /// The fault that ended the walk, if one did.
     #[must_use]
     pub const fn fault(&self) -> Option<Fault> {
         self.fault

@@ -39,7 +39,7 @@ pub struct PermittedWrite {
     pub ones_clear: u32,
 }
 
-/// What can be opened of one function.
+/// Bits of one function that may be opened.
 #[derive(Clone, Debug)]
 pub struct WritableMask {
     /// A dword each; `None` where no capability was found.
@@ -93,7 +93,7 @@ impl WritableMask {
         writable
     }
 
-    /// What can be opened of a dword.
+    /// Bits of a dword that may be opened.
     #[must_use]
     pub fn open(&self, dword: usize) -> Open {
         self.dwords.get(dword).map_or(NOTHING, |open| open.unwrap_or(EVERYTHING))
@@ -196,7 +196,7 @@ fn unlisted(hw: &impl ConfigSpace) -> impl Iterator<Item = Capability> {
     })
 }
 
-/// What the table has of a capability.
+/// The table's block for a capability.
 pub(crate) fn block_of(is_extended: bool, capability: &Capability) -> Option<&'static Block> {
     blocks().find(|block| match block.place {
         Place::Capability(id) => !is_extended && u16::from(id) == capability.id,
@@ -219,14 +219,14 @@ pub(crate) fn dwords_of(is_extended: bool, capability: &Capability, length: Opti
     }
 }
 
-/// How long MSI and PCI Express are by their control words, in dwords.
+/// Length of MSI and PCI Express by their control words, in dwords.
 fn control_dwords(capability: &Capability) -> u16 {
     let control = capability.control();
     let bytes = if capability.id == id::MSI { msi::bytes(control) } else { express::bytes(control) };
     bytes.div_ceil(4)
 }
 
-/// What the table says about a dword of a block.
+/// The table's permissive bits of a dword of a block.
 fn of_block(block: &Block, dword: u16) -> Open {
     let mut rows = block.registers.iter().filter(|row| u16::from(row.at / 4) == dword).peekable();
     if rows.peek().is_none() {

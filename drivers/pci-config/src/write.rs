@@ -21,7 +21,7 @@ const VPD_WRITE: u32 = vpd::WRITE as u32;
 
 /// A register as a write finds it, all in the register's own bits.
 struct Change {
-    /// What the guest would have read.
+    /// The value before the write, as the guest reads it.
     before: u32,
     /// The same with the written bytes in place.
     after: u32,

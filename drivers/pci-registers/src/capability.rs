@@ -80,7 +80,7 @@ pub mod msi {
     /// The most vectors that MSI knows.
     pub const MAX_VECTORS: u32 = 32;
 
-    /// How many vectors the function can send, by its control word: a power of two. Values beyond 32 vectors are reserved.
+    /// Number of vectors that the function can send, by its control word: a power of two. Values beyond 32 vectors are reserved.
     #[must_use]
     pub const fn vectors(control: u16) -> u32 {
         let log2 = control >> 1 & 7;

@@ -10,7 +10,7 @@ use core::fmt::Display;
 use xen_types::{DomId, Sbdf};
 use xenstore::path::{child, domain_path};
 
-/// What can be a component of a path.
+/// A value that formats as one component of a path.
 trait Component {
     fn component(self) -> impl Display;
 }
@@ -72,7 +72,7 @@ pub const PAUSED: &str = "/tool/pcidom/paused";
 pub const CREATIONS: &str = "/tool/pcidom/create";
 
 paths! {
-    /// What is below [`TOOL`], with names for what differs from one to the next.
+    /// Path patterns below [`TOOL`], with names for their variable components.
     TOOL_PATHS;
     /// A device's directory in the device database, with the nodes of [`crate::DeviceNode`].
     device_dir(device: Sbdf) = "/tool/pcidom/device/{device}";
@@ -119,7 +119,7 @@ pub mod relative {
     pub const STATISTICS: &str = "data/pcidom/statistics";
 
     paths! {
-        /// What is below a stub's own directory, with names for what differs from one to the next.
+        /// Path patterns below a stub's own directory, with names for their variable components.
         PATHS;
         /// The description of one device, with the nodes of [`crate::pool`].
         pool_dir(device: Sbdf) = "pool/{device}";

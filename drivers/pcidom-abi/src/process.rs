@@ -31,7 +31,7 @@ impl FromStr for ProcessId {
     }
 }
 
-/// How far pausing a domain has come.
+/// Stage of pausing a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PauseStage {
     /// It is about to be paused.

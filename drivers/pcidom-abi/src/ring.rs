@@ -5,7 +5,7 @@ use core::fmt;
 
 use pciif::Command;
 
-/// What a stub may ask of the broker. The numbers that `pciif.h` knows mean the same here.
+/// Requests of a stub to the broker. The numbers that `pciif.h` knows mean the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum BrokerCommand {
@@ -75,7 +75,7 @@ impl fmt::Display for BrokerCommand {
 }
 
 bitflags::bitflags! {
-    /// What a device can, as [`BrokerCommand::Query`] answers in `value`.
+    /// Capabilities of a device, as [`BrokerCommand::Query`] answers in `value`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u32 {
         /// It has the MSI capability.

@@ -60,7 +60,7 @@ pub struct Query {
 pub enum QueryKind {
     /// The stub's counters: [`NAMES`].
     Statistics,
-    /// Where this device's guest has written in vain: pairs of a register's offset and how often.
+    /// Denied-write counters of this device: pairs of a register's offset and a count.
     DeniedWrites(Sbdf),
 }
 

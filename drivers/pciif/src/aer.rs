@@ -9,7 +9,7 @@ use crate::layout::SharedInfo;
 use crate::page::Cells;
 use crate::{BackendPage, Command, Flags, FrontendPage, SharedPage};
 
-/// What became of a question.
+/// State of an AER notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AerNotification {
     /// It is in the page. Notify the frontend.

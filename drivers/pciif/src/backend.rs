@@ -22,7 +22,7 @@ impl<P: SharedPage> BackendPage<P> {
         Self(Cells(page))
     }
 
-    /// What the flags say now. Unknown bits are kept out.
+    /// The flags now, without unknown bits.
     #[must_use]
     #[inline(always)] // as all that a read of configuration space needs
     pub fn flags(&self) -> Flags {
@@ -126,7 +126,7 @@ impl<P: SharedPage> BackendPage<P> {
     }
 }
 
-/// How many MSI-X entries a request carries, `None` where it carries none or says more than there is room for.
+/// Number of MSI-X entries of a request; `None` if it has none or claims more than fit.
 fn entry_count(request: &Request) -> Option<usize> {
     let len = usize::try_from(request.value).ok()?;
     (request.command() == Some(Command::EnableMsix) && len <= MAX_VECTORS).then_some(len)

@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use crate::layout::SharedInfo;
 use crate::{BackendPage, Command, FrontendPage, Reply, Request, SharedPage};
 
-/// What a stub may ask of the broker. The numbers that `pciif.h` knows mean the same here.
+/// Requests of a stub to the broker. The numbers that `pciif.h` knows mean the same here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum BrokerCommand {
@@ -80,7 +80,7 @@ impl fmt::Display for BrokerCommand {
 }
 
 bitflags::bitflags! {
-    /// What a device can, as [`BrokerCommand::Query`] answers in `value`.
+    /// Capabilities of a device, as [`BrokerCommand::Query`] answers in `value`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct Features: u32 {
         /// It has the MSI capability.

@@ -59,7 +59,7 @@ impl Request {
         Self { offset, size, value, ..Self::new(Command::ConfWrite, address) }
     }
 
-    /// What is asked for, where it is a command at all.
+    /// The command, if the number is a known one.
     #[must_use]
     pub fn command(&self) -> Option<Command> {
         Command::from_raw(self.cmd)

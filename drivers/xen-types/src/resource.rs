@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-/// What kind of register claims a range.
+/// Kind of register that claims a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResourceKind {
     /// I/O ports.

@@ -71,7 +71,7 @@ impl<T: Transport> Store<T> {
         &mut self.transport
     }
 
-    /// What was dropped so far.
+    /// Counters of dropped messages.
     #[must_use]
     pub const fn stats(&self) -> Stats {
         self.client.stats()

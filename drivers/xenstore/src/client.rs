@@ -13,7 +13,7 @@ use crate::reply;
 use crate::request::Request;
 use crate::wire::{MAX_PAYLOAD, Message, MessageType, ReqId, TxId};
 
-/// What came in that nobody had asked for, and was dropped. All zero on a healthy connection, but for `coalesced`.
+/// Counters of unexpected messages, which were dropped. All zero on a healthy connection, but for `coalesced`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Answers to questions that are not open: never asked, or answered and taken already.
@@ -30,11 +30,11 @@ pub struct Stats {
     pub overflowed: u64,
 }
 
-/// Where a request is.
+/// State of a request.
 #[derive(Debug)]
 enum Open {
     Waiting(MessageType),
-    /// Nobody wants the answer, but until it has come the id must not be used again.
+    /// The caller gave up; the id must not be used again until the answer has come.
     Forgotten(MessageType),
     Answered(MessageType, Result<Vec<u8>, Error>),
 }
@@ -159,7 +159,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
         self.requests.len()
     }
 
-    /// What was dropped so far.
+    /// Counters of dropped messages.
     #[must_use]
     pub const fn stats(&self) -> Stats {
         self.stats

@@ -25,7 +25,7 @@ impl WatchEvent {
     }
 }
 
-/// What became of an event.
+/// Result of queueing an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Queued {
     New,

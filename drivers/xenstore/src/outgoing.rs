@@ -12,7 +12,7 @@ pub(crate) struct Outgoing {
     /// How much of `bytes` is sent already. Moved to the front only now and then, so that sending in small pieces (the
     /// ring has 1 KiB) does not copy the rest each time.
     sent: usize,
-    /// Whose message is next, and how much of it is unsent.
+    /// Ids of the messages in order, and the unsent bytes of each.
     messages: VecDeque<(ReqId, usize)>,
 }
 
@@ -27,7 +27,7 @@ impl Outgoing {
         self.bytes.get(self.sent..).unwrap_or_default()
     }
 
-    /// What is unsent of the oldest message.
+    /// The unsent part of the oldest message.
     pub(crate) fn first_message(&self) -> &[u8] {
         let length = self.messages.front().map_or(0, |(_, unsent)| *unsent);
         self.all().get(..length).unwrap_or_default()

@@ -132,13 +132,13 @@ pub fn statistics_node(stub: DomId) -> String {
     child(&domain_path(stub), relative::STATISTICS)
 }
 
-/// What xl keeps about a device: `/libxl/pci/BDF`, with `domid` and `driver_path` in it.
+/// xl's directory for a device: `/libxl/pci/BDF`, with `domid` and `driver_path` in it.
 #[must_use]
 pub fn libxl_pci_dir(device: Sbdf) -> String {
     format!("{LIBXL_PCI}/{}", device.path_component())
 }
 
-/// What the tool keeps about a device: `/tool/pcidom/device/BDF`, with `stub`, `frontend` and `phase` in it.
+/// Our entry for a device: `/tool/pcidom/device/BDF`, with `stub`, `frontend` and `phase` in it.
 #[must_use]
 pub fn tool_device_dir(device: Sbdf) -> String {
     format!("{TOOL_DEVICES}/{}", device.path_component())

@@ -9,7 +9,7 @@ use xen_types::DomId;
 use crate::error::Error;
 use crate::number;
 
-/// What a domain may do with a node.
+/// Access rights of a domain to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// Nothing: `n`.

@@ -158,13 +158,13 @@ impl Kind {
     }
 }
 
-/// What one boot is for.
+/// One boot of the machine.
 pub(crate) struct Boot<'a> {
     /// Xen, and what dom0 and guests are made of.
     pub(crate) images: &'a Images,
     /// Name of the folder for logs.
     pub(crate) name: String,
-    /// What the agent is told, see `tests/agent/src/dom0/mod.rs`.
+    /// The agent's plan, see `tests/agent/src/dom0/mod.rs`.
     pub(crate) plan: String,
     /// The host.
     pub(crate) kind: Kind,

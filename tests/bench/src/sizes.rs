@@ -137,7 +137,7 @@ fn table(sizes: &Sizes, saved: &Sizes) -> String {
     lines
 }
 
-/// What is larger than the table and its tolerance allow. What the table has not, is compared with nothing.
+/// Entries that exceed the table by more than the tolerance. One that is not in the table counts from 0.
 fn grown(sizes: &Sizes, saved: &Sizes) -> Vec<String> {
     let limit = |what: &String| {
         let before = saved.get(what).copied().unwrap_or_default();

@@ -106,7 +106,7 @@ impl Part {
     }
 }
 
-/// How one target went.
+/// Result of one target.
 struct Stage {
     target: String,
     seconds: f64,

@@ -14,7 +14,7 @@ const SLOTS: u8 = 31;
 /// A driver that takes the segment of its buses for the backend's domain, and the other way round.
 #[derive(Debug)]
 pub struct FreeBsd {
-    /// What its FE dir calls the backend.
+    /// The backend's number in its FE dir.
     pub backend_id: u16,
     /// Buses that it made, once for each time it saw the backend at 4.
     pub buses: Vec<u8>,

@@ -1,5 +1,5 @@
 //! Panic handler of a guest.
 
-/// What the guest's kernel cannot go on from: it panics, or waits for ever.
+/// A panic or an endless wait of the guest's kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Panic(pub &'static str);

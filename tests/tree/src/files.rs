@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Where nothing is ours: build products, and what git keeps.
+/// Folders without sources: build products, and git's.
 const PASSED_OVER: [&str; 3] = [".git", "build", "target"];
 
 /// Every text file by its path from the root, with `/` between folders.

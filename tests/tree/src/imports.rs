@@ -36,7 +36,7 @@ pub(crate) fn of_crate(files: &Files, root: &str) -> Result<Imports> {
     Ok(imports)
 }
 
-/// What the crate's modules are called, and what they pass on.
+/// Names of the crate's modules and their re-exports.
 #[derive(Default)]
 struct Names {
     /// Each module's file.

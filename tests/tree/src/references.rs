@@ -12,7 +12,7 @@ use crate::files::Files;
 
 /// Files whose names are looked for when they stand in backticks.
 const NAMED: [&str; 7] = [".rs", ".md", ".sh", ".service", ".ld", ".toml", ".json"];
-/// Where build products are: nothing of them is in the tree.
+/// Folders of build products, which are not in the tree.
 const PRODUCTS: [&str; 2] = ["build/", "target/"];
 /// Hosts that addresses may lead to, and the name that is kept for examples (RFC 2606).
 const HOSTS: [&str; 6] =
@@ -98,7 +98,7 @@ fn headings(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim())
 }
 
-/// What a heading's anchor is called: small letters, `-` for blanks, no punctuation.
+/// Anchor of a heading: small letters, `-` for blanks, no punctuation.
 fn anchor(title: &str) -> String {
     let letters = title.to_lowercase().replace(' ', "-");
     letters.chars().filter(|letter| letter.is_alphanumeric() || matches!(letter, '-' | '_')).collect()

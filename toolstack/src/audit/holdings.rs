@@ -20,7 +20,7 @@ pub(super) fn mapped(entry: u64) -> Option<Mfn> {
     (entry & PRESENT != 0).then_some(Mfn((entry & FRAME) >> FRAME_SHIFT))
 }
 
-/// What one domain has.
+/// What one domain has mapped or bound.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) mappings: u64,
@@ -40,7 +40,7 @@ pub(super) fn count(table: &Table, bounds: &RangeInclusive<Mfn>, wanted: &[Wante
     }
 }
 
-/// What a domain still has of devices that are no longer its own.
+/// Leaked mappings and event channels of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Holding {
     domain: DomainName,
@@ -68,7 +68,7 @@ impl Display for Holding {
     }
 }
 
-/// Who still has what of a device. Empty when all have let go.
+/// Leaked mappings and event channels of a device, by domain. Empty if there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Holdings(Vec<Holding>);
 

@@ -40,7 +40,7 @@ use holdings::{Found, count};
 use paused::while_paused;
 use registers::Registers;
 
-/// What to look for of one device.
+/// Frames and pirqs to search for, of one device.
 struct Wanted {
     registers: Registers,
     pirqs: BTreeSet<Pirq>,

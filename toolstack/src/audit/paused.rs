@@ -28,7 +28,7 @@ const DIR: &str = "/tool/pcidom/paused";
 /// the moment in which the command was killed would be let go on wrongly.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// How far stopping it has come.
+/// Stage of pausing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// It is about to be stopped.
@@ -37,7 +37,7 @@ enum Stage {
     Paused,
 }
 
-/// What is noted of a domain.
+/// The note about a paused domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Note {
     owner: Owner,

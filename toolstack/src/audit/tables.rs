@@ -34,7 +34,7 @@ const WINDOW: usize = 64;
 /// The entries of a root table that are Xen's own (`HYPERVISOR_VIRT_START` to `HYPERVISOR_VIRT_END`, `xen/include/public/arch-x86/xen-x86_64.h`).
 const XENS_ENTRIES: std::ops::Range<usize> = 256..272;
 
-/// What it took.
+/// Cost of the search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Frames of the host, of the domain, those that Xen was asked for, and those of them that are not the domain's, each of which Xen may

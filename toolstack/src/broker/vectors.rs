@@ -64,7 +64,7 @@ impl Vectors {
         }
     }
 
-    /// What to unmap: consecutive vectors go with their first (`unmap_domain_pirq`, `xen/arch/x86/irq.c`).
+    /// Pirqs to unmap: consecutive vectors are unmapped with their first (`unmap_domain_pirq`, `xen/arch/x86/irq.c`).
     pub(crate) fn mappings(&self) -> Vec<Pirq> {
         let mut pirqs = self.pirqs();
         if matches!(self, Self::Msi(_)) {

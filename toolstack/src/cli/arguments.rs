@@ -24,7 +24,7 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What the exit codes say (`crate::error::ExitCause`).
+/// Exit codes (`crate::error::ExitCause`) and their meaning.
 pub const EXIT_CODES: [(u8, &str); 6] = [
     (0, "done"),
     (1, "failed, and what had been done was undone"),
@@ -40,7 +40,7 @@ pub const EXIT_CODES: [(u8, &str); 6] = [
     (5, "another broker is running (`serve`)"),
 ];
 
-/// What may stand behind a device's address, each with its meaning: for `--help` and the manual.
+/// Keys of a device and their meaning, for `--help` and the manual.
 pub const DEVICE_KEYS: [(&str, &str); 11] = [
     ("@VSLOT, vslot=VSLOT", "the slot wanted on the guest's bus, hexadecimal"),
     ("bdf=BDF", "the device, instead of the address in front"),
@@ -124,7 +124,7 @@ pub(crate) enum Command {
     Reclaim,
 }
 
-/// Who runs `pcidom reclaim` for the broker.
+/// How the broker has `pcidom reclaim` run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Reclaiming {
     /// As a child of the broker
@@ -133,7 +133,7 @@ pub(crate) enum Reclaiming {
     Trigger,
 }
 
-/// What `attach` takes.
+/// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// Give the devices to the guest again whenever it, or the driver domain, has rebooted
@@ -155,7 +155,7 @@ pub(crate) struct AttachArgs {
     pub(crate) devices: Vec<DeviceRequest>,
 }
 
-/// What `create` takes.
+/// Arguments of `create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Name or id of the driver domain
@@ -178,7 +178,7 @@ pub(crate) struct CreateArgs {
     pub(crate) overrides: Vec<String>,
 }
 
-/// What `detach` takes.
+/// Arguments of `detach`.
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
     /// Refuse unless this driver domain (name or id) serves the devices
@@ -200,7 +200,7 @@ pub(crate) struct DetachArgs {
     pub(crate) devices: Vec<DeviceRequest>,
 }
 
-/// What `doctor` takes.
+/// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Name or id of the driver domain
@@ -214,7 +214,7 @@ pub(crate) struct DoctorArgs {
     pub(crate) names: Vec<String>,
 }
 
-/// What `list` takes.
+/// Arguments of `list`.
 #[derive(Debug, Args)]
 pub(crate) struct ListArgs {
     /// Show this guest's devices only (name or id)
@@ -224,7 +224,7 @@ pub(crate) struct ListArgs {
     pub(crate) json: bool,
 }
 
-/// What `show` takes.
+/// Arguments of `show`.
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// The device; one that no guest has is shown as a guest would see it

@@ -55,15 +55,15 @@ pub(crate) struct DeviceEntry {
     pool: Option<String>,
     /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
     problem: Option<&'static str>,
-    /// Who still has what of it, which keeps it from others: `web (domain 5): 3 mappings of 0xfea00000`.
+    /// Leaked mappings that keep it from others: `web (domain 5): 3 mappings of 0xfea00000`.
     holds: Option<String>,
     /// The id of the guest that it follows.
     keep: Option<String>,
-    /// What its guest may do with it besides what any guest may, in the words of `attach`.
+    /// Its guest's policy, in the keys of `attach`.
     policy: Option<String>,
     /// The device that it is a virtual function of.
     physical_function: Option<String>,
-    /// What is or was wrong with what keeps xl off it: `missing`, `names 6`, `mended 2`.
+    /// Problems of the guard that keeps xl off it: `missing`, `names 6`, `mended 2`.
     guard: Option<String>,
 }
 

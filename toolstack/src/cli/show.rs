@@ -23,7 +23,7 @@ use crate::records::export::{Export, ExportMode};
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
 
-/// Where the stub counts what has no place of its own.
+/// Offset under which the stub counts denied writes beyond the places that it tells apart.
 const ELSEWHERE: u64 = 0x1000;
 
 /// Everything. The order of the fields is the one of the JSON form.
@@ -31,7 +31,7 @@ const ELSEWHERE: u64 = 0x1000;
 pub(crate) struct Shown {
     version: u32,
     device: String,
-    /// That this is a virtual function of.
+    /// The physical function, if this is a virtual one.
     physical_function: Option<String>,
     /// Where its guest sees it.
     vdev: Option<String>,
@@ -41,7 +41,7 @@ pub(crate) struct Shown {
     policy: Option<String>,
     /// Bytes of configuration space.
     size: u16,
-    /// Where a pointer of a list of capabilities leads that is none.
+    /// A bad pointer in a capability list.
     broken_pointer: Option<u16>,
     registers: Vec<Register>,
     /// Writes in vain at places that are not counted by themselves; none where nobody counts.
@@ -138,7 +138,7 @@ fn is_alone(host: &Host, stub: DomId, guest: DomId) -> Result<bool, Error> {
 struct DeniedWrites(Option<Vec<u64>>);
 
 impl DeniedWrites {
-    /// How many began at these places.
+    /// Count of denied writes that began in this range.
     fn within(&self, first: u64, end: u64) -> Option<u64> {
         let pairs = self.0.as_ref()?.chunks_exact(2);
         let counts = pairs.filter_map(|pair| match pair {

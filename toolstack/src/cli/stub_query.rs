@@ -11,7 +11,7 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::store::Change;
 
-/// How long the stub may take to answer, and how often it is asked. Somebody else may ask at the same time and clear our answer away.
+/// Time-out of a query, and the number of tries. Somebody else may ask at the same time and clear our answer away.
 const PATIENCE: Duration = Duration::from_secs(1);
 const ATTEMPTS: u32 = 5;
 
@@ -23,7 +23,7 @@ pub(crate) const ASKED_FOR: Duration = PATIENCE.saturating_mul(ATTEMPTS);
 pub(crate) enum StubQuery {
     /// How it is.
     Statistics,
-    /// Where this device's guest has written in vain.
+    /// Denied-write counters of this device.
     DeniedWrites(Sbdf),
 }
 

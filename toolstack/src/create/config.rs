@@ -42,7 +42,7 @@ impl Config {
         Ok(Self { text, settings })
     }
 
-    /// What a name stands for in the end, with the line that said so last: later settings win, `+=` joins.
+    /// The final value of a name and the line of its last setting: later settings win, `+=` appends.
     pub(crate) fn get(&self, name: &str) -> Result<Option<(usize, Value)>, SyntaxError> {
         let mut found: Option<(usize, Value)> = None;
         for Setting { value, line, appends, .. } in self.settings.iter().filter(|setting| setting.name == name) {

@@ -79,7 +79,7 @@ fn must_be_pv(config: &Config) -> Result<(), SyntaxError> {
     }
 }
 
-/// What is to be created.
+/// The guest to create and its devices.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// The configuration; `-` is standard input.
@@ -108,7 +108,7 @@ pub(crate) struct Plan {
     source: String,
 }
 
-/// What a guest needs, and the line that says so, where it has devices.
+/// Settings that a guest with devices needs, and the line that sets each.
 const NEEDS: [(&str, &str); 2] = [("passthrough", "passthrough = \"enabled\""), ("e820_host", "e820_host = 1")];
 
 impl Plan {
@@ -182,7 +182,7 @@ impl Plan {
         self.text.push(b'\n');
     }
 
-    /// What would be done, for people: the configuration as xl gets it, and the devices.
+    /// Output of `--dryrun`: the configuration as xl gets it, and the devices.
     pub(crate) fn describe(&self, host: &Host) -> Result<String, Error> {
         let mut lines = vec![String::from_utf8_lossy(&self.text).trim_end().to_owned()];
         for spec in named_devices::to_attach(host, &self.devices)? {
@@ -231,7 +231,7 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
     if request.paused || devices.is_empty() { Ok(()) } else { await_use(host, request, &guest, &devices) }
 }
 
-/// What can be refused before there is a guest, which may take its time. The rest `attach` looks at.
+/// Checks that need no guest, made before it is created. `attach` makes the others.
 fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
     for spec in devices {
         let device = spec.device;

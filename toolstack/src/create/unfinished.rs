@@ -14,7 +14,7 @@ use crate::store::Change;
 /// A node for each, by the id that its domain has or will have; its value says how far it came (`docs/xenstore.md`).
 const GUESTS: &str = "/tool/pcidom/create";
 
-/// How far one came.
+/// Stage that a creation has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// It is being made, or taken down: to be undone.

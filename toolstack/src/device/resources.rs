@@ -72,7 +72,7 @@ impl DeviceResources {
         })
     }
 
-    /// What the pool says about a device that dom0 does not see any more.
+    /// Resources from the pool's nodes, for a device that dom0 no longer sees.
     pub(crate) fn recall(host: &Host, stub: DomId, device: Sbdf) -> Result<Self, Error> {
         let dir = path::pool_dir(stub, device);
         let mut resources = Vec::new();
@@ -145,7 +145,7 @@ fn pages(first: u64, last: u64) -> Frames {
     Frames { first: Mfn(first), count: last - first + 1 }
 }
 
-/// What Xen must let a guest do so that it can use its devices. Devices of one guest may share pages and interrupts, so
+/// Rights that a guest needs to use its devices. Devices of one guest may share pages and interrupts, so
 /// ranges are merged and each interrupt stands once: what is given once is taken back once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GuestRights {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 
-/// What a check came to.
+/// Verdict of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Outcome {

@@ -149,7 +149,7 @@ fn reset(host: &Host, device: Sbdf) -> Check {
     }
 }
 
-/// Whose a device is, as far as sharing goes: two of one guest may share what they like.
+/// Owner of a device for checks of sharing: devices of one guest may share anything.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owner {
     Dom0,

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// How long a program may take to end that was killed. One that is inside of the kernel cannot be.
+/// Time that a killed program may take to end. One that hangs in the kernel does not.
 const UNTIL_KILLED: Duration = Duration::from_secs(5);
 
 /// A program at work. What it says goes to files without names, so that nobody waits for whoever inherits its output.

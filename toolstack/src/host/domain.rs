@@ -13,7 +13,7 @@ pub(crate) fn named(host: &Host, id: DomId) -> Result<DomainName, Error> {
     Ok(DomainName { id, name: host.read(&path::child(&path::domain_path(id), "name"))? })
 }
 
-/// What Xen says about a domain.
+/// Xen's information about a domain.
 pub(crate) fn info(host: &Host, id: DomId) -> Result<Option<DomainInfo>, Error> {
     host.hypervisor.domain(id).doing(|| format!("looking at domain {id}"))
 }
@@ -35,7 +35,7 @@ pub(crate) fn find(host: &Host, wanted: &str) -> Result<Option<(DomainName, Doma
     Names::read(host)?.find(host, wanted)
 }
 
-/// What xenstore says domains are called, at one moment.
+/// Names of domains in xenstore, at one moment.
 pub(crate) struct Names(Vec<DomainName>);
 
 impl Names {
@@ -66,7 +66,7 @@ fn ids(host: &Host) -> Result<Vec<DomId>, Error> {
     Ok(host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect())
 }
 
-/// What stays the same when a guest reboots: its UUID, which xl keeps.
+/// A guest's UUID, which stays the same when it reboots.
 pub(crate) fn uuid(host: &Host, id: DomId) -> Result<Option<String>, Error> {
     Ok(uuid_in(host.read(&vm_node(id))?))
 }

@@ -3,7 +3,7 @@
 
 use crate::host::Host;
 
-/// What Xen does with the windows.
+/// Whether Xen protects the MMCFG regions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Protection {
     /// It uses all of them.
@@ -25,7 +25,7 @@ impl Protection {
         of_messages(&host.xl.messages().unwrap_or_default())
     }
 
-    /// What is wrong, for people.
+    /// The problem in words, if there is one.
     pub(crate) fn trouble(&self) -> Option<String> {
         match self {
             Self::Kept | Self::Unknown => None,

@@ -41,7 +41,7 @@ pub(crate) trait Clock {
     }
 }
 
-/// Where a command says what is going on, apart from its result.
+/// Progress messages of a command, apart from its result.
 pub(crate) trait Console {
     /// Something the user should know though the command goes on.
     fn note(&self, text: &str);
@@ -50,10 +50,10 @@ pub(crate) trait Console {
     fn trace(&self, at: Duration, text: &str);
 }
 
-/// That a guest is being made by this command.
+/// Lock on a guest that this command is creating.
 pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
 
-/// What a look says that is repeated until it finds something.
+/// Result of a repeated look: found, or how much longer to wait.
 pub(crate) enum Look<T> {
     Found(T),
     /// How much longer to go on; nothing ends it.
@@ -78,7 +78,7 @@ pub(crate) struct Host {
     turn: RefCell<Option<Rc<CommandLock>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
-    /// What goes on whatever signal came, how deep.
+    /// Nesting depth of sections in which signals do not stop the command.
     unstoppable: Cell<u32>,
     /// The user knows that a signal is heeded.
     is_stopping: Cell<bool>,
@@ -151,7 +151,7 @@ impl Host {
         Err(Error::Interrupted(signal))
     }
 
-    /// What cannot be undone half-way, or is the undoing itself: there is no safe point in it.
+    /// Runs work that cannot be undone half-way, or is the rollback itself: it has no safe points.
     pub(crate) fn without_stopping<T>(&self, work: impl FnOnce() -> T) -> T {
         self.unstoppable.set(self.unstoppable.get() + 1);
         let _end = Unstoppable(self);

@@ -41,7 +41,7 @@ pub(crate) fn bounce_buffers(config: Option<&Value>) -> Has {
     if text("cmdline").split_ascii_whitespace().any(says) { Has::Yes } else { Has::No }
 }
 
-/// What is to be said about a guest that gets devices; nothing about what is not known.
+/// Notes about settings that a guest with devices lacks, as far as libxl knows them.
 pub(crate) fn lacks(config: Option<&Value>) -> Vec<&'static str> {
     let mut lacks = Vec::new();
     if e820_host(config) == Has::No {

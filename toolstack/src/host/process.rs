@@ -32,7 +32,7 @@ impl Display for Owner {
     }
 }
 
-/// What a command asks the kernel about itself and others.
+/// Questions about processes to the kernel.
 pub(crate) trait Process {
     /// This process.
     fn own(&self) -> Owner;

@@ -12,7 +12,7 @@ use crate::error::Error;
 /// Where the admin keeps it.
 pub(crate) const FILE: &str = "/etc/pcidom/pcidom.conf";
 
-/// Who is looked through when a device was taken from a guest (`docs/audit.md`).
+/// Domains that the audit searches after a detach (`docs/audit.md`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Audit {
     /// The guest that had it.
@@ -43,7 +43,7 @@ pub(crate) struct Settings {
     pub(crate) audit: Audit,
 }
 
-/// What the file says, and what to tell the user about it. No file says nothing.
+/// Settings from the file, and notes for the user. Defaults if there is no file.
 pub(crate) fn load(path: &Path) -> Result<(Settings, Vec<String>), Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

@@ -29,7 +29,7 @@ pub(crate) trait Toolstack {
     /// Ends a domain at once.
     fn destroy(&self, domain: DomId) -> Result<(), Error>;
 
-    /// What libxl knows of a domain's configuration.
+    /// A domain's configuration as libxl records it.
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value>;
 
     /// Xen's messages, as far as they are still there.
@@ -42,10 +42,10 @@ pub(crate) trait Toolstack {
 /// `xl`.
 pub(crate) struct Xl;
 
-/// How long xl may take where a guest's memory is made or taken back: of a very large one, minutes. Then it is no more than stuck.
+/// Time-out of xl commands that allocate or free a guest's memory, which takes minutes for very large guests.
 const FOR_MEMORY: Duration = Duration::from_mins(30);
 
-/// How long it may take otherwise, when another xl has libxl's lock for a moment.
+/// Time-out of other xl commands, which may have to wait for libxl's lock.
 const FOR_ANSWERS: Duration = Duration::from_mins(2);
 
 /// The configuration as xl opens it: its own standard input. xl takes no pipe for a file, and this is none: it has no name that could
@@ -110,7 +110,7 @@ fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// What a question to xl is answered with.
+/// Output of an xl command that only asks.
 fn ask(arguments: &[&str]) -> Option<String> {
     let output = run(arguments, Stdio::null(), FOR_ANSWERS).ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())

@@ -3,7 +3,7 @@
 use pci_config::{Place, Policy, table};
 use xen_types::Sbdf;
 
-/// How strictly memory that firmware reserved for the device must be honoured (`rdm_policy`).
+/// Whether memory that firmware reserved for the device (RMRR) must be mapped (`rdm_policy`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum RdmPolicy {
     #[default]
@@ -11,7 +11,7 @@ pub(crate) enum RdmPolicy {
     Relaxed,
 }
 
-/// What was asked for one device.
+/// Options of one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceSpec {
     pub(crate) device: Sbdf,
@@ -24,7 +24,7 @@ pub(crate) struct DeviceSpec {
     pub(crate) seize: bool,
     pub(crate) rdm_policy: RdmPolicy,
     pub(crate) name: Option<String>,
-    /// What the guest sees and may write besides what any guest does.
+    /// Per-device policy.
     pub(crate) policy: Policy,
 }
 
@@ -114,7 +114,7 @@ const ELSEWHERE: [(&str, &str); 4] = [
     ("rombar", "a PV guest runs no expansion ROM"),
 ];
 
-/// What is wrong with a word that is none of ours.
+/// The error for an unknown key.
 pub(crate) fn unknown(key: &str, word: &str) -> ParseSpecError {
     match ELSEWHERE.into_iter().find(|(other, _)| *other == key) {
         Some((word, why)) => ParseSpecError::Elsewhere { word, why },

@@ -18,7 +18,7 @@ use crate::records::export::ExportMode;
 use crate::records::guard;
 use crate::store::Change;
 
-/// Where a device is on its way.
+/// Phase of a device's way between pool and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// With the stub, nobody's.
@@ -121,7 +121,7 @@ pub(crate) fn parse_record(
     Ok(Some(Record { device, stub, frontend, phase }))
 }
 
-/// What the admin wants for the device while a guest has it; `None` where that is nothing.
+/// Policy of the device's assignment; `None` for the default one.
 pub(crate) fn policy(host: &Host, device: Sbdf) -> Result<Option<Policy>, Error> {
     parse_policy(device, host.read(&policy_node(device))?)
 }

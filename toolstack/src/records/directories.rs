@@ -41,7 +41,7 @@ pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: 
     changes
 }
 
-/// Where a guest's frontend directory leads, if that is not our backend directory: `xl pci-attach` of a device of its own replaces it.
+/// The backend that a guest's frontend directory names, if that is not ours: `xl pci-attach` of a device of its own replaces it.
 pub(crate) fn replaced(host: &Host, stub: DomId, guest: DomId) -> Result<Option<String>, Error> {
     let backend = host.read(&path::child(&path::frontend_dir(guest), key::BACKEND))?;
     Ok(backend.filter(|backend| *backend != path::backend_dir(stub, guest)))
@@ -81,7 +81,7 @@ pub(crate) fn end_state(host: &Host, dir: &str) -> Result<XenbusState, Error> {
     host.read_state(&path::child(dir, key::STATE))
 }
 
-/// Where both ends of a guest's devices are.
+/// Backend and frontend directory of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ends {
     pub(crate) back: XenbusState,

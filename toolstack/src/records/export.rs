@@ -38,7 +38,7 @@ impl ExportMode {
     }
 }
 
-/// What holds for one guest.
+/// The export mode of one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Export {
     /// The mode's name.
@@ -72,7 +72,7 @@ impl Export {
         }
     }
 
-    /// How many virtual buses a guest with these devices can have. Those in `published` stay, whatever is on them.
+    /// Number of virtual buses that a guest with these devices can have. Those in `published` stay, whatever is on them.
     pub(crate) fn roots(&self, published: &[String], devices: &[Sbdf]) -> u32 {
         let roots = || devices.iter().map(|device| Root(*device).to_string()).collect::<BTreeSet<_>>();
         let count = match self.mode.as_str() {

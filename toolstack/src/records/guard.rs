@@ -15,7 +15,7 @@ use crate::records::device_table::{self, Phase, Record};
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
-/// What a device's guard is found to be.
+/// State of a device's guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {
     /// It names whom the table names.
@@ -26,7 +26,7 @@ pub(crate) enum Guard {
     Names(DomId),
 }
 
-/// Whom the guard of a device has to name.
+/// The domain that the guard of a device must name.
 pub(crate) fn expected(record: &Record) -> DomId {
     record.frontend.unwrap_or(record.stub)
 }
@@ -35,7 +35,7 @@ pub(crate) fn node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "domid")
 }
 
-/// How often the guard was mended since the device last went somewhere.
+/// Node with the number of repairs of the guard since the device last changed hands.
 fn mended_node(device: Sbdf) -> String {
     path::child(&path::tool_device_dir(device), "mended")
 }
@@ -101,7 +101,7 @@ pub(crate) fn look(host: &Host, records: &[Record]) -> Result<Vec<Guard>, Error>
     records.iter().zip(values).map(guard).collect()
 }
 
-/// How often the guard of a device was mended since it last went somewhere.
+/// Number of repairs of the guard since the device last changed hands.
 pub(crate) fn mended(host: &Host, device: Sbdf) -> Result<u32, Error> {
     Ok(host.read(&mended_node(device))?.and_then(|count| count.parse().ok()).unwrap_or(0))
 }

@@ -8,7 +8,7 @@ use crate::host::Host;
 
 type Undo<'a> = Box<dyn FnOnce(&Host) -> Result<(), Error> + 'a>;
 
-/// What was done so far.
+/// The steps done so far.
 pub(crate) struct RollbackStack<'a> {
     host: &'a Host,
     done: Vec<(String, Undo<'a>)>,

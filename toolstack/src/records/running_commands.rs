@@ -13,7 +13,7 @@ use crate::store::Change;
 
 /// One node for each.
 pub(crate) const DIR: &str = "/tool/pcidom/command";
-/// Nobody tells when another process ends: while one is at work, the broker looks this often.
+/// Polling interval of the broker while a command runs: there is no event when another process ends.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// Does the work of a command that changes something: noted, and stopping at a safe point when a signal asks it to.
@@ -40,11 +40,11 @@ pub(crate) fn forget_dead(host: &Host) -> Result<(), Error> {
     if dead.is_empty() { Ok(()) } else { host.commit(&forget(&dead)) }
 }
 
-/// Who is at work.
+/// Commands that are running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Commands {
     None,
-    /// Those that are noted all run.
+    /// All noted ones are running.
     AtWork,
     /// One was killed.
     Died,

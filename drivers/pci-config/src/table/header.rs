@@ -12,7 +12,7 @@ const fn base(at: u16, name: &'static str) -> Row {
     register(at, 4, name, COPY, Write::Base, 0, "PCI 3.0 §6.2.5")
 }
 
-/// What every header begins with.
+/// The first register of every header.
 const VENDOR: Row = register(at::VENDOR_ID, 2, "Vendor ID", COPY, Write::Ignore, 0, "PCI 3.0 §6.2.1");
 const DEVICE_ID: Row = register(at::DEVICE_ID, 2, "Device ID", COPY, Write::Ignore, 0, "PCI 3.0 §6.2.1");
 const COMMAND: Row =

@@ -24,7 +24,7 @@ impl DriverModel {
         }
     }
 
-    /// What all of them can do.
+    /// The driver's common interface.
     pub(crate) fn driver(&mut self) -> &mut dyn Driver {
         match self {
             Self::NetBsd(driver) => driver,

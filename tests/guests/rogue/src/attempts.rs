@@ -14,7 +14,7 @@ pub(crate) struct Attempt {
     pub(crate) name: &'static str,
     /// The request.
     pub(crate) request: Request,
-    /// What is in the page behind it.
+    /// The MSI-X entries behind it in the page.
     pub(crate) entries: Vec<MsixEntry>,
 }
 
