@@ -1,5 +1,6 @@
 //! A frontend whose backend is slow: Linux's waits for two seconds, takes the flag back and asks something else. A backend that answers late
 //! must not answer the new request with the old one's value.
+#![allow(clippy::expect_used, reason = "an example has nothing to fall back on")]
 
 use pciif::{BackendPage, FrontendPage, OwnedPage, Reply, Request};
 

@@ -1,6 +1,7 @@
 //! A backend that serves configuration reads of one function and answers everything else as a real one must, with a frontend beside it.
 //!
 //! Between real domains the page is granted by the frontend, and every `publish` and `reply` is followed by a notification.
+#![allow(clippy::expect_used, reason = "an example has nothing to fall back on")]
 
 use pciif::layout::MsixEntry;
 use pciif::{BackendPage, Command, ErrorCode, FrontendPage, OwnedPage, Reply, Request, SharedPage};

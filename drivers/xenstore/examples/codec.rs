@@ -1,4 +1,5 @@
 //! Requests as bytes and answers from bytes, without any connection: what a bare-metal guest puts into the ring and takes out of it.
+#![allow(clippy::expect_used, reason = "an example has nothing to fall back on")]
 
 use xenstore::{Client, MessageType, Request, TxId, WatchEvent};
 
