@@ -11,7 +11,7 @@ fn main() {
 
     front.publish(&Request::conf_read(device, 0, 4));
     let slow = back.take_request().expect("a request");
-    assert!(front.withdraw(), "the backend had not answered");
+    assert!(front.cancel(), "the backend had not answered");
 
     front.publish(&Request::conf_read(device, 8, 4));
     assert!(!back.still_carries(&slow), "so this answer is dropped");

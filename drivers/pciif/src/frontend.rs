@@ -97,7 +97,7 @@ impl<P: SharedPage> FrontendPage<P> {
     }
 
     /// Gives up waiting, as Linux does after two seconds. True where the backend had not answered yet.
-    pub fn withdraw(&self) -> bool {
+    pub fn cancel(&self) -> bool {
         self.0.flags().fetch_and(!Flags::ACTIVE.bits(), Ordering::AcqRel) & Flags::ACTIVE.bits() != 0
     }
 }

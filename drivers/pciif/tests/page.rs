@@ -149,14 +149,14 @@ fn a_request_that_the_frontend_gave_up_is_not_carried_any_more() {
     let first = Request::conf_write(DEVICE, 0x10, 4, 1);
     frontend.publish(&first);
     assert!(backend.still_carries(&first));
-    assert!(frontend.withdraw());
+    assert!(frontend.cancel());
     assert!(!backend.still_carries(&first));
     let second = Request { value: 2, ..first };
     frontend.publish(&second);
     assert!(!backend.still_carries(&first));
     assert!(backend.still_carries(&second));
     backend.reply(&second, Reply::success(0));
-    assert!(!frontend.withdraw(), "answered");
+    assert!(!frontend.cancel(), "answered");
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl<T: Transport> Store<T> {
     fn request_in(&mut self, tx: TxId, request: &Request<'_>) -> Result<Vec<u8>, StoreError<T::Error>> {
         let id = self.client.submit(tx, request)?;
         if let Err(error) = self.flush() {
-            self.client.withdraw(id);
+            self.client.cancel(id);
             return Err(error);
         }
         self.await_reply(id)

@@ -186,8 +186,8 @@ impl<const LONGEST: usize> Client<LONGEST> {
     }
 
     /// Takes back a request that the transport refused to send. If part of it was sent, the stream is broken anyway.
-    pub(crate) fn withdraw(&mut self, id: ReqId) {
-        self.outgoing.withdraw(id);
+    pub(crate) fn cancel(&mut self, id: ReqId) {
+        self.outgoing.cancel(id);
         self.requests.remove(&id);
     }
 

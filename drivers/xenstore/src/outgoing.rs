@@ -52,7 +52,7 @@ impl Outgoing {
     }
 
     /// Takes back what is unsent of a message.
-    pub(crate) fn withdraw(&mut self, id: ReqId) {
+    pub(crate) fn cancel(&mut self, id: ReqId) {
         let mut start = self.sent;
         for (index, (owner, unsent)) in self.messages.iter().enumerate() {
             let end = start + unsent;
@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn withdrawing_takes_the_rest_of_that_message_only() {
+    fn cancelling_takes_the_rest_of_that_message_only() {
         let mut outgoing = three();
         outgoing.sent(2);
-        outgoing.withdraw(ReqId(2));
+        outgoing.cancel(ReqId(2));
         assert_eq!(outgoing.all(), b"rstthird");
-        outgoing.withdraw(ReqId(1));
+        outgoing.cancel(ReqId(1));
         assert_eq!(outgoing.first_message(), b"third");
-        outgoing.withdraw(ReqId(7));
+        outgoing.cancel(ReqId(7));
         assert_eq!(outgoing.all(), b"third");
     }
 }

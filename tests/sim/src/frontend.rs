@@ -301,7 +301,7 @@ impl SimFrontend {
     /// Waits no longer, as after two seconds.
     pub fn give_up(&self) {
         if let Some(link) = &self.link {
-            link.front.withdraw();
+            link.front.cancel();
         }
     }
 
@@ -325,7 +325,7 @@ impl SimFrontend {
         stub.serve();
         let response = self.response();
         if response.is_none() {
-            self.link.as_ref()?.front.withdraw(); // as after two seconds
+            self.link.as_ref()?.front.cancel(); // as after two seconds
         }
         response
     }

@@ -33,7 +33,7 @@ fn statistics(world: &mut World) -> BTreeMap<&'static str, u64> {
 }
 
 #[test]
-fn figures_are_what_their_names_say() {
+fn statistics_are_what_their_names_say() {
     let mut world = World::new(&[A, B]);
     world.xen.advance_ns(1_000);
     let guest = world.connect(5, &[A]);

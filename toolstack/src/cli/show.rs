@@ -103,7 +103,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
         view.show_alone(space, is_alone);
         (view.size(), fault, view.inventory(space, &policy))
     })?;
-    let refusals = match (stub, guest) {
+    let denied_writes = match (stub, guest) {
         (Some(stub), Some(guest)) if pool::state(host, stub, device)?.is_with(guest) => {
             DeniedWrites(stub_query::ask(host, stub, StubQuery::DeniedWrites(device))?)
         }
@@ -123,8 +123,8 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
         policy: (policy != Policy::default()).then(|| policy.to_string()),
         size,
         broken_pointer: fault.map(|fault| fault.pointer),
-        denied_elsewhere: refusals.within(ELSEWHERE, u64::MAX),
-        registers: entries.into_iter().filter_map(|entry| Register::new(entry, &refusals)).collect(),
+        denied_elsewhere: denied_writes.within(ELSEWHERE, u64::MAX),
+        registers: entries.into_iter().filter_map(|entry| Register::new(entry, &denied_writes)).collect(),
     })
 }
 
@@ -151,9 +151,9 @@ impl DeniedWrites {
 
 impl Register {
     /// `None` for one that there is nothing to say about: no name, zero, and nobody writes it.
-    fn new(entry: Entry, refusals: &DeniedWrites) -> Option<Self> {
+    fn new(entry: Entry, denied_writes: &DeniedWrites) -> Option<Self> {
         let first = u64::from(entry.offset);
-        let denied = refusals.within(first, first + u64::from(entry.bytes));
+        let denied = denied_writes.within(first, first + u64::from(entry.bytes));
         let is_nothing = entry.name.is_empty() && entry.value == 0 && entry.device_bits == 0;
         if is_nothing && denied.unwrap_or(0) == 0 {
             return None;
@@ -243,10 +243,10 @@ mod tests {
 
     #[test]
     fn whatever_a_stub_says_is_a_number() {
-        let refusals = DeniedWrites(Some(vec![4, 2, 4, u64::MAX, 7, 1, 0x1000, 3, u64::MAX, 5, 9]));
-        assert_eq!(refusals.within(4, 6), Some(u64::MAX));
-        assert_eq!((refusals.within(6, 8), refusals.within(8, 12)), (Some(1), Some(0)));
-        assert_eq!(refusals.within(ELSEWHERE, u64::MAX), Some(3));
+        let denied_writes = DeniedWrites(Some(vec![4, 2, 4, u64::MAX, 7, 1, 0x1000, 3, u64::MAX, 5, 9]));
+        assert_eq!(denied_writes.within(4, 6), Some(u64::MAX));
+        assert_eq!((denied_writes.within(6, 8), denied_writes.within(8, 12)), (Some(1), Some(0)));
+        assert_eq!(denied_writes.within(ELSEWHERE, u64::MAX), Some(3));
         assert_eq!(DeniedWrites(None).within(0, 4), None);
     }
 }

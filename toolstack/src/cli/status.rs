@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn later_and_earlier_backends_have_more_or_fewer_figures() {
+    fn later_and_earlier_backends_have_more_or_fewer_statistics() {
         assert_eq!(Statistics::new(vec![1, 2]).0, [("uptime_ns", 1), ("heap_used", 2)]);
         assert_eq!(Statistics::new(vec![5; statistics::COUNT + 3]).0.len(), statistics::COUNT);
     }

@@ -221,7 +221,7 @@ impl<P: Platform> Broker<P> {
                     return None;
                 }
                 if answer.is_none() {
-                    ring.page.withdraw();
+                    ring.page.cancel();
                     ring.page.publish(&Request { cmd: BrokerCommand::Query.raw(), ..*request });
                     platform.notify(ring.port);
                 }

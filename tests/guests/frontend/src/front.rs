@@ -130,7 +130,7 @@ impl Front for XenFront {
                 return Some(response);
             }
             if clock::now_ns() >= deadline {
-                page.withdraw();
+                page.cancel();
                 return None;
             }
             events::wait(&[*port], Some(deadline)).ok()?;

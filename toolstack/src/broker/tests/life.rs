@@ -105,7 +105,7 @@ fn an_answer_that_nobody_waits_for_is_not_given_to_the_next_question() {
         let page = page.clone();
         world.during_map = Some(Box::new(move || {
             let front = FrontendPage::new(page.clone());
-            assert!(front.withdraw());
+            assert!(front.cancel());
             front.publish(&request(BrokerCommand::Query, NVME));
         }));
     });
