@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What time a machine lives in.
+/// Clock of a machine.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Clock {
     /// The host's. Each CPU is a thread of the host.
@@ -162,7 +162,7 @@ fn cpu_time(process: u32) -> Duration {
 
 /// How long a machine may take until the agent in dom0 reports something. An idle host needs ten seconds.
 pub(crate) const FIRST_REPORT: Duration = Duration::from_mins(4);
-/// How long a Xen that panics may go on talking.
+/// Time for the console output of a Xen that panics.
 const PANIC_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A QEMU that dies with this value.
