@@ -136,6 +136,9 @@ pub(crate) enum Reclaiming {
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
+    /// Change nothing; print what would be done, one step a line
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
     /// Give the devices to the guest again whenever it, or the driver domain, has rebooted
     #[arg(long)]
     pub(crate) keep: bool,
@@ -168,7 +171,7 @@ pub(crate) struct CreateArgs {
     #[arg(short, long)]
     pub(crate) paused: bool,
     /// Change nothing; print the configuration as xl would get it, with the devices as comments
-    #[arg(short = 'n', long)]
+    #[arg(short = 'n', long, alias = "dry-run")]
     pub(crate) dryrun: bool,
     /// The guest's configuration (xl.cfg(5)); - is standard input
     #[arg(value_name = "GUEST.cfg")]
@@ -181,6 +184,9 @@ pub(crate) struct CreateArgs {
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
+    /// Change nothing; print what would be done, one step a line
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
     /// Refuse unless this driver domain (name or id) serves the devices
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
@@ -245,6 +251,9 @@ pub(crate) enum AssignableCommand {
     },
     /// Take devices from dom0's drivers and give them to the driver domain
     Add {
+        /// Change nothing; print what would be done, one step a line
+        #[arg(short = 'n', long)]
+        dry_run: bool,
         /// Name or id of the driver domain
         #[arg(long, value_name = "NAME", default_value = "pcidom")]
         backend: String,
@@ -254,6 +263,9 @@ pub(crate) enum AssignableCommand {
     },
     /// Give devices back to dom0
     Remove {
+        /// Change nothing; print what would be done, one step a line
+        #[arg(short = 'n', long)]
+        dry_run: bool,
         /// Bind each device to the driver that had it before
         #[arg(short)]
         rebind: bool,
@@ -292,6 +304,24 @@ mod tests {
         let Command::Attach(args) = cli.command else { panic!("not attach") };
         assert_eq!((args.backend.as_str(), args.domain.as_str(), args.devices.len()), ("pcidom", "web", 2));
         assert_eq!(args.timeout, Duration::from_millis(2500));
+    }
+
+    #[test]
+    fn every_command_that_moves_devices_can_be_tried() {
+        for line in ["attach -n web 00:05.0", "attach --dry-run web 00:05.0", "detach --dry-run web 00:05.0"] {
+            let cli = parse(&format!("pcidom {line}")).unwrap();
+            assert!(
+                matches!(
+                    cli.command,
+                    Command::Attach(AttachArgs { dry_run: true, .. })
+                        | Command::Detach(DetachArgs { dry_run: true, .. })
+                ),
+                "{line}"
+            );
+        }
+        for line in ["assignable add --dry-run 00:05.0", "assignable remove -n 00:05.0", "create --dry-run web.cfg"] {
+            parse(&format!("pcidom {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
     }
 
     #[test]

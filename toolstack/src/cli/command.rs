@@ -6,7 +6,7 @@ use crate::cli::arguments::{AssignableCommand, Command, DoctorArgs};
 use crate::cli::list::{self, DeviceEntry};
 use crate::cli::show;
 use crate::cli::status;
-use crate::create::{self, Plan, unfinished};
+use crate::create::{self, unfinished};
 use crate::doctor::{self, Opened};
 use crate::error::Error;
 use crate::host::Host;
@@ -16,7 +16,8 @@ use crate::ops::attach::{self, Following, Until};
 use crate::ops::connect::Connection;
 use crate::ops::detach;
 use crate::ops::named_devices;
-use crate::ops::recover::{Reclaimed, reclaim};
+use crate::ops::plan::Plan;
+use crate::ops::recover::{self, Reclaimed, reclaim};
 use crate::records::running_commands;
 
 /// Runs one command; its result goes to standard output.
@@ -32,6 +33,9 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 following: if args.keep { Following::Yes } else { Following::No },
                 until: Until::Used,
             };
+            if args.dry_run {
+                return planning(host, Some(&args.domain), || attach::plan(host, &request));
+            }
             changing(host, Some(&args.domain), |_| match attach::attach(host, &request)? {
                 Connection::Connected => Ok(()),
                 Connection::Waiting => {
@@ -48,7 +52,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 timeout: args.timeout,
                 paused: args.paused,
             };
-            let plan = Plan::read(&request)?;
+            let plan = create::Plan::read(&request)?;
             if args.dryrun {
                 return print(&plan.describe(host)?);
             }
@@ -62,10 +66,19 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 timeout: args.timeout,
                 force: args.force,
             };
-            changing(host, Some(&args.domain), |reclaimed| {
+            let set_audit = || {
                 if let Some(audit) = args.audit {
                     host.settings.set(Settings { audit });
                 }
+            };
+            if args.dry_run {
+                return planning(host, Some(&args.domain), || {
+                    set_audit();
+                    detach::plan(host, &request)
+                });
+            }
+            changing(host, Some(&args.domain), |reclaimed| {
+                set_audit();
                 detach::detach(host, &request, reclaimed)
             })
         }
@@ -103,10 +116,16 @@ fn run_assignable(host: &Host, command: &AssignableCommand) -> Result<(), Error>
             let devices = list::assignable(host)?;
             print_devices(&devices, *json)
         }
-        AssignableCommand::Add { backend, devices } => {
+        AssignableCommand::Add { dry_run: true, backend, devices } => {
+            planning(host, None, || Ok(assignable::plan_add(host, devices, backend)?.0))
+        }
+        AssignableCommand::Add { dry_run: false, backend, devices } => {
             changing(host, None, |_| assignable::add(host, devices, backend))
         }
-        AssignableCommand::Remove { rebind, devices } => {
+        AssignableCommand::Remove { dry_run: true, rebind, devices } => {
+            planning(host, None, || assignable::plan_remove(host, devices, *rebind))
+        }
+        AssignableCommand::Remove { dry_run: false, rebind, devices } => {
             changing(host, None, |_| assignable::remove(host, devices, *rebind))
         }
     }
@@ -140,4 +159,15 @@ fn changing(
         running_commands::forget_dead(host)?;
         act(&reclaimed)
     })
+}
+
+/// Prints what a command would do. It has its turn like one that does it, so that nobody changes meanwhile what is looked at; but nothing is put
+/// right before, and nothing noted.
+fn planning(host: &Host, guest: Option<&str>, plan: impl FnOnce() -> Result<Plan, Error>) -> Result<(), Error> {
+    host.load_settings()?;
+    host.lock_commands(guest)?;
+    if recover::is_due(host)? {
+        host.note("what others have left is put right first, which is not shown here and may change the rest");
+    }
+    print(&plan()?.to_string())
 }

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use xen_types::Sbdf;
 
-use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -23,13 +22,11 @@ use crate::ops::attach;
 use crate::ops::connect;
 use crate::ops::named_devices;
 use crate::ops::patience::Patience;
-use crate::ops::pool;
 use crate::ops::recover::reclaim;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 use crate::records::device_words::DeviceRequest;
 use crate::records::guard;
-use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
 use config::{Config, SyntaxError, Value};
 use unfinished::Progress;
@@ -346,11 +343,7 @@ fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<
         }
         match (home, record) {
             (Home::Pool, _) | (_, None) => {}
-            (Home::Parked, Some(record)) => {
-                let facts = DeviceResources::gather(host, *device)?;
-                let stub = domain::named(host, record.stub)?;
-                RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts))?;
-            }
+            (Home::Parked, Some(_)) => assignable::leave_pool(host, *device)?,
             (Home::Driver(driver), Some(_)) => assignable::remove(host, &[*device], driver.is_some())?,
         }
     }

@@ -147,7 +147,7 @@ fn pages(first: u64, last: u64) -> Frames {
 
 /// Rights that a guest needs to use its devices. Devices of one guest may share pages and interrupts, so
 /// ranges are merged and each interrupt stands once: what is given once is taken back once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuestRights {
     pub(crate) frames: Vec<Frames>,
     pub(crate) ports: Vec<Ports>,

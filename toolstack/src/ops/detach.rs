@@ -3,20 +3,20 @@
 use std::time::Duration;
 
 use xen_types::Sbdf;
-use xenstore::XenbusState;
+use xenstore::path;
 
 use crate::device::resources::DeviceResources;
-use crate::error::{DomainName, Error, StateName};
+use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::close;
-use crate::ops::hot_unplug::{Answer, IfSilent, Wanted, phases, withdraw};
-use crate::ops::in_use::{self, Held};
-use crate::ops::pool::{self, STUB_PATIENCE};
+use crate::ops::executor;
+use crate::ops::plan::release::{Assignment, Connection, Known, Rights};
+use crate::ops::plan::{self, Looked, OnFailure, Plan, Step};
+use crate::ops::pool;
 use crate::ops::recover::Reclaimed;
-use crate::ops::release::{self, Assignment, Connection, Looked, Returning, Rights};
+use crate::ops::release;
 use crate::records::device_table::{self, Phase, Record};
-use crate::records::directories::{self, Ends};
+use crate::records::directories;
 use crate::records::guard;
 
 /// What is to be taken from whom.
@@ -42,6 +42,72 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     if reclaimed.iter().find(all_reclaimed).is_some() {
         return stay_away(host, request);
     }
+    let Found { held, used } = find(host, request)?;
+    let retried = host.without_stopping(|| retry(host, &held, request.force));
+    if !used.devices.is_empty() {
+        take(host, used, request)?;
+    }
+    retried
+}
+
+/// What [`detach`] would do where the guest lets go. Everything that can be refused is.
+pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
+    if domain::find(host, &request.guest)?.is_none()
+        && let Some(assignment) = find_gone(host, request)?
+    {
+        // The command would find that done by what it puts right first.
+        return Ok(release::plan(host, &assignment, Rights::Uncertain)?.0);
+    }
+    let Found { held, mut used } = find(host, request)?;
+    let retry = plan_retry(host, &held, request.force)?;
+    if used.devices.is_empty() {
+        return Ok(retry);
+    }
+    let ask = asking(host, &mut used, request)?;
+    let (release, unknown) = release::plan(host, &used, rights(host, &used)?)?;
+    match unknown.into_iter().next() {
+        Some((_, error)) => Err(error),
+        None => Ok(retry.then(ask).then(release)),
+    }
+}
+
+/// The devices that were asked for.
+struct Found {
+    /// Those that were taken from the guest before.
+    held: Assignment,
+    /// Those that it uses.
+    used: Assignment,
+}
+
+/// All devices of a guest that is gone, if those that were asked for are among them.
+fn find_gone(host: &Host, request: &Request) -> Result<Option<Assignment>, Error> {
+    let records = device_table::load(host)?;
+    let record = |device: &Sbdf| records.iter().find(|record| record.device == *device);
+    let Some(Record { device, stub, frontend: Some(guest), .. }) = request.devices.first().and_then(record).copied()
+    else {
+        return Ok(None);
+    };
+    // xenstore has forgotten its name with the domain; its backend's directory has not.
+    let name = host.read(&path::child(&path::backend_dir(stub, guest), "domain"))?;
+    let is_meant = guest.to_string() == request.guest || name.as_ref() == Some(&request.guest);
+    let is_theirs = |record: &&Record| (record.stub, record.frontend) == (stub, Some(guest));
+    let devices: Vec<Sbdf> = records.iter().filter(is_theirs).map(|record| record.device).collect();
+    if !is_meant || !request.devices.iter().all(|device| devices.contains(device)) {
+        return Ok(None);
+    }
+    Ok(Some(Assignment {
+        stub_alive: pool::is_in_pool(host, stub, device)?,
+        stub: domain::named(host, stub)?,
+        guest: DomainName { id: guest, name },
+        guest_alive: false,
+        devices,
+        staying: Vec::new(),
+        connection: Connection::Gone,
+        follows: true,
+    }))
+}
+
+fn find(host: &Host, request: &Request) -> Result<Found, Error> {
     let (guest, _) = domain::find(host, &request.guest)?.ok_or_else(|| Error::NoSuchGuest(request.guest.clone()))?;
     let records = device_table::load(host)?;
     let named = request.devices.iter().copied().map(|device| {
@@ -54,24 +120,24 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     let Some(first) = named.first() else {
         return Err(Error::Usage("no device named".to_owned()));
     };
-    let (held, used): (Vec<Record>, Vec<Record>) = named.iter().partition(|record| record.phase == Phase::Leaked);
-    let devices = |records: &[Record]| records.iter().map(|record| record.device).collect::<Vec<_>>();
     let (stub, stub_alive) = (domain::named(host, first.stub)?, pool::is_in_pool(host, first.stub, first.device)?);
-    let assignment = |devices: Vec<Sbdf>| Assignment {
-        stub: stub.clone(),
-        stub_alive,
-        guest: guest.clone(),
-        guest_alive: true,
-        staying: release::others(&records, guest.id, &devices),
-        devices,
-        connection: Connection::Stays,
-        follows: false,
+    let assignment = |is_wanted: fn(&&Record) -> bool| {
+        let devices: Vec<Sbdf> = named.iter().filter(is_wanted).map(|record| record.device).collect();
+        Assignment {
+            stub: stub.clone(),
+            stub_alive,
+            guest: guest.clone(),
+            guest_alive: true,
+            staying: device_table::others(&records, guest.id, &devices),
+            devices,
+            connection: Connection::Stays,
+            follows: false,
+        }
     };
-    let retried = host.without_stopping(|| retry(host, &assignment(devices(&held)), request.force));
-    if !used.is_empty() {
-        take(host, assignment(devices(&used)), request)?;
-    }
-    retried
+    Ok(Found {
+        held: assignment(|record| record.phase == Phase::Leaked),
+        used: assignment(|record| record.phase != Phase::Leaked),
+    })
 }
 
 /// What the guest had was taken back already. If it has rebooted since, it may have got the devices again.
@@ -89,43 +155,40 @@ fn stay_away(host: &Host, request: &Request) -> Result<(), Error> {
 
 /// Takes devices that the guest uses.
 fn take(host: &Host, mut assignment: Assignment, request: &Request) -> Result<(), Error> {
-    let replaced = directories::check_frontend(host, assignment.stub.id, &assignment.guest);
-    if let Err(error @ Error::FrontendReplaced { .. }) = &replaced
-        && request.force
-    {
-        // Nobody can ask it.
-        host.note(&error.to_string());
-        assignment.connection = if assignment.staying.is_empty() { Connection::Gone } else { Connection::Stays };
-        return host.without_stopping(|| {
-            host.commit(&phases(&assignment.devices, Phase::Detaching))?;
-            release::take_back(host, &assignment, rights(host, &assignment)?)
-        });
-    }
-    replaced?;
+    let asking = asking(host, &mut assignment, request)?;
+    let ask = || executor::execute(host, &asking);
     if assignment.stub_alive {
-        let if_silent = if request.force { IfSilent::Leave } else { IfSilent::Restore };
-        let wanted = Wanted {
-            stub: &assignment.stub,
-            guest: &assignment.guest,
-            devices: &assignment.devices,
-            timeout: request.timeout,
-            if_silent,
-        };
-        let asked = host.elapsed();
-        match withdraw(host, wanted)? {
-            Answer::LetGo => {}
-            Answer::Silent(_) | Answer::HalfWay(_) if request.force => {
-                host.note(&format!("{} did not let go of its devices and loses them", assignment.guest));
-                host.commit(&phases(&assignment.devices, Phase::Detaching))?;
-            }
-            Answer::Silent(error) => return Err(error),
-            Answer::HalfWay(ends) => {
-                return Err(half_way(&assignment, host.elapsed().saturating_sub(asked), ends));
-            }
-        }
+        ask()?;
+    } else {
+        host.without_stopping(ask)?;
     }
     // The guest does not use them any more, and nobody could give them back to it: from here on it goes on to the end.
-    host.without_stopping(|| take_from_guest(host, assignment, request))
+    host.without_stopping(|| {
+        assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
+        assignment.stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
+        release::take_back(host, &assignment, rights(host, &assignment)?)
+    })
+}
+
+/// What has the guest let go, or what is noted where nobody can ask it; and what becomes of its connection afterwards.
+fn asking(host: &Host, assignment: &mut Assignment, request: &Request) -> Result<Plan, Error> {
+    let is_last = assignment.staying.is_empty();
+    match directories::check_frontend(host, assignment.stub.id, &assignment.guest) {
+        Err(error @ Error::FrontendReplaced { .. }) if request.force => {
+            // Nobody can ask it.
+            host.note(&error.to_string());
+            assignment.connection = if is_last { Connection::Gone } else { Connection::Stays };
+            let steps = vec![Step::RecordDetaching { devices: assignment.devices.clone() }];
+            return Ok(Plan { steps, on_failure: OnFailure::LeaveToNext });
+        }
+        checked => checked?,
+    }
+    assignment.connection = match is_last {
+        false => Connection::Stays,
+        true if assignment.stub_alive => Connection::Ends { by_force: request.force },
+        true => Connection::Gone,
+    };
+    Ok(plan::release::ask(assignment, request.timeout, request.force))
 }
 
 /// `xl pci-detach -f` takes the DMA of a device of ours from the guest, and its guard with it.
@@ -138,44 +201,23 @@ fn rights(host: &Host, assignment: &Assignment) -> Result<Rights, Error> {
     Ok(Rights::Complete)
 }
 
-fn take_from_guest(host: &Host, mut assignment: Assignment, request: &Request) -> Result<(), Error> {
-    if !assignment.stub_alive {
-        // Nobody can ask it for one device. When the last one goes it is asked to close.
-        host.commit(&phases(&assignment.devices, Phase::Detaching))?;
-        if assignment.staying.is_empty() {
-            close::close_orphan(host, assignment.stub.id, &assignment.guest, STUB_PATIENCE)?;
-        }
-    }
-    assignment.connection = match assignment.staying.is_empty() {
-        false => Connection::Stays,
-        true if assignment.stub_alive => Connection::Ends { by_force: request.force },
-        true => Connection::Gone,
-    };
-    assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
-    assignment.stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
-    release::take_back(host, &assignment, rights(host, &assignment)?)
-}
-
-fn half_way(assignment: &Assignment, after: Duration, ends: Ends) -> Error {
-    if ends.front == XenbusState::Reconfiguring && ends.back != XenbusState::Reconfigured {
-        let waiting_for = format!("taking devices back from {}", assignment.guest);
-        return Error::StubSilent { stub: assignment.stub.clone(), after, waiting_for };
-    }
-    Error::GuestHalfClosed { guest: assignment.guest.clone(), after, frontend: StateName(ends.front) }
-}
-
 /// Devices that were taken from the guest before: does it still have something of them?
 fn retry(host: &Host, assignment: &Assignment, force: bool) -> Result<(), Error> {
-    let mut facts = Vec::new();
+    executor::run(host, |executor| {
+        executor.carry_out(&plan_retry(host, assignment, force)?)?;
+        executor.verdict(&assignment.guest)
+    })
+}
+
+fn plan_retry(host: &Host, assignment: &Assignment, force: bool) -> Result<Plan, Error> {
+    let mut known = Known::default();
     for device in assignment.devices.iter().copied() {
-        facts.push(DeviceResources::find(host, assignment.stub.id, device)?);
+        let resources = DeviceResources::find(host, assignment.stub.id, device)?;
+        let known = if host.sysfs.exists(device) { &mut known.present } else { &mut known.removed };
+        known.push(resources);
     }
-    let held = if force { Held::default() } else { in_use::hold(host, &assignment.guest, &facts)? };
-    let free: Vec<Sbdf> = assignment.devices.iter().copied().filter(|device| !held.has(*device)).collect();
-    facts.retain(|facts| host.sysfs.exists(facts.device));
-    let looked = if force { Looked::Away } else { Looked::as_set(host) };
-    Returning::begin(host, &free, &facts)?.finish(host, &assignment.stub, assignment.stub_alive, looked, Vec::new())?;
-    held.into_result(&assignment.guest)
+    let looked = if force { Looked::Away } else { release::looked(host) };
+    Ok(plan::release::retry(assignment, &known, looked, force))
 }
 
 /// The user named a backend: is it the one that has the device?

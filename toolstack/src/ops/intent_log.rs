@@ -7,11 +7,7 @@ use xenstore::{Permission, path};
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::records::device_table;
-use crate::records::guard;
-use crate::records::rollback::RollbackStack;
 use crate::store::Change;
-use crate::sysfs::PCIBACK;
 
 const DIR: &str = "/tool/pcidom/work";
 /// Stands for nobody.
@@ -27,16 +23,6 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// The work of giving a device to the stub; none where the stub has it already, and xen-pciback has it for the stub.
-    pub(crate) fn to_add(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<Option<Self>, Error> {
-        let from = host.sysfs.driver(device);
-        let nothing_to_do = match device_table::load_one(host, device)? {
-            Some(_) => guard::is_parked(host, device),
-            None => from.as_deref() == Some(PCIBACK) && stub.is_none(),
-        };
-        Ok((!nothing_to_do).then_some(Self::Add { from, stub }))
-    }
-
     fn parse(text: &str) -> Option<Self> {
         let known = |word: &str| (word != NONE).then(|| word.to_owned());
         match text.splitn(3, ' ').collect::<Vec<_>>()[..] {
@@ -65,19 +51,11 @@ impl std::fmt::Display for Work {
 }
 
 /// Writes down what is going to be done. That it is done, [`done`] says: in the transaction that ends it all.
-pub(crate) fn begin(rollback: &mut RollbackStack<'_>, works: Vec<(Sbdf, Work)>) -> Result<(), Error> {
-    if works.is_empty() {
-        return Ok(());
-    }
+pub(crate) fn begin(works: &[(Sbdf, Work)]) -> Vec<Change> {
     let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
     changes.extend(Change::directory(DIR, &[Permission::none(DomId::DOM0)]));
-    let devices: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
-    changes.extend(works.into_iter().map(|(device, work)| Change::write(node(device), work)));
-    rollback.step(
-        "write down what is going to be done",
-        |host| host.commit(&changes),
-        move |host| host.commit(&done(&devices)),
-    )
+    changes.extend(works.iter().map(|(device, work)| Change::write(node(*device), work)));
+    changes
 }
 
 fn override_node(device: Sbdf) -> String {

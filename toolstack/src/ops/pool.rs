@@ -10,15 +10,13 @@ use xenstore::path::key;
 use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
-use crate::device::reset::{Reset, is_fresh, reset};
+use crate::device::reset::Reset;
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::patience;
 use crate::records::device_table::{self, Record};
-use crate::records::guard;
-use crate::records::rollback::RollbackStack;
 use crate::store::Change;
 use crate::xen::{Frames, Permission as Right};
 
@@ -90,115 +88,31 @@ pub(crate) fn are_in_pools(host: &Host, records: &[Record]) -> Result<Vec<bool>,
     Ok(records.iter().map(has).collect())
 }
 
-/// Quiets a device, resets it and gives it to the stub, which must find it fit. One that was reset here needs no reset before a guest gets it.
-pub(crate) fn hand_over(
-    rollback: &mut RollbackStack<'_>,
-    stub: &DomainName,
-    facts: &DeviceResources,
-) -> Result<(), Error> {
-    let (device, id) = (facts.device, stub.id);
-    let decode = facts.decode();
-    check_room(rollback.host(), stub)?;
-    let had_reset = device_table::was_reset(rollback.host(), device)?;
-    let mut outcome = Reset::Failed;
-    rollback.step(
-        format!("quiet and reset {device}"),
-        |host| {
-            outcome = if is_fresh(host, device, decode)? {
-                Reset::Done
-            } else {
-                host.sysfs.config(device)?.quiesce(decode)?;
-                reset(host, device, decode)?
-            };
-            Ok(())
-        },
-        |_| Ok(()), // a quiet device is how any driver finds one
-    )?;
-    rollback.step(
-        format!("let {stub} read the configuration space of {device}"),
-        |host| set_ecam(host, id, device, Right::Allow),
-        move |host| set_ecam(host, id, device, Right::Revoke),
-    )?;
-    let owner = stub.clone();
-    let was_remembered = device_table::backend(rollback.host(), device)?.is_some();
-    rollback.step(
-        format!("enter {device} into the pool of {stub}"),
-        |host| guard::commit(host, &[device], &entry(host, stub, facts, outcome)?),
-        move |host| {
-            let released = ask_back(host, &owner, device);
-            let mut forgotten =
-                if had_reset { Vec::new() } else { vec![device_table::note_reset(device, Reset::Failed)] };
-            forgotten.extend(if was_remembered {
-                device_table::lose_stub(host, device)?
-            } else {
-                device_table::forget(host, device)?
-            });
-            host.commit(&[leave(id, device), forgotten].concat())?;
-            released
-        },
-    )?;
-    rollback.step(
-        format!("wait until {stub} has looked at {device}"),
-        |host| await_verdict(host, stub, device),
-        |_| Ok(()),
-    )
-}
-
-/// A stub reads the names in its pool over its ring, in one message: that is all that oxenstored tells there.
-fn check_room(host: &Host, stub: &DomainName) -> Result<(), Error> {
+/// Refuses so many more devices where the stub could not list them: it reads the names in its pool over its ring, in one message, and that is
+/// all that oxenstored tells there.
+pub(crate) fn check_room(host: &Host, stub: &DomainName, more: usize) -> Result<(), Error> {
     /// `0000-00-00-0` and a NUL.
     const NAME_BYTES: usize = 13;
     let devices = host.list(&path::pool_root(stub.id))?.len();
-    if (devices + 1) * NAME_BYTES > MAX_PAYLOAD {
+    if more > 0 && (devices + more) * NAME_BYTES > MAX_PAYLOAD {
         return Err(Error::PoolFull { stub: stub.clone(), devices });
     }
     Ok(())
 }
 
-/// Takes a free device from the stub.
-pub(crate) fn take<'a>(
-    rollback: &mut RollbackStack<'a>,
-    stub: &DomainName,
-    facts: &'a DeviceResources,
-) -> Result<(), Error> {
-    let (device, id) = (facts.device, stub.id);
-    let owner = stub.clone();
-    let reset = if device_table::was_reset(rollback.host(), device)? { Reset::Done } else { Reset::Failed };
-    rollback.step(
-        format!("have {stub} let go of {device}"),
-        |host| {
-            ask_back(host, stub, device).or_else(|error| {
-                host.commit(&[Change::write(path::child(&path::pool_dir(id, device), "online"), 1)])?;
-                Err(error)
-            })
-        },
-        move |host| {
-            host.commit(&removal(host, id, device)?)?;
-            guard::commit(host, &[device], &entry(host, &owner, facts, reset)?)?;
-            await_verdict(host, &owner, device)
-        },
-    )?;
-    rollback.step(
-        format!("forbid {stub} the configuration space of {device}"),
-        |host| set_ecam(host, id, device, Right::Revoke),
-        move |host| set_ecam(host, id, device, Right::Allow),
-    )?;
-    // The first step's undo enters it again.
-    rollback.step(format!("remove {device} from the pool"), |host| host.commit(&removal(host, id, device)?), |_| Ok(()))
-}
-
-/// Takes from the stub the right to a device that has no entry.
-pub(crate) fn forbid(host: &Host, stub: DomId, device: Sbdf) -> Result<(), Error> {
-    set_ecam(host, stub, device, Right::Revoke)
-}
-
-fn set_ecam(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), Error> {
+/// Whether the stub may map the device's page of configuration space.
+pub(crate) fn set_config_space(host: &Host, stub: DomId, device: Sbdf, right: Right) -> Result<(), Error> {
     let frames = Frames { first: host.sysfs.ecam_frame(device)?, count: 1 };
     host.hypervisor.set_iomem(stub, frames, right).doing(|| format!("configuration space of {device}"))
 }
 
 /// The description of a device, as docs/xenstore.md has it.
-fn entry(host: &Host, owner: &DomainName, facts: &DeviceResources, reset: Reset) -> Result<Vec<Change>, Error> {
+pub(crate) fn entry(
+    host: &Host,
+    owner: &DomainName,
+    facts: &DeviceResources,
+    reset: Reset,
+) -> Result<Vec<Change>, Error> {
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
@@ -223,11 +137,13 @@ fn entry(host: &Host, owner: &DomainName, facts: &DeviceResources, reset: Reset)
     Ok(changes)
 }
 
-fn removal(host: &Host, stub: DomId, device: Sbdf) -> Result<Vec<Change>, Error> {
+/// Removes a device from the pool and from the device table.
+pub(crate) fn removal(host: &Host, stub: DomId, device: Sbdf) -> Result<Vec<Change>, Error> {
     Ok([leave(stub, device), device_table::forget(host, device)?].concat())
 }
 
-fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
+/// Removes a device from the pool.
+pub(crate) fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
     vec![Change::remove(path::pool_dir(stub, device)), Change::remove_if_empty(path::pool_root(stub))]
 }
 
@@ -238,36 +154,14 @@ pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
     [Change::remove(policy), Change::write(state_path(stub, device), "new")]
 }
 
-/// Tells the stub what the next guest of a free device may do with it besides what any guest may.
-pub(crate) fn set_policy(
-    rollback: &mut RollbackStack<'_>,
-    stub: &DomainName,
-    device: Sbdf,
-    policy: &Policy,
-) -> Result<(), Error> {
-    if policy.is_default() {
-        return Ok(());
-    }
-    let node = path::child(&path::pool_dir(stub.id, device), key::POLICY);
-    let owner = stub.clone();
-    rollback.step(
-        format!("tell {stub} and the broker that {device} has {policy}"),
-        |host| {
-            let state = Change::write(state_path(stub.id, device), "new");
-            let numbers = policy.policy_flags().numbers().map(|number| format!("{number:x}")).join(" ");
-            host.commit(&[device_table::set_policy(device, policy), Change::write(node, numbers), state])
-        },
-        move |host| {
-            host.commit(&present_again(owner.id, device))?;
-            await_verdict(host, &owner, device)
-        },
-    )?;
-    // A stub that does not take it is told of a device without it: by what undoes the step before.
-    rollback.step(
-        format!("wait until {stub} has looked at {device} with it"),
-        |host| await_verdict(host, stub, device),
-        |_| Ok(()),
-    )
+/// Tells stub and broker what the next guest of a free device may do with it besides what any guest may. Then comes [`await_verdict`].
+pub(crate) fn set_policy(stub: DomId, device: Sbdf, policy: &Policy) -> Vec<Change> {
+    let numbers = policy.policy_flags().numbers().map(|number| format!("{number:x}")).join(" ");
+    vec![
+        device_table::set_policy(device, policy),
+        Change::write(path::child(&path::pool_dir(stub, device), key::POLICY), numbers),
+        Change::write(state_path(stub, device), "new"),
+    ]
 }
 
 /// Has the stub look whether a device that it has assigned is still there: it does when anything of the device's entry is touched.
@@ -290,7 +184,7 @@ pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Res
 }
 
 /// Asks the stub to let go of a device and waits until it has.
-fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+pub(crate) fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     host.commit(&[Change::write(path::child(&path::pool_dir(stub.id, device), "online"), 0)])?;
     match await_state(host, stub, device, |state| (state == PoolState::Released).then_some(())) {
         Ok(Ok(())) | Err(Error::StubWentAway(_)) => Ok(()),

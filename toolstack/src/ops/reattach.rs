@@ -6,19 +6,20 @@
 use xen_types::{DomId, Sbdf};
 
 use crate::create::unfinished;
-use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error, StateName, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
 use crate::ops::attach::{self, Following, Until};
 use crate::ops::close;
+use crate::ops::executor;
+use crate::ops::host_facts::HostFacts;
+use crate::ops::plan;
 use crate::ops::pool::{self, STUB_PATIENCE};
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::{self, Keep, Phase, Record, UnassignedEntry};
 use crate::records::directories::end_state;
 use crate::records::export::ExportMode;
-use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
 use xenstore::{XenbusState, path};
 
@@ -28,11 +29,12 @@ pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[UnassignedEn
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
         host.safe_point()?;
-        let handed = RollbackStack::run(host, |rollback| {
-            assignable::park(rollback, host, device)?;
-            pool::hand_over(rollback, &stub, &DeviceResources::gather(host, device)?)
-        });
-        match handed {
+        let to_pool = || {
+            let facts = HostFacts::gather(host, device)?;
+            pool::check_room(host, &stub, 1)?;
+            executor::execute(host, &plan::pool::to_pool(&facts, &stub))
+        };
+        match to_pool() {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),
             Err(error) => host.note(&format!("{device} is not in the pool of {stub} again: {error}")),
         }

@@ -6,17 +6,18 @@ use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
-use crate::broker;
+use crate::broker::end_sweeps;
 use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect;
 use crate::ops::hot_unplug::{self, Answer, IfSilent, Wanted, phases, withdraw};
 use crate::ops::intent_log;
+use crate::ops::plan::release::{Assignment, Connection, Rights};
 use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
 use crate::ops::reattach;
 use crate::ops::recover_intents;
-use crate::ops::release::{self, Assignment, Connection, Rights};
+use crate::ops::release;
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories::{self, Ends};
 use crate::records::entries::Entries;
@@ -32,7 +33,7 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
-    broker::end_sweeps(host)?;
+    end_sweeps(host)?;
     if let Err(error) = audit::recover(host) {
         host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
     }
@@ -81,6 +82,21 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     sweep_directories(host, &records)?;
     reattach::follow(host, &records, &remembered)?;
     Ok(reclaimed)
+}
+
+/// Whether [`reclaim`] would find something to put right.
+pub(crate) fn is_due(host: &Host) -> Result<bool, Error> {
+    let (records, remembered) = device_table::load_all(host)?;
+    let is_left = |record: &Record| matches!(record.phase, Phase::Attaching | Phase::Detaching);
+    if records.iter().any(is_left) || !intent_log::load(host)?.is_empty() {
+        return Ok(true);
+    }
+    for guest in records.iter().filter_map(|record| record.frontend) {
+        if !domain::is_alive(host, guest)? {
+            return Ok(true);
+        }
+    }
+    reattach::is_due(host, &records, &remembered)
 }
 
 /// Has the stub tell the guest about a device that was pulled out.

@@ -6,11 +6,15 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
+use crate::ops::executor;
+use crate::ops::host_facts::HostFacts;
 use crate::ops::intent_log::{self, Work};
+use crate::ops::parking;
+use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
 use crate::records::device_table;
-use crate::records::rollback::RollbackStack;
 use crate::sysfs::PCIBACK;
+use crate::xen::Permission;
 
 /// Undoes or finishes what commands have left that were killed. Whether there was anything.
 pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
@@ -39,15 +43,16 @@ fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
     }
     match work {
         Work::Remove { rebind } => {
-            let facts = assignable::facts_of(host, device)?;
-            RollbackStack::run(host, |rollback| assignable::remove_one(rollback, host, &facts, *rebind))?;
+            let facts = HostFacts::gather(host, device)?;
+            assignable::note_unknown_driver(host, &facts, *rebind);
+            executor::execute(host, &Plan::undone(plan::pool::to_host(&facts, *rebind)))?;
             host.commit(&device_table::forget(host, device)?)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
         Work::Add { from, stub } => {
             leave_pool(host, device, *stub)?;
             if from.as_deref() != Some(PCIBACK) {
-                assignable::unpark(host, device, from.as_deref())?;
+                parking::unpark(host, device, from.as_deref())?;
             }
             host.note(&format!("{device} is where it was before a command was interrupted"));
         }
@@ -56,16 +61,14 @@ fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
 }
 
 fn leave_pool(host: &Host, device: Sbdf, stub: Option<DomId>) -> Result<(), Error> {
-    if let Some(record) = device_table::load_one(host, device)? {
-        let facts = assignable::facts_of(host, device)?;
-        let stub = domain::named(host, record.stub)?;
-        return RollbackStack::run(host, |rollback| pool::take(rollback, &stub, &facts));
+    if device_table::load_one(host, device)?.is_some() {
+        return assignable::leave_pool(host, device);
     }
     // It may have got the right and no entry yet.
     if let Some(stub) = stub
         && domain::is_alive(host, stub)?
     {
-        pool::forbid(host, stub, device)?;
+        pool::set_config_space(host, stub, device, Permission::Revoke)?;
     }
     Ok(())
 }

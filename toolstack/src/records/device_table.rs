@@ -89,6 +89,12 @@ pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<UnassignedEntry>
     Ok((records, remembered))
 }
 
+/// The devices that a guest uses, apart from some.
+pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf> {
+    let uses = |record: &&Record| record.frontend == Some(guest) && record.phase != Phase::Leaked;
+    records.iter().filter(uses).map(|record| record.device).filter(|device| !but.contains(device)).collect()
+}
+
 /// One device's record.
 pub(crate) fn load_one(host: &Host, device: Sbdf) -> Result<Option<Record>, Error> {
     let nodes = record_nodes(device);

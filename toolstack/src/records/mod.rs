@@ -8,5 +8,4 @@ pub(crate) mod entries;
 pub(crate) mod export;
 pub(crate) mod guard;
 pub(crate) mod quirks;
-pub(crate) mod rollback;
 pub(crate) mod running_commands;

@@ -228,6 +228,11 @@ impl Sysfs {
         self.write(&self.driver_dir(PCIBACK).join("remove_slot"), &device.to_string())
     }
 
+    /// Whether Linux knows a way to reset this function alone.
+    pub(crate) fn can_reset(&self, device: Sbdf) -> bool {
+        self.device_dir(device).join("reset").exists()
+    }
+
     /// Begins to reset the function by whatever way Linux knows; `None` where it knows none for this function alone. What is answered
     /// waits for the end.
     pub(crate) fn begin_reset(&self, device: Sbdf) -> Option<impl FnOnce() -> Result<(), Error> + use<>> {

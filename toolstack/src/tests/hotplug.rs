@@ -565,7 +565,8 @@ fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
     machine.with(|world| {
         assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("leaked"));
         assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
-        let told = "could not undo \"note that the devices go to web (domain 5)\": 0000:00:06.0 is given to nobody";
+        let told =
+            "could not undo \"reserve 0000:00:06.0, 0000:00:07.0 for web (domain 5)\": 0000:00:06.0 is given to nobody";
         assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
     });
     machine.assert_no_violations();

@@ -16,6 +16,7 @@ mod man;
 mod many;
 mod named_devices;
 mod neighbours;
+mod plans;
 mod policy;
 mod random;
 mod reclaim;

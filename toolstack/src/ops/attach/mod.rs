@@ -1,10 +1,9 @@
 //! `pcidom attach`: gives devices to a guest, whether it has none yet or uses some already.
 //!
-//! Everything that can be refused is looked at first ([`checks`]). Then come the steps of [`perform`], each with its undo, so that
-//! a failure at any point leaves things as they were (the order is that of libxl: registers, interrupts, DMA, and then the directories).
+//! Everything that can be refused is looked at first ([`checks`]). From what was found comes a plan (`plan/attach.rs`), which `executor` carries
+//! out, so that a failure at any point leaves things as they were.
 
 mod checks;
-mod steps;
 
 pub(crate) use crate::ops::connect::Until;
 pub(crate) use checks::find_stub;
@@ -19,20 +18,17 @@ use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain::{self, Names};
-use crate::host::needs;
-use crate::ops::assignable;
 use crate::ops::connect::{self, Connection, Settled};
-use crate::ops::hot_unplug::phases;
-use crate::ops::intent_log::{self, Work};
+use crate::ops::executor;
+use crate::ops::host_facts::HostFacts;
 use crate::ops::patience::Patience;
+use crate::ops::plan::attach::{AttachedDevice, Facts};
+use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
-use crate::ops::release;
 use crate::records::device_spec::DeviceSpec;
-use crate::records::device_table::{self, Keep, Phase};
+use crate::records::device_table::{self, Keep};
 use crate::records::export::{Export, ExportMode};
 use crate::records::quirks;
-use crate::records::rollback::RollbackStack;
-use crate::sysfs::PCIBACK;
 
 /// What is to be attached to what.
 #[derive(Clone, Debug)]
@@ -61,6 +57,24 @@ pub(crate) enum Following {
 
 /// Attaches the devices. Reclaim first: see [`crate::ops::recover`].
 pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error> {
+    let checked = check(host, request)?;
+    executor::run(host, |executor| {
+        executor.carry_out(&checked.to_pool)?;
+        // Only now: a device that xen-pciback did not have may have another interrupt, and be reset.
+        executor.carry_out(&checked.plan(host)?)?;
+        Ok(executor.connection().unwrap_or(Connection::Waiting))
+    })
+}
+
+/// What [`attach`] would do. Everything that can be refused is.
+pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
+    let checked = check(host, request)?;
+    let to_guest = checked.plan(host)?;
+    Ok(checked.to_pool.then(to_guest))
+}
+
+/// Looks at everything that can be refused. Nothing is changed.
+fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     if !host.hypervisor.has_iommu().doing(|| "looking at the host".to_owned())? {
         return Err(Error::NoIommu);
     }
@@ -86,7 +100,7 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
             host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
         }
     }
-    let others = release::others(&device_table::load(host)?, guest.id, &[]);
+    let others = device_table::others(&device_table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
     let request = &Request { devices: quirks::apply(host, &request.devices)?, ..request.clone() };
     for spec in request.devices.iter().filter(|spec| spec.policy.permissive) {
@@ -102,12 +116,33 @@ pub(crate) fn attach(host: &Host, request: &Request) -> Result<Connection, Error
         Following::No => Some(Vec::new()),
         Following::Already => None,
     };
-    let plan = Plan { keeps, stub, guest, export, others, has_connection, patience };
-    RollbackStack::run(host, |rollback| perform(rollback, host, request, &plan))
+    let new = request.devices.iter().map(|spec| spec.device);
+    let mut to_pool = Vec::new();
+    for device in new {
+        if device_table::load_one(host, device)?.is_none() {
+            to_pool.push(HostFacts::gather(host, device)?);
+        }
+    }
+    pool::check_room(host, &stub, to_pool.len())?;
+    let (to_pool, intents) = plan::pool::to_attach(&to_pool, &stub);
+    Ok(Checked {
+        request: request.clone(),
+        stub,
+        guest,
+        export,
+        others,
+        has_connection,
+        keeps,
+        patience,
+        to_pool,
+        intents,
+    })
 }
 
-/// What was found before anything is done.
-struct Plan {
+/// What was asked for, when everything was looked at that can be refused.
+struct Checked {
+    /// With what the quirks file has for the devices.
+    request: Request,
     stub: DomainName,
     guest: DomainName,
     export: Export,
@@ -117,68 +152,37 @@ struct Plan {
     /// Whom the devices are going to follow; `None` when that stays as it is.
     keeps: Option<Vec<Keep>>,
     patience: Patience,
+    /// What brings those into the pool that are not there.
+    to_pool: Plan,
+    /// Devices in its intent log.
+    intents: Vec<Sbdf>,
 }
 
-/// The steps.
-fn perform<'a>(
-    rollback: &mut RollbackStack<'a>,
-    host: &'a Host,
-    request: &Request,
-    plan: &Plan,
-) -> Result<Connection, Error> {
-    let Plan { stub, guest, export, .. } = plan;
-    let mut works = Vec::new();
-    for device in request.devices.iter().map(|spec| spec.device) {
-        works.extend(Work::to_add(host, device, Some(stub.id))?.map(|work| (device, work)));
-    }
-    let working: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
-    intent_log::begin(rollback, works)?;
-    for spec in &request.devices {
-        if device_table::load_one(host, spec.device)?.is_none()
-            || host.sysfs.driver(spec.device).as_deref() != Some(PCIBACK)
-        {
-            assignable::park(rollback, host, spec.device)?;
+impl Checked {
+    /// From the pool to the guest, with the devices as they are now, or as they will be when they are in the pool.
+    fn plan(&self, host: &Host) -> Result<Plan, Error> {
+        let mut devices = Vec::new();
+        for spec in &self.request.devices {
+            let resources = DeviceResources::gather(host, spec.device)?;
+            checks::note_limits(host, &resources)?;
+            let is_fresh = match device_table::load_one(host, spec.device)? {
+                Some(_) => is_fresh(host, spec.device, resources.decode())?,
+                None => host.sysfs.can_reset(spec.device),
+            };
+            let follows = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
+            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, follows });
         }
+        Ok(plan::attach::attach(&Facts {
+            stub: self.stub.clone(),
+            guest: self.guest.clone(),
+            has_connection: self.has_connection,
+            export: self.export.clone(),
+            devices,
+            has: GuestRights::of(&DeviceResources::of_others(host, self.stub.id, &self.others)?),
+            keeps: self.keeps.clone(),
+            patience: self.patience,
+            until: self.request.until,
+            intents: self.intents.clone(),
+        }))
     }
-    // Only a parked device has an interrupt for sure: xen-pciback enables it.
-    let facts: Vec<DeviceResources> =
-        request.devices.iter().map(|spec| DeviceResources::gather(host, spec.device)).collect::<Result<_, _>>()?;
-    for facts in &facts {
-        checks::note_limits(host, facts)?;
-        if device_table::load_one(host, facts.device)?.is_none() {
-            pool::hand_over(rollback, stub, facts)?;
-        }
-    }
-    let fresh: Vec<bool> =
-        facts.iter().map(|facts| is_fresh(host, facts.device, facts.decode())).collect::<Result<_, _>>()?;
-    steps::reserve(rollback, stub, guest, &facts, plan.keeps.as_deref())?;
-    for spec in &request.devices {
-        pool::set_policy(rollback, stub, spec.device, &spec.policy)?;
-    }
-    for (facts, fresh) in facts.iter().zip(fresh) {
-        steps::prepare(rollback, stub, facts, fresh)?;
-    }
-    steps::permit_writes(rollback, &request.devices)?;
-    let others = DeviceResources::of_others(host, stub.id, &plan.others)?;
-    steps::guard(rollback, guest, &facts)?;
-    steps::grant(rollback, guest, &GuestRights::of(&facts).without(&GuestRights::of(&others)))?;
-    for spec in &request.devices {
-        steps::assign(rollback, guest, spec)?;
-    }
-    if plan.has_connection {
-        steps::append(rollback, stub, guest, export, &request.devices, &facts, plan.patience)?;
-    } else {
-        steps::publish(rollback, stub, guest, export, &request.devices, &facts)?;
-    }
-    let devices: Vec<Sbdf> = request.devices.iter().map(|spec| spec.device).collect();
-    // Once, with its first devices, and while it looks at them.
-    if !plan.has_connection && request.following != Following::Already {
-        for lack in needs::lacks(host.xl.configuration(guest.id).as_ref()) {
-            host.note(&format!("{guest}: {lack}"));
-        }
-    }
-    // From here on: what came before was our own work.
-    let connection = connect::await_connection(host, stub, guest, &devices, plan.patience, request.until)?;
-    host.commit(&[phases(&devices, Phase::Attached), intent_log::done(&working)].concat())?;
-    Ok(connection)
 }

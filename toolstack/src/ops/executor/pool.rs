@@ -1,0 +1,88 @@
+//! Steps of devices on their way into a pool and out of it.
+
+use xen_types::Sbdf;
+
+use crate::device::reset::{Reset, is_fresh, reset};
+use crate::device::resources::DeviceResources;
+use crate::error::{DomainName, Error};
+use crate::host::Host;
+use crate::ops::intent_log;
+use crate::ops::pool::{self, await_verdict};
+use crate::records::device_table;
+use crate::records::guard;
+use crate::store::Change;
+use crate::sysfs::Decode;
+
+/// Stops a device and resets it, unless it is as its last reset left it.
+pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Reset, Error> {
+    if is_fresh(host, device, decode)? {
+        return Ok(Reset::Done);
+    }
+    host.sysfs.config(device)?.quiesce(decode)?;
+    reset(host, device, decode)
+}
+
+/// Describes a device to the stub. One that was reset here needs no reset before a guest gets it.
+pub(super) fn enter(host: &Host, stub: &DomainName, device: Sbdf, reset: Reset) -> Result<(), Error> {
+    // Only a parked device has an interrupt for sure: xen-pciback enables it.
+    let resources = DeviceResources::gather(host, device)?;
+    guard::commit(host, &[device], &pool::entry(host, stub, &resources, reset)?)
+}
+
+/// Undoes [`enter`].
+pub(super) fn leave(
+    host: &Host,
+    stub: &DomainName,
+    device: Sbdf,
+    had_reset: bool,
+    had_backend: bool,
+) -> Result<(), Error> {
+    let released = pool::ask_back(host, stub, device);
+    let mut changes = pool::leave(stub.id, device);
+    if !had_reset {
+        changes.push(device_table::note_reset(device, Reset::Failed));
+    }
+    changes.extend(match had_backend {
+        true => device_table::lose_stub(host, device)?,
+        false => device_table::forget(host, device)?,
+    });
+    host.commit(&changes)?;
+    released
+}
+
+/// Has the stub let go of a free device. One that does not keeps it.
+pub(super) fn take_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+    pool::ask_back(host, stub, device).or_else(|error| {
+        host.commit(&[pool::look_again(stub.id, device)])?;
+        Err(error)
+    })
+}
+
+/// Enters a device again that has left the pool.
+pub(super) fn enter_again(
+    host: &Host,
+    stub: &DomainName,
+    resources: &DeviceResources,
+    reset: Reset,
+) -> Result<(), Error> {
+    let device = resources.device;
+    host.commit(&pool::removal(host, stub.id, device)?)?;
+    guard::commit(host, &[device], &pool::entry(host, stub, resources, reset)?)?;
+    await_verdict(host, stub, device)
+}
+
+/// Has the stub look at a free device without the policy that it had.
+pub(super) fn look_again(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
+    host.commit(&pool::present_again(stub.id, device))?;
+    await_verdict(host, stub, device)
+}
+
+/// Nothing is noted of the devices any more: neither of one that was only parked, and was to be given to a stub that never came.
+pub(super) fn forget(host: &Host, devices: &[Sbdf]) -> Result<Vec<Change>, Error> {
+    let mut changes = Vec::new();
+    for device in devices {
+        changes.extend(device_table::forget(host, *device)?);
+    }
+    changes.extend(intent_log::done(devices));
+    Ok(changes)
+}

@@ -1,0 +1,97 @@
+//! The plan of an attach, from the pool on. The order is that of libxl: registers, interrupts, DMA, and then the directories.
+
+use xen_types::Sbdf;
+
+use super::{Plan, Right, Step};
+use crate::device::resources::{DeviceResources, GuestRights};
+use crate::error::DomainName;
+use crate::ops::connect::Until;
+use crate::ops::patience::Patience;
+use crate::records::device_spec::{DeviceSpec, RdmPolicy};
+use crate::records::device_table::Keep;
+use crate::records::export::Export;
+
+/// What was asked for, and what was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) stub: DomainName,
+    pub(crate) guest: DomainName,
+    /// The guest is connected to the stub already.
+    pub(crate) has_connection: bool,
+    pub(crate) export: Export,
+    pub(crate) devices: Vec<AttachedDevice>,
+    /// What the guest's other devices need: it has that already.
+    pub(crate) has: GuestRights,
+    /// Whom the devices are going to follow; `None` when that stays as it is.
+    pub(crate) keeps: Option<Vec<Keep>>,
+    pub(crate) patience: Patience,
+    pub(crate) until: Until,
+    /// Devices in the intent log.
+    pub(crate) intents: Vec<Sbdf>,
+}
+
+/// One of the devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AttachedDevice {
+    pub(crate) spec: DeviceSpec,
+    pub(crate) resources: DeviceResources,
+    /// It is as its last reset left it.
+    pub(crate) is_fresh: bool,
+    /// Whom it follows now.
+    pub(crate) follows: Option<Keep>,
+}
+
+/// From the pool to the guest.
+pub(crate) fn attach(facts: &Facts) -> Plan {
+    let Facts { stub, guest, export, patience, .. } = facts;
+    let devices: Vec<Sbdf> = facts.devices.iter().map(|device| device.spec.device).collect();
+    let specs: Vec<DeviceSpec> = facts.devices.iter().map(|device| device.spec.clone()).collect();
+    let resources: Vec<DeviceResources> = facts.devices.iter().map(|device| device.resources.clone()).collect();
+    let before = facts.devices.iter().map(|device| (device.spec.device, device.follows.clone()));
+    let mut steps = vec![Step::Reserve {
+        stub: stub.clone(),
+        guest: guest.clone(),
+        devices: devices.clone(),
+        keeps: facts.keeps.clone(),
+        before: if facts.keeps.is_some() { before.collect() } else { Vec::new() },
+    }];
+    for spec in specs.iter().filter(|spec| !spec.policy.is_default()) {
+        let (device, policy) = (spec.device, spec.policy);
+        steps.push(Step::SetPolicy { stub: stub.clone(), device, policy });
+        // A stub that does not take it is told of a device without it: by what undoes the step before.
+        steps.push(Step::AwaitVerdict { stub: stub.clone(), device });
+    }
+    for AttachedDevice { resources, is_fresh, .. } in &facts.devices {
+        let (device, decode) = (resources.device, resources.decode());
+        steps.push(Step::Reset { stub: stub.clone(), device, decode, is_fresh: *is_fresh });
+        steps.push(Step::PrepareForDriver { device, decode });
+    }
+    steps.push(Step::PermitWrites { devices: specs.clone() });
+    steps.push(Step::AuditOnUndo { guest: guest.clone(), resources: resources.clone() });
+    let rights = GuestRights::of(&resources).without(&facts.has);
+    steps.extend(Right::all(&rights).into_iter().map(|right| Step::Grant { guest: guest.clone(), right }));
+    steps.extend(specs.iter().map(|spec| Step::Assign {
+        guest: guest.clone(),
+        device: spec.device,
+        is_relaxed: spec.rdm_policy == RdmPolicy::Relaxed,
+    }));
+    let (stub, guest, export) = (stub.clone(), guest.clone(), export.clone());
+    steps.push(match facts.has_connection {
+        true => Step::AddEntries {
+            stub: stub.clone(),
+            guest: guest.clone(),
+            export,
+            devices: specs,
+            resources,
+            patience: *patience,
+        },
+        false => Step::WriteDirectories { stub: stub.clone(), guest: guest.clone(), export, devices: specs, resources },
+    });
+    // Once, with its first devices, and while it looks at them. Not where they are just following it.
+    if !facts.has_connection && facts.keeps.is_some() {
+        steps.push(Step::TellNeeds { guest: guest.clone() });
+    }
+    steps.push(Step::AwaitGuest { stub, guest, devices: devices.clone(), patience: *patience, until: facts.until });
+    steps.push(Step::RecordAttached { devices, intents: facts.intents.clone() });
+    Plan::undone(steps)
+}
