@@ -66,7 +66,7 @@ impl FixmapEntry {
     /// Takes a free slot, making a page table for more of them when all are taken.
     ///
     /// # Errors
-    /// `ENOMEM` without memory for a page table, `ENOSPC` when the whole window area is in use, or Xen's word on the new table.
+    /// `ENOMEM` without memory for a page table, `ENOSPC` when the whole fixmap is in use, or Xen's word on the new table.
     pub fn take() -> Result<Self, Errno> {
         let mut slots = SLOTS.lock();
         if let Some(slot) = slots.take() {

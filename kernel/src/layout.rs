@@ -9,13 +9,13 @@ pub const PAGE_SIZE: usize = 4096;
 /// memory than it maps, so this base is what lets the stub boot with `memory=1`.
 pub const VIRT_BASE: usize = 0x30_0000;
 
-/// First window slot. The page table that maps the image also covers 0x200000-0x2fffff: 256 slots without further memory.
+/// First fixmap entry. The page table that maps the image also covers 0x200000-0x2fffff: 256 entries without further memory.
 pub(crate) const FIXMAP_BASE: usize = 0x20_0000;
 
-/// Slots of the first window page table.
+/// Entries in the page table that is there from the start.
 pub(crate) const FIXMAP_SLOTS: usize = (VIRT_BASE - FIXMAP_BASE) / PAGE_SIZE;
 
-/// Further slots, in page tables made when they are needed. Far above any memory this domain may have, below 1 GiB so that the existing
+/// Further entries, in page tables made when they are needed. Far above any memory this domain may have, below 1 GiB so that the existing
 /// L2 table covers them.
 pub(crate) const FIXMAP_GROWTH_BASE: usize = 0x1000_0000;
 

@@ -44,7 +44,7 @@ pub(super) fn all_mapped() -> Outcome {
     Ok(())
 }
 
-pub(super) fn window_growth() -> Outcome {
+pub(super) fn fixmap_growth() -> Outcome {
     let before = fixmap::slots_in_use();
     let mut addresses: Vec<usize> = Vec::new();
     let mut slots = Vec::new();

@@ -25,7 +25,7 @@ pub(crate) const ALL: &[Case] = &[
     ("memory: every page of the domain is mapped", memory::all_mapped),
     ("heap: blocks are disjoint, aligned and come back", heap::blocks),
     ("heap: holds what the image does not use", heap::covers_memory),
-    ("window: grows beyond its first page table", memory::window_growth),
+    ("fixmap: grows beyond its first page table", memory::fixmap_growth),
     ("mmio: a device's ECAM page can be read", mmio::ecam),
     ("mmio: a protected page is known to be read-only", mmio::protected),
     ("mmio: a frame that is not ours is refused", mmio::refused),
