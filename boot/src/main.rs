@@ -92,7 +92,7 @@ impl Stub {
         loop {
             #[cfg(feature = "counting")]
             report.turn(|| self.backend.counters());
-            let has_served = self.serve();
+            let has_served = self.take_events();
             // Reads are what there is most of, and they leave nothing to do here.
             if !self.is_settled || self.due_ns.is_some_and(|due_ns| due_ns <= clock::now_ns()) {
                 self.settle();
@@ -133,17 +133,17 @@ impl Stub {
         self.is_settled = !self.has_bytes;
     }
 
-    /// Serves the ports that had an event. True when there was something to serve.
-    fn serve(&mut self) -> bool {
+    /// Handles the events that are pending. True when there was something to serve.
+    fn take_events(&mut self) -> bool {
         let mut has_served = false;
         self.has_unfinished = false;
-        events::take_pending(|port| has_served |= self.serve_port(port));
+        events::take_pending(|port| has_served |= self.on_event(port));
         has_served
     }
 
-    /// Serves one port that had an event. True when there was something to serve.
+    /// Handles an event on one port: xenstored's, or one that the backend serves. True when there was something to serve.
     #[inline(never)] // what a loop around it would keep at hand costs more than the call
-    fn serve_port(&mut self, port: Port) -> bool {
+    fn on_event(&mut self, port: Port) -> bool {
         self.poll_list.active(port);
         if port == self.ring.port() {
             self.has_bytes = true;

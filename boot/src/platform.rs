@@ -42,7 +42,7 @@ fn not_notified(port: Port, error: Errno) {
 pub(crate) struct GuestPage(GrantMapping);
 
 // SAFETY: (1) the mapping stays at its slot's page-aligned address while it lives; (2) it was mapped writable (`map_grant`); (3) nothing else in
-// this image uses window slots that it does not own.
+// this image uses fixmap entries that it does not own.
 unsafe impl pciif::SharedPage for GuestPage {
     fn base(&self) -> NonNull<u8> {
         self.0.base()
@@ -92,7 +92,7 @@ impl ConfigWrite for EcamPage {
 }
 
 impl ConfigAccess for Xen {
-    type Window = EcamPage;
+    type ConfigPage = EcamPage;
 
     fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<EcamPage, Errno> {
         if for_writing { MmioPage::map_writable(ecam) } else { MmioPage::map(ecam) }.map(EcamPage)
@@ -134,6 +134,6 @@ impl Clock for Xen {
 impl Introspection for Xen {
     fn usage(&self) -> Usage {
         let heap::Usage { used, peak, total } = heap::usage();
-        Usage { heap_used: used, heap_peak: peak, heap_total: total, windows: fixmap::slots_in_use() }
+        Usage { heap_used: used, heap_peak: peak, heap_total: total, mapped_pages: fixmap::slots_in_use() }
     }
 }

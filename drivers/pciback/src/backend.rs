@@ -6,51 +6,13 @@ use alloc::vec::Vec;
 use xen_types::{DomId, Port};
 use xenstore::Client;
 
-use crate::Counters;
-use crate::frontend::Guest;
+use crate::frontend::{Frontend, Served};
+use crate::options::Options;
 use crate::platform::Platform;
-use crate::shared::{Core, Handle};
+use crate::requests::Counters;
+use crate::shared::{Core, Handle, Shutdown};
 use crate::tasks::executor::Executor;
-use crate::tasks::shutdown::{self, Shutdown};
-use crate::tasks::{directory, pool_watcher, startup};
-use crate::topology::ExportMode;
-
-/// What the stub's command line decides.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// How virtual addresses are chosen.
-    pub export: ExportMode,
-    /// Configuration writes go to the hardware by ourselves, on hosts that allow it; the broker only sets up interrupts.
-    pub is_direct: bool,
-    /// What to announce as our version.
-    pub version: &'static str,
-    /// Our own domain, as far as it is known: what FreeBSD takes for the segment of our buses (docs/protocol.md §7).
-    pub domain: Option<DomId>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { export: ExportMode::default(), is_direct: false, version: env!("CARGO_PKG_VERSION"), domain: None }
-    }
-}
-
-/// What one event came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Served {
-    /// Nobody had asked anything. Xen makes each new port pending once, so one such event is no fault.
-    Nothing,
-    /// Reads were answered, all that there were, and nothing else has happened: what [`Backend::next_deadline_ns`] and
-    /// [`Backend::ports_version`] said before is still true.
-    Reads,
-    /// Everything that was asked is answered, or waits for the broker.
-    Done,
-    /// Not a port of ours, or not any more.
-    UnknownPort,
-    /// There is more, and others had better get their turn first: call again for this port without waiting for an event.
-    More,
-    /// The same, but a function answers slowly: tell [`Backend::set_aside`].
-    Slow,
-}
+use crate::tasks::{directory, frontend, pool_watcher, shutdown, startup};
 
 /// The backend. Its owner
 /// 1. moves bytes between [`Backend::with_store`] and xenstored,
@@ -86,14 +48,15 @@ impl<P: Platform> Backend<P> {
     /// Afterwards there may be bytes to send.
     pub fn run(&mut self) {
         loop {
-            let handle = self.core.clone();
-            let spawned = self.core.with(|core| {
+            let arrived = self.core.with(|core| {
                 core.ring_alarms();
-                core.dispatch(&handle);
-                core.turn();
-                core::mem::take(&mut core.spawned)
+                core.dispatch();
+                core.broker_turn();
+                core.take_arrived()
             });
-            spawned.into_iter().for_each(|task| self.executor.spawn(task));
+            for domid in arrived {
+                self.executor.spawn(Box::pin(frontend::run(self.core.clone(), domid)));
+            }
             // A task goes on by answers alone, and those are fed outside of here: this ends.
             if !self.executor.pass() {
                 return;
@@ -105,7 +68,15 @@ impl<P: Platform> Backend<P> {
     /// any of its frontend's other business is under way.
     #[inline(always)] // in the one function that serves an event
     pub fn serve(&mut self, port: Port) -> Served {
-        self.core.with(|core| core.serve(port))
+        self.core.with(|core| {
+            let Core { ports, frontends, platform, counters, broker, .. } = core;
+            let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
+            let Some(frontend) = frontends.at(owner.place.into(), owner.domid) else {
+                return core.on_other_port(port);
+            };
+            counters.events.bump();
+            frontend.answer_requests(platform, counters, broker)
+        })
     }
 
     /// A port was served slowly: it waits for as long as it has kept the others waiting, and comes with [`Backend::take_due`] then.
@@ -163,19 +134,11 @@ impl<P: Platform> Backend<P> {
     /// assertions are on.
     #[must_use]
     pub fn visited(&self) -> u64 {
-        self.core.with(|core| core.guests.visited() + core.pool.visited())
+        self.core.with(|core| core.frontends.visited() + core.pool.visited())
     }
 
     /// The frontends that there is a BE dir for.
     pub fn frontends(&self) -> impl Iterator<Item = DomId> + use<P> {
-        self.core.with(|core| core.guests.iter().map(Guest::domid).collect::<Vec<_>>()).into_iter()
-    }
-}
-
-impl<P: Platform> Drop for Backend<P> {
-    fn drop(&mut self) {
-        // A task that nobody has taken over holds the core, which holds the task.
-        let spawned = self.core.with(|core| core::mem::take(&mut core.spawned));
-        drop(spawned);
+        self.core.with(|core| core.frontends.iter().map(Frontend::domid).collect::<Vec<_>>()).into_iter()
     }
 }

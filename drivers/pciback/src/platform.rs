@@ -44,14 +44,14 @@ pub trait ConfigWrite: ConfigSpace {
 /// Access to the configuration space of functions that dom0 gave us the ECAM page of.
 pub trait ConfigAccess {
     /// One function's ECAM page. Dropping it unmaps it.
-    type Window: ConfigWrite;
+    type ConfigPage: ConfigWrite;
 
     /// Maps the ECAM page at machine frame `ecam`, and asks Xen to let us write to it if `for_writing`. Xen maps it read-only
     /// without saying so where it protects the page.
     ///
     /// # Errors
     /// `EPERM` where dom0 has not granted the frame; anything else Xen says; `ENOMEM` where there is no room to map it.
-    fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<Self::Window, Errno>;
+    fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<Self::ConfigPage, Errno>;
 }
 
 /// What dom0's broker needs to talk to us: it maps the page and binds the port, and does so again after a restart.
@@ -96,7 +96,7 @@ pub struct Usage {
     /// Bytes that the heap has.
     pub heap_total: usize,
     /// Foreign pages that are mapped: those that frontends granted, and ECAM.
-    pub windows: usize,
+    pub mapped_pages: usize,
 }
 
 /// What the platform can say about itself.

@@ -416,7 +416,7 @@ impl Drop for SimWindow {
 }
 
 impl ConfigAccess for SimPlatform {
-    type Window = SimWindow;
+    type ConfigPage = SimWindow;
 
     fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<SimWindow, Errno> {
         self.xen.failure("map_config")?;
@@ -457,6 +457,6 @@ impl Introspection for SimPlatform {
     fn usage(&self) -> Usage {
         let HeldResources { pages, windows, .. } = self.xen.held_by(self.domid);
         // There is no heap of its own here.
-        Usage { windows: pages + windows, ..Usage::default() }
+        Usage { mapped_pages: pages + windows, ..Usage::default() }
     }
 }

@@ -1,4 +1,7 @@
-//! The broker's ring from our side (`docs/broker.md`): one request at a time, and what we know of who answers.
+//! The broker's ring from our side (`docs/broker.md`): one request at a time, what we know of who answers, and who waits.
+//!
+//! The queue has frontends, not requests: what waits is in their pages. Cleanups, which are flags of functions and have a queue of their own, come
+//! first.
 //!
 //! Whoever has waited for a second waits no longer, but a late answer must never be taken for that of the next request. So a
 //! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
@@ -11,33 +14,10 @@ use pciif::{BrokerCommand, FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
 use crate::platform::{self, Platform};
-use crate::pool::PoolDevice;
 use crate::requests::{BrokerAnswer, BrokerRequest};
 
 /// How long a request may take. Guests wait twice as long.
 const PATIENCE_NS: u64 = 1_000_000_000;
-
-/// Where a function must be brought to as soon as the broker can, the weaker first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Cleanup {
-    /// It is where it should be.
-    #[default]
-    None,
-    /// MSI and MSI-X may be on, and nobody knows of it.
-    Disable,
-    /// Its guest let go of it.
-    Quiesce,
-}
-
-impl Cleanup {
-    pub(crate) const fn job(self) -> Option<BrokerRequest> {
-        match self {
-            Self::None => None,
-            Self::Disable => Some(BrokerRequest::Disable),
-            Self::Quiesce => Some(BrokerRequest::Quiesce),
-        }
-    }
-}
 
 /// A job that the broker has.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +27,7 @@ pub(crate) struct InFlight {
     /// What is to be done.
     pub(crate) job: BrokerRequest,
     /// Who waits for it; nobody for a cleanup, or when the frontend has given up.
-    pub(crate) guest: Option<DomId>,
+    pub(crate) frontend: Option<DomId>,
 }
 
 enum State {
@@ -78,12 +58,12 @@ pub(crate) enum Availability {
 pub(crate) struct Broker<P: Platform> {
     ring: Option<Ring<P>>,
     state: State,
-    /// Functions with a [`Cleanup`] to do, each once: all but those that it was not there for, and some that need none any more.
+    /// Functions with a cleanup to do, each once: all but those that it was not there for, and some that need none any more.
     cleanups: VecDeque<Sbdf>,
     /// Frontends in the order in which they came, each once. Some wait no longer.
     waiting: VecDeque<DomId>,
     /// The log says that it is not there.
-    is_told: bool,
+    is_absence_logged: bool,
     /// It is there again, and what it was not there for is to be looked for.
     has_returned: bool,
 }
@@ -97,7 +77,7 @@ struct Ring<P: Platform> {
 impl<P: Platform> Default for Broker<P> {
     fn default() -> Self {
         let (cleanups, waiting) = (VecDeque::new(), VecDeque::new());
-        Self { ring: None, state: State::Idle, cleanups, waiting, is_told: false, has_returned: false }
+        Self { ring: None, state: State::Idle, cleanups, waiting, is_absence_logged: false, has_returned: false }
     }
 }
 
@@ -132,7 +112,7 @@ impl<P: Platform> Broker<P> {
         self.has_cleanups() || !self.waiting.is_empty()
     }
 
-    /// True when some function may have a [`Cleanup`] to do.
+    /// True when some function may have a cleanup to do.
     pub(crate) fn has_cleanups(&self) -> bool {
         self.has_returned || !self.cleanups.is_empty()
     }
@@ -143,14 +123,12 @@ impl<P: Platform> Broker<P> {
         self.waiting.reserve(functions);
     }
 
-    /// Takes note of a function that has a [`Cleanup`] to do, if it has.
-    pub(crate) fn note(&mut self, device: &mut PoolDevice<P>) {
-        if device.cleanup != Cleanup::None && !core::mem::replace(&mut device.is_noted, true) {
-            self.cleanups.push_back(device.info().sbdf());
-        }
+    /// Takes note of a function that has a cleanup to do, and is not noted yet.
+    pub(crate) fn queue_cleanup(&mut self, device: Sbdf) {
+        self.cleanups.push_back(device);
     }
 
-    /// The function that has waited longest for its cleanup, not to be asked about again. Whoever takes it clears its `is_noted`.
+    /// The function that has waited longest for its cleanup, not to be asked about again. Whoever takes it clears its `is_queued`.
     pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
         self.cleanups.pop_front()
     }
@@ -178,7 +156,7 @@ impl<P: Platform> Broker<P> {
             (State::Idle, _) => "is not connected",
             (State::Silent { .. }, _) => "has not answered within a second",
         };
-        if !core::mem::replace(&mut self.is_told, true) {
+        if !core::mem::replace(&mut self.is_absence_logged, true) {
             log::warn!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");
         }
         Availability::Away
@@ -193,12 +171,18 @@ impl<P: Platform> Broker<P> {
         self.state = State::Asked { what, request, deadline_ns: platform.now_ns().saturating_add(PATIENCE_NS) };
     }
 
-    /// A frontend has given up waiting, or is gone.
+    /// A frontend is disconnected: it waits for nothing any more.
+    pub(crate) fn remove(&mut self, domid: DomId) {
+        self.forget(domid);
+        self.waiting.retain(|waiting| *waiting != domid);
+    }
+
+    /// A frontend has given up waiting for what was asked.
     pub(crate) fn forget(&mut self, domid: DomId) {
         if let State::Asked { what, .. } = &mut self.state
-            && what.guest == Some(domid)
+            && what.frontend == Some(domid)
         {
-            what.guest = None;
+            what.frontend = None;
         }
     }
 
@@ -230,7 +214,7 @@ impl<P: Platform> Broker<P> {
         };
         let Some(response) = answer else {
             let job = if what.job == BrokerRequest::Quiesce { BrokerRequest::Disable } else { what.job };
-            *state = State::Silent { late: InFlight { job, guest: None, ..what } };
+            *state = State::Silent { late: InFlight { job, frontend: None, ..what } };
             self.availability(platform); // for the log
             return Some((what, None));
         };
@@ -248,13 +232,13 @@ impl<P: Platform> Broker<P> {
 
     /// The broker's event: it has answered, or it is new.
     pub(crate) fn on_event(&mut self, platform: &P) {
-        if self.is_told && self.availability(platform) == Availability::Free {
+        if self.is_absence_logged && self.availability(platform) == Availability::Free {
             self.is_here();
         }
     }
 
     fn is_here(&mut self) {
-        if core::mem::take(&mut self.is_told) {
+        if core::mem::take(&mut self.is_absence_logged) {
             log::info!("the broker is there again");
             self.has_returned = true;
         }

@@ -6,18 +6,18 @@ use core::cell::Cell;
 
 use xen_types::DomId;
 
-use crate::frontend::Guest;
+use super::Frontend;
 use crate::platform::Platform;
 
 /// All frontends. One is found by halving, or at once by who remembers its place.
-pub(crate) struct Guests<P: Platform> {
+pub(crate) struct Frontends<P: Platform> {
     /// Sorted by their domains.
-    list: Vec<Box<Guest<P>>>,
+    list: Vec<Box<Frontend<P>>>,
     /// How many were visited one after the other, where somebody counts.
     visited: Cell<u64>,
 }
 
-impl<P: Platform> Guests<P> {
+impl<P: Platform> Frontends<P> {
     pub(crate) const fn new() -> Self {
         Self { list: Vec::new(), visited: Cell::new(0) }
     }
@@ -28,22 +28,26 @@ impl<P: Platform> Guests<P> {
 
     /// Where a frontend is, until others come or go; or where it would be.
     pub(crate) fn place(&self, domid: DomId) -> Result<usize, usize> {
-        self.list.binary_search_by_key(&domid, |guest| guest.domid())
+        self.list.binary_search_by_key(&domid, |frontend| frontend.domid())
     }
 
     /// The frontend at this place, if it is this one.
     #[inline(always)] // on the way of each request
-    pub(crate) fn at(&mut self, place: usize, domid: DomId) -> Option<&mut Guest<P>> {
-        self.list.get_mut(place).map(|guest| &mut **guest).filter(|guest| guest.domid() == domid)
+    pub(crate) fn at(&mut self, place: usize, domid: DomId) -> Option<&mut Frontend<P>> {
+        self.list.get_mut(place).map(|frontend| &mut **frontend).filter(|frontend| frontend.domid() == domid)
     }
 
-    pub(crate) fn get_mut(&mut self, domid: DomId) -> Option<&mut Guest<P>> {
+    pub(crate) fn get_mut(&mut self, domid: DomId) -> Option<&mut Frontend<P>> {
         let place = self.place(domid).ok()?;
-        self.list.get_mut(place).map(|guest| &mut **guest)
+        self.list.get_mut(place).map(|frontend| &mut **frontend)
     }
 
     /// The frontend, which is made where it is not there.
-    pub(crate) fn get_or_insert_with(&mut self, domid: DomId, make: impl FnOnce() -> Box<Guest<P>>) -> &mut Guest<P> {
+    pub(crate) fn get_or_insert_with(
+        &mut self,
+        domid: DomId,
+        make: impl FnOnce() -> Box<Frontend<P>>,
+    ) -> &mut Frontend<P> {
         let place = self.place(domid).unwrap_or_else(|place| {
             self.list.insert(place, make());
             place
@@ -58,15 +62,15 @@ impl<P: Platform> Guests<P> {
     }
 
     /// One after the other: for what concerns all of them, never for a request of one.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Guest<P>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Frontend<P>> {
         self.count_visits();
-        self.list.iter().map(|guest| &**guest)
+        self.list.iter().map(|frontend| &**frontend)
     }
 
-    /// As [`Guests::iter`].
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Guest<P>> {
+    /// As [`Frontends::iter`].
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Frontend<P>> {
         self.count_visits();
-        self.list.iter_mut().map(|guest| &mut **guest)
+        self.list.iter_mut().map(|frontend| &mut **frontend)
     }
 
     fn count_visits(&self) {
@@ -77,6 +81,6 @@ impl<P: Platform> Guests<P> {
 
     /// How many frontends and devices of theirs were visited one after the other so far. Counted where assertions are on.
     pub(crate) fn visited(&self) -> u64 {
-        self.visited.get() + self.list.iter().map(|guest| guest.visited()).sum::<u64>()
+        self.visited.get() + self.list.iter().map(|frontend| frontend.visited()).sum::<u64>()
     }
 }

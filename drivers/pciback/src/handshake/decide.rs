@@ -52,7 +52,9 @@ use xenstore::XenbusState::{
     self, Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring, Unknown,
 };
 
-use super::{Action, DeviceNodes, Failure, FrontendState, MAX_DEVICES, Node, Nodes, Outcome, ShutdownStage};
+use super::{
+    Action, Connection, DeviceNodes, Failure, FrontendState, MAX_DEVICES, Node, Nodes, Outcome, ShutdownStage,
+};
 
 /// Devices taken, and nodes written, at one look. Xenstored allows 1,024 nodes in a transaction, and oxenstored as many requests, of which
 /// [`MAX_DEVICES`] need three each to be read. The next look decides on the rest.
@@ -79,13 +81,13 @@ impl Action {
 ///
 /// Local steps come first; whoever carries them out then decides again on new nodes, and carries the others out when no local
 /// step is left. Each changes what the next decision sees, so this comes to an end.
-pub(crate) fn decide(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
-    let connected = frontend.connection.is_some();
+pub(crate) fn decide<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
+    let connected = frontend.is_connected();
     if nodes.own == Some(Unknown) {
-        return frontend.let_go();
+        return frontend.release_everything();
     }
     if nodes.own == Some(Initialising) && !frontend.is_empty() {
-        return frontend.let_go(); // the directory is a new one under an old name
+        return frontend.release_everything(); // the directory is a new one under an old name
     }
     if frontend.stop != ShutdownStage::No {
         return stop(nodes, frontend);
@@ -97,20 +99,21 @@ pub(crate) fn decide(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
         return vec![Action::Disconnect];
     }
     match nodes.peer.state {
-        Some(Unknown) => return transition(frontend.let_go(), nodes, Closed),
+        Some(Unknown) => return transition(frontend.release_everything(), nodes, Closed),
         Some(Closing) => {
             let closed = if nodes.own == Some(Closed) { Closed } else { Closing };
             return close(nodes, frontend, closed);
         }
         Some(Closed) if nodes.online => return close(nodes, frontend, Closed),
-        Some(Closed) => return transition(frontend.let_go(), nodes, Closed),
+        Some(Closed) => return transition(frontend.release_everything(), nodes, Closed),
         _ => {}
     }
+    let is_announced = frontend.connected().is_some_and(|connected| connected.is_announced);
     match nodes.own {
         Some(Initialising) => transition(vec![Action::ClearReport], nodes, InitWait),
         Some(InitWait) => export(nodes, frontend),
         Some(Initialised) => initialised(nodes, frontend),
-        Some(Reconfiguring) if !frontend.announced => initialised(nodes, frontend),
+        Some(Reconfiguring) if !is_announced => initialised(nodes, frontend),
         Some(Connected | Reconfiguring | Reconfigured | Closing) if connected => in_use(nodes, frontend),
         Some(Closing | Closed) => idle(nodes, frontend),
         Some(Connected | Reconfiguring | Reconfigured) => inconsistent(nodes, frontend),
@@ -132,20 +135,20 @@ pub(crate) fn makes_sense(own: Option<XenbusState>, peer: Option<XenbusState>) -
 }
 
 /// The stub comes to its end: a frontend that is connected is asked to close, and served until it has.
-fn stop(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn stop<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     let next = match nodes.peer.state {
-        _ if frontend.connection.is_none() || frontend.stop == ShutdownStage::Now => Closed,
+        _ if !frontend.is_connected() || frontend.stop == ShutdownStage::Now => Closed,
         Some(Reconfiguring) => Reconfigured, // it is deaf to 5 there
         Some(Initialised | Connected | Reconfigured) | None => Closing,
         Some(Unknown | Initialising | InitWait | Closing | Closed) => Closed,
     };
-    let actions = if next == Closed { frontend.let_go() } else { Vec::new() };
+    let actions = if next == Closed { frontend.release_everything() } else { Vec::new() };
     transition(actions, nodes, next)
 }
 
 /// 2: export what is listed.
-fn export(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
-    if frontend.connection.is_some() {
+fn export<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
+    if frontend.is_connected() {
         return disconnect(frontend);
     }
     let Some(count) = nodes.num_devs else { return Vec::new() };
@@ -161,11 +164,11 @@ fn export(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
 }
 
 /// 3, or 7 before any frontend came: devices may be added and removed without asking it.
-fn initialised(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn initialised<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     if nodes.peer.state == Some(Reconfiguring) && nodes.peer.keys.is_ok() {
-        return match frontend.connection {
+        return match frontend.keys() {
             None => connect(nodes, frontend),
-            connection if connection == nodes.peer.keys.ok() => reconfigure(nodes, frontend),
+            keys if keys == nodes.peer.keys.ok() => reconfigure(nodes, frontend),
             Some(_) => disconnect(frontend),
         };
     }
@@ -173,16 +176,16 @@ fn initialised(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     if !devices.is_empty() {
         return devices;
     }
-    if frontend.connection.is_some() && nodes.peer.state != Some(Initialised) {
+    if frontend.is_connected() && nodes.peer.state != Some(Initialised) {
         return disconnect(frontend); // it went back before we could say 4
     }
     let mut actions = report_failures(nodes, frontend);
     let mut writes = publish(nodes, frontend);
     if nodes.peer.state == Some(Initialised) {
         if writes.is_empty() {
-            return match frontend.connection {
+            return match frontend.keys() {
                 None => connect(nodes, frontend),
-                connection if connection == nodes.peer.keys.ok() => transition(Vec::new(), nodes, Connected),
+                keys if keys == nodes.peer.keys.ok() => transition(Vec::new(), nodes, Connected),
                 Some(_) => disconnect(frontend),
             };
         }
@@ -196,10 +199,10 @@ fn initialised(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
 }
 
 /// The frontend has published its keys, and waits.
-fn connect(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
-    match (nodes.peer.keys, &frontend.refused) {
-        (keys, Some((refused, failure))) if *refused == keys => {
-            transition(vec![Action::Report(failure.clone())], nodes, Closing)
+fn connect<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
+    match (nodes.peer.keys, &frontend.connection) {
+        (keys, Connection::Refused(refusal)) if refusal.keys == keys => {
+            transition(vec![Action::Report(refusal.failure.clone())], nodes, Closing)
         }
         (Ok(keys), _) => vec![Action::Connect(keys)],
         (Err(invalid), _) => vec![Action::Refuse(invalid)],
@@ -207,12 +210,13 @@ fn connect(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
 }
 
 /// 4, 5, 7 or 8 with a connection.
-fn in_use(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn in_use<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     let keys = nodes.peer.keys.ok();
+    let was_in_use = frontend.connected().is_some_and(|connected| connected.was_in_use);
     let restarted = match nodes.peer.state {
         Some(Initialising) => true,
-        Some(Initialised) => frontend.peer_was_connected || keys != frontend.connection,
-        Some(Reconfiguring) => keys.is_some() && keys != frontend.connection,
+        Some(Initialised) => was_in_use || keys != frontend.keys(),
+        Some(Reconfiguring) => keys.is_some() && keys != frontend.keys(),
         _ => false,
     };
     if restarted {
@@ -239,9 +243,9 @@ fn in_use(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
     }
 }
 
-/// The frontend is at 7: it has let go of what is leaving, and waits for us.
-fn reconfigure(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
-    if frontend.answered {
+/// The frontend is at 7: it has removed what is leaving, and waits for us.
+fn reconfigure<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
+    if frontend.connected().is_some_and(|connected| connected.is_answered) {
         return transition(Vec::new(), nodes, Reconfigured);
     }
     let devices = take_and_release(nodes, frontend, appended);
@@ -252,29 +256,29 @@ fn reconfigure(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
 }
 
 /// Whether there is anything to do that the frontend must take part in.
-fn is_pending(nodes: &Nodes, frontend: &FrontendState) -> bool {
+fn is_pending<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> bool {
     let is_new = |device: &DeviceNodes| device.is_at(Initialising);
     nodes.devices.iter().any(is_new) || !take_and_release(nodes, frontend, appended).is_empty()
 }
 
 /// The frontend closes, and may come back for the devices that are still meant for it.
-fn close(nodes: &Nodes, frontend: &FrontendState, state: XenbusState) -> Vec<Action> {
+fn close<L>(nodes: &Nodes, frontend: &FrontendState<L>, state: XenbusState) -> Vec<Action> {
     let actions = transition(disconnect(frontend), nodes, state);
     if actions.is_empty() { release_unless(nodes, frontend, wanted) } else { actions }
 }
 
 /// 5 or 6 without a connection.
-fn idle(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn idle<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     match nodes.peer.state {
         Some(Initialising) => restart(nodes, frontend),
         Some(Initialised) if nodes.online && !frontend.has_refused(nodes.peer.keys) => restart(nodes, frontend),
-        _ if !nodes.online && nodes.own == Some(Closed) => frontend.let_go(),
+        _ if !nodes.online && nodes.own == Some(Closed) => frontend.release_everything(),
         _ => release_unless(nodes, frontend, wanted),
     }
 }
 
 /// 4 or 8 without a connection: whoever wrote that, it was not us.
-fn inconsistent(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn inconsistent<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     match nodes.peer.state {
         Some(Initialising | Initialised) => restart(nodes, frontend),
         Some(Connected) => transition(Vec::new(), nodes, Closing),
@@ -284,20 +288,20 @@ fn inconsistent(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
 }
 
 /// The frontend begins again: with the devices it had, unless the toolstack is taking them away.
-fn restart(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn restart<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     if !nodes.online {
-        return transition(frontend.let_go(), nodes, Closed);
+        return transition(frontend.release_everything(), nodes, Closed);
     }
     let mut actions = disconnect(frontend);
-    if !frontend.renewed {
+    if !matches!(frontend.connection, Connection::Renewed) {
         actions.push(Action::Renew);
     }
     transition(actions, nodes, InitWait)
 }
 
 /// Nothing can be done here: say why, and close.
-fn give_up(nodes: &Nodes, frontend: &FrontendState, failure: Failure) -> Vec<Action> {
-    let mut actions = frontend.let_go();
+fn give_up<L>(nodes: &Nodes, frontend: &FrontendState<L>, failure: Failure) -> Vec<Action> {
+    let mut actions = frontend.release_everything();
     if !matches!(nodes.own, Some(Closing | Closed)) {
         actions.push(Action::Report(failure));
         actions = transition(actions, nodes, Closing);
@@ -305,8 +309,8 @@ fn give_up(nodes: &Nodes, frontend: &FrontendState, failure: Failure) -> Vec<Act
     actions
 }
 
-fn disconnect(frontend: &FrontendState) -> Vec<Action> {
-    frontend.connection.iter().map(|_| Action::Disconnect).collect()
+fn disconnect<L>(frontend: &FrontendState<L>) -> Vec<Action> {
+    frontend.connected().iter().map(|_| Action::Disconnect).collect()
 }
 
 /// Ends with our node at `state`, which is no write where it is there already.
@@ -327,8 +331,12 @@ fn appended(device: &DeviceNodes) -> Option<Sbdf> {
     device.address.filter(|_| device.is_at(Initialising) || device.is_at(Initialised))
 }
 
-/// Lets go of what nobody wants any more, and takes what the entries name that `take` chooses.
-fn take_and_release(nodes: &Nodes, frontend: &FrontendState, take: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
+/// Releases what nobody wants any more, and takes what the entries name that `take` chooses.
+fn take_and_release<L>(
+    nodes: &Nodes,
+    frontend: &FrontendState<L>,
+    take: fn(&DeviceNodes) -> Option<Sbdf>,
+) -> Vec<Action> {
     let mut actions = release_unless(nodes, frontend, wanted);
     for device in &nodes.devices {
         let Some(address) = take(device) else { continue };
@@ -340,8 +348,12 @@ fn take_and_release(nodes: &Nodes, frontend: &FrontendState, take: fn(&DeviceNod
     actions
 }
 
-/// Lets go of the devices that no entry names among those that `keep` chooses.
-fn release_unless(nodes: &Nodes, frontend: &FrontendState, keep: fn(&DeviceNodes) -> Option<Sbdf>) -> Vec<Action> {
+/// Releases the devices that no entry names among those that `keep` chooses.
+fn release_unless<L>(
+    nodes: &Nodes,
+    frontend: &FrontendState<L>,
+    keep: fn(&DeviceNodes) -> Option<Sbdf>,
+) -> Vec<Action> {
     if nodes.num_devs.is_none_or(|count| count > MAX_DEVICES) {
         return Vec::new(); // says nothing about any device
     }
@@ -350,7 +362,7 @@ fn release_unless(nodes: &Nodes, frontend: &FrontendState, keep: fn(&DeviceNodes
 }
 
 /// Why entry `index` cannot be exported, if so.
-fn failure(nodes: &Nodes, frontend: &FrontendState, index: usize) -> Option<Failure> {
+fn failure<L>(nodes: &Nodes, frontend: &FrontendState<L>, index: usize) -> Option<Failure> {
     let device = nodes.devices.get(index)?;
     let Some(address) = device.address else {
         return Some(Failure { errno: Errno::EINVAL, text: format!("dev-{index} is no PCI address") });
@@ -365,7 +377,7 @@ fn failure(nodes: &Nodes, frontend: &FrontendState, index: usize) -> Option<Fail
 }
 
 /// Says what became of the devices, and goes to `state` with it.
-fn publish_with_state(nodes: &Nodes, frontend: &FrontendState, state: XenbusState) -> Vec<Action> {
+fn publish_with_state<L>(nodes: &Nodes, frontend: &FrontendState<L>, state: XenbusState) -> Vec<Action> {
     let mut actions = report_failures(nodes, frontend);
     let mut writes = publish(nodes, frontend);
     end_with_state(&mut writes, state);
@@ -381,7 +393,7 @@ fn end_with_state(writes: &mut Vec<(Node, String)>, state: XenbusState) {
 }
 
 /// The nodes about devices and roots that do not say yet what they should.
-fn publish(nodes: &Nodes, frontend: &FrontendState) -> Vec<(Node, String)> {
+fn publish<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<(Node, String)> {
     let mut writes = Vec::new();
     for (number, (index, device)) in (0..).zip(nodes.devices.iter().enumerate()) {
         if device.is_at(Closing) {
@@ -404,7 +416,7 @@ fn publish(nodes: &Nodes, frontend: &FrontendState) -> Vec<(Node, String)> {
         }
         // 6 is ours for "failed" (§2.5). Old toolstacks have no `state-N`, and we may not create any.
         let state = if exported.is_some() { Initialised } else { Closed };
-        if device.state.is_some_and(|now| now != u32::from(state.number())) {
+        if device.state.is_some_and(|now| now != state) {
             writes.push((Node::DeviceState(number), state.digit().into()));
         }
     }
@@ -425,7 +437,7 @@ fn publish(nodes: &Nodes, frontend: &FrontendState) -> Vec<(Node, String)> {
 }
 
 /// All failures in one text, when there is one that the nodes do not tell of yet.
-fn report_failures(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
+fn report_failures<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     let mut all: Option<Failure> = None;
     let mut news = false;
     for (index, device) in nodes.devices.iter().enumerate() {
@@ -434,7 +446,7 @@ fn report_failures(nodes: &Nodes, frontend: &FrontendState) -> Vec<Action> {
         }
         let Some(failure) = failure(nodes, frontend, index) else { continue };
         news |= match device.state {
-            Some(state) => state != u32::from(Closed.number()),
+            Some(state) => state != Closed,
             None => nodes.own == Some(InitWait), // the only time when something is written then
         };
         match &mut all {

@@ -29,63 +29,155 @@ pub(crate) enum ShutdownStage {
     Now,
 }
 
-/// Everything held for one frontend.
+/// The connection with a frontend. Each state has what exists in it and nothing else. `L` is the link (page and port), which decisions do
+/// not look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FrontendState {
+pub(crate) enum Connection<L> {
+    /// There is none, and the virtual devices are as the last one left them.
+    #[default]
+    Closed,
+    /// There is none, and the virtual devices are as at a first connect.
+    Renewed,
+    /// There is none, because nobody could connect with these keys. Until the frontend withdraws them: what failed with them would fail again.
+    Refused(Refusal),
+    /// The page is mapped and the port bound.
+    Connected(Connected<L>),
+}
+
+/// Keys that nobody could connect with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The keys, or what is wrong with them.
+    pub(crate) keys: Result<Keys, InvalidKey>,
+    /// Why not.
+    pub(crate) failure: Failure,
+}
+
+/// What there is while a frontend is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Connected<L> {
+    /// The keys that it connected with.
+    pub(crate) keys: Keys,
+    /// Our node has said Connected.
+    pub(crate) is_announced: bool,
+    /// The frontend has been at Connected or Reconfiguring.
+    pub(crate) was_in_use: bool,
+    /// The frontend is at the Reconfiguring that we have answered with Reconfigured already.
+    pub(crate) is_answered: bool,
+    /// The page and the port.
+    pub(crate) link: L,
+}
+
+impl<L> Connected<L> {
+    /// A connection of which nobody was told yet.
+    pub(crate) const fn new(keys: Keys, link: L) -> Self {
+        Self { keys, is_announced: false, was_in_use: false, is_answered: false, link }
+    }
+}
+
+/// Everything held for one frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FrontendState<L> {
     /// The devices that were asked for.
     pub(crate) devices: LiteMap<Sbdf, Outcome>,
     /// Virtual buses in the order in which they were first used: segment and bus.
     pub(crate) roots: Vec<(u16, u8)>,
-    /// The page is mapped and the port bound, by these keys.
-    pub(crate) connection: Option<Keys>,
-    /// The keys that nobody could connect with, and why, while the frontend has not withdrawn them. What failed with them
-    /// would fail again.
-    pub(crate) refused: Option<(Result<Keys, InvalidKey>, Failure)>,
-    /// Our node has said Connected since the connection was made.
-    pub(crate) announced: bool,
-    /// The frontend has been at Connected or Reconfiguring since the connection was made.
-    pub(crate) peer_was_connected: bool,
-    /// The frontend is at the Reconfiguring that we have answered with Reconfigured already.
-    pub(crate) answered: bool,
-    /// The virtual devices are as at a first connect.
-    pub(crate) renewed: bool,
+    /// Whether it is connected.
+    pub(crate) connection: Connection<L>,
     /// Whether everything is to be given back for good.
     pub(crate) stop: ShutdownStage,
     /// Our node says Closed, and nothing is held.
     pub(crate) is_idle: bool,
 }
 
-impl FrontendState {
+impl<L> FrontendState<L> {
+    /// Nothing is held.
+    pub(crate) const fn new(stop: ShutdownStage) -> Self {
+        Self { devices: LiteMap::new(), roots: Vec::new(), connection: Connection::Closed, stop, is_idle: false }
+    }
+
+    /// What there is while it is connected.
+    pub(crate) const fn connected(&self) -> Option<&Connected<L>> {
+        match &self.connection {
+            Connection::Connected(connected) => Some(connected),
+            _ => None,
+        }
+    }
+
+    /// As [`FrontendState::connected`].
+    #[inline(always)] // on the way of each request
+    pub(crate) const fn connected_mut(&mut self) -> Option<&mut Connected<L>> {
+        match &mut self.connection {
+            Connection::Connected(connected) => Some(connected),
+            _ => None,
+        }
+    }
+
+    /// Whether it is connected.
+    pub(crate) const fn is_connected(&self) -> bool {
+        self.connected().is_some()
+    }
+
+    /// The keys that it is connected with.
+    pub(crate) fn keys(&self) -> Option<Keys> {
+        self.connected().map(|connected| connected.keys)
+    }
+
+    /// Comes to another state of the connection. What there was in the state before is dropped.
+    #[inline(never)] // dropping takes room, once
+    pub(crate) fn change_connection(&mut self, connection: Connection<L>) {
+        self.connection = connection;
+    }
+
+    /// Ends the connection, if there is one, and hands it out.
+    pub(crate) fn disconnect(&mut self) -> Option<Connected<L>> {
+        if self.is_connected()
+            && let Connection::Connected(connected) = core::mem::take(&mut self.connection)
+        {
+            return Some(connected);
+        }
+        None
+    }
+
     /// Takes note of where both sides are now. Must run on every reading of the nodes, before [`decide`](super::decide()).
     pub(crate) fn observe(&mut self, nodes: &Nodes) {
         self.is_idle = nodes.own == Some(XenbusState::Closed) && self.is_empty();
-        self.answered &= nodes.peer.state == Some(XenbusState::Reconfiguring);
+        match &mut self.connection {
+            Connection::Connected(connected) => {
+                connected.is_answered &= nodes.peer.state == Some(XenbusState::Reconfiguring);
+                connected.was_in_use |=
+                    matches!(nodes.peer.state, Some(XenbusState::Connected | XenbusState::Reconfiguring));
+            }
+            Connection::Refused(_) => {
+                let is_withdrawn = matches!(
+                    nodes.peer.state,
+                    Some(
+                        XenbusState::Unknown
+                            | XenbusState::Initialising
+                            | XenbusState::InitWait
+                            | XenbusState::Closing
+                            | XenbusState::Closed
+                    )
+                );
+                if is_withdrawn {
+                    self.change_connection(Connection::Closed);
+                }
+            }
+            Connection::Closed | Connection::Renewed => {}
+        }
         if let Some(own) = nodes.own {
             self.said(own, nodes);
-        }
-        match nodes.peer.state {
-            Some(
-                XenbusState::Unknown
-                | XenbusState::Initialising
-                | XenbusState::InitWait
-                | XenbusState::Closing
-                | XenbusState::Closed,
-            ) => self.refused = None,
-            Some(XenbusState::Connected | XenbusState::Reconfiguring) => {
-                self.peer_was_connected |= self.connection.is_some();
-            }
-            Some(XenbusState::Initialised | XenbusState::Reconfigured) | None => {}
         }
     }
 
     /// Takes note of what our node says to a frontend that was found as in `nodes`. Must also run after every change of it: when the
     /// nodes are read again, somebody else may have changed it.
+    #[inline(never)] // its callers are tasks, in which everything costs more
     pub(crate) fn said(&mut self, own: XenbusState, nodes: &Nodes) {
-        if self.connection.is_none() {
-            return;
-        }
-        self.announced |= own == XenbusState::Connected;
-        self.answered |= own == XenbusState::Reconfigured && nodes.peer.state == Some(XenbusState::Reconfiguring);
+        let Some(connected) = self.connected_mut() else { return };
+        connected.is_announced |= own == XenbusState::Connected;
+        connected.is_answered |=
+            own == XenbusState::Reconfigured && nodes.peer.state == Some(XenbusState::Reconfiguring);
     }
 
     /// Takes note of the virtual buses that are in use. One that was published stays, at its place; in a new directory none was.
@@ -101,8 +193,8 @@ impl FrontendState {
     }
 
     /// What to do when nobody is there any more to be told.
-    pub(crate) fn let_go(&self) -> Vec<Action> {
-        let mut actions: Vec<_> = self.connection.iter().map(|_| Action::Disconnect).collect();
+    pub(crate) fn release_everything(&self) -> Vec<Action> {
+        let mut actions: Vec<_> = self.connected().iter().map(|_| Action::Disconnect).collect();
         if !self.devices.is_empty() {
             actions.push(Action::ReleaseAll);
         }
@@ -111,12 +203,12 @@ impl FrontendState {
 
     /// Whether these keys are the ones that were refused.
     pub(crate) fn has_refused(&self, keys: Result<Keys, InvalidKey>) -> bool {
-        self.refused.as_ref().is_some_and(|(refused, _)| *refused == keys)
+        matches!(&self.connection, Connection::Refused(refusal) if refusal.keys == keys)
     }
 
     /// Nothing that would have to be given back.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
-        self.connection.is_none() && self.devices.is_empty()
+        !self.is_connected() && self.devices.is_empty()
     }
 }

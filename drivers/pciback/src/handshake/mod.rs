@@ -12,7 +12,7 @@ mod nodes;
 
 pub(crate) use action::{Action, Failure, Node};
 pub(crate) use decide::{decide, makes_sense};
-pub(crate) use frontend_state::{FrontendState, Outcome, ShutdownStage};
+pub(crate) use frontend_state::{Connected, Connection, FrontendState, Outcome, Refusal, ShutdownStage};
 pub(crate) use keys::{InvalidKey, Keys};
 pub(crate) use nodes::{DeviceNodes, MAX_DEVICES, Nodes, Peer, read_state};
 

@@ -39,8 +39,8 @@ pub(crate) struct Nodes {
 pub(crate) struct DeviceNodes {
     /// `dev-N`: the real address; `None` where it is missing or unreadable.
     pub(crate) address: Option<Sbdf>,
-    /// `state-N`; `None` where it is missing (old toolstacks) or unreadable.
-    pub(crate) state: Option<u32>,
+    /// `state-N`; `None` where it is missing (old toolstacks), [`XenbusState::Unknown`] where it says no state.
+    pub(crate) state: Option<XenbusState>,
     /// `vdev-N` as it is, empty until we have written it.
     pub(crate) vdev: String,
     /// `vdevfn-N`: the virtual device and function that the admin would like.
@@ -50,7 +50,7 @@ pub(crate) struct DeviceNodes {
 impl DeviceNodes {
     /// Whether `state-N` says this.
     pub(crate) fn is_at(&self, state: XenbusState) -> bool {
-        self.state == Some(state.number().into())
+        self.state == Some(state)
     }
 }
 

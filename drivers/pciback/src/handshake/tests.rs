@@ -37,7 +37,7 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
         num_devs: Some(1),
         devices: vec![DeviceNodes {
             address: Some(real(0)),
-            state: Some(3),
+            state: state(3),
             vdev: virt(0).virtual_key().to_string(),
             requested_slot: None,
         }],
@@ -47,18 +47,36 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
 }
 
 /// An entry as the toolstack writes it.
-fn entry(address: Sbdf, state: u32) -> DeviceNodes {
-    DeviceNodes { address: Some(address), state: Some(state), ..DeviceNodes::default() }
+fn entry(address: Sbdf, number: usize) -> DeviceNodes {
+    DeviceNodes { address: Some(address), state: state(number), ..DeviceNodes::default() }
 }
 
-fn held(is_connected: bool) -> FrontendState {
+fn nothing() -> FrontendState<()> {
+    FrontendState::new(ShutdownStage::No)
+}
+
+fn held(is_connected: bool) -> FrontendState<()> {
     FrontendState {
         devices: LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]),
         roots: vec![(0, 0)],
-        connection: is_connected.then_some(KEYS),
-        announced: is_connected,
-        ..FrontendState::default()
+        connection: if is_connected {
+            Connection::Connected(Connected { is_announced: true, ..Connected::new(KEYS, ()) })
+        } else {
+            Connection::Closed
+        },
+        ..nothing()
     }
+}
+
+/// Connected, and our node has not said so yet.
+fn unannounced() -> FrontendState<()> {
+    FrontendState { connection: Connection::Connected(Connected::new(KEYS, ())), ..held(false) }
+}
+
+/// Nobody could connect with these keys.
+fn refused(keys: Result<Keys, InvalidKey>) -> FrontendState<()> {
+    let failure = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
+    FrontendState { connection: Connection::Refused(Refusal { keys, failure }), ..held(false) }
 }
 
 /// A decision in the letters of the table in `decide`.
@@ -86,7 +104,13 @@ fn letters(actions: &[Action]) -> String {
 }
 
 /// Compares a row with what is decided for each state of the frontend: gone, 1 to 8, nonsense.
-fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mut FrontendState), is_connected: bool) {
+fn assert_row(
+    name: &str,
+    row: &str,
+    own: usize,
+    change: impl Fn(&mut Nodes, &mut FrontendState<()>),
+    is_connected: bool,
+) {
     let decided = (0..10).map(|peer| {
         let (mut nodes, mut frontend) = (nodes(state(own), state(peer)), held(is_connected));
         change(&mut nodes, &mut frontend);
@@ -99,8 +123,8 @@ fn assert_row(name: &str, row: &str, own: usize, change: impl Fn(&mut Nodes, &mu
 
 #[test]
 fn every_pair_of_states_is_decided_as_the_table_says() {
-    let as_is = |_: &mut Nodes, _: &mut FrontendState| {};
-    let nothing_held = |_: &mut Nodes, frontend: &mut FrontendState| *frontend = FrontendState::default();
+    let as_is = |_: &mut Nodes, _: &mut FrontendState<()>| {};
+    let nothing_held = |_: &mut Nodes, frontend: &mut FrontendState<()>| *frontend = nothing();
     //                                   gone 1   2  3  4  5  6  7  8  nonsense
     assert_row("1", "                    6    2   2  2  2  5  6  2  2  2", 1, nothing_held, false);
     assert_row("1, held before", "       r    r   r  r  r  r  r  r  r  r", 1, as_is, false);
@@ -124,19 +148,19 @@ fn every_pair_of_states_is_decided_as_the_table_says() {
 
 #[test]
 fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
-    let appended = |nodes: &mut Nodes, _: &mut FrontendState| nodes.devices.push(entry(real(1), 1));
-    let taken = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let appended = |nodes: &mut Nodes, _: &mut FrontendState<()>| nodes.devices.push(entry(real(1), 1));
+    let taken = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         nodes.devices.push(entry(real(1), 1));
         frontend.devices.insert(real(1), Outcome::Exported(virt(1)));
     };
-    let leaving = |nodes: &mut Nodes, _: &mut FrontendState| nodes.devices[0].state = Some(5);
-    let both = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let leaving = |nodes: &mut Nodes, _: &mut FrontendState<()>| nodes.devices[0].state = state(5);
+    let both = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         appended(nodes, frontend);
         leaving(nodes, frontend);
     };
-    let answered = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let answered = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         both(nodes, frontend);
-        frontend.answered = true;
+        frontend.connected_mut().unwrap().is_answered = true;
     };
     //                                 gone 1   2  3  4  5   6   7  8  nonsense
     assert_row("4, appended", "        dr6  dn2 -  -  7  d5  d6  t  -  -", 4, appended, true);
@@ -158,7 +182,7 @@ fn with_devices_on_their_way_every_pair_is_decided_as_the_table_says() {
 
 #[test]
 fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
-    let taken_away = |nodes: &mut Nodes, _: &mut FrontendState| {
+    let taken_away = |nodes: &mut Nodes, _: &mut FrontendState<()>| {
         nodes.devices.clear();
         nodes.num_devs = Some(0);
     };
@@ -182,7 +206,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
     for own in [3, 7] {
         let at_7 = nodes(state(own), state(7));
         assert_eq!(decide(&at_7, &held(false)), [Action::Connect(KEYS)]);
-        let connected = FrontendState { announced: false, ..held(true) };
+        let connected = unannounced();
         assert_eq!(letters(&decide(&at_7, &connected)), "8");
         let mut pending = at_7.clone();
         pending.devices.push(entry(real(1), 1));
@@ -193,9 +217,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
         changed.peer.keys = Ok(OTHER_KEYS);
         assert_eq!(letters(&decide(&changed, &connected)), "d");
         // Keys that nobody can connect with.
-        let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-        let refused = FrontendState { refused: Some((Ok(KEYS), refused)), ..held(false) };
-        assert_eq!(letters(&decide(&at_7, &refused)), "!5");
+        assert_eq!(letters(&decide(&at_7, &refused(Ok(KEYS)))), "!5");
         let mut none = at_7.clone();
         none.peer.keys = Err(InvalidKey::Missing("magic"));
         let want = if own == 3 { "-" } else { "3" };
@@ -209,7 +231,7 @@ fn a_7_that_was_answered_is_not_taken_for_another() {
     // By us, and somebody went back to 7 before we looked again.
     now.said(XenbusState::Reconfigured, &nodes(state(7), state(7)));
     let mut again = nodes(state(7), state(7));
-    again.devices[0].state = Some(5);
+    again.devices[0].state = state(5);
     now.observe(&again);
     assert_eq!(letters(&decide(&again, &now)), "8", "the device is not released: the frontend may use it");
     let mut back = again.clone();
@@ -220,15 +242,15 @@ fn a_7_that_was_answered_is_not_taken_for_another() {
     assert_eq!(letters(&decide(&again, &now)), "R");
     // As it is read.
     now.observe(&nodes(state(8), state(7)));
-    assert!(now.answered);
+    assert!(now.connected().unwrap().is_answered);
     now.observe(&nodes(state(8), None));
-    assert!(!now.answered);
+    assert!(!now.connected().unwrap().is_answered);
 }
 
 #[test]
 fn a_mixed_change_is_published_with_roots_and_state_at_once() {
     let mut nodes = nodes(state(7), state(7));
-    nodes.devices[0].state = Some(5);
+    nodes.devices[0].state = state(5);
     let requested_slot = Some(0x18);
     nodes.devices.push(DeviceNodes { requested_slot, ..entry(real(8), 1) });
     nodes.devices.push(entry(real(9), 1));
@@ -260,7 +282,7 @@ fn a_mixed_change_is_published_with_roots_and_state_at_once() {
 fn while_connected_only_new_entries_are_taken() {
     for (at, want) in [(Some(1), "t"), (Some(3), "t"), (Some(6), "8"), (Some(4), "8"), (None, "8")] {
         let mut nodes = nodes(state(7), state(7));
-        nodes.devices.push(DeviceNodes { state: at, ..entry(real(1), 0) });
+        nodes.devices.push(DeviceNodes { state: at.and_then(state), ..entry(real(1), 0) });
         assert_eq!(letters(&decide(&nodes, &held(true))), want, "{at:?}");
         let mut idle = nodes.clone();
         (idle.own, idle.peer.state) = (state(4), state(4));
@@ -269,13 +291,13 @@ fn while_connected_only_new_entries_are_taken() {
     }
     // An entry that is leaving and one that stays about the same device: it stays, and nobody turns in circles.
     let mut twice = nodes(state(4), state(4));
-    twice.devices.push(DeviceNodes { state: Some(5), ..twice.devices[0].clone() });
+    twice.devices.push(DeviceNodes { state: state(5), ..twice.devices[0].clone() });
     assert_eq!(decide(&twice, &held(true)), []);
 }
 
 #[test]
 fn with_online_0_a_reconfiguration_ends_in_5() {
-    let offline = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let offline = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         nodes.online = false;
         nodes.devices.push(entry(real(1), 1));
         frontend.devices.insert(real(1), Outcome::Exported(virt(1)));
@@ -288,10 +310,10 @@ fn with_online_0_a_reconfiguration_ends_in_5() {
 
 #[test]
 fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
-    let offline = |nodes: &mut Nodes, _: &mut FrontendState| nodes.online = false;
-    let given_back = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let offline = |nodes: &mut Nodes, _: &mut FrontendState<()>| nodes.online = false;
+    let given_back = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         nodes.online = false;
-        *frontend = FrontendState::default();
+        *frontend = nothing();
     };
     //                                       gone 1   2  3  4  5  6   7  8  nonsense
     assert_row("4", "                        dr6  dr6 -  -  -  d5 dr6 8  -  -", 4, offline, true);
@@ -303,8 +325,8 @@ fn with_online_0_everything_is_given_back_and_nothing_comes_back() {
 
 #[test]
 fn at_the_end_of_the_stub_who_is_connected_is_asked_and_the_others_are_closed() {
-    let asked = |_: &mut Nodes, frontend: &mut FrontendState| frontend.stop = ShutdownStage::Asked;
-    let now = |_: &mut Nodes, frontend: &mut FrontendState| frontend.stop = ShutdownStage::Now;
+    let asked = |_: &mut Nodes, frontend: &mut FrontendState<()>| frontend.stop = ShutdownStage::Asked;
+    let now = |_: &mut Nodes, frontend: &mut FrontendState<()>| frontend.stop = ShutdownStage::Now;
     //                          gone 1   2   3   4   5   6   7   8   nonsense
     for own in [3, 4, 7] {
         assert_row("asked", "   dr6  dr6 dr6 5   5   dr6 dr6 8   5   5", own, asked, true);
@@ -321,14 +343,14 @@ fn at_the_end_of_the_stub_who_is_connected_is_asked_and_the_others_are_closed() 
 
 #[test]
 fn a_frontend_node_that_names_another_directory_ends_everything() {
-    let wrong = |nodes: &mut Nodes, _: &mut FrontendState| nodes.frontend = Err("no".to_string());
+    let wrong = |nodes: &mut Nodes, _: &mut FrontendState<()>| nodes.frontend = Err("no".to_string());
     for own in [2, 3, 4, 7, 8] {
         assert_row("wrong", "dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5 dr!5", own, wrong, true);
     }
     assert_row("wrong at 5", "dr dr dr dr dr dr dr dr dr dr", 5, wrong, true);
-    let wrong_and_nothing_held = |nodes: &mut Nodes, frontend: &mut FrontendState| {
+    let wrong_and_nothing_held = |nodes: &mut Nodes, frontend: &mut FrontendState<()>| {
         wrong(nodes, frontend);
-        *frontend = FrontendState::default();
+        *frontend = nothing();
     };
     assert_row("wrong at 1", "!5 !5 !5 !5 !5 !5 !5 !5 !5 !5", 1, wrong_and_nothing_held, false);
     assert_row("wrong at 6", "- - - - - - - - - -", 6, wrong_and_nothing_held, false);
@@ -338,7 +360,7 @@ fn a_frontend_node_that_names_another_directory_ends_everything() {
 fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
     for own in [4, 7, 8] {
         let (at_3, mut now) = (nodes(state(own), state(3)), held(true));
-        now.peer_was_connected = true;
+        now.connected_mut().unwrap().was_in_use = true;
         assert_eq!(letters(&decide(&at_3, &now)), "dn2");
         let mut changed = at_3.clone();
         changed.peer.keys = Ok(OTHER_KEYS);
@@ -361,8 +383,7 @@ fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
 
 #[test]
 fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
-    let refused = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-    let mut now = FrontendState { refused: Some((Ok(KEYS), refused)), ..held(false) };
+    let mut now = refused(Ok(KEYS));
     assert_eq!(letters(&decide(&nodes(state(3), state(3)), &now)), "!5");
     for own in [5, 6] {
         assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "-");
@@ -378,17 +399,14 @@ fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
 fn invalid_keys_are_refused_and_reported() {
     let mut at_3 = nodes(state(3), state(3));
     at_3.peer.keys = Err(InvalidKey::Missing("magic"));
-    let mut now = held(false);
-    assert_eq!(decide(&at_3, &now), [Action::Refuse(InvalidKey::Missing("magic"))]);
-    let failure = Failure { errno: Errno::ENOENT, text: "no magic".to_string() };
-    now.refused = Some((at_3.peer.keys, failure));
-    assert_eq!(letters(&decide(&at_3, &now)), "!5");
+    assert_eq!(decide(&at_3, &held(false)), [Action::Refuse(InvalidKey::Missing("magic"))]);
+    assert_eq!(letters(&decide(&at_3, &refused(at_3.peer.keys))), "!5");
 }
 
 #[test]
 fn a_connection_is_announced_once_it_is_made_and_dropped_if_the_frontend_went_back() {
     for own in [3, 7] {
-        let now = FrontendState { announced: false, ..held(true) };
+        let now = unannounced();
         assert_eq!(letters(&decide(&nodes(state(own), state(3)), &now)), "4");
         assert_eq!(letters(&decide(&nodes(state(own), state(1)), &now)), "d");
         let mut changed = nodes(state(own), state(3));
@@ -398,10 +416,10 @@ fn a_connection_is_announced_once_it_is_made_and_dropped_if_the_frontend_went_ba
 }
 
 /// Entry N for each pair of `dev-N` and `state-N`, nothing published.
-fn listed(own: usize, entries: &[(Option<Sbdf>, Option<u32>)]) -> Nodes {
-    let devices = entries.iter().map(|(address, state)| DeviceNodes {
+fn listed(own: usize, entries: &[(Option<Sbdf>, Option<usize>)]) -> Nodes {
+    let devices = entries.iter().map(|(address, number)| DeviceNodes {
         address: *address,
-        state: *state,
+        state: number.and_then(state),
         ..DeviceNodes::default()
     });
     Nodes {
@@ -416,10 +434,10 @@ fn listed(own: usize, entries: &[(Option<Sbdf>, Option<u32>)]) -> Nodes {
 fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
     let nodes = listed(2, &[(Some(real(0)), Some(1)), (Some(real(1)), Some(1))]);
     let take = |address| Action::Take { address, requested_slot: None };
-    assert_eq!(decide(&nodes, &FrontendState::default()), [take(real(0)), take(real(1))]);
+    assert_eq!(decide(&nodes, &nothing()), [take(real(0)), take(real(1))]);
 
     let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
-    let now = FrontendState { devices, roots: vec![(0, 0)], ..FrontendState::default() };
+    let now = FrontendState { devices, roots: vec![(0, 0)], ..nothing() };
     let text = |node, text: &str| (node, text.to_string());
     let want = vec![
         text(Node::VirtualDevice(0), "0000:00:00.00"),
@@ -442,7 +460,7 @@ fn one_bad_device_fails_alone() {
         (real(0), Outcome::Exported(virt(0))),
         (real(1), Outcome::Failed(failed("not in the pool"))),
     ]);
-    let now = FrontendState { devices, roots: vec![(0, 0)], ..FrontendState::default() };
+    let now = FrontendState { devices, roots: vec![(0, 0)], ..nothing() };
     for own in [2, 3] {
         let actions = decide(&listed(own, &entries), &now);
         let [Action::Report(report), Action::Write(writes)] = actions.as_slice() else {
@@ -469,7 +487,7 @@ fn one_bad_device_fails_alone() {
     let told = entries.map(|(address, state)| (address, state.map(|_| 6)));
     let mut nodes = Nodes { root_num: Some(1), ..listed(3, &told) };
     nodes.devices.iter_mut().for_each(|device| device.vdev = "ffff:ff:1f.07".to_string());
-    nodes.devices[0] = DeviceNodes { state: Some(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
+    nodes.devices[0] = DeviceNodes { state: state(3), vdev: "0000:00:00.00".to_string(), ..nodes.devices[0].clone() };
     assert_eq!(decide(&nodes, &now), []);
 }
 
@@ -487,7 +505,7 @@ fn devices_come_and_go_at_3_without_asking() {
 #[test]
 fn a_device_on_its_way_out_is_not_exported_at_the_start() {
     let nodes = listed(2, &[(Some(real(0)), Some(5))]);
-    let now = FrontendState { roots: vec![(0, 0)], ..FrontendState::default() };
+    let now = FrontendState { roots: vec![(0, 0)], ..nothing() };
     let actions = decide(&nodes, &now);
     let [Action::Write(writes)] = actions.as_slice() else { panic!("{actions:?}") };
     let written = writes.iter().map(|(node, _)| *node).collect::<Vec<_>>();

@@ -2,22 +2,22 @@
 
 use alloc::string::{String, ToString as _};
 
-use crate::broker_client::Cleanup;
+use super::device_info::DeviceInfo;
+use crate::broker_client::Broker;
 use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
-use crate::pool::device_info::DeviceInfo;
-use crate::requests::{AssignedFunction, Interrupts};
+use crate::requests::{AssignedFunction, BrokerRequest, Cleanup, Interrupts, Verdict};
 use crate::topology::Traits;
 
 /// One function: what the tool said about it, its mapped configuration space, and what a guest sees of that.
 pub(crate) struct PoolDevice<P: Platform> {
     info: DeviceInfo,
-    window: P::Window,
+    config: P::ConfigPage,
     function: AssignedFunction,
     /// What the broker still has to do about it.
     pub(crate) cleanup: Cleanup,
-    /// It has a place among those that the broker has to do something about.
-    pub(crate) is_noted: bool,
+    /// It has a place in the broker's queue of cleanups.
+    is_queued: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
     /// Who was told that it is gone.
@@ -37,9 +37,9 @@ pub(crate) enum Notified {
 }
 
 impl<P: Platform> PoolDevice<P> {
-    /// Builds the guest's view of the function behind `window`, of which [`PoolDevice::check`] tells whether it is one that we can show.
-    pub(crate) fn new(info: DeviceInfo, window: P::Window) -> Self {
-        let (config, fault) = VirtualConfig::read_from(&info.description(), &window);
+    /// Builds the guest's view of the function behind `config`, of which [`PoolDevice::check`] tells whether it is one that we can show.
+    pub(crate) fn new(info: DeviceInfo, config: P::ConfigPage) -> Self {
+        let (view, fault) = VirtualConfig::read_from(&info.description(), &config);
         if let Some(fault) = fault {
             log::warn!(
                 "pool: {}: a list of its capabilities leads to {:#x}, which is none",
@@ -47,13 +47,13 @@ impl<P: Platform> PoolDevice<P> {
                 fault.pointer
             );
         }
-        let function = AssignedFunction::new(config);
+        let function = AssignedFunction::new(view);
         Self {
             info,
-            window,
+            config,
             function,
             cleanup: Cleanup::None,
-            is_noted: false,
+            is_queued: false,
             is_touched: false,
             notified: Notified::Nobody,
         }
@@ -65,8 +65,8 @@ impl<P: Platform> PoolDevice<P> {
     }
 
     /// Both sides of it, to execute a request on.
-    pub(crate) const fn parts(&mut self) -> (&mut AssignedFunction, &P::Window) {
-        (&mut self.function, &self.window)
+    pub(crate) const fn parts(&mut self) -> (&mut AssignedFunction, &P::ConfigPage) {
+        (&mut self.function, &self.config)
     }
 
     /// What decides about its virtual address.
@@ -80,8 +80,8 @@ impl<P: Platform> PoolDevice<P> {
             return Err("it was gone while it was assigned".to_string()); // whatever answers now
         }
         // It may have been unplugged since it was mapped.
-        check_servable(&self.window).map_err(|error| error.to_string())?;
-        check_quiet(&self.window).map_err(|error| error.to_string())
+        check_servable(&self.config).map_err(|error| error.to_string())?;
+        check_quiet(&self.config).map_err(|error| error.to_string())
     }
 
     /// Whether it is known to be gone.
@@ -91,7 +91,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Looks whether it is still there. True when it is not, and was when anybody looked before.
     pub(crate) fn has_vanished(&mut self) -> bool {
-        let is_news = !self.is_gone() && is_absent(&self.window);
+        let is_news = !self.is_gone() && is_absent(&self.config);
         self.function.is_gone |= is_news;
         is_news
     }
@@ -103,21 +103,34 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Whether the guest is to see it as the only function of its slot.
     pub(crate) fn show_alone(&mut self, is_alone: bool) {
-        self.function.config.show_alone(&self.window, is_alone);
+        self.function.config.show_alone(&self.config, is_alone);
     }
 
-    /// Its guest lets go of it: whatever it had turned on goes off, as soon as the broker can.
-    pub(crate) fn let_go(&mut self) {
+    /// Its guest releases it: whatever it had turned on goes off, as soon as the broker can.
+    pub(crate) fn release(&mut self) {
         self.function.interrupts = Interrupts::Off;
         if self.is_touched {
             self.cleanup = Cleanup::Quiesce;
         }
     }
 
-    /// Nobody is there to make it quiet. Vectors of a guest that is alive can still be turned off later.
-    pub(crate) fn give_up_quiet(&mut self) {
+    /// Gives it a place in the broker's queue, if there is a cleanup to do and it has none.
+    pub(crate) fn queue_cleanup(&mut self, broker: &mut Broker<P>) {
+        if self.cleanup != Cleanup::None && !core::mem::replace(&mut self.is_queued, true) {
+            broker.queue_cleanup(self.info.sbdf());
+        }
+    }
+
+    /// Its place in the queue has come: what to ask the broker for, if there is still anything.
+    pub(crate) const fn take_cleanup(&mut self) -> Option<BrokerRequest> {
+        self.is_queued = false;
+        self.cleanup.request()
+    }
+
+    /// Nobody is there to quiesce it. Vectors of a guest that is alive can still be turned off later.
+    pub(crate) fn give_up_quiesce(&mut self) {
         self.cleanup = Cleanup::Disable;
-        if self.window.is_writable() {
+        if self.config.is_writable() {
             self.write(&HardwareWrite::bus_master_off());
         }
     }
@@ -125,8 +138,32 @@ impl<P: Platform> PoolDevice<P> {
     /// Writes a register ourselves, where the page lets us.
     pub(crate) fn write(&mut self, write: &HardwareWrite) {
         self.is_touched = true;
-        let before = self.window.read_config(write.offset, write.width);
+        let before = self.config.read_config(write.offset, write.width);
         let value = before & !write.mask | write.value;
-        self.window.write_config(write.offset, write.width, value);
+        self.config.write_config(write.offset, write.width, value);
+    }
+
+    /// Takes note of what a job did to it.
+    pub(crate) fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
+        self.is_touched = true;
+        let (interrupts, cleanup) = match (job, verdict) {
+            (BrokerRequest::Write { .. }, _) => return,
+            (BrokerRequest::Quiesce, Verdict::Done) => {
+                self.is_touched = false;
+                (Interrupts::Off, Cleanup::None)
+            }
+            (BrokerRequest::Quiesce, _) => return self.give_up_quiesce(),
+            (BrokerRequest::EnableMsi(_), Verdict::Done) if is_delivered => (Interrupts::Msi, self.cleanup),
+            (BrokerRequest::EnableMsix(_), Verdict::Done) if is_delivered => (Interrupts::MsiX, self.cleanup),
+            // A quiesce that was asked for meanwhile stays asked for.
+            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) if self.cleanup == Cleanup::Disable => {
+                (Interrupts::Off, Cleanup::None)
+            }
+            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) => (Interrupts::Off, self.cleanup),
+            // On or half on, and the guest does not know: off with it.
+            _ => (Interrupts::Off, self.cleanup.max(Cleanup::Disable)),
+        };
+        self.cleanup = cleanup;
+        self.function.interrupts = interrupts;
     }
 }

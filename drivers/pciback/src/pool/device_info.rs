@@ -1,23 +1,18 @@
-//! What the tool told us about one function, and how we name it to ourselves.
+//! What the tool told us about one function.
 
-pub use pci_config::RESOURCES;
+pub(crate) use pci_config::RESOURCES;
 use pci_config::{Description, PolicyFlags};
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
-pub use xen_types::{Resource, ResourceKind};
-
-/// Our own short name of a function that is assigned to a frontend. What the number means is the caller's choice (an index);
-/// it stays the same while the function is assigned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DeviceId(pub u16);
+pub(crate) use xen_types::{Resource, ResourceKind};
 
 /// Where the expansion ROM stands among a function's resources.
-pub const ROM: usize = 6;
+pub(crate) const ROM: usize = 6;
 
 /// One function of the pool, as the tool describes it in `pool/BDF`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeviceInfo {
+pub(crate) struct DeviceInfo {
     sbdf: Sbdf,
     ecam: Mfn,
     resources: [Option<Resource>; RESOURCES],
@@ -32,7 +27,7 @@ impl DeviceInfo {
     /// # Errors
     /// When a resource is of a kind that its register cannot be, or a register is the upper half of another and has a
     /// resource of its own.
-    pub fn new(
+    pub(crate) fn new(
         sbdf: Sbdf,
         ecam: Mfn,
         resources: [Option<Resource>; RESOURCES],
@@ -55,43 +50,43 @@ impl DeviceInfo {
     }
 
     /// Notes what its policy hides and passes on.
-    pub const fn set_policy_flags(&mut self, policy_flags: PolicyFlags) {
+    pub(crate) const fn set_policy_flags(&mut self, policy_flags: PolicyFlags) {
         self.policy_flags = policy_flags;
     }
 
     /// Notes that it is a virtual function, and its vendor and device id as their dword.
-    pub const fn set_ids(&mut self, ids: u32) {
+    pub(crate) const fn set_ids(&mut self, ids: u32) {
         self.ids = Some(ids);
     }
 
     /// Whether it is a virtual function of an SR-IOV device.
     #[must_use]
-    pub const fn is_virtual_function(&self) -> bool {
+    pub(crate) const fn is_virtual_function(&self) -> bool {
         self.ids.is_some()
     }
 
     /// The real address.
     #[must_use]
-    pub const fn sbdf(&self) -> Sbdf {
+    pub(crate) const fn sbdf(&self) -> Sbdf {
         self.sbdf
     }
 
     /// The machine frame of the function's page of configuration space.
     #[must_use]
-    pub const fn ecam(&self) -> Mfn {
+    pub(crate) const fn ecam(&self) -> Mfn {
         self.ecam
     }
 
     /// What its guest's view is built from, besides the function itself.
     #[must_use]
-    pub const fn description(&self) -> Description<'_> {
+    pub(crate) const fn description(&self) -> Description<'_> {
         Description { resources: &self.resources, ids: self.ids, irq: self.irq, policy_flags: self.policy_flags }
     }
 }
 
 /// The description of a device contradicts itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum DeviceInfoError {
+pub(crate) enum DeviceInfoError {
     /// Only the seventh resource may be a ROM, and it must be; the sixth cannot be 64 bits wide.
     #[error("resource-{register} is of a kind that this register cannot be")]
     WrongKind {

@@ -1,7 +1,7 @@
 //! The devices that dom0 gave us: who has which, and whether it is fit to be assigned.
 
 mod device;
-pub mod device_info;
+pub(crate) mod device_info;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -11,13 +11,14 @@ use alloc::string::{String, ToString as _};
 use litemap::LiteMap;
 use xen_types::{DomId, Errno, Sbdf};
 
-use crate::broker_client::{Broker, Cleanup};
+use crate::broker_client::Broker;
 use crate::handshake::Failure;
 use crate::platform::{ConfigWrite as _, Platform};
-use crate::pool::device_info::DeviceInfo;
 use crate::rate::Lines;
+use crate::requests::Cleanup;
 use crate::signal::Signal;
 pub(crate) use device::{Notified, PoolDevice};
+pub(crate) use device_info::{DeviceInfo, RESOURCES};
 
 /// A device's place in the pool.
 enum SlotState<P: Platform> {
@@ -29,7 +30,7 @@ enum SlotState<P: Platform> {
     Leaving(Box<PoolDevice<P>>, DomId),
     /// Here by its nodes only: the reason why it cannot be used.
     Refused(String),
-    /// Let go, as the tool asked.
+    /// Released, as the tool asked.
     Released,
 }
 
@@ -164,7 +165,7 @@ impl<P: Platform> Pool<P> {
             _ if !description.online => SlotState::Released,
             SlotState::Free(device) => match &description.info {
                 Ok(info) if info == device.info() => inspect(device),
-                // Described anew: let go of the old page first.
+                // Described anew: unmap the old page first.
                 info => {
                     drop(device);
                     admit(platform, info, self.is_direct)
@@ -256,11 +257,11 @@ impl<P: Platform> Pool<P> {
         }
     }
 
-    /// Takes a device back. One that was in use is made quiet first. Then it is looked at whether it is as quiet as it must be, and its nodes
+    /// Takes a device back. One that was in use is quiesced first. Then it is checked whether it is quiesced, and its nodes
     /// are read and `state` is written.
     pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>, broker: &mut Broker<P>) {
-        device.let_go();
-        broker.note(&mut device);
+        device.release();
+        device.queue_cleanup(broker);
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
             entry.place = match entry.place {
@@ -272,7 +273,7 @@ impl<P: Platform> Pool<P> {
         self.look_at(address);
     }
 
-    /// All devices that are to be made quiet, one after the other.
+    /// All devices that are to be quiesced, one after the other.
     pub(crate) fn all_leaving(&mut self) -> impl Iterator<Item = &mut PoolDevice<P>> {
         if cfg!(debug_assertions) {
             self.visited += self.entries.len() as u64;
@@ -288,7 +289,7 @@ impl<P: Platform> Pool<P> {
         self.visited
     }
 
-    /// A device that is to be made quiet.
+    /// A device that is to be quiesced.
     pub(crate) fn leaving(&mut self, address: Sbdf) -> Option<&mut PoolDevice<P>> {
         match &mut self.entries.get_mut(&address)?.place {
             SlotState::Leaving(device, _) => Some(device),
@@ -322,15 +323,15 @@ fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct
         Err(reason) => return SlotState::Refused(reason.clone()),
     };
     match platform.map_config(info.ecam(), is_direct) {
-        Ok(window) if is_direct && !window.is_writable() => {
+        Ok(page) if is_direct && !page.is_writable() => {
             SlotState::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
         }
-        Ok(window) => inspect(Box::new(PoolDevice::new(info, window))),
+        Ok(page) => inspect(Box::new(PoolDevice::new(info, page))),
         Err(errno) => SlotState::Refused(format!("cannot map its configuration space: {errno}")),
     }
 }
 
-/// A device that is here: free, or refused and let go when it is not fit to be assigned.
+/// A device that is here: free, or refused and unmapped when it is not fit to be assigned.
 fn inspect<P: Platform>(device: Box<PoolDevice<P>>) -> SlotState<P> {
     match device.check() {
         Ok(()) => SlotState::Free(device),

@@ -9,21 +9,9 @@ use crate::config::{HardwareWrite, Register};
 /// The pirqs of an answer, as many as the job has entries.
 pub(crate) type Vectors = [u16; pciif::layout::MAX_VECTORS];
 
-/// Which interrupts a function has besides its line. No pirq is kept: the broker unmaps what it has mapped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Interrupts {
-    /// None.
-    #[default]
-    Off,
-    /// MSI.
-    Msi,
-    /// MSI-X.
-    MsiX,
-}
-
 /// One thing to ask of the broker (`docs/broker.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BrokerRequest {
+pub(crate) enum BrokerRequest {
     /// Write a register, and then perhaps another.
     Write {
         /// This one.

@@ -1,4 +1,4 @@
-//! How often what happened.
+//! Request counters.
 
 /// A count that stays at its greatest value instead of starting over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ const OTHERS: u16 = 0x1000;
 
 /// Writes of one function's guest that the policy or the broker refused, or that reached nothing, by their offsets.
 #[derive(Clone, Debug)]
-pub struct DeniedWrites([(u16, u32); PLACES + 1]);
+pub(crate) struct DeniedWrites([(u16, u32); PLACES + 1]);
 
 impl DeniedWrites {
     /// None.
@@ -28,7 +28,7 @@ impl DeniedWrites {
     }
 
     /// Offsets and how often, in the order of the first time; 0x1000 for all that found no room.
-    pub fn iter(&self) -> impl Iterator<Item = &(u16, u32)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u16, u32)> {
         self.0.iter().filter(|place| place.1 != 0)
     }
 }

@@ -8,7 +8,7 @@ use crate::config::Register;
 
 /// Something about a request that belongs in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogOnce {
+pub(crate) enum LogOnce {
     /// A write went to a register that no guest has to write, and was dropped. A driver that needs it does not work.
     DroppedWrite,
     /// A write passed the policy but needs the hardware, and there is no broker to write it.
@@ -65,7 +65,7 @@ impl fmt::Display for LogOnce {
 
 /// Which notices a function has issued since it was assigned.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Noticed(u16);
+pub(crate) struct Noticed(u16);
 
 impl Noticed {
     /// None.
@@ -73,7 +73,7 @@ impl Noticed {
 
     /// True the first time it is asked about this notice.
     #[must_use]
-    pub fn is_news(&mut self, notice: LogOnce) -> bool {
+    pub(crate) fn is_news(&mut self, notice: LogOnce) -> bool {
         let is_news = self.0 & notice.bit() == 0;
         self.0 |= notice.bit();
         is_news

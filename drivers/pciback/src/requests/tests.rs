@@ -1,10 +1,12 @@
+use pciif::{Command, ErrorCode, ReadRequest, Reply, Request};
 use proptest::prelude::*;
 use xen_types::Sbdf;
 
+use super::execute::Executed;
 use super::*;
-use crate::config::Register;
 use crate::config::fakes::{Known, Memory, network_card, network_card_known};
-use crate::topology::{ExportMode, Traits};
+use crate::config::{Register, VirtualConfig};
+use crate::topology::{DeviceId, ExportMode, Topology, Traits};
 
 const DEVICE: Sbdf = Sbdf::from_devfn(0, 0, 0);
 const ABSENT: Sbdf = Sbdf::from_devfn(0, 0, 8);
@@ -44,11 +46,11 @@ impl Frontend {
             let as_read = ReadRequest { domain, bus, devfn, offset, size };
             let function = &mut *function;
             match read(&as_read, topology, |_| is_served.then_some((function, &*hw)), counters) {
-                HasRead::Done(err, value) => {
+                ReadOutcome::Done(err, value) => {
                     let (answer, device) = (Answer::Now(Reply::error(err, value)), Some(DeviceId(9)));
                     return Executed { answer, device, notice: None, is_loss: false };
                 }
-                HasRead::Absent | HasRead::Lost => {}
+                ReadOutcome::Absent | ReadOutcome::Lost => {}
             }
         }
         let find = |id| {

@@ -1,24 +1,19 @@
-//! The data plane: one event, the request in the page, its answer; and the queue of what only the broker can do.
+//! What the broker has answered, and what it is asked next.
 //!
-//! The queue has frontends, not requests. A request that must wait stays in its frontend's page, and when the frontend's turn comes
-//! the request is taken from the page as if it were new. So nothing is kept that a frontend could have changed meanwhile, and one that gave up
-//! is passed over. Cleanups, which are flags of functions and have a queue of their own, come first.
-//!
-//! Serving an event or an answer of the broker visits the guests and functions that it is about and no others.
+//! An answer of the broker visits the frontends and functions that it is about and no others.
 
 use pciif::Reply;
 use xen_types::{DomId, Port, Sbdf};
 
-use crate::backend::Served;
-use crate::broker_client::{Availability, Cleanup, InFlight};
-use crate::frontend::Guest;
-use crate::frontend::table::Guests;
+use crate::broker_client::{Availability, InFlight};
+use crate::frontend::table::Frontends;
+use crate::frontend::{Frontend, Served};
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
-use crate::requests::{BrokerAnswer, BrokerRequest, Interrupts, Verdict};
+use crate::requests::{BrokerAnswer, BrokerRequest, Cleanup, Verdict};
 use crate::shared::Core;
 
-/// Whose the broker's port is in the table of ports: ours.
+/// The broker's port is registered under our own domain id.
 const BROKER: DomId = DomId::SELF;
 
 impl<P: Platform> Core<P> {
@@ -30,22 +25,13 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    #[inline(always)] // in the one function that serves an event
-    pub(crate) fn serve(&mut self, port: Port) -> Served {
-        let Self { ports, guests, platform, counters, broker, .. } = self;
-        let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
-        let Some(guest) = guests.at(owner.place.into(), owner.domid) else { return self.serve_elsewhere(port) };
-        counters.events.bump();
-        guest.serve(platform, counters, broker)
-    }
-
-    /// Serves a port of nobody at the place that was remembered.
+    /// An event on a port of no frontend at the place that was remembered: the frontend has another place by now, or the port is the broker's.
     #[cold]
     #[inline(never)]
-    fn serve_elsewhere(&mut self, port: Port) -> Served {
-        let Self { ports, guests, platform, broker, .. } = self;
+    pub(crate) fn on_other_port(&mut self, port: Port) -> Served {
+        let Self { ports, frontends, platform, broker, .. } = self;
         let Some(owner) = ports.owner(port) else { return Served::UnknownPort };
-        if let Some(place) = guests.place(owner.domid).ok().and_then(|place| u16::try_from(place).ok()) {
+        if let Some(place) = frontends.place(owner.domid).ok().and_then(|place| u16::try_from(place).ok()) {
             owner.place = place;
             return Served::More; // at the right place, the next time
         }
@@ -53,15 +39,15 @@ impl<P: Platform> Core<P> {
             return Served::UnknownPort;
         }
         broker.on_event(platform);
-        self.turn();
+        self.broker_turn();
         Served::Done
     }
 
     /// Takes the broker's answers and gives it what is next, as long as that is possible without waiting.
-    pub(crate) fn turn(&mut self) {
+    pub(crate) fn broker_turn(&mut self) {
         loop {
             if let Some((asked, answer)) = self.broker.poll(&self.platform) {
-                if answer.is_none() && asked.guest.is_some() {
+                if answer.is_none() && asked.frontend.is_some() {
                     self.counters.broker_timeouts.bump();
                 }
                 self.finish(&asked, answer.as_ref());
@@ -71,7 +57,7 @@ impl<P: Platform> Core<P> {
                 return;
             }
             if self.broker.take_return() {
-                self.note_all();
+                self.queue_all_cleanups();
             }
             let cleanup = self.next_cleanup();
             if cleanup.is_none() && !self.broker.is_due() {
@@ -89,15 +75,12 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Serves the frontend that has waited longest.
+    /// Gives the frontend that has waited longest its turn. One frontend: the next one comes with an event of its own.
     fn serve_waiting(&mut self) {
-        let Self { guests, platform, counters, broker, .. } = self;
+        let Self { frontends, platform, counters, broker, .. } = self;
         while let Some(domid) = broker.next_waiting() {
-            let Some(guest) = guests.get_mut(domid) else { continue };
-            guest.is_queued = false;
-            if core::mem::take(&mut guest.is_waiting) {
-                // One: the next one comes with an event of its own.
-                return guest.serve_waiting(platform, counters, broker);
+            if frontends.get_mut(domid).is_some_and(|frontend| frontend.take_turn(platform, counters, broker)) {
+                return;
             }
         }
     }
@@ -105,36 +88,38 @@ impl<P: Platform> Core<P> {
     /// The function with a cleanup to do that has waited longest.
     fn next_cleanup(&mut self) -> Option<InFlight> {
         while let Some(address) = self.broker.next_cleanup() {
-            let Some(device) = find(&mut self.guests, &mut self.pool, address) else { continue };
-            device.is_noted = false;
-            if let Some(job) = device.cleanup.job() {
-                return Some(InFlight { device: address, job, guest: None });
+            let device = find(&mut self.frontends, &mut self.pool, address);
+            if let Some(job) = device.and_then(PoolDevice::take_cleanup) {
+                return Some(InFlight { device: address, job, frontend: None });
             }
         }
         None
     }
 
     /// The broker is there again: takes note of what it was not there for.
-    fn note_all(&mut self) {
-        let Self { guests, pool, broker, .. } = self;
-        guests.iter_mut().flat_map(Guest::devices).chain(pool.all_leaving()).for_each(|device| broker.note(device));
+    fn queue_all_cleanups(&mut self) {
+        let Self { frontends, pool, broker, .. } = self;
+        let devices = frontends.iter_mut().flat_map(Frontend::devices).chain(pool.all_leaving());
+        devices.for_each(|device| device.queue_cleanup(broker));
     }
 
-    /// Nobody can make functions quiet: goes on without, for this one and all that wait. Those that stay with their guest have their
-    /// vectors turned off later, those that come back are looked at as they are.
+    /// Nobody can quiesce functions: goes on without, for this one and all that wait. Those that stay with their guest have their
+    /// vectors turned off later, those that come back are checked as they are.
     fn give_cleanups_up(&mut self, first: Option<InFlight>) {
         let now_ns = self.platform.now_ns();
         let (mut next, mut last_told) = (first, None);
         while let Some(InFlight { device: address, job, .. }) = next {
             let holder = self.pool.holder(address);
             if job == BrokerRequest::Quiesce
-                && let Some(device) = find(&mut self.guests, &mut self.pool, address)
+                && let Some(device) = find(&mut self.frontends, &mut self.pool, address)
             {
-                device.give_up_quiet();
+                device.give_up_quiesce();
                 let told = core::mem::replace(&mut last_told, holder);
-                if let Some(guest) = holder.filter(|_| told != holder).and_then(|domid| self.guests.get_mut(domid)) {
-                    let text = format_args!("no broker to make its devices quiet: going on without");
-                    guest.say(now_ns, log::Level::Warn, text);
+                if let Some(frontend) =
+                    holder.filter(|_| told != holder).and_then(|domid| self.frontends.get_mut(domid))
+                {
+                    let text = format_args!("no broker to quiesce its devices: going on without");
+                    frontend.say(now_ns, log::Level::Warn, text);
                 }
             }
             if let Some(device) = self.pool.leaving(address) {
@@ -147,32 +132,32 @@ impl<P: Platform> Core<P> {
 
     /// A job is at its end: with an answer, or without.
     fn finish(&mut self, asked: &InFlight, answer: Option<&BrokerAnswer>) {
-        let Self { guests, pool, platform, broker, counters, .. } = self;
+        let Self { frontends, pool, platform, broker, counters, .. } = self;
         let verdict = asked.job.verdict(answer);
         let mut job = asked.job;
         if let BrokerRequest::Write { now, then, failed } = &mut job {
             *failed |= verdict != Verdict::Done;
-            if let (Some(next), true) = (then.take(), answer.is_some() && asked.guest.is_some()) {
+            if let (Some(next), true) = (then.take(), answer.is_some() && asked.frontend.is_some()) {
                 *now = next;
                 broker.ask(platform, InFlight { job, ..*asked }, &[]);
                 return;
             }
         }
-        let owner = asked.guest.and_then(|domid| guests.get_mut(domid));
-        let is_delivered = owner.is_some_and(|guest| {
-            let Some(request) = guest.asked.take() else { return false };
-            let Some(device) = guest.device(asked.device) else {
-                guest.answer(platform, &request, Reply::NO_DEVICE, None);
+        let owner = asked.frontend.and_then(|domid| frontends.get_mut(domid));
+        let is_delivered = owner.is_some_and(|frontend| {
+            let Some(request) = frontend.take_asked() else { return false };
+            let Some(device) = frontend.device(asked.device) else {
+                frontend.answer(platform, &request, Reply::NO_DEVICE, None);
                 return false;
             };
             let function = device.parts().0;
             let (reply, notice) = job.reply(verdict, &request, function, answer, counters);
             let notice = function.news(notice);
-            guest.answer(platform, &request, reply, notice)
+            frontend.answer(platform, &request, reply, notice)
         });
-        if let Some(device) = find(guests, pool, asked.device) {
+        if let Some(device) = find(frontends, pool, asked.device) {
             device.finished(&job, verdict, is_delivered);
-            broker.note(device);
+            device.queue_cleanup(broker);
         }
         pool.settle(asked.device);
     }
@@ -180,38 +165,12 @@ impl<P: Platform> Core<P> {
 
 /// A function that is with a frontend or on its way back.
 fn find<'a, P: Platform>(
-    guests: &'a mut Guests<P>,
+    frontends: &'a mut Frontends<P>,
     pool: &'a mut Pool<P>,
     address: Sbdf,
 ) -> Option<&'a mut PoolDevice<P>> {
     match pool.holder(address) {
-        Some(domid) => guests.get_mut(domid)?.device(address),
+        Some(domid) => frontends.get_mut(domid)?.device(address),
         None => pool.leaving(address),
-    }
-}
-
-impl<P: Platform> PoolDevice<P> {
-    /// Takes note of what a job did to it.
-    fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
-        self.is_touched = true;
-        let (interrupts, cleanup) = match (job, verdict) {
-            (BrokerRequest::Write { .. }, _) => return,
-            (BrokerRequest::Quiesce, Verdict::Done) => {
-                self.is_touched = false;
-                (Interrupts::Off, Cleanup::None)
-            }
-            (BrokerRequest::Quiesce, _) => return self.give_up_quiet(),
-            (BrokerRequest::EnableMsi(_), Verdict::Done) if is_delivered => (Interrupts::Msi, self.cleanup),
-            (BrokerRequest::EnableMsix(_), Verdict::Done) if is_delivered => (Interrupts::MsiX, self.cleanup),
-            // A quiesce that was asked for meanwhile stays asked for.
-            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) if self.cleanup == Cleanup::Disable => {
-                (Interrupts::Off, Cleanup::None)
-            }
-            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) => (Interrupts::Off, self.cleanup),
-            // On or half on, and the guest does not know: off with it.
-            _ => (Interrupts::Off, self.cleanup.max(Cleanup::Disable)),
-        };
-        self.cleanup = cleanup;
-        self.parts().0.interrupts = interrupts;
     }
 }

@@ -1,68 +1,52 @@
 //! What the tasks of the control plane and the data plane share.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`watches`] | what we watch in xenstore, and what an event is about |
+//! | [`alarms`] | signals that are raised when their time has come |
+//! | [`broker_turn`] | the broker's answers, and what it is asked next |
+//! | [`statistics`] | how the stub is, for dom0 |
 
+pub(crate) mod alarms;
 mod broker_turn;
 mod statistics;
+pub(crate) mod watches;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
-use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::task::Waker;
 
 use litemap::LiteMap;
 use xen_types::{DomId, Port, Sbdf};
-use xenstore::path::key;
-use xenstore::{Client, ReqId, Request, TxId, WatchEvent, path};
+use xenstore::{Client, ReqId, Request, TxId, WatchEvent};
 
-use crate::Counters;
-use crate::Options;
 use crate::broker_client::Broker;
-use crate::frontend::Guest;
+use crate::frontend::Frontend;
 use crate::frontend::port_table::PortTable;
-use crate::frontend::table::Guests;
+use crate::frontend::table::Frontends;
 use crate::handshake::ShutdownStage;
+use crate::options::Options;
 use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
+use crate::requests::Counters;
 use crate::signal::Signal;
-use crate::tasks::executor::BoxedTask;
-use crate::tasks::shutdown::Shutdown;
-
-/// Watch on [`path::relative::BACKEND_ROOT`].
-const BACKEND_TOKEN: &str = "backend";
-/// Watch on [`path::relative::POOL`].
-const POOL_TOKEN: &str = "pool";
-/// Watch on [`path::relative::CONTROL_SHUTDOWN`].
-const SHUTDOWN_TOKEN: &str = "shutdown";
-/// Watch on [`path::relative::QUERY`].
-const QUERY_TOKEN: &str = "query";
-/// Watches on the frontends' `state` nodes: this and the domain's number.
-const FRONTEND_TOKEN: &str = "frontend-";
-/// What is watched from the start.
-pub(crate) const WATCHES: [(&str, &str); 4] = [
-    (path::relative::POOL, POOL_TOKEN),
-    (path::relative::BACKEND_ROOT, BACKEND_TOKEN),
-    (path::relative::QUERY, QUERY_TOKEN),
-    (path::relative::CONTROL_SHUTDOWN, SHUTDOWN_TOKEN),
-];
-
-/// The node of a frontend that is watched.
-pub(crate) fn frontend_path(domid: DomId) -> String {
-    path::child(&path::frontend_dir(domid), key::STATE)
-}
-
-/// And the watch's token.
-pub(crate) fn frontend_token(domid: DomId) -> String {
-    format!("{FRONTEND_TOKEN}{domid}")
-}
+use alarms::Alarms;
+use watches::{Subject, WATCHES, frontend_path, frontend_token, subject};
 
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
 
-/// An alarm that was set.
-pub(crate) struct Alarm(u64, u64);
+/// How the domain is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// For good.
+    Poweroff,
+    /// To be started again.
+    Reboot,
+}
 
 /// Everything that is not in a task.
 pub(crate) struct Core<P: Platform> {
@@ -71,16 +55,14 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) client: Client,
     /// Who waits for which answer.
     pub(crate) waiting: LiteMap<ReqId, Waker>,
-    /// Signals to raise, by time; the second number tells alarms of the same time apart.
-    alarms: LiteMap<(u64, u64), Rc<Signal>>,
-    last_alarm: u64,
+    pub(crate) alarms: Alarms,
     /// Ports that were set aside, and until when.
     aside: Vec<(u64, Port)>,
     pub(crate) free_transactions: u32,
     pub(crate) transaction_queue: VecDeque<Waker>,
-    /// Tasks to be taken over by the executor.
-    pub(crate) spawned: Vec<BoxedTask>,
-    pub(crate) guests: Guests<P>,
+    /// Frontends that have no task yet.
+    arrived: Vec<DomId>,
+    pub(crate) frontends: Frontends<P>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
     pub(crate) broker: Broker<P>,
@@ -105,13 +87,12 @@ impl<P: Platform> Core<P> {
             options,
             client: Client::new(),
             waiting: LiteMap::new(),
-            alarms: LiteMap::new(),
-            last_alarm: 0,
+            alarms: Alarms::NONE,
             aside: Vec::new(),
             free_transactions: TRANSACTIONS,
             transaction_queue: VecDeque::new(),
-            spawned: Vec::new(),
-            guests: Guests::new(),
+            arrived: Vec::new(),
+            frontends: Frontends::new(),
             ports: PortTable::default(),
             pool: Pool::new(options.is_direct),
             broker: Broker::default(),
@@ -124,24 +105,6 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Raises `signal` once at `deadline_ns`.
-    pub(crate) fn set_alarm(&mut self, deadline_ns: u64, signal: Rc<Signal>) -> Alarm {
-        self.last_alarm = self.last_alarm.wrapping_add(1);
-        let alarm = Alarm(deadline_ns, self.last_alarm);
-        self.alarms.insert((alarm.0, alarm.1), signal);
-        alarm
-    }
-
-    /// Takes an alarm back that may not have rung. Who wakes for another reason must, or alarms add up.
-    pub(crate) fn cancel_alarm(&mut self, alarm: &Alarm) {
-        self.alarms.remove(&(alarm.0, alarm.1));
-    }
-
-    /// Alarms that have not rung.
-    pub(crate) fn alarms(&self) -> usize {
-        self.alarms.len()
-    }
-
     /// Transactions that are open.
     pub(crate) fn transactions(&self) -> usize {
         (TRANSACTIONS - self.free_transactions) as usize
@@ -149,16 +112,15 @@ impl<P: Platform> Core<P> {
 
     /// When the next alarm is due, or the broker's time is over.
     pub(crate) fn next_alarm_ns(&self) -> Option<u64> {
-        let alarm = self.alarms.first().map(|((deadline_ns, _), _)| *deadline_ns);
         let aside = self.aside.iter().map(|(deadline_ns, _)| *deadline_ns);
-        alarm.into_iter().chain(self.broker.deadline_ns()).chain(aside).min()
+        self.alarms.next_ns().into_iter().chain(self.broker.deadline_ns()).chain(aside).min()
     }
 
     /// Has a port wait for as long as its frontend stands aside.
     pub(crate) fn set_aside(&mut self, port: Port) {
         let owner = self.ports.owner(port).map(|owner| owner.domid);
-        if let Some(guest) = owner.and_then(|domid| self.guests.get_mut(domid)) {
-            self.aside.push((guest.aside_until_ns(), port));
+        if let Some(frontend) = owner.and_then(|domid| self.frontends.get_mut(domid)) {
+            self.aside.push((frontend.aside_until_ns(), port));
         }
     }
 
@@ -181,7 +143,7 @@ impl<P: Platform> Core<P> {
     /// Sets every watch anew, and looks at everything: each begins with an event, and what was missed is seen.
     pub(crate) fn reset_store(&mut self) {
         self.client.reset();
-        let domids: Vec<DomId> = self.guests.iter().map(Guest::domid).collect();
+        let domids: Vec<DomId> = self.frontends.iter().map(Frontend::domid).collect();
         WATCHES.iter().for_each(|(path, token)| self.watch(path, token));
         domids.into_iter().for_each(|domid| self.watch(&frontend_path(domid), &frontend_token(domid)));
         self.pool.look_at_all();
@@ -199,19 +161,11 @@ impl<P: Platform> Core<P> {
 
     /// Raises what is due.
     pub(crate) fn ring_alarms(&mut self) {
-        if self.alarms.is_empty() {
-            return;
-        }
-        let now_ns = self.platform.now_ns();
-        while let Some(first) = self.alarms.first().map(|(key, _)| *key).filter(|(due_ns, _)| *due_ns <= now_ns) {
-            if let Some(signal) = self.alarms.remove(&first) {
-                signal.raise();
-            }
-        }
+        self.alarms.ring(|| self.platform.now_ns());
     }
 
     /// Passes on what xenstored has said: wakes who waits for an answer, raises the flags that events are about.
-    pub(crate) fn dispatch(&mut self, handle: &Handle<P>) {
+    pub(crate) fn dispatch(&mut self) {
         while let Some(id) = self.client.take_answered() {
             if let Some(waker) = self.waiting.remove(&id) {
                 waker.wake();
@@ -223,80 +177,80 @@ impl<P: Platform> Core<P> {
             self.look_at_backends();
         }
         while let Some(event) = self.client.take_watch_event() {
-            self.watch_event(handle, &event);
+            self.on_watch_event(&event);
         }
     }
 
-    fn watch_event(&mut self, handle: &Handle<P>, event: &WatchEvent) {
-        match event.token.as_str() {
-            BACKEND_TOKEN => match path::relative::split_backend(&event.path) {
-                Some((domid, _)) => self.guest_or_new(handle, domid).signal.raise(),
-                None => self.look_at_backends(),
-            },
-            POOL_TOKEN => match path::relative::split_pool(&event.path) {
-                Some((address, key::STATE)) => self.pool.look_at_state(address),
-                Some((address, _)) => self.pool.look_at(address),
-                None => self.pool.look_at_all(),
-            },
-            SHUTDOWN_TOKEN => self.shutdown_signal.raise(),
-            QUERY_TOKEN => self.answer(&event.path),
-            token => {
-                let number = token.strip_prefix(FRONTEND_TOKEN).and_then(|domid| domid.parse().ok());
-                if let Some(guest) = number.and_then(|domid| self.guests.get_mut(DomId(domid))) {
-                    guest.touched = true;
-                    guest.signal.raise();
+    fn on_watch_event(&mut self, event: &WatchEvent) {
+        match subject(event) {
+            Subject::Backend(domid) => self.look_at_frontend(domid),
+            Subject::AnyBackend => self.look_at_backends(),
+            Subject::PoolState(address) => self.pool.look_at_state(address),
+            Subject::PoolDevice(address) => self.pool.look_at(address),
+            Subject::AnyPoolDevice => self.pool.look_at_all(),
+            Subject::Shutdown => self.shutdown_signal.raise(),
+            Subject::Query => self.answer(&event.path),
+            Subject::Frontend(domid) => {
+                if let Some(frontend) = self.frontends.get_mut(domid) {
+                    frontend.pacing.is_touched = true;
+                    frontend.signal.raise();
                 }
             }
+            Subject::Nothing => {}
         }
     }
 
     /// An event was about more than one directory: lists them, and has everybody look again.
     fn look_at_backends(&mut self) {
-        for guest in self.guests.iter() {
-            guest.signal.raise();
+        for frontend in self.frontends.iter() {
+            frontend.signal.raise();
         }
         self.list_backends.raise();
     }
 
-    /// The guest, which gets its task when it is not known yet.
-    pub(crate) fn guest_or_new(&mut self, handle: &Handle<P>, domid: DomId) -> &mut Guest<P> {
-        let Self { guests, spawned, options, stop, .. } = self;
-        guests.get_or_insert_with(domid, || {
-            spawned.push(Box::pin(crate::tasks::frontend::run(handle.clone(), domid)));
-            let mut guest = Box::new(Guest::new(domid, *options));
-            guest.frontend.stop = *stop;
-            guest
-        })
+    /// Something about a frontend may have changed. One that is not known yet is to get a task.
+    pub(crate) fn look_at_frontend(&mut self, domid: DomId) {
+        let Self { frontends, arrived, options, stop, .. } = self;
+        let frontend = frontends.get_or_insert_with(domid, || {
+            arrived.push(domid);
+            Box::new(Frontend::new(domid, *options, *stop))
+        });
+        frontend.signal.raise();
+    }
+
+    /// Frontends that are to get a task.
+    pub(crate) fn take_arrived(&mut self) -> Vec<DomId> {
+        core::mem::take(&mut self.arrived)
     }
 
     /// Has all frontends close, and those that come yet.
     pub(crate) fn close_all(&mut self, stop: ShutdownStage) {
         self.stop = stop;
-        for guest in self.guests.iter_mut() {
-            guest.frontend.stop = stop;
-            guest.frontend.is_idle = false;
-            guest.signal.raise();
+        for frontend in self.frontends.iter_mut() {
+            frontend.state.stop = stop;
+            frontend.state.is_idle = false;
+            frontend.signal.raise();
         }
     }
 
-    /// True when every frontend is closed and every device quiet, or nobody can make it so.
+    /// True when every frontend is closed and every device quiesced, or nobody can make it so.
     pub(crate) fn is_closed(&mut self) -> bool {
-        self.guests.iter().all(|guest| guest.frontend.is_idle) && self.pool.all_leaving().next().is_none()
+        self.frontends.iter().all(|frontend| frontend.state.is_idle) && self.pool.all_leaving().next().is_none()
     }
 
     /// Somebody has touched the nodes of a device that may be assigned: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
-        let Some(guest) = self.pool.holder(address).and_then(|domid| self.guests.get_mut(domid)) else { return };
-        if guest.device(address).is_some_and(PoolDevice::has_vanished) {
-            guest.signal.raise();
+        let Some(frontend) = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid)) else { return };
+        if frontend.device(address).is_some_and(PoolDevice::has_vanished) {
+            frontend.signal.raise();
         }
     }
 
-    /// The pool has changed for the better: guests that were refused one of its devices ask again.
+    /// The pool has changed for the better: frontends that were refused one of its devices ask again.
     pub(crate) fn retry_failed(&mut self, address: Sbdf) {
-        for guest in self.guests.iter_mut() {
-            if guest.forget_failure(address) {
-                guest.signal.raise();
+        for frontend in self.frontends.iter_mut() {
+            if frontend.forget_failure(address) {
+                frontend.signal.raise();
             }
         }
     }
@@ -340,7 +294,7 @@ impl<P: Platform> Handle<P> {
     /// Waits until `deadline_ns`.
     pub(crate) async fn sleep_until(&self, deadline_ns: u64) {
         let signal = Signal::new();
-        self.with(|core| core.set_alarm(deadline_ns, Rc::clone(&signal)));
+        self.with(|core| core.alarms.set(deadline_ns, Rc::clone(&signal)));
         signal.wait().await;
     }
 }

@@ -7,8 +7,8 @@ use core::fmt::Write as _;
 use xen_types::Sbdf;
 use xenstore::{Request, TxId, number, path::relative, statistics};
 
+use super::Core;
 use crate::platform::Platform;
-use crate::shared::Core;
 
 impl<P: Platform> Core<P> {
     /// An event of the watch on [`relative::QUERY`]. The question is in the path, so there is nothing to be read first; the event that every
@@ -44,8 +44,8 @@ impl<P: Platform> Core<P> {
 
     /// Where the guest that has a device wrote in vain, and how often; nothing where nobody has it.
     fn denied_writes(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
-        let guest = self.pool.holder(device).and_then(|domid| self.guests.get_mut(domid));
-        if let Some(device) = guest.and_then(|guest| guest.device(device)) {
+        let holder = self.pool.holder(device).and_then(|domid| self.frontends.get_mut(domid));
+        if let Some(device) = holder.and_then(|frontend| frontend.device(device)) {
             device.parts().0.denied_writes.iter().for_each(|(offset, times)| say(*offset, *times));
         }
     }
@@ -61,14 +61,14 @@ impl<P: Platform> Core<P> {
             usage.heap_used as u64,
             usage.heap_peak as u64,
             usage.heap_total as u64,
-            usage.windows as u64,
+            usage.mapped_pages as u64,
             self.ports.len() as u64,
-            self.guests.iter().filter(|guest| guest.frontend.connection.is_some()).count() as u64,
+            self.frontends.iter().filter(|frontend| frontend.state.is_connected()).count() as u64,
             self.client.watches() as u64,
             self.transactions() as u64,
-            self.alarms() as u64,
+            self.alarms.len() as u64,
             self.client.open_requests() as u64,
-            self.guests.len() as u64,
+            self.frontends.len() as u64,
             self.pool.len() as u64,
             counters.events.get(),
             counters.reads.get(),

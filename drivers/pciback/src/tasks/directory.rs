@@ -18,7 +18,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         let Ok(listing) = listing else { continue };
         handle.with(|core| {
             for domid in directory_entries(&listing).filter_map(|name| name.parse().ok()) {
-                core.guest_or_new(&handle, DomId(domid)).signal.raise();
+                core.look_at_frontend(DomId(domid));
             }
         });
     }

@@ -10,10 +10,10 @@ use xenstore::{Error, Request, TxId, path};
 
 use super::read;
 use super::store::{Answer, Transaction};
-use crate::frontend::Guest;
 use crate::handshake::{Action, Failure, Nodes, decide};
 use crate::platform::Platform;
-use crate::shared::{Handle, frontend_path, frontend_token};
+use crate::shared::Handle;
+use crate::shared::watches::{frontend_path, frontend_token};
 
 /// First wait after xenstored refused something; doubles each time.
 const RETRY_NS: u64 = 250_000_000;
@@ -36,7 +36,7 @@ enum Progress {
 pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let task = Task { handle, domid };
     let is_watched = task.watch().await;
-    task.serve(is_watched).await;
+    task.run_handshake(is_watched).await;
     if is_watched {
         drop(task.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
     }
@@ -69,8 +69,8 @@ impl<P: Platform> Task<P> {
     }
 
     /// Looks at the nodes whenever something may have changed, until the directory is gone.
-    async fn serve(&self, is_watched: bool) {
-        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.guests.get_mut(self.domid)?.signal))) else {
+    async fn run_handshake(&self, is_watched: bool) {
+        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(self.domid)?.signal))) else {
             return;
         };
         let mut retry_ns = RETRY_NS;
@@ -86,11 +86,12 @@ impl<P: Platform> Task<P> {
                     if signal.lower() {
                         continue; // a new directory appeared behind our reading
                     }
-                    self.handle.with(|core| core.guests.remove(self.domid));
+                    self.handle.with(|core| core.frontends.remove(self.domid));
                     return;
                 }
                 Ok(Progress::Settled) => {
-                    self.handle.with(|core| core.guests.get_mut(self.domid).map(Guest::settled));
+                    self.handle
+                        .with(|core| core.frontends.get_mut(self.domid).map(|frontend| frontend.pacing.settled()));
                     retry_ns = RETRY_NS;
                     (!is_watched).then_some(POLL_NS)
                 }
@@ -104,12 +105,12 @@ impl<P: Platform> Task<P> {
             let alarm = wait_ns.map(|wait_ns| {
                 self.handle.with(|core| {
                     let now_ns = core.platform.now_ns();
-                    core.set_alarm(now_ns.saturating_add(wait_ns), Rc::clone(&signal))
+                    core.alarms.set(now_ns.saturating_add(wait_ns), Rc::clone(&signal))
                 })
             });
             signal.wait().await;
             if let Some(alarm) = alarm {
-                self.handle.with(|core| core.cancel_alarm(&alarm));
+                self.handle.with(|core| core.alarms.cancel(&alarm));
             }
         }
     }
@@ -118,10 +119,10 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
-            let crate::shared::Core { guests, pool, platform, .. } = core;
-            let guest = guests.get_mut(self.domid)?;
-            let failure = guest.take_losses(pool)?;
-            guest.tell_losses(platform);
+            let crate::shared::Core { frontends, pool, platform, .. } = core;
+            let frontend = frontends.get_mut(self.domid)?;
+            let failure = frontend.take_losses(pool)?;
+            frontend.tell_losses(platform);
             Some(failure)
         });
         if let Some(failure) = failure {
@@ -134,7 +135,7 @@ impl<P: Platform> Task<P> {
         loop {
             let wait = self.handle.with(|core| {
                 let now_ns = core.platform.now_ns();
-                core.guests.get_mut(self.domid).map_or(Ok(()), |guest| guest.may_look(now_ns))
+                core.frontends.get_mut(self.domid).map_or(Ok(()), |frontend| frontend.may_look(now_ns))
             });
             match wait {
                 Ok(()) => return,
@@ -165,13 +166,13 @@ impl<P: Platform> Task<P> {
     fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
-            let Some(guest) = core.guests.get_mut(self.domid) else { return Vec::new() };
+            let Some(frontend) = core.frontends.get_mut(self.domid) else { return Vec::new() };
             match nodes {
                 Some(nodes) => {
-                    guest.observe(nodes, now_ns);
-                    decide(nodes, &guest.frontend)
+                    frontend.observe(nodes, now_ns);
+                    decide(nodes, &frontend.state)
                 }
-                None => guest.frontend.let_go(),
+                None => frontend.state.release_everything(),
             }
         })
     }
@@ -194,19 +195,19 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn apply(&self, actions: Vec<Action>) {
         self.handle.with(|core| {
-            let crate::shared::Core { guests, pool, ports, platform, broker, .. } = core;
-            let Some(guest) = guests.get_mut(self.domid) else { return };
+            let crate::shared::Core { frontends, pool, ports, platform, broker, .. } = core;
+            let Some(frontend) = frontends.get_mut(self.domid) else { return };
             broker.make_room(pool.len());
             for action in actions {
                 match action {
-                    Action::Disconnect => guest.disconnect(platform, ports, broker),
-                    Action::ReleaseAll => guest.release_all(pool, broker),
-                    Action::Release(address) => guest.release(pool, broker, address, false),
-                    Action::Seize(address) => guest.release(pool, broker, address, true),
-                    Action::Renew => guest.renew(),
-                    Action::Take { address, requested_slot } => guest.take(pool, address, requested_slot),
-                    Action::Connect(keys) => guest.connect(platform, ports, keys),
-                    Action::Refuse(invalid) => guest.refuse(invalid),
+                    Action::Disconnect => frontend.disconnect(platform, ports, broker),
+                    Action::ReleaseAll => frontend.release_all(pool, broker),
+                    Action::Release(address) => frontend.release(pool, broker, address, false),
+                    Action::Seize(address) => frontend.release(pool, broker, address, true),
+                    Action::Renew => frontend.renew(),
+                    Action::Take { address, requested_slot } => frontend.take(pool, address, requested_slot),
+                    Action::Connect(keys) => frontend.connect(platform, ports, keys),
+                    Action::Refuse(invalid) => frontend.refuse(invalid),
                     Action::Report(_) | Action::ClearReport | Action::Write(_) => {}
                 }
             }
@@ -230,7 +231,8 @@ impl<P: Platform> Task<P> {
         if transaction.commit().await?
             && let Some(state) = next
         {
-            self.handle.with(|core| core.guests.get_mut(self.domid).map(|guest| guest.frontend.said(state, nodes)));
+            self.handle
+                .with(|core| core.frontends.get_mut(self.domid).map(|frontend| frontend.state.said(state, nodes)));
         }
         Ok(Progress::Again)
     }
@@ -267,8 +269,8 @@ impl<P: Platform> Task<P> {
     fn report(&self, failure: &Failure) {
         self.handle.with(|core| {
             let now_ns = core.platform.now_ns();
-            if let Some(guest) = core.guests.get_mut(self.domid) {
-                guest.say(now_ns, log::Level::Error, format_args!("{}: {}", failure.text, failure.errno));
+            if let Some(frontend) = core.frontends.get_mut(self.domid) {
+                frontend.say(now_ns, log::Level::Error, format_args!("{}: {}", failure.text, failure.errno));
             }
         });
         let text = format!("{} {}", failure.errno.0, failure.text);

@@ -11,8 +11,7 @@ use xenstore::{Error, Request, TxId, directory_entries, number};
 
 use super::values::Values;
 use crate::platform::Platform;
-use crate::pool::device_info::{DeviceInfo, RESOURCES};
-use crate::pool::{Cause, Description};
+use crate::pool::{Cause, Description, DeviceInfo, RESOURCES};
 use crate::shared::Handle;
 
 /// Until a node of the pool can be read again.
@@ -46,7 +45,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
                 handle.with(|core| {
                     core.pool.mark(address);
                     let now_ns = core.platform.now_ns();
-                    core.set_alarm(now_ns.saturating_add(RETRY_NS), Rc::clone(&signal));
+                    core.alarms.set(now_ns.saturating_add(RETRY_NS), Rc::clone(&signal));
                 });
             }
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use xen_types::{DomId, Errno};
 use xenstore::path::{self, key};
-use xenstore::{Error, TxId, number};
+use xenstore::{Error, TxId, XenbusState, number};
 
 use super::store::Transaction;
 use super::values::{REQUESTED_SLOT, Values};
@@ -82,7 +82,7 @@ async fn devices<P: Platform>(
             let device = asked.values(&[Errno::ENOENT]).await?;
             devices.push(DeviceNodes {
                 address: device.text("dev").and_then(|text| text.parse().ok()),
-                state: device.decimal("state"),
+                state: device.get("state").map(XenbusState::parse),
                 vdev: device.text("vdev").unwrap_or_default().into(),
                 requested_slot: device
                     .get(REQUESTED_SLOT)

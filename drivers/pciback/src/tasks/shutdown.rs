@@ -10,7 +10,7 @@ use xenstore::{Request, TxId, path::relative, text};
 
 use crate::handshake::ShutdownStage;
 use crate::platform::Platform;
-use crate::shared::{Core, Handle};
+use crate::shared::{Core, Handle, Shutdown};
 
 /// How long frontends may take to close.
 const PATIENCE_NS: u64 = 5_000_000_000;
@@ -18,15 +18,6 @@ const PATIENCE_NS: u64 = 5_000_000_000;
 const LAST_NS: u64 = 1_000_000_000;
 /// How often they are looked at meanwhile.
 const STEP_NS: u64 = 20_000_000;
-
-/// How the domain is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shutdown {
-    /// For good.
-    Poweroff,
-    /// To be started again.
-    Reboot,
-}
 
 /// Watches the node until it asks for something. That is acknowledged by emptying the node, which the toolstack waits for, and only
 /// then obeyed.

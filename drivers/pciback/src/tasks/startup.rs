@@ -7,7 +7,8 @@ use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
 use crate::platform::Platform;
-use crate::shared::{Core, Handle, WATCHES};
+use crate::shared::watches::WATCHES;
+use crate::shared::{Core, Handle};
 
 /// Until xenstored takes it.
 const RETRY_NS: u64 = 1_000_000_000;

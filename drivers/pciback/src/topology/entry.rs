@@ -2,7 +2,10 @@
 
 use xen_types::Sbdf;
 
-use crate::pool::device_info::DeviceId;
+/// Our own short name of a function that is assigned to a frontend. What the number means is the caller's choice (an index);
+/// it stays the same while the function is assigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(pub u16);
 
 /// What a mode must know about a function beside its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -16,9 +16,7 @@ use core::str::FromStr;
 use thiserror::Error;
 use xen_types::{DomId, Sbdf};
 
-use crate::pool::device_info::DeviceId;
-
-pub use entry::{Entry, Traits};
+pub use entry::{DeviceId, Entry, Traits};
 
 /// How virtual addresses are chosen: `export=` on the stub's command line, or `export` in a frontend's BE dir.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

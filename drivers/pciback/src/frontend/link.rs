@@ -1,0 +1,143 @@
+//! A connection's page and port, and what its request waits for.
+
+use alloc::format;
+
+use pciif::{AerNotification, BackendPage, Reply, Request};
+use xen_types::{DomId, Port};
+
+use super::exports::Exports;
+use crate::handshake::{Failure, Keys};
+use crate::platform::{Grants, Platform};
+use crate::pool::Notified;
+
+/// The mapped page and the port that goes with it.
+pub(crate) struct Link<P: Platform> {
+    port: Port,
+    pub(super) page: BackendPage<<P as Grants>::Page>,
+    /// What the request in the page waits for.
+    pub(super) pending: Pending,
+    /// It has a place in the broker's queue. Who gave up and asks again has it still.
+    pub(super) is_queued: bool,
+    /// What comes before the next request. Seldom anything.
+    pub(super) delay: Option<Delay>,
+}
+
+/// What the request in the page waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// Nothing: there is none, or it has not been looked at.
+    Nothing,
+    /// Its turn with the broker.
+    Turn,
+    /// The broker, which has it. This is the request as it was then.
+    Broker(Request),
+}
+
+/// What comes before the next request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delay {
+    /// It stands aside until then, by the platform's clock; 0 where it does not.
+    pub(super) aside_until_ns: u64,
+    /// It is to be told of devices that are gone.
+    has_losses: bool,
+}
+
+impl<P: Platform> Link<P> {
+    /// Maps the page and binds the port. `has_losses`: some of the devices are gone and the frontend has not been told.
+    ///
+    /// # Errors
+    /// Which of the two Xen has refused, and why.
+    pub(super) fn open(platform: &P, domid: DomId, keys: Keys, has_losses: bool) -> Result<Self, Failure> {
+        let page = platform.map_grant(domid, keys.gref).map_err(|errno| Failure {
+            errno,
+            text: format!("cannot map the page that it granted as {}", keys.gref),
+        })?;
+        // From here on a failure drops the page, which unmaps it.
+        let port = platform
+            .bind_interdomain(domid, keys.port)
+            .map_err(|errno| Failure { errno, text: format!("cannot bind its event channel {}", keys.port) })?;
+        let delay = has_losses.then_some(Delay { aside_until_ns: 0, has_losses });
+        Ok(Self { port, page: BackendPage::new(page), pending: Pending::Nothing, is_queued: false, delay })
+    }
+
+    /// Answers what is still in the page, closes the port and unmaps the page.
+    pub(super) fn close(self, platform: &P) {
+        // NetBSD and mini-os wait for ever for an answer (docs/protocol.md §7).
+        if self.page.is_active() {
+            self.page.answer(Reply::NO_DEVICE.err, Reply::NO_DEVICE.value);
+            platform.notify(self.port);
+        }
+        platform.close(self.port);
+    }
+
+    /// Our end of the event channel.
+    #[inline(always)]
+    pub(super) const fn port(&self) -> Port {
+        self.port
+    }
+
+    /// The request in the page does not wait for its turn with the broker any more. What the broker has it still has.
+    #[inline(always)]
+    pub(super) fn leave_queue(&mut self) {
+        if self.pending == Pending::Turn {
+            self.pending = Pending::Nothing;
+        }
+    }
+
+    /// Writes the reply to a request, and says so.
+    pub(super) fn reply(&self, platform: &P, request: &Request, reply: Reply<'_>) {
+        self.page.reply(request, reply);
+        platform.notify(self.port);
+    }
+
+    /// Has the frontend stand aside until then.
+    pub(super) fn put_aside(&mut self, aside_until_ns: u64) {
+        let has_losses = self.delay.is_some_and(|delay| delay.has_losses);
+        self.delay = Some(Delay { aside_until_ns, has_losses });
+    }
+
+    /// The frontend is to be told of devices that are gone.
+    pub(super) fn note_losses(&mut self) {
+        let aside_until_ns = self.delay.map_or(0, |delay| delay.aside_until_ns);
+        self.delay = Some(Delay { aside_until_ns, has_losses: true });
+    }
+
+    /// Tells the frontend of one device that is gone; of the next when it has answered, which nobody waits for.
+    pub(super) fn tell_losses(&mut self, platform: &P, exports: &mut Exports<P>) {
+        let Self { port, page, delay, .. } = self;
+        let mut has_losses = false;
+        exports.visit(|virtual_address, device| {
+            if device.notified == Notified::Toolstack {
+                match page.tell_gone(virtual_address) {
+                    AerNotification::Busy => {
+                        has_losses = true;
+                        return false;
+                    }
+                    AerNotification::Deaf => {}
+                    AerNotification::Sent => platform.notify(*port),
+                }
+                device.notified = Notified::Guest;
+            }
+            true
+        });
+        if let Some(delay) = delay {
+            delay.has_losses = has_losses;
+        }
+    }
+
+    /// What comes before a request, seldom: devices that are gone, and a turn that took too long. True where the request waits; who has set it
+    /// aside sees to it that there is an event.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn is_delayed(&mut self, platform: &P, exports: &mut Exports<P>) -> bool {
+        if self.delay.is_some_and(|delay| delay.has_losses) {
+            self.tell_losses(platform, exports); // the event may be its answer to the one before
+        }
+        let Some(Delay { aside_until_ns, has_losses }) = self.delay else { return false };
+        let waits = platform.now_ns() < aside_until_ns;
+        if !waits && !has_losses {
+            self.delay = None;
+        }
+        waits
+    }
+}

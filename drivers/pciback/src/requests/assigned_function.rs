@@ -1,0 +1,57 @@
+//! A function with what its guest has made of it.
+
+use super::{DeniedWrites, LogOnce, Noticed};
+use crate::config::VirtualConfig;
+
+/// Which interrupts a function has besides its line. No pirq is kept: the broker unmaps what it has mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Interrupts {
+    /// None.
+    #[default]
+    Off,
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    MsiX,
+}
+
+/// A function while it is assigned: what its guest sees of it, and what was told about it already.
+#[derive(Clone, Debug)]
+pub(crate) struct AssignedFunction {
+    /// The guest's view.
+    pub(crate) config: VirtualConfig,
+    /// What the broker has turned on for the guest.
+    pub(crate) interrupts: Interrupts,
+    /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
+    pub(crate) is_gone: bool,
+    /// Its guest's writes that did not get through.
+    pub(crate) denied_writes: DeniedWrites,
+    noticed: Noticed,
+}
+
+impl AssignedFunction {
+    /// A function that nobody has used yet.
+    #[must_use]
+    pub(crate) const fn new(config: VirtualConfig) -> Self {
+        Self {
+            config,
+            interrupts: Interrupts::Off,
+            is_gone: false,
+            denied_writes: DeniedWrites::NONE,
+            noticed: Noticed::NONE,
+        }
+    }
+
+    /// As new: for the next guest, or the same after a restart.
+    pub(crate) fn reset(&mut self) {
+        self.config.reset();
+        self.interrupts = Interrupts::Off;
+        self.denied_writes = DeniedWrites::NONE;
+        self.noticed = Noticed::NONE;
+    }
+
+    /// The notice, if the function has not issued it yet.
+    pub(crate) fn news(&mut self, notice: Option<LogOnce>) -> Option<LogOnce> {
+        notice.filter(|notice| self.noticed.is_news(*notice))
+    }
+}

@@ -1,0 +1,26 @@
+//! What is left to be done about a function that nobody waits for.
+
+use super::BrokerRequest;
+
+/// Where a function must be brought to as soon as the broker can, the weaker first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cleanup {
+    /// It is where it should be.
+    #[default]
+    None,
+    /// MSI and MSI-X may be on, and nobody knows of it.
+    Disable,
+    /// Its guest has released it.
+    Quiesce,
+}
+
+impl Cleanup {
+    /// What to ask the broker for.
+    pub(crate) const fn request(self) -> Option<BrokerRequest> {
+        match self {
+            Self::None => None,
+            Self::Disable => Some(BrokerRequest::Disable),
+            Self::Quiesce => Some(BrokerRequest::Quiesce),
+        }
+    }
+}
