@@ -174,7 +174,13 @@ impl<P: Platform> Broker<P> {
     /// A frontend is disconnected: it waits for nothing any more.
     pub(crate) fn remove(&mut self, domid: DomId) {
         self.forget(domid);
-        self.waiting.retain(|waiting| *waiting != domid);
+        for _ in 0..self.waiting.len() {
+            if let Some(waiting) = self.waiting.pop_front()
+                && waiting != domid
+            {
+                self.waiting.push_back(waiting);
+            }
+        }
     }
 
     /// A frontend has given up waiting for what was asked.

@@ -63,19 +63,7 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
     if cause == Cause::State && handle.with(|core| core.pool.has_said(address, nodes.get(key::STATE))) {
         return Ok(());
     }
-    let description = Description {
-        info: describe(address, &nodes),
-        online: nodes.decimal(key::ONLINE).is_some_and(|online| online != 0),
-        is_new: nodes.get(key::STATE) == Some(b"new"),
-    };
-    let wanted = handle.with(|core| {
-        core.look_after(address);
-        let wanted = core.pool.described(&core.platform, address, description);
-        if core.pool.take_news(address) {
-            core.retry_failed(address);
-        }
-        wanted
-    });
+    let wanted = update(handle, address, &nodes);
     if nodes.get(key::STATE) != Some(wanted.as_bytes()) {
         handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
         let path = path::child(&dir, key::STATE);
@@ -84,7 +72,24 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
     Ok(())
 }
 
-#[inline(never)]
+/// Brings the pool in line with what the nodes say, and says what `state` shall be.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> String {
+    let description = Description {
+        info: describe(address, nodes),
+        online: nodes.decimal(key::ONLINE).is_some_and(|online| online != 0),
+        is_new: nodes.get(key::STATE) == Some(b"new"),
+    };
+    handle.with(|core| {
+        core.look_after(address);
+        let wanted = core.pool.described(&core.platform, address, description);
+        if core.pool.take_news(address) {
+            core.retry_failed(address);
+        }
+        wanted
+    })
+}
+
 fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
     let ecam =
         nodes.get(key::ECAM).and_then(|value| number::hexadecimal(value).ok()).ok_or("ecam is no frame number")?;
@@ -106,7 +111,6 @@ fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
 }
 
 /// What the tool says in three numbers; the default where it says nothing.
-#[inline(never)] // its caller is a task, in which everything costs more
 fn policy_flags(value: &[u8]) -> Option<PolicyFlags> {
     let mut numbers = PolicyFlags::default().numbers();
     for (number, digits) in numbers.iter_mut().zip(value.split(|byte| *byte == b' ')) {

@@ -43,28 +43,34 @@ pub(crate) async fn nodes<P: Platform>(
     if [key::STATE, key::FRONTEND, key::NUM_DEVS].iter().all(|name| ours.get(name).is_none()) {
         return Ok(None);
     }
-    let count = ours.decimal(key::NUM_DEVS);
-    let devices = devices(handle, transaction, &dir, count.unwrap_or(0).min(MAX_DEVICES)).await?;
+    let count = ours.decimal(key::NUM_DEVS).unwrap_or(0).min(MAX_DEVICES);
+    let devices = devices(handle, transaction, &dir, count).await?;
 
     // If the frontend will not let us read a node, it has not told us.
     let theirs = theirs.values(&[Errno::ENOENT, Errno::EACCES]).await?;
+    Ok(Some(understand(domid, &peer_dir, &ours, devices, &theirs)))
+}
+
+/// What the values of both directories say.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNodes>, theirs: &Values) -> Nodes {
     let export = ours.text(key::EXPORT).map(str::parse);
-    Ok(Some(Nodes {
+    Nodes {
         own: read_state(ours.get(key::STATE)),
         online: ours.decimal(key::ONLINE).is_some_and(|online| online != 0),
         frontend: match export {
             Some(Err(_)) => Err("export is no mode that we know".into()),
-            _ => check_frontend(domid, &peer_dir, &ours),
+            _ => check_frontend(domid, peer_dir, ours),
         },
         export: export.and_then(Result::ok),
-        num_devs: count,
+        num_devs: ours.decimal(key::NUM_DEVS),
         devices,
         root_num: ours.decimal(key::ROOT_NUM),
         peer: Peer {
             state: read_state(theirs.get(key::STATE)),
             keys: Keys::read(theirs.get(key::PCI_OP_REF), theirs.get(key::EVENT_CHANNEL), theirs.get(key::MAGIC)),
         },
-    }))
+    }
 }
 
 async fn devices<P: Platform>(
@@ -79,19 +85,24 @@ async fn devices<P: Platform>(
         let next = count.min(first + DEVICES_AT_ONCE);
         let ask = |index| handle.read(transaction.id(), dir, &DEVICE, &format!("-{index}"));
         for asked in (first..next).map(ask).collect::<Vec<_>>() {
-            let device = asked.values(&[Errno::ENOENT]).await?;
-            devices.push(DeviceNodes {
-                address: device.text("dev").and_then(|text| text.parse().ok()),
-                state: device.get("state").map(XenbusState::parse),
-                vdev: device.text("vdev").unwrap_or_default().into(),
-                requested_slot: device
-                    .get(REQUESTED_SLOT)
-                    .and_then(|value| u8::try_from(number::hexadecimal(value).ok()?).ok()),
-            });
+            devices.push(understand_device(&asked.values(&[Errno::ENOENT]).await?));
         }
         first = next;
     }
     Ok(devices)
+}
+
+/// What the values of one device's nodes say.
+#[inline(never)] // as above
+fn understand_device(device: &Values) -> DeviceNodes {
+    DeviceNodes {
+        address: device.text("dev").and_then(|text| text.parse().ok()),
+        state: device.get("state").map(XenbusState::parse),
+        vdev: device.text("vdev").unwrap_or_default().into(),
+        requested_slot: device
+            .get(REQUESTED_SLOT)
+            .and_then(|value| u8::try_from(number::hexadecimal(value).ok()?).ok()),
+    }
 }
 
 /// Which directory the frontend has follows from the name of ours; the nodes must agree, or somebody made a mistake that we

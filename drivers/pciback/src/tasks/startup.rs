@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
+use super::store::Answer;
 use crate::platform::Platform;
 use crate::shared::watches::WATCHES;
 use crate::shared::{Core, Handle};
@@ -24,19 +25,8 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
 }
 
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
-    let (export, version, ring) =
-        handle.with(|core| (core.options.export, core.options.version, core.broker.offered()));
-    let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
-    let write = |path, value: &str| ask(&Request::Write { path, value: value.as_bytes() });
     // All in one round trip, and the version in another.
-    let domain = ask(&Request::Read { path: relative::DOMID });
-    // What is there already comes as the event that every new watch begins with.
-    let mut asked = Vec::from(WATCHES.map(|(path, token)| ask(&Request::Watch { path, token })));
-    asked.push(write(relative::EXPORT, &export.to_string()));
-    if let Some((gref, port)) = ring {
-        asked.push(write(relative::RING_REF, &gref.to_string()));
-        asked.push(write(relative::RING_PORT, &port.to_string()));
-    }
+    let (domain, asked) = ask_everything(handle);
     let domain = domain.await.ok().and_then(|number| core::str::from_utf8(&number).ok()?.parse().ok());
     handle.with(|core| core.options.domain = domain.map(DomId));
     for answer in asked {
@@ -46,6 +36,24 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
         }
     }
     // Last: who sees it may rely on everything above.
-    write(relative::VERSION, version).await?;
+    let version = handle.with(|core| core.options.version);
+    handle.ask(TxId::NONE, &Request::Write { path: relative::VERSION, value: version.as_bytes() }).await?;
     Ok(())
+}
+
+/// Asks for our domain's number, sets the watches and writes what we announce.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn ask_everything<P: Platform>(handle: &Handle<P>) -> (Answer<P>, Vec<Answer<P>>) {
+    let (export, ring) = handle.with(|core| (core.options.export, core.broker.offered()));
+    let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
+    let domain = ask(&Request::Read { path: relative::DOMID });
+    // What is there already comes as the event that every new watch begins with.
+    let mut asked: Vec<_> = WATCHES.iter().map(|(path, token)| ask(&Request::Watch { path, token })).collect();
+    let mut write = |path, value: &str| asked.push(ask(&Request::Write { path, value: value.as_bytes() }));
+    write(relative::EXPORT, &export.to_string());
+    if let Some((gref, port)) = ring {
+        write(relative::RING_REF, &gref.to_string());
+        write(relative::RING_PORT, &port.to_string());
+    }
+    (domain, asked)
 }
