@@ -90,8 +90,8 @@ lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and
 	$(IMAGES) clippy --locked --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --document-private-items
 
-BROKER := toolstack/src/broker
-BROKER_CALLS := $(addprefix toolstack/src/xen/,events.rs grants.rs physdev.rs)
+BROKER := toolstack/broker/src
+BROKER_CALLS := $(addprefix toolstack/dom0/src/xen/,events.rs grants.rs physdev.rs)
 
 broker-facts: ## How large the broker is and which privileged calls it makes (docs/threat-model.md)
 	@find $(BROKER) -name '*.rs' -not -path '*/tests/*' -exec awk 'FNR == 1 { tests = 0 } /^mod tests [{]/ { tests = 1 } \

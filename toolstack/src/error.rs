@@ -1,14 +1,13 @@
 //! Why a command fails: one line that names the device, the side and the cause, and what to try.
 
-use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use xen_types::{DomId, Errno, Sbdf};
+pub(crate) use ::dom0::domain::DomainName;
+pub(crate) use ::dom0::{Error as HostError, Seconds};
+
+use xen_types::{Errno, Sbdf};
 use xenstore::XenbusState;
 
-use crate::seconds::Seconds;
-use crate::store::StoreFailure;
 use crate::xen::{HypercallError, StopSignal};
 
 /// Exit codes of a command that does not succeed; `crate::manual::EXIT_CODES` has their meaning for users.
@@ -26,28 +25,9 @@ pub(crate) enum ExitCause {
     BrokerRuns = 5,
 }
 
-/// A guest or stub as messages name it: `web (domain 5)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DomainName {
-    pub(crate) id: DomId,
-    /// `None` where xenstore knows none (any more).
-    pub(crate) name: Option<String>,
-}
-
-impl std::fmt::Display for DomainName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.name {
-            Some(name) => write!(f, "{name} (domain {})", self.id),
-            None => write!(f, "domain {}", self.id),
-        }
-    }
-}
-
 /// Everything that can stop a command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("this host cannot be used: {0}")]
-    NoHost(String),
     #[error("another broker is running{}", .0.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
     BrokerRuns(Option<u32>),
     #[error("Xen uses no IOMMU on this host, so no device can be given to a guest")]
@@ -106,8 +86,6 @@ pub(crate) enum Error {
     NoSuchName(String),
     #[error("{0} is gone: nothing answers there, though dom0's kernel has not noticed")]
     Gone(Sbdf),
-    #[error("dom0's kernel does not come to an end with the reset of {0}, so nobody gets the device")]
-    ResetHangs(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} has {count} virtual functions, which whoever has it can turn off")]
@@ -152,18 +130,10 @@ pub(crate) enum Error {
     #[error("the backend {stub} gave up{}", suffix(.text))]
     StubGaveUp { stub: DomainName, text: Option<String> },
 
-    #[error("{what}: Xen refused {source}")]
-    Hypercall { what: String, source: HypercallError },
     #[error(transparent)]
-    Store(#[from] StoreFailure),
+    Host(#[from] HostError),
     #[error("{0} changes the state of its PCI frontend again and again, so that nothing can be agreed with it")]
     GuestUnsteady(DomainName),
-    #[error("xenstore was changed by somebody else meanwhile")]
-    ChangedMeanwhile,
-    #[error("{}: {source}", .path.display())]
-    File { path: PathBuf, source: io::Error },
-    #[error("{place} holds {value:?}, which makes no sense")]
-    Nonsense { place: String, value: String },
     #[error("{count} {} failed", if *.count == 1 { "check" } else { "checks" })]
     Unhealthy { count: usize },
     #[error("xl {what}: {said}")]
@@ -206,7 +176,7 @@ impl Error {
     /// The exit code's meaning.
     pub(crate) fn cause(&self) -> ExitCause {
         match self {
-            Self::NoHost(_) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
+            Self::Host(HostError::NoHost(_)) | Self::NoIommu | Self::Unhealthy { .. } | Self::NoPassthrough { .. } => {
                 ExitCause::NotPermitted
             }
             Self::GuestSilent { .. }
@@ -262,7 +232,7 @@ impl Error {
             Self::Gone(device) => {
                 format!("once it is in its slot again, `pcidom assignable remove {device}` and `add` prepare it anew")
             }
-            Self::ResetHangs(_) => {
+            Self::Host(HostError::ResetHangs(_)) => {
                 "when it has come to an end, any command goes on with the device; else the host has to be restarted"
                     .to_owned()
             }
@@ -302,9 +272,9 @@ impl Error {
             }
             Self::GuestHalfClosed { .. } => "once it has finished or is gone, run the same command again".to_owned(),
             Self::GuestRefused { .. } => "look at the guest's kernel log".to_owned(),
-            Self::Hypercall { source, .. } => refusal_hint(source.errno).to_owned(),
-            Self::File { source, .. } => file_hint(source.raw_os_error().map(Errno)).to_owned(),
-            Self::Store(failure) => store_hint(&failure.why).to_owned(),
+            Self::Host(HostError::Hypercall { source, .. }) => refusal_hint(source.errno).to_owned(),
+            Self::Host(HostError::File { source, .. }) => file_hint(source.raw_os_error().map(Errno)).to_owned(),
+            Self::Host(HostError::Store(failure)) => store_hint(&failure.why).to_owned(),
             _ => return None,
         })
     }
@@ -367,22 +337,25 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, HypercallError> {
     fn doing(self, what: impl FnOnce() -> String) -> Result<T, Error> {
-        self.map_err(|source| Error::Hypercall { what: what(), source })
+        self.map_err(|source| HostError::Hypercall { what: what(), source }.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
+
+    use crate::store::StoreFailure;
 
     #[test]
     fn numbers_of_xen_the_kernel_and_xenstored_have_hints() {
-        let xen = |errno| Error::Hypercall {
+        let xen = |errno| HostError::Hypercall {
             what: "assign 0000:05:00.0 to web".to_owned(),
             source: HypercallError { call: "xc_assign_device", errno },
         };
-        let file = |errno: i32| Error::File { path: "/sys/x".into(), source: io::Error::from_raw_os_error(errno) };
-        let store = |why: &str| Error::Store(StoreFailure { what: "write /tool".to_owned(), why: why.to_owned() });
+        let file = |errno: i32| HostError::File { path: "/sys/x".into(), source: io::Error::from_raw_os_error(errno) };
+        let store = |why: &str| HostError::Store(StoreFailure { what: "write /tool".to_owned(), why: why.to_owned() });
         for (error, words) in [
             (xen(Errno::EBUSY), "debug-keys Q"),
             (xen(Errno::EPERM), "rdm_policy=relaxed"),
@@ -392,11 +365,12 @@ mod tests {
             (file(1), "locked down"),
             (file(19), "the driver does not take it"),
             (file(2), "went away"),
-            (Error::File { path: "/sys/x".into(), source: io::ErrorKind::UnexpectedEof.into() }, "dmesg"),
+            (HostError::File { path: "/sys/x".into(), source: io::ErrorKind::UnexpectedEof.into() }, "dmesg"),
             (store("EACCES"), "only dom0"),
             (store("E2BIG (too long)"), "limits"),
             (store("the connection is closed"), "is xenstored running?"),
         ] {
+            let error = Error::from(error);
             let hint = error.hint().unwrap();
             assert!(hint.contains(words) && !hint.contains('\n'), "{error}: {hint}");
         }

@@ -5,7 +5,6 @@
 #![deny(unsafe_code)]
 
 mod audit;
-mod broker;
 mod cli;
 mod create;
 mod device;
@@ -16,7 +15,6 @@ mod fake;
 mod host;
 mod ops;
 mod records;
-mod seconds;
 mod store;
 mod sysfs;
 #[cfg(test)]
@@ -53,9 +51,9 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            host::dom0::say(format_args!("pcidom: {error}"));
+            ::dom0::say(format_args!("pcidom: {error}"));
             if let Some(hint) = error.hint() {
-                host::dom0::say(format_args!("pcidom: hint: {hint}"));
+                ::dom0::say(format_args!("pcidom: hint: {hint}"));
             }
             if let error::Error::Interrupted(signal) = error {
                 signal.end_process();
@@ -66,9 +64,13 @@ pub fn main() -> ExitCode {
 }
 
 fn run_on_host(cli: &cli::arguments::Cli) -> Result<(), error::Error> {
-    let (host, version) = host::dom0::open(cli.verbose)?;
-    match &cli.command {
-        cli::arguments::Command::Serve { reclaim, .. } => broker::serve(&host, version, *reclaim),
-        command => cli::command::run(&host, command),
+    let version = host::open::check()?;
+    if let cli::arguments::Command::Serve { reclaim, .. } = &cli.command {
+        let request = matches!(reclaim, cli::arguments::Reclaiming::Trigger).then(host::lock::reclaim_request);
+        return pcidom_broker::serve(version, cli.verbose, request).map_err(|error| match error {
+            error::HostError::BrokerRuns => error::Error::BrokerRuns(host::lock::broker_pid()),
+            error => error.into(),
+        });
     }
+    cli::command::run(&host::open::connect(version, cli.verbose)?, &cli.command)
 }

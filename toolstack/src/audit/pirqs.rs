@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use xen_types::{DomId, Pirq, Sbdf};
 use xenstore::path;
 
-use crate::broker::Vectors;
 use crate::device::resources::DeviceResources;
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::records::device_table::{self, Phase};
 use crate::store::Change;
+use pcidom_broker::Vectors;
 
 /// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
 /// earlier stay: a command may have died after it had unmapped some.
@@ -62,7 +62,7 @@ fn text(pirqs: &BTreeSet<Pirq>) -> String {
 pub(super) fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
     let place = node(device);
     let value = host.read(&place)?.unwrap_or_default();
-    parse(&value).ok_or(Error::Nonsense { place, value })
+    Ok(parse(&value).ok_or(HostError::Nonsense { place, value })?)
 }
 
 fn parse(value: &str) -> Option<BTreeSet<Pirq>> {

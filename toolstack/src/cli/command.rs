@@ -8,7 +8,7 @@ use crate::cli::show;
 use crate::cli::status;
 use crate::create::{self, unfinished};
 use crate::doctor::{self, Opened};
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::host::settings::Settings;
 use crate::ops::assignable;
@@ -139,7 +139,7 @@ fn print_devices(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
 fn print(text: &str) -> Result<(), Error> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::File { path: "standard output".into(), source: error })
+            Err(HostError::File { path: "standard output".into(), source: error }.into())
         }
         _ => Ok(()),
     }

@@ -1,5 +1,6 @@
 //! `pcidom list` and `pcidom assignable list`: devices, who has them, and their states. They change nothing.
 
+use pcidom_broker::due::is_in_pool;
 use serde::Serialize;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
@@ -11,8 +12,9 @@ use crate::host::domain;
 use crate::ops::pool::{self, PoolState};
 use crate::records::device_table::{self, Record};
 use crate::records::directories::{self, end_state};
-use crate::records::guard::{self, Guard};
+use crate::records::guard;
 use crate::sysfs::PCIBACK;
+use pcidom_broker::guard::{Guard, is_taken, look};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -128,7 +130,7 @@ fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
     let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
-    let guard = guard::look(host, std::slice::from_ref(record))?.pop().unwrap_or(Guard::Sound);
+    let guard = look(host, std::slice::from_ref(record))?.pop().unwrap_or(Guard::Sound);
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
@@ -169,7 +171,7 @@ fn guard_word(host: &Host, record: &Record, guard: Guard) -> Result<Option<Strin
 }
 
 fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static str>, Error> {
-    if !pool::is_in_pool(host, record.stub, record.device)? {
+    if !is_in_pool(host, record.stub, record.device)? {
         return Ok(Some("stub gone"));
     }
     if let Some(guest) = record.frontend
@@ -182,7 +184,7 @@ fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static
     if is_gone {
         return Ok(Some("device gone"));
     }
-    if guard::is_taken(host, record, guard)? {
+    if is_taken(host, record, guard)? {
         return Ok(Some("taken by xl"));
     }
     if let Some(guest) = record.frontend

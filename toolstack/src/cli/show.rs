@@ -13,6 +13,7 @@ use crate::cli::columns::columns;
 use crate::cli::list::{self, DomainEntry};
 use crate::cli::stub_query::{self, StubQuery};
 use crate::device::resources::DeviceResources;
+use crate::device::state;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
@@ -71,7 +72,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
         return Err(Error::NoSuchDevice(device));
     }
     let config = host.sysfs.config(device)?;
-    if config.is_gone()? {
+    if state::is_gone(&config)? {
         return Err(Error::Gone(device));
     }
     if host.sysfs.is_bridge(device)? || config.look(|space| check_servable(space))?.is_err() {

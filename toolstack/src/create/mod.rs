@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use xen_types::Sbdf;
 
-use crate::error::{DomainName, Error};
+use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
@@ -118,7 +118,7 @@ impl Plan {
         } else {
             (path.display().to_string(), std::fs::read(path))
         };
-        let text = text.map_err(|error| Error::File { path: path.clone(), source: error })?;
+        let text = text.map_err(|error| HostError::File { path: path.clone(), source: error })?;
         Self::parse(&source, text, &request.overrides)
     }
 

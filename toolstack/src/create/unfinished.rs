@@ -12,7 +12,7 @@ use crate::host::domain;
 use crate::store::Change;
 
 /// A node for each, by the id that its domain has or will have; its value says how far it came (`docs/xenstore.md`).
-const GUESTS: &str = "/tool/pcidom/create";
+use pcidom_broker::due::UNFINISHED as GUESTS;
 
 /// Stage that a creation has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,14 +56,9 @@ pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
     host.commit(&[Change::remove(node(uuid)), Change::remove_if_empty(GUESTS), Change::remove_if_empty("/tool/pcidom")])
 }
 
-/// Whether a guest with this id is being made: then its devices are that command's business.
-pub(crate) fn is_noted(host: &Host, uuid: &str) -> Result<bool, Error> {
-    host.exists(&node(uuid))
-}
-
 /// The living domain with this id, which libxl keeps in the domain's `vm` node.
 pub(super) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
-    domain::with_uuid(host, uuid)
+    Ok(domain::with_uuid(host, uuid)?)
 }
 
 /// Whether somebody has let a domain run: then it is not ours any more to end.

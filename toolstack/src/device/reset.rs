@@ -2,7 +2,8 @@
 
 use xen_types::Sbdf;
 
-use crate::error::Error;
+use crate::device::state;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::records::device_table;
 use crate::sysfs::Decode;
@@ -38,13 +39,13 @@ pub(crate) fn reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Reset, 
 /// As [`reset`], where the device has not been reset since somebody had it. True where that was so: it is quiet already, and
 /// its registers say that nobody has touched it.
 pub(crate) fn is_fresh(host: &Host, device: Sbdf, decode: Decode) -> Result<bool, Error> {
-    Ok(device_table::was_reset(host, device)? && host.sysfs.config(device)?.is_quiet(decode)?)
+    Ok(device_table::was_reset(host, device)? && state::is_quiet(&host.sysfs.config(device)?, decode)?)
 }
 
 impl Resetting {
     pub(crate) fn begin(host: &Host, device: Sbdf, decode: Decode) -> Result<Self, Error> {
         // Linux waits more than a minute for a device to come back from its reset, and nothing can interrupt it.
-        let end = if host.sysfs.config(device)?.is_gone()? {
+        let end = if state::is_gone(&host.sysfs.config(device)?)? {
             host.note(&format!("{device} is gone and was not reset"));
             End::Known(Reset::Failed)
         } else {
@@ -59,7 +60,7 @@ impl Resetting {
     /// Waits for its end, and makes the device quiet.
     ///
     /// # Errors
-    /// [`Error::ResetHangs`] where the end does not come.
+    /// [`HostError::ResetHangs`] where the end does not come.
     pub(crate) fn finish(self, host: &Host) -> Result<Reset, Error> {
         let Self { device, decode, end } = self;
         let reset = match end {
@@ -67,7 +68,7 @@ impl Resetting {
             End::Awaited(wait) => match wait() {
                 Ok(()) => Reset::Done,
                 // Its registers are out of reach.
-                Err(error @ Error::ResetHangs(_)) => return Err(error),
+                Err(error @ Error::Host(HostError::ResetHangs(_))) => return Err(error),
                 Err(error) => {
                     host.note(&format!("{device} was not reset: {error}"));
                     Reset::Failed

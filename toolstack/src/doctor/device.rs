@@ -3,7 +3,8 @@
 use xen_types::{DomId, Sbdf};
 
 use super::check::{Check, Outcome};
-use crate::device::resources::{DeviceResources, pages_of_other};
+use crate::device::resources::{DeviceResources, pages_of_other, shared_page};
+use crate::device::state;
 use crate::device::virtual_functions;
 use crate::error::Error;
 use crate::host::Host;
@@ -11,8 +12,9 @@ use crate::host::domain;
 use crate::ops::assignable;
 use crate::records::device_table;
 use crate::records::directories;
-use crate::records::guard::{self, Guard};
+use crate::records::guard;
 use crate::sysfs::PCIBACK;
+use pcidom_broker::guard::{Guard, is_taken, look};
 
 /// Vectors that Xen gives a guest by default.
 const DEFAULT_VECTORS: u32 = 32;
@@ -56,7 +58,7 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
 }
 
 fn presence(host: &Host, device: Sbdf) -> Result<Check, Error> {
-    if host.sysfs.config(device)?.is_gone()? {
+    if state::is_gone(&host.sysfs.config(device)?)? {
         return Ok(Check::failed(
             "device",
             "it does not answer: its registers read as ones",
@@ -84,9 +86,9 @@ fn guarded(host: &Host, device: Sbdf) -> Result<Check, Error> {
             None => Check::ok(NAME, "it is in no pool: who comes first gets it"),
         });
     };
-    let guard = guard::look(host, &[record])?.pop().unwrap_or(Guard::Sound);
+    let guard = look(host, &[record])?.pop().unwrap_or(Guard::Sound);
     if let Guard::Names(owner) = guard
-        && guard::is_taken(host, &record, guard)?
+        && is_taken(host, &record, guard)?
     {
         let hint = format!("`xl pci-detach {owner} {device}` takes it back into the pool");
         return Ok(Check::failed(NAME, format!("xl has given it to domain {owner}, out of our pool"), hint));
@@ -211,7 +213,7 @@ fn group(host: &Host, device: Sbdf) -> Result<Check, Error> {
 fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
     let facts = DeviceResources::of_registers(host, device)?;
     let mut sharing = host.sysfs.devices()?;
-    sharing.retain(|other| *other != device && facts.shared_page(&pages_of_other(host, *other)).is_some());
+    sharing.retain(|other| *other != device && shared_page(&facts, &pages_of_other(host, *other)).is_some());
     if sharing.is_empty() {
         return Ok(Check::ok("registers", "no page of memory has registers of another device"));
     }

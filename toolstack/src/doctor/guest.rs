@@ -18,7 +18,7 @@ pub(super) fn checks(host: &Host, name: &str) -> Vec<Check> {
     let found = match domain::find(host, name) {
         Ok(Some(found)) => found,
         Ok(None) => return vec![Check::error("guest", &Error::NoSuchGuest(name.to_owned()))],
-        Err(error) => return vec![Check::error("guest", &error)],
+        Err(error) => return vec![Check::error("guest", &error.into())],
     };
     let (guest, info) = found;
     if guest.id == DomId::DOM0 {

@@ -3,11 +3,12 @@
 use super::check::Check;
 use crate::error::{Doing, Error};
 use crate::host::Host;
-use crate::host::dom0;
 use crate::host::ecam::Protection;
 use crate::host::lock;
+use crate::host::open;
 use crate::ops::attach::find_stub;
-use crate::xen::{LibxenRings, Libxencall, XenVersion};
+use crate::xen::XenVersion;
+use ::dom0::xen::{LibxenRings, Libxencall};
 
 /// A host, as far as it can be opened.
 pub(crate) struct Opened {
@@ -17,7 +18,7 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Takes the steps of [`dom0::open`] one by one, up to the first that fails.
+    /// Takes the steps of [`open::check`] one by one, up to the first that fails.
     pub(crate) fn new(verbose: bool) -> Self {
         let mut checks = Vec::new();
         let host =
@@ -26,17 +27,17 @@ impl Opened {
     }
 
     fn open(checks: &mut Vec<Check>, verbose: bool) -> Result<Host, (&'static str, Error)> {
-        let version = dom0::version().map_err(|error| ("xen", error))?;
+        let version = open::version().map_err(|error| ("xen", error))?;
         checks.push(if version.is_tested() {
             Check::ok("xen", format!("this is Xen {version}"))
         } else {
             Check::warning("xen", format!("this is Xen {version}"), "pcidom was tried with Xen 4.17 to 4.20")
         });
-        dom0::check_root().map_err(|error| ("root", error))?;
+        open::check_root().map_err(|error| ("root", error))?;
         checks.push(Check::ok("root", "this is root"));
-        dom0::check_dom0().map_err(|error| ("dom0", error))?;
+        open::check_dom0().map_err(|error| ("dom0", error))?;
         checks.push(Check::ok("dom0", "this is dom0"));
-        let host = dom0::connect(version, verbose).map_err(|error| ("interfaces", error))?;
+        let host = open::connect(version, verbose).map_err(|error| ("interfaces", error))?;
         checks.push(Check::ok("interfaces", "libxenctrl and xenstore can be used"));
         checks.push(broker_libraries(version));
         Ok(host)

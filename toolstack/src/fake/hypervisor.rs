@@ -1,38 +1,13 @@
-//! A strict hypervisor: it knows who has which right, and that a right is taken back once.
+//! The strict hypervisor as commands see it: it knows who has which right, and that a right is taken back once.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::rc::Rc;
 
+use fakes::FakeHypervisor;
+use fakes::hypervisor::{Outcome, assignable, refuse};
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use super::World;
-use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
-
-pub(super) const ESRCH: Errno = Errno(3);
-
-pub(crate) struct FakeHypervisor(pub(crate) Rc<RefCell<World>>);
-
-pub(super) type Outcome<T = ()> = Result<T, HypercallError>;
-
-pub(super) fn refuse<T>(call: &'static str, errno: Errno) -> Outcome<T> {
-    Err(HypercallError { call, errno })
-}
-
-impl FakeHypervisor {
-    /// A change of one domain.
-    pub(super) fn change(&self, call: &'static str, domain: DomId, act: impl FnOnce(&mut World) -> Outcome) -> Outcome {
-        let mut world = self.0.borrow_mut();
-        if world.change_fails() {
-            return refuse(call, Errno::EIO);
-        }
-        if domain != DomId::IO && !world.domains.contains_key(&domain) {
-            return refuse(call, ESRCH);
-        }
-        act(&mut world)
-    }
-}
+use crate::xen::{Domctls, Frames, Inspect, Permission, Ports};
 
 /// Gives or takes rights one by one. Taking one that is not there is a bug of the tool unless it cannot know.
 fn set<R: Ord + Debug>(
@@ -54,13 +29,9 @@ fn set<R: Ord + Debug>(
     }
 }
 
-impl Hypervisor for FakeHypervisor {
+impl Domctls for FakeHypervisor {
     fn inspect(&self) -> &dyn Inspect {
         self
-    }
-
-    fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
-        Ok(super::memory::seen(&self.0.borrow(), id))
     }
 
     fn has_iommu(&self) -> Outcome<bool> {
@@ -100,45 +71,6 @@ impl Hypervisor for FakeHypervisor {
         Ok(Pirq(gsi))
     }
 
-    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
-        let call = "xc_physdev_unmap_pirq";
-        let key = (domain, pirq.0);
-        let is_mapped = |world: &World| world.pirqs.contains(&key) || !world.domains.contains_key(&domain);
-        if !is_mapped(&self.0.borrow()) {
-            return refuse(call, Errno::EINVAL); // and nothing changed
-        }
-        self.change(call, domain, |world| {
-            let Some(mapped) = world.vectors.get(&key).copied() else {
-                world.pirqs.remove(&key);
-                return Ok(());
-            };
-            if mapped.first != pirq.0 {
-                return refuse(call, Errno::EBUSY); // it goes with the first
-            }
-            let together = |other: &super::world::Mapped| (other.device, other.first) == (mapped.device, mapped.first);
-            let gone: Vec<_> =
-                world.vectors.iter().filter(|((other, _), vector)| *other == domain && together(vector)).collect();
-            let gone: Vec<(DomId, u32)> = gone.into_iter().map(|(key, _)| *key).collect();
-            for key in gone {
-                world.vectors.remove(&key);
-                world.pirqs.remove(&key);
-            }
-            Ok(())
-        })
-    }
-
-    fn vector_pirqs(&self) -> std::ops::RangeInclusive<u32> {
-        16..=super::broker::TOP_PIRQ
-    }
-
-    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        let call = "xc_test_assign_device";
-        assignable(&self.0.borrow(), call, domain, device).map_err(|error| match error.errno {
-            Errno::EBUSY | Errno::ENODEV => HypercallError { call, errno: Errno::EINVAL },
-            _ => error,
-        })
-    }
-
     fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {
         self.change("xc_assign_device", domain, |world| {
             assignable(world, "xc_assign_device", domain, device)?;
@@ -159,17 +91,5 @@ impl Hypervisor for FakeHypervisor {
             world.owners.insert(device, next);
             Ok(())
         })
-    }
-}
-
-/// Xen's own rules (`iommu_do_pci_domctl`, 4.17).
-fn assignable(world: &World, call: &'static str, domain: DomId, device: Sbdf) -> Outcome {
-    if !world.iommu || (domain != DomId::IO && !world.passthrough.contains(&domain)) {
-        return refuse(call, Errno::EOPNOTSUPP);
-    }
-    match world.owners.get(&device) {
-        Some(&(DomId::DOM0 | DomId::IO)) => Ok(()),
-        Some(_) => refuse(call, Errno::EBUSY),
-        None => refuse(call, Errno::ENODEV),
     }
 }

@@ -1,23 +1,17 @@
 //! What Linux does when something is written to sysfs.
 
-use std::cell::RefCell;
 use std::io;
 use std::path::Path;
-use std::rc::Rc;
 
-use super::{TempTree, World};
-use crate::sysfs::Kernel;
+use fakes::FakeKernel;
 
-pub(crate) struct FakeKernel {
-    pub(crate) world: Rc<RefCell<World>>,
-    pub(crate) tree: Rc<TempTree>,
-}
+use crate::sysfs::Writes;
 
 fn no_device() -> io::Error {
     io::Error::from_raw_os_error(19) // ENODEV
 }
 
-impl Kernel for FakeKernel {
+impl Writes for FakeKernel {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         if self.world.borrow_mut().change_fails() {
             return Err(io::Error::from_raw_os_error(5)); // EIO
@@ -31,21 +25,21 @@ impl Kernel for FakeKernel {
             "unbind" if is_bound_here => std::fs::remove_file(self.tree.path().join(&link)),
             "bind"
                 if bound.is_none()
-                    && self.may_have(text, driver)
-                    && (driver != "pciback" || self.slots().iter().any(|slot| slot == text)) =>
+                    && may_have(self, text, driver)
+                    && (driver != "pciback" || slots(self).iter().any(|slot| slot == text)) =>
             {
                 self.tree.link(&link, &format!("../../drivers/{driver}"));
                 Ok(())
             }
             "new_slot" => {
-                let mut slots = self.slots();
+                let mut slots = slots(self);
                 slots.push(text.to_owned());
-                self.set_slots(slots)
+                set_slots(self, slots)
             }
             "remove_slot" => {
-                let mut slots = self.slots();
+                let mut slots = slots(self);
                 slots.retain(|slot| slot != text);
-                self.set_slots(slots)
+                set_slots(self, slots)
             }
             // An empty line ends it.
             "driver_override" => {
@@ -68,31 +62,24 @@ impl Kernel for FakeKernel {
             _ => Err(no_device()),
         }
     }
-
-    fn is_writing(&self, path: &Path) -> bool {
-        let device = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
-        self.world.borrow().resetting.contains(device)
-    }
 }
 
-impl FakeKernel {
-    /// What `driver_override` says.
-    fn may_have(&self, device: &str, driver: &str) -> bool {
-        let path = self.tree.path().join(format!("bus/pci/devices/{device}/driver_override"));
-        let wanted = std::fs::read_to_string(path).unwrap_or_default();
-        matches!(wanted.trim(), "" | "(null)") || wanted.trim() == driver
-    }
+/// What `driver_override` says.
+fn may_have(kernel: &FakeKernel, device: &str, driver: &str) -> bool {
+    let path = kernel.tree.path().join(format!("bus/pci/devices/{device}/driver_override"));
+    let wanted = std::fs::read_to_string(path).unwrap_or_default();
+    matches!(wanted.trim(), "" | "(null)") || wanted.trim() == driver
+}
 
-    fn slots_path(&self) -> std::path::PathBuf {
-        self.tree.path().join("bus/pci/drivers/pciback/slots")
-    }
+fn slots_path(kernel: &FakeKernel) -> std::path::PathBuf {
+    kernel.tree.path().join("bus/pci/drivers/pciback/slots")
+}
 
-    fn slots(&self) -> Vec<String> {
-        std::fs::read_to_string(self.slots_path()).unwrap().lines().map(str::to_owned).collect()
-    }
+fn slots(kernel: &FakeKernel) -> Vec<String> {
+    std::fs::read_to_string(slots_path(kernel)).unwrap().lines().map(str::to_owned).collect()
+}
 
-    fn set_slots(&self, mut slots: Vec<String>) -> io::Result<()> {
-        slots.sort_unstable();
-        std::fs::write(self.slots_path(), slots.iter().map(|slot| format!("{slot}\n")).collect::<String>())
-    }
+fn set_slots(kernel: &FakeKernel, mut slots: Vec<String>) -> io::Result<()> {
+    slots.sort_unstable();
+    std::fs::write(slots_path(kernel), slots.iter().map(|slot| format!("{slot}\n")).collect::<String>())
 }

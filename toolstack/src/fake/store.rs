@@ -1,56 +1,12 @@
-//! xenstore in memory. A wait lets the others act; when nobody has anything to do, the time passes at once.
+//! Waiting at the fake xenstore lets the others act; when nobody has anything to do, the time passes at once.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::time::Duration;
 
-use xenstore::XenbusState;
+use fakes::{FakeStore, peers};
 
-use super::{World, peers};
-use crate::fake::TempTree;
-use crate::store::{Change, Store, StoreFailure};
+use crate::store::{StoreFailure, Waits};
 
-pub(crate) struct FakeStore {
-    pub(crate) world: Rc<RefCell<World>>,
-    pub(crate) tree: Rc<TempTree>,
-}
-
-impl Store for FakeStore {
-    fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
-        let mut world = self.world.borrow_mut();
-        let value = world.value(path).map(str::to_owned);
-        if let Some((_, act)) = world.after_read.take_if(|(place, _)| place == path) {
-            act(&mut world);
-        }
-        Ok(value)
-    }
-
-    fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
-        Ok(self.world.borrow().children(path))
-    }
-
-    fn commit(&self, changes: &[Change]) -> Result<bool, StoreFailure> {
-        let mut world = self.world.borrow_mut();
-        if world.change_fails() {
-            return Err(StoreFailure { what: "transaction".to_owned(), why: "EIO (injected)".to_owned() });
-        }
-        let as_expected = |change: &Change| match change {
-            Change::Expect { path, value } => world.value(path) == Some(value),
-            Change::ExpectState { path, state } => {
-                world.value(path).is_some_and(|found| XenbusState::parse(found) == *state)
-            }
-            Change::ExpectNoOther { path, value } => {
-                world.value(path).is_none_or(|found| Some(found) == value.as_deref())
-            }
-            _ => true,
-        };
-        if !changes.iter().all(as_expected) {
-            return Ok(false);
-        }
-        changes.iter().try_for_each(|change| world.apply(change))?;
-        Ok(true)
-    }
-
+impl Waits for FakeStore {
     fn watch(&self, paths: &[String]) -> Result<(), StoreFailure> {
         self.world.borrow_mut().watches.extend_from_slice(paths);
         Ok(())

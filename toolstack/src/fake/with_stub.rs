@@ -13,16 +13,15 @@ use sim::{SimFrontend, SimStub, SimTool, SimXen};
 use xen_types::{DomId, Mfn, Pirq, Sbdf};
 use xenstore::Transport;
 
-use super::hypervisor::FakeHypervisor;
-use super::kernel::FakeKernel;
-use super::machine::{FakeClock, FakeConsole};
+use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
+
 use super::process::FakeProcess;
 use super::xl::FakeXl;
 use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
 use crate::sysfs::Sysfs;
-use crate::xen::{DomainInfo, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
+use crate::xen::{DomainInfo, Domctls, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
 
 /// Everybody but the tool.
 pub(crate) struct Peers {
@@ -97,13 +96,13 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
     let connection = xen.store().connect_socket();
     let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
     let mut host = Host::new(
-        Box::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
-        Sysfs::new(tree.path(), Box::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
-        Box::new(Connection::new(transport)),
+        Rc::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
+        Sysfs::new(tree.path(), Rc::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
+        Rc::new(Connection::new(transport)),
         Box::new(FakeClock(world.clone())),
         Box::new(FakeConsole(world.clone())),
     );
-    host.process = Box::new(FakeProcess(world.clone()));
+    host.process = Box::new(FakeProcess(FakeProcesses(world.clone())));
     host.xl = Box::new(FakeXl(world));
     (host, connection)
 }
@@ -228,12 +227,22 @@ struct SimHypervisor {
 type Outcome<T = ()> = Result<T, HypercallError>;
 
 impl Hypervisor for SimHypervisor {
-    fn inspect(&self) -> &dyn Inspect {
-        &self.fake
-    }
-
     fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
         self.fake.domain(id)
+    }
+
+    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
+        self.fake.unmap_pirq(domain, pirq)
+    }
+
+    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
+        self.fake.test_assign(domain, device)
+    }
+}
+
+impl Domctls for SimHypervisor {
+    fn inspect(&self) -> &dyn Inspect {
+        &self.fake
     }
 
     fn has_iommu(&self) -> Outcome<bool> {
@@ -258,14 +267,6 @@ impl Hypervisor for SimHypervisor {
 
     fn map_gsi(&self, domain: DomId, gsi: u32) -> Outcome<Pirq> {
         self.fake.map_gsi(domain, gsi)
-    }
-
-    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
-        self.fake.unmap_pirq(domain, pirq)
-    }
-
-    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        self.fake.test_assign(domain, device)
     }
 
     fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {

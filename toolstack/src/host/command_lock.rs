@@ -35,9 +35,9 @@ impl CommandLock {
                 waiting();
             };
             let id = find()?;
-            let own = |id| Ok::<_, Error>((id, Lock::take_guest_in(folder, id, waiting)?));
+            let own = |id| Ok::<_, Error>((id, lock::take_guest(folder, id, waiting)?));
             let guest = id.map(own).transpose()?;
-            let turn = Self { folder: folder.to_owned(), common: Lock::take_in(folder, waiting)?, guest: guest.into() };
+            let turn = Self { folder: folder.to_owned(), common: lock::take(folder, waiting)?, guest: guest.into() };
             // It may have rebooted meanwhile.
             if !has_waited.get() || find()? == id {
                 return Ok(turn);
@@ -47,14 +47,14 @@ impl CommandLock {
 
     /// Waits for this guest, and lets other commands have their turn meanwhile if it is the one that this command is about.
     pub(crate) fn waiting_for<R>(&self, guest: DomId, wait: impl FnOnce() -> R) -> R {
-        if self.is_about(guest) { self.common.without(wait) } else { wait() }
+        if self.is_about(guest) { lock::without(&self.common, wait) } else { wait() }
     }
 
     /// Makes this a command about a guest that it has just made. It stays none where it is about another, or somebody was quicker.
     pub(crate) fn adopt(&self, guest: DomId) -> Result<(), Error> {
         let mut ours = self.guest.borrow_mut();
         if ours.is_none() {
-            *ours = Lock::try_take_guest_in(&self.folder, guest)?.map(|lock| (guest, lock));
+            *ours = lock::try_take_guest(&self.folder, guest)?.map(|lock| (guest, lock));
         }
         Ok(())
     }
@@ -62,17 +62,17 @@ impl CommandLock {
     /// Lets other commands have their turn during `work`, which takes long. What was known of devices and guests may be different
     /// afterwards.
     pub(crate) fn aside<R>(&self, work: impl FnOnce() -> R) -> R {
-        self.common.without(work)
+        lock::without(&self.common, work)
     }
 
     /// Takes the lock of a guest that is to be made; `None` where another command is making it.
     pub(crate) fn take_creation(&self, uuid: &str) -> Result<Option<Lock>, Error> {
-        Lock::try_take_creation_in(&self.folder, uuid)
+        lock::try_take_creation(&self.folder, uuid)
     }
 
     /// Whether another command is about this guest, and waits for it.
     pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
-        Ok(!self.is_about(guest) && Lock::try_take_guest_in(&self.folder, guest)?.is_none())
+        Ok(!self.is_about(guest) && lock::try_take_guest(&self.folder, guest)?.is_none())
     }
 
     fn is_about(&self, guest: DomId) -> bool {
@@ -114,7 +114,7 @@ mod tests {
         let waited = Cell::new(false);
         let guard = first.take().unwrap();
         guard.waiting_for(B, || {
-            assert!(Lock::try_take_guest_in(tree.path(), A).unwrap().is_none());
+            assert!(lock::try_take_guest(tree.path(), A).unwrap().is_none());
         });
         first.set(Some(guard));
         let second = CommandLock::take_in(
@@ -162,6 +162,6 @@ mod tests {
         };
         let turn = CommandLock::take_in(tree.path(), find, waiting).unwrap();
         assert!(turn.is_about(B) && !turn.is_about(A));
-        assert!(Lock::try_take_guest_in(tree.path(), A).unwrap().is_some());
+        assert!(lock::try_take_guest(tree.path(), A).unwrap().is_some());
     }
 }

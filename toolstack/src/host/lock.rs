@@ -1,119 +1,72 @@
-//! File locks, one for all commands and one for each guest. The kernel releases them when the process ends, however it ends.
+//! One command at a time, and one for each guest.
 //!
 //! A command about a guest takes the guest's lock first and the common one then, and gives the common one away while it waits for the guest
 //! ([`crate::host::command_lock`]). Nobody who has the common lock waits for a guest's, so they cannot wait for each other. A guest that is being made has
 //! no number yet: its lock goes by its UUID, and says to others that the command which makes it lives.
 
-use std::fs::{File, OpenOptions};
+pub(crate) use ::dom0::lock::{Lock, folder};
+
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use ::dom0::lock::{BROKER, is_at, open};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use xen_types::DomId;
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 
-/// Where the lock may be, in the order to try.
-const FOLDERS: [&str; 2] = ["/run", "/var/run"];
 const NAME: &str = "pcidom.lock";
 /// By which the broker has somebody take devices back, in the same folder (`dist/pcidom-reclaim.path`).
 const RECLAIM_REQUEST: &str = "pcidom/reclaim";
-/// The broker's own: commands and the broker do not exclude each other.
-const BROKER_NAME: &str = "pcidom-serve.lock";
 
-/// Held until dropped.
-pub(crate) struct Lock {
-    file: File,
-    /// Where it is, for one that goes with its holder.
-    passing: Option<PathBuf>,
+/// Takes a guest's lock; `None` when another command has it.
+pub(crate) fn try_take_guest(folder: &Path, guest: DomId) -> Result<Option<Lock>, Error> {
+    Ok(Lock::try_take_in(folder, &guest_name(guest))?)
 }
 
-impl Lock {
-    /// Takes the broker's lock; `None` when a broker is running.
-    pub(crate) fn try_take_broker() -> Result<Option<Self>, Error> {
-        Self::try_take_in(folder(), BROKER_NAME)
-    }
+/// Takes the lock of a guest that is being made, by the id that it has or will have; `None` when the command that makes it has it.
+pub(crate) fn try_take_creation(folder: &Path, uuid: &str) -> Result<Option<Lock>, Error> {
+    Ok(Lock::try_take_in(folder, &format!("pcidom-create-{uuid}.lock"))?)
+}
 
-    /// Takes a guest's lock; `None` when another command has it.
-    pub(crate) fn try_take_guest_in(folder: &Path, guest: DomId) -> Result<Option<Self>, Error> {
-        Self::try_take_in(folder, &guest_name(guest))
-    }
+/// Lets others have a lock while `work` is done.
+pub(crate) fn without<R>(lock: &Lock, work: impl FnOnce() -> R) -> R {
+    // What fails here leaves the lock as it is, and then others wait longer.
+    let is_away = flock(lock.file(), FlockOperation::Unlock).is_ok();
+    let result = work();
+    while is_away && matches!(flock(lock.file(), FlockOperation::LockExclusive), Err(Errno::INTR)) {}
+    result
+}
 
-    /// Takes the lock of a guest that is being made, by the id that it has or will have; `None` when the command that makes it has it.
-    pub(crate) fn try_take_creation_in(folder: &Path, uuid: &str) -> Result<Option<Self>, Error> {
-        Self::try_take_in(folder, &format!("pcidom-create-{uuid}.lock"))
-    }
+/// Takes the common lock; calls `waiting` once if another command has it, then waits for that one to end or to wait itself.
+pub(crate) fn take(folder: &Path, waiting: impl FnOnce()) -> Result<Lock, Error> {
+    let (path, file) = open(folder, NAME)?;
+    wait_for(&path, &file, waiting)?;
+    Ok(Lock::of(file, None))
+}
 
-    /// The lock for somebody else as well: it is held until both have closed it.
-    pub(crate) fn share(&self) -> std::io::Result<File> {
-        self.file.try_clone()
-    }
-
-    /// Leaves it to those with whom it is shared.
-    pub(crate) fn leave(mut self) {
-        self.passing = None;
-    }
-
-    /// Lets others have it while `work` is done.
-    pub(crate) fn without<R>(&self, work: impl FnOnce() -> R) -> R {
-        // What fails here leaves the lock as it is, and then others wait longer.
-        let is_away = flock(&self.file, FlockOperation::Unlock).is_ok();
-        let result = work();
-        while is_away && matches!(flock(&self.file, FlockOperation::LockExclusive), Err(Errno::INTR)) {}
-        result
-    }
-
-    /// Takes the common lock; calls `waiting` once if another command has it, then waits for that one to end or to wait itself.
-    pub(crate) fn take_in(folder: &Path, waiting: impl FnOnce()) -> Result<Self, Error> {
-        let (path, file) = open(folder, NAME)?;
-        wait_for(&path, &file, waiting)?;
-        Ok(Self { file, passing: None })
-    }
-
-    /// Takes a guest's lock in the same way.
-    pub(crate) fn take_guest_in(folder: &Path, guest: DomId, waiting: impl FnOnce()) -> Result<Self, Error> {
-        let mut waiting = Some(waiting);
-        loop {
-            let (path, file) = open(folder, &guest_name(guest))?;
-            wait_for(&path, &file, || {
-                if let Some(waiting) = waiting.take() {
-                    waiting();
-                }
-            })?;
-            // Who had it may have taken the file away.
-            if is_at(&file, &path) {
-                return Ok(Self { file, passing: Some(path) });
+/// Takes a guest's lock in the same way.
+pub(crate) fn take_guest(folder: &Path, guest: DomId, waiting: impl FnOnce()) -> Result<Lock, Error> {
+    let mut waiting = Some(waiting);
+    loop {
+        let (path, file) = open(folder, &guest_name(guest))?;
+        wait_for(&path, &file, || {
+            if let Some(waiting) = waiting.take() {
+                waiting();
             }
-        }
-    }
-
-    /// Takes the lock of this name; `None` when somebody has it.
-    pub(crate) fn try_take_in(folder: &Path, name: &str) -> Result<Option<Self>, Error> {
-        loop {
-            let (path, file) = open(folder, name)?;
-            return match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if !is_at(&file, &path) => continue,
-                Ok(()) => Ok(Some(Self { file, passing: (name != BROKER_NAME).then_some(path) })),
-                Err(Errno::WOULDBLOCK) => Ok(None),
-                Err(error) => Err(Error::File { path, source: error.into() }),
-            };
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        if let Some(path) = &self.passing {
-            // One that cannot be removed stays, which harms nobody.
-            let _ = std::fs::remove_file(path);
+        })?;
+        // Who had it may have taken the file away.
+        if is_at(&file, &path) {
+            return Ok(Lock::of(file, Some(path)));
         }
     }
 }
 
 /// Locks a file; calls `waiting` once if another has it.
 fn wait_for(path: &Path, file: &File, waiting: impl FnOnce()) -> Result<(), Error> {
-    let failed = |source| Error::File { path: path.to_owned(), source };
+    let failed = |source| Error::from(HostError::File { path: path.to_owned(), source });
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(()),
         Err(Errno::WOULDBLOCK) => waiting(),
@@ -128,13 +81,6 @@ fn wait_for(path: &Path, file: &File, waiting: impl FnOnce()) -> Result<(), Erro
     }
 }
 
-/// Whether this is still the file at `path`.
-fn is_at(file: &File, path: &Path) -> bool {
-    let place = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
-    let ours = file.metadata().map(place).ok();
-    ours.is_some() && ours == std::fs::metadata(path).map(place).ok()
-}
-
 fn guest_name(guest: DomId) -> String {
     format!("pcidom-guest-{guest}.lock")
 }
@@ -142,7 +88,7 @@ fn guest_name(guest: DomId) -> String {
 /// The process that is the broker, as the kernel's own list of locks has it: asking for the lock would keep a broker from starting just
 /// then.
 pub(crate) fn broker_pid() -> Option<u32> {
-    holder(&folder().join(BROKER_NAME), &std::fs::read_to_string("/proc/locks").ok()?)
+    holder(&folder().join(BROKER), &std::fs::read_to_string("/proc/locks").ok()?)
 }
 
 /// Who holds a lock on the file (`proc_locks(5)`): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`, the device's numbers in
@@ -163,19 +109,6 @@ pub(crate) fn reclaim_request() -> PathBuf {
     folder().join(RECLAIM_REQUEST)
 }
 
-/// Where the locks are.
-pub(crate) fn folder() -> &'static Path {
-    FOLDERS.iter().map(Path::new).find(|folder| folder.is_dir()).unwrap_or(Path::new("/tmp"))
-}
-
-fn open(folder: &Path, name: &str) -> Result<(PathBuf, File), Error> {
-    let path = folder.join(name);
-    match OpenOptions::new().create(true).truncate(false).write(true).open(&path) {
-        Ok(file) => Ok((path, file)),
-        Err(source) => Err(Error::File { path, source }),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +119,7 @@ mod tests {
     fn who_holds_a_lock_is_found_without_asking_for_it() {
         let tree = TempTree::new();
         let path = tree.path().join(NAME);
-        let lock = Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap();
+        let lock = take(tree.path(), || panic!("nobody has it")).unwrap();
         let file = std::fs::metadata(&path).unwrap();
         let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
         let place = format!("{major:02x}:{minor:02x}:{}", file.ino());
@@ -203,10 +136,10 @@ mod tests {
     #[test]
     fn a_second_command_waits_for_the_first() {
         let tree = TempTree::new();
-        let first = Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap();
+        let first = take(tree.path(), || panic!("nobody has it")).unwrap();
         let first = Cell::new(Some(first));
         let waited = Cell::new(false);
-        let _second = Lock::take_in(tree.path(), || {
+        let _second = take(tree.path(), || {
             waited.set(true);
             drop(first.take()); // the first command ends
         })
@@ -218,23 +151,23 @@ mod tests {
     fn a_guest_s_lock_excludes_others_and_goes_with_its_holder() {
         let tree = TempTree::new();
         let name = guest_name(DomId(5));
-        let lock = Lock::take_guest_in(tree.path(), DomId(5), || panic!("nobody has it")).unwrap();
+        let lock = take_guest(tree.path(), DomId(5), || panic!("nobody has it")).unwrap();
         assert!(Lock::try_take_in(tree.path(), &name).unwrap().is_none());
         assert!(Lock::try_take_in(tree.path(), &guest_name(DomId(6))).unwrap().is_some());
         drop(lock);
         assert!(!tree.path().join(&name).exists());
         let first = Cell::new(Lock::try_take_in(tree.path(), &name).unwrap());
         // The file that the second waits for is not the one that it gets.
-        let _second = Lock::take_guest_in(tree.path(), DomId(5), || drop(first.take())).unwrap();
+        let _second = take_guest(tree.path(), DomId(5), || drop(first.take())).unwrap();
         assert!(Lock::try_take_in(tree.path(), &name).unwrap().is_none());
     }
 
     #[test]
     fn others_have_their_turn_while_one_does_without_the_lock() {
         let tree = TempTree::new();
-        let lock = Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap();
+        let lock = take(tree.path(), || panic!("nobody has it")).unwrap();
         assert!(Lock::try_take_in(tree.path(), NAME).unwrap().is_none());
-        lock.without(|| drop(Lock::take_in(tree.path(), || panic!("nobody has it")).unwrap()));
+        without(&lock, || drop(take(tree.path(), || panic!("nobody has it")).unwrap()));
         assert!(Lock::try_take_in(tree.path(), NAME).unwrap().is_none());
     }
 }

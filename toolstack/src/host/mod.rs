@@ -2,53 +2,37 @@
 
 pub(crate) mod child;
 pub(crate) mod command_lock;
-pub(crate) mod dom0;
-pub(crate) mod domain;
 pub(crate) mod ecam;
 pub(crate) mod lock;
 pub(crate) mod needs;
+pub(crate) mod open;
 pub(crate) mod process;
 pub(crate) mod settings;
 pub(crate) mod xl;
 
+pub(crate) use ::dom0::domain;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::dom0::{Clock, Console, Dom0};
 use xen_types::DomId;
 use xenstore::XenbusState;
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::command_lock::CommandLock;
 use crate::host::lock::Lock;
 use crate::host::process::{LinuxProcess, Process};
 use crate::host::settings::Settings;
 use crate::host::xl::{Toolstack, Xl};
 use crate::records::quirks;
-use crate::store::{Change, Store};
+use crate::store::{Change, Waits};
 use crate::sysfs::Sysfs;
-use crate::xen::Hypervisor;
-
-/// Time since the command began.
-pub(crate) trait Clock {
-    fn elapsed(&self) -> Duration;
-
-    /// Lets time pass, for hardware that needs it.
-    fn pause(&self, time: Duration) {
-        std::thread::sleep(time);
-    }
-}
-
-/// Progress messages of a command, apart from its result.
-pub(crate) trait Console {
-    /// Something the user should know though the command goes on.
-    fn note(&self, text: &str);
-
-    /// A step or a transition, for `-v`.
-    fn trace(&self, at: Duration, text: &str);
-}
+use crate::xen::Domctls;
 
 /// Lock on a guest that this command is creating.
 pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
@@ -60,9 +44,10 @@ pub(crate) enum Look<T> {
     Wait(Duration),
 }
 
-/// dom0.
+/// dom0 as a command works on it: more of it than [`Dom0`], which it contains.
 pub(crate) struct Host {
-    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    dom0: Dom0,
+    pub(crate) hypervisor: Rc<dyn Domctls>,
     pub(crate) sysfs: Sysfs,
     pub(crate) xl: Box<dyn Toolstack>,
     /// The quirks file.
@@ -71,9 +56,7 @@ pub(crate) struct Host {
     pub(crate) settings_file: PathBuf,
     pub(crate) settings: Cell<Settings>,
     pub(crate) process: Box<dyn Process>,
-    store: Box<dyn Store>,
-    clock: Box<dyn Clock>,
-    console: Box<dyn Console>,
+    store: Rc<dyn Waits>,
     /// For commands that change something.
     turn: RefCell<Option<Rc<CommandLock>>>,
     /// The state nodes as last shown, so that each transition is shown once.
@@ -82,6 +65,14 @@ pub(crate) struct Host {
     unstoppable: Cell<u32>,
     /// The user knows that a signal is heeded.
     is_stopping: Cell<bool>,
+}
+
+impl Deref for Host {
+    type Target = Dom0;
+
+    fn deref(&self) -> &Dom0 {
+        &self.dom0
+    }
 }
 
 /// While this lives there is no safe point ([`Host::without_stopping`]).
@@ -104,13 +95,14 @@ impl Drop for Undisturbed<'_> {
 
 impl Host {
     pub(crate) fn new(
-        hypervisor: Box<dyn Hypervisor>,
+        hypervisor: Rc<dyn Domctls>,
         sysfs: Sysfs,
-        store: Box<dyn Store>,
+        store: Rc<dyn Waits>,
         clock: Box<dyn Clock>,
         console: Box<dyn Console>,
     ) -> Self {
         Self {
+            dom0: Dom0::new(hypervisor.clone(), (*sysfs).clone(), store.clone(), clock, console),
             hypervisor,
             sysfs,
             xl: Box::new(Xl),
@@ -119,8 +111,6 @@ impl Host {
             settings: Cell::default(),
             process: Box::new(LinuxProcess::default()),
             store,
-            clock,
-            console,
             turn: RefCell::default(),
             shown: RefCell::default(),
             unstoppable: Cell::default(),
@@ -215,68 +205,30 @@ impl Host {
         Ok(turn.take_creation(uuid)?.map(|lock| Creation(Some(lock))))
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.clock.elapsed()
-    }
-
-    pub(crate) fn pause(&self, time: Duration) {
-        self.clock.pause(time);
-    }
-
-    pub(crate) fn note(&self, text: &str) {
-        self.console.note(text);
-    }
-
-    pub(crate) fn trace(&self, text: &str) {
-        self.console.trace(self.elapsed(), text);
-    }
-
     pub(crate) fn read(&self, path: &str) -> Result<Option<String>, Error> {
-        let value = self.store.read(path)?;
+        let value = self.dom0.read(path)?;
         self.show(path, value.as_deref());
         Ok(value)
     }
 
     /// As [`Host::read`] for several nodes, with one wait for all of them where that is possible.
     pub(crate) fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
-        let mut values = [const { None }; N];
-        for (value, found) in values.iter_mut().zip(self.read_and_show(&paths)?) {
-            *value = found;
-        }
+        let values = self.dom0.read_many(paths)?;
+        self.show_all(paths, &values);
         Ok(values)
     }
 
     /// As [`Host::read_many`] for any number.
     pub(crate) fn read_all(&self, paths: &[String]) -> Result<Vec<Option<String>>, Error> {
-        if paths.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.read_and_show(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+        let values = self.dom0.read_all(paths)?;
+        self.show_all(paths.iter().map(String::as_str), &values);
+        Ok(values)
     }
 
-    fn read_and_show(&self, paths: &[&str]) -> Result<Vec<Option<String>>, Error> {
-        let values = self.store.read_many(paths)?;
-        for (path, value) in paths.iter().zip(&values) {
+    fn show_all<'a>(&self, paths: impl IntoIterator<Item = &'a str>, values: &[Option<String>]) {
+        for (path, value) in paths.into_iter().zip(values) {
             self.show(path, value.as_deref());
         }
-        Ok(values)
-    }
-
-    /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
-    pub(crate) fn write_and_read<const N: usize>(
-        &self,
-        change: &Change,
-        paths: [&str; N],
-    ) -> Result<[Option<String>; N], Error> {
-        let Change::Write { path, value } = change else {
-            self.commit(std::slice::from_ref(change))?;
-            return self.read_many(paths);
-        };
-        let mut values = [const { None }; N];
-        for (place, found) in values.iter_mut().zip(self.store.write_and_read(path, value, &paths)?) {
-            *place = found;
-        }
-        Ok(values)
     }
 
     /// A `state` or `state-N` node; [`XenbusState::Unknown`] when it is missing or holds nonsense.
@@ -289,17 +241,17 @@ impl Host {
     }
 
     pub(crate) fn list(&self, path: &str) -> Result<Vec<String>, Error> {
-        Ok(self.store.list(path)?)
+        Ok(self.dom0.list(path)?)
     }
 
     /// Makes the changes in one transaction.
     pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), Error> {
-        if self.commit_if(changes)? { Ok(()) } else { Err(Error::ChangedMeanwhile) }
+        if self.commit_if(changes)? { Ok(()) } else { Err(HostError::ChangedMeanwhile.into()) }
     }
 
     /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
     pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
-        let done = changes.is_empty() || self.store.commit(changes)?;
+        let done = self.dom0.commit_if(changes)?;
         for change in changes.iter().filter(|_| done) {
             if let Change::Write { path, value } = change {
                 self.show(path, Some(value));
@@ -344,13 +296,13 @@ impl Host {
                 Look::Wait(left) if left.is_zero() => return Ok(None),
                 Look::Wait(left) => {
                     self.safe_point()?;
-                    self.store.wait(left.min(LOOK_AGAIN))?
+                    self.store.wait(left.min(LOOK_AGAIN)).map_err(HostError::from)?
                 }
             };
         };
-        self.store.watch(paths)?;
+        self.store.watch(paths).map_err(HostError::from)?;
         let result = wait();
-        self.store.unwatch(paths)?;
+        self.store.unwatch(paths).map_err(HostError::from)?;
         result
     }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 
 /// Where the admin keeps it.
 pub(crate) const FILE: &str = "/etc/pcidom/pcidom.conf";
@@ -48,7 +48,7 @@ pub(crate) fn load(path: &Path) -> Result<(Settings, Vec<String>), Error> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(source) => return Err(Error::File { path: path.to_owned(), source }),
+        Err(source) => return Err(HostError::File { path: path.to_owned(), source }.into()),
     };
     parse(&text, &path.display().to_string())
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xen_types::DomId;
 
-use crate::error::Error;
+use crate::error::Seconds;
+use crate::error::{Error, HostError};
 use crate::host::child::{Late, Running};
-use crate::seconds::Seconds;
 
 /// The toolstack that this host's guests are made with.
 pub(crate) trait Toolstack {
@@ -55,7 +55,7 @@ const STANDARD_INPUT: &str = "/proc/self/fd/0";
 impl Toolstack for Xl {
     fn new_uuid(&self) -> Result<String, Error> {
         const PATH: &str = "/proc/sys/kernel/random/uuid";
-        let uuid = fs::read_to_string(PATH).map_err(|source| Error::File { path: PATH.into(), source })?;
+        let uuid = fs::read_to_string(PATH).map_err(|source| HostError::File { path: PATH.into(), source })?;
         Ok(uuid.trim().to_owned())
     }
 

@@ -1,7 +1,7 @@
 //! `pcidom assignable`: which devices may be given to guests, with the same bookkeeping as `xl pci-assignable-*`.
 
-use xen_types::{DomId, Sbdf};
-use xenstore::path;
+use pcidom_broker::due::ready_stub;
+use xen_types::Sbdf;
 
 use crate::device::virtual_functions;
 use crate::error::{Doing, DomainName, Error};
@@ -87,15 +87,6 @@ fn check_addable(host: &Host, device: Sbdf, stub: Option<&DomainName>) -> Result
         host.sysfs.ecam_frame(device)?; // it will be handed over: is there something to hand over?
     }
     Ok(())
-}
-
-/// The stub, if it could take a device now.
-pub(crate) fn ready_stub(host: &Host, backend: &str) -> Result<Option<DomainName>, Error> {
-    let Some((stub, info)) = domain::find(host, backend)? else {
-        return Ok(None);
-    };
-    let ready = stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&path::version_node(stub.id))?;
-    Ok(ready.then_some(stub))
 }
 
 /// `assignable remove`: takes devices from the stub and from xen-pciback; with `rebind` the drivers that had them get them

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pcidom_broker::due::is_in_pool;
 use xen_types::Sbdf;
 use xenstore::path;
 
@@ -12,7 +13,6 @@ use crate::host::domain;
 use crate::ops::executor;
 use crate::ops::plan::release::{Assignment, Connection, Known, Rights};
 use crate::ops::plan::{self, Looked, OnFailure, Plan, Step};
-use crate::ops::pool;
 use crate::ops::recover::Reclaimed;
 use crate::ops::release;
 use crate::records::device_table::{self, Phase, Record};
@@ -96,7 +96,7 @@ fn find_gone(host: &Host, request: &Request) -> Result<Option<Assignment>, Error
         return Ok(None);
     }
     Ok(Some(Assignment {
-        stub_alive: pool::is_in_pool(host, stub, device)?,
+        stub_alive: is_in_pool(host, stub, device)?,
         stub: domain::named(host, stub)?,
         guest: DomainName { id: guest, name },
         guest_alive: false,
@@ -120,7 +120,7 @@ fn find(host: &Host, request: &Request) -> Result<Found, Error> {
     let Some(first) = named.first() else {
         return Err(Error::Usage("no device named".to_owned()));
     };
-    let (stub, stub_alive) = (domain::named(host, first.stub)?, pool::is_in_pool(host, first.stub, first.device)?);
+    let (stub, stub_alive) = (domain::named(host, first.stub)?, is_in_pool(host, first.stub, first.device)?);
     let assignment = |is_wanted: fn(&&Record) -> bool| {
         let devices: Vec<Sbdf> = named.iter().filter(is_wanted).map(|record| record.device).collect();
         Assignment {

@@ -6,7 +6,7 @@ use xenstore::path;
 
 use crate::audit;
 use crate::device::resources::DeviceResources;
-use crate::error::{DomainName, Error};
+use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::records::device_table::{self, Phase};
@@ -50,7 +50,7 @@ fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<
         Ok(holdings) => {
             Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
         }
-        Err(error @ Error::Hypercall { .. }) => {
+        Err(error @ Error::Host(HostError::Hypercall { .. })) => {
             Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
         }
         Err(error) => Err(error),

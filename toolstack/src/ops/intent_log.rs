@@ -5,7 +5,7 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::store::Change;
 
@@ -81,14 +81,14 @@ pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
 /// What commands have left that were killed, device by device.
 ///
 /// # Errors
-/// [`Error::Nonsense`] where something else stands there; xenstore's.
+/// [`HostError::Nonsense`] where something else stands there; xenstore's.
 pub(crate) fn load(host: &Host) -> Result<Vec<(Sbdf, Work)>, Error> {
     let read = |name: String| {
         let device = Sbdf::parse_path_component(&name)
-            .map_err(|_| Error::Nonsense { place: DIR.to_owned(), value: name.clone() })?;
+            .map_err(|_| HostError::Nonsense { place: DIR.to_owned(), value: name.clone() })?;
         let place = node(device);
         let value = host.read(&place)?.unwrap_or_default();
-        let work = Work::parse(&value).ok_or(Error::Nonsense { place, value })?;
+        let work = Work::parse(&value).ok_or(HostError::Nonsense { place, value })?;
         Ok((device, work))
     };
     host.list(DIR)?.into_iter().map(read).collect()

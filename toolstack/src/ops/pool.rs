@@ -1,7 +1,5 @@
 //! The pool: devices that the stub holds. Giving a device to the stub and taking it back (`docs/xenstore.md`, "The pool").
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pci_config::Policy;
@@ -16,7 +14,7 @@ use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::patience;
-use crate::records::device_table::{self, Record};
+use crate::records::device_table;
 use crate::store::Change;
 use crate::xen::{Frames, Permission as Right};
 
@@ -65,27 +63,6 @@ fn state_path(stub: DomId, device: Sbdf) -> String {
 
 pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState, Error> {
     Ok(PoolState::parse(&host.read(&state_path(stub, device))?.unwrap_or_default()))
-}
-
-/// Whether the stub is there and is still the one that was given the device: domain ids come again.
-pub(crate) fn is_in_pool(host: &Host, stub: DomId, device: Sbdf) -> Result<bool, Error> {
-    Ok(domain::is_alive(host, stub)? && host.exists(&path::pool_dir(stub, device))?)
-}
-
-/// As [`is_in_pool`] for each of these.
-pub(crate) fn are_in_pools(host: &Host, records: &[Record]) -> Result<Vec<bool>, Error> {
-    let mut pools: BTreeMap<DomId, BTreeSet<String>> = BTreeMap::new();
-    for record in records {
-        if let Entry::Vacant(place) = pools.entry(record.stub) {
-            let is_alive = domain::is_alive(host, record.stub)?;
-            let names = if is_alive { host.list(&path::pool_root(record.stub))? } else { Vec::new() };
-            place.insert(names.into_iter().collect());
-        }
-    }
-    let has = |record: &Record| {
-        pools.get(&record.stub).is_some_and(|pool| pool.contains(&record.device.path_component().to_string()))
-    };
-    Ok(records.iter().map(has).collect())
 }
 
 /// Refuses so many more devices where the stub could not list them: it reads the names in its pool over its ring, in one message, and that is

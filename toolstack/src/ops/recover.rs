@@ -2,11 +2,12 @@
 //! work of a command that was killed. No other command is at work meanwhile, except with guests that it waits for (`command_lock.rs`): those are left
 //! alone.
 
+use pcidom_broker::due::{self, are_in_pools, is_in_pool, is_over};
+use pcidom_broker::vectors;
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
-use crate::broker::end_sweeps;
 use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
@@ -33,7 +34,7 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
-    end_sweeps(host)?;
+    vectors::end_sweeps(host)?;
     if let Err(error) = audit::recover(host) {
         host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
     }
@@ -41,7 +42,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     let (mut records, mut remembered) = device_table::load_all(host)?;
     // A command that finds everything in order, as nearly every one does, need not look twice.
     let mut changed = records.iter().any(|record| matches!(record.phase, Phase::Attaching | Phase::Detaching));
-    let in_pool = pool::are_in_pools(host, &records)?;
+    let in_pool = are_in_pools(host, &records)?;
     let mut guests: Vec<(DomId, DomId)> =
         records.iter().filter_map(|record| Some((record.frontend?, record.stub))).collect();
     guests.sort_unstable();
@@ -91,18 +92,13 @@ pub(crate) fn is_due(host: &Host) -> Result<bool, Error> {
     if records.iter().any(is_left) || !intent_log::load(host)?.is_empty() {
         return Ok(true);
     }
-    for guest in records.iter().filter_map(|record| record.frontend) {
-        if !domain::is_alive(host, guest)? {
-            return Ok(true);
-        }
-    }
-    reattach::is_due(host, &records, &remembered)
+    Ok(due::is_due(host, &records, &remembered)?)
 }
 
 /// Has the stub tell the guest about a device that was pulled out.
 fn tell_if_gone(host: &Host, record: &Record) -> Result<(), Error> {
     if !host.sysfs.exists(record.device)
-        && pool::is_in_pool(host, record.stub, record.device)?
+        && is_in_pool(host, record.stub, record.device)?
         && matches!(pool::state(host, record.stub, record.device)?, PoolState::Assigned(_))
     {
         host.commit(&[pool::look_again(record.stub, record.device)])?;
@@ -124,7 +120,7 @@ fn settle(
         let there = records.iter().filter(|record| wanted.contains(&record.phase));
         there.map(|record| record.device).collect::<Vec<_>>()
     };
-    let is_orphan = guest_alive && !stub_alive && reattach::is_over(host, stub, guest, records)?;
+    let is_orphan = guest_alive && !stub_alive && is_over(host, stub, guest, records)?;
     let devices = match guest_alive {
         true if is_orphan => at(&[Phase::Attaching, Phase::Attached, Phase::Detaching]),
         true => at(&[Phase::Attaching, Phase::Detaching]),

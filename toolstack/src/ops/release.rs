@@ -52,7 +52,7 @@ fn gather(host: &Host, assignment: &Assignment) -> (Known, Vec<(Sbdf, Error)>) {
         match DeviceResources::find_or_recall(host, assignment.stub.id, device) {
             Ok(resources) if is_there => known.present.push(resources),
             Ok(resources) => known.removed.push(resources),
-            Err(error) => unknown.push((device, error)),
+            Err(error) => unknown.push((device, error.into())),
         }
     }
     (known, unknown)

@@ -1,5 +1,7 @@
 //! The two directories through which backend and frontend find each other, in libxl's shapes (`docs/xenstore.md`).
 
+pub(crate) use pcidom_broker::replaced;
+
 use xen_types::DomId;
 use xenstore::path::{self, key};
 use xenstore::{Permission, XenbusState};
@@ -39,12 +41,6 @@ pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: 
         Change::write(path::child(&frontend, key::STATE), XenbusState::Initialising),
     ]);
     changes
-}
-
-/// The backend that a guest's frontend directory names, if that is not ours: `xl pci-attach` of a device of its own replaces it.
-pub(crate) fn replaced(host: &Host, stub: DomId, guest: DomId) -> Result<Option<String>, Error> {
-    let backend = host.read(&path::child(&path::frontend_dir(guest), key::BACKEND))?;
-    Ok(backend.filter(|backend| *backend != path::backend_dir(stub, guest)))
 }
 
 /// Refuses a guest whose frontend directory is not ours any more.

@@ -5,7 +5,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path::{self, key};
 use xenstore::{Permission, XenbusState};
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::export::Export;
@@ -58,7 +58,7 @@ impl Entries {
         let [place, ..] = first;
         let count: u32 = match count {
             None => 0,
-            Some(value) => value.parse().map_err(|_| Error::Nonsense { place, value })?,
+            Some(value) => value.parse().map_err(|_| HostError::Nonsense { place, value })?,
         };
         let others: Vec<String> =
             (1..count).flat_map(|index| [node(key::dev(index)), node(key::state(index))]).collect();
@@ -66,7 +66,7 @@ impl Entries {
         let mut list = Vec::new();
         for index in 0..count {
             let value = values.next().flatten().unwrap_or_default();
-            let device = value.parse().map_err(|_| Error::Nonsense { place: node(key::dev(index)), value })?;
+            let device = value.parse().map_err(|_| HostError::Nonsense { place: node(key::dev(index)), value })?;
             let state = values.next().flatten().map(XenbusState::parse).unwrap_or_default();
             list.push(Entry { device, state });
         }

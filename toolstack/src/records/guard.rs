@@ -8,37 +8,16 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-use crate::error::Error;
+pub(crate) use pcidom_broker::guard::{expected, mended, node};
+
+use pcidom_broker::guard::{self as of_broker, mended_node};
+
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::records::device_table::{self, Phase, Record};
+use crate::records::device_table::{self, Record};
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
-
-/// State of a device's guard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Guard {
-    /// It names whom the table names.
-    Sound,
-    /// There is none: xl would give the device to anybody.
-    Missing,
-    /// xl has the device for this domain, or is about to.
-    Names(DomId),
-}
-
-/// The domain that the guard of a device must name.
-pub(crate) fn expected(record: &Record) -> DomId {
-    record.frontend.unwrap_or(record.stub)
-}
-
-pub(crate) fn node(device: Sbdf) -> String {
-    path::child(&path::libxl_pci_dir(device), "domid")
-}
-
-/// Node with the number of repairs of the guard since the device last changed hands.
-fn mended_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "mended")
-}
 
 /// Nothing of this transaction happens when xl has the device, or is about to. Whose it is by our own word, `ours` says.
 pub(crate) fn expect(device: Sbdf, ours: Option<DomId>) -> Change {
@@ -84,82 +63,17 @@ pub(crate) fn commit(host: &Host, devices: &[Sbdf], changes: &[Change]) -> Resul
     for device in devices.iter().copied() {
         check(host, device, device_table::load_one(host, device)?.as_ref())?;
     }
-    Err(Error::ChangedMeanwhile)
+    Err(HostError::ChangedMeanwhile.into())
 }
 
-/// Looks at the guards of these devices.
-pub(crate) fn look(host: &Host, records: &[Record]) -> Result<Vec<Guard>, Error> {
-    let nodes: Vec<String> = records.iter().map(|record| node(record.device)).collect();
-    let values = host.read_all(&nodes)?;
-    let guard = |(record, value): (&Record, Option<String>)| match value {
-        None => Ok(Guard::Missing),
-        Some(value) => match device_table::parse_id(&node(record.device), value)? {
-            owner if owner == expected(record) => Ok(Guard::Sound),
-            owner => Ok(Guard::Names(owner)),
-        },
-    };
-    records.iter().zip(values).map(guard).collect()
-}
-
-/// Number of repairs of the guard since the device last changed hands.
-pub(crate) fn mended(host: &Host, device: Sbdf) -> Result<u32, Error> {
-    Ok(host.read(&mended_node(device))?.and_then(|count| count.parse().ok()).unwrap_or(0))
-}
-
-/// Whether xl has the device for good: a free one that it has given to a domain which is there.
-pub(crate) fn is_taken(host: &Host, record: &Record, guard: Guard) -> Result<bool, Error> {
-    match guard {
-        // Of a device that a guest has, Xen gives xl nothing.
-        Guard::Names(owner) => Ok(record.frontend.is_none() && domain::is_alive(host, owner)?),
-        Guard::Sound | Guard::Missing => Ok(false),
+/// Puts the guards right that do not name whom they should ([`of_broker::mend`]), and tells of devices that somebody has taken from
+/// xen-pciback.
+pub(crate) fn mend(host: &Host, records: &[Record]) -> Result<(), Error> {
+    for record in records.iter().filter(|record| !is_parked(host, record.device)) {
+        note_stray(host, record)?;
     }
-}
-
-/// Puts the guards right that do not name whom they should, and says so. Those stay that name a domain which xl has given a free device.
-/// The devices whose records changed just then: of these it is not known.
-pub(crate) fn mend(host: &Host, records: &[Record]) -> Result<Vec<Sbdf>, Error> {
-    let mut unknown = Vec::new();
-    for (record, guard) in records.iter().zip(look(host, records)?) {
-        if !is_parked(host, record.device) {
-            note_stray(host, record)?;
-        }
-        let is_ours = || domain::is_alive(host, expected(record));
-        if guard == Guard::Sound || is_taken(host, record, guard)? || !is_ours()? {
-            continue;
-        }
-        let device = record.device;
-        let count = mended(host, device)? + 1;
-        let [stub, frontend, _] = device_table::record_nodes(device);
-        let mut changes = vec![
-            Change::expect(stub, record.stub),
-            Change::expect_no_other(frontend, record.frontend.map(|guest| guest.to_string())),
-            // xl may have written its own meanwhile.
-            match guard {
-                Guard::Names(owner) => Change::expect(node(device), owner),
-                Guard::Sound | Guard::Missing => Change::expect_no_other(node(device), None),
-            },
-            Change::write(node(device), expected(record)),
-            Change::write(mended_node(device), count),
-        ];
-        if record.frontend.is_none() {
-            // Somebody may have had it meanwhile.
-            changes.push(device_table::forget_reset(device));
-        }
-        if host.commit_if(&changes)? {
-            host.note(&format!("{device}: {}, and it is mended: {}", what(guard), why(guard)));
-            if let (Phase::Attached, Some(guest)) = (record.phase, record.frontend)
-                && host.hypervisor.test_assign(guest, device).is_ok()
-            {
-                // Xen would give it to somebody, so it is not the guest's.
-                host.note(&format!(
-                    "{device}: `xl pci-detach -f` has reset it and taken its DMA from domain {guest}: detach it and attach it again"
-                ));
-            }
-        } else {
-            unknown.push(device);
-        }
-    }
-    Ok(unknown)
+    of_broker::mend(host, records)?;
+    Ok(())
 }
 
 /// Whether xen-pciback has a device, or it was pulled out: nobody else of dom0 is at it.
@@ -180,18 +94,4 @@ fn note_stray(host: &Host, record: &Record) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-fn what(guard: Guard) -> String {
-    match guard {
-        Guard::Names(owner) => format!("its guard against xl named domain {owner}"),
-        Guard::Sound | Guard::Missing => "its guard against xl was gone".to_owned(),
-    }
-}
-
-const fn why(guard: Guard) -> &'static str {
-    match guard {
-        Guard::Names(_) => "that is what `xl pci-attach` writes",
-        Guard::Sound | Guard::Missing => "a failed `xl pci-attach` or `xl pci-detach -f` removes it",
-    }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use pci_config::{Policy, WritableMask};
 use xen_types::Sbdf;
 
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::records::device_spec::{DeviceSpec, take_policy};
 use crate::sysfs::Width;
@@ -79,7 +79,7 @@ fn load(path: &Path) -> Result<Vec<Entry>, Error> {
             parse(&text).map_err(|(line, what)| Error::Config { place: format!("{}:{line}", path.display()), what })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::File { path: path.to_owned(), source }),
+        Err(source) => Err(HostError::File { path: path.to_owned(), source }.into()),
     }
 }
 

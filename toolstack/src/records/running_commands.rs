@@ -1,8 +1,7 @@
 //! The commands that are at work, each noted in `/tool/pcidom/command/PID` with the time at which it began. One whose process is gone has
 //! left something: the broker sees that, and has it put right at once instead of when the next command comes.
 
-use std::time::Duration;
-
+use pcidom_broker::commands::{DIR, noted};
 use xen_types::DomId;
 use xenstore::{Permission, path};
 
@@ -10,11 +9,6 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::host::process::Owner;
 use crate::store::Change;
-
-/// One node for each.
-pub(crate) const DIR: &str = "/tool/pcidom/command";
-/// Polling interval of the broker while a command runs: there is no event when another process ends.
-pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(500);
 
 /// Does the work of a command that changes something: noted, and stopping at a safe point when a signal asks it to.
 pub(crate) fn run(host: &Host, act: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
@@ -40,38 +34,6 @@ pub(crate) fn forget_dead(host: &Host) -> Result<(), Error> {
     if dead.is_empty() { Ok(()) } else { host.commit(&forget(&dead)) }
 }
 
-/// Commands that are running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Commands {
-    None,
-    /// All noted ones are running.
-    AtWork,
-    /// One was killed.
-    Died,
-}
-
-impl Commands {
-    pub(crate) fn look(host: &Host) -> Result<Self, Error> {
-        let noted = noted(host)?;
-        Ok(match noted.iter().all(|owner| host.process.runs(*owner)) {
-            _ if noted.is_empty() => Self::None,
-            true => Self::AtWork,
-            false => Self::Died,
-        })
-    }
-}
-
-/// Nonsense stands for nobody who runs.
-fn noted(host: &Host) -> Result<Vec<Owner>, Error> {
-    let names = host.list(DIR)?;
-    let nodes: Vec<String> = names.iter().map(|name| path::child(DIR, name)).collect();
-    let owners = names.iter().zip(host.read_all(&nodes)?).filter_map(|(name, started)| {
-        // One that is gone has ended just now.
-        Some(Owner { pid: name.parse().ok()?, started: started?.parse().unwrap_or(0) })
-    });
-    Ok(owners.collect())
-}
-
 fn forget(owners: &[Owner]) -> Vec<Change> {
     let mut changes: Vec<Change> = owners.iter().map(|owner| Change::remove(node(*owner))).collect();
     changes.push(Change::remove_if_empty(DIR));
@@ -88,6 +50,8 @@ mod tests {
     use super::*;
     use crate::fake::Machine;
     use crate::xen::StopSignal;
+    use fakes::FakeProcesses;
+    use pcidom_broker::commands::Commands;
 
     fn noted(machine: &Machine) -> Vec<String> {
         machine.with(|world| world.children(DIR))
@@ -99,11 +63,11 @@ mod tests {
         machine.with(|world| world.process = 12);
         let outcome = run(&machine.host, || {
             assert_eq!(noted(&machine), ["12"]);
-            assert_eq!(Commands::look(&machine.host).unwrap(), Commands::AtWork);
+            assert_eq!(Commands::look(&machine.host, &FakeProcesses(machine.world.clone())).unwrap(), Commands::AtWork);
             Err(Error::NoIommu)
         });
         assert!(matches!(outcome, Err(Error::NoIommu)));
-        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::None);
+        assert_eq!(Commands::look(&machine.host, &FakeProcesses(machine.world.clone())).unwrap(), Commands::None);
         machine.with(|world| assert_eq!(world.value("/tool/pcidom"), None));
     }
 
@@ -116,17 +80,17 @@ mod tests {
             world.write(&format!("{DIR}/11"), "1");
             world.write(&format!("{DIR}/13"), "nonsense");
         });
-        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::Died);
+        assert_eq!(Commands::look(&machine.host, &FakeProcesses(machine.world.clone())).unwrap(), Commands::Died);
         forget_dead(&machine.host).unwrap();
         assert_eq!(noted(&machine), ["12"]);
-        assert_eq!(Commands::look(&machine.host).unwrap(), Commands::AtWork);
+        assert_eq!(Commands::look(&machine.host, &FakeProcesses(machine.world.clone())).unwrap(), Commands::AtWork);
     }
 
     #[test]
     fn a_signal_that_came_too_late_is_told() {
         let machine = Machine::new();
         let signalled = || {
-            machine.with(|world| world.signal = Some(StopSignal::Interrupt));
+            machine.with(|world| world.signal = Some(StopSignal::Interrupt as u8));
             Ok(())
         };
         run(&machine.host, signalled).unwrap();

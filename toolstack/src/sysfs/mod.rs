@@ -1,29 +1,28 @@
-//! dom0's view of the PCI devices: `/sys/bus/pci`, and what firmware says about their configuration space.
+//! dom0's view of the PCI devices as commands have it: besides what the crate `dom0` reads, drivers, resets, and what firmware says
+//! about configuration space.
 //!
-//! Everything is read below one root, and everything written goes through [`Kernel`], so that tests run on a folder with a
-//! fake kernel that answers writes as Linux does.
+//! Everything written goes through [`Writes`], so that tests run on a folder with a fake kernel that answers writes as Linux does.
 
-mod config;
 mod mcfg;
 mod reserved;
-mod resource;
 mod survey;
 mod virtual_functions;
 mod writer;
 
-pub(crate) use config::{Config, Decode, Width};
+pub(crate) use ::dom0::sysfs::{Decode, Kernel, PCIBACK, Width};
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use xen_types::{Mfn, Resource, Sbdf};
+use ::dom0::Error as HostError;
+use ::dom0::lock;
+use ::dom0::sysfs::{Linux, resource};
+use xen_types::{Mfn, Sbdf};
 
 use crate::error::Error;
-use crate::host::lock;
-
-/// The directory of Linux's xen-pciback among the drivers; it parks the devices.
-pub(crate) const PCIBACK: &str = "pciback";
 
 /// Class codes (`PCI Code and ID Assignment 1.11 §1.7`) of what a machine cannot do without, though its header is an endpoint's: host bridges,
 /// and those to ISA, EISA and Micro Channel.
@@ -36,18 +35,13 @@ const INTERRUPT_PIN: u64 = 0x3d;
 const LAYOUT: u32 = 0x7f;
 
 /// What happens when something is written to an attribute.
-pub(crate) trait Kernel {
+pub(crate) trait Writes: Kernel {
     fn write(&self, path: &Path, text: &str) -> io::Result<()>;
 
     /// Begins to write what the kernel takes long over.
     fn begin(&self, path: &Path, text: &'static str) -> Pending {
         let done = self.write(path, text);
         Pending(Box::new(|| done))
-    }
-
-    /// Whether a write that was begun so, by whomever, is under way still.
-    fn is_writing(&self, _path: &Path) -> bool {
-        false
     }
 }
 
@@ -60,10 +54,7 @@ impl Pending {
     }
 }
 
-/// Linux.
-pub(crate) struct Linux;
-
-impl Kernel for Linux {
+impl Writes for Linux {
     fn write(&self, path: &Path, text: &str) -> io::Result<()> {
         // An attribute is not to be created, and one write is one command.
         fs::OpenOptions::new().write(true).open(path)?.write_all(text.as_bytes())
@@ -72,37 +63,33 @@ impl Kernel for Linux {
     fn begin(&self, path: &Path, text: &'static str) -> Pending {
         writer::begin(lock::folder(), path, text)
     }
-
-    fn is_writing(&self, path: &Path) -> bool {
-        writer::is_under_way(lock::folder(), path)
-    }
 }
 
 /// sysfs.
 pub(crate) struct Sysfs {
-    root: PathBuf,
-    kernel: Box<dyn Kernel>,
+    base: ::dom0::sysfs::Sysfs,
+    kernel: Rc<dyn Writes>,
+}
+
+impl Deref for Sysfs {
+    type Target = ::dom0::sysfs::Sysfs;
+
+    fn deref(&self) -> &Self::Target {
+        &self.base
+    }
 }
 
 impl Sysfs {
-    pub(crate) fn new(root: impl Into<PathBuf>, kernel: Box<dyn Kernel>) -> Self {
-        Self { root: root.into(), kernel }
-    }
-
-    fn device_dir(&self, device: Sbdf) -> PathBuf {
-        self.root.join("bus/pci/devices").join(device.to_string())
+    pub(crate) fn new(root: impl Into<PathBuf>, kernel: Rc<dyn Writes>) -> Self {
+        Self { base: ::dom0::sysfs::Sysfs::new(root, kernel.clone()), kernel }
     }
 
     fn driver_dir(&self, driver: &str) -> PathBuf {
-        self.root.join("bus/pci/drivers").join(driver)
-    }
-
-    fn read(&self, path: &Path) -> Result<String, Error> {
-        fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+        self.root().join("bus/pci/drivers").join(driver)
     }
 
     fn write(&self, path: &Path, text: &str) -> Result<(), Error> {
-        self.kernel.write(path, text).map_err(|source| Error::File { path: path.to_owned(), source })
+        Ok(self.kernel.write(path, text).map_err(|source| HostError::File { path: path.to_owned(), source })?)
     }
 
     /// All functions that Linux has found, in order, but those of [`Sysfs::unnameable`].
@@ -121,13 +108,9 @@ impl Sysfs {
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {
-        let path = self.root.join("bus/pci/devices");
-        let entries = fs::read_dir(&path).map_err(|source| Error::File { path, source })?;
+        let path = self.root().join("bus/pci/devices");
+        let entries = fs::read_dir(&path).map_err(|source| HostError::File { path, source })?;
         Ok(entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect())
-    }
-
-    pub(crate) fn exists(&self, device: Sbdf) -> bool {
-        self.device_dir(device).exists()
     }
 
     /// Whether the function is a bridge, or so much a part of the machine that it is for nobody else: the layout of its header says it, but of
@@ -143,52 +126,23 @@ impl Sysfs {
         let path = self.device_dir(device).join("class");
         let text = self.read(&path)?;
         let class = u32::from_str_radix(text.trim().trim_start_matches("0x"), 16)
-            .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
+            .map_err(|_| HostError::Nonsense { place: path.display().to_string(), value: text.clone() })?;
         Ok(PLATFORM.contains(&(class >> 8)))
-    }
-
-    /// What the function's own BARs and its ROM decode, by index (6 is the ROM).
-    pub(crate) fn resources(&self, device: Sbdf) -> Result<Vec<(u8, Resource)>, Error> {
-        self.parse_resource(device, resource::parse)
     }
 
     /// What the kernel says that the function has besides, as people read it: ranges that are in none of its registers.
     pub(crate) fn ranges_elsewhere(&self, device: Sbdf) -> Result<Vec<String>, Error> {
-        self.parse_resource(device, resource::not_own)
+        Ok(self.parse_resource(device, resource::not_own)?)
     }
 
     /// First and last address of all memory in which the function may have registers.
     pub(crate) fn memory(&self, device: Sbdf) -> Result<Vec<(u64, u64)>, Error> {
-        self.parse_resource(device, resource::memory)
-    }
-
-    fn parse_resource<T>(&self, device: Sbdf, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Error> {
-        let path = self.device_dir(device).join("resource");
-        parse(&self.read(&path)?).map_err(|value| Error::Nonsense { place: path.display().to_string(), value })
-    }
-
-    /// The global interrupt of the device's INTx pin; `None` where it has none that a guest could have. 255 in the interrupt line register means
-    /// "not connected" on x86 (PCI Local Bus 3.0 §6.2.4), the kernel's word for that is 2^31 (`IRQ_NOTCONNECTED`), which some show with a
-    /// sign, and what is beyond eight bits does not go into a guest's register.
-    pub(crate) fn gsi(&self, device: Sbdf) -> Result<Option<u32>, Error> {
-        let path = self.device_dir(device).join("irq");
-        let text = self.read(&path)?;
-        let irq: i64 = text
-            .trim()
-            .parse()
-            .map_err(|_| Error::Nonsense { place: path.display().to_string(), value: text.clone() })?;
-        Ok(u32::try_from(irq).ok().filter(|irq| (1..255).contains(irq)))
+        Ok(self.parse_resource(device, resource::memory)?)
     }
 
     /// Whether the function has an INTx pin.
     pub(crate) fn has_pin(&self, device: Sbdf) -> Result<bool, Error> {
         Ok(!matches!(self.config(device)?.read(INTERRUPT_PIN, Width::Byte)?, 0 | 0xff))
-    }
-
-    /// The name of the driver that has the device.
-    pub(crate) fn driver(&self, device: Sbdf) -> Option<String> {
-        let target = fs::read_link(self.device_dir(device).join("driver")).ok()?;
-        Some(target.file_name()?.to_str()?.to_owned())
     }
 
     /// The only driver that the kernel lets have the device; none where any may.
@@ -241,40 +195,20 @@ impl Sysfs {
             let pending = self.kernel.begin(&path, "1");
             move || {
                 pending.wait().map_err(|source| match source.kind() {
-                    io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy => Error::ResetHangs(device),
-                    _ => Error::File { path, source },
+                    io::ErrorKind::TimedOut | io::ErrorKind::ResourceBusy => HostError::ResetHangs(device).into(),
+                    _ => HostError::File { path, source }.into(),
                 })
             }
         })
     }
 
-    /// The function's configuration space.
-    ///
-    /// # Errors
-    /// [`Error::ResetHangs`] while a reset is under way that does not end: whoever reads there would wait for it, and nothing could interrupt
-    /// that.
-    pub(crate) fn config(&self, device: Sbdf) -> Result<Config, Error> {
-        if self.kernel.is_writing(&self.device_dir(device).join("reset")) {
-            return Err(Error::ResetHangs(device));
-        }
-        Config::open(self.device_dir(device).join("config"))
-    }
-
-    /// As [`Sysfs::config`]; `None` where dom0 does not see the function (any more).
-    pub(crate) fn find_config(&self, device: Sbdf) -> Result<Option<Config>, Error> {
-        match self.config(device) {
-            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-            outcome => outcome.map(Some),
-        }
-    }
-
     /// The machine frame that holds the function's 4 KiB of configuration space.
     pub(crate) fn ecam_frame(&self, device: Sbdf) -> Result<Mfn, Error> {
-        let path = self.root.join("firmware/acpi/tables/MCFG");
+        let path = self.root().join("firmware/acpi/tables/MCFG");
         match fs::read(&path) {
             Ok(table) => mcfg::ecam_frame(&table, device).ok_or(Error::NoEcam(device)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NoEcam(device)),
-            Err(source) => Err(Error::File { path, source }),
+            Err(source) => Err(HostError::File { path, source }.into()),
         }
     }
 }

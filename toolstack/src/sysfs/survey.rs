@@ -18,7 +18,7 @@ const DMAR_NAMES: [&str; 2] = ["DMAR", "XMAR"];
 impl Sysfs {
     /// Whether firmware describes an ECAM window at all.
     pub(crate) fn has_ecam(&self) -> bool {
-        self.root.join("firmware/acpi/tables/MCFG").exists()
+        self.root().join("firmware/acpi/tables/MCFG").exists()
     }
 
     /// How the function can be reset, in Linux' words; empty where it cannot. Older kernels only say whether.
@@ -76,7 +76,7 @@ impl Sysfs {
 
     /// Whether firmware reserved memory for the device's DMA; `None` where no table tells.
     pub(crate) fn has_reserved_memory(&self, device: Sbdf) -> Option<bool> {
-        let tables = self.root.join("firmware/acpi/tables");
+        let tables = self.root().join("firmware/acpi/tables");
         let table = DMAR_NAMES.iter().find_map(|name| fs::read(tables.join(name)).ok())?;
         let secondary = |bridge| {
             let bus = self.config(bridge).ok()?.read(SECONDARY_BUS, Width::Byte).ok()?;

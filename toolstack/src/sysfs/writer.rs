@@ -7,19 +7,16 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 use std::time::Duration;
+
+use ::dom0::lock::Lock;
+use ::dom0::sysfs::try_take_writer;
 
 use super::Pending;
 use crate::host::child::{Late, Running};
-use crate::host::lock::Lock;
 
 /// How long Linux may take over a reset: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
 const LIMIT: Duration = Duration::from_secs(90);
-
-/// How long is waited for a write that is under way. The usual one takes a tenth of a second.
-const UNTIL_WRITTEN: Duration = Duration::from_millis(500);
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Begins to write. The end is an error of kind `TimedOut` where it does not come, and `ResourceBusy` where an earlier one has not.
 pub(super) fn begin(folder: &Path, path: &Path, text: &'static str) -> Pending {
@@ -42,41 +39,18 @@ fn begin_within(limit: Duration, folder: &Path, path: &Path, text: &'static str)
 }
 
 fn start(folder: &Path, path: &Path, text: &str) -> io::Result<(Lock, Running)> {
-    let lock = take(folder, path)?.ok_or(io::ErrorKind::ResourceBusy)?;
+    let lock = try_take_writer(folder, path)?.ok_or(io::ErrorKind::ResourceBusy)?;
     let mut command = Command::new("sh");
     command.args(["-c", "printf %s \"$1\" > \"$0\""]).arg(path).arg(text);
-    let running = Running::start(&mut command, Stdio::from(lock.share()?))?;
+    let running = Running::start(&mut command, Stdio::from(lock.file().try_clone()?))?;
     Ok((lock, running))
-}
-
-/// Whether such a write is under way, begun by whomever; waits for a moment for its end.
-pub(super) fn is_under_way(folder: &Path, path: &Path) -> bool {
-    folder.join(name(path)).exists() && !matches!(take(folder, path), Ok(Some(_)))
-}
-
-fn take(folder: &Path, path: &Path) -> io::Result<Option<Lock>> {
-    let mut left = UNTIL_WRITTEN;
-    loop {
-        let lock = Lock::try_take_in(folder, &name(path)).map_err(io::Error::other)?;
-        if lock.is_some() || left.is_zero() {
-            return Ok(lock);
-        }
-        thread::sleep(LOOK_AGAIN);
-        left = left.saturating_sub(LOOK_AGAIN);
-    }
-}
-
-/// The lock's: the function's and the attribute's.
-fn name(path: &Path) -> String {
-    let [device, attribute] = [path.parent().and_then(Path::file_name), path.file_name()]
-        .map(|name| name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
-    format!("pcidom-{attribute}-{device}.lock")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fake::TempTree;
+    use ::dom0::sysfs::is_under_way;
 
     #[test]
     fn a_write_that_ends_leaves_nothing_behind() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{add_all, attach_to_web, attached, detach_from_web, pause};
-use crate::error::{Error, ExitCause};
+use crate::error::{Error, ExitCause, HostError};
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::ops::connect::Connection;
 use crate::ops::recover::reclaim;
@@ -312,7 +312,7 @@ fn a_device_whose_reset_does_not_end_is_given_to_nobody() {
     let before = machine.dump_but_config();
     for _ in 0..2 {
         let error = attach_to_web(&machine, &[EDU, NVME]).unwrap_err();
-        assert!(matches!(error, Error::ResetHangs(_)), "{error}");
+        assert!(matches!(error, Error::Host(HostError::ResetHangs(_))), "{error}");
         assert!(error.hint().unwrap().contains("restarted"));
         machine.settle();
         machine.dump_but_config().assert_same(&before, "");

@@ -178,7 +178,7 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
         world.write("/local/domain/8/vm", &format!("/vm/{uuid}"));
         world.write(&format!("/tool/pcidom/create/{uuid}"), "building");
     });
-    let creator = crate::host::lock::Lock::try_take_creation_in(locks.path(), uuid).unwrap().unwrap();
+    let creator = crate::host::lock::try_take_creation(locks.path(), uuid).unwrap().unwrap();
     unfinished::settle(&machine.host).unwrap();
     machine.with(|world| assert!(world.domains.contains_key(&NEW)));
     // Neither do devices come to it that follow a guest with its id: the command brings them.

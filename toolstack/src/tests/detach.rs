@@ -1,7 +1,7 @@
 //! Tests of detach.
 
 use super::{add_all, attach_to_web, attached, detach_from_web, pause};
-use crate::error::{Error, ExitCause};
+use crate::error::{Error, ExitCause, HostError};
 use crate::fake::{DB, Dump, E1000, EDU, Machine, NVME, STUB, WEB, device};
 use xenstore::path;
 
@@ -261,7 +261,7 @@ fn a_reset_that_does_not_end_holds_up_nobody_and_the_device_stays_out_of_the_poo
     let machine = attached();
     machine.with(|world| world.hanging_resets.insert(NVME.to_owned()));
     let error = detach_from_web(&machine, &ALL).unwrap_err();
-    assert!(matches!(error, Error::ResetHangs(hanging) if hanging == device(NVME)), "{error}");
+    assert!(matches!(error, Error::Host(HostError::ResetHangs(hanging)) if hanging == device(NVME)), "{error}");
     let phase = |name: &str| {
         let node = format!("/tool/pcidom/device/{}/phase", device(name).path_component());
         machine.with(|world| world.value(&node).map(str::to_owned))

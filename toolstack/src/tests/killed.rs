@@ -336,7 +336,7 @@ fn a_signal_ends_waiting_for_a_guest_that_does_not_answer() {
         // Right before it would wait.
         world.incidents.push(Box::new(|world| {
             let asked = world.value("/local/domain/3/backend/pci/5/0/state") == Some("7");
-            world.signal = asked.then_some(StopSignal::Hangup);
+            world.signal = asked.then_some(StopSignal::Hangup as u8);
             asked
         }));
     });
@@ -370,7 +370,7 @@ fn a_signal_stops_assignable_add_and_remove() {
 fn a_signal_stops_a_recovery_between_two_guests_and_what_is_left_stays_noted() {
     let machine = using(&[E1000, EDU]);
     assert!(kill(&machine, 4, |machine| detach(machine, &[EDU])));
-    machine.with(|world| world.signal = Some(StopSignal::Terminate));
+    machine.with(|world| world.signal = Some(StopSignal::Terminate as u8));
     assert!(matches!(reclaim(&machine.host), Err(Error::Interrupted(StopSignal::Terminate))));
     machine.with(|world| world.signal = None);
     reclaim(&machine.host).unwrap();

@@ -2,6 +2,7 @@
 
 mod assignable;
 mod attach;
+mod broker;
 mod create;
 mod detach;
 mod doctor;

@@ -7,9 +7,9 @@ use clap::Parser as _;
 use xen_types::DomId;
 
 use super::{add_all, attach_to_web, attached, detach_from_web, request};
-use crate::broker::let_go;
 use crate::cli::arguments::Cli;
 use crate::cli::list;
+use crate::device::quiesce::release;
 use crate::device::resources::DeviceResources;
 use crate::doctor::{Opened, examine};
 use crate::error::Error;
@@ -139,7 +139,7 @@ fn what_the_files_of_the_guests_other_devices_say_stops_no_command() {
             world.write("/local/domain/3/pool/0000-00-05-0/resource-0", "what?");
         });
         let facts = DeviceResources::gather(&machine.host, device(EDU)).unwrap();
-        let_go(&machine.host, WEB, &[device(EDU)], &[facts]).unwrap();
+        release(&machine.host, WEB, &[device(EDU)], &[facts]).unwrap();
         assert_noted(&machine, &[E1000, "is left out"]);
     }
 }

@@ -3,7 +3,7 @@
 use clap::Parser as _;
 
 use crate::cli::arguments::{Cli, Command, Reclaiming};
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::lock;
 
 const BROKER: &str = include_str!("../../../dist/pcidom.service");
@@ -30,7 +30,7 @@ fn each_unit_starts_its_command() {
 fn a_second_broker_is_not_started_again_and_again() {
     let code = Error::BrokerRuns(None).cause() as u8;
     assert_eq!(setting(BROKER, "RestartPreventExitStatus"), code.to_string());
-    assert_ne!(code, Error::NoHost(String::new()).cause() as u8, "what is not there yet may come");
+    assert_ne!(code, Error::from(HostError::NoHost(String::new())).cause() as u8, "what is not there yet may come");
     assert_eq!(Error::BrokerRuns(Some(7)).to_string(), "another broker is running (process 7)");
 }
 

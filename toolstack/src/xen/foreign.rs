@@ -3,11 +3,12 @@
 use core::ffi::{c_int, c_uint, c_void};
 use std::ptr::{NonNull, null_mut};
 
+use ::dom0::library_symbol;
+use ::dom0::xen::library::{last_errno, load};
 use libloading::Library;
 use xen_types::{DomId, Mfn};
 
 use super::inspect::Table;
-use super::libxc::{last_errno, load, symbol};
 use super::{HypercallError, OpenError, XenVersion};
 
 /// `PROT_READ` (`sys/mman.h`).
@@ -32,11 +33,11 @@ impl ForeignMemory {
     pub(super) fn open(version: XenVersion) -> Result<Self, OpenError> {
         let library = load("libxenforeignmemory", version, &version.candidates("libxenforeignmemory.so.1"))?;
         type Open = unsafe extern "C" fn(*mut c_void, c_uint) -> *mut c_void;
-        let open: Open = symbol!(library, "xenforeignmemory_open");
+        let open: Open = library_symbol!(library, "xenforeignmemory_open");
         let functions = Functions {
-            close: symbol!(library, "xenforeignmemory_close"),
-            map: symbol!(library, "xenforeignmemory_map"),
-            unmap: symbol!(library, "xenforeignmemory_unmap"),
+            close: library_symbol!(library, "xenforeignmemory_close"),
+            map: library_symbol!(library, "xenforeignmemory_map"),
+            unmap: library_symbol!(library, "xenforeignmemory_unmap"),
         };
         // SAFETY: a null logger means "to stderr", no flags; both documented in xenforeignmemory.h.
         let handle = NonNull::new(unsafe { open(null_mut(), 0) });

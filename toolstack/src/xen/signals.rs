@@ -1,17 +1,11 @@
-//! Signals that a loop reads like any other event (`signalfd(2)`), and signals that a command notes and heeds when it can, so that none
-//! interrupts either in the middle of a change.
+//! Signals that a command notes and heeds when it can, so that none interrupts it in the middle of a change.
 
 use core::ffi::c_int;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{null, null_mut};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-/// `sigset_t` of glibc and musl on x86-64: 1,024 bits.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct SignalSet([u64; 16]);
+use ::dom0::xen::SignalSet;
+use ::dom0::xen::number::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 /// `struct sigaction` of glibc and musl on x86-64.
 #[repr(C)]
@@ -29,81 +23,16 @@ const IGNORE: usize = 1;
 const RESTART: c_int = 0x1000_0000;
 
 unsafe extern "C" {
-    fn sigemptyset(set: *mut SignalSet) -> c_int;
     fn sigfillset(set: *mut SignalSet) -> c_int;
-    fn sigaddset(set: *mut SignalSet, signal: c_int) -> c_int;
     fn sigdelset(set: *mut SignalSet, signal: c_int) -> c_int;
     fn sigaction(signal: c_int, action: *const Action, old: *mut Action) -> c_int;
     fn raise(signal: c_int) -> c_int;
     fn pthread_sigmask(how: c_int, set: *const SignalSet, old: *mut SignalSet) -> c_int;
-    fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
 }
 
-/// `SIG_BLOCK`, `SIG_SETMASK`, `SFD_NONBLOCK | SFD_CLOEXEC` (Linux, x86-64).
+/// `SIG_BLOCK`, `SIG_SETMASK` (Linux, x86-64).
 const BLOCK: c_int = 0;
 const SET_MASK: c_int = 2;
-const NONBLOCK_CLOEXEC: c_int = 0o4000 | 0o2_000_000;
-
-/// A signal that we wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// `SIGINT`, `SIGTERM`, `SIGHUP` or `SIGQUIT`.
-    Stop,
-    /// `SIGCHLD`.
-    ChildEnded,
-}
-
-const SIGHUP: u8 = 1;
-const SIGINT: u8 = 2;
-const SIGQUIT: u8 = 3;
-const SIGTERM: u8 = 15;
-const SIGCHLD: u8 = 17;
-
-/// These signals from now on are read here and do nothing else. Children start with none blocked (std sees to that).
-pub(crate) struct Signals(File);
-
-impl Signals {
-    pub(crate) fn block() -> io::Result<Self> {
-        let mut set = SignalSet([0; 16]);
-        // SAFETY: `set` has the size that the C library gives the type.
-        unsafe { sigemptyset(&raw mut set) };
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD] {
-            // SAFETY: `set` was initialised above; the numbers are signals.
-            unsafe { sigaddset(&raw mut set, signal.into()) };
-        }
-        // SAFETY: `set` is only read; nobody wants the old mask.
-        let error = unsafe { pthread_sigmask(BLOCK, &raw const set, null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        // SAFETY: a new descriptor for a set that is only read.
-        let fd = unsafe { signalfd(-1, &raw const set, NONBLOCK_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just opened and nobody else knows it.
-        Ok(Self(File::from(unsafe { OwnedFd::from_raw_fd(fd) })))
-    }
-
-    /// Takes the next signal that has come; `None` when none has.
-    pub(crate) fn next(&self) -> io::Result<Option<Signal>> {
-        /// `struct signalfd_siginfo`: 128 bytes, the first four of them the signal's number.
-        const INFO_BYTES: usize = 128;
-        let mut info = [0; INFO_BYTES];
-        match (&self.0).read(&mut info) {
-            Ok(_) if info[0] == SIGCHLD => Ok(Some(Signal::ChildEnded)),
-            Ok(_) => Ok(Some(Signal::Stop)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
 
 /// A signal that asks a command to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +48,7 @@ pub(crate) enum StopSignal {
 }
 
 impl StopSignal {
-    const ALL: [Self; 4] = [Self::Hangup, Self::Interrupt, Self::Quit, Self::Terminate];
+    pub(crate) const ALL: [Self; 4] = [Self::Hangup, Self::Interrupt, Self::Quit, Self::Terminate];
 
     /// Ends this process by the signal, as if nobody had listened: who started it sees why.
     pub(crate) fn end_process(self) {
@@ -210,16 +139,6 @@ pub(crate) fn block_all() -> Mask {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_signal_is_read_like_any_event_and_does_nothing_else() {
-        let signals = Signals::block().unwrap(); // in this test's own thread
-        assert_eq!(signals.next().unwrap(), None);
-        // SAFETY: the signal goes to this thread, which has it blocked.
-        assert_eq!(unsafe { raise(SIGTERM.into()) }, 0);
-        assert_eq!(signals.next().unwrap(), Some(Signal::Stop));
-        assert_eq!(signals.next().unwrap(), None);
-    }
 
     /// In a process of its own: what it notes would be noted for all tests, and it ends by a signal.
     #[test]

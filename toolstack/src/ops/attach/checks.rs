@@ -3,9 +3,10 @@
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
-use crate::device::resources::{DeviceResources, pages_of_other};
+use crate::device::resources::{DeviceResources, pages_of_other, shared_page};
+use crate::device::state;
 use crate::device::virtual_functions;
-use crate::error::{Doing, DomainName, Error};
+use crate::error::{Doing, DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
@@ -71,7 +72,7 @@ pub(super) fn find_guest(
         Ok(id) if id == stub && host.exists(&path::backend_dir(stub, guest.id))? => Ok((guest, true)),
         Ok(id) if id == stub => Err(Error::BackendGone { guest }),
         Ok(id) => Err(Error::ServedByOther { guest, backend: domain::named(host, id)? }),
-        Err(_) => Err(Error::Nonsense { place: path::frontend_dir(guest.id), value: backend }),
+        Err(_) => Err(HostError::Nonsense { place: path::frontend_dir(guest.id), value: backend }.into()),
     }
 }
 
@@ -80,7 +81,7 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
     let device = spec.device;
     assignable::check_endpoint(host, device)?;
     virtual_functions::check(host, device)?;
-    if host.sysfs.config(device)?.is_gone()? {
+    if state::is_gone(&host.sysfs.config(device)?)? {
         return Err(Error::Gone(device));
     }
     let record = device_table::load_one(host, device)?;
@@ -129,7 +130,7 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
     for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
         let pages = pages_of_other(host, other);
         for facts in &own {
-            if let Some(page) = facts.shared_page(&pages) {
+            if let Some(page) = shared_page(facts, &pages) {
                 return Err(Error::SharedPage { device: facts.device, other, page });
             }
         }

@@ -5,8 +5,8 @@ use xen_types::{DomId, Pirq, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
-use crate::broker::let_go;
 use crate::device::permitted_writes;
+use crate::device::quiesce::release as let_go;
 use crate::device::reset::{Reset, reset};
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error};

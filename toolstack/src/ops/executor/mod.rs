@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use xen_types::Sbdf;
 
 use crate::audit;
-use crate::broker::let_go;
+use crate::device::quiesce::release as let_go;
 use crate::device::reset::{Reset, Resetting};
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -308,7 +308,7 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::Reserve { guest, devices, before, .. } => attach::unreserve(host, guest.id, devices, before),
         Step::SetPolicy { stub, device, .. } => pool::look_again(host, stub, *device),
         Step::Reset { stub, device, decode, .. } => attach::reset_after_guest(host, stub, *device, *decode),
-        Step::PrepareForDriver { device, decode } => host.sysfs.config(*device)?.quiesce(*decode),
+        Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.quiesce(*decode)?),
         Step::PermitWrites { devices } => attach::forget_writes(host, devices),
         Step::AuditOnUndo { guest, resources } => in_use::hold(host, guest, resources).map(drop),
         Step::Grant { guest, right } => attach::set_right(host, guest.id, *right, Permission::Revoke, step),

@@ -6,7 +6,7 @@ use xen_types::{DomId, Errno, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::device::reset::{Reset, Resetting};
-use crate::error::{DomainName, Error, StateName};
+use crate::error::{DomainName, Error, HostError, StateName};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::hot_unplug::{Answer, IfSilent, Wanted, phases, withdraw};
@@ -63,7 +63,7 @@ pub(super) fn remove_directories(host: &Host, stub: DomId, guest: DomId) -> Resu
 /// What came of taking a right. That there was none is no error where it `may_be_absent`.
 pub(super) fn unless_absent(taken: Result<(), Error>, may_be_absent: bool) -> Result<bool, Error> {
     match taken {
-        Err(Error::Hypercall { source, .. })
+        Err(Error::Host(HostError::Hypercall { source, .. }))
             if may_be_absent && matches!(source.errno, Errno::ENODEV | Errno::EINVAL | Errno::ENOENT) =>
         {
             Ok(false)
@@ -75,7 +75,7 @@ pub(super) fn unless_absent(taken: Result<(), Error>, may_be_absent: bool) -> Re
 /// Waits for the resets and returns the devices to the pool, together with other `changes`; to the plain parked ones where the stub is not there.
 ///
 /// # Errors
-/// [`Error::ResetHangs`] for one whose reset does not end: it stays on its way, and does not keep the others.
+/// [`HostError::ResetHangs`] for one whose reset does not end: it stays on its way, and does not keep the others.
 pub(super) fn return_to_pool(
     host: &Host,
     (stub, is_stub_there): (&DomainName, bool),

@@ -7,8 +7,8 @@ use xen_types::Sbdf;
 use super::{Plan, Right, Step};
 use crate::error::list;
 use crate::records::device_spec::DeviceSpec;
-use crate::seconds::Seconds;
 use crate::xen::Permission;
+use ::dom0::Seconds;
 
 /// Bytes of a page.
 const PAGE_BYTES: u64 = 4096;

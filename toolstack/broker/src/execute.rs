@@ -1,0 +1,177 @@
+//! One request: looked up, checked, carried out.
+
+use pci_config::{Policy, WritableMask};
+use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
+use xen_types::{DomId, Sbdf};
+
+use super::allow::{self, Asked, INTX_DISABLE, Kind};
+use super::assignment::Assigned;
+use super::capabilities::Capabilities;
+use super::failure::Failure;
+use super::interrupts::Work;
+use super::power;
+use super::quiesce;
+use super::vectors::{self, Noted, Vectors};
+use crate::records::{self, Phase};
+use crate::resources::DeviceResources;
+use dom0::Dom0;
+use dom0::xen::Physdev;
+
+/// Command, and bus mastering in it (PCI Local Bus 3.0 §6.2.2).
+const COMMAND: u64 = 0x04;
+const BUS_MASTER_BIT: u16 = 1 << 2;
+
+/// What the stub gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) value: u32,
+    pub(crate) info: u32,
+    pub(crate) vectors: Vec<u16>,
+}
+
+impl Answer {
+    fn value(value: u32) -> Self {
+        Self { value, ..Self::default() }
+    }
+}
+
+/// The real address that a request names; `None` where it is none.
+pub(crate) fn address(request: &Request) -> Option<Sbdf> {
+    let segment = u16::try_from(request.domain).ok()?;
+    let bus = u8::try_from(request.bus).ok()?;
+    Some(Sbdf::from_devfn(segment, bus, u8::try_from(request.devfn).ok()?))
+}
+
+/// Carries out a request of `stub`. `entries` are those that came with it.
+pub(crate) fn execute(
+    host: &Dom0,
+    physdev: &dyn Physdev,
+    stub: DomId,
+    request: &Request,
+    entries: Option<&MsixEntries>,
+) -> Result<Answer, Failure> {
+    let device = address(request).ok_or(Failure::NotYours)?;
+    let command = BrokerCommand::from_raw(request.cmd);
+    let is_write = command == Some(BrokerCommand::ConfWrite);
+    // All that is needed of xenstore, with one question.
+    let [vectors, intx] = Noted::nodes(device);
+    let other = if is_write { records::policy_node(device) } else { intx };
+    let (assigned, [vectors, other]) = Assigned::find(host, stub, device, &[vectors, other])?;
+    let command = command.ok_or(Failure::UnknownCommand)?;
+    let Some(config) = host.sysfs.find_config(device)? else {
+        return Err(Failure::NotYours); // it was pulled out
+    };
+    let capabilities = Capabilities::read(&config)?;
+    let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors), config, capabilities };
+    let intx_off = other.is_some();
+    match command {
+        BrokerCommand::ConfWrite => write(&work, request, records::parse_policy(device, other)?),
+        BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
+        BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
+        BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
+        BrokerCommand::Quiesce => {
+            let facts = DeviceResources::gather(host, device)?;
+            quiesce::make_quiet(host, assigned.guest, &facts, &|other| Vectors::load(host, other))?;
+            if work.assigned.is_current(host)? {
+                work.config.prepare(facts.decode())?;
+            }
+            check_after(&work).map(|()| Answer::default())
+        }
+        BrokerCommand::Query => Ok(query(&work)),
+    }
+}
+
+fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<Answer, Failure> {
+    let Request { offset, size, value, info, .. } = *request;
+    let asked = Asked { offset, size, value, mask: info };
+    let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
+    let hidden = policy.map(|policy| policy.hidden).unwrap_or_default();
+    let capabilities = work.capabilities.without(hidden);
+    let allowed = match (allow::check(&asked, &capabilities, is_permissive), policy) {
+        (Err(Failure::NotAllowed(_)), Some(policy)) => {
+            let writable = work.config.look(|space| WritableMask::new(space, &policy))?;
+            for allowed in allow::check_policy(&asked, &capabilities, &writable)? {
+                let old = work.config.read(allowed.offset, allowed.width)?;
+                work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
+            }
+            return check_after(work).map(|()| Answer::default());
+        }
+        (allowed, _) => allowed?,
+    };
+    let old = work.config.read(allowed.offset, allowed.width)?;
+    let mut new = allowed.merged(old)?;
+    let device = work.assigned.device;
+    match allowed.kind {
+        Kind::PowerState => {
+            let facts = DeviceResources::gather(work.host, device)?;
+            let is_in_use = || work.assigned.is_current(work.host);
+            let has_lost = power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new, is_in_use)?;
+            check_after(work)?;
+            if has_lost {
+                restore_vectors(work)?;
+                check_after(work)?;
+            }
+            return Ok(Answer::default());
+        }
+        // While vectors are mapped the bit stays, and what the guest wants is noted for afterwards.
+        Kind::Command if allowed.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None => {
+            work.host.commit(&[vectors::set_intx_off(device, new & INTX_DISABLE != 0)])?;
+            new |= INTX_DISABLE;
+        }
+        _ => {}
+    }
+    work.config.write(allowed.offset, allowed.width, new)?;
+    if allowed.kind == Kind::Command {
+        check_after(work)?; // the other registers can hurt nobody
+    }
+    Ok(Answer::default())
+}
+
+/// A command may have taken the device back since it was looked up, and made it quiet before this write came. Then it is made so again: with the
+/// next guest, which may have it by now, nothing has turned bus mastering on that would not be asked for here.
+fn check_after(work: &Work<'_>) -> Result<(), Failure> {
+    let device = work.assigned.device;
+    if work.assigned.is_current(work.host)? {
+        return Ok(());
+    }
+    let record = records::load_one(work.host, device)?;
+    match record.map(|record| record.phase) {
+        Some(Phase::Attaching | Phase::Attached) => {
+            work.config.change_word(COMMAND, |command| command & !BUS_MASTER_BIT)?;
+        }
+        _ => work.config.quiesce(DeviceResources::gather(work.host, device)?.decode())?,
+    }
+    Err(Failure::NotYours)
+}
+
+/// A device that came back from D3hot has forgotten its messages.
+fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
+    if work.vectors.pirqs().is_empty() {
+        return Ok(());
+    }
+    work.physdev.restore(work.assigned.device)?;
+    work.switch_on(&work.vectors)
+}
+
+fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>, intx_off: bool) -> Result<Answer, Failure> {
+    let entries = entries.ok_or(Failure::Refused("asked for more MSI-X entries than fit into a request"))?;
+    let indexes: Vec<u16> = entries.as_slice().iter().map(|entry| entry.entry).collect();
+    let pirqs = work.enable_msix(&indexes, intx_off)?;
+    // Checked before: each fits.
+    let vectors = pirqs.iter().map(|pirq| u16::try_from(pirq.0).unwrap_or_default()).collect();
+    Ok(Answer { vectors, ..Answer::default() })
+}
+
+fn query(work: &Work<'_>) -> Answer {
+    let mut features = Features::empty();
+    features.set(Features::MSI, work.capabilities.msi.is_some());
+    features.set(Features::MSIX, work.capabilities.msix.is_some());
+    let mapped = work.vectors.pirqs().len();
+    Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() }
+}
+
+/// The words of a failure: an error, and the number behind it.
+pub(crate) fn failed(failure: &Failure) -> (ErrorCode, u32) {
+    (failure.code(), failure.errno().0.unsigned_abs())
+}

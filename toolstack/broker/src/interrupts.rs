@@ -1,0 +1,282 @@
+//! A guest's vectors: mapping, the switch in the device, and putting right what somebody left who died in the middle.
+//!
+//! | | order |
+//! |---|---|
+//! | on | `busy` → what is on goes → (MSI-X: memory decode) → map → Enable → INTx off → what is mapped |
+//! | off | `busy` → Enable off → unmap → INTx as the guest wants it → `none` |
+//!
+//! Enable is one write of 16 bits: Xen refuses other widths for MSI-X (`pci_msi_conf_write_intercept`, `xen/arch/x86/msi.c`).
+
+use std::collections::BTreeSet;
+
+use xen_types::{DomId, Errno, Pirq, Sbdf};
+
+use super::allow::INTX_DISABLE;
+use super::assignment::Assigned;
+use super::capabilities::{Capabilities, Msi, Msix};
+use super::failure::Failure;
+use super::power;
+use super::vectors::{self, Noted, Vectors};
+use crate::records;
+use crate::resources::DeviceResources;
+use dom0::Dom0;
+use dom0::sysfs::{Config, Width};
+use dom0::xen::{HypercallError, Physdev, Vector};
+use dom0::{Doing as _, Error};
+
+const COMMAND: u64 = 0x04;
+const MEMORY_DECODE: u16 = 1 << 1;
+const INTX_OFF: u16 = 1 << 10;
+const _: () = assert!(INTX_OFF as u32 == INTX_DISABLE);
+/// Message Control, and its bits (PCI Local Bus 3.0 §6.8.1.3, §6.8.2.3).
+const CONTROL: u64 = 2;
+const MSI_ENABLE: u16 = 1 << 0;
+const MSIX_ENABLE: u16 = 1 << 15;
+const MSIX_MASK_ALL: u16 = 1 << 14;
+/// MSI knows no more (§6.8.1.3).
+const MAX_MSI: u32 = 32;
+
+/// A device under our hands.
+pub(crate) struct Work<'a> {
+    pub(crate) host: &'a Dom0,
+    pub(crate) physdev: &'a dyn Physdev,
+    pub(crate) assigned: Assigned,
+    /// What was mapped when the request came.
+    pub(crate) vectors: Vectors,
+    pub(crate) config: Config,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl Work<'_> {
+    /// Maps `count` consecutive vectors and turns MSI on; the first pirq. `intx_off`, here and below: whether the guest wanted INTx off when
+    /// the first vector came.
+    pub(crate) fn enable_msi(&self, count: u32, intx_off: bool) -> Result<Pirq, Failure> {
+        let msi = self.capabilities.msi.ok_or(Failure::Refused("asked for MSI of a device without it"))?;
+        if !count.is_power_of_two() || count > MAX_MSI || count > msi.vectors {
+            return Err(Failure::Refused("asked for more MSI vectors than the device has"));
+        }
+        self.check_awake()?;
+        let enabled = self.replace(intx_off, |mapped| {
+            let first = self.physdev.map(self.assigned.guest, self.assigned.device, Vector::Msi { count })?;
+            *mapped = Vectors::Msi((0..count).map(|number| Pirq(first.0.saturating_add(number))).collect());
+            Ok(())
+        })?;
+        enabled.pirqs().first().copied().ok_or(Failure::Refused("nothing was mapped"))
+    }
+
+    /// Maps these entries and turns MSI-X on; their pirqs in the same order.
+    pub(crate) fn enable_msix(&self, indexes: &[u16], intx_off: bool) -> Result<Vec<Pirq>, Failure> {
+        let msix = self.capabilities.msix.ok_or(Failure::Refused("asked for MSI-X of a device without it"))?;
+        let distinct: BTreeSet<u16> = indexes.iter().copied().collect();
+        if indexes.is_empty() || distinct.len() != indexes.len() || indexes.iter().any(|index| *index >= msix.entries) {
+            return Err(Failure::Refused("asked for MSI-X entries that the table does not have"));
+        }
+        let sysfs = &self.host.sysfs;
+        let table_bar = msix
+            .table_bar(&sysfs.resources(self.assigned.device)?)
+            .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
+        self.check_awake()?;
+        let physical = sysfs.physical_function(self.assigned.device);
+        // The table of a virtual function answers when its physical function, which is dom0's, has it so.
+        if let Some(physical) = physical
+            && !sysfs.decodes_virtual_functions(physical)?
+        {
+            let why = "asked for MSI-X of a virtual function whose physical one has its memory off";
+            return Err(Failure::Refused(why));
+        }
+        let enabled = self.replace(intx_off, |mapped| {
+            // Xen reads and masks the table.
+            if physical.is_none() {
+                self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
+            }
+            let mut outcome = Ok(());
+            let pirqs = indexes.iter().copied().map_while(|entry| {
+                let vector = Vector::Msix { entry, table_bar };
+                match self.physdev.map(self.assigned.guest, self.assigned.device, vector) {
+                    Ok(pirq) => Some((entry, pirq)),
+                    Err(error) => {
+                        outcome = Err(error.into());
+                        None
+                    }
+                }
+            });
+            *mapped = Vectors::Msix(pirqs.collect());
+            outcome
+        })?;
+        Ok(enabled.pirqs())
+    }
+
+    /// Turns off what is on and unmaps it.
+    pub(crate) fn disable(&self, intx_off: bool) -> Result<(), Failure> {
+        let device = self.assigned.device;
+        let noted = Noted { vectors: self.vectors.clone(), intx_off };
+        if noted.vectors == Vectors::None {
+            return Ok(());
+        }
+        self.host.commit(&[Vectors::Busy.store(device)])?;
+        self.clear(&noted)?;
+        Ok(noted.forget(self.host, device)?)
+    }
+
+    /// In D3hot the device answers no access to its MSI-X table and forgets what MSI is told.
+    fn check_awake(&self) -> Result<(), Failure> {
+        if power::is_awake(&self.config, &self.capabilities)? {
+            Ok(())
+        } else {
+            Err(Failure::Refused("asked for vectors of a device that sleeps"))
+        }
+    }
+
+    /// Puts a new set of vectors in the place of the old one. `map` says what it has mapped, also where it fails.
+    fn replace(
+        &self,
+        intx_off: bool,
+        map: impl FnOnce(&mut Vectors) -> Result<(), Failure>,
+    ) -> Result<Vectors, Failure> {
+        let Assigned { device, guest, .. } = self.assigned;
+        let old = &self.vectors;
+        let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
+        if vectors::begin(self.host, guest, device, is_off)? {
+            self.host.commit(&[old.store(device)])?;
+            return Err(Failure::Swept);
+        }
+        let noted = Noted { vectors: old.clone(), intx_off: intx_off || is_off };
+        self.clear(&noted)?;
+        let mut mapped = Vectors::None;
+        let done = map(&mut mapped)
+            .and_then(|()| check_expressible(&mapped))
+            .and_then(|()| self.switch_on(&mapped))
+            .and_then(|()| self.assigned.check_after(self.host, &mapped.store(device)));
+        match done {
+            Ok(()) => Ok(mapped),
+            Err(failure) => {
+                self.take_down(&Noted { vectors: mapped, ..noted })?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// [`clear`] for a broker. Who is not at the vectors of another device now is dead: there is one broker.
+    fn clear(&self, noted: &Noted) -> Result<(), Error> {
+        let Assigned { device, guest, .. } = self.assigned;
+        clear(self.host, guest, device, &self.config, &self.capabilities, noted, &|other| {
+            Vectors::load(self.host, other)
+        })
+    }
+
+    /// Turns MSI or MSI-X on in the device.
+    pub(crate) fn switch_on(&self, mapped: &Vectors) -> Result<(), Failure> {
+        match (mapped, self.capabilities.msi, self.capabilities.msix) {
+            (Vectors::Msi(_), Some(Msi { at, .. }), _) => {
+                self.config.change_word(at + CONTROL, |control| control | MSI_ENABLE)?;
+            }
+            (Vectors::Msix(_), _, Some(Msix { at, .. })) => {
+                self.config.change_word(at + CONTROL, |control| control & !MSIX_MASK_ALL | MSIX_ENABLE)?;
+            }
+            _ => return Ok(()),
+        }
+        self.config.change_word(COMMAND, |command| command | INTX_OFF)?;
+        Ok(())
+    }
+
+    /// Undoes what was just done; the device may be nobody's by now.
+    fn take_down(&self, noted: &Noted) -> Result<(), Failure> {
+        let device = self.assigned.device;
+        self.clear(noted)?;
+        // A command that takes the device back must not find a word of ours behind it.
+        vectors::remove(self.host, device)?;
+        Ok(())
+    }
+}
+
+/// Whether the stub can tell the guest: `pciif.h` has 16 bits for the pirq of an MSI-X entry, and 0 means "none".
+fn check_expressible(mapped: &Vectors) -> Result<(), Failure> {
+    if mapped.pirqs().iter().all(|pirq| (1..=u32::from(u16::MAX)).contains(&pirq.0)) {
+        return Ok(());
+    }
+    Err(Failure::Xen(HypercallError { call: "PHYSDEVOP_map_pirq", errno: Errno::E2BIG }))
+}
+
+/// Turns a device's vectors off and unmaps them; finds out which they are where `noted` does not say. INTx goes back to what the
+/// guest wants.
+pub(crate) fn clear<E: From<Error>>(
+    host: &Dom0,
+    guest: DomId,
+    device: Sbdf,
+    config: &Config,
+    capabilities: &Capabilities,
+    noted: &Noted,
+    settle: Settle<'_, E>,
+) -> Result<(), E> {
+    if noted.vectors == Vectors::None {
+        return Ok(());
+    }
+    if let Some(Msi { at, .. }) = capabilities.msi {
+        config.change_word(at + CONTROL, |control| control & !MSI_ENABLE)?;
+    }
+    if let Some(Msix { at, .. }) = capabilities.msix {
+        // Not masked either: Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
+        config.change_word(at + CONTROL, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
+    }
+    unmap(host, guest, device, &noted.vectors, settle)?;
+    if !noted.intx_off {
+        config.change_word(COMMAND, |command| command & !INTX_OFF)?;
+    }
+    Ok(())
+}
+
+/// What another device's vectors are once nobody changes them.
+pub type Settle<'a, E> = &'a dyn Fn(Sbdf) -> Result<Vectors, E>;
+
+/// Unmaps a device's vectors without looking at the device.
+///
+/// # Errors
+/// Xen's and xenstore's, and those of `settle`.
+pub fn unmap<E: From<Error>>(
+    host: &Dom0,
+    guest: DomId,
+    device: Sbdf,
+    mapped: &Vectors,
+    settle: Settle<'_, E>,
+) -> Result<(), E> {
+    match mapped {
+        Vectors::Busy => sweep(host, guest, device, settle),
+        mapped => Ok(unmap_all(host, guest, mapped.mappings())?),
+    }
+}
+
+/// Unmaps what is there. A vector that is not mapped any more, or whose guest is gone, is no error. Another error does not keep the
+/// rest, but the journal must go on saying `busy`.
+fn unmap_all(host: &Dom0, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -> Result<(), Error> {
+    /// No such process: the domain is gone, and Xen has taken everything back.
+    const ESRCH: Errno = Errno(3);
+    let mut result = Ok(());
+    for pirq in pirqs {
+        match host.hypervisor.unmap_pirq(guest, pirq) {
+            Ok(()) => {}
+            Err(error) if error.errno == ESRCH => break,
+            Err(error) if error.errno == Errno::EINVAL => {}
+            outcome => result = result.and(outcome.doing(|| format!("unmap pirq {pirq} of domain {guest}"))),
+        }
+    }
+    result
+}
+
+/// Unmaps every vector of the guest that is not known to belong to another of its devices. Upwards: the first of consecutive
+/// vectors must go first. Nobody maps anything for the guest meanwhile.
+fn sweep<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, settle: Settle<'_, E>) -> Result<(), E> {
+    host.commit(&[vectors::begin_sweep(guest)])?;
+    let mut keep = BTreeSet::new();
+    for record in records::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
+        let facts = DeviceResources::of_others(host, record.stub, &[record.device])?;
+        keep.extend(facts.into_iter().filter_map(|facts| facts.gsi));
+        if record.device != device {
+            // One that stays `busy` is another one that somebody died at.
+            keep.extend(settle(record.device)?.pirqs().into_iter().map(|pirq| pirq.0));
+        }
+    }
+    let all = host.hypervisor.vector_pirqs();
+    let swept = unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq));
+    host.commit(&vectors::end_sweep(guest))?;
+    Ok(swept?)
+}

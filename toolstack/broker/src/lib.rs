@@ -1,0 +1,375 @@
+//! The broker: carries out for stubs what Xen lets only dom0 do (`docs/broker.md`).
+//!
+//! | module | what |
+//! |---|---|
+//! | `serve` | the process: opens everything, waits, stops |
+//! | [`Broker`] | which stubs there are, and whose turn it is |
+//! | `ring` | one stub's page and port |
+//! | `execute`, `failure` | one request and its end |
+//! | `assignment`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
+//! | `interrupts`, `vectors`, `power`, `quiesce` | what is done; commands do some of it too |
+//! | `log` | lines that a stub cannot flood the journal with |
+//! | `reclaim` | devices of guests that are gone |
+//! | `guards` | what keeps xl off our devices |
+//! | `manager` | what systemd is told |
+//!
+//! Nothing about devices is kept in memory: what is mapped stands in xenstore before and after each change, so a broker may be
+//! killed at any moment and another one started.
+
+#![forbid(unsafe_code)]
+
+mod allow;
+mod assignment;
+mod capabilities;
+pub mod commands;
+pub mod due;
+mod execute;
+mod failure;
+pub mod guard;
+mod guards;
+mod interrupts;
+mod log;
+mod manager;
+mod power;
+mod quiesce;
+mod reclaim;
+pub mod records;
+mod resources;
+mod ring;
+mod serve;
+pub mod vectors;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dom0::process::Processes;
+use dom0::store::Watches;
+use dom0::xen::{HypercallError, Physdev, Rings};
+use dom0::{Dom0, Error, domain};
+use xen_types::{DomId, Port};
+use xenstore::path;
+
+pub use guards::replaced;
+pub use interrupts::{Settle, unmap};
+pub use quiesce::make_quiet;
+pub use reclaim::Reclaimer;
+pub use resources::DeviceResources;
+pub use serve::serve;
+pub use vectors::Vectors;
+
+use assignment::Assigned;
+use commands::Commands;
+use guards::{Guards, LOOK_AFTER_TROUBLE};
+use log::Log;
+use reclaim::Retry;
+use records::{Phase, Record, UnassignedEntry};
+use ring::{Announced, Ring};
+use vectors::Noted;
+
+/// Events of one kind taken in one turn; the rest waits until the stubs were served.
+const EVENTS_A_TURN: usize = 64;
+/// A stub can change what it announced as often as it likes; we look this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What a broker stands on.
+pub struct Outside<'a, R: Rings> {
+    /// Hypervisor, sysfs and xenstore.
+    pub host: &'a Dom0,
+    /// Where vectors are mapped.
+    pub physdev: &'a dyn Physdev,
+    /// Where pages and ports of stubs come from.
+    pub rings: &'a R,
+    /// News from xenstore.
+    pub watches: &'a dyn Watches,
+    /// Who is still there.
+    pub processes: &'a dyn Processes,
+    /// Who takes devices back.
+    pub reclaimer: &'a dyn Reclaimer,
+}
+
+/// The stubs' servant.
+pub struct Broker<'a, R: Rings> {
+    outside: Outside<'a, R>,
+    rings: BTreeMap<DomId, Ring<R::Page>>,
+    /// The stubs whose announcements are watched, and when to try again what did not work.
+    watched: BTreeMap<DomId, Retry>,
+    log: Log,
+    /// When to look at table and announcements again.
+    look_at: Option<Duration>,
+    looked: Duration,
+    retry: Retry,
+    guards: Guards,
+    more_events: bool,
+}
+
+impl<'a, R: Rings> Broker<'a, R> {
+    /// Takes up the work, wherever the last broker left it.
+    ///
+    /// # Errors
+    /// Xenstore's. A device in trouble is noted and does not keep the others.
+    pub fn start(outside: Outside<'a, R>) -> Result<Self, Error> {
+        let now = outside.host.elapsed();
+        outside.watches.watch(path::TOOL_DEVICES)?;
+        outside.watches.watch(path::LIBXL_PCI)?;
+        outside.watches.watch(path::RELEASE_DOMAIN)?;
+        outside.watches.watch(path::INTRODUCE_DOMAIN)?;
+        outside.watches.watch(commands::DIR)?;
+        let mut broker = Self {
+            outside,
+            rings: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            log: Log::default(),
+            look_at: Some(now),
+            looked: now,
+            retry: Retry::default(),
+            guards: Guards::new(),
+            more_events: false,
+        };
+        let recovered = broker.recover();
+        broker.tolerate(recovered)?;
+        let looked = broker.look();
+        broker.tolerate(looked)?;
+        let looked = broker.guards.look(broker.outside.host);
+        broker.tolerate(looked)?;
+        Ok(broker)
+    }
+
+    /// Finishes what a broker was doing when it died.
+    fn recover(&self) -> Result<(), Error> {
+        let host = self.outside.host;
+        for record in records::load(host)? {
+            // Those on their way back are the commands' business.
+            let (Phase::Attaching | Phase::Attached, Some(guest)) = (record.phase, record.frontend) else { continue };
+            if Vectors::load(host, record.device)? == Vectors::Busy {
+                match recover_device(host, record, guest) {
+                    Ok(()) => {
+                        host.note(&format!("cleared the vectors of {}: a broker died changing them", record.device))
+                    }
+                    Err(error) => host.note(&format!("the vectors of {} are not cleared: {error}", record.device)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the events that are there, serves every stub that asks once, and looks after what changed.
+    ///
+    /// # Errors
+    /// Those after which nothing would work any more.
+    pub fn turn(&mut self) -> Result<(), Error> {
+        let mut ports = 0;
+        while ports < EVENTS_A_TURN
+            && let Some(port) = self.outside.rings.next_event().map_err(fatal)?
+        {
+            self.mark(port);
+            ports += 1;
+        }
+        let mut changes = 0;
+        while changes < EVENTS_A_TURN
+            && let Some(path) = self.outside.watches.next()?
+        {
+            self.note_change(&path);
+            changes += 1;
+        }
+        self.more_events = ports.max(changes) == EVENTS_A_TURN;
+        let Outside { host, physdev, rings, .. } = self.outside;
+        for ring in self.rings.values_mut().filter(|ring| ring.look) {
+            ring.serve(host, rings, physdev, &mut self.log);
+        }
+        if self.look_at.is_some_and(|at| at <= host.elapsed()) {
+            let looked = self.look();
+            self.tolerate(looked)?;
+        }
+        if self.guards.at().is_some_and(|at| at <= host.elapsed()) {
+            let looked = self.guards.look(host);
+            self.tolerate(looked)?;
+        }
+        Ok(())
+    }
+
+    /// Without xenstore nothing works. Everything else may be better the next time: a node can go while others are read.
+    fn tolerate(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        match outcome {
+            Err(error @ Error::Store(_)) => return Err(error),
+            Err(error) => {
+                self.outside.host.note(&format!("looking who is there: {error}"));
+                self.look_by(self.looked + LOOK_AFTER_TROUBLE);
+            }
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    /// How long nothing needs to be done unless something happens; `None` for ever.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        if self.more_events || self.rings.values().any(|ring| ring.look) {
+            return Some(Duration::ZERO);
+        }
+        let at = self.look_at.into_iter().chain(self.guards.at()).min();
+        at.map(|at| at.saturating_sub(self.outside.host.elapsed()))
+    }
+
+    /// A child has ended.
+    pub fn child_ended(&mut self) {
+        self.outside.reclaimer.is_busy();
+        self.look_soon();
+    }
+
+    /// Lets go of every stub. Devices are left as they are.
+    pub fn stop(mut self) {
+        let stubs: Vec<DomId> = self.rings.keys().copied().collect();
+        for stub in stubs {
+            self.disconnect(stub);
+        }
+    }
+
+    fn mark(&mut self, port: Port) {
+        if let Some(ring) = self.rings.values_mut().find(|ring| ring.port == port) {
+            ring.look = true;
+        }
+    }
+
+    /// Our own notes about vectors, and phases, change nothing about who is to be served.
+    fn note_change(&mut self, path: &str) {
+        if path.is_empty() || path.starts_with(path::LIBXL_PCI) {
+            self.guards.note(path);
+            if !path.is_empty() {
+                return;
+            }
+        }
+        let name = path.rsplit('/').next().unwrap_or_default();
+        const OURS: [&str; 10] =
+            ["vectors", "intx", "phase", "frontend", "keep", "spec", "export", "holds", "pirqs", "mended"];
+        if !OURS.contains(&name) {
+            self.look_soon();
+        }
+    }
+
+    fn look_soon(&mut self) {
+        self.look_by(self.looked + LOOK_AGAIN);
+    }
+
+    fn look_by(&mut self, at: Duration) {
+        self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Looks who is there.
+    fn look(&mut self) -> Result<(), Error> {
+        let host = self.outside.host;
+        self.looked = host.elapsed();
+        self.look_at = None;
+        let (records, remembered) = records::load_all(host)?;
+        let held = due::are_in_pools(host, &records)?;
+        let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(held).partition(|(_, held)| *held);
+        let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
+        // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready. Devices of the one before it
+        // are perhaps still with a guest.
+        let mut awaited: BTreeSet<String> = remembered.iter().map(|(_, backend)| backend.clone()).collect();
+        for (record, _) in lost {
+            awaited.extend(records::backend(host, record.device)?);
+        }
+        let mut expected = BTreeSet::new();
+        for backend in &awaited {
+            expected.extend(domain::find(host, backend)?.map(|(stub, _)| stub.id));
+        }
+        let here = |stub: &DomId| stubs.contains(stub) || expected.contains(stub);
+        let gone: Vec<DomId> = self.watched.keys().filter(|stub| !here(stub)).copied().collect();
+        for stub in gone {
+            self.disconnect(stub);
+            self.outside.watches.unwatch(&path::announcements_dir(stub))?;
+            self.watched.remove(&stub);
+            self.log.forget(stub);
+        }
+        for stub in stubs.union(&expected).copied() {
+            if !self.watched.contains_key(&stub) {
+                self.outside.watches.watch(&path::announcements_dir(stub))?;
+                self.watched.insert(stub, Retry::default());
+            }
+        }
+        for stub in stubs {
+            self.meet(stub)?;
+        }
+        self.look_after_devices(&records, &remembered)
+    }
+
+    /// Connects to a stub that has announced a ring, anew if it is another one.
+    fn meet(&mut self, stub: DomId) -> Result<(), Error> {
+        let announced = Announced::read(self.outside.host, stub)?;
+        if self.rings.get(&stub).map(|ring| ring.announced) == announced {
+            return Ok(());
+        }
+        self.disconnect(stub);
+        let now = self.outside.host.elapsed();
+        let (Some(announced), Some(retry)) = (announced, self.watched.get_mut(&stub)) else { return Ok(()) };
+        if retry.is_due(now) {
+            match Ring::connect(self.outside.rings, stub, announced) {
+                Ok(ring) => {
+                    *retry = Retry::default();
+                    self.rings.insert(stub, ring);
+                    self.log.tell(self.outside.host, stub, None, "is served", None);
+                    return Ok(());
+                }
+                Err(error) => {
+                    retry.tried(now);
+                    let (what, detail) = ("announced a ring that does not work", error.to_string());
+                    self.log.tell(self.outside.host, stub, None, what, Some(&detail));
+                }
+            }
+        }
+        let at = retry.at();
+        self.look_by(at);
+        Ok(())
+    }
+
+    fn disconnect(&mut self, stub: DomId) {
+        if let Some(ring) = self.rings.remove(&stub)
+            && let Err(error) = self.outside.rings.unbind(ring.port)
+        {
+            self.outside.host.note(&format!("the port to domain {stub} was not closed: {error}"));
+        }
+    }
+
+    /// Has the devices of dead guests taken back, those brought where they belong that are not there, and put right what a killed command
+    /// left; tries again later if that did not work out.
+    fn look_after_devices(&mut self, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
+        let host = self.outside.host;
+        let commands = Commands::look(host, self.outside.processes)?;
+        if commands == Commands::AtWork {
+            self.look_by(host.elapsed() + commands::LOOK_AFTER);
+        }
+        if commands != Commands::Died && !due::is_due(host, records, remembered)? {
+            self.retry = Retry::default();
+            return Ok(());
+        }
+        if self.outside.reclaimer.is_busy() {
+            return Ok(());
+        }
+        let now = host.elapsed();
+        if self.retry.is_due(now) {
+            self.retry.tried(now);
+            match self.outside.reclaimer.start() {
+                Ok(()) => return Ok(()), // its end is an event
+                Err(error) => host.note(&format!("devices cannot be taken back or brought where they belong: {error}")),
+            }
+        }
+        self.look_by(self.retry.at());
+        Ok(())
+    }
+}
+
+fn recover_device(host: &Dom0, record: Record, guest: DomId) -> Result<(), Error> {
+    let config = host.sysfs.config(record.device)?;
+    let capabilities = capabilities::Capabilities::read(&config)?;
+    let assigned = Assigned { device: record.device, stub: record.stub, guest };
+    power::wake(host, &config, &capabilities, &DeviceResources::gather(host, record.device)?, || {
+        assigned.is_current(host)
+    })?;
+    let noted = Noted { vectors: Vectors::Busy, ..Noted::load(host, record.device)? };
+    interrupts::clear(host, guest, record.device, &config, &capabilities, &noted, &|other| Vectors::load(host, other))?;
+    noted.forget(host, record.device)
+}
+
+fn fatal(source: HypercallError) -> Error {
+    Error::Hypercall { what: "waiting for stubs".to_owned(), source }
+}

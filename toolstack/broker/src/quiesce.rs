@@ -1,0 +1,37 @@
+//! A device that nobody may be hurt by: no DMA, awake, its header right, no vectors. The broker does it when a stub asks, a command
+//! when a guest has let go or is gone.
+
+use xen_types::DomId;
+
+use super::capabilities::Capabilities;
+use super::interrupts::{self, Settle};
+use super::power;
+use super::vectors::{self, Noted, Vectors};
+use crate::resources::DeviceResources;
+use dom0::Dom0;
+use dom0::Error;
+
+/// Makes a device of `guest` quiet and forgets its vectors. INTx is off afterwards.
+///
+/// # Errors
+/// Those of Xen, xenstore and sysfs, and those of `settle`.
+pub fn make_quiet<E: From<Error>>(
+    host: &Dom0,
+    guest: DomId,
+    facts: &DeviceResources,
+    settle: Settle<'_, E>,
+) -> Result<(), E> {
+    let device = facts.device;
+    let config = host.sysfs.config(device)?;
+    let capabilities = Capabilities::read(&config)?;
+    let noted = Noted::load(host, device)?;
+    if noted.vectors != Vectors::None {
+        host.commit(&[Vectors::Busy.store(device)])?;
+    }
+    config.quiesce(facts.decode())?;
+    // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
+    power::wake(host, &config, &capabilities, facts, || Ok(false))?;
+    interrupts::clear(host, guest, device, &config, &capabilities, &noted, settle)?;
+    config.quiesce(facts.decode())?;
+    Ok(vectors::remove(host, device)?)
+}

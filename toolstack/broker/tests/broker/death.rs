@@ -1,0 +1,144 @@
+//! Brokers that are killed at any step, and commands that find what they left.
+
+use super::*;
+use dom0::{Dom0, Error};
+use fakes::Killed;
+use pcidom_broker::DeviceResources;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// As a command quiesces, where no broker is at the other devices.
+fn make_quiet(host: &Dom0, guest: DomId, resources: &DeviceResources) -> Result<(), Error> {
+    pcidom_broker::make_quiet(host, guest, resources, &|device| Vectors::load(host, device))
+}
+
+/// Runs `act` in a broker that is killed at its change number `at`. False when it got through.
+fn killed(bench: &Bench, at: usize, act: &dyn Fn(&mut Broker<'_, FakeRings>)) -> bool {
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.machine.with(|world| world.killing_change = Some(world.changes + at));
+    let outcome = catch_unwind(AssertUnwindSafe(|| act(&mut broker)));
+    bench.machine.with(|world| world.killing_change = None);
+    match outcome {
+        Ok(()) => false,
+        Err(cause) => {
+            assert!(cause.is::<Killed>(), "it died of itself");
+            true
+        }
+    }
+}
+
+/// Everything that changes vectors, from a state in which something is on.
+fn requests() -> Vec<(Request, Vec<u16>)> {
+    vec![
+        (enable_msix(NVME, &[0, 1, 2]), vec![0, 1, 2]),
+        (request(BrokerCommand::EnableMsi, NVME), vec![]),
+        (Request { info: 4, ..request(BrokerCommand::EnableMultiMsi, NVME) }, vec![]),
+        (request(BrokerCommand::DisableMsix, NVME), vec![]),
+        (request(BrokerCommand::Quiesce, NVME), vec![]),
+    ]
+}
+
+#[test]
+fn the_next_broker_finishes_what_a_killed_one_began() {
+    let mut deaths = 0;
+    for (request, entries) in requests() {
+        for at in 1.. {
+            let bench = Bench::busy();
+            bench.publish(STUB, &request, &entries);
+            if !killed(&bench, at, &|broker| broker.turn().unwrap()) {
+                break;
+            }
+            deaths += 1;
+            assert_eq!(bench.answer(STUB, 0), None, "the request is still there");
+            assert!(bench.wires.borrow().bound.is_empty());
+            let process = bench.process();
+            let mut broker = bench.start(&process);
+            bench.assert_sound();
+            assert_eq!(bench.mapped(E1000).len(), 2, "the other device keeps its vectors");
+            assert!(bench.machine.with(|world| world.pirqs.contains(&(WEB, 23))), "and INTx is nobody's leak");
+            broker.turn().unwrap();
+            assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success, "{request} killed at {at}");
+            bench.assert_sound();
+        }
+    }
+    assert!(deaths > 20, "{deaths}");
+}
+
+#[test]
+fn a_command_cleans_up_after_a_killed_broker() {
+    let mut deaths = 0;
+    for (request, entries) in requests() {
+        for at in 1.. {
+            let bench = Bench::busy();
+            bench.publish(STUB, &request, &entries);
+            if !killed(&bench, at, &|broker| broker.turn().unwrap()) {
+                break;
+            }
+            deaths += 1;
+            for name in [NVME, E1000] {
+                let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
+                make_quiet(&bench.machine.host, WEB, &facts).unwrap();
+                assert!(bench.config(name).is_quiet());
+            }
+            assert!(bench.machine.with(|world| world.vectors.is_empty()), "{request} killed at {at}");
+            bench.assert_sound();
+        }
+    }
+    assert!(deaths > 20, "{deaths}");
+}
+
+#[test]
+fn a_command_that_dies_cleaning_up_is_followed_by_another() {
+    for at in 1.. {
+        let bench = Bench::busy();
+        let host = &bench.machine.host;
+        let quiet = || make_quiet(host, WEB, &DeviceResources::gather(host, device(NVME)).unwrap()).unwrap();
+        bench.machine.with(|world| world.killing_change = Some(world.changes + at));
+        let died = catch_unwind(AssertUnwindSafe(quiet)).is_err();
+        bench.machine.with(|world| world.killing_change = None);
+        quiet();
+        assert_eq!(bench.mapped(NVME).len(), 0);
+        assert_eq!(bench.mapped(E1000).len(), 2);
+        bench.assert_sound();
+        if !died {
+            assert!(at > 4, "{at}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn steps_that_fail_leave_nothing_behind() {
+    let mut failures = 0;
+    for (request, entries) in requests() {
+        for at in 1.. {
+            let bench = Bench::busy();
+            let process = bench.process();
+            let mut broker = bench.start(&process);
+            let reached = bench.machine.with(|world| {
+                world.failing_change = Some(world.changes + at);
+                world.changes + at
+            });
+            let heard = bench.ask(&mut broker, STUB, &request, &entries);
+            bench.machine.with(|world| world.failing_change = None);
+            if bench.machine.with(|world| world.changes) < reached {
+                break;
+            }
+            failures += 1;
+            assert_eq!((heard.code, heard.info), (ErrorCode::OpFailed, 5), "{request} failed at {at}");
+            bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
+            bench.assert_sound();
+        }
+    }
+    assert!(failures > 20, "{failures}");
+}
+
+#[test]
+fn a_guest_that_died_meanwhile_is_no_trouble() {
+    let bench = Bench::busy();
+    bench.machine.with(|world| world.destroy(WEB));
+    let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
+    make_quiet(&bench.machine.host, WEB, &facts).unwrap();
+    assert!(bench.config(NVME).is_quiet());
+    assert_eq!(bench.vectors(NVME), Vectors::None);
+}

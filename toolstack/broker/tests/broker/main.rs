@@ -1,0 +1,20 @@
+//! The broker on a simulated machine (`fakes::bench`).
+
+mod config_writes;
+mod death;
+mod guards;
+mod hostile;
+mod life;
+mod random;
+mod vectors;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use fakes::bench::*;
+use fakes::{DB, E1000, EDU, FakeRings, NVME, PHYSICAL, STUB, WEB, device};
+use pcidom_broker::records::Phase;
+use pcidom_broker::{Broker, Vectors};
+use pciif::{BrokerCommand, ErrorCode, FrontendPage, Request};
+use xen_types::DomId;
+use xenstore::path;

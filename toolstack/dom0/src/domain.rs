@@ -1,0 +1,136 @@
+//! Looks up guests and stubs by name or id, and checks that they still exist.
+
+use std::fmt;
+
+use xen_types::DomId;
+use xenstore::path;
+
+use crate::error::{Doing as _, Error};
+use crate::host::Dom0;
+use crate::xen::DomainInfo;
+
+/// A guest or stub as messages name it: `web (domain 5)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainName {
+    /// Its number.
+    pub id: DomId,
+    /// `None` where xenstore knows none (any more).
+    pub name: Option<String>,
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{name} (domain {})", self.id),
+            None => write!(f, "domain {}", self.id),
+        }
+    }
+}
+
+/// A domain by its id, with the name that xenstore knows.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn named(host: &Dom0, id: DomId) -> Result<DomainName, Error> {
+    Ok(DomainName { id, name: host.read(&path::child(&path::domain_path(id), "name"))? })
+}
+
+/// What Xen says about a domain.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn info(host: &Dom0, id: DomId) -> Result<Option<DomainInfo>, Error> {
+    host.hypervisor.domain(id).doing(|| format!("looking at domain {id}"))
+}
+
+/// Whether a domain is there and not on its way out.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn is_alive(host: &Dom0, id: DomId) -> Result<bool, Error> {
+    Ok(info(host, id)?.is_some_and(|info| !info.dying))
+}
+
+/// Finds a domain by number or name, as `xl` does: what reads as a number is one.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn find(host: &Dom0, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
+    if let Ok(number) = wanted.parse() {
+        let id = DomId(number);
+        return Ok(match info(host, id)? {
+            Some(info) => Some((named(host, id)?, info)),
+            None => None,
+        });
+    }
+    Names::read(host)?.find(host, wanted)
+}
+
+/// What xenstore says domains are called, at one moment.
+pub struct Names(Vec<DomainName>);
+
+impl Names {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Xen's and xenstore's.
+    pub fn read(host: &Dom0) -> Result<Self, Error> {
+        let ids = ids(host)?;
+        let nodes: Vec<String> = ids.iter().map(|id| path::child(&path::domain_path(*id), "name")).collect();
+        let names = host.read_all(&nodes)?;
+        Ok(Self(ids.into_iter().zip(names).map(|(id, name)| DomainName { id, name }).collect()))
+    }
+
+    /// As [`find`], among these.
+    ///
+    /// # Errors
+    /// Xen's and xenstore's.
+    pub fn find(&self, host: &Dom0, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
+        if wanted.parse::<u16>().is_ok() {
+            return find(host, wanted);
+        }
+        for domain in self.0.iter().filter(|domain| domain.name.as_deref() == Some(wanted)) {
+            // xenstore may be late to forget a domain: only Xen knows.
+            if let Some(info) = info(host, domain.id)? {
+                return Ok(Some((domain.clone(), info)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The domains that xenstore has.
+fn ids(host: &Dom0) -> Result<Vec<DomId>, Error> {
+    Ok(host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect())
+}
+
+/// What stays the same when a guest reboots: its UUID, which xl keeps.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn uuid(host: &Dom0, id: DomId) -> Result<Option<String>, Error> {
+    Ok(uuid_in(host.read(&vm_node(id))?))
+}
+
+fn vm_node(id: DomId) -> String {
+    path::child(&path::domain_path(id), "vm")
+}
+
+fn uuid_in(vm: Option<String>) -> Option<String> {
+    vm.and_then(|vm| vm.strip_prefix("/vm/").map(str::to_ascii_lowercase))
+}
+
+/// The living domain with this UUID.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn with_uuid(host: &Dom0, wanted: &str) -> Result<Option<DomainName>, Error> {
+    let ids = ids(host)?;
+    let nodes: Vec<String> = ids.iter().map(|id| vm_node(*id)).collect();
+    for (id, vm) in ids.into_iter().zip(host.read_all(&nodes)?) {
+        if uuid_in(vm).is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)) && is_alive(host, id)? {
+            return Ok(Some(named(host, id)?));
+        }
+    }
+    Ok(None)
+}

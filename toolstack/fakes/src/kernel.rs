@@ -1,0 +1,20 @@
+//! What Linux does when something is written to sysfs.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+
+use super::{TempTree, World};
+use dom0::sysfs::Kernel;
+
+pub struct FakeKernel {
+    pub world: Rc<RefCell<World>>,
+    pub tree: Rc<TempTree>,
+}
+
+impl Kernel for FakeKernel {
+    fn is_writing(&self, path: &Path) -> bool {
+        let device = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+        self.world.borrow().resetting.contains(device)
+    }
+}

@@ -1,0 +1,33 @@
+//! A simulated machine for the tests of broker and commands: dom0's sysfs on a temporary folder, a hypervisor that knows every domain's
+//! rights, xenstore in memory with permissions, pages and event channels of stubs, and a stub and guests that follow the protocol
+//! when somebody waits for them.
+//!
+//! Time is simulated too: a wait that nobody answers takes no time. Faults can be injected into every change.
+#![expect(missing_docs, reason = "fields and functions of fakes are named after what they stand for")]
+
+pub mod bench;
+pub mod broker;
+pub mod hypervisor;
+mod image;
+mod kernel;
+mod machine;
+pub mod memory;
+mod names;
+pub mod peers;
+mod process;
+pub mod scripts;
+mod store;
+mod tree;
+pub mod world;
+
+pub use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
+pub use hypervisor::FakeHypervisor;
+pub use image::{ConfigImage, mcfg_table};
+pub use kernel::FakeKernel;
+pub use machine::{Dump, FakeClock, FakeConsole, Machine};
+pub use names::{DB, E1000, EDU, HVM, NVME, PHYSICAL, SATA, STUB, WEB, device};
+pub use process::FakeProcesses;
+pub use scripts::GuestScript;
+pub use store::FakeStore;
+pub use tree::TempTree;
+pub use world::{Killed, Mapped, World};

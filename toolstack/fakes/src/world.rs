@@ -1,0 +1,277 @@
+//! What the fakes share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use xen_types::{DomId, Sbdf};
+use xenstore::{Access, Permission};
+
+use super::memory::FakeMemory;
+use super::scripts::{GuestScript, StubScript};
+use dom0::store::{Change, StoreFailure};
+use dom0::xen::{DomainInfo, Vector, number::SIGINT};
+
+/// A guest has vectors from here downwards, 32 of them.
+pub const TOP_PIRQ: u32 = 55;
+pub const LOWEST_PIRQ: u32 = 24;
+
+/// A xenstore node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub value: String,
+    pub permissions: Vec<Permission>,
+}
+
+/// How a killed process unwinds.
+pub struct Killed;
+
+/// A mapped vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    pub device: Sbdf,
+    pub vector: Vector,
+    /// The first of those that were mapped together.
+    pub first: u32,
+}
+
+/// Something that happens once, as soon as it can: it says whether it did.
+pub type Incident = Box<dyn FnMut(&mut World) -> bool>;
+
+/// Something that happens at a certain moment.
+pub type Once = Box<dyn FnOnce(&mut World)>;
+
+/// What happens while xl makes the guest with an id.
+pub type DuringCreate = Box<dyn Fn(&str)>;
+
+/// Everything outside of sysfs.
+#[derive(Default)]
+pub struct World {
+    pub nodes: BTreeMap<String, Node>,
+    pub domains: BTreeMap<DomId, DomainInfo>,
+    /// Guests created with `passthrough=`.
+    pub passthrough: BTreeSet<DomId>,
+    pub iommu: bool,
+    pub iomem: BTreeSet<(DomId, u64)>,
+    pub ioports: BTreeSet<(DomId, u32)>,
+    pub irqs: BTreeSet<(DomId, u32)>,
+    pub pirqs: BTreeSet<(DomId, u32)>,
+    /// Those of them that are vectors of a device.
+    pub vectors: BTreeMap<(DomId, u32), Mapped>,
+    /// Whose DMA a device does.
+    pub owners: BTreeMap<Sbdf, DomId>,
+    /// What Xen said, and was told, when it booted; something harmless where nothing is given.
+    pub xen_messages: Option<String>,
+    pub xen_command_line: Option<String>,
+    /// Devices for which firmware reserved memory together with others: Xen assigns them by the relaxed rule only.
+    pub shared_reserved: BTreeSet<Sbdf>,
+    /// Rights that are not there may be revoked: a command was killed.
+    pub uncertain: bool,
+    /// What should never have happened.
+    pub violations: Vec<String>,
+
+    pub clock: Duration,
+    pub watches: Vec<String>,
+    /// The devices that were reset, one after the other.
+    pub resets: Vec<String>,
+    /// Devices whose next reset does not end, and those with which that has happened.
+    pub hanging_resets: BTreeSet<String>,
+    pub resetting: BTreeSet<String>,
+    /// Devices whose registers cannot be reached after their next reset.
+    pub lost_by_reset: BTreeSet<String>,
+    pub notes: Vec<String>,
+    pub traces: Vec<String>,
+    /// Changes so far, and the one that fails.
+    pub changes: usize,
+    pub failing_change: Option<usize>,
+    /// From this change on nothing works: the command is dead.
+    pub failing_after: Option<usize>,
+    /// The change at which the process is killed: it unwinds.
+    pub killing_change: Option<usize>,
+
+    /// How long the command takes over each change.
+    pub change_takes: Duration,
+
+    /// Before this change is made this node gets this value.
+    pub on_change: Option<(usize, String, String)>,
+    /// What happens right after this node was read, once.
+    pub after_read: Option<(String, Once)>,
+    /// What happens while a command lets time pass, once.
+    pub during_pause: Option<Once>,
+
+    /// At the so-manyth mapping of a vector this node gets this value.
+    pub on_map: Option<(u32, String, String)>,
+
+    /// How long Xen takes to map a vector.
+    pub map_takes: Duration,
+    /// What else happens while a vector is mapped.
+    pub during_map: Option<Box<dyn Fn()>>,
+
+    /// What libxl says of how guests were built, as JSON; `None` says that they lack nothing.
+    pub build_info: Option<&'static str>,
+
+    /// What else happens while xl makes the guest with this id.
+    pub during_create: Option<DuringCreate>,
+    /// The number of the process that is at work; those with other numbers are dead.
+    pub process: u32,
+    /// Other processes that are at work too.
+    pub living: BTreeSet<u32>,
+    /// The number of the signal that came, or that comes right before the change with this number.
+    pub signal: Option<u8>,
+    pub signal_at: Option<usize>,
+    /// Signals are put off.
+    pub undisturbed: bool,
+
+    pub stub: StubScript,
+    pub guest: GuestScript,
+    pub incidents: Vec<Incident>,
+    pub memory: FakeMemory,
+}
+
+impl World {
+    /// Counts a change; true when it is the one that fails.
+    pub fn change_fails(&mut self) -> bool {
+        self.changes += 1;
+        self.clock += self.change_takes;
+        if self.signal_at == Some(self.changes) {
+            self.signal = Some(SIGINT);
+        }
+        if let Some((_, node, value)) = self.on_change.take_if(|(at, ..)| *at == self.changes) {
+            self.write(&node, &value);
+        }
+        if self.killing_change == Some(self.changes) {
+            self.killing_change = None;
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        self.failing_change == Some(self.changes) || self.failing_after.is_some_and(|last| self.changes > last)
+    }
+
+    /// Who reads what is said may be slow, and a domain would stand still for as long.
+    pub fn says(&mut self) {
+        if self.undisturbed && !self.memory.pauses.is_empty() {
+            self.violations.push("something was said while a domain stood still".to_owned());
+        }
+    }
+
+    pub fn value(&self, path: &str) -> Option<&str> {
+        self.nodes.get(path).map(|node| node.value.as_str())
+    }
+
+    pub fn children(&self, path: &str) -> Vec<String> {
+        let prefix = format!("{path}/");
+        let below = self.nodes.keys().filter_map(|other| other.strip_prefix(&prefix));
+        below.filter(|name| !name.contains('/')).map(str::to_owned).collect()
+    }
+
+    /// As dom0, to whom everything is allowed.
+    pub fn apply(&mut self, change: &Change) -> Result<(), StoreFailure> {
+        match change {
+            Change::Write { path, value } => self.make(path).value.clone_from(value),
+            Change::Mkdir { path } => drop(self.make(path)),
+            Change::Permit { path, permissions } => match self.nodes.get_mut(path) {
+                Some(node) => node.permissions.clone_from(permissions),
+                None => return Err(StoreFailure { what: format!("permissions {path}"), why: "ENOENT".to_owned() }),
+            },
+            Change::Remove { path } => self.remove(path),
+            Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
+            Change::Copy { from, to } => match self.value(from).map(str::to_owned) {
+                Some(value) => self.make(to).value = value,
+                None => self.remove(to),
+            },
+            Change::Replace { path, old, new } if self.value(path).is_none_or(|found| found == old) => match new {
+                Some(new) => self.make(path).value.clone_from(new),
+                None => self.remove(path),
+            },
+            Change::RemoveIfEmpty { .. }
+            | Change::Expect { .. }
+            | Change::ExpectState { .. }
+            | Change::ExpectNoOther { .. }
+            | Change::Replace { .. } => {}
+        }
+        Ok(())
+    }
+
+    pub fn write(&mut self, path: &str, value: &str) {
+        self.make(path).value = value.to_owned();
+    }
+
+    pub fn remove(&mut self, path: &str) {
+        let below = format!("{path}/");
+        self.nodes.retain(|other, _| other != path && !other.starts_with(&below));
+    }
+
+    /// As a domain: only where the node is there and its permissions let it.
+    pub fn write_as(&mut self, domain: DomId, path: &str, value: &str) {
+        let allowed = self.nodes.get(path).is_some_and(|node| may_write(domain, &node.permissions));
+        if !allowed {
+            self.violations.push(format!("domain {domain} cannot write {path}"));
+        }
+        self.write(path, value);
+    }
+
+    /// The node, created below its parent and with its parent's permissions if need be.
+    fn make(&mut self, path: &str) -> &mut Node {
+        if !self.nodes.contains_key(path) {
+            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+            let permissions = match parent {
+                "" => vec![Permission::none(DomId::DOM0)],
+                parent => self.make(parent).permissions.clone(),
+            };
+            self.nodes.insert(path.to_owned(), Node { value: String::new(), permissions });
+        }
+        self.nodes.get_mut(path).unwrap()
+    }
+
+    /// What `xl create` leaves of a domain, which may have devices.
+    pub fn add_domain(&mut self, id: DomId, name: &str) {
+        self.domains.insert(id, DomainInfo { dying: false, hvm: false, shutdown: false, paused: false });
+        self.passthrough.insert(id);
+        let path = xenstore::path::domain_path(id);
+        let readable = [Permission::none(DomId::DOM0), Permission::read(id)];
+        let mut changes = Change::directory(path.clone(), &readable).to_vec();
+        changes.push(Change::write(format!("{path}/name"), name));
+        changes.push(Change::write(format!("{path}/device/suspend"), ""));
+        for own in ["data", "error"] {
+            changes.extend(Change::directory(format!("{path}/{own}"), &[Permission::none(id)]));
+        }
+        for change in changes {
+            self.apply(&change).unwrap();
+        }
+    }
+
+    /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.
+    pub fn destroy(&mut self, domain: DomId) {
+        self.domains.remove(&domain);
+        self.iomem.retain(|(other, _)| *other != domain);
+        self.ioports.retain(|(other, _)| *other != domain);
+        self.irqs.retain(|(other, _)| *other != domain);
+        self.pirqs.retain(|(other, _)| *other != domain);
+        self.vectors.retain(|(other, _), _| *other != domain);
+        self.memory.destroy(domain);
+        for owner in self.owners.values_mut().filter(|owner| **owner == domain) {
+            *owner = DomId::IO;
+        }
+        self.remove(&xenstore::path::domain_path(domain));
+    }
+
+    /// Everything that a failed command must leave as it was.
+    pub fn dump(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().map(|(path, node)| {
+            let permissions: Vec<String> = node.permissions.iter().map(Permission::to_string).collect();
+            format!("{path} = {:?} ({})", node.value, permissions.join(" "))
+        });
+        let rights = [
+            format!("iomem {:x?}", self.iomem),
+            format!("ioports {:x?}", self.ioports),
+            format!("irqs {:?} pirqs {:?} vectors {:?}", self.irqs, self.pirqs, self.vectors),
+            format!("owners {:?}", self.owners),
+            format!("watches {:?}", self.watches),
+        ];
+        nodes.chain(rights).chain(self.memory.dump()).collect()
+    }
+}
+
+fn may_write(domain: DomId, permissions: &[Permission]) -> bool {
+    let named = permissions.iter().skip(1).find(|entry| entry.domid == domain);
+    let owner = permissions.first().is_some_and(|entry| entry.domid == domain);
+    owner || named.is_some_and(|entry| matches!(entry.access, Access::Write | Access::Both))
+}

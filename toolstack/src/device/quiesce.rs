@@ -1,0 +1,37 @@
+//! Quiescing devices that a guest has let go: no DMA, awake, the header right, no vectors.
+
+use std::time::Duration;
+
+use pcidom_broker::{Vectors, make_quiet, unmap, vectors};
+use xen_types::{DomId, Sbdf};
+
+use crate::device::resources::DeviceResources;
+use crate::error::Error;
+use crate::host::Host;
+
+/// What a command does when `guest` has let go of `devices`, or is gone. `resources` are those of the devices that dom0 still sees; of
+/// others there is nothing left but the vectors.
+pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[DeviceResources]) -> Result<(), Error> {
+    for device in devices {
+        // The broker may be at it: then it notices that the device is taken, and unmaps what it has mapped.
+        await_rest(host, *device)?;
+    }
+    let settle = |device: Sbdf| await_rest(host, device);
+    resources.iter().try_for_each(|resources| make_quiet(host, guest, resources, &settle))?;
+    for device in devices.iter().copied().filter(|device| resources.iter().all(|seen| seen.device != *device)) {
+        let mapped = Vectors::load(host, device)?;
+        unmap(host, guest, device, &mapped, &settle)?;
+        vectors::remove(host, device)?;
+    }
+    Ok(())
+}
+
+/// Gives a broker that is just changing a device's vectors the time to finish: it answers within one second.
+fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
+    const PATIENCE: Duration = Duration::from_millis(1500);
+    let rest = host.wait_for(&[vectors::vectors_node(device)], PATIENCE, || {
+        let vectors = Vectors::load(host, device)?;
+        Ok((vectors != Vectors::Busy).then_some(vectors))
+    })?;
+    Ok(rest.unwrap_or(Vectors::Busy))
+}
