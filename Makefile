@@ -36,7 +36,7 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -128,7 +128,7 @@ install: ## Install what `make` built: command, image, units, man pages, complet
 	install -d $(UNIT) $(DOC)/examples
 	for unit in $(UNITS); do sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/$$unit > $(UNIT)/$$unit; done
 	sed 's,/usr/lib/xen/boot,$(PREFIX)/lib/xen/boot,' examples/pcidom.cfg > $(DOC)/examples/pcidom.cfg
-	install -m 644 examples/guest.cfg $(DOC)/examples
+	install -m 644 examples/guest.cfg dist/pcidom.conf dist/modules-load.conf $(DOC)/examples
 	chmod 644 $(addprefix $(UNIT)/,$(UNITS)) $(DOC)/examples/pcidom.cfg
 	install -D -m 644 build/man/pcidom.8 $(MAN)/man8/pcidom.8
 	install -D -m 644 build/man/pcidom.cfg.5 $(MAN)/man5/pcidom.cfg.5
@@ -143,6 +143,17 @@ install-check: all ## Install into a folder and look at what is there
 	@rm -rf build/installed
 	@$(MAKE) --no-print-directory --silent install DESTDIR=$(CURDIR)/build/installed PREFIX=/usr
 	@dist/install-check.sh build/installed/usr
+
+deb: stub tool man ## Make a Debian package: build/deb/pcidom_VERSION-1_amd64.deb
+	@PACKAGES=deb tests/bench/setup.sh
+	@dist/deb.sh
+
+rpm: stub tool man ## Make an RPM package: build/rpm/pcidom-VERSION-1.x86_64.rpm
+	@PACKAGES=rpm tests/bench/setup.sh
+	@dist/rpm.sh
+
+package-check: deb rpm ## Look at both packages: lintian, and what is in them
+	@dist/package-check.sh
 
 image-check: stub ## Check how the image is linked, its ELF notes and its size (budget: tests/bench/image-budget)
 	@$(BENCH) image-check build/pcidom.elf

@@ -26,6 +26,15 @@ need /usr/lib/x86_64-linux-gnu/libc.a libc6-dev
 need /usr/include/xen/xen.h libxen-dev
 # The keys that the downloaded packages are signed with (missing on Ubuntu).
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
+# For `make deb` and `make rpm`.
+case ${PACKAGES:-} in
+deb)
+	need dpkg-buildpackage dpkg-dev
+	need dh debhelper
+	need lintian lintian
+	;;
+rpm) need rpmbuild rpm ;;
+esac
 
 if [ -n "$missing" ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then
