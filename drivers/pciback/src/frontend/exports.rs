@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use xen_types::{DomId, Errno, Sbdf};
 
 use crate::handshake::Failure;
-use crate::platform::Platform;
+use crate::platform::{ConfigAccess, Platform};
 use crate::pool::{Pool, PoolDevice};
 use crate::requests::AssignedFunction;
 use crate::topology::{DeviceId, Entry, ExportMode, Topology};
@@ -20,6 +20,9 @@ pub(super) struct Exports<P: Platform> {
     /// How many devices were visited one after the other, where assertions are on.
     visited: u64,
 }
+
+/// Both sides of a device: what its guest sees, and the hardware.
+type Parts<'a, P> = (&'a mut AssignedFunction, &'a <P as ConfigAccess>::ConfigPage);
 
 impl<P: Platform> Exports<P> {
     /// None. `domain` is ours, as far as it is known ([`Topology::named_by`]).
@@ -86,9 +89,7 @@ impl<P: Platform> Exports<P> {
 
     /// The addresses, and both sides of a device by its [`DeviceId`]: what a request is executed on.
     #[inline(always)] // on the way of each request
-    pub(super) fn parts<'a>(
-        &'a mut self,
-    ) -> (&'a Topology, impl FnOnce(DeviceId) -> Option<(&'a mut AssignedFunction, &'a P::ConfigPage)>) {
+    pub(super) fn parts<'a>(&'a mut self) -> (&'a Topology, impl FnOnce(DeviceId) -> Option<Parts<'a, P>>) {
         let Self { topology, devices, .. } = self;
         (topology, |id| Some(devices.get_mut(usize::from(id.0))?.as_mut()?.parts()))
     }

@@ -404,6 +404,28 @@ fn invalid_keys_are_refused_and_reported() {
 }
 
 #[test]
+fn what_belongs_to_a_connection_ends_with_it() {
+    let mut now = held(true);
+    now.observe(&nodes(state(8), state(7)));
+    let ended = now.disconnect().unwrap();
+    assert!(ended.is_answered && ended.was_in_use && ended.is_announced);
+    assert_eq!(now.disconnect(), None);
+    assert_eq!(now.connection, Connection::Closed);
+    // The next one begins anew, though the frontend is still at the same 7.
+    now.change_connection(Connection::Connected(Connected::new(OTHER_KEYS, ())));
+    let mut pending = nodes(state(7), state(7));
+    pending.peer.keys = Ok(OTHER_KEYS);
+    pending.devices.push(entry(real(1), 1));
+    now.observe(&pending);
+    assert_eq!(letters(&decide(&pending, &now)), "t");
+    // Without one there is nothing to be disconnected, and a refusal stays as long as the keys do.
+    let mut refused = refused(Ok(KEYS));
+    assert_eq!(refused.disconnect(), None);
+    refused.observe(&nodes(state(3), state(3)));
+    assert!(refused.has_refused(Ok(KEYS)) && !refused.has_refused(Ok(OTHER_KEYS)));
+}
+
+#[test]
 fn a_connection_is_announced_once_it_is_made_and_dropped_if_the_frontend_went_back() {
     for own in [3, 7] {
         let now = unannounced();
@@ -449,6 +471,18 @@ fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
         text(Node::State, "3"),
     ];
     assert_eq!(decide(&nodes, &now), [Action::Write(want)]);
+}
+
+#[test]
+fn a_device_state_that_says_no_state_is_written_and_one_that_is_missing_is_not() {
+    let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]);
+    let now = FrontendState { devices, roots: vec![(0, 0)], ..nothing() };
+    for (number, want) in [(Some(0), vec!["3"]), (None, vec![])] {
+        let actions = decide(&listed(2, &[(Some(real(0)), number)]), &now);
+        let [Action::Write(writes)] = actions.as_slice() else { panic!("{actions:?}") };
+        let states = writes.iter().filter(|(node, _)| *node == Node::DeviceState(0)).map(|(_, value)| value.as_str());
+        assert_eq!(states.collect::<Vec<_>>(), want, "{number:?}");
+    }
 }
 
 #[test]
