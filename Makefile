@@ -78,9 +78,9 @@ bench: stub counting rogue frontend tool agent ## Measure pcidom and xen-pciback
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 	@$(BENCH) chart
 
-test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time
+test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time, and a hundred cycles
 	@$(BENCH) stages test-release \
-		"DEBIAN=12 test-fast" "DEBIAN=12 MACHINES=1 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 MACHINES=1 test-full"
+		"DEBIAN=12 test-fast" "DEBIAN=12 MACHINES=1 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 MACHINES=1 test-full" "CYCLES=100 soak"
 
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh

@@ -211,8 +211,9 @@ impl Boot<'_> {
         let mut qmp = Qmp::new(&socket, &share);
         let machine = Machine {
             xen: images.xen.clone(),
+            // bootscrub=off: memory that nobody has had needs no zeros, and an emulated machine takes seconds to write them.
             xen_options: format!(
-                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M loglvl=info guest_loglvl=warning{}",
+                "dom0_mem={DOM0_MIB}M,max:{DOM0_MIB}M bootscrub=off loglvl=info guest_loglvl=warning{}",
                 self.kind.xen_options()
             ),
             // panic=-1: a dom0 that panics restarts, which ends QEMU, instead of waiting for somebody to look at it.

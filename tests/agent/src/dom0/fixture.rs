@@ -30,12 +30,21 @@ pub(crate) struct Fixture {
     pub(crate) requests: u32,
     /// The broker, once a case needed it.
     pub(crate) broker: Option<Broker>,
+    /// What the case before has written to the NVMe disk, by its seed, for a case about the guest that reads it.
+    pub(crate) disk_seed: Option<u64>,
 }
 
 impl Fixture {
     /// Before the first case.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self { store: Store::open()?, domains: Vec::new(), deadline: Instant::now(), requests: 0, broker: None })
+        Ok(Self {
+            store: Store::open()?,
+            domains: Vec::new(),
+            deadline: Instant::now(),
+            requests: 0,
+            broker: None,
+            disk_seed: None,
+        })
     }
 
     /// Gives what comes next so much time.
@@ -151,6 +160,7 @@ impl Fixture {
     /// Makes dom0 what it was before the first case: no domains, no broker, all devices with dom0's drivers, and nothing in xenstore about them.
     pub(crate) fn start_afresh(&mut self) -> Result<()> {
         self.clear();
+        self.disk_seed = None;
         let result = self.return_devices();
         result.map_err(|error| BenchError(format!("taking everything down: {error:#}")).into())
     }

@@ -28,6 +28,9 @@ impl Default for GuestOptions {
 /// self-tests of ciphers, and 16 MiB for bounce buffers instead of 64.
 const SOONER: &str = "mitigations=off rodata=off cryptomgr.notests swiotlb=8192";
 
+/// Memory of a guest in MiB: what it needs, and no more, because Xen, the domain builder and an audit go through every page of it.
+const GUEST_MIB: u32 = 192;
+
 /// The command line of a guest's kernel, for an agent that loads these modules first.
 pub(crate) fn command_line(modules: &str) -> String {
     format!("console=hvc0 iommu=soft quiet loglevel=5 {SOONER} bench.load={modules}")
@@ -55,7 +58,7 @@ impl Fixture {
         // What comes later counts.
         write!(
             config,
-            "name = \"{name}\"\nextra = \"{}\"\n\
+            "memory = {GUEST_MIB}\nname = \"{name}\"\nextra = \"{}\"\n\
              on_reboot = \"{}\"\non_crash = \"destroy\"\n",
             command_line(options.modules),
             options.on_reboot
@@ -63,8 +66,12 @@ impl Fixture {
         self.create_paused(name, &config)
     }
 
-    /// Creates a domain from the text of its configuration and leaves it paused.
+    /// Creates a domain from the text of its configuration and leaves it paused. One of this name that an earlier case left is ended.
     pub(crate) fn create_paused(&mut self, name: &str, config: &str) -> Result<Domain> {
+        if let Some(earlier) = self.domains.iter().find(|domain| domain.name == name).cloned() {
+            self.destroy(&earlier)?;
+            self.pcidom(&["reclaim"])?;
+        }
         let file = format!("/tmp/{name}.cfg");
         fs::write(&file, config)?;
         self.xl(&["create", "-p", &file])?;

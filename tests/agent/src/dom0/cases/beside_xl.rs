@@ -215,6 +215,7 @@ fn at_once(fixture: &mut Fixture) -> Result<()> {
 fn replaced(fixture: &mut Fixture) -> Result<()> {
     let stub = fixture.stub()?;
     let guest = fixture.having(XLS, &[E1000E, E1000])?;
+    fixture.in_pool(NVME)?;
     if fixture.pool_state(&stub, EDU)?.is_some() {
         fixture.pcidom(&["assignable", "remove", EDU])?;
     }

@@ -33,8 +33,17 @@ fn refused(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// The stub in this mode, which the pool and the guest of these cases use.
+fn direct_stub(fixture: &mut Fixture) -> Result<()> {
+    if !fixture.domains.iter().any(|domain| domain.name == stub::NAME) {
+        fixture.start_stub(stub::NAME, WORDS)?;
+    }
+    Ok(())
+}
+
 fn writes_alone(fixture: &mut Fixture) -> Result<()> {
-    fixture.start_stub(stub::NAME, WORDS)?;
+    direct_stub(fixture)?;
+    fixture.kill_broker();
     let guest = fixture.guest_with("direct", &[EDU, NVME])?;
     let register = format!("{}/config", sysfs(&fixture.virtual_address(&guest, EDU)?));
     for (word, wanted) in [("6", 4), ("2", 0), ("6", 4)] {
@@ -49,6 +58,7 @@ fn writes_alone(fixture: &mut Fixture) -> Result<()> {
 
 fn vectors(fixture: &mut Fixture) -> Result<()> {
     const DISK: &str = "/dev/nvme0n1";
+    direct_stub(fixture)?;
     fixture.broker()?;
     let guest = fixture.guest_with("direct", &[EDU, NVME])?;
     fixture.in_guest(&guest, "load nvme")?;
