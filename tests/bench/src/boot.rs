@@ -233,6 +233,7 @@ impl Boot<'_> {
         let logs = Logs {
             serial: dir.join("dom0.log"),
             report: Some(share.join("report")),
+            until: None,
             on_line: &mut |line| match line {
                 Line::Serial(line) if self.verbose => println!("| {line}"),
                 Line::Serial(_) => {}

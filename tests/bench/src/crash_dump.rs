@@ -12,15 +12,18 @@ use crate::{
     tally::Tally,
 };
 
-/// Xen waits five seconds before it restarts a machine whose only domain has crashed.
+/// What Xen says last. Then it waits five seconds and restarts the machine, which nobody needs.
+const CRASHED: &str = "Hardware Dom0 crashed";
+
+/// A run takes seconds.
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// How it is to fail (the self-test's command line), and what must stand on the console, in this order.
 const FAILURES: [(&str, &[&str]); 3] = [
-    ("panic", &["PANIC at tests/guests/selftest/src/crash.rs:", "before crash", "Hardware Dom0 crashed"]),
-    ("trap", &["error 0x2, address 0x1000", "before crash", "Hardware Dom0 crashed"]),
+    ("panic", &["PANIC at tests/guests/selftest/src/crash.rs:", "before crash", CRASHED]),
+    ("trap", &["error 0x2, address 0x1000", "before crash", CRASHED]),
     // Xen cannot deliver the fault, for there is no stack to deliver it on: the page below the stack is not there.
-    ("overflow", &["Fault while accessing guest memory", "Hardware Dom0 crashed"]),
+    ("overflow", &["Fault while accessing guest memory", CRASHED]),
 ];
 
 /// The names of these cases.
@@ -44,6 +47,7 @@ pub(crate) fn run(machine: &mut Machine, cases: &[String], dir: &Path, verbose: 
         let logs = Logs {
             serial: dir.join(format!("{failure}.log")),
             report: None,
+            until: Some(CRASHED),
             on_line: &mut |line| {
                 if let Line::Serial(line) = line
                     && missing.peek().is_some_and(|text| line.contains(**text))

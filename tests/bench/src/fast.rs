@@ -87,6 +87,7 @@ fn boot(machine: &Machine, dir: &Path, verbose: bool) -> (Report, bool) {
     let logs = Logs {
         serial: dir.join("console.log"),
         report: None,
+        until: None,
         on_line: &mut |line| {
             let (Line::Serial(line) | Line::Report(line)) = line;
             if verbose {

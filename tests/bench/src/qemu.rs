@@ -65,6 +65,8 @@ pub(crate) struct Logs<'a> {
     pub(crate) serial: PathBuf,
     /// A file that the machine appends its reports to, if it does. A machine that has reported nothing after [`FIRST_REPORT`] is ended.
     pub(crate) report: Option<PathBuf>,
+    /// What ends the machine as soon as it stands on the serial console, if anything does.
+    pub(crate) until: Option<&'static str>,
     /// Called for every line.
     pub(crate) on_line: &'a mut dyn FnMut(Line),
 }
@@ -123,7 +125,11 @@ impl Machine {
                         None if line.contains("(XEN) Panic on CPU") => panic = Some((Instant::now(), line.clone())),
                         _ => {}
                     }
+                    let is_last = logs.until.is_some_and(|text| line.contains(text));
                     (logs.on_line)(Line::Serial(line));
+                    if is_last {
+                        return Ok(cpu_time(running.0.id()));
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {

@@ -21,6 +21,8 @@ fn main(info: &'static kernel::BootInfo) -> ! {
     // The parts may have blanks in them.
     let filter = info.command_line().split_once("case=").map_or("", |(_, filter)| filter.trim());
     let is_wanted = |name: &str| filter.split(',').any(|part| name.contains(part));
+    // The bench tells from the time stamps of lines how long each case took: the first one needs a line before it.
+    log::info!("selftest: {} cases", cases::ALL.len());
     let (mut passed, mut failed) = (0u32, 0u32);
     for (name, case) in cases::ALL.iter().filter(|(name, _)| is_wanted(name)) {
         match case() {
