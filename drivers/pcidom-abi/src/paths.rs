@@ -118,6 +118,9 @@ pub mod relative {
     /// Where the stub answers, in the form of [`crate::statistics::parse_answer`].
     pub const STATISTICS: &str = "data/pcidom/statistics";
 
+    /// The nodes of [`ANNOUNCEMENTS`].
+    pub const ANNOUNCED: [&str; 6] = [VERSION, EXPORT, RING_REF, RING_PORT, QUERY, STATISTICS];
+
     paths! {
         /// Path patterns below a stub's own directory, with names for their variable components.
         PATHS;

@@ -95,8 +95,8 @@ impl Description {
     ///
     /// # Errors
     /// The first node that is missing or makes no sense.
-    #[inline(never)]
-    pub fn read<'a>(value: &dyn Fn(&str) -> Option<&'a [u8]>) -> Result<Self, BadNode> {
+    #[inline] // into its one caller in the stub, which has little room
+    pub fn read<'a>(value: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Self, BadNode> {
         let ecam = value(ECAM).and_then(|text| number::hexadecimal(text).ok()).ok_or(BadNode(ECAM))?;
         let irq = value(IRQ).and_then(|text| number::decimal(text).ok()).ok_or(BadNode(IRQ))?;
         let ids = match value(IDS) {
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn read(nodes: &[(&str, &str)]) -> Result<Description, BadNode> {
-        Description::read(&|name| nodes.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes()))
+        Description::read(|name| nodes.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes()))
     }
 
     #[test]

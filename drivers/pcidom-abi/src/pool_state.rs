@@ -69,12 +69,13 @@ impl PoolState {
 impl fmt::Display for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.word())?;
-        match self {
-            Self::Assigned(guest) | Self::Absent(guest) => write!(f, " {guest}"),
-            Self::Refused(reason) => write!(f, " {reason}"),
-            Self::Unknown(text) => f.write_str(text),
-            Self::New | Self::Free | Self::Released => Ok(()),
-        }
+        let behind: &dyn fmt::Display = match self {
+            Self::Assigned(guest) | Self::Absent(guest) => guest,
+            Self::Refused(reason) => reason,
+            Self::Unknown(text) => return f.write_str(text),
+            Self::New | Self::Free | Self::Released => return Ok(()),
+        };
+        write!(f, " {behind}")
     }
 }
 
