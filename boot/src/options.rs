@@ -17,14 +17,17 @@ pub(crate) struct Options {
 pub(crate) fn parse<'a>(command_line: &'a str, mut complain: impl FnMut(&'a str)) -> Options {
     let mut options = Options { export: ExportMode::default(), is_direct: false, log: LevelFilter::Info };
     for word in command_line.split_ascii_whitespace() {
-        let understood = match word.split_once('=') {
-            Some(("export", value)) => value.parse().map(|export| options.export = export).is_ok(),
-            Some(("config", value @ ("broker" | "direct"))) => {
-                options.is_direct = value == "direct";
-                true
-            }
-            Some(("log", value)) => value.parse().map(|level| options.log = level).is_ok(),
-            _ => false,
+        // By prefixes: splitting at the sign takes two hundred bytes more.
+        let understood = if let Some(value) = word.strip_prefix("export=") {
+            value.parse().map(|export| options.export = export).is_ok()
+        } else if let Some(value) = word.strip_prefix("config=") {
+            let is_known = matches!(value, "broker" | "direct");
+            options.is_direct = if is_known { value == "direct" } else { options.is_direct };
+            is_known
+        } else if let Some(value) = word.strip_prefix("log=") {
+            value.parse().map(|level| options.log = level).is_ok()
+        } else {
+            false
         };
         if !understood {
             complain(word);

@@ -48,7 +48,13 @@ impl FromStr for ExportMode {
     type Err = UnknownMode;
 
     fn from_str(text: &str) -> Result<Self, UnknownMode> {
-        Self::ALL.into_iter().find(|mode| mode.name() == text).ok_or(UnknownMode)
+        // Written out: looking for the name takes a hundred bytes more in the stub.
+        match text {
+            "vpci" => Ok(Self::Vpci),
+            "slot" => Ok(Self::Slot),
+            "passthrough" => Ok(Self::Passthrough),
+            _ => Err(UnknownMode),
+        }
     }
 }
 

@@ -46,19 +46,15 @@ impl fmt::Display for PolicyNumbers {
 }
 
 impl PolicyNumbers {
-    /// Reads the node's value. Numbers that are not there keep the value that they have in `default`.
-    ///
-    /// # Errors
-    /// The node's name, where something is no number.
-    #[inline(never)] // its caller in the stub is a task, in which everything costs more
-    pub fn parse(value: &[u8], default: Self) -> Result<Self, BadNode> {
-        let mut numbers = default;
-        for (number, digits) in numbers.0.iter_mut().zip(value.split(|byte| *byte == b' ')) {
-            if !digits.is_empty() {
-                *number = number::hexadecimal(digits).map_err(|_| BadNode(POLICY))?;
-            }
+    /// Reads the node's value; `None` where it is not three numbers.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let mut words = value.split(|byte| *byte == b' ');
+        let mut numbers = [0; 3];
+        for number in &mut numbers {
+            *number = number::hexadecimal(words.next()?).ok()?;
         }
-        Ok(numbers)
+        words.next().is_none().then_some(Self(numbers))
     }
 }
 
@@ -67,7 +63,7 @@ impl PolicyNumbers {
 #[error("{0} is missing or malformed")]
 pub struct BadNode(pub &'static str);
 
-/// What does not change while a device is in the pool.
+/// What a stub is told about a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
     /// [`ECAM`].
@@ -78,6 +74,8 @@ pub struct Description {
     pub irq: u32,
     /// [`RESOURCES`].
     pub resources: [Option<Resource>; 7],
+    /// [`POLICY`]: of the assignment that is about to be, the only one of these that changes while the device is in the pool.
+    pub policy: Option<PolicyNumbers>,
 }
 
 impl Description {
@@ -87,6 +85,7 @@ impl Description {
         let mut nodes = Vec::from([(ECAM, format!("{:x}", self.ecam)), (IRQ, self.irq.to_string())]);
         nodes.extend(self.ids.map(|ids| (IDS, format!("{ids:x}"))));
         let resources = RESOURCES.into_iter().zip(self.resources);
+        nodes.extend(self.policy.map(|policy| (POLICY, policy.to_string())));
         nodes.extend(resources.filter_map(|(name, resource)| Some((name, resource?.to_string()))));
         nodes
     }
@@ -106,6 +105,10 @@ impl Description {
             }
             None => None,
         };
+        let policy = match value(POLICY) {
+            Some(text) => Some(PolicyNumbers::parse(text).ok_or(BadNode(POLICY))?),
+            None => None,
+        };
         let mut resources = [None; RESOURCES.len()];
         for (place, name) in resources.iter_mut().zip(RESOURCES) {
             if let Some(text) = value(name) {
@@ -113,7 +116,7 @@ impl Description {
                 *place = Some(resource.ok_or(BadNode(name))?);
             }
         }
-        Ok(Self { ecam: Mfn(ecam), ids, irq, resources })
+        Ok(Self { ecam: Mfn(ecam), ids, irq, resources, policy })
     }
 }
 
@@ -131,8 +134,8 @@ mod tests {
         resources[0] = "0x380000000 0x4000 mem64p".parse().ok();
         resources[6] = "0xfe000000 0x1000 rom".parse().ok();
         assert_eq!(resources.iter().flatten().count(), 2);
-        for ids in [None, Some(0x1520_8086)] {
-            let description = Description { ecam: Mfn(0xb0028), ids, irq: 17, resources };
+        for (ids, policy) in [(None, None), (Some(0x1520_8086), Some(PolicyNumbers([1, 0x20000, 0x10000])))] {
+            let description = Description { ecam: Mfn(0xb0028), ids, irq: 17, resources, policy };
             let nodes = description.nodes();
             let nodes: Vec<_> = nodes.iter().map(|(name, value)| (*name, value.as_str())).collect();
             assert_eq!(read(&nodes), Ok(description));
@@ -147,19 +150,18 @@ mod tests {
         assert_eq!(read(&[(ECAM, "b0028")]), Err(BadNode(IRQ)));
         let fine = [(ECAM, "b0028"), (IRQ, "0")];
         assert!(read(&fine).is_ok());
-        for (name, value) in [(IDS, "100000000"), (IDS, ""), ("resource-3", "0xe000 0x20 ports")] {
+        for (name, value) in [(IDS, "100000000"), (IDS, ""), (POLICY, "1"), ("resource-3", "0xe000 0x20 ports")] {
             assert_eq!(read(&[&fine[..], &[(name, value)]].concat()), Err(BadNode(name)), "{value}");
         }
     }
 
     #[test]
     fn policies_read_back() {
-        const DEFAULT: PolicyNumbers = PolicyNumbers([0, 0, 0x10_0021_0000]);
         let policy = PolicyNumbers([1, 0x20000, 0x10000]);
         assert_eq!(policy.to_string(), "1 20000 10000");
-        assert_eq!(PolicyNumbers::parse(b"1 20000 10000", DEFAULT), Ok(policy));
-        assert_eq!(PolicyNumbers::parse(b"", DEFAULT), Ok(DEFAULT));
-        assert_eq!(PolicyNumbers::parse(b"2", DEFAULT), Ok(PolicyNumbers([2, 0, 0x10_0021_0000])));
-        assert_eq!(PolicyNumbers::parse(b"1 permissive", DEFAULT), Err(BadNode(POLICY)));
+        assert_eq!(PolicyNumbers::parse(b"1 20000 10000"), Some(policy));
+        for text in ["", "1", "1 2", "1 2 3 4", "1  2 3", "1 2 permissive"] {
+            assert_eq!(PolicyNumbers::parse(text.as_bytes()), None, "{text:?}");
+        }
     }
 }

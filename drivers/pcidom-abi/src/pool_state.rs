@@ -1,6 +1,7 @@
 //! What a stub says about one device of its pool.
 
 use alloc::borrow::ToOwned as _;
+use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
@@ -56,6 +57,18 @@ impl PoolState {
         }
     }
 
+    /// The node's value.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let word = self.word();
+        match self {
+            Self::Assigned(guest) | Self::Absent(guest) => format!("{word} {guest}"),
+            Self::Refused(reason) => format!("{word} {reason}"),
+            Self::Unknown(text) => text.clone(),
+            Self::New | Self::Free | Self::Released => word.to_owned(),
+        }
+    }
+
     /// The guest that the stub has assigned the device to, there or not.
     #[must_use]
     pub const fn guest(&self) -> Option<DomId> {
@@ -68,14 +81,7 @@ impl PoolState {
 
 impl fmt::Display for PoolState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())?;
-        let behind: &dyn fmt::Display = match self {
-            Self::Assigned(guest) | Self::Absent(guest) => guest,
-            Self::Refused(reason) => reason,
-            Self::Unknown(text) => return f.write_str(text),
-            Self::New | Self::Free | Self::Released => return Ok(()),
-        };
-        write!(f, " {behind}")
+        f.write_str(&self.text())
     }
 }
 

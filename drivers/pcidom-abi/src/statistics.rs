@@ -81,7 +81,7 @@ impl FromStr for Query {
         // By bytes: what `str` has for it is several hundred bytes of code in the stub.
         let end = text.bytes().position(|byte| byte == b'-').unwrap_or(text.len());
         let (number, rest) = text.split_at_checked(end).ok_or(Malformed)?;
-        let number = number::decimal(number).map_err(|_| Malformed)?;
+        let number = number::decimal(number.as_bytes()).map_err(|_| Malformed)?;
         let kind = match rest.get(1..) {
             Some(device) => QueryKind::DeniedWrites(Sbdf::parse_path_component(device).map_err(|_| Malformed)?),
             None => QueryKind::Statistics,

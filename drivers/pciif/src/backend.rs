@@ -89,6 +89,12 @@ impl<P: SharedPage> BackendPage<P> {
         self.answer(reply.err, reply.value);
     }
 
+    /// As [`BackendPage::reply`], with a word more: `info`, which `pciif.h` has as an input only. For peers that have agreed on its meaning.
+    pub fn reply_with_info(&self, request: &Request, reply: Reply<'_>, info: u32) {
+        self.0.word::<{ offset_of!(SharedInfo, op.info) }>().store(info, Ordering::Relaxed);
+        self.reply(request, reply);
+    }
+
     /// As [`BackendPage::reply`] for a request that has no vectors.
     #[inline(always)]
     pub fn answer(&self, err: ErrorCode, value: u32) {

@@ -87,6 +87,13 @@ impl<P: SharedPage> FrontendPage<P> {
         })
     }
 
+    /// The `info` word of an answer by [`BackendPage::reply_with_info`](crate::BackendPage::reply_with_info). Take it after
+    /// [`FrontendPage::response`] said that there is an answer.
+    #[must_use]
+    pub fn info(&self) -> u32 {
+        self.0.word::<{ offset_of!(SharedInfo, op.info) }>().load(Ordering::Relaxed)
+    }
+
     /// MSI-X entry `index` as it is in the page now; `None` past the last one.
     #[must_use]
     pub fn entry(&self, index: usize) -> Option<MsixEntry> {

@@ -39,7 +39,6 @@ extern crate alloc;
 
 mod aer;
 mod backend;
-mod broker;
 mod command;
 mod error_code;
 mod flags;
@@ -50,7 +49,6 @@ mod request;
 
 pub use aer::{AerNotification, PERMANENT_FAILURE};
 pub use backend::BackendPage;
-pub use broker::{BrokerCommand, Features};
 pub use command::Command;
 pub use error_code::ErrorCode;
 pub use flags::Flags;

@@ -6,77 +6,73 @@ use core::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(pub i32);
 
-impl Errno {
-    /// Operation not permitted.
-    pub const EPERM: Self = Self(1);
-    /// No such entry.
-    pub const ENOENT: Self = Self(2);
-    /// I/O error.
-    pub const EIO: Self = Self(5);
-    /// No such device or address.
-    pub const ENXIO: Self = Self(6);
-    /// Too big.
-    pub const E2BIG: Self = Self(7);
-    /// Try again.
-    pub const EAGAIN: Self = Self(11);
-    /// Out of memory.
-    pub const ENOMEM: Self = Self(12);
-    /// Permission denied.
-    pub const EACCES: Self = Self(13);
-    /// Bad address.
-    pub const EFAULT: Self = Self(14);
-    /// Device or resource busy.
-    pub const EBUSY: Self = Self(16);
-    /// Already exists.
-    pub const EEXIST: Self = Self(17);
-    /// No such device.
-    pub const ENODEV: Self = Self(19);
-    /// Is a directory.
-    pub const EISDIR: Self = Self(21);
-    /// Invalid argument.
-    pub const EINVAL: Self = Self(22);
-    /// No space left.
-    pub const ENOSPC: Self = Self(28);
-    /// Read-only.
-    pub const EROFS: Self = Self(30);
-    /// Function not implemented.
-    pub const ENOSYS: Self = Self(38);
-    /// Not empty.
-    pub const ENOTEMPTY: Self = Self(39);
-    /// No data available.
-    pub const ENODATA: Self = Self(61);
-    /// Operation not supported.
-    pub const EOPNOTSUPP: Self = Self(95);
-    /// Already connected.
-    pub const EISCONN: Self = Self(106);
+macro_rules! errnos {
+    ($($(#[$doc:meta])* $name:ident = $number:literal;)*) => {
+        impl Errno {
+            $($(#[$doc])* pub const $name: Self = Self($number);)*
+        }
 
-    /// The symbolic name where it is one of the numbers that Xen really returns for our calls.
+        /// Each number that has a name here, with the name.
+        const NAMES: &[(i32, &str)] = &[$(($number, stringify!($name))),*];
+    };
+}
+
+errnos! {
+    /// Operation not permitted.
+    EPERM = 1;
+    /// No such entry.
+    ENOENT = 2;
+    /// I/O error.
+    EIO = 5;
+    /// No such device or address.
+    ENXIO = 6;
+    /// Too big.
+    E2BIG = 7;
+    /// Try again.
+    EAGAIN = 11;
+    /// Out of memory.
+    ENOMEM = 12;
+    /// Permission denied.
+    EACCES = 13;
+    /// Bad address.
+    EFAULT = 14;
+    /// Device or resource busy.
+    EBUSY = 16;
+    /// Already exists.
+    EEXIST = 17;
+    /// No such device.
+    ENODEV = 19;
+    /// Is a directory.
+    EISDIR = 21;
+    /// Invalid argument.
+    EINVAL = 22;
+    /// No space left.
+    ENOSPC = 28;
+    /// Read-only.
+    EROFS = 30;
+    /// Function not implemented.
+    ENOSYS = 38;
+    /// Not empty.
+    ENOTEMPTY = 39;
+    /// No data available.
+    ENODATA = 61;
+    /// Operation not supported.
+    EOPNOTSUPP = 95;
+    /// Already connected.
+    EISCONN = 106;
+}
+
+impl Errno {
+    /// The symbolic name where it is one of the numbers that Xen or xenstored return.
     #[must_use]
-    pub const fn name(self) -> Option<&'static str> {
-        Some(match self {
-            Self::EPERM => "EPERM",
-            Self::ENOENT => "ENOENT",
-            Self::EIO => "EIO",
-            Self::ENXIO => "ENXIO",
-            Self::E2BIG => "E2BIG",
-            Self::EAGAIN => "EAGAIN",
-            Self::ENOMEM => "ENOMEM",
-            Self::EACCES => "EACCES",
-            Self::EFAULT => "EFAULT",
-            Self::EBUSY => "EBUSY",
-            Self::EEXIST => "EEXIST",
-            Self::ENODEV => "ENODEV",
-            Self::EISDIR => "EISDIR",
-            Self::EINVAL => "EINVAL",
-            Self::ENOSPC => "ENOSPC",
-            Self::EROFS => "EROFS",
-            Self::ENOSYS => "ENOSYS",
-            Self::ENOTEMPTY => "ENOTEMPTY",
-            Self::ENODATA => "ENODATA",
-            Self::EOPNOTSUPP => "EOPNOTSUPP",
-            Self::EISCONN => "EISCONN",
-            _ => return None,
-        })
+    pub fn name(self) -> Option<&'static str> {
+        NAMES.iter().find(|(number, _)| *number == self.0).map(|(_, name)| *name)
+    }
+
+    /// The number of this name, as xenstored answers; `None` where the name is not one of [`Errno::name`].
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        NAMES.iter().find(|(_, known)| known.as_bytes() == name).map(|(number, _)| Self(*number))
     }
 }
 
@@ -86,5 +82,20 @@ impl fmt::Display for Errno {
             Some(name) => f.write_str(name),
             None => write!(f, "errno {}", self.0),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_read_back() {
+        for (number, name) in NAMES {
+            assert_eq!(Errno(*number).name(), Some(*name));
+            assert_eq!(Errno::from_name(name.as_bytes()), Some(Errno(*number)));
+        }
+        assert_eq!((Errno::EISCONN.0, Errno::EISCONN.name()), (106, Some("EISCONN")));
+        assert_eq!((Errno(0).name(), Errno::from_name(b"EOK")), (None, None));
     }
 }

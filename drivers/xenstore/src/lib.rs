@@ -55,7 +55,6 @@ mod state;
 
 pub mod number;
 pub mod path;
-pub mod statistics;
 pub mod wire;
 
 pub use blocking::{Store, Transaction, Transport};

@@ -1,4 +1,4 @@
-//! The paths as `docs/xenstore.md` has them, absolute and as the stub says them.
+//! The paths as libxl and xenbus have them, absolute and as a domain says its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use xen_types::{DomId, Sbdf};
@@ -12,18 +12,13 @@ fn device() -> Sbdf {
 }
 
 #[test]
-fn paths_are_those_of_the_contract() {
+fn paths_are_those_of_libxl() {
     assert_eq!(path::domain_path(STUB), "/local/domain/3");
     assert_eq!(path::backend_root(STUB), "/local/domain/3/backend/pci");
     assert_eq!(path::backend_dir(STUB, FRONTEND), "/local/domain/3/backend/pci/12/0");
     assert_eq!(path::frontend_dir(FRONTEND), "/local/domain/12/device/pci/0");
     assert_eq!(path::error_node(STUB, FRONTEND), "/local/domain/3/error/backend/pci/12/0/error");
-    assert_eq!(path::pool_root(STUB), "/local/domain/3/pool");
-    assert_eq!(path::pool_dir(STUB, device()), "/local/domain/3/pool/0000-00-05-0");
-    assert_eq!(path::version_node(STUB), "/local/domain/3/data/pcidom/version");
-    assert_eq!(path::export_node(STUB), "/local/domain/3/data/pcidom/export");
     assert_eq!(path::libxl_pci_dir(device()), "/libxl/pci/0000-00-05-0");
-    assert_eq!(path::tool_device_dir(device()), "/tool/pcidom/device/0000-00-05-0");
     assert_eq!(path::child("/", "a"), "/a");
     assert_eq!(path::child(&path::backend_dir(STUB, FRONTEND), &key::dev(3)), "/local/domain/3/backend/pci/12/0/dev-3");
 }
@@ -36,13 +31,8 @@ fn every_path_that_we_build_is_one_that_xenstored_takes() {
         path::backend_dir(stub, frontend),
         path::frontend_dir(frontend),
         path::error_node(stub, frontend),
-        path::child(&path::pool_dir(stub, widest), &key::resource(6)),
-        path::version_node(stub),
-        path::export_node(stub),
         path::libxl_pci_dir(widest),
-        path::tool_device_dir(widest),
         relative::error_node(frontend),
-        relative::pool_dir(widest),
         path::INTRODUCE_DOMAIN.into(),
         path::RELEASE_DOMAIN.into(),
     ] {
@@ -51,11 +41,9 @@ fn every_path_that_we_build_is_one_that_xenstored_takes() {
 }
 
 #[test]
-fn events_below_the_stub_lead_back_to_the_frontend_or_the_device() {
+fn events_below_the_backend_lead_back_to_the_frontend() {
     assert_eq!(relative::split_backend(&relative::backend_dir(FRONTEND)), Some((FRONTEND, "")));
     assert_eq!(relative::split_backend("backend/pci/12/0/state-3"), Some((FRONTEND, "state-3")));
-    assert_eq!(relative::split_pool(&relative::pool_dir(device())), Some((device(), "")));
-    assert_eq!(relative::split_pool("pool/0000-00-05-0/online"), Some((device(), "online")));
 }
 
 #[test]
@@ -75,8 +63,5 @@ fn other_events_lead_nowhere() {
         "/backend/pci/12/0",
     ] {
         assert_eq!(relative::split_backend(other), None, "{other:?}");
-    }
-    for other in ["", "pool", "pool/", "pool/x", "pool/0000-00-05-8", "pools/0000-00-05-0", "/pool/0000-00-05-0"] {
-        assert_eq!(relative::split_pool(other), None, "{other:?}");
     }
 }

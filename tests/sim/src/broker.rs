@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use pciback::platform::{Events as _, Grants as _, Width};
+use pcidom_abi::BrokerCommand;
 use pciif::layout::MsixEntry;
-use pciif::{BackendPage, BrokerCommand, ErrorCode, Reply, Request};
+use pciif::{BackendPage, ErrorCode, Reply, Request};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
 use crate::device::Function;

@@ -3,7 +3,8 @@
 
 use pciback::Options;
 use pciback::platform::Width;
-use pciif::{BrokerCommand, Command, ErrorCode, Request};
+use pcidom_abi::BrokerCommand;
+use pciif::{Command, ErrorCode, Request};
 use sim::broker::Fault;
 use sim::tool::ecam;
 use sim::world::{STUB, World};

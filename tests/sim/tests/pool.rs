@@ -26,11 +26,11 @@ fn devices_that_are_not_fit_are_refused_with_the_reason_and_not_kept() {
         ("bus mastering is on", |world| {
             world.xen.with_function(ecam(A), |function| function.set_bus_master(true));
         }),
-        ("ecam is no frame number", |world| write(world, "ecam", "here")),
-        ("irq is no number", |world| write(world, "irq", "-1")),
-        ("ids are no number", |world| write(world, "ids", "8086:1520")),
-        ("ids are no number", |world| write(world, "ids", "100000000")),
-        ("resource-0 is no resource", |world| write(world, "resource-0", "0x1000 mem32")),
+        ("ecam is missing or malformed", |world| write(world, "ecam", "here")),
+        ("irq is missing or malformed", |world| write(world, "irq", "-1")),
+        ("ids is missing or malformed", |world| write(world, "ids", "8086:1520")),
+        ("ids is missing or malformed", |world| write(world, "ids", "100000000")),
+        ("resource-0 is missing or malformed", |world| write(world, "resource-0", "0x1000 mem32")),
         ("resource-1 is of a kind that this register cannot be", |world| {
             write(world, "resource-1", "0xfe000000 0x1000 rom");
         }),

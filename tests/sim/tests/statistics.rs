@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use pcidom_abi::statistics::NAMES;
 use pciif::{Command, Request};
 use sim::world::{STUB, World};
 use xen_types::Sbdf;
-use xenstore::statistics::NAMES;
 
 const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
 const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);

@@ -1,7 +1,7 @@
 //! Whose a device is: the broker's only source is the table that no guest can write.
 
+use pcidom_abi::paths;
 use xen_types::{DomId, Sbdf};
-use xenstore::path;
 
 use super::failure::Failure;
 use crate::records::{self, Phase, Record};
@@ -25,7 +25,7 @@ impl Assigned {
         device: Sbdf,
         more: &[String; 2],
     ) -> Result<(Self, [Option<String>; 2]), Failure> {
-        let (nodes, pool) = (records::record_nodes(device), path::pool_dir(stub, device));
+        let (nodes, pool) = (records::record_nodes(device), paths::pool_dir(stub, device));
         let [a, b, c] = nodes.each_ref().map(String::as_str);
         let [d, e] = more.each_ref().map(String::as_str);
         let [a, b, c, pool, d, e] = host.read_many([a, b, c, &pool, d, e])?;

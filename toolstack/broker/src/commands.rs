@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use dom0::process::{Owner, Processes};
+use dom0::process::{ProcessId, Processes};
 use dom0::{Dom0, Error};
+use pcidom_abi::paths;
 use xenstore::path;
 
-/// One node for each.
-pub const DIR: &str = "/tool/pcidom/command";
 /// Nobody tells when another process ends: while one is at work, the broker looks this often.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(500);
 
@@ -42,12 +41,12 @@ impl Commands {
 ///
 /// # Errors
 /// Xenstore's.
-pub fn noted(host: &Dom0) -> Result<Vec<Owner>, Error> {
-    let names = host.list(DIR)?;
-    let nodes: Vec<String> = names.iter().map(|name| path::child(DIR, name)).collect();
+pub fn noted(host: &Dom0) -> Result<Vec<ProcessId>, Error> {
+    let names = host.list(paths::COMMANDS)?;
+    let nodes: Vec<String> = names.iter().map(|name| path::child(paths::COMMANDS, name)).collect();
     let owners = names.iter().zip(host.read_all(&nodes)?).filter_map(|(name, started)| {
         // One that is gone has ended just now.
-        Some(Owner { pid: name.parse().ok()?, started: started?.parse().unwrap_or(0) })
+        Some(ProcessId { pid: name.parse().ok()?, started: started?.parse().unwrap_or(0) })
     });
     Ok(owners.collect())
 }

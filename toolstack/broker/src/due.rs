@@ -7,15 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use dom0::domain::{self, DomainName};
 use dom0::sysfs::PCIBACK;
 use dom0::{Dom0, Error};
+use pcidom_abi::{DeviceNode, paths};
 use xen_types::{DomId, Sbdf};
 use xenstore::XenbusState;
 use xenstore::path::{self, key};
 
 use crate::guard;
 use crate::records::{self, Phase, Record, UnassignedEntry};
-
-/// Guests that `pcidom create` has begun and not finished, by their ids.
-pub const UNFINISHED: &str = "/tool/pcidom/create";
 
 /// Whether there is work.
 ///
@@ -43,7 +41,7 @@ pub fn is_due(host: &Dom0, records: &[Record], unassigned: &[UnassignedEntry]) -
 /// # Errors
 /// Xen's and xenstore's, as in everything below.
 pub fn is_in_pool(host: &Dom0, stub: DomId, device: Sbdf) -> Result<bool, Error> {
-    Ok(domain::is_alive(host, stub)? && host.exists(&path::pool_dir(stub, device))?)
+    Ok(domain::is_alive(host, stub)? && host.exists(&paths::pool_dir(stub, device))?)
 }
 
 /// As [`is_in_pool`] for each of these.
@@ -55,7 +53,7 @@ pub fn are_in_pools(host: &Dom0, records: &[Record]) -> Result<Vec<bool>, Error>
     for record in records {
         if let Entry::Vacant(place) = pools.entry(record.stub) {
             let is_alive = domain::is_alive(host, record.stub)?;
-            let names = if is_alive { host.list(&path::pool_root(record.stub))? } else { Vec::new() };
+            let names = if is_alive { host.list(&paths::pool_root(record.stub))? } else { Vec::new() };
             place.insert(names.into_iter().collect());
         }
     }
@@ -73,7 +71,8 @@ pub fn ready_stub(host: &Dom0, backend: &str) -> Result<Option<DomainName>, Erro
     let Some((stub, info)) = domain::find(host, backend)? else {
         return Ok(None);
     };
-    let ready = stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&path::version_node(stub.id))?;
+    let ready =
+        stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&paths::version_node(stub.id))?;
     Ok(ready.then_some(stub))
 }
 
@@ -107,7 +106,7 @@ pub fn followers(host: &Dom0, records: &[Record]) -> Result<Vec<(Record, DomainN
     for (record, id) in free.into_iter().zip(ids) {
         let Some(id) = id else { continue };
         let Some(guest) = domain::with_uuid(host, &id)? else { continue };
-        if host.exists(&path::child(UNFINISHED, &id))? {
+        if host.exists(&paths::creation_node(&id))? {
             continue; // it is just being made, and the command that does it gives it its devices
         }
         let Some(info) = domain::info(host, guest.id)? else { continue };
@@ -130,13 +129,13 @@ pub fn followers(host: &Dom0, records: &[Record]) -> Result<Vec<(Record, DomainN
 /// Where the id of the guest stands that a device follows.
 #[must_use]
 pub fn keep_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "keep")
+    DeviceNode::Keep.of(device)
 }
 
 /// Where it stands that the guest which the device follows did not answer.
 #[must_use]
 pub fn silence_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "silent")
+    DeviceNode::Silent.of(device)
 }
 
 /// What stands there of a guest that did not answer: as long as it is so, it is not asked again.

@@ -1,7 +1,8 @@
 //! One request: looked up, checked, carried out.
 
 use pci_config::{Policy, WritableMask};
-use pciif::{BrokerCommand, ErrorCode, Features, MsixEntries, Request};
+use pcidom_abi::{BrokerCommand, Features};
+use pciif::{ErrorCode, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
 use super::allow::{self, Asked, INTX_DISABLE, Kind};
@@ -62,7 +63,7 @@ pub(crate) fn execute(
         return Err(Failure::NotYours); // it was pulled out
     };
     let capabilities = Capabilities::read(&config)?;
-    let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors), config, capabilities };
+    let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors.as_deref()), config, capabilities };
     let intx_off = other.is_some();
     match command {
         BrokerCommand::ConfWrite => write(&work, request, records::parse_policy(device, other)?),
@@ -72,7 +73,7 @@ pub(crate) fn execute(
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
             let facts = DeviceResources::gather(host, device)?;
-            quiesce::make_quiet(host, assigned.guest, &facts, &|other| Vectors::load(host, other))?;
+            quiesce::make_quiet(host, assigned.guest, &facts, &|other| vectors::load(host, other))?;
             if work.assigned.is_current(host)? {
                 work.config.prepare(facts.decode())?;
             }

@@ -7,6 +7,7 @@
 
 use dom0::store::Change;
 use dom0::{Dom0, Error, domain};
+use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
@@ -38,7 +39,7 @@ pub fn node(device: Sbdf) -> String {
 /// How often the guard was mended since the device last went somewhere.
 #[must_use]
 pub fn mended_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "mended")
+    DeviceNode::Mended.of(device)
 }
 
 /// The guest that xl (or this tool) says has the device.
@@ -115,7 +116,7 @@ pub fn mend(host: &Dom0, records: &[Record]) -> Result<Vec<Sbdf>, Error> {
         ];
         if record.frontend.is_none() {
             // Somebody may have had it meanwhile.
-            changes.push(Change::remove(path::child(&path::tool_device_dir(device), "reset")));
+            changes.push(Change::remove(DeviceNode::Reset.of(device)));
         }
         if host.commit_if(&changes)? {
             host.note(&format!("{device}: {}, and it is mended: {}", what(guard), why(guard)));

@@ -113,7 +113,7 @@ impl Work<'_> {
         if noted.vectors == Vectors::None {
             return Ok(());
         }
-        self.host.commit(&[Vectors::Busy.store(device)])?;
+        self.host.commit(&[vectors::store(&Vectors::Busy, device)])?;
         self.clear(&noted)?;
         Ok(noted.forget(self.host, device)?)
     }
@@ -137,7 +137,7 @@ impl Work<'_> {
         let old = &self.vectors;
         let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
         if vectors::begin(self.host, guest, device, is_off)? {
-            self.host.commit(&[old.store(device)])?;
+            self.host.commit(&[vectors::store(old, device)])?;
             return Err(Failure::Swept);
         }
         let noted = Noted { vectors: old.clone(), intx_off: intx_off || is_off };
@@ -146,7 +146,7 @@ impl Work<'_> {
         let done = map(&mut mapped)
             .and_then(|()| check_expressible(&mapped))
             .and_then(|()| self.switch_on(&mapped))
-            .and_then(|()| self.assigned.check_after(self.host, &mapped.store(device)));
+            .and_then(|()| self.assigned.check_after(self.host, &vectors::store(&mapped, device)));
         match done {
             Ok(()) => Ok(mapped),
             Err(failure) => {
@@ -160,7 +160,7 @@ impl Work<'_> {
     fn clear(&self, noted: &Noted) -> Result<(), Error> {
         let Assigned { device, guest, .. } = self.assigned;
         clear(self.host, guest, device, &self.config, &self.capabilities, noted, &|other| {
-            Vectors::load(self.host, other)
+            vectors::load(self.host, other)
         })
     }
 

@@ -46,6 +46,7 @@ use dom0::process::Processes;
 use dom0::store::Watches;
 use dom0::xen::{HypercallError, Physdev, Rings};
 use dom0::{Dom0, Error, domain};
+use pcidom_abi::paths;
 use xen_types::{DomId, Port};
 use xenstore::path;
 
@@ -109,11 +110,11 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// Xenstore's. A device in trouble is noted and does not keep the others.
     pub fn start(outside: Outside<'a, R>) -> Result<Self, Error> {
         let now = outside.host.elapsed();
-        outside.watches.watch(path::TOOL_DEVICES)?;
+        outside.watches.watch(paths::DEVICES)?;
         outside.watches.watch(path::LIBXL_PCI)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
         outside.watches.watch(path::INTRODUCE_DOMAIN)?;
-        outside.watches.watch(commands::DIR)?;
+        outside.watches.watch(paths::COMMANDS)?;
         let mut broker = Self {
             outside,
             rings: BTreeMap::new(),
@@ -140,7 +141,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         for record in records::load(host)? {
             // Those on their way back are the commands' business.
             let (Phase::Attaching | Phase::Attached, Some(guest)) = (record.phase, record.frontend) else { continue };
-            if Vectors::load(host, record.device)? == Vectors::Busy {
+            if vectors::load(host, record.device)? == Vectors::Busy {
                 match recover_device(host, record, guest) {
                     Ok(()) => {
                         host.note(&format!("cleared the vectors of {}: a broker died changing them", record.device))
@@ -277,13 +278,13 @@ impl<'a, R: Rings> Broker<'a, R> {
         let gone: Vec<DomId> = self.watched.keys().filter(|stub| !here(stub)).copied().collect();
         for stub in gone {
             self.disconnect(stub);
-            self.outside.watches.unwatch(&path::announcements_dir(stub))?;
+            self.outside.watches.unwatch(&paths::announcements_dir(stub))?;
             self.watched.remove(&stub);
             self.log.forget(stub);
         }
         for stub in stubs.union(&expected).copied() {
             if !self.watched.contains_key(&stub) {
-                self.outside.watches.watch(&path::announcements_dir(stub))?;
+                self.outside.watches.watch(&paths::announcements_dir(stub))?;
                 self.watched.insert(stub, Retry::default());
             }
         }
@@ -366,7 +367,7 @@ fn recover_device(host: &Dom0, record: Record, guest: DomId) -> Result<(), Error
         assigned.is_current(host)
     })?;
     let noted = Noted { vectors: Vectors::Busy, ..Noted::load(host, record.device)? };
-    interrupts::clear(host, guest, record.device, &config, &capabilities, &noted, &|other| Vectors::load(host, other))?;
+    interrupts::clear(host, guest, record.device, &config, &capabilities, &noted, &|other| vectors::load(host, other))?;
     noted.forget(host, record.device)
 }
 

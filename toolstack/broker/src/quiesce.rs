@@ -26,7 +26,7 @@ pub fn make_quiet<E: From<Error>>(
     let capabilities = Capabilities::read(&config)?;
     let noted = Noted::load(host, device)?;
     if noted.vectors != Vectors::None {
-        host.commit(&[Vectors::Busy.store(device)])?;
+        host.commit(&[vectors::store(&Vectors::Busy, device)])?;
     }
     config.quiesce(facts.decode())?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.

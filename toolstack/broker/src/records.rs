@@ -4,40 +4,9 @@
 
 use dom0::{Dom0, Error};
 use pci_config::Policy;
+pub use pcidom_abi::Phase;
+use pcidom_abi::{DeviceNode, paths};
 use xen_types::{DomId, Sbdf};
-use xenstore::path;
-use xenstore::path::key;
-
-/// Where a device is on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// With the stub, nobody's.
-    Pool,
-    /// On its way to a guest: a command is at work, or died at it.
-    Attaching,
-    /// A guest has it.
-    Attached,
-    /// On its way back.
-    Detaching,
-    /// Taken from a guest that still has something of it: nobody gets it.
-    Leaked,
-}
-
-impl Phase {
-    const ALL: [Self; 5] = [Self::Pool, Self::Attaching, Self::Attached, Self::Detaching, Self::Leaked];
-
-    /// The word in the node.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pool => "pool",
-            Self::Attaching => "attaching",
-            Self::Attached => "attached",
-            Self::Detaching => "detaching",
-            Self::Leaked => "leaked",
-        }
-    }
-}
 
 /// One device that a stub holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,9 +38,9 @@ pub fn load(host: &Dom0) -> Result<Vec<Record>, Error> {
 /// Xen's, xenstore's and the kernel's, and what makes no sense.
 pub fn load_all(host: &Dom0) -> Result<(Vec<Record>, Vec<UnassignedEntry>), Error> {
     let mut devices = Vec::new();
-    for name in host.list(path::TOOL_DEVICES)? {
+    for name in host.list(paths::DEVICES)? {
         let device = Sbdf::parse_path_component(&name)
-            .map_err(|_| Error::Nonsense { place: path::TOOL_DEVICES.to_owned(), value: name })?;
+            .map_err(|_| Error::Nonsense { place: paths::DEVICES.to_owned(), value: name })?;
         devices.push(device);
     }
     devices.sort_unstable();
@@ -103,8 +72,7 @@ pub fn load_one(host: &Dom0, device: Sbdf) -> Result<Option<Record>, Error> {
 /// The nodes that make a record.
 #[must_use]
 pub fn record_nodes(device: Sbdf) -> [String; 3] {
-    let dir = path::tool_device_dir(device);
-    ["stub", "frontend", "phase"].map(|name| path::child(&dir, name))
+    [DeviceNode::Stub, DeviceNode::Frontend, DeviceNode::Phase].map(|node| node.of(device))
 }
 
 /// The record in the values of these nodes.
@@ -117,10 +85,7 @@ pub fn parse_record(device: Sbdf, nodes: [String; 3], values: [Option<String>; 3
         return Ok(None);
     };
     let phase = phase.unwrap_or_default();
-    let phase = Phase::ALL
-        .into_iter()
-        .find(|known| known.name() == phase)
-        .ok_or(Error::Nonsense { place: phase_node, value: phase })?;
+    let phase = phase.parse().map_err(|_| Error::Nonsense { place: phase_node, value: phase })?;
     let frontend = frontend.map(|frontend| parse_id(&frontend_node, frontend)).transpose()?;
     Ok(Some(Record { device, stub, frontend, phase }))
 }
@@ -145,7 +110,7 @@ pub fn parse_policy(device: Sbdf, value: Option<String>) -> Result<Option<Policy
 /// Where the policy stands.
 #[must_use]
 pub fn policy_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), key::POLICY)
+    DeviceNode::Policy.of(device)
 }
 
 /// A domain's number in the value of a node.
@@ -162,7 +127,7 @@ pub fn parse_id(path: &str, value: String) -> Result<DomId, Error> {
 /// Where the name of the stub stands that a device is for.
 #[must_use]
 pub fn backend_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "backend")
+    DeviceNode::Backend.of(device)
 }
 
 /// The name of the stub that a device is for.

@@ -2,11 +2,9 @@
 
 use dom0::sysfs::Decode;
 use dom0::{Dom0, Error};
+use pcidom_abi::{paths, pool};
 use xen_types::{DomId, Resource, ResourceKind, Sbdf};
-use xenstore::path::{self, key};
-
-/// BARs come before it.
-const ROM_INDEX: u8 = 6;
+use xenstore::path;
 
 /// A device as dom0 sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +73,7 @@ impl DeviceResources {
     /// Xen's, xenstore's and the kernel's, and what makes no sense.
     pub fn find_or_recall(host: &Dom0, stub: DomId, device: Sbdf) -> Result<Self, Error> {
         Self::find(host, stub, device).or_else(|error| {
-            if !host.exists(&path::pool_dir(stub, device))? {
+            if !host.exists(&paths::pool_dir(stub, device))? {
                 return Err(error);
             }
             host.note(&format!("{device}: {error}; what the pool says of it counts"));
@@ -88,16 +86,16 @@ impl DeviceResources {
     /// # Errors
     /// Xen's, xenstore's and the kernel's, and what makes no sense.
     pub fn recall(host: &Dom0, stub: DomId, device: Sbdf) -> Result<Self, Error> {
-        let dir = path::pool_dir(stub, device);
+        let dir = paths::pool_dir(stub, device);
         let mut resources = Vec::new();
-        for index in 0..=ROM_INDEX {
-            let place = path::child(&dir, &format!("resource-{index}"));
+        for (index, name) in (0..).zip(pool::RESOURCES) {
+            let place = path::child(&dir, name);
             if let Some(value) = host.read(&place)? {
                 resources.push((index, value.parse().map_err(|_| Error::Nonsense { place, value })?));
             }
         }
-        let irq = host.read(&path::child(&dir, "irq"))?.and_then(|value| value.parse().ok());
-        let ids = host.read(&path::child(&dir, key::IDS))?.and_then(|value| u32::from_str_radix(&value, 16).ok());
+        let irq = host.read(&path::child(&dir, pool::IRQ))?.and_then(|value| value.parse().ok());
+        let ids = host.read(&path::child(&dir, pool::IDS))?.and_then(|value| u32::from_str_radix(&value, 16).ok());
         Ok(Self { device, resources, gsi: irq.filter(|irq| *irq != 0), ids })
     }
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use pciif::{BackendPage, BrokerCommand, ErrorCode, Reply};
+use pcidom_abi::{BrokerCommand, paths};
+use pciif::{BackendPage, ErrorCode, Reply};
 use xen_types::{DomId, GrantRef, Port};
-use xenstore::path;
 
 use super::execute::{self, execute};
 use super::failure::Failure;
@@ -27,7 +27,7 @@ impl Announced {
     /// Reads a stub's announcement; `None` when there is none, or none that makes sense: the stub may write anything.
     pub(crate) fn read(host: &Dom0, stub: DomId) -> Result<Option<Self>, Error> {
         let number = |path: String| Ok::<_, Error>(host.read(&path)?.and_then(|text| text.parse().ok()));
-        let (grant, port) = (number(path::ring_ref_node(stub))?, number(path::ring_port_node(stub))?);
+        let (grant, port) = (number(paths::ring_ref_node(stub))?, number(paths::ring_port_node(stub))?);
         Ok(grant.zip(port).map(|(grant, port)| Self { grant: GrantRef(grant), port: Port(port) }))
     }
 }

@@ -1,44 +1,20 @@
 //! Processes: whether one is still there.
 
-use std::fmt::{Display, Formatter};
 use std::fs;
 
-/// A process, known by its number and by when it began: numbers come again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Owner {
-    /// Its number.
-    pub pid: u32,
-    /// In ticks since the kernel's start (`proc_pid_stat(5)`, field 22).
-    pub started: u64,
-}
-
-impl Owner {
-    /// The other way round than [`Display`].
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (pid, started) = text.split_once(' ')?;
-        Some(Self { pid: pid.parse().ok()?, started: started.parse().ok()? })
-    }
-}
-
-impl Display for Owner {
-    /// `4711 123456`.
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.pid, self.started)
-    }
-}
+pub use pcidom_abi::ProcessId;
 
 /// Those of this machine.
 pub trait Processes {
     /// Whether a process is still there.
-    fn runs(&self, owner: Owner) -> bool;
+    fn runs(&self, owner: ProcessId) -> bool;
 }
 
 /// As Linux knows them.
 pub struct LinuxProcesses;
 
 impl Processes for LinuxProcesses {
-    fn runs(&self, owner: Owner) -> bool {
+    fn runs(&self, owner: ProcessId) -> bool {
         started(owner.pid) == Some(owner.started)
     }
 }
@@ -64,14 +40,11 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_number_and_its_beginning() {
         let (process, pid) = (LinuxProcesses, std::process::id());
-        let own = Owner { pid, started: started(pid).unwrap() };
+        let own = ProcessId { pid, started: started(pid).unwrap() };
         assert!(own.started > 0);
-        assert_eq!(Owner::parse(&own.to_string()), Some(own));
+        assert_eq!(own.to_string().parse(), Ok(own));
         assert!(process.runs(own));
-        assert!(!process.runs(Owner { started: own.started + 1, ..own }));
-        for text in ["", "7", "7 x", "x 7", "-1 7"] {
-            assert_eq!(Owner::parse(text), None, "{text:?}");
-        }
+        assert!(!process.runs(ProcessId { started: own.started + 1, ..own }));
     }
 
     #[test]

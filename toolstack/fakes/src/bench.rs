@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dom0::store::Change;
+use pcidom_abi::{BrokerCommand, DeviceNode, PoolState, paths, pool};
 use pcidom_broker::records::Phase;
 use pcidom_broker::{Broker, Outside, Vectors, guard};
 use pciif::layout::MsixEntry;
-use pciif::{BrokerCommand, ErrorCode, FrontendPage, OwnedPage, Request};
+use pciif::{ErrorCode, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, path};
 
@@ -100,19 +101,17 @@ impl Bench {
             std::fs::read_to_string(self.machine.tree.path().join(format!("bus/pci/devices/{name}/irq"))).unwrap();
         let ecam = 0xb_0000 + u64::from(device.devfn());
         self.machine.with(|world| {
-            let dir = path::tool_device_dir(device);
-            let phase = Phase::Attached.name().to_owned();
-            for (name, value) in [("stub", stub.to_string()), ("frontend", guest.to_string()), ("phase", phase)] {
-                world.write(&path::child(&dir, name), &value);
-            }
+            world.write(&DeviceNode::Stub.of(device), &stub.to_string());
+            world.write(&DeviceNode::Frontend.of(device), &guest.to_string());
+            world.write(&DeviceNode::Phase.of(device), Phase::Attached.name());
             world.write(&guard::node(device), &guest.to_string());
-            let pool = path::pool_dir(stub, device);
-            world.write(&path::child(&pool, "online"), "1");
-            world.write(&path::child(&pool, "ecam"), &format!("{ecam:x}"));
+            let pool = paths::pool_dir(stub, device);
+            world.write(&path::child(&pool, pool::ONLINE), "1");
+            world.write(&path::child(&pool, pool::ECAM), &format!("{ecam:x}"));
             world.iomem.insert((stub, ecam));
             for change in Change::node(
-                path::child(&pool, "state"),
-                format!("assigned {guest}"),
+                paths::pool_state_node(stub, device),
+                PoolState::Assigned(guest),
                 &[Permission::none(DomId::DOM0), Permission::both(stub)],
             ) {
                 world.apply(&change).unwrap();
@@ -125,8 +124,8 @@ impl Bench {
 
     pub fn announce(&self, stub: DomId) {
         self.machine.with(|world| {
-            world.write(&path::ring_ref_node(stub), &GRANT.to_string());
-            world.write(&path::ring_port_node(stub), &PORT.to_string());
+            world.write(&paths::ring_ref_node(stub), &GRANT.to_string());
+            world.write(&paths::ring_port_node(stub), &PORT.to_string());
         });
         let mut wires = self.wires.borrow_mut();
         wires.granted.insert((stub, GRANT), Arc::default());
@@ -194,12 +193,11 @@ impl Bench {
     }
 
     pub fn set_phase(&self, name: &str, phase: Phase) {
-        self.machine
-            .with(|world| world.write(&path::child(&path::tool_device_dir(device(name)), "phase"), phase.name()));
+        self.machine.with(|world| world.write(&DeviceNode::Phase.of(device(name)), phase.name()));
     }
 
     pub fn vectors(&self, name: &str) -> Vectors {
-        Vectors::load(&self.machine.host, device(name)).unwrap()
+        pcidom_broker::vectors::load(&self.machine.host, device(name)).unwrap()
     }
 
     /// The pirqs that Xen has mapped for a device.

@@ -1,8 +1,10 @@
 //! The stub and the guests, as far as a command meets them.
 
+use pcidom_abi::paths::{pool_dir, pool_root, pool_state_node};
+use pcidom_abi::{PoolState, pool};
 use xen_types::{DomId, Sbdf};
 use xenstore::XenbusState;
-use xenstore::path::{backend_dir, child, error_node, frontend_dir, pool_dir, pool_root};
+use xenstore::path::{backend_dir, child, error_node, frontend_dir};
 
 use super::names::STUB;
 use super::{ConfigImage, TempTree, World};
@@ -51,51 +53,49 @@ fn stub(world: &mut World, tree: &TempTree) -> bool {
 /// The pool: answers `new` and `online` = 0, and takes back what has no directory any more.
 fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     let dir = pool_dir(me(world), device);
-    let node = child(&dir, "state");
+    let node = pool_state_node(me(world), device);
     // The watch also fires in the middle of the directory's removal.
-    let Some(state) = world.value(&node).map(str::to_owned) else { return false };
-    let online = world.value(&child(&dir, "online")) == Some("1");
-    let answer = match (state.as_str(), online) {
-        ("new", true) => {
-            let ecam = u64::from_str_radix(world.value(&child(&dir, "ecam")).unwrap(), 16).unwrap();
+    let Some(state) = world.value(&node).map(PoolState::parse) else { return false };
+    let online = world.value(&child(&dir, pool::ONLINE)) == Some("1");
+    let answer = match (state, online) {
+        (PoolState::New, true) => {
+            let ecam = u64::from_str_radix(world.value(&child(&dir, pool::ECAM)).unwrap(), 16).unwrap();
             if !world.iomem.contains(&(me(world), ecam)) {
                 world.violations.push(format!("{device} without its frame {ecam:x}"));
             }
             match world.stub.refuses {
-                Some((other, why)) if other == device => format!("refused {why}"),
-                _ if world.stub.refuses_policy && world.nodes.contains_key(&child(&dir, "policy")) => {
-                    "refused its policy is no policy".to_owned()
+                Some((other, why)) if other == device => PoolState::Refused(why.to_owned()),
+                _ if world.stub.refuses_policy && world.nodes.contains_key(&child(&dir, pool::POLICY)) => {
+                    PoolState::Refused("its policy is no policy".to_owned())
                 }
                 _ => verdict(tree, device),
             }
         }
-        (assigned, true) if assigned.starts_with("assigned ") => {
-            let guest = DomId(assigned["assigned ".len()..].parse().unwrap());
+        (PoolState::Assigned(guest), true) => {
             if world.nodes.contains_key(&backend_dir(me(world), guest)) {
                 return false;
             }
             world.stub.connected.remove(&guest);
             verdict(tree, device)
         }
-        (assigned, false) if assigned.starts_with("assigned ") => {
+        (PoolState::Assigned(_), false) => {
             world.violations.push(format!("{device} asked back while assigned"));
             return false;
         }
-        ("released", _) | (_, true) => return false,
-        (_, false) => "released".to_owned(),
+        (PoolState::Released, _) | (_, true) => return false,
+        (_, false) => PoolState::Released,
     };
-    world.write_as(me(world), &node, &answer);
+    world.write_as(me(world), &node, &answer.text());
     true
 }
 
 /// A device that comes in or back must be there and quiet.
-fn verdict(tree: &TempTree, device: Sbdf) -> String {
+fn verdict(tree: &TempTree, device: Sbdf) -> PoolState {
     match std::fs::read(config_path(tree, device)).map(ConfigImage) {
-        Ok(config) if config.is_quiet() => "free",
-        Ok(_) => "refused it is not quiet",
-        Err(_) => "refused the function does not answer",
+        Ok(config) if config.is_quiet() => PoolState::Free,
+        Ok(_) => PoolState::Refused("it is not quiet".to_owned()),
+        Err(_) => PoolState::Refused("the function does not answer".to_owned()),
     }
-    .to_owned()
 }
 
 fn config_path(tree: &TempTree, device: Sbdf) -> std::path::PathBuf {
@@ -109,11 +109,11 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(O
     let mut any = false;
     for name in world.children(&pool_root(me(world))) {
         let device = Sbdf::parse_path_component(&name).unwrap();
-        let node = child(&pool_dir(me(world), device), "state");
+        let node = pool_state_node(me(world), device);
         let entry = listed.iter().find(|(_, other)| *other == device);
         let state = entry.map(|(index, _)| world.value(&child(&backend, &format!("state-{index}"))).unwrap_or(""));
-        if world.value(&node) == Some(&format!("assigned {guest}")) && leaves(state) {
-            world.write_as(me(world), &node, &verdict(tree, device));
+        if world.value(&node) == Some(&PoolState::Assigned(guest).text()) && leaves(state) {
+            world.write_as(me(world), &node, &verdict(tree, device).text());
             any = true;
         }
     }
@@ -124,7 +124,7 @@ fn give_back(world: &mut World, tree: &TempTree, guest: DomId, leaves: impl Fn(O
 fn is_pending(world: &World, guest: DomId) -> bool {
     let backend = backend_dir(me(world), guest);
     devices(world, &backend).into_iter().any(|(index, device)| {
-        let assigned = world.value(&child(&pool_dir(me(world), device), "state")) == Some(&format!("assigned {guest}"));
+        let assigned = world.value(&pool_state_node(me(world), device)) == Some(&PoolState::Assigned(guest).text());
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => true,
             Some("3") => !assigned,
@@ -199,8 +199,8 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
         let set = |world: &mut World, name: &str, value: &str| {
             world.write_as(me(world), &child(&backend, &format!("{name}-{index}")), value);
         };
-        let assigned = format!("assigned {guest}");
-        let pool = child(&pool_dir(me(world), device), "state");
+        let assigned = PoolState::Assigned(guest).text();
+        let pool = pool_state_node(me(world), device);
         match world.value(&child(&backend, &format!("state-{index}"))) {
             Some("1") => {}
             Some("3") if world.value(&pool) != Some(&assigned) => {}
@@ -212,7 +212,7 @@ fn export(world: &mut World, tree: &TempTree, guest: DomId, next: &str) {
                 set(world, "state", "6");
             }
             _ => {
-                if world.value(&pool) != Some("free") {
+                if world.value(&pool) != Some(PoolState::Free.word()) {
                     let text = format!("{device} goes to {guest} from {:?}", world.value(&pool));
                     world.violations.push(text);
                 }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use dom0::process::{Owner, Processes};
+use dom0::process::{ProcessId, Processes};
 
 use super::World;
 
@@ -11,7 +11,7 @@ use super::World;
 pub struct FakeProcesses(pub Rc<RefCell<World>>);
 
 impl Processes for FakeProcesses {
-    fn runs(&self, owner: Owner) -> bool {
+    fn runs(&self, owner: ProcessId) -> bool {
         let world = self.0.borrow();
         (owner.pid, owner.started) == (world.process, 1) || world.living.contains(&owner.pid)
     }

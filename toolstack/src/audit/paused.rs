@@ -8,73 +8,28 @@
 //! which does not pass while it stands. A domain that stands and has not run since our note stands because of us, whoever has stopped it besides,
 //! and is let go on once. One that has run was let go on meanwhile, and who stopped it then shall find it so.
 
-use std::fmt::{Display, Formatter};
 use std::time::Duration;
 
+use pcidom_abi::{PauseNote, PauseStage, paths};
 use xen_types::DomId;
-use xenstore::{Permission, path};
+use xenstore::Permission;
 
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
-use crate::host::process::Owner;
 use crate::store::Change;
 use crate::xen::{HypercallError, says_gone};
-
-const DIR: &str = "/tool/pcidom/paused";
 
 /// How far a domain may run between the note that it is about to be stopped and the stop. Tens of microseconds are usual; this is for a
 /// command that has to wait for a processor of its own. Who runs that long on several processors and is then stopped by somebody else within
 /// the moment in which the command was killed would be let go on wrongly.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// Stage of pausing it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// It is about to be stopped.
-    Pausing,
-    /// It was.
-    Paused,
-}
-
-/// The note about a paused domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Note {
-    owner: Owner,
-    stage: Stage,
-    /// How long it had run by then.
-    ran: Duration,
-}
-
-impl Note {
-    fn parse(text: &str) -> Option<Self> {
-        let (text, ran) = text.rsplit_once(' ')?;
-        let (owner, stage) = text.rsplit_once(' ')?;
-        let stage = match stage {
-            "pausing" => Stage::Pausing,
-            "paused" => Stage::Paused,
-            _ => return None,
-        };
-        Some(Self { owner: Owner::parse(owner)?, stage, ran: Duration::from_nanos(ran.parse().ok()?) })
-    }
-
-    /// Whether a domain that stands, and has run so long, stands because of this.
-    fn is_why(&self, ran: Duration) -> bool {
-        match self.stage {
-            Stage::Pausing => ran.saturating_sub(self.ran) <= MOMENT,
-            Stage::Paused => ran == self.ran,
-        }
-    }
-}
-
-impl Display for Note {
-    /// `4711 123456 paused 8000000`.
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let stage = match self.stage {
-            Stage::Pausing => "pausing",
-            Stage::Paused => "paused",
-        };
-        write!(f, "{} {stage} {}", self.owner, self.ran.as_nanos())
+/// Whether a domain that stands, and has run so long, stands because of this.
+fn is_why(note: &PauseNote, ran: Duration) -> bool {
+    match note.stage {
+        PauseStage::Pausing => ran.saturating_sub(note.ran) <= MOMENT,
+        PauseStage::Paused => ran == note.ran,
     }
 }
 
@@ -100,7 +55,7 @@ pub(super) fn while_paused<T>(
     begin(host, domain.id)?;
     let looked = match inspect.pause(domain.id) {
         Ok(()) => {
-            let noted = note(host, domain.id, Stage::Paused).and_then(|change| host.commit(&[change]));
+            let noted = note(host, domain.id, PauseStage::Paused).and_then(|change| host.commit(&[change]));
             let looked = noted.map(|()| look());
             match inspect.unpause(domain.id) {
                 Err(error) if says_gone(error) => {}
@@ -118,15 +73,15 @@ pub(super) fn while_paused<T>(
 
 fn begin(host: &Host, domain: DomId) -> Result<(), Error> {
     let private = [Permission::none(DomId::DOM0)];
-    let mut changes = Change::directory("/tool/pcidom", &private).to_vec();
-    changes.extend(Change::directory(DIR, &private));
-    changes.push(note(host, domain, Stage::Pausing)?);
+    let mut changes = Change::directory(paths::TOOL, &private).to_vec();
+    changes.extend(Change::directory(paths::PAUSED, &private));
+    changes.push(note(host, domain, PauseStage::Pausing)?);
     host.commit(&changes)
 }
 
-fn note(host: &Host, domain: DomId, stage: Stage) -> Result<Change, Error> {
+fn note(host: &Host, domain: DomId, stage: PauseStage) -> Result<Change, Error> {
     let ran = run_time(host, domain)?;
-    Ok(Change::write(node(domain), Note { owner: host.process.own(), stage, ran }))
+    Ok(Change::write(node(domain), PauseNote { owner: host.process.own(), stage, ran }))
 }
 
 /// One that is gone has never run.
@@ -137,8 +92,8 @@ fn run_time(host: &Host, domain: DomId) -> Result<Duration, Error> {
 
 /// Lets domains go on that commands left standing.
 pub(crate) fn recover(host: &Host) -> Result<(), Error> {
-    for id in host.list(DIR)?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
-        let note = host.read(&node(id))?.as_deref().and_then(Note::parse);
+    for id in host.list(paths::PAUSED)?.iter().filter_map(|name| name.parse().ok().map(DomId)) {
+        let note = host.read(&node(id))?.as_deref().and_then(|note| note.parse::<PauseNote>().ok());
         // This process has nothing standing when it comes here, unless Xen refused to let it go on.
         if note.is_some_and(|note| note.owner != host.process.own() && host.process.runs(note.owner)) {
             continue;
@@ -154,8 +109,8 @@ pub(crate) fn recover(host: &Host) -> Result<(), Error> {
 }
 
 /// Lets a domain go on if it stands because of us.
-fn go_on(host: &Host, domain: &DomainName, note: Note) -> Result<(), Error> {
-    if !note.is_why(run_time(host, domain.id)?) {
+fn go_on(host: &Host, domain: &DomainName, note: PauseNote) -> Result<(), Error> {
+    if !is_why(&note, run_time(host, domain.id)?) {
         host.note(&format!(
             "{domain} stands still: somebody has stopped it since a command was interrupted while it looked through it"
         ));
@@ -167,26 +122,13 @@ fn go_on(host: &Host, domain: &DomainName, note: Note) -> Result<(), Error> {
 }
 
 fn node(domain: DomId) -> String {
-    path::child(DIR, &domain.to_string())
+    paths::paused_node(domain)
 }
 
 fn forget(host: &Host, domain: DomId) -> Result<(), Error> {
-    host.commit(&[Change::remove(node(domain)), Change::remove_if_empty(DIR), Change::remove_if_empty("/tool/pcidom")])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_noted_reads_back() {
-        for (stage, text) in [(Stage::Pausing, "12 34 pausing 5000"), (Stage::Paused, "12 34 paused 5000")] {
-            let note = Note { owner: Owner { pid: 12, started: 34 }, stage, ran: Duration::from_micros(5) };
-            assert_eq!(note.to_string(), text);
-            assert_eq!(Note::parse(text), Some(note));
-        }
-        for text in ["", "5", "12 34 paused", "12 34 asleep 1", "12 34 paused -1", "12 34 paused 1 2"] {
-            assert_eq!(Note::parse(text), None, "{text:?}");
-        }
-    }
+    host.commit(&[
+        Change::remove(node(domain)),
+        Change::remove_if_empty(paths::PAUSED),
+        Change::remove_if_empty(paths::TOOL),
+    ])
 }

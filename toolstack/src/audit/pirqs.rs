@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use pcidom_abi::{DeviceNode, PirqSet};
 use xen_types::{DomId, Pirq, Sbdf};
-use xenstore::path;
 
 use crate::device::resources::DeviceResources;
 use crate::error::{Error, HostError};
@@ -22,12 +22,12 @@ pub(crate) fn note_pirqs(host: &Host, devices: &[DeviceResources]) -> Result<Vec
     for facts in devices {
         let mut pirqs = noted(host, facts.device)?;
         pirqs.extend(facts.gsi.map(Pirq));
-        match Vectors::load(host, facts.device)? {
+        match pcidom_broker::vectors::load(host, facts.device)? {
             // Somebody died changing them: it could be any that is nobody else's.
             Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
             vectors => pirqs.extend(vectors.pirqs()),
         }
-        changes.push(Change::write(node(facts.device), text(&pirqs)));
+        changes.push(Change::write(node(facts.device), PirqSet(pirqs)));
     }
     Ok(changes)
 }
@@ -38,40 +38,15 @@ pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
 }
 
 fn node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "pirqs")
-}
-
-/// Ranges, because there can be thousands: `21 54-55`.
-fn text(pirqs: &BTreeSet<Pirq>) -> String {
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for Pirq(number) in pirqs.iter().copied() {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => ranges.push((number, number)),
-        }
-    }
-    let words = ranges.into_iter().map(
-        |(first, last)| {
-            if first == last { first.to_string() } else { format!("{first}-{last}") }
-        },
-    );
-    words.collect::<Vec<_>>().join(" ")
+    DeviceNode::Pirqs.of(device)
 }
 
 /// The interrupts of a device, as written down.
 pub(super) fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
     let place = node(device);
     let value = host.read(&place)?.unwrap_or_default();
-    Ok(parse(&value).ok_or(HostError::Nonsense { place, value })?)
-}
-
-fn parse(value: &str) -> Option<BTreeSet<Pirq>> {
-    let mut pirqs = BTreeSet::new();
-    for word in value.split_whitespace() {
-        let (first, last) = word.split_once('-').unwrap_or((word, word));
-        pirqs.extend((first.parse().ok()?..=last.parse().ok()?).map(Pirq));
-    }
-    Some(pirqs)
+    let PirqSet(pirqs) = value.parse().map_err(|_| HostError::Nonsense { place, value })?;
+    Ok(pirqs)
 }
 
 /// The devices that a guest has besides.
@@ -93,26 +68,9 @@ pub(super) fn without_others(
     staying: &[DeviceResources],
 ) -> Result<BTreeSet<Pirq>, Error> {
     for facts in staying {
-        for theirs in facts.gsi.map(Pirq).into_iter().chain(Vectors::load(host, facts.device)?.pirqs()) {
+        for theirs in facts.gsi.map(Pirq).into_iter().chain(pcidom_broker::vectors::load(host, facts.device)?.pirqs()) {
             pirqs.remove(&theirs);
         }
     }
     Ok(pirqs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_written_down_reads_back() {
-        for (pirqs, written) in [(&[][..], ""), (&[21], "21"), (&[21, 54, 55], "21 54-55"), (&[0, 1, 2, 9], "0-2 9")] {
-            let pirqs: BTreeSet<Pirq> = pirqs.iter().copied().map(Pirq).collect();
-            assert_eq!(text(&pirqs), written);
-            assert_eq!(parse(written), Some(pirqs));
-        }
-        for nonsense in ["x", "1-", "-1", "1-x", "1,2"] {
-            assert_eq!(parse(nonsense), None, "{nonsense}");
-        }
-    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pcidom_abi::paths;
 use xen_types::{DomId, Pirq};
 
 use super::{Holdings, holds, note_pirqs, pirqs, recover};
@@ -25,7 +26,7 @@ fn machine() -> Machine {
         world.memory.give(DB, 0x2400..0x2800);
         world.memory.give(STUB, 0x3000..0x3100);
         for (name, phase) in [(EDU, "detaching"), (NVME, "attached"), (E1000, "attached")] {
-            let dir = xenstore::path::tool_device_dir(device(name));
+            let dir = paths::device_dir(device(name));
             for (node, value) in [("stub", "3"), ("frontend", "5"), ("phase", phase)] {
                 world.write(&format!("{dir}/{node}"), value);
             }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use xen_types::Sbdf;
@@ -146,7 +146,7 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
     /// Which addresses a guest that has no devices yet sees; without it, what export= on the driver domain's command line says
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = export_mode())]
     pub(crate) export: Option<ExportMode>,
     /// How long the guest may take; half a second is added for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
@@ -356,4 +356,16 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
+}
+
+/// The words for an export mode, each with what it means.
+fn export_mode() -> impl TypedValueParser<Value = ExportMode> {
+    let words = ExportMode::ALL.map(|mode| {
+        PossibleValue::new(mode.name()).help(match mode {
+            ExportMode::Vpci => "One bus; functions of one device stay together",
+            ExportMode::Slot => "Each function alone in a slot, as function 0",
+            ExportMode::Passthrough => "The real addresses",
+        })
+    });
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<ExportMode>())
 }

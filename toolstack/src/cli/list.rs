@@ -1,5 +1,6 @@
 //! `pcidom list` and `pcidom assignable list`: devices, who has them, and their states. They change nothing.
 
+use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::is_in_pool;
 use serde::Serialize;
 use xen_types::{DomId, Sbdf};
@@ -129,15 +130,15 @@ fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
-    let of_the_tool = |name| host.read(&path::child(&path::tool_device_dir(record.device), name));
+    let of_the_tool = |node: DeviceNode| host.read(&node.of(record.device));
     let guard = look(host, std::slice::from_ref(record))?.pop().unwrap_or(Guard::Sound);
     let mut entry = DeviceEntry {
         stub: Some(domain::named(host, record.stub)?.into()),
         phase: record.phase.name(),
-        pool: host.read(&path::child(&path::pool_dir(record.stub, record.device), "state"))?,
+        pool: host.read(&paths::pool_state_node(record.stub, record.device))?,
         problem: problem(host, record, guard)?,
-        holds: of_the_tool("holds")?,
-        keep: of_the_tool("keep")?,
+        holds: of_the_tool(DeviceNode::Holds)?,
+        keep: of_the_tool(DeviceNode::Keep)?,
         policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
         guard: guard_word(host, record, guard)?,
         ..parked_entry(host, record.device)

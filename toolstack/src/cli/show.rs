@@ -6,12 +6,13 @@
 use std::fmt::Write as _;
 
 use pci_config::{Description, Entry, Policy, RESOURCES, VirtualConfig, check_servable};
+use pcidom_abi::statistics::QueryKind;
 use serde::Serialize;
 use xen_types::{DomId, Sbdf};
 
 use crate::cli::columns::columns;
 use crate::cli::list::{self, DomainEntry};
-use crate::cli::stub_query::{self, StubQuery};
+use crate::cli::stub_query;
 use crate::device::resources::DeviceResources;
 use crate::device::state;
 use crate::error::Error;
@@ -105,8 +106,8 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
         (view.size(), fault, view.inventory(space, &policy))
     })?;
     let denied_writes = match (stub, guest) {
-        (Some(stub), Some(guest)) if pool::state(host, stub, device)?.is_with(guest) => {
-            DeniedWrites(stub_query::ask(host, stub, StubQuery::DeniedWrites(device))?)
+        (Some(stub), Some(guest)) if pool::state(host, stub, device)?.guest() == Some(guest) => {
+            DeniedWrites(stub_query::ask(host, stub, QueryKind::DeniedWrites(device))?)
         }
         _ => DeniedWrites(None),
     };

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use pcidom_abi::statistics::QueryKind;
+use pcidom_abi::{paths, statistics};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use xen_types::DomId;
-use xenstore::{path, statistics};
+use xenstore::path;
 
 use crate::cli::list::DomainEntry;
-use crate::cli::stub_query::{self, StubQuery};
+use crate::cli::stub_query;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
@@ -91,7 +93,7 @@ impl Statistics {
 /// Asks and looks. Nothing is changed but the question itself, which is taken back.
 pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
     let stub = find_stub(host, backend)?;
-    let [stub_version, export] = host.read_many([&path::version_node(stub.id), &path::export_node(stub.id)])?;
+    let [stub_version, export] = host.read_many([&paths::version_node(stub.id), &paths::export_node(stub.id)])?;
     let memory = host.read(&format!("{}/memory/target", path::domain_path(stub.id)))?;
     let pid = lock::broker_pid();
     Ok(Status {
@@ -102,15 +104,15 @@ pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
         broker: Broker { running: pid.is_some(), pid },
         devices: devices(host, stub.id)?,
         frontends: frontends(host, stub.id)?,
-        statistics: stub_query::ask(host, stub.id, StubQuery::Statistics)?.map(Statistics::new),
+        statistics: stub_query::ask(host, stub.id, QueryKind::Statistics)?.map(Statistics::new),
         stub: stub.into(),
     })
 }
 
 fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
     let mut devices = Devices::default();
-    for name in host.list(&path::pool_root(stub))? {
-        let state = host.read(&format!("{}/{name}/state", path::pool_root(stub)))?.unwrap_or_default();
+    for name in host.list(&paths::pool_root(stub))? {
+        let state = host.read(&format!("{}/{name}/state", paths::pool_root(stub)))?.unwrap_or_default();
         let count = match PoolState::parse(&state) {
             PoolState::Free => &mut devices.free,
             PoolState::Assigned(_) => &mut devices.assigned,

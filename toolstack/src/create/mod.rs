@@ -29,7 +29,7 @@ use crate::records::device_words::DeviceRequest;
 use crate::records::guard;
 use crate::sysfs::PCIBACK;
 use config::{Config, SyntaxError, Value};
-use unfinished::Progress;
+use pcidom_abi::CreationProgress;
 
 /// The id that the configuration gives the guest, empty where it leaves that to xl.
 fn uuid(config: &Config) -> Result<String, SyntaxError> {
@@ -275,7 +275,7 @@ fn build(
         attach::attach(host, &request)?;
     }
     if !request.paused {
-        unfinished::set(host, &plan.uuid, Progress::Running)?;
+        unfinished::set(host, &plan.uuid, CreationProgress::Running)?;
         host.trace(&format!("unpause {guest}"));
         let unpaused = host.xl.unpause(guest.id);
         // What counts is whether it runs.
@@ -331,7 +331,7 @@ fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<
         if unfinished::runs(host, &guest)? {
             return Ok(Some(guest));
         }
-        unfinished::set(host, &plan.uuid, Progress::Building)?;
+        unfinished::set(host, &plan.uuid, CreationProgress::Building)?;
         unfinished::destroy(host, &guest)?;
         reclaim(host)?;
     }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use pcidom_abi::CreationProgress;
+use pcidom_abi::paths::{self, creation_node};
 use xen_types::DomId;
 use xenstore::{Permission, path};
 
@@ -11,49 +13,28 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::store::Change;
 
-/// A node for each, by the id that its domain has or will have; its value says how far it came (`docs/xenstore.md`).
-use pcidom_broker::due::UNFINISHED as GUESTS;
-
-/// Stage that a creation has reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// It is being made, or taken down: to be undone.
-    Building,
-    /// It has everything and is let run: to be finished. Once it runs there is no note of it any more.
-    Running,
-}
-
-impl Progress {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Building => "building",
-            Self::Running => "running",
-        }
-    }
-}
-
 /// How long xl may go on after the command that started it was killed, and how long a domain may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn node(uuid: &str) -> String {
-    path::child(GUESTS, uuid)
-}
-
 /// Notes that a guest is being made.
 pub(super) fn begin(host: &Host, uuid: &str) -> Result<(), Error> {
-    let mut changes = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
-    changes.push(Change::write(node(uuid), Progress::Building.name()));
+    let mut changes = Change::directory(paths::TOOL, &[Permission::none(DomId::DOM0)]).to_vec();
+    changes.push(Change::write(creation_node(uuid), CreationProgress::Building));
     host.commit(&changes)
 }
 
 /// Notes how far it has come.
-pub(super) fn set(host: &Host, uuid: &str, progress: Progress) -> Result<(), Error> {
-    host.commit(&[Change::write(node(uuid), progress.name())])
+pub(super) fn set(host: &Host, uuid: &str, progress: CreationProgress) -> Result<(), Error> {
+    host.commit(&[Change::write(creation_node(uuid), progress.name())])
 }
 
 /// Forgets it: it runs, or is gone.
 pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
-    host.commit(&[Change::remove(node(uuid)), Change::remove_if_empty(GUESTS), Change::remove_if_empty("/tool/pcidom")])
+    host.commit(&[
+        Change::remove(creation_node(uuid)),
+        Change::remove_if_empty(paths::CREATIONS),
+        Change::remove_if_empty(paths::TOOL),
+    ])
 }
 
 /// The living domain with this id, which libxl keeps in the domain's `vm` node.
@@ -77,7 +58,7 @@ pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
 /// Finishes or undoes what killed commands began. Afterwards devices of guests that were undone are to be taken back
 /// ([`crate::ops::recover`]).
 pub(crate) fn settle(host: &Host) -> Result<(), Error> {
-    for uuid in host.list(GUESTS)? {
+    for uuid in host.list(paths::CREATIONS)? {
         // Its creator may live, and wait for xl.
         let Some(_ours) = host.take_creation(&uuid)? else { continue };
         match settle_one(host, &uuid) {
@@ -97,7 +78,7 @@ fn settle_one(host: &Host, uuid: &str) -> Result<(), Error> {
         return Err(Error::Xl { what: "create", said: "it is still at work".to_owned() });
     }
     let Some(guest) = find(host, uuid)? else { return Ok(()) };
-    if host.read(&node(uuid))?.as_deref() == Some(Progress::Running.name()) {
+    if host.read(&creation_node(uuid))?.as_deref() == Some(CreationProgress::Running.name()) {
         if domain::info(host, guest.id)?.is_some_and(|info| info.paused) {
             host.xl.unpause(guest.id)?;
         }

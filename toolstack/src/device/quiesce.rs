@@ -19,7 +19,7 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
     let settle = |device: Sbdf| await_rest(host, device);
     resources.iter().try_for_each(|resources| make_quiet(host, guest, resources, &settle))?;
     for device in devices.iter().copied().filter(|device| resources.iter().all(|seen| seen.device != *device)) {
-        let mapped = Vectors::load(host, device)?;
+        let mapped = vectors::load(host, device)?;
         unmap(host, guest, device, &mapped, &settle)?;
         vectors::remove(host, device)?;
     }
@@ -30,7 +30,7 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
 fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
     const PATIENCE: Duration = Duration::from_millis(1500);
     let rest = host.wait_for(&[vectors::vectors_node(device)], PATIENCE, || {
-        let vectors = Vectors::load(host, device)?;
+        let vectors = vectors::load(host, device)?;
         Ok((vectors != Vectors::Busy).then_some(vectors))
     })?;
     Ok(rest.unwrap_or(Vectors::Busy))

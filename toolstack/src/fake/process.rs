@@ -2,20 +2,20 @@
 
 use fakes::FakeProcesses;
 
-use crate::host::process::{Owner, Process, Processes};
+use crate::host::process::{Process, ProcessId, Processes};
 use crate::xen::StopSignal;
 
 pub(crate) struct FakeProcess(pub(crate) FakeProcesses);
 
 impl Processes for FakeProcess {
-    fn runs(&self, owner: Owner) -> bool {
+    fn runs(&self, owner: ProcessId) -> bool {
         self.0.runs(owner)
     }
 }
 
 impl Process for FakeProcess {
-    fn own(&self) -> Owner {
-        Owner { pid: self.0.0.borrow().process, started: 1 }
+    fn own(&self) -> ProcessId {
+        ProcessId { pid: self.0.0.borrow().process, started: 1 }
     }
 
     fn listen(&self) {}

@@ -4,7 +4,7 @@
 //! ([`crate::host::Host::safe_point`]), where what it has done can be undone, and ends by that signal afterwards. A second one ends it at once;
 //! what it leaves then is put right as after any death (`running_commands.rs`).
 
-pub(crate) use ::dom0::process::{Owner, Processes};
+pub(crate) use ::dom0::process::{ProcessId, Processes};
 
 use ::dom0::process::{LinuxProcesses, started};
 
@@ -13,7 +13,7 @@ use crate::xen::{Mask, StopSignal, block_all, listen, noted_signal};
 /// What a command asks the kernel about itself and others.
 pub(crate) trait Process: Processes {
     /// This process.
-    fn own(&self) -> Owner;
+    fn own(&self) -> ProcessId;
 
     /// From now on the first signal that would end this process is noted.
     fn listen(&self);
@@ -35,15 +35,15 @@ pub(crate) struct LinuxProcess {
 }
 
 impl Processes for LinuxProcess {
-    fn runs(&self, owner: Owner) -> bool {
+    fn runs(&self, owner: ProcessId) -> bool {
         LinuxProcesses.runs(owner)
     }
 }
 
 impl Process for LinuxProcess {
-    fn own(&self) -> Owner {
+    fn own(&self) -> ProcessId {
         let pid = std::process::id();
-        Owner { pid, started: started(pid).unwrap_or(0) }
+        ProcessId { pid, started: started(pid).unwrap_or(0) }
     }
 
     fn listen(&self) {

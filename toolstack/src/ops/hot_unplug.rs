@@ -129,7 +129,7 @@ fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
         let mut exported = Vec::new();
         for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
             // It may have let go already, for a command that was killed.
-            let is_assigned = pool::state(host, stub.id, entry.device)?.is_with(guest.id);
+            let is_assigned = pool::state(host, stub.id, entry.device)?.guest() == Some(guest.id);
             exported.extend((is_assigned || entry.state == XenbusState::Initialised).then_some(entry.device));
         }
         let mut changes = ends.expected(stub.id, guest.id);

@@ -1,8 +1,8 @@
 //! What a guest still has of a device that was taken from it. Xen does not undo mappings when it takes a right back, so a device
 //! of which a living guest has kept something is given to nobody (`audit/`).
 
+use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
-use xenstore::path;
 
 use crate::audit;
 use crate::device::resources::DeviceResources;
@@ -68,5 +68,5 @@ pub(crate) fn refusal(host: &Host, device: Sbdf, holder: DomId) -> Result<Error,
 }
 
 fn node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "holds")
+    DeviceNode::Holds.of(device)
 }

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use pci_config::Policy;
+pub(crate) use pcidom_abi::PoolState;
+use pcidom_abi::paths;
+use pcidom_abi::pool::{self, ONLINE, POLICY, PolicyNumbers};
 use xen_types::{DomId, Sbdf};
-use xenstore::path::key;
 use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
@@ -20,49 +22,8 @@ use crate::xen::{Frames, Permission as Right};
 
 pub(crate) use crate::ops::patience::STUB_PATIENCE;
 
-/// What the stub says about one device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PoolState {
-    /// The stub has not looked yet.
-    New,
-    Free,
-    Assigned(DomId),
-    /// Assigned, and not there any more.
-    Absent(DomId),
-    Refused(String),
-    Released,
-    /// No entry, or a word that is not in the contract.
-    Unknown(String),
-}
-
-impl PoolState {
-    pub(crate) fn parse(text: &str) -> Self {
-        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
-        match (word, rest.parse()) {
-            ("new", _) => Self::New,
-            ("free", _) => Self::Free,
-            ("released", _) => Self::Released,
-            ("refused", _) => Self::Refused(rest.to_owned()),
-            ("assigned", Ok(guest)) => Self::Assigned(DomId(guest)),
-            ("absent", Ok(guest)) => Self::Absent(DomId(guest)),
-            _ => Self::Unknown(text.to_owned()),
-        }
-    }
-}
-
-impl PoolState {
-    /// Whether the stub has given the device to the guest, and not got it back.
-    pub(crate) fn is_with(&self, guest: DomId) -> bool {
-        matches!(self, Self::Assigned(holder) | Self::Absent(holder) if *holder == guest)
-    }
-}
-
-fn state_path(stub: DomId, device: Sbdf) -> String {
-    path::child(&path::pool_dir(stub, device), "state")
-}
-
 pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState, Error> {
-    Ok(PoolState::parse(&host.read(&state_path(stub, device))?.unwrap_or_default()))
+    Ok(PoolState::parse(&host.read(&paths::pool_state_node(stub, device))?.unwrap_or_default()))
 }
 
 /// Refuses so many more devices where the stub could not list them: it reads the names in its pool over its ring, in one message, and that is
@@ -70,7 +31,7 @@ pub(crate) fn state(host: &Host, stub: DomId, device: Sbdf) -> Result<PoolState,
 pub(crate) fn check_room(host: &Host, stub: &DomainName, more: usize) -> Result<(), Error> {
     /// `0000-00-00-0` and a NUL.
     const NAME_BYTES: usize = 13;
-    let devices = host.list(&path::pool_root(stub.id))?.len();
+    let devices = host.list(&paths::pool_root(stub.id))?.len();
     if more > 0 && (devices + more) * NAME_BYTES > MAX_PAYLOAD {
         return Err(Error::PoolFull { stub: stub.clone(), devices });
     }
@@ -93,22 +54,30 @@ pub(crate) fn entry(
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
-    let dir = path::pool_dir(stub, facts.device);
+    let dir = paths::pool_dir(stub, facts.device);
     let node = |name: &str| path::child(&dir, name);
     let mut changes = Vec::new();
     // A stub that is told of the directory itself looks at everything in it.
-    if !host.exists(&path::pool_root(stub))? {
-        changes.extend(Change::directory(path::pool_root(stub), &readable));
+    if !host.exists(&paths::pool_root(stub))? {
+        changes.extend(Change::directory(paths::pool_root(stub), &readable));
     }
     changes.extend(Change::directory(dir.clone(), &readable));
-    changes.push(Change::write(node("ecam"), format!("{:x}", host.sysfs.ecam_frame(facts.device)?)));
+    let mut resources = [None; pool::RESOURCES.len()];
     for (index, resource) in &facts.resources {
-        changes.push(Change::write(node(&format!("resource-{index}")), resource));
+        if let Some(place) = resources.get_mut(usize::from(*index)) {
+            *place = Some(*resource);
+        }
     }
-    changes.extend(facts.ids.map(|ids| Change::write(node(key::IDS), format!("{ids:x}"))));
-    changes.push(Change::write(node("irq"), facts.gsi.unwrap_or(0)));
-    changes.push(Change::write(node("online"), 1));
-    changes.extend(Change::node(node("state"), "new", &writable));
+    let description = pool::Description {
+        ecam: host.sysfs.ecam_frame(facts.device)?,
+        ids: facts.ids,
+        irq: facts.gsi.unwrap_or(0),
+        resources,
+        policy: None,
+    };
+    changes.extend(description.nodes().into_iter().map(|(name, value)| Change::write(node(name), value)));
+    changes.push(Change::write(node(ONLINE), 1));
+    changes.extend(Change::node(node(pool::STATE), PoolState::New, &writable));
     changes.extend(device_table::enter(facts.device, owner));
     changes.push(device_table::note_reset(facts.device, reset));
     Ok(changes)
@@ -121,29 +90,29 @@ pub(crate) fn removal(host: &Host, stub: DomId, device: Sbdf) -> Result<Vec<Chan
 
 /// Removes a device from the pool.
 pub(crate) fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
-    vec![Change::remove(path::pool_dir(stub, device)), Change::remove_if_empty(path::pool_root(stub))]
+    vec![Change::remove(paths::pool_dir(stub, device)), Change::remove_if_empty(paths::pool_root(stub))]
 }
 
 /// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may
 /// have been a device still at work, and what its guest might do with it. Then comes [`await_verdict`].
 pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
-    let policy = path::child(&path::pool_dir(stub, device), key::POLICY);
-    [Change::remove(policy), Change::write(state_path(stub, device), "new")]
+    let policy = path::child(&paths::pool_dir(stub, device), POLICY);
+    [Change::remove(policy), Change::write(paths::pool_state_node(stub, device), PoolState::New)]
 }
 
 /// Tells stub and broker what the next guest of a free device may do with it besides what any guest may. Then comes [`await_verdict`].
 pub(crate) fn set_policy(stub: DomId, device: Sbdf, policy: &Policy) -> Vec<Change> {
-    let numbers = policy.policy_flags().numbers().map(|number| format!("{number:x}")).join(" ");
+    let numbers = PolicyNumbers(policy.policy_flags().numbers());
     vec![
         device_table::set_policy(device, policy),
-        Change::write(path::child(&path::pool_dir(stub, device), key::POLICY), numbers),
-        Change::write(state_path(stub, device), "new"),
+        Change::write(path::child(&paths::pool_dir(stub, device), POLICY), numbers),
+        Change::write(paths::pool_state_node(stub, device), PoolState::New),
     ]
 }
 
 /// Has the stub look whether a device that it has assigned is still there: it does when anything of the device's entry is touched.
 pub(crate) fn look_again(stub: DomId, device: Sbdf) -> Change {
-    Change::write(path::child(&path::pool_dir(stub, device), "online"), 1)
+    Change::write(path::child(&paths::pool_dir(stub, device), ONLINE), 1)
 }
 
 /// Waits until the stub has looked at a device, and found it fit.
@@ -162,7 +131,7 @@ pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Res
 
 /// Asks the stub to let go of a device and waits until it has.
 pub(crate) fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
-    host.commit(&[Change::write(path::child(&path::pool_dir(stub.id, device), "online"), 0)])?;
+    host.commit(&[Change::write(path::child(&paths::pool_dir(stub.id, device), ONLINE), 0)])?;
     match await_state(host, stub, device, |state| (state == PoolState::Released).then_some(())) {
         Ok(Ok(())) | Err(Error::StubWentAway(_)) => Ok(()),
         Ok(Err(after)) => Err(silent(stub, after, format!("letting go of {device}"))),
@@ -173,12 +142,13 @@ pub(crate) fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(
 /// Waits until the stub has the devices back from `guest`, whose directories or entries are gone.
 pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, devices: &[Sbdf]) -> Result<(), Error> {
     let asked = host.elapsed();
-    let nodes: Vec<String> = devices.iter().map(|device| state_path(stub.id, *device)).collect();
+    let nodes: Vec<String> = devices.iter().map(|device| paths::pool_state_node(stub.id, *device)).collect();
     let mut watched = nodes.clone();
     watched.push(path::RELEASE_DOMAIN.to_owned());
     let still_there = || {
         let states = host.read_all(&nodes)?;
-        let is_there = |state: &Option<String>| PoolState::parse(state.as_deref().unwrap_or_default()).is_with(guest);
+        let is_there =
+            |state: &Option<String>| PoolState::parse(state.as_deref().unwrap_or_default()).guest() == Some(guest);
         let there = devices.iter().copied().zip(&states).filter(|(_, state)| is_there(state));
         Ok::<_, Error>(there.map(|(device, _)| device).collect::<Vec<_>>())
     };
@@ -200,7 +170,7 @@ fn await_state<T>(
     wanted: impl Fn(PoolState) -> Option<T>,
 ) -> Result<Result<T, Duration>, Error> {
     let asked = host.elapsed();
-    let paths = [state_path(stub.id, device), path::RELEASE_DOMAIN.to_owned()];
+    let paths = [paths::pool_state_node(stub.id, device), path::RELEASE_DOMAIN.to_owned()];
     let answer = host.wait_for(&paths, STUB_PATIENCE, || {
         if !domain::is_alive(host, stub.id)? {
             return Err(Error::StubWentAway(stub.clone()));

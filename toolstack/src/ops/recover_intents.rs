@@ -1,5 +1,6 @@
 //! What the next command does about the intent log of one that was killed: it undoes or finishes it.
 
+use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
 use crate::error::Error;
@@ -8,7 +9,7 @@ use crate::host::domain;
 use crate::ops::assignable;
 use crate::ops::executor;
 use crate::ops::host_facts::HostFacts;
-use crate::ops::intent_log::{self, Work};
+use crate::ops::intent_log;
 use crate::ops::parking;
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
@@ -35,21 +36,21 @@ pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
 }
 
 /// False while a guest has it, or something of it.
-fn recover_one(host: &Host, device: Sbdf, work: &Work) -> Result<bool, Error> {
+fn recover_one(host: &Host, device: Sbdf, work: &Intent) -> Result<bool, Error> {
     if let Some(record) = device_table::load_one(host, device)?
         && record.frontend.is_some()
     {
         return Ok(false);
     }
     match work {
-        Work::Remove { rebind } => {
+        Intent::Remove { rebind } => {
             let facts = HostFacts::gather(host, device)?;
             assignable::note_unknown_driver(host, &facts, *rebind);
             executor::execute(host, &Plan::undone(plan::pool::to_host(&facts, *rebind)))?;
             host.commit(&device_table::forget(host, device)?)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
-        Work::Add { from, stub } => {
+        Intent::Add { from, stub } => {
             leave_pool(host, device, *stub)?;
             if from.as_deref() != Some(PCIBACK) {
                 parking::unpark(host, device, from.as_deref())?;

@@ -4,7 +4,7 @@
 //! libxl's own note of the guest that has a device, so that `xl` and `pcidom` respect each other.
 
 use pci_config::Policy;
-use pcidom_abi::DeviceNode;
+use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::{keep_node, silence_node};
 pub(crate) use pcidom_broker::guard::libxl_owner;
 use pcidom_broker::records::backend_node;
@@ -12,7 +12,7 @@ pub(crate) use pcidom_broker::records::{
     Phase, Record, UnassignedEntry, backend, load, load_all, load_one, policy, policy_node, record_nodes,
 };
 use xen_types::{DomId, Sbdf};
-use xenstore::{Permission, path};
+use xenstore::Permission;
 
 use crate::audit;
 use crate::device::reset::Reset;
@@ -44,7 +44,7 @@ pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
     let mut changes = vec![guard::expect(device, Some(stub.id))];
     changes.extend(make_dir(device));
     changes.extend(guard::pass(device, stub.id, stub.id));
-    changes.push(Change::write(path::child(&path::tool_device_dir(device), "stub"), stub.id));
+    changes.push(Change::write(DeviceNode::Stub.of(device), stub.id));
     changes.extend(stub.name.as_ref().map(|name| Change::write(backend_node(device), name)));
     // Whatever was allowed to somebody who had it before.
     changes.extend(forget_policy(device));
@@ -53,7 +53,7 @@ pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
 }
 
 fn make_dir(device: Sbdf) -> Vec<Change> {
-    let dirs = ["/tool/pcidom".to_owned(), path::TOOL_DEVICES.to_owned(), path::tool_device_dir(device)];
+    let dirs = [paths::TOOL.to_owned(), paths::DEVICES.to_owned(), paths::device_dir(device)];
     dirs.into_iter().flat_map(|dir| Change::directory(dir, &[Permission::none(DomId::DOM0)])).collect()
 }
 
@@ -69,9 +69,11 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
     if backend(host, device)?.is_none() {
         return forget(host, device);
     }
-    let dir = path::tool_device_dir(device);
-    let gone = ["stub", "frontend", "phase", "holds", "vectors", "intx", "mended"];
-    let mut changes: Vec<Change> = gone.iter().map(|name| Change::remove(path::child(&dir, name))).collect();
+    let gone = {
+        use DeviceNode::{Frontend, Holds, Intx, Mended, Phase, Stub, Vectors};
+        [Stub, Frontend, Phase, Holds, Vectors, Intx, Mended]
+    };
+    let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();
     changes.extend(forget_policy(device));
     changes.push(audit::forget_pirqs(device));
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
@@ -112,7 +114,7 @@ impl Keep {
     fn parse(device: Sbdf, [guest, text, export]: [Option<String>; 3]) -> Result<Option<Self>, Error> {
         let [_, spec, _] = keep_nodes(device);
         let (Some(guest), Some(text)) = (guest, text) else { return Ok(None) };
-        let export = export.and_then(|name| ExportMode::named(&name));
+        let export = export.and_then(|name| name.parse().ok());
         match text.parse::<DeviceSpec>() {
             Ok(spec) if spec.device == device => Ok(Some(Self { guest, spec, export })),
             _ => Err(HostError::Nonsense { place: spec, value: text }.into()),
@@ -128,7 +130,7 @@ impl Keep {
 }
 
 fn keep_nodes(device: Sbdf) -> [String; 3] {
-    ["keep", "spec", "export"].map(|name| path::child(&path::tool_device_dir(device), name))
+    [DeviceNode::Keep, DeviceNode::Spec, DeviceNode::Export].map(|node| node.of(device))
 }
 
 /// The device follows nobody.
@@ -144,27 +146,27 @@ pub(crate) fn note_silence(devices: &[Sbdf], guest: &str) -> Vec<Change> {
 /// Forgets a device: no stub has it any more.
 pub(crate) fn forget(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     let mut changes = vec![
-        Change::remove(path::tool_device_dir(device)),
-        Change::remove_if_empty(path::TOOL_DEVICES),
-        Change::remove_if_empty("/tool/pcidom"),
+        Change::remove(paths::device_dir(device)),
+        Change::remove_if_empty(paths::DEVICES),
+        Change::remove_if_empty(paths::TOOL),
     ];
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
     Ok(changes)
 }
 
 pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
-    Change::write(path::child(&path::tool_device_dir(device), "phase"), phase.name())
+    Change::write(DeviceNode::Phase.of(device), phase)
 }
 
 fn reset_node(device: Sbdf) -> String {
-    path::child(&path::tool_device_dir(device), "reset")
+    DeviceNode::Reset.of(device)
 }
 
 /// Notes that a device which nobody has any more was reset and made quiet, or that it could not be. [`reserve`] forgets it: from then on
 /// somebody may have used the device.
 pub(crate) fn note_reset(device: Sbdf, reset: Reset) -> Change {
     match reset {
-        Reset::Done => Change::write(reset_node(device), "done"),
+        Reset::Done => Change::write(reset_node(device), DeviceNode::RESET_DONE),
         Reset::NoMethod | Reset::Failed => forget_reset(device),
     }
 }
@@ -184,7 +186,7 @@ pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
     let mut changes = vec![guard::expect(device, Some(stub))];
     changes.extend(guard::pass(device, stub, guest));
     changes.extend([
-        Change::write(path::child(&path::tool_device_dir(device), "frontend"), guest),
+        Change::write(DeviceNode::Frontend.of(device), guest),
         forget_reset(device),
         set_phase(device, Phase::Attaching),
     ]);
@@ -193,10 +195,9 @@ pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
 
 /// Notes that no guest has the device any more: for xl its stub has it.
 pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
-    let dir = path::tool_device_dir(device);
     let mut changes = vec![
-        Change::remove(path::child(&dir, "frontend")),
-        Change::remove(path::child(&dir, "holds")),
+        Change::remove(DeviceNode::Frontend.of(device)),
+        Change::remove(DeviceNode::Holds.of(device)),
         audit::forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];

@@ -2,6 +2,7 @@
 
 pub(crate) use pcidom_broker::replaced;
 
+use pcidom_abi::EXPORT;
 use xen_types::DomId;
 use xenstore::path::{self, key};
 use xenstore::{Permission, XenbusState};
@@ -28,7 +29,7 @@ pub(crate) fn create(stub: DomId, guest: &DomainName, export: &Export, devices: 
         Change::write(in_backend(key::DOMAIN), guest.name.as_deref().unwrap_or_default()),
     ]);
     if export.is_chosen {
-        changes.push(Change::write(in_backend(key::EXPORT), &export.mode));
+        changes.push(Change::write(in_backend(EXPORT), &export.mode));
     }
     changes.extend(Change::node(in_backend(key::STATE), XenbusState::Initialising, &stubs));
     changes.extend(Entries::none(stub, guest.id).append(export, devices));

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+pub(crate) use pcidom_abi::ExportMode;
+use pcidom_abi::{EXPORT, paths};
 use xen_types::{DomId, Sbdf};
-use xenstore::path::{self, key};
+use xenstore::path::{self};
 
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -12,33 +14,6 @@ use crate::host::Host;
 /// Slots of a PCI bus.
 const SLOTS: usize = 32;
 
-/// A choice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum ExportMode {
-    /// One bus; functions of one device stay together
-    Vpci,
-    /// Each function alone in a slot, as function 0
-    Slot,
-    /// The real addresses
-    Passthrough,
-}
-
-impl ExportMode {
-    /// The mode of this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        [Self::Vpci, Self::Slot, Self::Passthrough].into_iter().find(|mode| mode.name() == name)
-    }
-
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Vpci => "vpci",
-            Self::Slot => "slot",
-            Self::Passthrough => "passthrough",
-        }
-    }
-}
-
-/// The export mode of one guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Export {
     /// The mode's name.
@@ -56,14 +31,14 @@ impl Export {
         has_connection: bool,
         wanted: Option<ExportMode>,
     ) -> Result<Self, Error> {
-        let stubs = || Ok::<_, Error>(host.read(&path::export_node(stub))?.unwrap_or_default());
+        let stubs = || Ok::<_, Error>(host.read(&paths::export_node(stub))?.unwrap_or_default());
         if !has_connection {
             return Ok(match wanted {
                 Some(mode) => Self { mode: mode.name().to_owned(), is_chosen: true },
                 None => Self { mode: stubs()?, is_chosen: false },
             });
         }
-        let guests = host.read(&path::child(&path::backend_dir(stub, guest.id), key::EXPORT))?;
+        let guests = host.read(&path::child(&path::backend_dir(stub, guest.id), EXPORT))?;
         let is_chosen = guests.is_some();
         let mode = guests.map_or_else(stubs, Ok)?;
         match wanted {

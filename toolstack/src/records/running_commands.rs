@@ -1,19 +1,20 @@
 //! The commands that are at work, each noted in `/tool/pcidom/command/PID` with the time at which it began. One whose process is gone has
 //! left something: the broker sees that, and has it put right at once instead of when the next command comes.
 
-use pcidom_broker::commands::{DIR, noted};
+use pcidom_abi::paths;
+use pcidom_broker::commands::noted;
 use xen_types::DomId;
-use xenstore::{Permission, path};
+use xenstore::Permission;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::host::process::Owner;
+use crate::host::process::ProcessId;
 use crate::store::Change;
 
 /// Does the work of a command that changes something: noted, and stopping at a safe point when a signal asks it to.
 pub(crate) fn run(host: &Host, act: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     let own = host.process.own();
-    let mut begin = Change::directory("/tool/pcidom", &[Permission::none(DomId::DOM0)]).to_vec();
+    let mut begin = Change::directory(paths::TOOL, &[Permission::none(DomId::DOM0)]).to_vec();
     begin.push(Change::write(node(own), own.started));
     host.process.listen();
     host.commit(&begin)?;
@@ -30,19 +31,19 @@ pub(crate) fn run(host: &Host, act: impl FnOnce() -> Result<(), Error>) -> Resul
 
 /// Forgets the commands that are gone, when what they left was put right.
 pub(crate) fn forget_dead(host: &Host) -> Result<(), Error> {
-    let dead: Vec<Owner> = noted(host)?.into_iter().filter(|owner| !host.process.runs(*owner)).collect();
+    let dead: Vec<ProcessId> = noted(host)?.into_iter().filter(|owner| !host.process.runs(*owner)).collect();
     if dead.is_empty() { Ok(()) } else { host.commit(&forget(&dead)) }
 }
 
-fn forget(owners: &[Owner]) -> Vec<Change> {
+fn forget(owners: &[ProcessId]) -> Vec<Change> {
     let mut changes: Vec<Change> = owners.iter().map(|owner| Change::remove(node(*owner))).collect();
-    changes.push(Change::remove_if_empty(DIR));
-    changes.push(Change::remove_if_empty("/tool/pcidom"));
+    changes.push(Change::remove_if_empty(paths::COMMANDS));
+    changes.push(Change::remove_if_empty(paths::TOOL));
     changes
 }
 
-fn node(owner: Owner) -> String {
-    path::child(DIR, &owner.pid.to_string())
+fn node(owner: ProcessId) -> String {
+    paths::command_node(owner.pid)
 }
 
 #[cfg(test)]
@@ -54,7 +55,7 @@ mod tests {
     use pcidom_broker::commands::Commands;
 
     fn noted(machine: &Machine) -> Vec<String> {
-        machine.with(|world| world.children(DIR))
+        machine.with(|world| world.children(paths::COMMANDS))
     }
 
     #[test]
@@ -76,9 +77,9 @@ mod tests {
         let machine = Machine::new();
         machine.with(|world| {
             world.process = 12;
-            world.write(&format!("{DIR}/12"), "1");
-            world.write(&format!("{DIR}/11"), "1");
-            world.write(&format!("{DIR}/13"), "nonsense");
+            world.write(&paths::command_node(12), "1");
+            world.write(&paths::command_node(11), "1");
+            world.write(&paths::command_node(13), "nonsense");
         });
         assert_eq!(Commands::look(&machine.host, &FakeProcesses(machine.world.clone())).unwrap(), Commands::Died);
         forget_dead(&machine.host).unwrap();

@@ -7,6 +7,7 @@ use crate::error::{Error, ExitCause, HostError};
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, WEB, device};
 use crate::ops::connect::Connection;
 use crate::ops::recover::reclaim;
+use pcidom_abi::paths;
 use xenstore::path;
 
 #[test]
@@ -25,7 +26,7 @@ fn a_running_guest_gets_registers_interrupts_dma_and_sees_the_devices() {
         }
         for name in [E1000, EDU, NVME] {
             assert_eq!(world.owners[&device(name)], WEB);
-            let dir = path::tool_device_dir(device(name));
+            let dir = paths::device_dir(device(name));
             assert_eq!(world.value(&format!("{dir}/phase")), Some("attached"));
             assert_eq!(world.value(&format!("{dir}/frontend")), Some("5"));
             assert_eq!(world.value(&format!("{}/domid", path::libxl_pci_dir(device(name)))), Some("5"));
@@ -158,7 +159,7 @@ fn a_device_is_reset_once_between_two_who_have_it() {
 
 #[test]
 fn a_device_that_is_not_as_its_reset_left_it_is_reset_again() {
-    let note = format!("{}/reset", path::tool_device_dir(device(NVME)));
+    let note = format!("{}/reset", paths::device_dir(device(NVME)));
     // Each is a bit that is otherwise in a quiet device.
     for (what, at, bit) in
         [("bus master", 4, 1 << 2), ("INTx", 4, 1 << 10), ("MSI-X", 0x52, 1 << 15), ("decoder", 4, 1 << 1)]
@@ -257,7 +258,7 @@ fn a_guest_that_dies_meanwhile_leaves_its_devices_in_the_pool() {
         assert!(!world.nodes.keys().any(|path| path.contains("backend/pci/5") || path.contains("/domain/5")));
         for name in [E1000, EDU, NVME] {
             assert_eq!(world.owners[&device(name)], xen_types::DomId::IO);
-            assert_eq!(world.value(&format!("{}/phase", path::tool_device_dir(device(name)))), Some("pool"));
+            assert_eq!(world.value(&format!("{}/phase", paths::device_dir(device(name)))), Some("pool"));
         }
     });
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use dom0::xen::Vector;
 use fakes::bench::*;
 use fakes::{E1000, EDU, Mapped, NVME, STUB, WEB, device};
+use pcidom_abi::{BrokerCommand, DeviceNode, paths};
 use pcidom_broker::{DeviceResources, Vectors};
-use pciif::{BrokerCommand, ErrorCode};
+use pciif::ErrorCode;
 use xen_types::DomId;
 use xenstore::path;
 
@@ -134,7 +135,7 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
                 world.pirqs.insert((WEB, 55));
                 let vector = Vector::Msi { count: 1 };
                 world.vectors.insert((WEB, 55), Mapped { device: device(NVME), vector, first: 55 });
-                world.write(&path::child(&path::tool_device_dir(device(NVME)), "vectors"), "msi 55");
+                world.write(&DeviceNode::Vectors.of(device(NVME)), "msi 55");
             }
             connected
         }));
@@ -161,7 +162,7 @@ fn an_attach_that_fails_after_the_guest_got_vectors_leaves_none() {
 fn a_guest_that_reboots_gets_its_devices_at_once() {
     let bench = Bench::new();
     bench.machine.with(|world| {
-        let dir = path::tool_device_dir(device(NVME));
+        let dir = paths::device_dir(device(NVME));
         world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
         world.write(&format!("{dir}/spec"), NVME);
     });
@@ -195,7 +196,7 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
     for noted in ["", "busy"] {
         let bench = Bench::busy();
         if !noted.is_empty() {
-            let node = path::child(&path::tool_device_dir(device(NVME)), "vectors");
+            let node = DeviceNode::Vectors.of(device(NVME));
             bench.machine.with(|world| world.write(&node, noted));
         }
         std::fs::remove_dir_all(bench.machine.tree.path().join(format!("bus/pci/devices/{NVME}"))).unwrap();
@@ -212,7 +213,7 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
 #[test]
 fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
     let bench = Bench::busy();
-    let node = |name| path::child(&path::tool_device_dir(device(name)), "vectors");
+    let node = |name| DeviceNode::Vectors.of(device(name));
     let (mine, theirs) = (node(NVME), node(E1000));
     let vectors = bench.machine.with(|world| {
         let vectors = world.value(&theirs).unwrap().to_owned();

@@ -6,8 +6,8 @@ use super::{TIMEOUT, add_all, detach_from_web};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
 use crate::ops::attach::{Following, Request, Until};
 use crate::ops::recover::reclaim;
+use pcidom_abi::paths;
 use xen_types::DomId;
-use xenstore::path;
 
 const UUID: &str = "0a5e2f3c-7f7b-4a55-8f4e-000000000005";
 /// The guest and the stub after their restart.
@@ -54,7 +54,7 @@ fn machine() -> Machine {
 }
 
 fn record(machine: &Machine, name: &str, node: &str) -> Option<String> {
-    let dir = path::tool_device_dir(device(name));
+    let dir = paths::device_dir(device(name));
     machine.with(|world| world.value(&format!("{dir}/{node}")).map(str::to_owned))
 }
 

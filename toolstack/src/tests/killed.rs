@@ -1,6 +1,7 @@
 //! Commands that are killed at each of their steps: the next one finds what they left, and finishes or undoes it. And commands that a signal asks
 //! to stop there, which leave nothing.
 
+use pcidom_abi::paths;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, pause};
@@ -151,7 +152,7 @@ fn dump(machine: &Machine) -> Dump {
 /// Another device, or the same one.
 fn comes_and_goes(machine: &Machine, when: &str) {
     let free = [NVME, EDU, E1000].into_iter().find(|name| {
-        let dir = xenstore::path::tool_device_dir(device(name));
+        let dir = paths::device_dir(device(name));
         machine.with(|world| world.value(&format!("{dir}/phase")) == Some("pool"))
     });
     let Some(free) = free else { return };

@@ -9,9 +9,9 @@ use crate::ops::attach::attach;
 use crate::ops::connect::Connection;
 use crate::ops::detach::{self, detach};
 use crate::ops::recover::reclaim;
+use pcidom_abi::paths;
 use sim::store::Flavour;
 use xen_types::Sbdf;
-use xenstore::path;
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
 /// Devices beside those.
@@ -30,8 +30,7 @@ fn machine(flavour: Flavour) -> MachineWithStub {
     machine.with_peers(|peers| {
         peers.xen.store().set_flavour(flavour);
         peers.tool.change(|store| {
-            others()
-                .try_for_each(|device| store.write(&format!("{}/backend", path::tool_device_dir(device)), "elsewhere"))
+            others().try_for_each(|device| store.write(&format!("{}/backend", paths::device_dir(device)), "elsewhere"))
         });
     });
     machine
@@ -57,7 +56,7 @@ fn every_command_works_with_400_devices_in_the_table_on_either_xenstored() {
         };
         detach(host, &take, &reclaimed).unwrap();
         assignable::remove(host, &devices, false).unwrap();
-        assert_eq!(host.list(path::TOOL_DEVICES).unwrap().len(), usize::from(OTHERS), "{flavour:?}");
+        assert_eq!(host.list(paths::DEVICES).unwrap().len(), usize::from(OTHERS), "{flavour:?}");
         machine.machine.assert_no_violations();
     }
 }
@@ -68,14 +67,14 @@ fn a_pool_that_its_stub_could_not_list_is_full() {
     // As many as fit with one more.
     machine.with_peers(|peers| {
         peers.tool.change(|store| {
-            others().take(314).try_for_each(|device| store.mkdir(&path::pool_dir(crate::fake::STUB, device)))
+            others().take(314).try_for_each(|device| store.mkdir(&paths::pool_dir(crate::fake::STUB, device)))
         });
     });
     assignable::add(&machine.host, &[device(E1000)], "pcidom").unwrap();
     let error = assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap_err();
     assert!(matches!(error, Error::PoolFull { devices: 315, .. }), "{error}");
     assert_eq!(error.to_string(), "the pool of pcidom (domain 3) has 315 devices, and cannot have more");
-    let state = machine.read(&format!("{}/state", path::pool_dir(crate::fake::STUB, device(E1000))));
+    let state = machine.read(&format!("{}/state", paths::pool_dir(crate::fake::STUB, device(E1000))));
     assert_eq!(state.as_deref(), Some("free"));
     machine.machine.assert_no_violations();
 }

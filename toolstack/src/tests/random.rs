@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use pcidom_abi::paths;
 use sim::SimFrontend;
 use sim::random::Random;
 use xen_types::{DomId, Sbdf};
@@ -178,7 +179,7 @@ impl Play {
             assert!(matches!(record.phase, Phase::Pool | Phase::Attached), "{record:?}: {}", story());
             let owner = self.machine.machine.with(|world| world.owners[&record.device]);
             assert_eq!(owner, record.frontend.unwrap_or(DomId::IO), "{record:?}: {}", story());
-            let pool = self.machine.read(&path::child(&path::pool_dir(record.stub, record.device), "state"));
+            let pool = self.machine.read(&paths::pool_state_node(record.stub, record.device));
             let expected = record.frontend.map_or_else(|| "free".to_owned(), |guest| format!("assigned {guest}"));
             assert_eq!(pool, Some(expected), "{record:?}: {}", story());
         }

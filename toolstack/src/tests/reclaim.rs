@@ -3,13 +3,13 @@
 use super::{add_all, attach_to_web, attached, detach_from_web};
 use crate::fake::{E1000, EDU, Machine, NVME, STUB, WEB, device};
 use crate::ops::recover::reclaim;
+use pcidom_abi::paths;
 use xen_types::DomId;
-use xenstore::path;
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
 
 fn phase(machine: &Machine, name: &str) -> Option<String> {
-    machine.with(|world| world.value(&format!("{}/phase", path::tool_device_dir(device(name)))).map(str::to_owned))
+    machine.with(|world| world.value(&format!("{}/phase", paths::device_dir(device(name)))).map(str::to_owned))
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn free_devices_of_a_dead_stub_are_parked_ones() {
     machine.with(|world| world.destroy(STUB));
     reclaim(&machine.host).unwrap();
     // It is known of them that they were reset, and need not be again for the next stub.
-    let note = format!("{}/reset", path::tool_device_dir(device(NVME)));
+    let note = format!("{}/reset", paths::device_dir(device(NVME)));
     machine.with(|world| {
         assert_eq!(world.value(&note), Some("done"));
         world.remove(&note);
@@ -161,7 +161,7 @@ fn an_attach_that_was_killed_anywhere_is_undone() {
 fn an_attach_that_was_killed_after_the_guest_connected_stands() {
     let machine = attached();
     for name in ALL {
-        machine.with(|world| world.write(&format!("{}/phase", path::tool_device_dir(device(name))), "attaching"));
+        machine.with(|world| world.write(&format!("{}/phase", paths::device_dir(device(name))), "attaching"));
     }
     assert_eq!(reclaim(&machine.host).unwrap(), []);
     assert_eq!(phase(&machine, NVME).as_deref(), Some("attached"));
@@ -174,7 +174,7 @@ fn a_detach_that_was_killed_before_the_guest_moved_did_not_happen() {
     machine.with(|world| {
         world.guest.keeps = true;
         for name in ALL {
-            world.write(&format!("{}/phase", path::tool_device_dir(device(name))), "detaching");
+            world.write(&format!("{}/phase", paths::device_dir(device(name))), "detaching");
         }
         for index in 0..3 {
             world.write(&format!("/local/domain/3/backend/pci/5/0/state-{index}"), "5");

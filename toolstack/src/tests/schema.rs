@@ -133,7 +133,7 @@ fn the_status_is_as_described() {
     assert_valid(STATUS, &status_of_all.json());
     assert_valid(STATUS, &status(&Machine::new().host, "pcidom").unwrap().json());
     let described = parse(STATUS)["properties"]["statistics"]["properties"].as_object().unwrap().len();
-    assert_eq!(described, xenstore::statistics::COUNT);
+    assert_eq!(described, pcidom_abi::statistics::COUNT);
 }
 
 #[test]

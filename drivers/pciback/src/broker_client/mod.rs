@@ -9,8 +9,9 @@
 
 use alloc::collections::VecDeque;
 
+use pcidom_abi::BrokerCommand;
 use pciif::layout::MsixEntry;
-use pciif::{BrokerCommand, FrontendPage, Request};
+use pciif::{FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
 use crate::platform::{self, Platform};

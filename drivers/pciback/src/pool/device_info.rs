@@ -1,7 +1,7 @@
 //! What the tool told us about one function.
 
-pub(crate) use pci_config::RESOURCES;
 use pci_config::{Description, PolicyFlags};
+use pcidom_abi::pool;
 use thiserror::Error;
 use xen_types::{Mfn, Sbdf};
 
@@ -14,27 +14,18 @@ pub(crate) const ROM: usize = 6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceInfo {
     sbdf: Sbdf,
-    ecam: Mfn,
-    resources: [Option<Resource>; RESOURCES],
-    ids: Option<u32>,
-    irq: u32,
-    policy_flags: PolicyFlags,
+    told: pool::Description,
 }
 
 impl DeviceInfo {
-    /// Puts the description together. `resources` are `resource-0` to `resource-6`, `irq` is the host's GSI or 0.
+    /// Checks the description.
     ///
     /// # Errors
     /// When a resource is of a kind that its register cannot be, or a register is the upper half of another and has a
     /// resource of its own.
-    pub(crate) fn new(
-        sbdf: Sbdf,
-        ecam: Mfn,
-        resources: [Option<Resource>; RESOURCES],
-        irq: u32,
-    ) -> Result<Self, DeviceInfoError> {
+    pub(crate) fn new(sbdf: Sbdf, told: pool::Description) -> Result<Self, DeviceInfoError> {
         let mut below = None;
-        for (register, resource) in resources.iter().enumerate() {
+        for (register, resource) in told.resources.iter().enumerate() {
             let kind = resource.map(Resource::kind);
             let is_rom = kind == Some(ResourceKind::Rom);
             let is_64bit = kind.is_some_and(ResourceKind::is_64bit);
@@ -46,23 +37,13 @@ impl DeviceInfo {
             }
             below = kind;
         }
-        Ok(Self { sbdf, ecam, resources, ids: None, irq, policy_flags: PolicyFlags::default() })
-    }
-
-    /// Notes what its policy hides and passes on.
-    pub(crate) const fn set_policy_flags(&mut self, policy_flags: PolicyFlags) {
-        self.policy_flags = policy_flags;
-    }
-
-    /// Notes that it is a virtual function, and its vendor and device id as their dword.
-    pub(crate) const fn set_ids(&mut self, ids: u32) {
-        self.ids = Some(ids);
+        Ok(Self { sbdf, told })
     }
 
     /// Whether it is a virtual function of an SR-IOV device.
     #[must_use]
     pub(crate) const fn is_virtual_function(&self) -> bool {
-        self.ids.is_some()
+        self.told.ids.is_some()
     }
 
     /// The real address.
@@ -74,13 +55,15 @@ impl DeviceInfo {
     /// The machine frame of the function's page of configuration space.
     #[must_use]
     pub(crate) const fn ecam(&self) -> Mfn {
-        self.ecam
+        self.told.ecam
     }
 
     /// What its guest's view is built from, besides the function itself.
     #[must_use]
-    pub(crate) const fn description(&self) -> Description<'_> {
-        Description { resources: &self.resources, ids: self.ids, irq: self.irq, policy_flags: self.policy_flags }
+    pub(crate) fn description(&self) -> Description<'_> {
+        let pool::Description { resources, ids, irq, policy, .. } = &self.told;
+        let policy_flags = policy.map(|policy| PolicyFlags::new(policy.0)).unwrap_or_default();
+        Description { resources, ids: *ids, irq: *irq, policy_flags }
     }
 }
 
@@ -106,11 +89,12 @@ mod tests {
     use super::*;
 
     fn info(list: &[(usize, &str)]) -> Result<DeviceInfo, DeviceInfoError> {
-        let mut resources = [None; RESOURCES];
+        let mut resources = [None; pool::RESOURCES.len()];
         for (register, text) in list {
             resources[*register] = Some(text.parse().expect("a resource"));
         }
-        DeviceInfo::new(Sbdf::from_devfn(0, 3, 0), Mfn(0xb0028), resources, 0)
+        let told = pool::Description { ecam: Mfn(0xb0028), resources, irq: 0, ids: None, policy: None };
+        DeviceInfo::new(Sbdf::from_devfn(0, 3, 0), told)
     }
 
     #[test]

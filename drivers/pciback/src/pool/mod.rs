@@ -9,6 +9,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 
 use litemap::LiteMap;
+use pcidom_abi::PoolState;
 use xen_types::{DomId, Errno, Sbdf};
 
 use crate::broker_client::Broker;
@@ -18,7 +19,7 @@ use crate::rate::Lines;
 use crate::requests::Cleanup;
 use crate::signal::Signal;
 pub(crate) use device::{Notified, PoolDevice};
-pub(crate) use device_info::{DeviceInfo, RESOURCES};
+pub(crate) use device_info::DeviceInfo;
 
 /// A device's place in the pool.
 enum SlotState<P: Platform> {
@@ -179,13 +180,13 @@ impl<P: Platform> Pool<P> {
         entry.is_news |= !was_free && is_free;
         entry.is_gone &= !is_free;
         entry.said = match &entry.place {
-            SlotState::Free(_) => "free".to_string(),
-            SlotState::With(domid) | SlotState::Leaving(_, domid) => {
-                format!("{} {domid}", if entry.is_gone { "absent" } else { "assigned" })
-            }
-            SlotState::Refused(reason) => format!("refused {reason}"),
-            SlotState::Released => "released".to_string(),
-        };
+            SlotState::Free(_) => PoolState::Free,
+            SlotState::With(domid) | SlotState::Leaving(_, domid) if entry.is_gone => PoolState::Absent(*domid),
+            SlotState::With(domid) | SlotState::Leaving(_, domid) => PoolState::Assigned(*domid),
+            SlotState::Refused(reason) => PoolState::Refused(reason.clone()),
+            SlotState::Released => PoolState::Released,
+        }
+        .to_string();
         entry.said.clone()
     }
 

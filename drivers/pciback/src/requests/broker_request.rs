@@ -1,6 +1,7 @@
 //! What only the broker can carry out, and what its answer means.
 
-use pciif::{BrokerCommand, ErrorCode, Reply, Request};
+use pcidom_abi::BrokerCommand;
+use pciif::{ErrorCode, Reply, Request};
 use xen_types::{Errno, Sbdf};
 
 use super::{AssignedFunction, Counters, LogOnce};

@@ -4,30 +4,30 @@
 use alloc::string::String;
 use core::fmt::Write as _;
 
+use pcidom_abi::paths;
+use pcidom_abi::statistics::{COUNT, Query, QueryKind};
 use xen_types::Sbdf;
-use xenstore::{Request, TxId, number, path::relative, statistics};
+use xenstore::{Request, TxId};
 
 use super::Core;
 use crate::platform::Platform;
 
 impl<P: Platform> Core<P> {
-    /// An event of the watch on [`relative::QUERY`]. The question is in the path, so there is nothing to be read first; the event that every
+    /// An event of the watch on [`paths::relative::QUERY`]. The question is in the path, so there is nothing to be read first; the event that every
     /// watch begins with, and that of the question's removal, have none. Behind a question's number there may be a device.
     #[inline(never)] // in the hot loop it costs four times its size
     pub(crate) fn answer(&mut self, path: &str) {
-        let question = path.strip_prefix(relative::QUERY).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
-        let (question, device) =
-            question.split_once('-').map_or((question, None), |(question, rest)| (question, Some(rest)));
-        let Ok(question) = number::decimal(question.as_bytes()) else { return };
+        let question =
+            path.strip_prefix(paths::relative::QUERY).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+        let Ok(query) = question.parse::<Query>() else { return };
         let mut text = String::new();
         let mut say = |figure: u64| {
             let _ = write!(text, "{figure} "); // writing to a string does not fail
         };
-        match device.map(Sbdf::parse_path_component) {
-            None => self.statistics(question).into_iter().for_each(say),
-            Some(Err(_)) => return,
-            Some(Ok(device)) => {
-                say(question.into());
+        match query.kind {
+            QueryKind::Statistics => self.statistics(query.number).into_iter().for_each(say),
+            QueryKind::DeniedWrites(device) => {
+                say(query.number.into());
                 self.denied_writes(device, &mut |offset, times| {
                     say(offset.into());
                     say(times.into());
@@ -35,8 +35,9 @@ impl<P: Platform> Core<P> {
             }
         }
         // Whoever asked and gets no answer asks again.
-        if let Ok(id) =
-            self.client.submit(TxId::NONE, &Request::Write { path: relative::STATISTICS, value: text.as_bytes() })
+        if let Ok(id) = self
+            .client
+            .submit(TxId::NONE, &Request::Write { path: paths::relative::STATISTICS, value: text.as_bytes() })
         {
             self.client.forget(id);
         }
@@ -50,9 +51,9 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// The number of the question, and the others in the order of [`statistics::NAMES`].
+    /// The number of the question, and the others in the order of [`pcidom_abi::statistics::NAMES`].
     #[inline(never)]
-    fn statistics(&self, question: u32) -> [u64; 1 + statistics::COUNT] {
+    fn statistics(&self, question: u32) -> [u64; 1 + COUNT] {
         let usage = self.platform.usage();
         let counters = &self.counters;
         [

@@ -3,25 +3,26 @@
 use alloc::format;
 use alloc::string::String;
 
+use pcidom_abi::{paths, pool};
 use xen_types::{DomId, Sbdf};
 use xenstore::path::key;
 use xenstore::{WatchEvent, path};
 
 /// Watch on [`path::relative::BACKEND_ROOT`].
 const BACKEND_TOKEN: &str = "backend";
-/// Watch on [`path::relative::POOL`].
+/// Watch on [`paths::relative::POOL`].
 const POOL_TOKEN: &str = "pool";
 /// Watch on [`path::relative::CONTROL_SHUTDOWN`].
 const SHUTDOWN_TOKEN: &str = "shutdown";
-/// Watch on [`path::relative::QUERY`].
+/// Watch on [`paths::relative::QUERY`].
 const QUERY_TOKEN: &str = "query";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
 const FRONTEND_TOKEN: &str = "frontend-";
 /// What is watched from the start: paths and tokens.
 pub(crate) const WATCHES: [(&str, &str); 4] = [
-    (path::relative::POOL, POOL_TOKEN),
+    (paths::relative::POOL, POOL_TOKEN),
     (path::relative::BACKEND_ROOT, BACKEND_TOKEN),
-    (path::relative::QUERY, QUERY_TOKEN),
+    (paths::relative::QUERY, QUERY_TOKEN),
     (path::relative::CONTROL_SHUTDOWN, SHUTDOWN_TOKEN),
 ];
 
@@ -64,8 +65,8 @@ pub(crate) fn subject(event: &WatchEvent) -> Subject {
             Some((domid, _)) => Subject::Backend(domid),
             None => Subject::AnyBackend,
         },
-        POOL_TOKEN => match path::relative::split_pool(&event.path) {
-            Some((address, key::STATE)) => Subject::PoolState(address),
+        POOL_TOKEN => match paths::relative::split_pool(&event.path) {
+            Some((address, pool::STATE)) => Subject::PoolState(address),
             Some((address, _)) => Subject::PoolDevice(address),
             None => Subject::AnyPoolDevice,
         },

@@ -5,6 +5,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
+use pcidom_abi::{PoolState, paths, pool};
 use xen_types::DomId;
 use xenstore::{Error, Request, TxId, path};
 
@@ -184,8 +185,8 @@ impl<P: Platform> Task<P> {
         for action in actions {
             let Action::Take { address, .. } = *action else { continue };
             if self.handle.with(|core| core.pool.is_free(address)) {
-                let path = path::child(&path::relative::pool_dir(address), path::key::STATE);
-                let value = format!("assigned {}", self.domid);
+                let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
+                let value = PoolState::Assigned(self.domid).to_string();
                 drop(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
             }
         }

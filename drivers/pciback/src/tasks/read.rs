@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use pcidom_abi::EXPORT;
 use xen_types::{DomId, Errno};
 use xenstore::path::{self, key};
 use xenstore::{Error, TxId, XenbusState, number};
@@ -16,7 +17,7 @@ use crate::shared::Handle;
 
 /// Our nodes, besides those of the devices.
 const OURS: [&str; 7] =
-    [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, key::EXPORT];
+    [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, EXPORT];
 /// Our nodes about one device, each with `-N` behind it.
 const DEVICE: [&str; 4] = ["dev", "state", "vdev", REQUESTED_SLOT];
 /// The frontend's nodes, `state` first: it writes its keys before that.
@@ -54,7 +55,7 @@ pub(crate) async fn nodes<P: Platform>(
 /// What the values of both directories say.
 #[inline(never)] // its caller is a task, in which everything costs more
 fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNodes>, theirs: &Values) -> Nodes {
-    let export = ours.text(key::EXPORT).map(str::parse);
+    let export = ours.text(EXPORT).map(str::parse);
     Nodes {
         own: read_state(ours.get(key::STATE)),
         online: ours.decimal(key::ONLINE).is_some_and(|online| online != 0),

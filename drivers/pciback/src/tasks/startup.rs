@@ -3,6 +3,7 @@
 use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
+use pcidom_abi::paths;
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
@@ -37,7 +38,7 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     }
     // Last: who sees it may rely on everything above.
     let version = handle.with(|core| core.options.version);
-    handle.ask(TxId::NONE, &Request::Write { path: relative::VERSION, value: version.as_bytes() }).await?;
+    handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version.as_bytes() }).await?;
     Ok(())
 }
 
@@ -50,10 +51,10 @@ fn ask_everything<P: Platform>(handle: &Handle<P>) -> (Answer<P>, Vec<Answer<P>>
     // What is there already comes as the event that every new watch begins with.
     let mut asked: Vec<_> = WATCHES.iter().map(|(path, token)| ask(&Request::Watch { path, token })).collect();
     let mut write = |path, value: &str| asked.push(ask(&Request::Write { path, value: value.as_bytes() }));
-    write(relative::EXPORT, &export.to_string());
+    write(paths::relative::EXPORT, &export.to_string());
     if let Some((gref, port)) = ring {
-        write(relative::RING_REF, &gref.to_string());
-        write(relative::RING_PORT, &port.to_string());
+        write(paths::relative::RING_REF, &gref.to_string());
+        write(paths::relative::RING_PORT, &port.to_string());
     }
     (domain, asked)
 }

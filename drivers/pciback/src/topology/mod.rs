@@ -10,53 +10,12 @@ mod vpci;
 
 use alloc::vec::Vec;
 use core::cell::Cell;
-use core::fmt;
-use core::str::FromStr;
 
 use thiserror::Error;
 use xen_types::{DomId, Sbdf};
 
 pub use entry::{DeviceId, Entry, Traits};
-
-/// How virtual addresses are chosen: `export=` on the stub's command line, or `export` in a frontend's BE dir.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum ExportMode {
-    /// One invented bus 0; functions of one physical slot stay together and keep their numbers.
-    #[default]
-    Vpci,
-    /// Every function alone in a slot, as function 0, on as many invented buses as that takes.
-    Slot,
-    /// The real addresses.
-    Passthrough,
-}
-
-impl fmt::Display for ExportMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Vpci => "vpci",
-            Self::Slot => "slot",
-            Self::Passthrough => "passthrough",
-        })
-    }
-}
-
-/// The text is no export mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnknownMode;
-
-impl FromStr for ExportMode {
-    type Err = UnknownMode;
-
-    /// Reads the word that the stub's command line and the nodes use.
-    fn from_str(text: &str) -> Result<Self, UnknownMode> {
-        match text {
-            "vpci" => Ok(Self::Vpci),
-            "slot" => Ok(Self::Slot),
-            "passthrough" => Ok(Self::Passthrough),
-            _ => Err(UnknownMode),
-        }
-    }
-}
+pub use pcidom_abi::ExportMode;
 
 /// Why a function got no address. Only this function is concerned; the others stay where they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

@@ -132,18 +132,6 @@ fn the_root_is_there_before_any_function() {
 }
 
 #[test]
-fn every_mode_has_a_word() {
-    for (mode, word) in
-        [(ExportMode::Vpci, "vpci"), (ExportMode::Slot, "slot"), (ExportMode::Passthrough, "passthrough")]
-    {
-        assert_eq!((mode.to_string().as_str(), word.parse()), (word, Ok(mode)));
-    }
-    for word in ["", "Slot", "slot ", "controller"] {
-        assert_eq!(word.parse::<ExportMode>(), Err(UnknownMode), "{word:?}");
-    }
-}
-
-#[test]
 fn a_mode_is_chosen_while_nothing_has_an_address() {
     let mut topology = Topology::new(ExportMode::Vpci);
     topology.choose(ExportMode::Passthrough);

@@ -7,18 +7,16 @@ use alloc::string::String;
 pub const FRONTEND: &str = "frontend";
 /// BE dir: the frontend's domain id.
 pub const FRONTEND_ID: &str = "frontend-id";
-/// BE dir: `0` when the device is to go for good. Pool: `0` asks the stub to let go.
+/// BE dir: `0` when the device is to go for good.
 pub const ONLINE: &str = "online";
 /// BE dir: the guest's name.
 pub const DOMAIN: &str = "domain";
-/// BE and FE dir: a [`crate::XenbusState`]. Pool: `new`, `free` and so on.
+/// BE and FE dir: a [`crate::XenbusState`].
 pub const STATE: &str = "state";
 /// BE dir: how many devices the numbered nodes describe.
 pub const NUM_DEVS: &str = "num_devs";
 /// BE dir: how many `root-N` there are.
 pub const ROOT_NUM: &str = "root_num";
-/// BE dir: how this frontend's virtual addresses are chosen; absent where the stub chooses.
-pub const EXPORT: &str = "export";
 
 /// FE dir: the backend's directory.
 pub const BACKEND: &str = "backend";
@@ -30,22 +28,6 @@ pub const PCI_OP_REF: &str = "pci-op-ref";
 pub const EVENT_CHANNEL: &str = "event-channel";
 /// FE dir: the protocol's version.
 pub const MAGIC: &str = "magic";
-
-/// Pool: the function's ECAM frame.
-pub const ECAM: &str = "ecam";
-/// Pool: vendor and device id of a virtual function.
-pub const IDS: &str = "ids";
-/// Pool: the device's GSI.
-pub const IRQ: &str = "irq";
-/// Pool, and the tool's table: what the admin wants for the device besides what any guest may do with it.
-pub const POLICY: &str = "policy";
-
-/// The tool's table: the stub that holds the device.
-pub const TOOL_STUB: &str = "stub";
-/// The tool's table: the guest that has the device or is getting it.
-pub const TOOL_FRONTEND: &str = "frontend";
-/// The tool's table: what the next invocation must finish or undo.
-pub const TOOL_PHASE: &str = "phase";
 
 /// xl's table: the guest that has the device.
 pub const LIBXL_DOMID: &str = "domid";
@@ -92,10 +74,4 @@ pub fn state(index: u32) -> String {
 #[must_use]
 pub fn root(index: u32) -> String {
     format!("root-{index}")
-}
-
-/// Pool, `resource-M`: BAR M, or the ROM for 6.
-#[must_use]
-pub fn resource(index: u32) -> String {
-    format!("resource-{index}")
 }

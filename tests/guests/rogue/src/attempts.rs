@@ -2,8 +2,9 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use pcidom_abi::BrokerCommand;
+use pciif::Request;
 use pciif::layout::{MAX_VECTORS, MsixEntry};
-use pciif::{BrokerCommand, Request};
 use xen_types::Sbdf;
 
 use crate::targets::Targets;

@@ -14,6 +14,7 @@ mod targets;
 
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::{clock, console, events};
+use pcidom_abi::paths;
 use platform::RingTransport;
 use ring::Ring;
 use targets::Targets;
@@ -46,12 +47,12 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     let mut ring = Ring::offer().map_err(|_| "no page for the broker")?;
     // With a version, which toolstacks wait for.
     let mut announce = |reference: u32, port: u32| {
-        let nodes = [(relative::RING_REF, reference), (relative::RING_PORT, port)];
+        let nodes = [(paths::relative::RING_REF, reference), (paths::relative::RING_PORT, port)];
         let version = env!("CARGO_PKG_VERSION");
         nodes
             .into_iter()
             .try_for_each(|(node, number)| store.write(node, alloc::format!("{number}")))
-            .and_then(|()| store.write(relative::VERSION, version))
+            .and_then(|()| store.write(paths::relative::VERSION, version))
             .map_err(|_| "xenstore refuses the announcement")
     };
     announce(ring.reference(), ring.port())?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use fakes::World;
+use pcidom_abi::paths;
 use pcidom_broker::records::policy_node;
 use std::time::Duration;
 
@@ -179,7 +180,7 @@ fn the_stubs_word_opens_nothing_that_the_table_does_not() {
     // The pool is what the stub reads; the broker does not.
     bench
         .machine
-        .with(|world| world.write(&path::child(&path::pool_dir(STUB, device(NVME)), "policy"), "permissive=1"));
+        .with(|world| world.write(&path::child(&paths::pool_dir(STUB, device(NVME)), "policy"), "permissive=1"));
     let mut ask =
         |offset, size, mask| bench.ask(&mut broker, STUB, &conf_write(NVME, offset, size, mask, mask), &[]).code;
     assert_eq!(ask(0xc4, 2, 0xff0f), ErrorCode::Success);

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// As a command quiesces, where no broker is at the other devices.
 fn make_quiet(host: &Dom0, guest: DomId, resources: &DeviceResources) -> Result<(), Error> {
-    pcidom_broker::make_quiet(host, guest, resources, &|device| Vectors::load(host, device))
+    pcidom_broker::make_quiet(host, guest, resources, &|device| pcidom_broker::vectors::load(host, device))
 }
 
 /// Runs `act` in a broker that is killed at its change number `at`. False when it got through.

@@ -1,6 +1,7 @@
 //! Stubs that were taken over.
 
 use super::*;
+use pcidom_abi::paths;
 use proptest::prelude::*;
 
 #[test]
@@ -90,8 +91,8 @@ fn announcements_may_be_anything() {
     ] {
         let bench = Bench::new();
         bench.machine.with(|world| {
-            world.write(&path::ring_ref_node(STUB), reference);
-            world.write(&path::ring_port_node(STUB), port);
+            world.write(&paths::ring_ref_node(STUB), reference);
+            world.write(&paths::ring_port_node(STUB), port);
         });
         let process = bench.process();
         let mut broker = bench.start(&process);
@@ -110,7 +111,7 @@ fn a_ring_that_does_not_work_is_tried_less_and_less() {
     let end = std::time::Duration::from_secs(3600);
     while bench.machine.with(|world| world.clock) < end {
         // The stub stirs whenever it can.
-        process.watches.events.borrow_mut().push_back(path::ring_ref_node(STUB));
+        process.watches.events.borrow_mut().push_back(paths::ring_ref_node(STUB));
         broker.turn().unwrap();
         let idle = broker.idle().expect("it tries again");
         bench.machine.with(|world| world.clock += idle.max(std::time::Duration::from_millis(1)));
@@ -121,7 +122,7 @@ fn a_ring_that_does_not_work_is_tried_less_and_less() {
     // A good one is taken then.
     bench.wires.borrow_mut().granted.insert((STUB, GRANT), Arc::default());
     bench.machine.with(|world| world.clock += std::time::Duration::from_secs(65));
-    process.watches.events.borrow_mut().push_back(path::ring_ref_node(STUB));
+    process.watches.events.borrow_mut().push_back(paths::ring_ref_node(STUB));
     broker.turn().unwrap();
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, ErrorCode::Success);
 }

@@ -1,6 +1,7 @@
 //! Stubs and guests that come and go.
 
 use super::*;
+use pcidom_abi::{DeviceNode, paths};
 use std::time::Duration;
 
 fn pass(bench: &Bench, time: Duration) {
@@ -27,7 +28,7 @@ fn a_stub_learns_that_somebody_is_there() {
 #[test]
 fn a_stub_that_comes_later_is_met() {
     let bench = Bench::new();
-    bench.machine.with(|world| world.remove(&path::ring_port_node(STUB)));
+    bench.machine.with(|world| world.remove(&paths::ring_port_node(STUB)));
     let process = bench.process();
     let mut broker = bench.start(&process);
     broker.turn().unwrap();
@@ -37,7 +38,7 @@ fn a_stub_that_comes_later_is_met() {
     assert_eq!(bench.answer(STUB, 0), None);
     bench.announce(STUB);
     bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
-    changed(&process, &path::ring_port_node(STUB));
+    changed(&process, &paths::ring_port_node(STUB));
     broker.turn().unwrap();
     pass(&bench, broker.idle().unwrap());
     broker.turn().unwrap();
@@ -59,7 +60,7 @@ fn a_stub_that_is_gone_is_let_go() {
     let granted = bench.wires.borrow().granted[&(STUB, GRANT)].clone();
     assert_eq!(Arc::strong_count(&granted), 2, "the page is not mapped any more");
     assert_eq!(bench.wires.borrow().bound.len(), 1);
-    assert!(!process.watches.paths.borrow().contains(&path::announcements_dir(STUB)));
+    assert!(!process.watches.paths.borrow().contains(&paths::announcements_dir(STUB)));
     assert_eq!(bench.ask(&mut broker, OTHER, &request(BrokerCommand::Query, EDU), &[]).code, ErrorCode::Success);
 }
 
@@ -149,7 +150,7 @@ fn an_idle_broker_sleeps() {
     // Its own notes do not wake it.
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     for name in ["vectors", "intx", "phase", "frontend"] {
-        changed(&process, &path::child(&path::tool_device_dir(device(NVME)), name));
+        changed(&process, &path::child(&paths::device_dir(device(NVME)), name));
     }
     broker.turn().unwrap();
     assert_eq!(broker.idle(), None);
@@ -161,9 +162,9 @@ fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     // Between two reads of ours somebody removed the device.
-    let phase = path::child(&path::tool_device_dir(device(E1000)), "phase");
+    let phase = DeviceNode::Phase.of(device(E1000));
     bench.machine.with(|world| world.remove(&phase));
-    changed(&process, path::TOOL_DEVICES);
+    changed(&process, paths::DEVICES);
     broker.turn().unwrap();
     pass(&bench, Duration::from_millis(100));
     broker.turn().unwrap();
@@ -203,7 +204,7 @@ fn a_stub_that_was_started_again_is_waited_for() {
 fn a_stub_that_was_started_again_is_waited_for_while_a_guest_still_has_its_devices() {
     let bench = Bench::new();
     bench.machine.with(|world| {
-        let dir = path::tool_device_dir(device(NVME));
+        let dir = paths::device_dir(device(NVME));
         world.write(&format!("{dir}/backend"), "pcidom");
         world.write("/local/domain/5/device/pci/0/state", "4");
         world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use fakes::bench::*;
 use fakes::{DB, E1000, EDU, FakeRings, NVME, PHYSICAL, STUB, WEB, device};
+use pcidom_abi::BrokerCommand;
 use pcidom_broker::records::Phase;
 use pcidom_broker::{Broker, Vectors};
-use pciif::{BrokerCommand, ErrorCode, FrontendPage, Request};
+use pciif::{ErrorCode, FrontendPage, Request};
 use xen_types::DomId;
 use xenstore::path;

@@ -1,6 +1,7 @@
 //! Vectors, as a stub asks for them.
 
 use super::*;
+use pcidom_abi::paths;
 
 fn exhausted() -> Heard {
     Heard { code: ErrorCode::OpFailed, value: 0, info: 28, vectors: Vec::new() }
@@ -215,7 +216,7 @@ fn a_device_that_is_taken_back_meanwhile_keeps_no_vector() {
         let process = bench.process();
         let mut broker = bench.start(&process);
         // Somebody changes the table when the third vector is mapped.
-        let node = path::child(&path::tool_device_dir(device(NVME)), name);
+        let node = path::child(&paths::device_dir(device(NVME)), name);
         bench.machine.with(|world| world.on_map = Some((3, node, "9".to_owned())));
         if name == "phase" {
             bench.machine.with(|world| world.on_map.as_mut().unwrap().2 = "detaching".to_owned());

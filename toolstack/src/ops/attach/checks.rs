@@ -1,5 +1,6 @@
 //! What can be refused is refused before anything is touched.
 
+use pcidom_abi::paths;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
@@ -30,7 +31,7 @@ pub(super) fn ready(host: &Host, wanted: &str, found: Option<(DomainName, Domain
     if info.dying || info.shutdown || stub.id == DomId::DOM0 {
         return Err(Error::StubNotRunning(wanted.to_owned()));
     }
-    if !host.exists(&path::version_node(stub.id))? {
+    if !host.exists(&paths::version_node(stub.id))? {
         return Err(Error::StubNotReady(stub));
     }
     Ok(stub)

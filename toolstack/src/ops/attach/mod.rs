@@ -109,7 +109,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     let keeps = match request.following {
         Following::Yes => {
             let uuid = domain::uuid(host, guest.id)?.ok_or_else(|| Error::NoUuid(guest.clone()))?;
-            let mode = export.is_chosen.then(|| ExportMode::named(&export.mode)).flatten();
+            let mode = export.is_chosen.then(|| export.mode.parse().ok()).flatten();
             let keep = |spec: &DeviceSpec| Keep { guest: uuid.clone(), spec: spec.clone(), export: mode };
             Some(request.devices.iter().map(keep).collect())
         }

@@ -12,13 +12,13 @@ mod words;
 use std::time::Duration;
 
 use pci_config::Policy;
+use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
 use crate::device::reset::Reset;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
 use crate::ops::connect::Until;
-use crate::ops::intent_log::Work;
 use crate::ops::patience::Patience;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::Keep;
@@ -90,7 +90,7 @@ pub(crate) enum Step {
     // Between dom0's drivers and a pool.
     /// Writes the intent log.
     NoteIntents {
-        works: Vec<(Sbdf, Work)>,
+        works: Vec<(Sbdf, Intent)>,
     },
     /// Notes for xl which driver had the device; `before` is what was noted until now.
     NoteDriver {

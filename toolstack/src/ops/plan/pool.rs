@@ -1,12 +1,12 @@
 //! Plans of moving devices between dom0's drivers and a pool.
 
+use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
 use super::{Plan, Step};
 use crate::device::reset::Reset;
 use crate::error::DomainName;
 use crate::ops::host_facts::HostFacts;
-use crate::ops::intent_log::Work;
 use crate::sysfs::PCIBACK;
 use crate::xen::Permission;
 
@@ -34,7 +34,7 @@ pub(crate) fn add(devices: &[HostFacts], stub: Option<&DomainName>, backend: &st
 pub(crate) fn remove(devices: &[HostFacts], rebind: bool) -> Plan {
     let names: Vec<Sbdf> = devices.iter().map(HostFacts::device).collect();
     let mut steps =
-        vec![Step::NoteIntents { works: names.iter().map(|device| (*device, Work::Remove { rebind })).collect() }];
+        vec![Step::NoteIntents { works: names.iter().map(|device| (*device, Intent::Remove { rebind })).collect() }];
     steps.extend(devices.iter().flat_map(|facts| to_host(facts, rebind)));
     steps.push(Step::RecordRemoved { devices: names });
     Plan::undone(steps)
@@ -57,7 +57,7 @@ pub(crate) fn to_pool(facts: &HostFacts, stub: &DomainName) -> Plan {
 
 /// Begins a plan with the intents of these devices, if there are any. Whose they are.
 fn note_intents(devices: &[HostFacts], stub: Option<DomId>, steps: &mut Vec<Step>) -> Vec<Sbdf> {
-    let works: Vec<(Sbdf, Work)> =
+    let works: Vec<(Sbdf, Intent)> =
         devices.iter().filter_map(|facts| Some((facts.device(), intent_to_add(facts, stub)?))).collect();
     let intents = works.iter().map(|(device, _)| *device).collect();
     if !works.is_empty() {
@@ -67,12 +67,12 @@ fn note_intents(devices: &[HostFacts], stub: Option<DomId>, steps: &mut Vec<Step
 }
 
 /// What the intent log has to say of giving a device to the stub; nothing where the stub has it already, and xen-pciback has it for the stub.
-fn intent_to_add(facts: &HostFacts, stub: Option<DomId>) -> Option<Work> {
+fn intent_to_add(facts: &HostFacts, stub: Option<DomId>) -> Option<Intent> {
     let is_done = match facts.stub {
         Some(_) => facts.is_parked(),
         None => facts.is_with_pciback() && stub.is_none(),
     };
-    (!is_done).then(|| Work::Add { from: facts.driver.clone(), stub })
+    (!is_done).then(|| Intent::Add { from: facts.driver.clone(), stub })
 }
 
 /// From dom0's driver to xen-pciback, its DMA in quarantine. One that is parked already may never have been there: xen-pciback took it at boot
