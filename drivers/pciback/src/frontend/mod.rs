@@ -202,10 +202,11 @@ impl<P: Platform> Frontend<P> {
     /// The devices that were found to be gone and that nobody was told of, as one reason for the error node.
     pub(crate) fn take_losses(&mut self, pool: &mut Pool<P>) -> Option<Failure> {
         let mut text = String::new();
-        for device in self.exports.devices().filter(|device| device.is_gone() && device.notified == Notified::Nobody) {
+        for device in self.exports.devices().filter(|device| device.is_absent() && device.notified == Notified::Nobody)
+        {
             device.notified = Notified::Toolstack;
             let address = device.info().sbdf();
-            pool.vanished(address);
+            pool.note_absent(address);
             let separator = if text.is_empty() { "" } else { "; " };
             text = format!("{text}{separator}{address} is gone: it does not answer any more");
         }

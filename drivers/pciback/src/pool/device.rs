@@ -76,7 +76,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Whether it is still there and does nothing on its own; the reason if not.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if self.is_gone() {
+        if self.is_absent() {
             return Err("it was gone while it was assigned".to_string()); // whatever answers now
         }
         // It may have been unplugged since it was mapped.
@@ -85,14 +85,14 @@ impl<P: Platform> PoolDevice<P> {
     }
 
     /// Whether it is known to be gone.
-    pub(crate) const fn is_gone(&self) -> bool {
-        self.function.is_gone
+    pub(crate) const fn is_absent(&self) -> bool {
+        self.function.is_absent
     }
 
     /// Looks whether it is still there. True when it is not, and was when anybody looked before.
-    pub(crate) fn has_vanished(&mut self) -> bool {
-        let is_news = !self.is_gone() && is_absent(&self.config);
-        self.function.is_gone |= is_news;
+    pub(crate) fn has_become_absent(&mut self) -> bool {
+        let is_news = !self.is_absent() && is_absent(&self.config);
+        self.function.is_absent |= is_news;
         is_news
     }
 

@@ -44,7 +44,7 @@ struct Entry<P: Platform> {
     /// It has become free, and who wanted it before has not been told.
     is_news: bool,
     /// It was gone when it was last assigned, and nobody has seen to it since.
-    is_gone: bool,
+    was_absent: bool,
     /// A guest that comes and goes moves its devices with it.
     lines: Lines,
 }
@@ -155,7 +155,7 @@ impl<P: Platform> Pool<P> {
             online: false,
             said: String::new(),
             is_news: false,
-            is_gone: false,
+            was_absent: false,
             lines: Lines::NEW,
         };
         let entry = self.entries.entry(address).or_insert_with(new);
@@ -173,15 +173,15 @@ impl<P: Platform> Pool<P> {
                 }
             },
             // Whatever is there now was not reset.
-            place @ SlotState::Refused(_) if entry.is_gone && !description.is_new => place,
+            place @ SlotState::Refused(_) if entry.was_absent && !description.is_new => place,
             SlotState::Refused(_) | SlotState::Released => admit(platform, &description.info, self.is_direct),
         };
         let is_free = matches!(entry.place, SlotState::Free(_));
         entry.is_news |= !was_free && is_free;
-        entry.is_gone &= !is_free;
+        entry.was_absent &= !is_free;
         entry.said = match &entry.place {
             SlotState::Free(_) => PoolState::Free,
-            SlotState::With(domid) | SlotState::Leaving(_, domid) if entry.is_gone => PoolState::Absent(*domid),
+            SlotState::With(domid) | SlotState::Leaving(_, domid) if entry.was_absent => PoolState::Absent(*domid),
             SlotState::With(domid) | SlotState::Leaving(_, domid) => PoolState::Assigned(*domid),
             SlotState::Refused(reason) => PoolState::Refused(reason.clone()),
             SlotState::Released => PoolState::Released,
@@ -251,9 +251,9 @@ impl<P: Platform> Pool<P> {
     }
 
     /// A device that is assigned is gone.
-    pub(crate) fn vanished(&mut self, address: Sbdf) {
+    pub(crate) fn note_absent(&mut self, address: Sbdf) {
         if let Some(entry) = self.entries.get_mut(&address) {
-            entry.is_gone = true;
+            entry.was_absent = true;
             self.look_at(address);
         }
     }

@@ -18,7 +18,7 @@ impl<'a, H: ConfigSpace> AllOnesDetector<'a, H> {
 
     /// True when it was read as ones, and that is no accident. Costs nothing where it was not.
     #[inline(always)]
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_absent(&self) -> bool {
         self.has_read_ones.get() && is_absent(self.hw)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) struct AssignedFunction {
     /// What the broker has turned on for the guest.
     pub(crate) interrupts: Interrupts,
     /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
-    pub(crate) is_gone: bool,
+    pub(crate) is_absent: bool,
     /// Its guest's writes that did not get through.
     pub(crate) denied_writes: DeniedWrites,
     noticed: Noticed,
@@ -36,7 +36,7 @@ impl AssignedFunction {
         Self {
             config,
             interrupts: Interrupts::Off,
-            is_gone: false,
+            is_absent: false,
             denied_writes: DeniedWrites::NONE,
             noticed: Noticed::NONE,
         }

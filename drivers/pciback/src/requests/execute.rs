@@ -45,7 +45,7 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
     let device = topology.lookup(request.domain, request.bus, request.devfn);
     let absent = |is_loss| Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss };
     // The look-up comes before everything else: an unknown command to an unknown function is answered "no such function".
-    let found = device.and_then(find).filter(|(function, _)| !function.is_gone);
+    let found = device.and_then(find).filter(|(function, _)| !function.is_absent);
     let Some((function, hw)) = found else {
         counters.no_device.bump();
         return absent(false);
@@ -78,8 +78,8 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
             (Answer::Now(reply), Some(LogOnce::UnknownCommand))
         }
     };
-    if hw.is_gone() {
-        function.is_gone = true;
+    if hw.is_absent() {
+        function.is_absent = true;
         return absent(true);
     }
     Executed { answer, device, notice: function.news(notice), is_loss: false }

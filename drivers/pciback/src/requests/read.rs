@@ -29,13 +29,13 @@ pub(crate) fn read<'a, H: ConfigSpace + 'a>(
 ) -> ReadOutcome {
     let Some(id) = topology.lookup(request.domain, request.bus, request.devfn) else { return ReadOutcome::Absent };
     let Some((function, hw)) = find(id) else { return ReadOutcome::Absent };
-    if function.is_gone {
+    if function.is_absent {
         return ReadOutcome::Absent;
     }
     if request.size == 4 && request.offset != 0 {
         let hw = &AllOnesDetector::new(hw);
         if let Some(value) = function.config.read_dword(hw, request.offset)
-            && !hw.is_gone()
+            && !hw.is_absent()
         {
             counters.reads.bump();
             return ReadOutcome::Done(ErrorCode::Success, value);
@@ -58,8 +58,8 @@ fn read_any(
         hw.read_config(0, Width::Dword);
     }
     let value = function.config.read(hw, request.offset, request.size);
-    if hw.is_gone() {
-        function.is_gone = true;
+    if hw.is_absent() {
+        function.is_absent = true;
         return ReadOutcome::Lost;
     }
     match value {

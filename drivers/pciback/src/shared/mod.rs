@@ -241,7 +241,7 @@ impl<P: Platform> Core<P> {
     /// Somebody has touched the nodes of a device that may be assigned: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
         let Some(frontend) = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid)) else { return };
-        if frontend.device(address).is_some_and(PoolDevice::has_vanished) {
+        if frontend.device(address).is_some_and(PoolDevice::has_become_absent) {
             frontend.signal.raise();
         }
     }
