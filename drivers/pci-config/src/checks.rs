@@ -22,7 +22,7 @@ pub enum Unservable {
 
 /// Why a function is not quiesced: what it still does, or could do, that it must not while it is unassigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum NotQuiet {
+pub enum NotQuiesced {
     /// It may read and write memory.
     #[error("bus mastering is on")]
     BusMaster,
@@ -60,19 +60,19 @@ pub fn check_servable(hw: &impl ConfigSpace) -> Result<(), Unservable> {
 ///
 /// # Errors
 /// The first thing that it still does.
-pub fn check_quiet(hw: &impl ConfigSpace) -> Result<(), NotQuiet> {
+pub fn check_quiesced(hw: &impl ConfigSpace) -> Result<(), NotQuiesced> {
     let command_and_status = hw.read_config(header::COMMAND, Width::Dword);
     if command_and_status & u32::from(command::BUS_MASTER) != 0 {
-        return Err(NotQuiet::BusMaster);
+        return Err(NotQuiesced::BusMaster);
     }
     if command_and_status & (u32::from(command::INTX_DISABLE) | INTX_PENDING) == INTX_PENDING {
-        return Err(NotQuiet::Interrupt);
+        return Err(NotQuiesced::Interrupt);
     }
     for capability in Walk::conventional(hw) {
         let control = capability.control();
         match capability.id {
-            id::MSI if control & msi::ENABLE != 0 => return Err(NotQuiet::Msi),
-            id::MSI_X if control & msix::ENABLE != 0 => return Err(NotQuiet::MsiX),
+            id::MSI if control & msi::ENABLE != 0 => return Err(NotQuiesced::Msi),
+            id::MSI_X if control & msix::ENABLE != 0 => return Err(NotQuiesced::MsiX),
             _ => {}
         }
     }

@@ -39,7 +39,7 @@ mod write;
 
 pub use access::BadAccess;
 pub use base::RESOURCES;
-pub use checks::{NotQuiet, Unservable, check_quiet, check_servable, is_absent};
+pub use checks::{NotQuiesced, Unservable, check_quiesced, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
 pub use outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 pub use pci_registers::{ConfigSpace, Width, extended_id, id};

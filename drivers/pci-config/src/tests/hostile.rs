@@ -55,7 +55,7 @@ proptest! {
         let hw = Noise(Cell::new(seed));
         let mut config = VirtualConfig::new(&network_card_known().description(), &hw);
         access_everything(&mut config, &hw, value);
-        let _ = crate::check_quiet(&hw);
+        let _ = crate::check_quiesced(&hw);
     }
 
     #[test]

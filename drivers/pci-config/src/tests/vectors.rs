@@ -4,7 +4,7 @@ use super::assign;
 use crate::Width;
 use crate::fakes::{Known, Memory, network_card, network_card_known, virtual_function, virtual_function_known};
 use crate::{
-    BadAccess, Denied, HardwareWrite, NotQuiet, Register, Unservable, VirtualConfig, WriteError, check_quiet,
+    BadAccess, Denied, HardwareWrite, NotQuiesced, Register, Unservable, VirtualConfig, WriteError, check_quiesced,
     check_servable,
 };
 
@@ -379,7 +379,7 @@ fn a_virtual_function_is_shown_as_a_function() {
     assert_eq!(masks, [(4, 4, 4)], "bus mastering is the function's own");
     config.reset();
     assert_eq!((read(&config, 0, 4), read(&config, 4, 2)), (0x1520_8086, 0));
-    assert_eq!((check_servable(&hw), check_quiet(&hw), config.size()), (Ok(()), Ok(()), 4096));
+    assert_eq!((check_servable(&hw), check_quiesced(&hw), config.size()), (Ok(()), Ok(()), 4096));
     assert_eq!(config.msix_entries(&hw), 3);
 }
 
@@ -389,14 +389,14 @@ fn a_function_that_could_disturb_is_not_quiet() {
         let mut hw = network_card();
         hw.set(4, &[0x02]);
         hw.set(offset, bytes);
-        check_quiet(&hw)
+        check_quiesced(&hw)
     };
     assert_eq!(check(4, &[0x02]), Ok(()));
-    assert_eq!(check(4, &[0x06]), Err(NotQuiet::BusMaster));
-    assert_eq!(check(4, &[0x02, 0x00, 0x18]), Err(NotQuiet::Interrupt));
+    assert_eq!(check(4, &[0x06]), Err(NotQuiesced::BusMaster));
+    assert_eq!(check(4, &[0x02, 0x00, 0x18]), Err(NotQuiesced::Interrupt));
     assert_eq!(check(4, &[0x02, 0x04, 0x18]), Ok(()), "it may ask, INTx is disabled");
-    assert_eq!(check(0x62, &[0x81]), Err(NotQuiet::Msi));
-    assert_eq!(check(0x73, &[0x80]), Err(NotQuiet::MsiX));
+    assert_eq!(check(0x62, &[0x81]), Err(NotQuiesced::Msi));
+    assert_eq!(check(0x73, &[0x80]), Err(NotQuiesced::MsiX));
     assert_eq!(check(0x73, &[0x40]), Ok(()), "masked is no matter");
 }
 

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString as _};
 
 use super::device_info::DeviceInfo;
 use crate::broker_client::Broker;
-use crate::config::{HardwareWrite, VirtualConfig, check_quiet, check_servable, is_absent};
+use crate::config::{HardwareWrite, VirtualConfig, check_quiesced, check_servable, is_absent};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
 use crate::requests::{AssignedFunction, BrokerRequest, Cleanup, Interrupts, Verdict};
 use crate::topology::Traits;
@@ -81,7 +81,7 @@ impl<P: Platform> PoolDevice<P> {
         }
         // It may have been unplugged since it was mapped.
         check_servable(&self.config).map_err(|error| error.to_string())?;
-        check_quiet(&self.config).map_err(|error| error.to_string())
+        check_quiesced(&self.config).map_err(|error| error.to_string())
     }
 
     /// Whether it is known to be gone.
