@@ -12,12 +12,14 @@ fn detach_request(devices: &[&str], force: bool) -> detach::Request {
     detach::Request { guest: "web".to_owned(), backend: None, devices, timeout: TIMEOUT, force }
 }
 
+type On<T> = Box<dyn Fn(&Machine) -> Result<T, Error>>;
+
 /// A command that can be tried, and done.
 struct Command {
     what: &'static str,
     prepare: fn() -> Machine,
-    plan: Box<dyn Fn(&Machine) -> Result<Plan, Error>>,
-    act: Box<dyn Fn(&Machine) -> Result<(), Error>>,
+    plan: On<Plan>,
+    act: On<()>,
 }
 
 fn attaching(what: &'static str, prepare: fn() -> Machine, devices: &[&str], following: Following) -> Command {
