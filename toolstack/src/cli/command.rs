@@ -6,7 +6,7 @@ use crate::cli::arguments::{AssignableCommand, Command, DoctorArgs};
 use crate::cli::list::{self, DeviceEntry};
 use crate::cli::show;
 use crate::cli::status;
-use crate::create::{self, unfinished};
+use crate::create;
 use crate::doctor::{self, Opened};
 use crate::error::{Error, HostError};
 use crate::host::Host;
@@ -18,6 +18,7 @@ use crate::ops::detach;
 use crate::ops::named_devices;
 use crate::ops::plan::Plan;
 use crate::ops::recover::{self, Reclaimed, reclaim};
+use crate::ops::unfinished_guests;
 use crate::records::running_commands;
 
 /// Runs one command; its result goes to standard output.
@@ -154,7 +155,7 @@ fn changing(
     host.load_settings()?;
     host.lock_commands(guest)?;
     running_commands::run(host, || {
-        unfinished::settle(host)?;
+        unfinished_guests::settle(host)?;
         let reclaimed = reclaim(host)?;
         running_commands::forget_dead(host)?;
         act(&reclaimed)

@@ -1,12 +1,11 @@
 //! `pcidom create`: an ordinary xl.cfg, whose PCI devices come from a driver domain.
 //!
 //! `xl` makes the guest, paused and without devices; they are attached as `pcidom attach` does it; then the guest runs. Up to there all
-//! is undone if something fails, and what a killed command began is found in [`unfinished`]. A guest that runs is its admin's: the
+//! is undone if something fails, and what a killed command began is found in [`unfinished_guests`]. A guest that runs is its admin's: the
 //! command waits for it, and leaves it alone.
 
 pub(crate) mod config;
 mod lexer;
-pub(crate) mod unfinished;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +22,7 @@ use crate::ops::connect;
 use crate::ops::named_devices;
 use crate::ops::patience::Patience;
 use crate::ops::recover::reclaim;
+use crate::ops::unfinished_guests;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 use crate::records::device_words::DeviceRequest;
@@ -203,13 +203,13 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
         plan.uuid = host.xl.new_uuid()?;
         let uuid = format!("uuid = \"{}\"", plan.uuid);
         plan.add(&uuid);
-    } else if let Some(guest) = unfinished::find(host, &plan.uuid)? {
+    } else if let Some(guest) = unfinished_guests::find(host, &plan.uuid)? {
         return Err(Error::GuestExists(guest));
     }
     let Some(creation) = host.take_creation(&plan.uuid)? else {
         return Err(Error::BeingCreated(plan.name));
     };
-    unfinished::begin(host, &plan.uuid)?;
+    unfinished_guests::begin(host, &plan.uuid)?;
     let mut homes = Vec::new();
     let built = build(host, request, &plan, &devices, &mut homes);
     if built.is_err() {
@@ -222,7 +222,7 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
             }
         }
     }
-    unfinished::end(host, &plan.uuid)?;
+    unfinished_guests::end(host, &plan.uuid)?;
     drop(creation);
     let guest = built?;
     if request.paused || devices.is_empty() { Ok(()) } else { await_use(host, request, &guest, &devices) }
@@ -256,7 +256,7 @@ fn build(
 ) -> Result<DomainName, Error> {
     host.trace(&format!("xl create -p {}", plan.source));
     host.aside(|| host.xl.create_paused(&plan.text, &plan.uuid, &plan.source))?;
-    let guest = unfinished::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
+    let guest = unfinished_guests::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
     host.adopt(guest.id)?;
     // Only now: others may have moved them meanwhile.
     for spec in devices {
@@ -275,11 +275,11 @@ fn build(
         attach::attach(host, &request)?;
     }
     if !request.paused {
-        unfinished::set(host, &plan.uuid, CreationProgress::Running)?;
+        unfinished_guests::set(host, &plan.uuid, CreationProgress::Running)?;
         host.trace(&format!("unpause {guest}"));
         let unpaused = host.xl.unpause(guest.id);
         // What counts is whether it runs.
-        if !unfinished::runs(host, &guest)? {
+        if !unfinished_guests::runs(host, &guest)? {
             unpaused?;
         }
     }
@@ -327,12 +327,12 @@ impl Home {
 
 /// Ends the guest and puts its devices where they were. One that somebody has let run meanwhile stays, and is the result.
 fn take_down(host: &Host, plan: &Plan, homes: &[(Sbdf, Home)]) -> Result<Option<DomainName>, Error> {
-    if let Some(guest) = unfinished::find(host, &plan.uuid)? {
-        if unfinished::runs(host, &guest)? {
+    if let Some(guest) = unfinished_guests::find(host, &plan.uuid)? {
+        if unfinished_guests::runs(host, &guest)? {
             return Ok(Some(guest));
         }
-        unfinished::set(host, &plan.uuid, CreationProgress::Building)?;
-        unfinished::destroy(host, &guest)?;
+        unfinished_guests::set(host, &plan.uuid, CreationProgress::Building)?;
+        unfinished_guests::destroy(host, &guest)?;
         reclaim(host)?;
     }
     for (device, home) in homes {

@@ -17,9 +17,9 @@ use crate::records::directories::{Ends, set_back};
 use crate::records::entries::Entries;
 use crate::store::Change;
 
-/// What is to be let go.
+/// Devices that a guest is to let go of while it goes on using others.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct UnplugRequest<'a> {
     pub(crate) stub: &'a DomainName,
     pub(crate) guest: &'a DomainName,
     pub(crate) devices: &'a [Sbdf],
@@ -48,9 +48,9 @@ pub(crate) enum Answer {
 }
 
 /// Asks, and waits. From the first question on the devices' phase is `detaching`.
-pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error> {
-    let Wanted { stub, guest, devices, timeout, if_silent } = wanted;
-    match ask(host, wanted) {
+pub(crate) fn request_release(host: &Host, request: UnplugRequest<'_>) -> Result<Answer, Error> {
+    let UnplugRequest { stub, guest, devices, timeout, if_silent } = request;
+    match ask(host, request) {
         Ok(Asked::NoNeed) => return Ok(Answer::LetGo),
         Ok(Asked::Yes) => {}
         Err(error @ (Error::GuestSilent { .. } | Error::StubSilent { .. } | Error::GuestUnsteady(_))) => {
@@ -63,24 +63,24 @@ pub(crate) fn withdraw(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error>
         Err(error) => return Err(error),
     }
     let patience = Patience::new(timeout, devices.len());
-    let silent = match let_go_within(host, wanted, patience) {
+    let silent = match let_go_within(host, request, patience) {
         Ok(Ok(())) => return Ok(Answer::LetGo),
         Ok(Err(silent)) => silent,
-        Err(error @ Error::Interrupted(_)) => return host.without_stopping(|| interrupted(host, wanted, error)),
+        Err(error @ Error::Interrupted(_)) => return host.without_stopping(|| interrupted(host, request, error)),
         Err(error) => return Err(error),
     };
     let ends = Ends::read(host, stub.id, guest.id)?;
-    if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, wanted, ends)?) {
+    if ends.are_asked() && (if_silent == IfSilent::Leave || restore(host, request, ends)?) {
         return Ok(Answer::Silent(silent));
     }
     // It moved at the last moment, or is in the middle of it: nothing can be undone any more.
-    host.without_stopping(|| come_to_an_end(host, wanted))
+    host.without_stopping(|| come_to_an_end(host, request))
 }
 
 /// Waits for a guest that has begun to let go.
-fn come_to_an_end(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error> {
-    let Wanted { stub, guest, devices, .. } = wanted;
-    if let_go_within(host, wanted, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
+fn come_to_an_end(host: &Host, request: UnplugRequest<'_>) -> Result<Answer, Error> {
+    let UnplugRequest { stub, guest, devices, .. } = request;
+    if let_go_within(host, request, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
         return Ok(Answer::LetGo);
     }
     Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
@@ -88,14 +88,14 @@ fn come_to_an_end(host: &Host, wanted: Wanted<'_>) -> Result<Answer, Error> {
 
 /// The command was told to stop while it waited. A guest that has not moved has not been asked; one that has lets go, and then it goes on to the
 /// end.
-fn interrupted(host: &Host, wanted: Wanted<'_>, error: Error) -> Result<Answer, Error> {
-    let Wanted { stub, guest, .. } = wanted;
+fn interrupted(host: &Host, request: UnplugRequest<'_>, error: Error) -> Result<Answer, Error> {
+    let UnplugRequest { stub, guest, .. } = request;
     let ends = Ends::read(host, stub.id, guest.id)?;
-    if ends.are_asked() && restore(host, wanted, ends)? {
+    if ends.are_asked() && restore(host, request, ends)? {
         return Err(error);
     }
     host.note(&format!("{guest} is letting go already, so this goes on to its end"));
-    come_to_an_end(host, wanted)
+    come_to_an_end(host, request)
 }
 
 enum Asked {
@@ -104,8 +104,8 @@ enum Asked {
     NoNeed,
 }
 
-fn ask(host: &Host, wanted: Wanted<'_>) -> Result<Asked, Error> {
-    let Wanted { stub, guest, devices, timeout, .. } = wanted;
+fn ask(host: &Host, request: UnplugRequest<'_>) -> Result<Asked, Error> {
+    let UnplugRequest { stub, guest, devices, timeout, .. } = request;
     let begin = phases(devices, Phase::Detaching);
     for _ in 0..connect::ROUNDS {
         let entries = Entries::load(host, stub.id, guest.id)?;
@@ -179,8 +179,8 @@ pub(crate) fn remove_entries(
 }
 
 /// Waits until the guest has let go, or tells who took too long.
-fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<Result<(), Error>, Error> {
-    let Wanted { stub, guest, .. } = wanted;
+fn let_go_within(host: &Host, request: UnplugRequest<'_>, patience: Patience) -> Result<Result<(), Error>, Error> {
+    let UnplugRequest { stub, guest, .. } = request;
     wait_by_turns(host, (stub, guest), &Ends::watched(stub.id, guest.id), patience, || {
         let ends = Ends::read(host, stub.id, guest.id)?;
         let gone = !domain::is_alive(host, guest.id)? || !domain::is_alive(host, stub.id)?;
@@ -190,8 +190,8 @@ fn let_go_within(host: &Host, wanted: Wanted<'_>, patience: Patience) -> Result<
 }
 
 /// Makes everything as it was, unless the guest moves just then.
-fn restore(host: &Host, wanted: Wanted<'_>, ends: Ends) -> Result<bool, Error> {
-    let Wanted { stub, guest, devices, .. } = wanted;
+fn restore(host: &Host, request: UnplugRequest<'_>, ends: Ends) -> Result<bool, Error> {
+    let UnplugRequest { stub, guest, devices, .. } = request;
     let entries = Entries::load(host, stub.id, guest.id)?;
     let asked: Vec<Sbdf> =
         entries.of(devices).filter(|entry| entry.state == XenbusState::Closing).map(|entry| entry.device).collect();
@@ -205,8 +205,8 @@ fn restore(host: &Host, wanted: Wanted<'_>, ends: Ends) -> Result<bool, Error> {
 /// Does it for a command that was killed after it had asked: the guest has not moved, so nothing was asked.
 pub(crate) fn cancel(host: &Host, stub: &DomainName, guest: &DomainName, devices: &[Sbdf]) -> Result<bool, Error> {
     let ends = Ends::read(host, stub.id, guest.id)?;
-    let wanted = Wanted { stub, guest, devices, timeout: Duration::ZERO, if_silent: IfSilent::Restore };
-    Ok(ends.are_asked() && restore(host, wanted, ends)?)
+    let request = UnplugRequest { stub, guest, devices, timeout: Duration::ZERO, if_silent: IfSilent::Restore };
+    Ok(ends.are_asked() && restore(host, request, ends)?)
 }
 
 pub(crate) fn phases(devices: &[Sbdf], phase: Phase) -> Vec<Change> {

@@ -14,9 +14,9 @@ use crate::store::Change;
 
 /// The devices of which a guest still has something, and what.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Vec<(Sbdf, String)>);
+pub(crate) struct Leaks(Vec<(Sbdf, String)>);
 
-impl Held {
+impl Leaks {
     pub(crate) fn has(&self, device: Sbdf) -> bool {
         self.0.iter().any(|(other, _)| *other == device)
     }
@@ -30,18 +30,18 @@ impl Held {
 }
 
 /// Looks, and puts those devices into the phase `leaked` of which somebody has something, or may have.
-pub(crate) fn hold(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Held, Error> {
-    let mut held = Held::default();
+pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Leaks, Error> {
+    let mut leaks = Leaks::default();
     for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
         if let Some(what) = what {
             host.commit(&[
                 device_table::set_phase(facts.device, Phase::Leaked),
                 Change::write(node(facts.device), &what),
             ])?;
-            held.0.push((facts.device, what));
+            leaks.0.push((facts.device, what));
         }
     }
-    Ok(held)
+    Ok(leaks)
 }
 
 /// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.

@@ -11,10 +11,10 @@ use crate::host::Host;
 use crate::store::Change;
 
 /// Writes down what is going to be done. That it is done, [`done`] says: in the transaction that ends it all.
-pub(crate) fn begin(works: &[(Sbdf, Intent)]) -> Vec<Change> {
+pub(crate) fn begin(intents: &[(Sbdf, Intent)]) -> Vec<Change> {
     let mut changes = Change::directory(paths::TOOL, &[Permission::none(DomId::DOM0)]).to_vec();
     changes.extend(Change::directory(paths::INTENTS, &[Permission::none(DomId::DOM0)]));
-    changes.extend(works.iter().map(|(device, work)| Change::write(node(*device), work)));
+    changes.extend(intents.iter().map(|(device, intent)| Change::write(node(*device), intent)));
     changes
 }
 
@@ -48,8 +48,8 @@ pub(crate) fn load(host: &Host) -> Result<Vec<(Sbdf, Intent)>, Error> {
             .map_err(|_| HostError::Nonsense { place: paths::INTENTS.to_owned(), value: name.clone() })?;
         let place = node(device);
         let value = host.read(&place)?.unwrap_or_default();
-        let work = value.parse().map_err(|_| HostError::Nonsense { place, value })?;
-        Ok((device, work))
+        let intent = value.parse().map_err(|_| HostError::Nonsense { place, value })?;
+        Ok((device, intent))
     };
     host.list(paths::INTENTS)?.into_iter().map(read).collect()
 }

@@ -19,3 +19,4 @@ pub(crate) mod reattach;
 pub(crate) mod recover;
 pub(crate) mod recover_intents;
 pub(crate) mod release;
+pub(crate) mod unfinished_guests;

@@ -12,7 +12,7 @@ use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect;
-use crate::ops::hot_unplug::{self, Answer, IfSilent, Wanted, phases, withdraw};
+use crate::ops::hot_unplug::{self, Answer, IfSilent, UnplugRequest, phases, request_release};
 use crate::ops::intent_log;
 use crate::ops::plan::release::{Assignment, Connection, Rights};
 use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
@@ -201,14 +201,14 @@ fn keep(host: &Host, assignment: &mut Assignment, devices: &[Sbdf]) -> Result<()
 
 /// The guest shall not use the devices any more. One that does not let go of what it was just given loses it all the same.
 fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
-    let wanted = Wanted {
+    let request = UnplugRequest {
         stub: &assignment.stub,
         guest: &assignment.guest,
         devices: &assignment.devices,
         timeout: STUB_PATIENCE,
         if_silent: IfSilent::Leave,
     };
-    if !matches!(withdraw(host, wanted)?, Answer::LetGo) {
+    if !matches!(request_release(host, request)?, Answer::LetGo) {
         host.commit(&phases(&assignment.devices, Phase::Detaching))?;
     }
     assignment.connection =

@@ -19,11 +19,11 @@ use crate::xen::Permission;
 
 /// Undoes or finishes what commands have left that were killed. Whether there was anything.
 pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
-    let works = intent_log::load(host)?;
-    let found = !works.is_empty();
-    for (device, work) in works {
+    let intents = intent_log::load(host)?;
+    let found = !intents.is_empty();
+    for (device, intent) in intents {
         host.safe_point()?;
-        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &work));
+        let recover_it = || restore_override(host, device).and_then(|()| recover_one(host, device, &intent));
         match host.without_stopping(recover_it) {
             Ok(true) => host.commit(&intent_log::done(&[device]))?,
             Ok(false) => {}
@@ -36,13 +36,13 @@ pub(crate) fn recover(host: &Host) -> Result<bool, Error> {
 }
 
 /// False while a guest has it, or something of it.
-fn recover_one(host: &Host, device: Sbdf, work: &Intent) -> Result<bool, Error> {
+fn recover_one(host: &Host, device: Sbdf, intent: &Intent) -> Result<bool, Error> {
     if let Some(record) = device_table::load_one(host, device)?
         && record.frontend.is_some()
     {
         return Ok(false);
     }
-    match work {
+    match intent {
         Intent::Remove { rebind } => {
             let facts = HostFacts::gather(host, device)?;
             assignable::note_unknown_driver(host, &facts, *rebind);

@@ -7,18 +7,19 @@ use std::rc::Rc;
 use xen_types::DomId;
 
 use super::{TIMEOUT, add_all};
-use crate::create::{Plan, Request, create, unfinished};
+use crate::create::{Plan, Request, create};
 use crate::error::{Error, ExitCause};
 use crate::fake::{E1000, EDU, Killed, Machine, NVME, SATA, device};
 use crate::host::command_lock::CommandLock;
 use crate::ops::recover::reclaim;
+use crate::ops::unfinished_guests;
 
 /// The next free number.
 const NEW: DomId = DomId(8);
 
 /// `pcidom create` of a configuration with these devices, as the command does it.
 fn create_guest(machine: &Machine, devices: &[&str], paused: bool) -> Result<(), Error> {
-    unfinished::settle(&machine.host)?;
+    unfinished_guests::settle(&machine.host)?;
     reclaim(&machine.host)?;
     let file = machine.tree.path().join("new.cfg");
     std::fs::write(&file, format!("name='new'\nmemory=64\npci={devices:?}\n")).unwrap();
@@ -94,7 +95,7 @@ fn a_guest_that_runs_is_not_taken_down_because_it_is_slow() {
         assert!(error.to_string().contains(devices[0]), "{error}");
         assert_nothing_is_noted(&machine);
         // Later commands leave it alone, and the devices come when the driver does.
-        unfinished::settle(&machine.host).unwrap();
+        unfinished_guests::settle(&machine.host).unwrap();
         reclaim(&machine.host).unwrap();
         machine.with(|world| {
             assert!(!world.domains[&NEW].paused);
@@ -161,7 +162,7 @@ fn a_guest_that_somebody_has_let_run_meanwhile_is_not_ended() {
     // The same, where the command was killed.
     let uuid = machine.with(|world| world.value("/local/domain/8/vm").unwrap()["/vm/".len()..].to_owned());
     machine.with(|world| world.write(&format!("/tool/pcidom/create/{uuid}"), "building"));
-    unfinished::settle(&machine.host).unwrap();
+    unfinished_guests::settle(&machine.host).unwrap();
     machine.with(|world| assert!(world.domains.contains_key(&NEW)));
     assert_nothing_is_noted(&machine);
 }
@@ -179,7 +180,7 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
         world.write(&format!("/tool/pcidom/create/{uuid}"), "building");
     });
     let creator = crate::host::lock::try_take_creation(locks.path(), uuid).unwrap().unwrap();
-    unfinished::settle(&machine.host).unwrap();
+    unfinished_guests::settle(&machine.host).unwrap();
     machine.with(|world| assert!(world.domains.contains_key(&NEW)));
     // Neither do devices come to it that follow a guest with its id: the command brings them.
     crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
@@ -191,7 +192,7 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.owners[&device(EDU)], DomId::IO));
     drop(creator);
-    unfinished::settle(&machine.host).unwrap();
+    unfinished_guests::settle(&machine.host).unwrap();
     machine.with(|world| assert!(!world.domains.contains_key(&NEW)));
 }
 
@@ -282,7 +283,7 @@ fn any_single_failure_leaves_everything_as_it_was() {
             machine.settle();
             if machine.with(|world| world.domains.contains_key(&NEW)) {
                 // It was at its very end; the next command takes note.
-                unfinished::settle(&machine.host).unwrap();
+                unfinished_guests::settle(&machine.host).unwrap();
                 assert_eq!(state(&machine).as_deref(), Some("4"), "{way}: change {failing}: {error}");
                 assert_nothing_is_noted(&machine);
             } else {
@@ -307,7 +308,7 @@ fn killed_at_any_step_the_next_command_finishes_or_undoes() {
             let killed = catch_unwind(AssertUnwindSafe(|| create_guest(&machine, &devices, false))).unwrap_err();
             assert!(killed.is::<Killed>());
             machine.with(|world| world.watches.clear()); // they end with the process
-            unfinished::settle(&machine.host).unwrap();
+            unfinished_guests::settle(&machine.host).unwrap();
             reclaim(&machine.host).unwrap();
             machine.settle();
             let when = format!("{way}: change {killing}");

@@ -12,7 +12,7 @@ use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::ops::connect::{self, Settled};
-use crate::ops::hot_unplug::{self, IfSilent, Wanted, phases};
+use crate::ops::hot_unplug::{self, IfSilent, UnplugRequest, phases};
 use crate::ops::in_use;
 use crate::ops::patience::Patience;
 use crate::ops::plan::{Right, Step};
@@ -191,8 +191,8 @@ pub(super) fn remove_entries(
     resources: &[DeviceResources],
 ) -> Result<(), Error> {
     let devices: Vec<Sbdf> = resources.iter().map(|resources| resources.device).collect();
-    let wanted = Wanted { stub, guest, devices: &devices, timeout: STUB_PATIENCE, if_silent: IfSilent::Leave };
-    hot_unplug::withdraw(host, wanted)?;
+    let request = UnplugRequest { stub, guest, devices: &devices, timeout: STUB_PATIENCE, if_silent: IfSilent::Leave };
+    hot_unplug::request_release(host, request)?;
     host.commit(&phases(&devices, Phase::Detaching))?;
     host.commit(&audit::note_pirqs(host, resources)?)?;
     let_go(host, guest.id, &devices, resources)?;

@@ -19,7 +19,7 @@ use crate::host::needs;
 use crate::ops::close;
 use crate::ops::connect::{self, Connection};
 use crate::ops::hot_unplug::{self, phases};
-use crate::ops::in_use::{self, Held};
+use crate::ops::in_use::{self, Leaks};
 use crate::ops::intent_log;
 use crate::ops::parking;
 use crate::ops::plan::{Failure, OnFailure, Plan, Step};
@@ -61,7 +61,7 @@ pub(crate) struct Executor<'a> {
     /// Devices that stay on their way, and why.
     set_aside: Vec<(Sbdf, Error)>,
     /// What a guest has kept of devices.
-    held: Held,
+    leaks: Leaks,
 }
 
 impl<'a> Executor<'a> {
@@ -74,7 +74,7 @@ impl<'a> Executor<'a> {
             connection: None,
             is_closed: false,
             set_aside: Vec::new(),
-            held: Held::default(),
+            leaks: Leaks::default(),
         }
     }
 
@@ -95,12 +95,12 @@ impl<'a> Executor<'a> {
     pub(crate) fn verdict(&mut self, guest: &DomainName) -> Result<(), Error> {
         let set_aside = std::mem::take(&mut self.set_aside);
         set_aside.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
-        std::mem::take(&mut self.held).into_result(guest)
+        std::mem::take(&mut self.leaks).into_result(guest)
     }
 
     /// Whether a device is not to go where the plan has it go.
     fn stays_away(&self, device: Sbdf) -> bool {
-        self.held.has(device) || self.set_aside.iter().any(|(other, _)| *other == device)
+        self.leaks.has(device) || self.set_aside.iter().any(|(other, _)| *other == device)
     }
 
     /// Carries out a plan.
@@ -163,7 +163,7 @@ impl<'a> Executor<'a> {
     fn perform(&mut self, step: &Step) -> Result<bool, Error> {
         let host = self.host;
         match step {
-            Step::NoteIntents { works } => host.commit(&intent_log::begin(works))?,
+            Step::NoteIntents { intents } => host.commit(&intent_log::begin(intents))?,
             Step::NoteDriver { device, driver, .. } => {
                 host.commit(&parking::set_driver(*device, Some(format!("/sys/bus/pci/drivers/{driver}"))))?;
             }
@@ -253,7 +253,7 @@ impl<'a> Executor<'a> {
                 let taken = attach::set_right(host, guest.id, *right, Permission::Revoke, step);
                 return release::unless_absent(taken, *may_be_absent);
             }
-            Step::Audit { guest, resources } => self.held = in_use::hold(host, guest, resources)?,
+            Step::Audit { guest, resources } => self.leaks = in_use::note_leaks(host, guest, resources)?,
             Step::BeginReset { device, decode } => {
                 if !self.stays_away(*device) {
                     self.resetting.push((*device, Resetting::begin(host, *device, *decode)?));
@@ -281,8 +281,8 @@ impl<'a> Executor<'a> {
 /// does it, or they belong to plans that are not undone.
 fn undo(host: &Host, step: &Step) -> Result<(), Error> {
     match step {
-        Step::NoteIntents { works } => {
-            let devices: Vec<Sbdf> = works.iter().map(|(device, _)| *device).collect();
+        Step::NoteIntents { intents } => {
+            let devices: Vec<Sbdf> = intents.iter().map(|(device, _)| *device).collect();
             host.commit(&intent_log::done(&devices))
         }
         Step::NoteDriver { device, before, .. } => host.commit(&parking::set_driver(*device, before.clone())),
@@ -310,7 +310,7 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::Reset { stub, device, decode, .. } => attach::reset_after_guest(host, stub, *device, *decode),
         Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.quiesce(*decode)?),
         Step::PermitWrites { devices } => attach::forget_writes(host, devices),
-        Step::AuditOnUndo { guest, resources } => in_use::hold(host, guest, resources).map(drop),
+        Step::AuditOnUndo { guest, resources } => in_use::note_leaks(host, guest, resources).map(drop),
         Step::Grant { guest, right } => attach::set_right(host, guest.id, *right, Permission::Revoke, step),
         Step::Assign { guest, device, .. } => attach::unassign(host, guest.id, *device, step),
         Step::WriteDirectories { stub, guest, resources, .. } => {

@@ -9,7 +9,7 @@ use crate::device::reset::{Reset, Resetting};
 use crate::error::{DomainName, Error, HostError, StateName};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::hot_unplug::{Answer, IfSilent, Wanted, phases, withdraw};
+use crate::ops::hot_unplug::{Answer, IfSilent, UnplugRequest, phases, request_release};
 use crate::ops::plan::Looked;
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase};
@@ -29,7 +29,7 @@ pub(super) fn ask_guest(
 ) -> Result<(), Error> {
     let if_silent = if by_force { IfSilent::Leave } else { IfSilent::Restore };
     let asked = host.elapsed();
-    match withdraw(host, Wanted { stub, guest, devices, timeout, if_silent })? {
+    match request_release(host, UnplugRequest { stub, guest, devices, timeout, if_silent })? {
         Answer::LetGo => Ok(()),
         Answer::Silent(_) | Answer::HalfWay(_) if by_force => {
             host.note(&format!("{guest} did not let go of its devices and loses them"));

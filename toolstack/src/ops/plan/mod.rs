@@ -90,7 +90,7 @@ pub(crate) enum Step {
     // Between dom0's drivers and a pool.
     /// Writes the intent log.
     NoteIntents {
-        works: Vec<(Sbdf, Intent)>,
+        intents: Vec<(Sbdf, Intent)>,
     },
     /// Notes for xl which driver had the device; `before` is what was noted until now.
     NoteDriver {

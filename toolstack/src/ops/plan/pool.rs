@@ -34,7 +34,7 @@ pub(crate) fn add(devices: &[HostFacts], stub: Option<&DomainName>, backend: &st
 pub(crate) fn remove(devices: &[HostFacts], rebind: bool) -> Plan {
     let names: Vec<Sbdf> = devices.iter().map(HostFacts::device).collect();
     let mut steps =
-        vec![Step::NoteIntents { works: names.iter().map(|device| (*device, Intent::Remove { rebind })).collect() }];
+        vec![Step::NoteIntents { intents: names.iter().map(|device| (*device, Intent::Remove { rebind })).collect() }];
     steps.extend(devices.iter().flat_map(|facts| to_host(facts, rebind)));
     steps.push(Step::RecordRemoved { devices: names });
     Plan::undone(steps)
@@ -57,13 +57,13 @@ pub(crate) fn to_pool(facts: &HostFacts, stub: &DomainName) -> Plan {
 
 /// Begins a plan with the intents of these devices, if there are any. Whose they are.
 fn note_intents(devices: &[HostFacts], stub: Option<DomId>, steps: &mut Vec<Step>) -> Vec<Sbdf> {
-    let works: Vec<(Sbdf, Intent)> =
+    let intents: Vec<(Sbdf, Intent)> =
         devices.iter().filter_map(|facts| Some((facts.device(), intent_to_add(facts, stub)?))).collect();
-    let intents = works.iter().map(|(device, _)| *device).collect();
-    if !works.is_empty() {
-        steps.push(Step::NoteIntents { works });
+    let noted = intents.iter().map(|(device, _)| *device).collect();
+    if !intents.is_empty() {
+        steps.push(Step::NoteIntents { intents });
     }
-    intents
+    noted
 }
 
 /// What the intent log has to say of giving a device to the stub; nothing where the stub has it already, and xen-pciback has it for the stub.

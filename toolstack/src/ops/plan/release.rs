@@ -73,9 +73,9 @@ pub(crate) fn ask(assignment: &Assignment, timeout: Duration, by_force: bool) ->
     Plan { steps, on_failure: OnFailure::LeaveToNext }
 }
 
-/// Takes everything back, in the order in which it hurts nobody: the devices become quiet, the guest loses sight of them and
-/// the stub lets go, then the guest loses its rights, then the devices are reset, meanwhile the connection ends if it was the last device's,
-/// and the devices return to the pool, where the stub looks at them anew (or, without a stub, to the plain assignable ones).
+/// Takes everything back: quiesce the devices, remove them from what the guest sees and wait until the stub has them back, take the guest's rights,
+/// look for what it has kept, reset the devices while the connection ends if its last device goes, and return them to the pool, where the stub
+/// checks them anew (or, without a stub, leave them parked).
 pub(crate) fn release(assignment: &Assignment, known: &Known, rights: Rights, looked: Looked) -> Plan {
     let Assignment { stub, guest, devices, .. } = assignment;
     let all = [known.present.as_slice(), known.removed.as_slice()].concat();

@@ -386,7 +386,7 @@ fn a_device_comes_from_its_driver_into_the_pool() {
     assert_eq!(
         steps(super::pool::add(&[with_driver(disk)], Some(&stub), "pcidom")),
         [
-            Step::NoteIntents { works: vec![(device, Intent::Add { from: Some(driver()), stub: Some(DomId(3)) })] },
+            Step::NoteIntents { intents: vec![(device, Intent::Add { from: Some(driver()), stub: Some(DomId(3)) })] },
             Step::NoteDriver { device, driver: driver(), before: None },
             Step::UnbindDriver { device, driver: driver() },
             Step::AddSlot { device },
@@ -458,7 +458,7 @@ fn a_device_goes_back_to_the_driver_that_had_it() {
     assert_eq!(
         steps(super::pool::remove(std::slice::from_ref(&facts), true)),
         [
-            Step::NoteIntents { works: vec![(device, Intent::Remove { rebind: true })] },
+            Step::NoteIntents { intents: vec![(device, Intent::Remove { rebind: true })] },
             Step::LeavePool { stub: stub.clone(), resources: disk(), reset: Reset::Done },
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Revoke },
             Step::RemovePoolEntry { stub, device },

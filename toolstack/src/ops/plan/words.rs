@@ -53,8 +53,8 @@ fn names(devices: &[DeviceSpec]) -> String {
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Self::NoteIntents { works } => {
-                let devices: Vec<_> = works.iter().map(|(device, _)| *device).collect();
+            Self::NoteIntents { intents } => {
+                let devices: Vec<_> = intents.iter().map(|(device, _)| *device).collect();
                 write!(f, "note in the intent log what is done with {}", list(&devices))
             }
             Self::NoteDriver { device, driver, .. } => write!(f, "note that the driver {driver} had {device}"),

@@ -17,19 +17,19 @@ use crate::store::Change;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Notes that a guest is being made.
-pub(super) fn begin(host: &Host, uuid: &str) -> Result<(), Error> {
+pub(crate) fn begin(host: &Host, uuid: &str) -> Result<(), Error> {
     let mut changes = Change::directory(paths::TOOL, &[Permission::none(DomId::DOM0)]).to_vec();
     changes.push(Change::write(creation_node(uuid), CreationProgress::Building));
     host.commit(&changes)
 }
 
 /// Notes how far it has come.
-pub(super) fn set(host: &Host, uuid: &str, progress: CreationProgress) -> Result<(), Error> {
+pub(crate) fn set(host: &Host, uuid: &str, progress: CreationProgress) -> Result<(), Error> {
     host.commit(&[Change::write(creation_node(uuid), progress.name())])
 }
 
 /// Forgets it: it runs, or is gone.
-pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
+pub(crate) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
     host.commit(&[
         Change::remove(creation_node(uuid)),
         Change::remove_if_empty(paths::CREATIONS),
@@ -38,17 +38,17 @@ pub(super) fn end(host: &Host, uuid: &str) -> Result<(), Error> {
 }
 
 /// The living domain with this id, which libxl keeps in the domain's `vm` node.
-pub(super) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
+pub(crate) fn find(host: &Host, uuid: &str) -> Result<Option<DomainName>, Error> {
     Ok(domain::with_uuid(host, uuid)?)
 }
 
 /// Whether somebody has let a domain run: then it is not ours any more to end.
-pub(super) fn runs(host: &Host, guest: &DomainName) -> Result<bool, Error> {
+pub(crate) fn runs(host: &Host, guest: &DomainName) -> Result<bool, Error> {
     Ok(domain::info(host, guest.id)?.is_some_and(|info| !info.paused && !info.dying && !info.shutdown))
 }
 
 /// Ends a domain and waits until it is about to be gone. Other commands go on meanwhile: a large one takes minutes.
-pub(super) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
+pub(crate) fn destroy(host: &Host, guest: &DomainName) -> Result<(), Error> {
     host.trace(&format!("destroy {guest}"));
     host.aside(|| host.xl.destroy(guest.id))?;
     let gone = || Ok((!domain::is_alive(host, guest.id)?).then_some(()));
