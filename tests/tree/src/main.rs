@@ -1,6 +1,8 @@
 //! Checks of the tree itself, for `make lint`: references that lead nowhere, manifests without the workspace's lints, files that import
-//! each other in a circle, dependencies that are not used or have another licence than ours allows. Run from the repository's root; prints one line for each offence and fails if there is any.
+//! each other in a circle, dependencies that are not used or have another licence than ours allows, a broker that grows. Run from the repository's root; prints one line for each offence and fails if there is any. With the
+//! argument `broker` it says how large the broker is, and nothing else.
 
+mod broker;
 mod circles;
 mod dependencies;
 mod files;
@@ -13,7 +15,20 @@ use std::{path::Path, process::ExitCode};
 use anyhow::Result;
 
 fn main() -> ExitCode {
-    match check(Path::new(".")) {
+    let root = Path::new(".");
+    if std::env::args().nth(1).as_deref() == Some("broker") {
+        return match files::texts(root).and_then(|files| broker::describe(root, &files)) {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("tree: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match check(root) {
         Ok(offences) if offences.is_empty() => ExitCode::SUCCESS,
         Ok(offences) => {
             offences.iter().for_each(|offence| eprintln!("{offence}"));
@@ -33,6 +48,7 @@ fn check(root: &Path) -> Result<Vec<String>> {
     let mut offences = references::check(&files);
     offences.extend(manifests::check(&files));
     offences.extend(circles::check(&files)?);
+    offences.extend(broker::check(root, &files)?);
     offences.extend(dependencies::check(root, &files)?);
     Ok(offences)
 }
