@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use xen_types::Mfn;
 
-use super::Wanted;
+use super::registers::Wanted;
 use crate::error::DomainName;
 use crate::xen::Table;
 

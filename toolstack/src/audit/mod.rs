@@ -23,11 +23,12 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use xen_types::{DomId, Pirq, Port};
+use xen_types::{DomId, Port};
 
+pub(crate) use crate::records::device_table::forget_pirqs;
 pub(crate) use holdings::Holdings;
 pub(crate) use paused::recover;
-pub(crate) use pirqs::{forget_pirqs, note_pirqs};
+pub(crate) use pirqs::note_pirqs;
 
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error};
@@ -38,13 +39,7 @@ use crate::records::device_table;
 use crate::xen::{Channel, HypercallError, says_gone};
 use holdings::{Found, count};
 use paused::while_paused;
-use registers::Registers;
-
-/// Frames and pirqs to search for, of one device.
-struct Wanted {
-    registers: Registers,
-    pirqs: BTreeSet<Pirq>,
-}
+use registers::{Registers, Wanted};
 
 /// Looks for what is left of each of these devices, after the rights to them were taken back: mappings of their registers in `guest`
 /// and event channels of `guest` on their interrupts ([`note_pirqs`]). Where the settings say so, mappings in

@@ -27,23 +27,14 @@ pub(crate) fn note_pirqs(host: &Host, devices: &[DeviceResources]) -> Result<Vec
             Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
             vectors => pirqs.extend(vectors.pirqs()),
         }
-        changes.push(Change::write(node(facts.device), PirqSet(pirqs)));
+        changes.push(Change::write(DeviceNode::Pirqs.of(facts.device), PirqSet(pirqs)));
     }
     Ok(changes)
 }
 
-/// The guest keeps the device after all, or nobody has it.
-pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
-    Change::remove(node(device))
-}
-
-fn node(device: Sbdf) -> String {
-    DeviceNode::Pirqs.of(device)
-}
-
 /// The interrupts of a device, as written down.
 pub(super) fn noted(host: &Host, device: Sbdf) -> Result<BTreeSet<Pirq>, Error> {
-    let place = node(device);
+    let place = DeviceNode::Pirqs.of(device);
     let value = host.read(&place)?.unwrap_or_default();
     let PirqSet(pirqs) = value.parse().map_err(|_| HostError::Nonsense { place, value })?;
     Ok(pirqs)

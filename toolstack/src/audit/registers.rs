@@ -1,8 +1,9 @@
 //! The frames of a device's registers: every memory BAR (the MSI-X table with it) and the ROM.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use xen_types::Mfn;
+use xen_types::{Mfn, Pirq};
 
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::xen::Frames;
@@ -38,6 +39,12 @@ impl Registers {
     pub(super) fn contain(&self, frame: Mfn) -> bool {
         within(&self.wanted, frame) && !within(&self.allowed, frame)
     }
+}
+
+/// Frames and pirqs to search for, of one device.
+pub(super) struct Wanted {
+    pub(super) registers: Registers,
+    pub(super) pirqs: BTreeSet<Pirq>,
 }
 
 fn within(ranges: &[Frames], frame: Mfn) -> bool {

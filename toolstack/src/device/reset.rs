@@ -5,7 +5,7 @@ use xen_types::Sbdf;
 use crate::device::state;
 use crate::error::{Error, HostError};
 use crate::host::Host;
-use crate::records::device_table;
+use crate::records::reset_note;
 use crate::sysfs::Decode;
 
 /// How a reset ended.
@@ -39,7 +39,7 @@ pub(crate) fn reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Reset, 
 /// As [`reset`], where the device has not been reset since somebody had it. True where that was so: it is quiet already, and
 /// its registers say that nobody has touched it.
 pub(crate) fn is_fresh(host: &Host, device: Sbdf, decode: Decode) -> Result<bool, Error> {
-    Ok(device_table::was_reset(host, device)? && state::is_quiet(&host.sysfs.config(device)?, decode)?)
+    Ok(reset_note::was_reset(host, device)? && state::is_quiet(&host.sysfs.config(device)?, decode)?)
 }
 
 impl Resetting {

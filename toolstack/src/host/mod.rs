@@ -29,10 +29,12 @@ use crate::host::lock::Lock;
 use crate::host::process::{LinuxProcess, Process};
 use crate::host::settings::Settings;
 use crate::host::xl::{Toolstack, Xl};
-use crate::records::quirks;
 use crate::store::{Change, Waits};
 use crate::sysfs::Sysfs;
 use crate::xen::Domctls;
+
+/// Where the admin keeps the quirks file (`records/quirks.rs`).
+pub(crate) const QUIRKS_FILE: &str = "/etc/pcidom/quirks";
 
 /// Lock on a guest that this command is creating.
 pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
@@ -106,7 +108,7 @@ impl Host {
             hypervisor,
             sysfs,
             xl: Box::new(Xl),
-            quirks: quirks::FILE.into(),
+            quirks: QUIRKS_FILE.into(),
             settings_file: settings::FILE.into(),
             settings: Cell::default(),
             process: Box::new(LinuxProcess::default()),

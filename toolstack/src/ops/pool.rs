@@ -79,7 +79,7 @@ pub(crate) fn entry(
     changes.push(Change::write(node(ONLINE), 1));
     changes.extend(Change::node(node(pool::STATE), PoolState::New, &writable));
     changes.extend(device_table::enter(facts.device, owner));
-    changes.push(device_table::note_reset(facts.device, reset));
+    changes.push(device_table::note_reset(facts.device, reset == Reset::Done));
     Ok(changes)
 }
 

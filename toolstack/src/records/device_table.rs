@@ -9,18 +9,17 @@ use pcidom_broker::due::{keep_node, silence_node};
 pub(crate) use pcidom_broker::guard::libxl_owner;
 use pcidom_broker::records::backend_node;
 pub(crate) use pcidom_broker::records::{
-    Phase, Record, UnassignedEntry, backend, load, load_all, load_one, policy, policy_node, record_nodes,
+    Phase, Record, UnassignedEntry, backend, load, load_all, load_one, policy, policy_node,
 };
 use xen_types::{DomId, Sbdf};
 use xenstore::Permission;
 
-use crate::audit;
-use crate::device::reset::Reset;
 use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::export::ExportMode;
 use crate::records::guard;
+pub(crate) use crate::records::reset_note::{forget_reset, note_reset, was_reset};
 use crate::store::Change;
 
 /// The devices that a guest uses, apart from some.
@@ -75,7 +74,7 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
     };
     let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();
     changes.extend(forget_policy(device));
-    changes.push(audit::forget_pirqs(device));
+    changes.push(forget_pirqs(device));
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
     Ok(changes)
 }
@@ -158,29 +157,6 @@ pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
     Change::write(DeviceNode::Phase.of(device), phase)
 }
 
-fn reset_node(device: Sbdf) -> String {
-    DeviceNode::Reset.of(device)
-}
-
-/// Notes that a device which nobody has any more was reset and made quiet, or that it could not be. [`reserve`] forgets it: from then on
-/// somebody may have used the device.
-pub(crate) fn note_reset(device: Sbdf, reset: Reset) -> Change {
-    match reset {
-        Reset::Done => Change::write(reset_node(device), DeviceNode::RESET_DONE),
-        Reset::NoMethod | Reset::Failed => forget_reset(device),
-    }
-}
-
-/// Somebody may have used the device since its reset.
-pub(crate) fn forget_reset(device: Sbdf) -> Change {
-    Change::remove(reset_node(device))
-}
-
-/// Whether the device was reset since it came into the pool, and is there still.
-pub(crate) fn was_reset(host: &Host, device: Sbdf) -> Result<bool, Error> {
-    host.exists(&reset_node(device))
-}
-
 /// Notes that a guest is getting the device of this stub, for us and for xl, unless xl has it by now.
 pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
     let mut changes = vec![guard::expect(device, Some(stub))];
@@ -198,7 +174,7 @@ pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
     let mut changes = vec![
         Change::remove(DeviceNode::Frontend.of(device)),
         Change::remove(DeviceNode::Holds.of(device)),
-        audit::forget_pirqs(device),
+        forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];
     changes.extend(forget_policy(device));
@@ -206,4 +182,9 @@ pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         changes.extend(guard::pass(device, guard::expected(&record), record.stub));
     }
     Ok(changes)
+}
+
+/// The guest keeps the device after all, or nobody has it: what interrupts it had (`audit/pirqs.rs`) is of no interest any more.
+pub(crate) fn forget_pirqs(device: Sbdf) -> Change {
+    Change::remove(DeviceNode::Pirqs.of(device))
 }

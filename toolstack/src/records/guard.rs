@@ -10,12 +10,13 @@ use xenstore::path;
 
 pub(crate) use pcidom_broker::guard::{expected, mended, node};
 
-use pcidom_broker::guard::{self as of_broker, mended_node};
+use pcidom_broker::guard::{self as of_broker, libxl_owner, mended_node};
+use pcidom_broker::records::{Record, load_one, record_nodes};
 
 use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::records::device_table::{self, Record};
+use crate::records::reset_note::{forget_reset, was_reset};
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
@@ -40,7 +41,7 @@ pub(crate) fn lift(record: &Record) -> Vec<Change> {
 
 /// The domain that xl says has the device, where that is not whom the table names.
 pub(crate) fn stranger(host: &Host, device: Sbdf, record: Option<&Record>) -> Result<Option<DomId>, Error> {
-    let owner = device_table::libxl_owner(host, device)?;
+    let owner = libxl_owner(host, device)?;
     Ok(owner.filter(|owner| record.is_none_or(|record| expected(record) != *owner)))
 }
 
@@ -61,7 +62,7 @@ pub(crate) fn commit(host: &Host, devices: &[Sbdf], changes: &[Change]) -> Resul
         return Ok(());
     }
     for device in devices.iter().copied() {
-        check(host, device, device_table::load_one(host, device)?.as_ref())?;
+        check(host, device, load_one(host, device)?.as_ref())?;
     }
     Err(HostError::ChangedMeanwhile.into())
 }
@@ -84,10 +85,8 @@ pub(crate) fn is_parked(host: &Host, device: Sbdf) -> bool {
 /// A device of the table that is not with xen-pciback: a driver of dom0 may have used it since its reset.
 fn note_stray(host: &Host, record: &Record) -> Result<(), Error> {
     let device = record.device;
-    let [stub, ..] = device_table::record_nodes(device);
-    if device_table::was_reset(host, device)?
-        && host.commit_if(&[Change::expect(stub, record.stub), device_table::forget_reset(device)])?
-    {
+    let [stub, ..] = record_nodes(device);
+    if was_reset(host, device)? && host.commit_if(&[Change::expect(stub, record.stub), forget_reset(device)])? {
         host.note(&format!(
             "{device} is in the pool and not with xen-pciback any more: `pcidom assignable add {device}` parks it again, \
              `pcidom assignable remove {device}` lets it go"

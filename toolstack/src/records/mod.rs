@@ -8,4 +8,5 @@ pub(crate) mod entries;
 pub(crate) mod export;
 pub(crate) mod guard;
 pub(crate) mod quirks;
+pub(crate) mod reset_note;
 pub(crate) mod running_commands;

@@ -7,12 +7,9 @@ use pci_config::{Policy, WritableMask};
 use xen_types::Sbdf;
 
 use crate::error::{Error, HostError};
-use crate::host::Host;
+use crate::host::{Host, QUIRKS_FILE};
 use crate::records::device_spec::{DeviceSpec, take_policy};
 use crate::sysfs::Width;
-
-/// Where the admin keeps it.
-pub(crate) const FILE: &str = "/etc/pcidom/quirks";
 
 /// A device as its ids say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +43,7 @@ pub(crate) fn apply(host: &Host, devices: &[DeviceSpec]) -> Result<Vec<DeviceSpe
             for (word, value) in &entry.words {
                 // A quirk that the command line has as well, or one that no longer fits beside its others, is no reason to fail.
                 if take_policy(&mut spec.policy, word, value).is_err() {
-                    host.note(&format!("{}: {word}={value} of {} does not go with the rest", spec.device, FILE));
+                    host.note(&format!("{}: {word}={value} of {} does not go with the rest", spec.device, QUIRKS_FILE));
                 }
             }
         }

@@ -4,12 +4,15 @@
 //! Everything written goes through [`Writes`], so that tests run on a folder with a fake kernel that answers writes as Linux does.
 
 mod mcfg;
+mod pending;
 mod reserved;
 mod survey;
 mod virtual_functions;
 mod writer;
 
 pub(crate) use ::dom0::sysfs::{Decode, Kernel, PCIBACK, Width};
+
+pub(crate) use pending::Pending;
 
 use std::fs;
 use std::io::{self, Write};
@@ -41,16 +44,7 @@ pub(crate) trait Writes: Kernel {
     /// Begins to write what the kernel takes long over.
     fn begin(&self, path: &Path, text: &'static str) -> Pending {
         let done = self.write(path, text);
-        Pending(Box::new(|| done))
-    }
-}
-
-/// A write under way.
-pub(crate) struct Pending(Box<dyn FnOnce() -> io::Result<()>>);
-
-impl Pending {
-    fn wait(self) -> io::Result<()> {
-        self.0()
+        Pending::new(|| done)
     }
 }
 

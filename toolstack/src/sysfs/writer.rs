@@ -12,7 +12,7 @@ use std::time::Duration;
 use ::dom0::lock::Lock;
 use ::dom0::sysfs::try_take_writer;
 
-use super::Pending;
+use super::pending::Pending;
 use crate::host::child::{Late, Running};
 
 /// How long Linux may take over a reset: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
@@ -26,16 +26,16 @@ pub(super) fn begin(folder: &Path, path: &Path, text: &'static str) -> Pending {
 fn begin_within(limit: Duration, folder: &Path, path: &Path, text: &'static str) -> Pending {
     let (lock, mut running) = match start(folder, path, text) {
         Ok(started) => started,
-        Err(error) => return Pending(Box::new(|| Err(error))),
+        Err(error) => return Pending::new(|| Err(error)),
     };
-    Pending(Box::new(move || match running.wait(limit)? {
+    Pending::new(move || match running.wait(limit)? {
         Ok(output) if output.status.success() => Ok(()),
         Ok(output) => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
         Err(Late) => {
             lock.leave();
             Err(io::ErrorKind::TimedOut.into())
         }
-    }))
+    })
 }
 
 fn start(folder: &Path, path: &Path, text: &str) -> io::Result<(Lock, Running)> {

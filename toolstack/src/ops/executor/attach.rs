@@ -82,7 +82,7 @@ pub(super) fn reset_for_guest(host: &Host, device: Sbdf, decode: Decode, is_fres
 /// Resets a device that a guest may have had. By now it cannot reach the device any more.
 pub(super) fn reset_after_guest(host: &Host, stub: &DomainName, device: Sbdf, decode: Decode) -> Result<(), Error> {
     let reset = reset(host, device, decode)?;
-    host.commit(&[device_table::note_reset(device, reset)])?;
+    host.commit(&[device_table::note_reset(device, reset == Reset::Done)])?;
     match pool::state(host, stub.id, device)? {
         PoolState::Refused(_) => super::pool::look_again(host, stub, device),
         _ => Ok(()),

@@ -40,7 +40,7 @@ pub(super) fn leave(
     let released = pool::ask_back(host, stub, device);
     let mut changes = pool::leave(stub.id, device);
     if !had_reset {
-        changes.push(device_table::note_reset(device, Reset::Failed));
+        changes.push(device_table::note_reset(device, false));
     }
     changes.extend(match had_backend {
         true => device_table::lose_stub(host, device)?,

@@ -97,7 +97,7 @@ pub(super) fn return_to_pool(
             (Ok(reset), Looked::Through) => reset,
             (Ok(_), Looked::Away) => Reset::Failed,
         };
-        changes.push(device_table::note_reset(device, reset));
+        changes.push(device_table::note_reset(device, reset == Reset::Done));
     }
     for device in devices.iter().copied() {
         if is_stub_there {
