@@ -1,4 +1,5 @@
 //! The contract as the documents have it, and a copy of it, so that nobody changes it without noticing.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
 
@@ -160,4 +161,25 @@ fn a_changed_contract_is_noticed() {
             "ecam ids irq online state policy resource-0 resource-1 resource-2 resource-3 resource-4 resource-5 resource-6",
         ]
     );
+}
+
+/// Somebody else may use them as they are.
+#[test]
+fn the_generic_crates_do_not_know_us() {
+    fn look(dir: &std::path::Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                look(&path, found);
+            } else if let Ok(text) = std::fs::read_to_string(&path) {
+                let is_ours = |line: &&str| line.to_lowercase().contains("pcidom");
+                found.extend(text.lines().filter(is_ours).map(|line| format!("{}: {line}", path.display())));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for name in ["pciif", "xen-types", "xenstore"] {
+        look(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name), &mut found);
+    }
+    assert!(found.is_empty(), "{found:#?}");
 }

@@ -18,7 +18,7 @@ use pcidom_abi::paths;
 use platform::RingTransport;
 use ring::Ring;
 use targets::Targets;
-use xenstore::{Nodes, Store, path::relative};
+use xenstore::{Nodes, Store};
 
 kernel::image!(main);
 
