@@ -1,15 +1,14 @@
 //! A function's configuration space through sysfs, for what the tool itself sets: the state in which a device changes hands.
 
 use std::cell::Cell;
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use pci_config::{ConfigSpace, Walk, id};
 
 pub use pci_config::Width;
 
+use super::kernel::{ConfigFile, Kernel};
 use crate::error::Error;
 
 /// Registers of the header (`PCI Local Bus 3.0 §6.1`), and bits of the latter (§6.2.2).
@@ -33,15 +32,15 @@ pub struct Decode {
     pub memory: bool,
 }
 
-/// An open `config` attribute.
+/// A function's configuration space.
 pub struct Config {
-    file: File,
+    file: Box<dyn ConfigFile>,
     path: PathBuf,
 }
 
 impl Config {
-    pub(super) fn open(path: PathBuf) -> Result<Self, Error> {
-        match OpenOptions::new().read(true).write(true).open(&path) {
+    pub(super) fn open(kernel: &dyn Kernel, path: PathBuf) -> Result<Self, Error> {
+        match kernel.open_config(&path) {
             Ok(file) => Ok(Self { file, path }),
             Err(source) => Err(Error::File { path, source }),
         }
@@ -193,7 +192,9 @@ mod tests {
     fn with_config(image: ConfigImage, act: impl FnOnce(&Config)) -> ConfigImage {
         let tree = TempTree::new();
         tree.write("config", image.0);
-        act(&Config::open(tree.path().join("config")).unwrap());
+        struct Folder;
+        impl Kernel for Folder {}
+        act(&Config::open(&Folder, tree.path().join("config")).unwrap());
         ConfigImage(std::fs::read(tree.path().join("config")).unwrap())
     }
 

@@ -1,13 +1,14 @@
 //! dom0's view of a PCI function: `/sys/bus/pci`.
 //!
-//! Everything is read below one root, so that tests run on a folder.
+//! Everything is read below one root and through [`Kernel`], so that tests run on a folder, or on functions in memory.
 
 mod config;
+mod kernel;
 pub mod resource;
 
 pub use config::{Config, Decode, Width};
+pub use kernel::{ConfigFile, Kernel};
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -32,14 +33,6 @@ const ENABLE: u32 = 1 << 0;
 const MEMORY_ENABLE: u32 = 1 << 3;
 const COMMAND: u16 = 4;
 const MEMORY_DECODE: u32 = 1 << 1;
-
-/// What the kernel takes long over.
-pub trait Kernel {
-    /// Whether a write to this attribute was begun, by whomever, and is under way still ([`try_take_writer`]).
-    fn is_writing(&self, _path: &Path) -> bool {
-        false
-    }
-}
 
 /// Linux.
 pub struct Linux;
@@ -114,13 +107,13 @@ impl Sysfs {
     /// # Errors
     /// The kernel's.
     pub fn read(&self, path: &Path) -> Result<String, Error> {
-        fs::read_to_string(path).map_err(|source| Error::File { path: path.to_owned(), source })
+        self.kernel.read(path).map_err(|source| Error::File { path: path.to_owned(), source })
     }
 
     /// Whether dom0 sees the function.
     #[must_use]
     pub fn exists(&self, device: Sbdf) -> bool {
-        self.device_dir(device).exists()
+        self.kernel.exists(&self.device_dir(device))
     }
 
     /// What the function's own BARs and its ROM decode, by index (6 is the ROM).
@@ -159,14 +152,13 @@ impl Sysfs {
     /// The name of the driver that has the device.
     #[must_use]
     pub fn driver(&self, device: Sbdf) -> Option<String> {
-        let target = fs::read_link(self.device_dir(device).join("driver")).ok()?;
-        Some(target.file_name()?.to_str()?.to_owned())
+        self.kernel.read_link(&self.device_dir(device).join("driver"))
     }
 
     /// The physical function that this is a virtual one of; `None` where it is none.
     #[must_use]
     pub fn physical_function(&self, device: Sbdf) -> Option<Sbdf> {
-        fs::read_link(self.device_dir(device).join("physfn")).ok()?.file_name()?.to_str()?.parse().ok()
+        self.kernel.read_link(&self.device_dir(device).join("physfn"))?.parse().ok()
     }
 
     /// Vendor and device id as dom0's kernel knows them, as their dword.
@@ -207,7 +199,7 @@ impl Sysfs {
         if self.kernel.is_writing(&self.device_dir(device).join("reset")) {
             return Err(Error::ResetHangs(device));
         }
-        Config::open(self.device_dir(device).join("config"))
+        Config::open(&*self.kernel, self.device_dir(device).join("config"))
     }
 
     /// As [`Sysfs::config`]; `None` where dom0 does not see the function (any more).
