@@ -172,12 +172,16 @@ impl Admin {
 
     fn reclaim(&mut self) -> bool {
         let tool = &self.tool;
-        let before = self.rights.len();
-        self.rights.retain(|device, guest| {
-            let is_listed = tool.entries(*guest).iter().any(|(listed, _)| listed == device);
-            let state = tool.pool_state(*device).unwrap_or_default();
-            is_listed || state == format!("assigned {guest}") || state == format!("absent {guest}")
-        });
-        self.rights.len() != before
+        let is_left = |(device, guest): &(&Sbdf, &DomId)| {
+            let is_listed = tool.entries(**guest).iter().any(|(listed, _)| listed == *device);
+            let state = tool.pool_state(**device).unwrap_or_default();
+            !is_listed && state != format!("assigned {guest}") && state != format!("absent {guest}")
+        };
+        let left = self.rights.iter().filter(is_left).map(|(device, guest)| (*device, *guest)).collect::<Vec<_>>();
+        for (device, guest) in &left {
+            self.tool.release(*guest, *device);
+            self.rights.remove(device);
+        }
+        !left.is_empty()
     }
 }

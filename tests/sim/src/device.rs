@@ -1,9 +1,13 @@
 //! Functions to plug in: configuration spaces with just enough in them.
 
-use pciback::platform::Width;
+use pciback::platform::{ConfigSpace, Width};
 
 const COMMAND: u16 = 0x04;
+const MEMORY_DECODE: u32 = 0x2;
 const BUS_MASTER: u32 = 0x4;
+const BIST: u16 = 0x0f;
+const HAS_BIST: u32 = 0x80;
+const BAR_0: u16 = 0x10;
 const MSI: u16 = 0x50;
 const MSI_ENABLE: u32 = 1 << 16;
 const MSIX: u16 = 0x60;
@@ -31,9 +35,11 @@ impl Function {
         function
     }
 
-    /// The same with power management at 48h, MSI for eight vectors at 50h and MSI-X with so many entries at 60h.
+    /// The same with a self-test, power management at 48h, MSI for eight vectors at 50h and MSI-X with so many entries at 60h, whose table is
+    /// in the first BAR.
     #[must_use]
     pub fn with_interrupts(mut self, entries: u16) -> Self {
+        self.write_register(BIST, Width::Byte, HAS_BIST);
         self.write(0x40, 0x0002_4810);
         self.write(0x48, 0x0003_5001);
         self.write(MSI, 0x0086_6005);
@@ -57,6 +63,33 @@ impl Function {
     #[must_use]
     pub fn has_msix_on(&self) -> bool {
         self.read(MSIX, Width::Byte) == 0x11 && self.read(MSIX, Width::Dword) & MSIX_ENABLE != 0
+    }
+
+    /// Memory Space Enable.
+    #[must_use]
+    pub fn decodes_memory(&self) -> bool {
+        self.read(COMMAND, Width::Word) & MEMORY_DECODE != 0
+    }
+
+    /// The address that the BAR with the MSI-X table has.
+    #[must_use]
+    pub fn msix_table_bar(&self) -> u64 {
+        self.bar(u16::try_from(self.read(MSIX + 4, Width::Dword) & 7).unwrap_or(0))
+    }
+
+    fn bar(&self, index: u16) -> u64 {
+        u64::from(self.read(BAR_0 + 4 * index, Width::Dword) & !0xf)
+    }
+
+    /// What dom0's kernel says of its BARs: the file `resource` in sysfs. Each that is there has 4 KiB of memory.
+    #[must_use]
+    pub fn resource_file(&self) -> String {
+        let line = |index| match self.bar(index) {
+            0 => "0x0000000000000000 0x0000000000000000 0x0000000000000000\n".to_owned(),
+            start => format!("{start:#018x} {:#018x} 0x0000000000040200\n", start + 0xfff),
+        };
+        let rom = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n".to_owned();
+        (0..6).map(line).chain([rom]).collect()
     }
 
     /// Sets MSI's and MSI-X' Enable, as only dom0 can.
@@ -112,5 +145,11 @@ impl Function {
     pub fn read(&self, offset: u16, width: Width) -> u32 {
         let bytes = self.bytes.iter().skip(usize::from(offset)).take(width as usize);
         bytes.rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+    }
+}
+
+impl ConfigSpace for Function {
+    fn read_config(&self, offset: u16, width: Width) -> u32 {
+        self.read(offset, width)
     }
 }

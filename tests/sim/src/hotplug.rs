@@ -3,7 +3,7 @@
 use xen_types::{DomId, Sbdf};
 
 use crate::store::{Direct, Refusal};
-use crate::tool::SimTool;
+use crate::tool::{SimTool, remove_if_there};
 
 /// What moves down with an entry, as libxl moves it (docs/protocol.md §1.3).
 const MOVED: [&str; 6] = ["state", "dev", "key", "vdev", "opts", "vdevfn"];
@@ -11,6 +11,7 @@ const MOVED: [&str; 6] = ["state", "dev", "key", "vdev", "opts", "vdevfn"];
 impl SimTool {
     /// Appends devices, each with the slot that the admin would like, and has both sides reconfigure if the guest is connected.
     pub fn hot_attach(&self, guest: DomId, devices: &[(Sbdf, Option<u8>)]) {
+        self.assign(guest, devices.iter().map(|(device, _)| *device));
         self.change(|store| {
             self.append(store, guest, devices)?;
             self.reconfigure(store, guest)
@@ -24,6 +25,7 @@ impl SimTool {
 
     /// Both at once.
     pub fn hot_change(&self, guest: DomId, attach: &[(Sbdf, Option<u8>)], detach: &[Sbdf]) {
+        self.assign(guest, attach.iter().map(|(device, _)| *device));
         self.change(|store| {
             self.set_states(store, guest, detach, "5")?;
             self.append(store, guest, attach)?;
@@ -144,12 +146,5 @@ impl SimTool {
             }
         }
         Err(Refusal::NoSuchNode)
-    }
-}
-
-fn remove_if_there(store: &mut Direct<'_>, path: &str) -> Result<(), Refusal> {
-    match store.remove(path) {
-        Err(Refusal::NoSuchNode) => Ok(()),
-        other => other,
     }
 }

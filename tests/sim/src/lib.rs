@@ -5,7 +5,8 @@
 //! | [`store`] | a xenstored that speaks the bytes of the wire, with permissions, watches, transactions and quotas |
 //! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
-//! | [`broker`] | dom0's broker, which can be stopped, killed and made to lie |
+//! | [`broker`] | dom0's real broker, which can be stopped and killed anywhere, and made to lie |
+//! | [`process`] | a process of dom0: real code that goes on when the test says so |
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
 //! | [`other_guest`] | a guest with the driver of another system (`tests/drivers`) |
 //! | [`tool`] | dom0: the directories that the toolstack writes |
@@ -27,10 +28,12 @@ pub mod hotplug;
 pub mod kind;
 pub mod logs;
 pub mod other_guest;
+pub mod process;
 pub mod random;
 pub mod store;
 pub mod stub;
 pub mod tool;
+mod vectors;
 pub mod world;
 pub mod xen;
 

@@ -1,22 +1,21 @@
 //! What the toolstack writes: `docs/xenstore.md`, in the shapes of libxl.
 
-use xen_types::{DomId, Mfn, Sbdf};
+use pci_config::{Policy, permitted_writes};
+use pcidom_abi::{DeviceNode, Phase, paths};
+use xen_types::{DomId, Sbdf};
 
+use crate::broker::quiesce;
 use crate::device::Function;
 use crate::store::{Direct, Refusal};
 use crate::xen::SimXen;
+
+pub use crate::xen::ecam;
 
 /// dom0's hand.
 #[derive(Clone, Debug)]
 pub struct SimTool {
     xen: SimXen,
     stub: DomId,
-}
-
-/// The frame that the simulation puts a function's configuration space at.
-#[must_use]
-pub fn ecam(address: Sbdf) -> Mfn {
-    Mfn(0xb_0000 + (u64::from(address.bus()) << 8) + u64::from(address.devfn()))
 }
 
 impl SimTool {
@@ -115,6 +114,7 @@ impl SimTool {
     pub fn destroy_guest(&self, guest: DomId) {
         self.xen.destroy_domain(guest);
         self.change(|store| store.remove(&format!("/local/domain/{guest}")));
+        self.xen.store().announce("@releaseDomain");
     }
 
     /// Plugs a function in and puts it into the pool.
@@ -122,6 +122,26 @@ impl SimTool {
         self.xen.plug(ecam(address), function);
         self.xen.permit(self.stub, ecam(address), true);
         self.describe(address, &format!("{:x}", ecam(address)));
+        self.change(|store| {
+            store.write(&DeviceNode::Stub.of(address), self.stub.to_string())?;
+            store.write(&DeviceNode::Phase.of(address), Phase::Pool.name())
+        });
+    }
+
+    /// Gives devices' DMA to a guest, and enters that they are its own and what may be written to them.
+    pub(crate) fn assign(&self, guest: DomId, devices: impl Iterator<Item = Sbdf>) {
+        for device in devices {
+            self.xen.assign(device, guest);
+            let list = self.xen.with_function(ecam(device), |function| permitted_writes(function, &Policy::default()));
+            let list = list.map(|list| list.to_node().expect("few registers"));
+            self.change(|store| {
+                if let Some(list) = &list {
+                    store.write(&DeviceNode::PermittedWrites.of(device), list)?;
+                }
+                store.write(&DeviceNode::Frontend.of(device), guest.to_string())?;
+                store.write(&DeviceNode::Phase.of(device), Phase::Attached.name())
+            });
+        }
     }
 
     /// Writes the pool's nodes of a device.
@@ -137,6 +157,22 @@ impl SimTool {
         });
     }
 
+    /// Takes back a device that a guest has left: makes it quiet where nobody has, and enters that it is nobody's.
+    pub(crate) fn release(&self, guest: DomId, device: Sbdf) {
+        let has_vectors = self.read(&DeviceNode::Vectors.of(device)).is_some_and(|vectors| vectors != "none");
+        let is_quiet = self.xen.with_function(ecam(device), |function| function.is_quiet());
+        if has_vectors || is_quiet == Some(false) {
+            quiesce(&self.xen, guest, device);
+        }
+        self.xen.deassign(device);
+        self.change(|store| {
+            for node in [DeviceNode::Vectors, DeviceNode::Intx, DeviceNode::Frontend, DeviceNode::PermittedWrites] {
+                remove_if_there(store, &node.of(device))?;
+            }
+            store.write(&DeviceNode::Phase.of(device), Phase::Pool.name())
+        });
+    }
+
     /// Asks the stub to let go of a device, or to take it again.
     pub fn set_online(&self, address: Sbdf, is_online: bool) {
         self.write(&format!("{}/online", self.pool_dir(address)), if is_online { "1" } else { "0" });
@@ -144,12 +180,16 @@ impl SimTool {
 
     /// Takes a device's nodes away, and the permission.
     pub fn remove_from_pool(&self, address: Sbdf) {
-        self.change(|store| store.remove(&self.pool_dir(address)));
+        self.change(|store| {
+            store.remove(&self.pool_dir(address))?;
+            store.remove(&paths::device_dir(address))
+        });
         self.xen.permit(self.stub, ecam(address), false);
     }
 
     /// Both directories of a guest that has none, in one transaction.
     pub fn attach(&self, guest: DomId, devices: &[Sbdf]) {
+        self.assign(guest, devices.iter().copied());
         self.change(|store| {
             self.write_backend_dir(store, guest, devices)?;
             self.write_frontend_dir(store, guest)
@@ -158,6 +198,7 @@ impl SimTool {
 
     /// The same with an export mode of the guest's own.
     pub fn attach_as(&self, guest: DomId, mode: &str, devices: &[Sbdf]) {
+        self.assign(guest, devices.iter().copied());
         self.change(|store| {
             self.write_backend_dir(store, guest, devices)?;
             store.write(&format!("{}/export", self.backend_dir(guest)), mode)?;
@@ -257,5 +298,13 @@ impl SimTool {
                 other => other,
             }
         });
+    }
+}
+
+/// Removes a node where there is one.
+pub(crate) fn remove_if_there(store: &mut Direct<'_>, path: &str) -> Result<(), Refusal> {
+    match store.remove(path) {
+        Err(Refusal::NoSuchNode) => Ok(()),
+        other => other,
     }
 }

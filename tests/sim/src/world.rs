@@ -9,7 +9,7 @@ use pciback::Options;
 use pciif::layout::MsixEntry;
 use pciif::{Command, Request, Response};
 
-use crate::broker::SimBroker;
+use crate::broker::{SimBroker, quiesce};
 use crate::device::Function;
 use crate::frontend::SimFrontend;
 use crate::other_guest::OtherGuest;
@@ -75,7 +75,6 @@ impl World {
     pub fn connect(&mut self, domid: u16, devices: &[Sbdf]) -> DomId {
         let domid = self.create_guest(domid);
         self.tool.attach(domid, devices);
-        self.broker.attach(domid, devices);
         self.settle();
         domid
     }
@@ -121,11 +120,15 @@ impl World {
         self.work();
     }
 
+    /// Makes a device of a guest quiet, as a command does when nobody else could.
+    pub fn quiesce(&self, guest: DomId, device: Sbdf) {
+        quiesce(&self.xen, guest, device);
+    }
+
     /// Ends a guest's domain.
     pub fn destroy(&mut self, domid: DomId) {
         if let Some(mut guest) = self.guests.remove(&domid) {
             guest.died();
-            self.broker.guest_died(domid);
             self.tool.destroy_guest(domid);
         }
     }

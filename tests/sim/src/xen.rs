@@ -1,21 +1,30 @@
 //! The machine: domains with their grants and event channels, ECAM pages, and the time.
 
-use std::cell::{Ref, RefCell, RefMut};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use dom0::xen::Vector;
 use pciback::platform::{
     Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
 };
 use pciif::{FrontendPage, OwnedPage, Request};
-use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
+use xen_types::{DomId, Errno, GrantRef, Mfn, Port, Sbdf};
 
 use crate::device::Function;
 use crate::store::Xenstored;
+use crate::vectors::VectorTable;
+
+pub use crate::vectors::{LOWEST_PIRQ, TOP_PIRQ};
 
 /// `ESRCH`, which no code of ours tells from other errors.
 const NO_SUCH_DOMAIN: Errno = Errno(3);
+
+/// The frame that the simulation puts a function's configuration space at.
+#[must_use]
+pub fn ecam(address: Sbdf) -> Mfn {
+    Mfn(0xb_0000 + (u64::from(address.bus()) << 8) + u64::from(address.devfn()))
+}
 
 /// A page as the backend has it mapped. Xen knows that it is mapped as long as this lives.
 pub type MappedPage = Arc<Arc<OwnedPage>>;
@@ -64,6 +73,9 @@ pub struct Machine {
     /// Booted with `mmcfg=0`.
     is_ecam_writable: bool,
     windows: BTreeMap<Mfn, usize>,
+    /// Whose DMA a device does, where that is a guest.
+    owners: BTreeMap<Sbdf, DomId>,
+    vectors: VectorTable,
     now_ns: u64,
     /// Events that were raised, by the domain that gets them.
     events: BTreeMap<DomId, u64>,
@@ -71,7 +83,7 @@ pub struct Machine {
     slow: BTreeMap<Mfn, u64>,
     /// What a guest on another CPU does as soon as the stub notifies this port, so often.
     hasty: BTreeMap<(DomId, Port), Hasty>,
-    /// Hypercalls that shall fail, by name: `map_grant`, `bind_interdomain`, `map_config`, `offer_ring`.
+    /// Calls that shall fail, by name: the stub's `map_grant`, `bind_interdomain`, `map_config` and `offer_ring`, and dom0's `open_config`.
     failures: Vec<(&'static str, Errno)>,
 }
 
@@ -83,9 +95,28 @@ struct Hasty {
     left: u32,
 }
 
-/// The machine, as everybody in a test holds it.
+/// The machine, as everybody in a test holds it. A process of dom0 has a thread of its own (`process.rs`), which runs while everybody else
+/// waits for it: the lock is never contended.
 #[derive(Clone, Debug, Default)]
-pub struct SimXen(Rc<RefCell<Machine>>);
+pub struct SimXen(Arc<Mutex<Machine>>);
+
+/// The store, while nobody else reaches the machine.
+#[derive(Debug)]
+pub struct StoreGuard<'a>(MutexGuard<'a, Machine>);
+
+impl Deref for StoreGuard<'_> {
+    type Target = Xenstored;
+
+    fn deref(&self) -> &Xenstored {
+        &self.0.store
+    }
+}
+
+impl DerefMut for StoreGuard<'_> {
+    fn deref_mut(&mut self) -> &mut Xenstored {
+        &mut self.0.store
+    }
+}
 
 impl SimXen {
     /// With dom0 and nothing else.
@@ -98,16 +129,13 @@ impl SimXen {
 
     /// The store.
     #[must_use]
-    pub fn store(&self) -> RefMut<'_, Xenstored> {
-        RefMut::map(self.0.borrow_mut(), |machine| &mut machine.store)
+    pub fn store(&self) -> StoreGuard<'_> {
+        StoreGuard(self.machine())
     }
 
-    fn machine(&self) -> RefMut<'_, Machine> {
-        self.0.borrow_mut()
-    }
-
-    fn look(&self) -> Ref<'_, Machine> {
-        self.0.borrow()
+    /// The machine for one access. Whoever holds it must not ask for it again.
+    pub(crate) fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner) // a test that failed is about to end
     }
 
     /// A new domain. The toolstack writes its nodes.
@@ -126,6 +154,8 @@ impl SimXen {
     pub fn destroy_domain(&self, domid: DomId) {
         let mut machine = self.machine();
         let domain = machine.domains.remove(&domid).expect("a domain to destroy");
+        machine.vectors.forget(domid);
+        machine.owners.retain(|_, owner| *owner != domid);
         machine.orphans.extend(domain.grants.into_values().flat_map(|grant| grant.mappings));
         for other in machine.domains.values_mut() {
             for channel in other.channels.values_mut() {
@@ -134,6 +164,12 @@ impl SimXen {
                 }
             }
         }
+    }
+
+    /// Whether there is a domain of this number.
+    #[must_use]
+    pub fn has_domain(&self, domid: DomId) -> bool {
+        self.machine().domains.contains_key(&domid)
     }
 
     /// `domid` grants a page to another domain.
@@ -206,10 +242,99 @@ impl SimXen {
         pending.into_iter().flatten().collect()
     }
 
+    /// Takes the pending bit of one of these ports of a domain, the lowest that has one.
+    #[must_use]
+    pub(crate) fn take_pending_of(&self, domid: DomId, ports: &BTreeSet<Port>) -> Option<Port> {
+        let mut machine = self.machine();
+        let pending = &mut machine.domains.get_mut(&domid)?.pending;
+        let port = pending.intersection(ports).next().copied()?;
+        pending.remove(&port);
+        Some(port)
+    }
+
+    /// Whether an event waits at any port of a domain.
+    #[must_use]
+    pub fn has_pending(&self, domid: DomId) -> bool {
+        self.machine().domains.get(&domid).is_some_and(|domain| !domain.pending.is_empty())
+    }
+
+    /// The page that a stub has granted to dom0 by this number, while dom0 is at the other end of the port.
+    #[must_use]
+    pub(crate) fn ring(&self, stub: DomId, gref: GrantRef, port: Port) -> Option<Arc<OwnedPage>> {
+        let machine = self.machine();
+        let domain = machine.domains.get(&stub)?;
+        let is_bound = matches!(domain.channels.get(&port), Some(Channel::Bound(DomId::DOM0, _)));
+        let grant = domain.grants.get(&gref).filter(|grant| is_bound && grant.to == DomId::DOM0)?;
+        Some(Arc::clone(&grant.page))
+    }
+
+    /// Gives a device's DMA to a guest (`XEN_DOMCTL_assign_device`).
+    pub fn assign(&self, device: Sbdf, guest: DomId) {
+        self.machine().owners.insert(device, guest);
+    }
+
+    /// Takes it back (`XEN_DOMCTL_deassign_device`).
+    pub fn deassign(&self, device: Sbdf) {
+        self.machine().owners.remove(&device);
+    }
+
+    /// The guest that has a device's DMA.
+    #[must_use]
+    pub fn owner(&self, device: Sbdf) -> Option<DomId> {
+        self.machine().owners.get(&device).copied()
+    }
+
+    /// Every pirq that is mapped for a vector, with its guest and its device.
+    #[must_use]
+    pub fn pirqs(&self) -> Vec<(DomId, u16, Sbdf)> {
+        self.machine().vectors.all()
+    }
+
+    /// How many of them a guest can have from now on.
+    pub fn limit_pirqs(&self, per_guest: usize) {
+        self.machine().vectors.limit(per_guest);
+    }
+
+    /// Maps a vector of a device for the guest that has it (`PHYSDEVOP_map_pirq`); the (first) pirq.
+    ///
+    /// # Errors
+    /// As Xen.
+    ///
+    /// # Panics
+    /// When others of the device are mapped in its way, or its table is not at that address.
+    pub fn map_vector(&self, guest: DomId, device: Sbdf, vector: Vector) -> Result<u16, Errno> {
+        let mut machine = self.machine();
+        if !machine.domains.contains_key(&guest) {
+            return Err(NO_SUCH_DOMAIN);
+        }
+        if machine.owners.get(&device) != Some(&guest) {
+            return Err(Errno::ENODEV);
+        }
+        if let Vector::Msix { table_bar, .. } = vector {
+            // Xen reads and masks the table.
+            let function = machine.functions.get(&ecam(device)).filter(|function| function.decodes_memory());
+            let function = function.ok_or(Errno::ENXIO)?;
+            assert_eq!(function.msix_table_bar(), table_bar, "the table of {device}");
+        }
+        machine.vectors.map(guest, device, vector)
+    }
+
+    /// Unmaps a vector and those that were mapped with it (`PHYSDEVOP_unmap_pirq`).
+    ///
+    /// # Errors
+    /// As Xen.
+    pub fn unmap_vector(&self, guest: DomId, pirq: u16) -> Result<(), Errno> {
+        let mut machine = self.machine();
+        if !machine.domains.contains_key(&guest) {
+            return Err(NO_SUCH_DOMAIN);
+        }
+        machine.vectors.unmap(guest, pirq)
+    }
+
     /// Events that a domain has got so far.
     #[must_use]
     pub fn events(&self, domid: DomId) -> u64 {
-        self.look().events.get(&domid).copied().unwrap_or(0)
+        self.machine().events.get(&domid).copied().unwrap_or(0)
     }
 
     /// Plugs a function in; its configuration space is the page at this frame.
@@ -236,7 +361,7 @@ impl SimXen {
     /// How often a hasty guest still means to ask.
     #[must_use]
     pub fn haste_left(&self, (stub, port): (DomId, Port)) -> u32 {
-        self.look().hasty.get(&(stub, port)).map_or(0, |hasty| hasty.left)
+        self.machine().hasty.get(&(stub, port)).map_or(0, |hasty| hasty.left)
     }
 
     /// Works on a function's configuration space, as its hardware would.
@@ -268,6 +393,12 @@ impl SimXen {
         self.machine().failures.clear();
     }
 
+    /// What time it is.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        self.machine().now_ns
+    }
+
     /// Lets time pass.
     pub fn advance_ns(&self, by_ns: u64) {
         let mut machine = self.machine();
@@ -277,7 +408,7 @@ impl SimXen {
     /// What a domain has in hand: pages mapped by anybody, its ports, windows to configuration space.
     #[must_use]
     pub fn held_by(&self, domid: DomId) -> HeldResources {
-        let machine = self.look();
+        let machine = self.machine();
         let granted = machine.domains.values().flat_map(|domain| domain.grants.values());
         let mappings = granted.filter(|grant| grant.to == domid).flat_map(|grant| &grant.mappings);
         HeldResources {
@@ -298,7 +429,8 @@ impl SimXen {
         SimPlatform { xen: self.clone(), domid }
     }
 
-    fn failure(&self, name: &str) -> Result<(), Errno> {
+    /// Whether the call of this name is to fail.
+    pub(crate) fn failure(&self, name: &str) -> Result<(), Errno> {
         let mut machine = self.machine();
         let Some(index) = machine.failures.iter().position(|(failing, _)| *failing == name) else { return Ok(()) };
         Err(machine.failures.remove(index).1)
@@ -380,13 +512,11 @@ pub struct SimWindow {
 impl ConfigSpace for SimWindow {
     fn read_config(&self, offset: u16, width: Width) -> u32 {
         assert!(offset.is_multiple_of(width as u16) && offset < 4096, "{width:?} at {offset:#x}");
-        let took_ns = self.xen.look().slow.get(&self.ecam).copied();
-        self.xen.advance_ns(took_ns.unwrap_or(0));
-        self.xen
-            .look()
-            .functions
-            .get(&self.ecam)
-            .map_or(u32::MAX >> (32 - 8 * width as u32), |function| function.read(offset, width))
+        let mut machine = self.xen.machine();
+        let took_ns = machine.slow.get(&self.ecam).copied();
+        machine.now_ns = machine.now_ns.saturating_add(took_ns.unwrap_or(0));
+        let function = machine.functions.get(&self.ecam);
+        function.map_or(width.bits(), |function| function.read(offset, width))
     }
 }
 
@@ -441,7 +571,7 @@ impl Broker for SimPlatform {
     }
 
     fn is_connected(&self, port: Port) -> bool {
-        let machine = self.xen.look();
+        let machine = self.xen.machine();
         let channel = machine.domains.get(&self.domid).and_then(|domain| domain.channels.get(&port));
         matches!(channel.expect("a port of its own"), Channel::Bound(DomId::DOM0, _))
     }
@@ -449,7 +579,7 @@ impl Broker for SimPlatform {
 
 impl Clock for SimPlatform {
     fn now_ns(&self) -> u64 {
-        self.xen.look().now_ns
+        self.xen.now_ns()
     }
 }
 

@@ -38,7 +38,6 @@ fn new_guest(world: &World) -> SimFrontend {
 
 fn attach<D: Driver>(world: &mut World, guest: &mut OtherGuest<D>, devices: &[Sbdf]) {
     world.tool.attach(GUEST, devices);
-    world.broker.attach(GUEST, devices);
     world.settle_with(guest);
 }
 
@@ -49,7 +48,6 @@ fn own(world: &World) -> String {
 /// The guest's domain ends, and nothing is left.
 fn end(mut world: World, front: &mut SimFrontend) -> World {
     front.died();
-    world.broker.guest_died(GUEST);
     world.tool.destroy_guest(GUEST);
     world.settle();
     world.tool.remove_dirs(GUEST);

@@ -538,7 +538,6 @@ fn xenstored_that_refuses_delays_a_change_and_does_not_lose_it() {
 fn a_detached_device_is_made_quiet_before_it_is_free() {
     let (mut world, guest) = running(&[A]);
     world.broker.start();
-    world.broker.attach(guest, &[A]);
     let master = Request::conf_write(virt(0), 4, 2, 4);
     assert_eq!(world.ask(guest, &master).map(|response| response.code()), Some(Some(ErrorCode::Success)));
     let is_quiet = |world: &World| world.xen.with_function(sim::tool::ecam(A), |function| function.is_quiet());

@@ -1,11 +1,12 @@
-//! The books on interrupts under random sequences of everything that guests and the broker can do: no pirq ever has two owners
-//! or is freed twice (the simulated broker fails the test), none is left when its device is at rest, and every request is answered.
+//! The books on interrupts under random sequences of everything that guests and the broker can do, stopped and killed at any of its calls: no
+//! pirq is mapped over another (the simulated Xen fails the test), none is left when its device is at rest, and every request is answered.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciback::Options;
 use pciif::{Command, Request};
 use proptest::prelude::*;
 use sim::broker::Fault;
+use sim::process::{Moment, Signal};
 use sim::tool::ecam;
 use sim::world::World;
 use sim::{SimXen, logs};
@@ -48,10 +49,12 @@ fn step() -> impl Strategy<Value = Step> {
     let fault = prop_oneof![
         Just(Fault::Lie { err: 0, value: 0, info: 0 }),
         Just(Fault::Lie { err: -5, value: 7, info: 9 }),
-        Just(Fault::StopBefore),
-        Just(Fault::StopAfter),
-        Just(Fault::DieBefore),
-        Just(Fault::DieAfter),
+        Just(Fault::STOP_BEFORE),
+        Just(Fault::STOP_AFTER),
+        Just(Fault::DIE_BEFORE),
+        Just(Fault::DIE_AFTER),
+        (1..60u32).prop_map(|call| Fault::Signal(Signal::Stop, Moment::Call(call))),
+        (1..60u32).prop_map(|call| Fault::Signal(Signal::Kill, Moment::Call(call))),
     ];
     prop_oneof![
         8 => (0..3usize, 0..2u8, 0..8usize).prop_map(|(guest, slot, request)| Step::Publish { guest, slot, request }),
@@ -117,7 +120,7 @@ impl Play {
 
     /// What is mapped is what the guests were told.
     fn check_views(&self) -> Result<(), TestCaseError> {
-        let pirqs = self.world.broker.pirqs();
+        let pirqs = self.world.xen.pirqs();
         for (devices, view) in DEVICES.into_iter().zip(self.views) {
             for (device, want) in devices.iter().zip(view.vectors) {
                 let mapped = pirqs.iter().filter(|(.., owner)| owner == device).count();
@@ -164,7 +167,7 @@ impl Play {
             Step::Work => world.work(),
             Step::Expire => world.run_out_of_time(),
             Step::Fault(fault) => world.broker.faults.push_back(fault),
-            Step::Pirqs(count) => world.broker.pirqs_per_guest = count,
+            Step::Pirqs(count) => world.xen.limit_pirqs(count),
             Step::Broker(0) => world.broker.stop(),
             Step::Broker(1) => world.broker.go_on(),
             Step::Broker(2) => world.broker.kill(),
@@ -184,7 +187,6 @@ impl Play {
                 let world = &mut self.world;
                 let domid = world.create_guest(self.next);
                 world.tool.attach(domid, DEVICES[guest]);
-                world.broker.attach(domid, DEVICES[guest]);
                 world.settle();
                 self.domids[guest] = domid;
                 self.views[guest] = View::NEW;
@@ -206,10 +208,7 @@ impl Play {
         for device in DEVICES[guest] {
             let state = world.tool.pool_state(*device).expect("in the pool");
             assert!(!state.starts_with("assigned"), "waits for ever: {device} {state}");
-            world.xen.with_function(ecam(*device), |function| {
-                function.enable(false, false);
-                function.set_bus_master(false);
-            });
+            world.quiesce(domid, *device);
             world.tool.set_online(*device, true);
         }
         world.settle();
@@ -226,7 +225,7 @@ proptest! {
         for step in &steps {
             play.step(step);
             play.take_answers();
-            for (owner, _, device) in play.world.broker.pirqs() {
+            for (owner, _, device) in play.world.xen.pirqs() {
                 prop_assert!(DEVICES.iter().zip(play.domids).any(|(list, domid)| domid == owner && list.contains(&device)));
             }
         }
@@ -247,7 +246,7 @@ proptest! {
             world.guest(domid).unload();
         }
         world.settle();
-        prop_assert_eq!(world.broker.pirqs(), vec![], "leaked");
+        prop_assert_eq!(world.xen.pirqs(), vec![], "leaked");
         let is_quiet = |device| world.xen.with_function(ecam(device), |function| function.is_quiet());
         prop_assert!(all().all(|device| is_quiet(device) == Some(true)));
         for guest in 0..3 {

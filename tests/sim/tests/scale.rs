@@ -133,7 +133,6 @@ fn visits(guests: u16, functions: u16) -> Vec<(&'static str, u64)> {
         let guest = world.create_guest(domid(number));
         world.guest(guest).scans_everything = false;
         world.tool.attach(guest, &many_devices(number, functions));
-        world.broker.attach(guest, &many_devices(number, functions));
         guest
     });
     let all = all.collect::<Vec<_>>();

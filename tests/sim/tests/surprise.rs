@@ -22,7 +22,6 @@ fn running(devices: &[Sbdf]) -> (World, DomId) {
     let guest = world.create_guest(5);
     world.guest(guest).scans_everything = false;
     world.tool.attach(guest, devices);
-    world.broker.attach(guest, devices);
     world.settle();
     assert_eq!(world.states(guest).0, "4");
     (world, guest)

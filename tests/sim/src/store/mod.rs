@@ -56,7 +56,7 @@ struct Watch {
     token: String,
 }
 
-/// A request that shall be answered with an error though nothing is wrong with it.
+/// A request of a guest that shall be answered with an error though nothing is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Fault {
     /// Message type, `None` for any.
@@ -221,6 +221,15 @@ impl Xenstored {
         Ok(result)
     }
 
+    /// Tells dom0's watchers of one of the special events: `@introduceDomain`, `@releaseDomain`.
+    pub fn announce(&mut self, event: &str) {
+        for peer in self.peers.values_mut().filter(|peer| peer.domid == DomId::DOM0) {
+            for watch in peer.watches.iter().filter(|watch| watch.path == event) {
+                peer.output.extend_from_slice(&wire::event(event, &watch.token));
+            }
+        }
+    }
+
     fn handle(&mut self, connection: Connection, header: &Header, payload: &[u8]) {
         let answer = self.answer(connection, header, payload);
         let Some(peer) = self.peers.get_mut(&connection) else { return };
@@ -247,7 +256,9 @@ impl Xenstored {
         let first = strings.first().copied().unwrap_or_default();
         let has_path = !matches!(header.kind, kind::TRANSACTION_START | kind::TRANSACTION_END | kind::GET_DOMAIN_PATH);
         let path = if has_path { absolute(domid, first) } else { first.to_owned() };
-        if let Some(error) = strike(&mut self.faults, header.kind, &path) {
+        if domid != DomId::DOM0
+            && let Some(error) = strike(&mut self.faults, header.kind, &path)
+        {
             if header.kind == kind::TRANSACTION_END {
                 peer.transactions.remove(&header.tx_id); // whatever it says, the transaction is over
             }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use xen_types::DomId;
 
@@ -107,7 +107,7 @@ pub(super) struct Change {
     pub(super) path: String,
     /// Only for watches on this very node: it went away with one above it.
     pub(super) is_exact: bool,
-    readers: Vec<Rc<Node>>,
+    readers: Vec<Arc<Node>>,
 }
 
 impl Change {
@@ -119,7 +119,7 @@ impl Change {
 
 #[derive(Debug)]
 pub(super) struct Tree {
-    nodes: BTreeMap<String, Rc<Node>>,
+    nodes: BTreeMap<String, Arc<Node>>,
     /// Nodes by owner.
     owned: BTreeMap<DomId, usize>,
     generation: u64,
@@ -136,7 +136,7 @@ impl Default for Tree {
         };
         let nodes = [("/", node(&["local"])), ("/local", node(&["domain"])), ("/local/domain", node(&[]))];
         Self {
-            nodes: nodes.into_iter().map(|(path, node)| (path.to_owned(), Rc::new(node))).collect(),
+            nodes: nodes.into_iter().map(|(path, node)| (path.to_owned(), Arc::new(node))).collect(),
             owned: BTreeMap::new(),
             generation: 0,
         }
@@ -144,7 +144,7 @@ impl Default for Tree {
 }
 
 impl Tree {
-    pub(super) fn get(&self, path: &str) -> Option<&Rc<Node>> {
+    pub(super) fn get(&self, path: &str) -> Option<&Arc<Node>> {
         self.nodes.get(path)
     }
 
@@ -153,7 +153,7 @@ impl Tree {
     }
 
     pub(super) fn dump(&self) -> Vec<String> {
-        let line = |(path, node): (&String, &Rc<Node>)| {
+        let line = |(path, node): (&String, &Arc<Node>)| {
             let permissions = node.permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             format!("{path} = {:?} ({permissions})", String::from_utf8_lossy(&node.value))
         };
@@ -174,7 +174,7 @@ impl Tree {
         for (path, node) in overlay.nodes {
             let before = match node {
                 Some(mut node) if overlay.written.contains(&path) => {
-                    Rc::make_mut(&mut node).generation = self.generation;
+                    Arc::make_mut(&mut node).generation = self.generation;
                     *self.owned.entry(node.owner()).or_default() += 1;
                     self.nodes.insert(path, node)
                 }
@@ -198,7 +198,7 @@ impl Tree {
 pub(super) struct Overlay {
     /// Generation of each node at its first reading, `None` where there was none.
     seen: BTreeMap<String, Option<u64>>,
-    nodes: BTreeMap<String, Option<Rc<Node>>>,
+    nodes: BTreeMap<String, Option<Arc<Node>>>,
     written: BTreeSet<String>,
     changes: Vec<Change>,
     /// What was asked in it.
@@ -240,7 +240,7 @@ impl Overlay {
         if domid != DomId::DOM0 && (node.owner() != domid || owner != Some(domid)) {
             return Err(Refusal::Denied);
         }
-        Rc::make_mut(&mut node).permissions = permissions;
+        Arc::make_mut(&mut node).permissions = permissions;
         self.changed(tree, path, &node);
         self.put(path, node);
         Ok(())
@@ -253,7 +253,7 @@ impl Overlay {
                 return Err(Refusal::Denied);
             }
             if let Some(value) = value {
-                Rc::make_mut(&mut node).value = value.to_vec();
+                Arc::make_mut(&mut node).value = value.to_vec();
                 self.changed(tree, path, &node);
                 self.put(path, node);
             }
@@ -282,9 +282,9 @@ impl Overlay {
                 return Err(Refusal::Quota);
             }
         }
-        Rc::make_mut(&mut parent).children.insert(name.to_owned());
+        Arc::make_mut(&mut parent).children.insert(name.to_owned());
         self.put(above, parent);
-        let node = Rc::new(Node { value: value.to_vec(), permissions, children: BTreeSet::new(), generation: 0 });
+        let node = Arc::new(Node { value: value.to_vec(), permissions, children: BTreeSet::new(), generation: 0 });
         self.changed(tree, path, &node);
         self.put(path, node);
         Ok(())
@@ -302,7 +302,7 @@ impl Overlay {
         }
         self.changed(tree, path, &node);
         if let Some(mut parent) = self.node(tree, above) {
-            Rc::make_mut(&mut parent).children.remove(name);
+            Arc::make_mut(&mut parent).children.remove(name);
             self.put(above, parent);
         }
         self.remove_below(tree, path, &node);
@@ -314,14 +314,14 @@ impl Overlay {
         for name in &node.children {
             let below = format!("{path}/{name}");
             if let Some(child) = self.node(tree, &below) {
-                self.changes.push(Change { path: below.clone(), is_exact: true, readers: vec![Rc::clone(&child)] });
+                self.changes.push(Change { path: below.clone(), is_exact: true, readers: vec![Arc::clone(&child)] });
                 self.remove_below(tree, &below, &child);
                 self.delete(&below);
             }
         }
     }
 
-    fn readable(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Rc<Node>, Refusal> {
+    fn readable(&mut self, tree: &Tree, domid: DomId, path: &str) -> Result<Arc<Node>, Refusal> {
         if let Some(node) = self.node(tree, path) {
             return if node.allows(domid, |access| access.read) { Ok(node) } else { Err(Refusal::Denied) };
         }
@@ -336,7 +336,7 @@ impl Overlay {
         }
     }
 
-    fn node(&mut self, tree: &Tree, path: &str) -> Option<Rc<Node>> {
+    fn node(&mut self, tree: &Tree, path: &str) -> Option<Arc<Node>> {
         if let Some(node) = self.nodes.get(path) {
             return node.clone();
         }
@@ -346,7 +346,7 @@ impl Overlay {
         node
     }
 
-    fn put(&mut self, path: &str, node: Rc<Node>) {
+    fn put(&mut self, path: &str, node: Arc<Node>) {
         self.written.insert(path.to_owned());
         self.nodes.insert(path.to_owned(), Some(node));
     }
@@ -355,9 +355,9 @@ impl Overlay {
         self.nodes.insert(path.to_owned(), None);
     }
 
-    fn changed(&mut self, tree: &Tree, path: &str, node: &Rc<Node>) {
+    fn changed(&mut self, tree: &Tree, path: &str, node: &Arc<Node>) {
         let above = path.rsplit_once('/').map_or("/", |(above, _)| if above.is_empty() { "/" } else { above });
-        let mut readers = vec![Rc::clone(node)];
+        let mut readers = vec![Arc::clone(node)];
         // Not through `node`: who may hear of it is no part of what the transaction has read.
         readers.extend(match self.nodes.get(above) {
             Some(above) => above.clone(),
