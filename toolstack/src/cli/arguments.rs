@@ -283,6 +283,18 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The words for an export mode, each with what it means.
+fn export_mode() -> impl TypedValueParser<Value = ExportMode> {
+    let words = ExportMode::ALL.map(|mode| {
+        PossibleValue::new(mode.name()).help(match mode {
+            ExportMode::Vpci => "One bus; functions of one device stay together",
+            ExportMode::Slot => "Each function alone in a slot, as function 0",
+            ExportMode::Passthrough => "The real addresses",
+        })
+    });
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<ExportMode>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,16 +368,4 @@ mod tests {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
-}
-
-/// The words for an export mode, each with what it means.
-fn export_mode() -> impl TypedValueParser<Value = ExportMode> {
-    let words = ExportMode::ALL.map(|mode| {
-        PossibleValue::new(mode.name()).help(match mode {
-            ExportMode::Vpci => "One bus; functions of one device stay together",
-            ExportMode::Slot => "Each function alone in a slot, as function 0",
-            ExportMode::Passthrough => "The real addresses",
-        })
-    });
-    PossibleValuesParser::new(words).try_map(|word| word.parse::<ExportMode>())
 }
