@@ -1,5 +1,6 @@
 //! The view of a function, over configuration spaces that are plain memory.
 
+mod documents;
 mod hostile;
 mod inventory;
 mod lists;
