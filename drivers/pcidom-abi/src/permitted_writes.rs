@@ -125,6 +125,14 @@ pub struct PermittedRange {
     pub zeros: u32,
 }
 
+impl PermittedRange {
+    /// Whether a register that begins at this offset lies in it.
+    #[must_use]
+    pub fn contains(&self, offset: u16) -> bool {
+        (self.offset..self.offset + self.dwords * 4).contains(&offset)
+    }
+}
+
 /// The list takes more bytes than fit into a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the list of permitted writes takes {0} bytes, and a node of xenstore has room for {max}", max = PermittedWrites::MAX_BYTES)]

@@ -1,125 +1,11 @@
-//! What may be written, as a table (`docs/broker.md`, "What may be written"). Everything that is not in it is refused.
+//! What may be written: the list that `pcidom attach` made for the device (`docs/broker.md`, "What may be written"). Everything that is not in
+//! it is refused.
 
-use pci_config::{PermittedWrite, WritableMask};
-
-use super::capabilities::Capabilities;
-use super::failure::Failure;
 use dom0::sysfs::Width;
+use pci_registers::{EXTENDED_BYTES, bist, vpd};
+use pcidom_abi::{PermittedWrite, PermittedWrites, WriteKind};
 
-/// Where a register is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Header(u64),
-    /// So many bytes into the capability.
-    Power(u64),
-    Vpd(u64),
-}
-
-/// What is special about a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Plain,
-    /// INTx Disable stays set in hardware while vectors are mapped.
-    Command,
-    /// The test can be started, nothing else; and only where there is one.
-    Bist,
-    /// Takes time, and the header with it.
-    PowerState,
-    /// Bit 15 would make a read of the data a write.
-    VpdAddress,
-    /// None of the list: the device's own policy opens it.
-    Open,
-}
-
-/// A register that may be written.
-#[derive(Debug)]
-pub(crate) struct Rule {
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the reader, and for tests"))]
-    name: &'static str,
-    place: Place,
-    pub(crate) width: Width,
-    /// The bits that may change.
-    bits: u32,
-    /// And those that may besides where the device is permissive.
-    permissive: u32,
-    /// Those of them that clear when ones are written.
-    ones_clear: u32,
-    pub(crate) kind: Kind,
-    /// Where it says what the bits do.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the reader, and for tests"))]
-    source: &'static str,
-}
-
-/// The list.
-const RULES: [Rule; 5] = [
-    Rule {
-        name: "Command",
-        place: Place::Header(0x04),
-        width: Width::Word,
-        bits: BUS_MASTER | MEMORY_WRITE_AND_INVALIDATE | INTX_DISABLE,
-        permissive: HARMLESS_COMMAND,
-        ones_clear: 0,
-        kind: Kind::Command,
-        source: "PCI 3.0 §6.2.2",
-    },
-    Rule {
-        name: "Cache Line Size",
-        place: Place::Header(0x0c),
-        width: Width::Byte,
-        bits: 0xff,
-        permissive: 0,
-        ones_clear: 0,
-        kind: Kind::Plain,
-        source: "PCI 3.0 §6.2.4",
-    },
-    Rule {
-        name: "BIST",
-        place: Place::Header(0x0f),
-        width: Width::Byte,
-        bits: START_BIST,
-        permissive: 0,
-        ones_clear: 0,
-        kind: Kind::Bist,
-        source: "PCI 3.0 §6.2.4",
-    },
-    Rule {
-        name: "PMCSR",
-        place: Place::Power(4),
-        width: Width::Word,
-        bits: POWER_STATE | DATA_SELECT | PME_STATUS,
-        permissive: 0,
-        ones_clear: PME_STATUS,
-        kind: Kind::PowerState,
-        source: "PCI PM 1.2 §3.2.4",
-    },
-    Rule {
-        name: "VPD address",
-        place: Place::Vpd(2),
-        width: Width::Word,
-        bits: 0xffff,
-        permissive: 0,
-        ones_clear: 0,
-        kind: Kind::VpdAddress,
-        source: "PCI 3.0 §I",
-    },
-];
-
-pub(crate) const BUS_MASTER: u32 = 1 << 2;
-const MEMORY_WRITE_AND_INVALIDATE: u32 = 1 << 4;
-pub(crate) const INTX_DISABLE: u32 = 1 << 10;
-/// Special cycles, palette snoop, stepping, fast back-to-back.
-const HARMLESS_COMMAND: u32 = 1 << 3 | 1 << 5 | 1 << 7 | 1 << 9;
-const START_BIST: u32 = 0x40;
-const HAS_BIST: u32 = 0x80;
-const POWER_STATE: u32 = 3;
-const DATA_SELECT: u32 = 0xf << 9;
-const PME_STATUS: u32 = 1 << 15;
-const VPD_WRITE: u32 = 1 << 15;
-
-const NOT_ON_THE_LIST: &str = "asked for a write that is not on the list";
-
-/// Bytes of a function's configuration space.
-const CONFIG_BYTES: i32 = 4096;
+use super::failure::Failure;
 
 /// A write as it was asked for: the stub's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,111 +18,103 @@ pub(crate) struct Asked {
 }
 
 /// A write that is on the list, in terms of its register.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowed {
-    pub(crate) kind: Kind,
+    pub(crate) kind: WriteKind,
+    pub(crate) offset: u16,
     pub(crate) width: Width,
-    pub(crate) offset: u64,
     pub(crate) mask: u32,
     pub(crate) value: u32,
-    /// Bits that clear when ones are written.
-    ones_clear: u32,
+    /// Bits that are written as zeros where they are not to change.
+    zeros: u32,
 }
 
-/// Checks a write against the list. All bits to change must lie in one register; the access may be wider or narrower.
-pub(crate) fn check(asked: &Asked, capabilities: &Capabilities, is_permissive: bool) -> Result<Allowed, Failure> {
-    let (offset, width) = asked.place()?;
-    let (value, mask) = (asked.value, asked.mask & width.bits());
-    for rule in &RULES {
-        let Some(register) = rule.offset(capabilities) else { continue };
-        let (Some(mask), Some(value)) = (moved(mask, offset, register), moved(value & mask, offset, register)) else {
-            continue;
-        };
-        let bits = rule.bits | if is_permissive { rule.permissive } else { 0 };
-        if mask == 0 || mask & !bits != 0 || capabilities.is_interrupt_register(register, rule.width as u64) {
-            continue;
+/// Checks a write against the list. All bits to change must lie in one register, whether the access is wider or narrower; only of what the
+/// admin has opened (`WriteKind::Open`, ranges) is the rest left out, and there may be several such registers.
+pub(crate) fn check(asked: &Asked, permitted: &PermittedWrites) -> Result<Vec<Allowed>, Failure> {
+    let place = Place::of(asked)?;
+    let (open, single): (Vec<&PermittedWrite>, Vec<&PermittedWrite>) =
+        permitted.registers.iter().filter(|write| write.offset / 4 == place.offset / 4).partition(is_open);
+    for register in single {
+        if place.mask & !in_dword(register.mask, register.offset) == 0 && place.mask != 0 {
+            let allowed = place.at(register.kind, register.offset, register.width, register.mask, register.zeros);
+            return check_value(&allowed).map(|()| vec![allowed]);
         }
-        if rule.kind == Kind::VpdAddress && value & VPD_WRITE != 0 {
-            return Err(Failure::NotAllowed("asked to write VPD"));
-        }
-        if rule.kind == Kind::Bist && value != START_BIST {
-            return Err(Failure::NotAllowed("asked for a BIST write that does not start the test"));
-        }
-        let Rule { kind, width, ones_clear, .. } = *rule;
-        return Ok(Allowed { kind, width, offset: register, mask, value, ones_clear });
     }
-    Err(Failure::NotAllowed(NOT_ON_THE_LIST))
+    let range = permitted.ranges.iter().find(|range| range.contains(place.offset));
+    let range = range.map(|range| {
+        let (mask, zeros) = (of_dword(range.mask, place.offset), of_dword(range.zeros, place.offset));
+        place.at(WriteKind::Open, place.offset, place.width, mask, zeros & place.width.bits())
+    });
+    let open = open.into_iter().map(|write| place.at(write.kind, write.offset, write.width, write.mask, write.zeros));
+    let allowed: Vec<Allowed> = range.into_iter().chain(open).filter(|allowed| allowed.mask != 0).collect();
+    if allowed.is_empty() { Err(Failure::NotAllowed("asked for a write that is not on the list")) } else { Ok(allowed) }
 }
 
-/// What the device's own policy allows of a write that is not on the list, register by register. `openings` are what the broker itself has
-/// found in the device.
-pub(crate) fn check_policy(
-    asked: &Asked,
-    capabilities: &Capabilities,
-    writable: &WritableMask,
-) -> Result<Vec<Allowed>, Failure> {
-    let (offset, width) = asked.place()?;
-    let place = u16::try_from(offset).map_err(|_| Failure::BadAccess)?;
-    let granted = writable.grant(place, width, asked.mask, asked.value);
-    if granted.is_empty() || capabilities.is_interrupt_register(offset, width as u64) {
-        return Err(Failure::NotAllowed(NOT_ON_THE_LIST));
-    }
-    let allowed = |PermittedWrite { offset, width, mask, value, ones_clear }| Allowed {
-        kind: Kind::Open,
-        width,
-        offset: offset.into(),
-        mask,
-        value,
-        ones_clear,
-    };
-    Ok(granted.into_iter().map(allowed).collect())
+fn is_open(write: &&PermittedWrite) -> bool {
+    write.kind == WriteKind::Open
 }
 
-impl Asked {
-    /// Where, and how wide.
-    fn place(&self) -> Result<(u64, Width), Failure> {
-        let width = u32::try_from(self.size).ok().and_then(Width::from_bytes).ok_or(Failure::BadAccess)?;
-        let in_space = (0..CONFIG_BYTES).contains(&self.offset) && self.offset % self.size == 0;
-        if in_space { Ok((self.offset.unsigned_abs().into(), width)) } else { Err(Failure::BadAccess) }
+/// What some registers take only.
+fn check_value(allowed: &Allowed) -> Result<(), Failure> {
+    match allowed.kind {
+        WriteKind::VpdAddress if allowed.value & u32::from(vpd::WRITE) != 0 => {
+            Err(Failure::NotAllowed("asked to write VPD"))
+        }
+        WriteKind::Bist if allowed.value != bist::START.into() => {
+            Err(Failure::NotAllowed("asked for a BIST write that does not start the test"))
+        }
+        _ => Ok(()),
     }
 }
 
-/// Bits at one offset as bits at another; `None` where some of them would be lost.
-fn moved(bits: u32, from: u64, to: u64) -> Option<u32> {
-    let wide = u128::from(bits);
-    // Accesses that are further apart than a dword have no bit in common.
-    let moved = match (from.checked_sub(to), to.checked_sub(from)) {
-        (Some(up @ 0..=3), _) => wide << (8 * up),
-        (_, Some(down @ 0..=3)) if wide.trailing_zeros() >= 8 * u32::try_from(down).ok()? => wide >> (8 * down),
-        _ => return (bits == 0).then_some(0),
-    };
-    u32::try_from(moved).ok()
+/// An access that there can be, which lies in one dword.
+struct Place {
+    offset: u16,
+    width: Width,
+    /// The bits to change and their values, as bits of the dword.
+    mask: u32,
+    value: u32,
 }
 
-impl Rule {
-    fn offset(&self, capabilities: &Capabilities) -> Option<u64> {
-        match self.place {
-            Place::Header(offset) => Some(offset),
-            Place::Power(offset) => capabilities.power.map(|at| at + offset),
-            Place::Vpd(offset) => capabilities.vpd.map(|at| at + offset),
+impl Place {
+    fn of(asked: &Asked) -> Result<Self, Failure> {
+        let width = u32::try_from(asked.size).ok().and_then(Width::from_bytes).ok_or(Failure::BadAccess)?;
+        let offset = u16::try_from(asked.offset).map_err(|_| Failure::BadAccess)?;
+        if offset >= EXTENDED_BYTES || !offset.is_multiple_of(width as u16) {
+            return Err(Failure::BadAccess);
         }
+        let mask = asked.mask & width.bits();
+        Ok(Self { offset, width, mask: in_dword(mask, offset), value: in_dword(asked.value & mask, offset) })
     }
+
+    /// What of the access falls on these bits of a register in the same dword.
+    fn at(&self, kind: WriteKind, offset: u16, width: Width, bits: u32, zeros: u32) -> Allowed {
+        let mask = of_dword(self.mask, offset) & bits & width.bits();
+        Allowed { kind, offset, width, mask, value: of_dword(self.value, offset) & mask, zeros }
+    }
+}
+
+/// Bits of the register at `offset` as bits of its dword.
+fn in_dword(bits: u32, offset: u16) -> u32 {
+    bits << (8 * (offset % 4))
+}
+
+/// Bits of a dword as bits of the register at `offset`, and of what is above it.
+fn of_dword(bits: u32, offset: u16) -> u32 {
+    bits >> (8 * (offset % 4))
 }
 
 impl Allowed {
-    /// What to write where `old` stands. Bits that clear by ones are written as ones only where that was asked for.
-    pub(crate) fn merged(&self, old: u32) -> Result<u32, Failure> {
-        if self.kind == Kind::Bist && old & HAS_BIST == 0 {
-            return Err(Failure::NotAllowed("asked for a self-test that the device does not have"));
-        }
-        let kept = match self.kind {
-            Kind::VpdAddress => old & !VPD_WRITE, // "a read is done" would read as "write"
-            _ => old & !self.ones_clear,
-        };
-        Ok(kept & !self.mask | self.value)
+    /// What to write where `old` stands.
+    pub(crate) fn merged(&self, old: u32) -> u32 {
+        old & !self.zeros & !self.mask | self.value
     }
 }
 
+#[cfg(test)]
+#[path = "judges_tests.rs"]
+mod judges_tests;
 #[cfg(test)]
 #[path = "allow_tests.rs"]
 mod tests;

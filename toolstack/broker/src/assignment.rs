@@ -18,20 +18,20 @@ pub(crate) struct Assigned {
 }
 
 impl Assigned {
-    /// Looks the device up for a stub that asks about it, and reads two more nodes with the same question.
+    /// Looks the device up for a stub that asks about it, and reads three more nodes with the same question.
     pub(crate) fn find(
         host: &Dom0,
         stub: DomId,
         device: Sbdf,
-        more: &[String; 2],
-    ) -> Result<(Self, [Option<String>; 2]), Failure> {
+        more: &[String; 3],
+    ) -> Result<(Self, [Option<String>; 3]), Failure> {
         let (nodes, pool) = (records::record_nodes(device), paths::pool_dir(stub, device));
         let [a, b, c] = nodes.each_ref().map(String::as_str);
-        let [d, e] = more.each_ref().map(String::as_str);
-        let [a, b, c, pool, d, e] = host.read_many([a, b, c, &pool, d, e])?;
+        let [d, e, f] = more.each_ref().map(String::as_str);
+        let [a, b, c, pool, d, e, f] = host.read_many([a, b, c, &pool, d, e, f])?;
         let assigned = Self::from_record(stub, records::parse_record(device, nodes, [a, b, c])?)?;
         // Domain ids come again: another domain with the dead stub's number cannot have this directory.
-        if pool.is_some() { Ok((assigned, [d, e])) } else { Err(Failure::NotYours) }
+        if pool.is_some() { Ok((assigned, [d, e, f])) } else { Err(Failure::NotYours) }
     }
 
     /// Writes a node and looks again, after that is done: has nobody taken the device back meanwhile?

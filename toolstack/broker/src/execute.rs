@@ -1,13 +1,12 @@
 //! One request: looked up, checked, carried out.
 
-use pci_config::{Policy, WritableMask};
-use pcidom_abi::{BrokerCommand, Features};
+use pci_registers::{command, header};
+use pcidom_abi::{BrokerCommand, DeviceNode, Features, PermittedWrites, WriteKind};
 use pciif::{ErrorCode, MsixEntries, Request};
 use xen_types::{DomId, Sbdf};
 
-use super::allow::{self, Asked, INTX_DISABLE, Kind};
+use super::allow::{self, Allowed, Asked};
 use super::assignment::Assigned;
-use super::capabilities::Capabilities;
 use super::failure::Failure;
 use super::interrupts::Work;
 use super::power;
@@ -17,10 +16,6 @@ use crate::records::{self, Phase};
 use crate::resources::DeviceResources;
 use dom0::Dom0;
 use dom0::xen::Physdev;
-
-/// Command, and bus mastering in it (PCI Local Bus 3.0 §6.2.2).
-const COMMAND: u64 = 0x04;
-const BUS_MASTER_BIT: u16 = 1 << 2;
 
 /// What the stub gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,27 +48,27 @@ pub(crate) fn execute(
 ) -> Result<Answer, Failure> {
     let device = address(request).ok_or(Failure::NotYours)?;
     let command = BrokerCommand::from_raw(request.cmd);
-    let is_write = command == Some(BrokerCommand::ConfWrite);
     // All that is needed of xenstore, with one question.
     let [vectors, intx] = Noted::nodes(device);
-    let other = if is_write { records::policy_node(device) } else { intx };
-    let (assigned, [vectors, other]) = Assigned::find(host, stub, device, &[vectors, other])?;
+    let nodes = [vectors, intx, DeviceNode::PermittedWrites.of(device)];
+    let (assigned, [vectors, intx, list]) = Assigned::find(host, stub, device, &nodes)?;
     let command = command.ok_or(Failure::UnknownCommand)?;
     let Some(config) = host.sysfs.find_config(device)? else {
         return Err(Failure::NotYours); // it was pulled out
     };
-    let capabilities = Capabilities::read(&config)?;
+    let permitted: PermittedWrites = list.unwrap_or_default().parse().map_err(|_| Failure::NoList)?;
+    let capabilities = permitted.capabilities;
     let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors.as_deref()), config, capabilities };
-    let intx_off = other.is_some();
+    let intx_off = intx.is_some();
     match command {
-        BrokerCommand::ConfWrite => write(&work, request, records::parse_policy(device, other)?),
+        BrokerCommand::ConfWrite => write(&work, request, &permitted),
         BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
         BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
         BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
             let facts = DeviceResources::gather(host, device)?;
-            quiesce::make_quiet(host, assigned.guest, &facts, &|other| vectors::load(host, other))?;
+            quiesce::make_quiet(host, assigned.guest, &facts, &capabilities, &|other| vectors::load(host, other))?;
             if work.assigned.is_current(host)? {
                 work.config.prepare(facts.decode())?;
             }
@@ -83,50 +78,44 @@ pub(crate) fn execute(
     }
 }
 
-fn write(work: &Work<'_>, request: &Request, policy: Option<Policy>) -> Result<Answer, Failure> {
+fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Result<Answer, Failure> {
     let Request { offset, size, value, info, .. } = *request;
-    let asked = Asked { offset, size, value, mask: info };
-    let is_permissive = policy.as_ref().is_some_and(|policy| policy.permissive);
-    let hidden = policy.map(|policy| policy.hidden).unwrap_or_default();
-    let capabilities = work.capabilities.without(hidden);
-    let allowed = match (allow::check(&asked, &capabilities, is_permissive), policy) {
-        (Err(Failure::NotAllowed(_)), Some(policy)) => {
-            let writable = work.config.look(|space| WritableMask::new(space, &policy))?;
-            for allowed in allow::check_policy(&asked, &capabilities, &writable)? {
-                let old = work.config.read(allowed.offset, allowed.width)?;
-                work.config.write(allowed.offset, allowed.width, allowed.merged(old)?)?;
-            }
-            return check_after(work).map(|()| Answer::default());
+    let allowed = allow::check(&Asked { offset, size, value, mask: info }, permitted)?;
+    for write in &allowed {
+        let new = write.merged(work.config.read(write.offset, write.width)?);
+        match write.kind {
+            WriteKind::PowerState => change_power_state(work, write.offset, new)?,
+            WriteKind::Command => write_command(work, write, new)?,
+            _ => work.config.write(write.offset, write.width, new)?,
         }
-        (allowed, _) => allowed?,
-    };
-    let old = work.config.read(allowed.offset, allowed.width)?;
-    let mut new = allowed.merged(old)?;
-    let device = work.assigned.device;
-    match allowed.kind {
-        Kind::PowerState => {
-            let facts = DeviceResources::gather(work.host, device)?;
-            let is_in_use = || work.assigned.is_current(work.host);
-            let has_lost = power::write_pmcsr(work.host, &work.config, &facts, allowed.offset, new, is_in_use)?;
-            check_after(work)?;
-            if has_lost {
-                restore_vectors(work)?;
-                check_after(work)?;
-            }
-            return Ok(Answer::default());
-        }
-        // While vectors are mapped the bit stays, and what the guest wants is noted for afterwards.
-        Kind::Command if allowed.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None => {
-            work.host.commit(&[vectors::set_intx_off(device, new & INTX_DISABLE != 0)])?;
-            new |= INTX_DISABLE;
-        }
-        _ => {}
     }
-    work.config.write(allowed.offset, allowed.width, new)?;
-    if allowed.kind == Kind::Command {
-        check_after(work)?; // the other registers can hurt nobody
+    // The other registers can hurt nobody.
+    if allowed.iter().any(|write| matches!(write.kind, WriteKind::Command | WriteKind::Open)) {
+        check_after(work)?;
     }
     Ok(Answer::default())
+}
+
+fn change_power_state(work: &Work<'_>, pmcsr: u16, new: u32) -> Result<(), Failure> {
+    let facts = DeviceResources::gather(work.host, work.assigned.device)?;
+    let is_in_use = || work.assigned.is_current(work.host);
+    let has_lost = power::write_pmcsr(work.host, &work.config, &facts, pmcsr, new, is_in_use)?;
+    check_after(work)?;
+    if has_lost {
+        restore_vectors(work)?;
+        check_after(work)?;
+    }
+    Ok(())
+}
+
+/// While vectors are mapped INTx Disable stays, and what the guest wants is noted for afterwards.
+fn write_command(work: &Work<'_>, write: &Allowed, mut new: u32) -> Result<(), Failure> {
+    const INTX_DISABLE: u32 = command::INTX_DISABLE as u32;
+    if write.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None {
+        work.host.commit(&[vectors::set_intx_off(work.assigned.device, new & INTX_DISABLE != 0)])?;
+        new |= INTX_DISABLE;
+    }
+    Ok(work.config.write(write.offset, write.width, new)?)
 }
 
 /// A command may have taken the device back since it was looked up, and made it quiet before this write came. Then it is made so again: with the
@@ -139,9 +128,9 @@ fn check_after(work: &Work<'_>) -> Result<(), Failure> {
     let record = records::load_one(work.host, device)?;
     match record.map(|record| record.phase) {
         Some(Phase::Attaching | Phase::Attached) => {
-            work.config.change_word(COMMAND, |command| command & !BUS_MASTER_BIT)?;
+            work.config.change_word(header::COMMAND, |command| command & !command::BUS_MASTER)?;
         }
-        _ => work.config.quiesce(DeviceResources::gather(work.host, device)?.decode())?,
+        _ => work.config.quiesce(DeviceResources::gather(work.host, device)?.decode(), &work.capabilities)?,
     }
     Err(Failure::NotYours)
 }
@@ -166,8 +155,8 @@ fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>, intx_off: bool) -
 
 fn query(work: &Work<'_>) -> Answer {
     let mut features = Features::empty();
-    features.set(Features::MSI, work.capabilities.msi.is_some());
-    features.set(Features::MSIX, work.capabilities.msix.is_some());
+    features.set(Features::MSI, work.capabilities.msi.is_some_and(|msi| msi.vectors > 0));
+    features.set(Features::MSIX, work.capabilities.msix.is_some_and(|msix| msix.entries > 0));
     let mapped = work.vectors.pirqs().len();
     Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() }
 }

@@ -15,6 +15,8 @@ pub(crate) enum Failure {
     BadAccess,
     /// A write that is not on the list.
     NotAllowed(&'static str),
+    /// What may be done with the device is not known.
+    NoList,
     /// Not a command.
     UnknownCommand,
     /// Makes no sense for this device.
@@ -35,7 +37,7 @@ impl Failure {
             Self::BadAccess => ErrorCode::InvalidOffset,
             Self::NotAllowed(_) => ErrorCode::AccessDenied,
             Self::UnknownCommand => ErrorCode::NotImplemented,
-            Self::Refused(_) | Self::Swept | Self::Xen(_) | Self::Host(_) => ErrorCode::OpFailed,
+            Self::Refused(_) | Self::NoList | Self::Swept | Self::Xen(_) | Self::Host(_) => ErrorCode::OpFailed,
         }
     }
 
@@ -56,6 +58,9 @@ impl Failure {
             Self::NotYours => "asked for a device that it does not hold for a guest",
             Self::BadAccess => "asked for a write to no register",
             Self::NotAllowed(what) | Self::Refused(what) => what,
+            Self::NoList => {
+                "asked for a device whose permitted-writes node is missing or of another version: detach and attach it"
+            }
             Self::UnknownCommand => "sent an unknown command",
             Self::Swept => "asked for vectors while those of a dead broker were cleared away",
             Self::Xen(error) if error.errno == Errno::ENOSPC => "asked for more vectors than its guest may have",

@@ -9,11 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use xen_types::{DomId, Errno, Pirq, Sbdf};
+use pci_registers::command::{INTX_DISABLE, MEMORY_DECODE};
+use pci_registers::header::COMMAND;
+use pci_registers::{msi, msix};
+use pcidom_abi::{Capabilities, Msi, Msix};
+use xen_types::{DomId, Errno, Pirq, Resource, ResourceKind, Sbdf};
 
-use super::allow::INTX_DISABLE;
 use super::assignment::Assigned;
-use super::capabilities::{Capabilities, Msi, Msix};
 use super::failure::Failure;
 use super::power;
 use super::vectors::{self, Noted, Vectors};
@@ -23,18 +25,6 @@ use dom0::Dom0;
 use dom0::sysfs::{Config, Width};
 use dom0::xen::{HypercallError, Physdev, Vector};
 use dom0::{Doing as _, Error};
-
-const COMMAND: u64 = 0x04;
-const MEMORY_DECODE: u16 = 1 << 1;
-const INTX_OFF: u16 = 1 << 10;
-const _: () = assert!(INTX_OFF as u32 == INTX_DISABLE);
-/// Message Control, and its bits (PCI Local Bus 3.0 §6.8.1.3, §6.8.2.3).
-const CONTROL: u64 = 2;
-const MSI_ENABLE: u16 = 1 << 0;
-const MSIX_ENABLE: u16 = 1 << 15;
-const MSIX_MASK_ALL: u16 = 1 << 14;
-/// MSI knows no more (§6.8.1.3).
-const MAX_MSI: u32 = 32;
 
 /// A device under our hands.
 pub(crate) struct Work<'a> {
@@ -52,7 +42,7 @@ impl Work<'_> {
     /// the first vector came.
     pub(crate) fn enable_msi(&self, count: u32, intx_off: bool) -> Result<Pirq, Failure> {
         let msi = self.capabilities.msi.ok_or(Failure::Refused("asked for MSI of a device without it"))?;
-        if !count.is_power_of_two() || count > MAX_MSI || count > msi.vectors {
+        if !count.is_power_of_two() || count > msi.vectors {
             return Err(Failure::Refused("asked for more MSI vectors than the device has"));
         }
         self.check_awake()?;
@@ -72,14 +62,17 @@ impl Work<'_> {
             return Err(Failure::Refused("asked for MSI-X entries that the table does not have"));
         }
         let sysfs = &self.host.sysfs;
-        let table_bar = msix
-            .table_bar(&sysfs.resources(self.assigned.device)?)
+        let table_bar = table_bar(msix, &sysfs.resources(self.assigned.device)?)
             .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;
         self.check_awake()?;
         let physical = sysfs.physical_function(self.assigned.device);
         // The table of a virtual function answers when its physical function, which is dom0's, has it so.
+        let decodes = |physical| match self.capabilities.sr_iov {
+            Some(at) => sysfs.decodes_virtual_functions(physical, at),
+            None => Ok(false),
+        };
         if let Some(physical) = physical
-            && !sysfs.decodes_virtual_functions(physical)?
+            && !decodes(physical)?
         {
             let why = "asked for MSI-X of a virtual function whose physical one has its memory off";
             return Err(Failure::Refused(why));
@@ -135,7 +128,7 @@ impl Work<'_> {
     ) -> Result<Vectors, Failure> {
         let Assigned { device, guest, .. } = self.assigned;
         let old = &self.vectors;
-        let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & INTX_DISABLE != 0;
+        let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & u32::from(INTX_DISABLE) != 0;
         if vectors::begin(self.host, guest, device, is_off)? {
             self.host.commit(&[vectors::store(old, device)])?;
             return Err(Failure::Swept);
@@ -168,14 +161,14 @@ impl Work<'_> {
     pub(crate) fn switch_on(&self, mapped: &Vectors) -> Result<(), Failure> {
         match (mapped, self.capabilities.msi, self.capabilities.msix) {
             (Vectors::Msi(_), Some(Msi { at, .. }), _) => {
-                self.config.change_word(at + CONTROL, |control| control | MSI_ENABLE)?;
+                self.config.change_word(at + msi::CONTROL, |control| control | msi::ENABLE)?;
             }
             (Vectors::Msix(_), _, Some(Msix { at, .. })) => {
-                self.config.change_word(at + CONTROL, |control| control & !MSIX_MASK_ALL | MSIX_ENABLE)?;
+                self.config.change_word(at + msix::CONTROL, |control| control & !msix::MASK_ALL | msix::ENABLE)?;
             }
             _ => return Ok(()),
         }
-        self.config.change_word(COMMAND, |command| command | INTX_OFF)?;
+        self.config.change_word(COMMAND, |command| command | INTX_DISABLE)?;
         Ok(())
     }
 
@@ -197,6 +190,12 @@ fn check_expressible(mapped: &Vectors) -> Result<(), Failure> {
     Err(Failure::Xen(HypercallError { call: "PHYSDEVOP_map_pirq", errno: Errno::E2BIG }))
 }
 
+/// The address of the BAR with the table, as dom0's kernel knows it; `None` where that is no memory BAR.
+fn table_bar(msix: Msix, resources: &[(u8, Resource)]) -> Option<u64> {
+    let (_, resource) = resources.iter().find(|(index, _)| *index == msix.bar)?;
+    (!matches!(resource.kind(), ResourceKind::Io | ResourceKind::Rom)).then(|| resource.start())
+}
+
 /// Turns a device's vectors off and unmaps them; finds out which they are where `noted` does not say. INTx goes back to what the
 /// guest wants.
 pub(crate) fn clear<E: From<Error>>(
@@ -212,15 +211,15 @@ pub(crate) fn clear<E: From<Error>>(
         return Ok(());
     }
     if let Some(Msi { at, .. }) = capabilities.msi {
-        config.change_word(at + CONTROL, |control| control & !MSI_ENABLE)?;
+        config.change_word(at + msi::CONTROL, |control| control & !msi::ENABLE)?;
     }
     if let Some(Msix { at, .. }) = capabilities.msix {
         // Not masked either: Xen does not assign a device whose vectors are all masked (`pdev_msix_assign`).
-        config.change_word(at + CONTROL, |control| control & !(MSIX_ENABLE | MSIX_MASK_ALL))?;
+        config.change_word(at + msix::CONTROL, |control| control & !(msix::ENABLE | msix::MASK_ALL))?;
     }
     unmap(host, guest, device, &noted.vectors, settle)?;
     if !noted.intx_off {
-        config.change_word(COMMAND, |command| command & !INTX_OFF)?;
+        config.change_word(COMMAND, |command| command & !INTX_DISABLE)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 //! | [`Broker`] | which stubs there are, and whose turn it is |
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
-//! | `assignment`, `allow`, `capabilities` | the checks: the table of devices, the list of registers, the device's own limits |
+//! | `assignment`, `allow` | the checks: the table of devices, and the list of what may be written to each |
 //! | `interrupts`, `vectors`, `power`, `quiesce` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `reclaim` | devices of guests that are gone |
@@ -20,7 +20,6 @@
 
 mod allow;
 mod assignment;
-mod capabilities;
 pub mod commands;
 pub mod due;
 mod execute;
@@ -240,8 +239,19 @@ impl<'a, R: Rings> Broker<'a, R> {
             }
         }
         let name = path.rsplit('/').next().unwrap_or_default();
-        const OURS: [&str; 10] =
-            ["vectors", "intx", "phase", "frontend", "keep", "spec", "export", "holds", "pirqs", "mended"];
+        const OURS: [&str; 11] = [
+            "vectors",
+            "intx",
+            "phase",
+            "frontend",
+            "keep",
+            "spec",
+            "export",
+            "holds",
+            "pirqs",
+            "mended",
+            "permitted-writes",
+        ];
         if !OURS.contains(&name) {
             self.look_soon();
         }
@@ -361,7 +371,7 @@ impl<'a, R: Rings> Broker<'a, R> {
 
 fn recover_device(host: &Dom0, record: Record, guest: DomId) -> Result<(), Error> {
     let config = host.sysfs.config(record.device)?;
-    let capabilities = capabilities::Capabilities::read(&config)?;
+    let capabilities = records::permitted_writes(host, record.device)?.capabilities;
     let assigned = Assigned { device: record.device, stub: record.stub, guest };
     power::wake(host, &config, &capabilities, &DeviceResources::gather(host, record.device)?, || {
         assigned.is_current(host)

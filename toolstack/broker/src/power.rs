@@ -2,36 +2,31 @@
 
 use std::time::Duration;
 
+use pci_registers::header::{
+    BASE_ADDRESS_0, CACHE_LINE_SIZE, COMMAND, EXPANSION_ROM, INTERRUPT_LINE, IO_FLAGS, LATENCY_TIMER, MEMORY_FLAGS,
+    ROM_FLAGS,
+};
+use pci_registers::{command, power};
+use pcidom_abi::Capabilities;
 use xen_types::{Resource, ResourceKind};
 
-use super::allow::{BUS_MASTER, INTX_DISABLE};
-use super::capabilities::Capabilities;
 use crate::resources::DeviceResources;
 use dom0::Dom0;
 use dom0::Error;
 use dom0::sysfs::{Config, Width};
 
-/// PMCSR in the capability, and its lowest bits (PCI PM 1.2 §3.2.4).
-const PMCSR: u64 = 4;
-const STATE: u32 = 3;
-const D2: u32 = 2;
-const D3: u32 = 3;
+/// PMCSR's power state and values of it.
+const STATE: u32 = power::STATE as u32;
+const D2: u32 = power::D2 as u32;
+const D3: u32 = power::D3 as u32;
 /// From and to D3hot, from and to D2 (§5.6.1, table 5-6).
 const D3_TIME: Duration = Duration::from_millis(10);
 const D2_TIME: Duration = Duration::from_micros(200);
 
-/// Registers of the header (PCI Local Bus 3.0 §6.1).
-const COMMAND: u64 = 0x04;
-const CACHE_LINE_SIZE: u64 = 0x0c;
-const LATENCY_TIMER: u64 = 0x0d;
-const BAR_0: u64 = 0x10;
-const ROM_BAR: u64 = 0x30;
-const INTERRUPT_LINE: u64 = 0x3c;
-
 /// Whether the device is in D0; one without power states always is.
 pub(crate) fn is_awake(config: &Config, capabilities: &Capabilities) -> Result<bool, Error> {
     match capabilities.power {
-        Some(at) => Ok(config.read(at + PMCSR, Width::Word)? & STATE == 0),
+        Some(at) => Ok(config.read(at + power::PMCSR, Width::Word)? & STATE == 0),
         None => Ok(true),
     }
 }
@@ -43,7 +38,7 @@ pub(crate) fn write_pmcsr(
     host: &Dom0,
     config: &Config,
     facts: &DeviceResources,
-    offset: u64,
+    offset: u16,
     value: u32,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
@@ -62,7 +57,7 @@ pub(crate) fn write_pmcsr(
         let answer = is_in_use();
         let command = match answer {
             Ok(true) => header.command,
-            _ => header.command & !BUS_MASTER | INTX_DISABLE,
+            _ => header.command & !u32::from(command::BUS_MASTER) | u32::from(command::INTX_DISABLE),
         };
         header.restore(config, facts, command)?;
         answer?;
@@ -78,20 +73,18 @@ pub(crate) fn wake(
     facts: &DeviceResources,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    /// Clears by a one that we do not mean to write.
-    const PME_STATUS: u32 = 1 << 15;
     let Some(at) = capabilities.power else { return Ok(false) };
-    let pmcsr = config.read(at + PMCSR, Width::Word)?;
+    let pmcsr = config.read(at + power::PMCSR, Width::Word)?;
     if pmcsr & STATE == 0 {
         return Ok(false);
     }
-    write_pmcsr(host, config, facts, at + PMCSR, pmcsr & !(STATE | PME_STATUS), is_in_use)
+    write_pmcsr(host, config, facts, at + power::PMCSR, pmcsr & !(STATE | u32::from(power::PME_STATUS)), is_in_use)
 }
 
 /// What the header holds besides addresses. Those come from sysfs: they are right whatever the device says.
 struct Header {
     command: u32,
-    bytes: [(u64, u32); 3],
+    bytes: [(u16, u32); 3],
 }
 
 impl Header {
@@ -121,9 +114,9 @@ impl Header {
 
 fn restore_address(config: &Config, index: u8, resource: Resource) -> Result<(), Error> {
     let (offset, flags) = match resource.kind() {
-        ResourceKind::Rom => (ROM_BAR, 0x7ff), // its enable bit stays off
-        ResourceKind::Io => (BAR_0 + 4 * u64::from(index), 3),
-        _ => (BAR_0 + 4 * u64::from(index), 0xf),
+        ResourceKind::Rom => (EXPANSION_ROM, ROM_FLAGS), // its enable bit stays off
+        ResourceKind::Io => (BASE_ADDRESS_0 + 4 * u16::from(index), IO_FLAGS),
+        _ => (BASE_ADDRESS_0 + 4 * u16::from(index), MEMORY_FLAGS),
     };
     let [low, high] = [resource.start(), resource.start() >> 32].map(|half| u32::try_from(half & 0xffff_ffff));
     let restore = |offset, want: u32, flags: u32| match config.read(offset, Width::Dword)? {

@@ -3,13 +3,13 @@
 
 use xen_types::DomId;
 
-use super::capabilities::Capabilities;
 use super::interrupts::{self, Settle};
 use super::power;
 use super::vectors::{self, Noted, Vectors};
 use crate::resources::DeviceResources;
 use dom0::Dom0;
 use dom0::Error;
+use pcidom_abi::Capabilities;
 
 /// Makes a device of `guest` quiet and forgets its vectors. INTx is off afterwards.
 ///
@@ -19,19 +19,19 @@ pub fn make_quiet<E: From<Error>>(
     host: &Dom0,
     guest: DomId,
     facts: &DeviceResources,
+    capabilities: &Capabilities,
     settle: Settle<'_, E>,
 ) -> Result<(), E> {
     let device = facts.device;
     let config = host.sysfs.config(device)?;
-    let capabilities = Capabilities::read(&config)?;
     let noted = Noted::load(host, device)?;
     if noted.vectors != Vectors::None {
         host.commit(&[vectors::store(&Vectors::Busy, device)])?;
     }
-    config.quiesce(facts.decode())?;
+    config.quiesce(facts.decode(), capabilities)?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
-    power::wake(host, &config, &capabilities, facts, || Ok(false))?;
-    interrupts::clear(host, guest, device, &config, &capabilities, &noted, settle)?;
-    config.quiesce(facts.decode())?;
+    power::wake(host, &config, capabilities, facts, || Ok(false))?;
+    interrupts::clear(host, guest, device, &config, capabilities, &noted, settle)?;
+    config.quiesce(facts.decode(), capabilities)?;
     Ok(vectors::remove(host, device)?)
 }

@@ -3,9 +3,8 @@
 //! It lives under `/tool/pcidom`, where no guest may read or write (`docs/xenstore.md`). Only commands change it.
 
 use dom0::{Dom0, Error};
-use pci_config::Policy;
 pub use pcidom_abi::Phase;
-use pcidom_abi::{DeviceNode, paths};
+use pcidom_abi::{DeviceNode, PermittedWrites, paths};
 use xen_types::{DomId, Sbdf};
 
 /// One device that a stub holds.
@@ -90,27 +89,14 @@ pub fn parse_record(device: Sbdf, nodes: [String; 3], values: [Option<String>; 3
     Ok(Some(Record { device, stub, frontend, phase }))
 }
 
-/// What the admin wants for the device while a guest has it; `None` where that is nothing.
+/// What the broker may write to the device for its guest.
 ///
 /// # Errors
-/// Xen's, xenstore's and the kernel's, and what makes no sense.
-pub fn policy(host: &Dom0, device: Sbdf) -> Result<Option<Policy>, Error> {
-    parse_policy(device, host.read(&policy_node(device))?)
-}
-
-/// The policy in the value of [`policy_node`].
-///
-/// # Errors
-/// Xen's, xenstore's and the kernel's, and what makes no sense.
-pub fn parse_policy(device: Sbdf, value: Option<String>) -> Result<Option<Policy>, Error> {
-    let Some(value) = value else { return Ok(None) };
-    value.parse().map(Some).map_err(|_| Error::Nonsense { place: policy_node(device), value })
-}
-
-/// Where the policy stands.
-#[must_use]
-pub fn policy_node(device: Sbdf) -> String {
-    DeviceNode::Policy.of(device)
+/// Xenstore's, and [`Error::Nonsense`] where `attach` has noted nothing that this version reads.
+pub fn permitted_writes(host: &Dom0, device: Sbdf) -> Result<PermittedWrites, Error> {
+    let node = DeviceNode::PermittedWrites.of(device);
+    let value = host.read(&node)?.unwrap_or_default();
+    value.parse().map_err(|_| Error::Nonsense { place: node, value })
 }
 
 /// A domain's number in the value of a node.

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use dom0::store::Change;
+use pci_config::fakes::Memory;
+use pci_config::{Walk, extended_id, permitted_writes};
 use pcidom_abi::{BrokerCommand, DeviceNode, PoolState, paths, pool};
 use pcidom_broker::records::Phase;
 use pcidom_broker::{Broker, Outside, Vectors, guard};
@@ -120,6 +122,20 @@ impl Bench {
             world.pirqs.insert((guest, gsi.trim().parse().unwrap()));
         });
         self.set_config(name, |config| *config = image());
+        self.permit(name, "permissive=0");
+    }
+
+    /// Notes what the broker may write to a device as it is now, as `pcidom attach` does.
+    pub fn permit(&self, name: &str, policy: &str) {
+        let memory = |name: &str| Memory::of(&self.config(name).0, false);
+        let mut list = permitted_writes(&memory(name), &policy.parse().unwrap());
+        if let Some(physical) = self.machine.host.sysfs.physical_function(device(name)) {
+            let physical = memory(&physical.to_string());
+            let found = Walk::extended(&physical).find(|capability| capability.id == extended_id::SR_IOV);
+            list.capabilities.sr_iov = found.map(|found| found.offset);
+        }
+        let node = DeviceNode::PermittedWrites.of(device(name));
+        self.machine.with(|world| world.write(&node, &list.to_node().unwrap()));
     }
 
     pub fn announce(&self, stub: DomId) {

@@ -21,6 +21,7 @@ use crate::host::domain;
 use crate::ops::pool;
 use crate::records::device_table;
 use crate::records::export::{Export, ExportMode};
+use crate::sysfs::ConfigWalk as _;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;

@@ -1,20 +1,19 @@
 //! The list of what the broker may write to a device, as a guest gets it: the policy's table over what the device says by then.
 
-use pci_config::{Policy, Walk, extended_id, permitted_writes};
+use pci_config::{Policy, permitted_writes};
 use pcidom_abi::{DeviceNode, PermittedWrites};
 use xen_types::Sbdf;
 
 use crate::error::Error;
 use crate::host::Host;
 use crate::store::Change;
+use crate::sysfs::ConfigWalk as _;
 
 /// Makes the list.
 fn compile(host: &Host, device: Sbdf, policy: &Policy) -> Result<PermittedWrites, Error> {
     let mut list = host.sysfs.config(device)?.look(|space| permitted_writes(space, policy))?;
     if let Some(physical) = host.sysfs.physical_function(device) {
-        list.capabilities.sr_iov = host.sysfs.config(physical)?.look(|space| {
-            Walk::extended(space).find(|capability| capability.id == extended_id::SR_IOV).map(|found| found.offset)
-        })?;
+        list.capabilities.sr_iov = host.sysfs.sr_iov(physical)?;
     }
     Ok(list)
 }

@@ -8,6 +8,7 @@ use xen_types::{DomId, Sbdf};
 use crate::device::resources::DeviceResources;
 use crate::error::Error;
 use crate::host::Host;
+use crate::sysfs::ConfigWalk as _;
 
 /// What a command does when `guest` has let go of `devices`, or is gone. `resources` are those of the devices that dom0 still sees; of
 /// others there is nothing left but the vectors.
@@ -17,7 +18,10 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
         await_rest(host, *device)?;
     }
     let settle = |device: Sbdf| await_rest(host, device);
-    resources.iter().try_for_each(|resources| make_quiet(host, guest, resources, &settle))?;
+    for resources in resources {
+        let capabilities = host.sysfs.config(resources.device)?.capabilities()?;
+        make_quiet(host, guest, resources, &capabilities, &settle)?;
+    }
     for device in devices.iter().copied().filter(|device| resources.iter().all(|seen| seen.device != *device)) {
         let mapped = vectors::load(host, device)?;
         unmap(host, guest, device, &mapped, &settle)?;

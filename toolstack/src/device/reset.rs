@@ -6,7 +6,7 @@ use crate::device::state;
 use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::records::reset_note;
-use crate::sysfs::Decode;
+use crate::sysfs::{ConfigWalk as _, Decode};
 
 /// How a reset ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Resetting {
                 }
             },
         };
-        host.sysfs.config(device)?.quiesce(decode)?;
+        host.sysfs.config(device)?.walk_and_quiesce(decode)?;
         Ok(reset)
     }
 }

@@ -1,39 +1,26 @@
 //! In which state a device is found.
 
 use dom0::sysfs::Config;
-use pci_config::id;
+use pci_registers::{command, header, msi, msix};
 
 use crate::error::HostError;
-use crate::sysfs::{Decode, Width};
-
-/// Registers of the header (`PCI Local Bus 3.0 §6.1`), and bits of the latter (§6.2.2).
-const CLASS_REVISION: u64 = 0x08;
-const COMMAND: u64 = 0x04;
-const BUS_MASTER: u32 = 1 << 2;
-const INTX_DISABLE: u32 = 1 << 10;
-/// Bits of the interrupts' control words (§6.8.1.3, §6.8.2.3).
-const MSI_ENABLE: u32 = 1 << 0;
-const MSIX_ENABLE: u32 = 1 << 15;
+use crate::sysfs::{ConfigWalk as _, Decode, Width};
 
 /// Whether the device is as [`Config::quiesce`] leaves it: nobody has used it since.
 pub(crate) fn is_quiet(config: &Config, decode: Decode) -> Result<bool, HostError> {
-    let wanted = INTX_DISABLE | u32::from(decode.bits());
-    if config.read(COMMAND, Width::Word)? & (BUS_MASTER | wanted) != wanted {
+    let wanted = u32::from(command::INTX_DISABLE | decode.bits());
+    let is_set = |offset, bits: u16| Ok::<_, HostError>(config.read(offset, Width::Word)? & u32::from(bits) != 0);
+    if config.read(header::COMMAND, Width::Word)? & (u32::from(command::BUS_MASTER) | wanted) != wanted {
         return Ok(false);
     }
-    let [msi, msix] = config.find_capabilities([id::MSI, id::MSI_X])?;
-    for (control, enable) in [(msi, MSI_ENABLE), (msix, MSIX_ENABLE)] {
-        if let Some(at) = control
-            && config.read(at + 2, Width::Word)? & enable != 0
-        {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let capabilities = config.capabilities()?;
+    let is_msi_on = capabilities.msi.map_or(Ok(false), |msi| is_set(msi.at + msi::CONTROL, msi::ENABLE))?;
+    Ok(!is_msi_on && !capabilities.msix.map_or(Ok(false), |msix| is_set(msix.at + msix::CONTROL, msix::ENABLE))?)
 }
 
 /// Whether nothing answers any more: the device was pulled out. Its ids alone do not tell, a virtual function's read as ones too
 /// (PCIe 5.0 §9.3.4.1.1); its class does not.
 pub(crate) fn is_gone(config: &Config) -> Result<bool, HostError> {
-    Ok(config.read(0, Width::Dword)? == u32::MAX && config.read(CLASS_REVISION, Width::Dword)? == u32::MAX)
+    let is_absent = |offset| Ok::<_, HostError>(config.read(offset, Width::Dword)? == u32::MAX);
+    Ok(is_absent(header::VENDOR_ID)? && is_absent(header::REVISION_ID)?)
 }

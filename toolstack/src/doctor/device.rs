@@ -128,7 +128,11 @@ fn physical_function(host: &Host, device: Sbdf, physical: Sbdf) -> Result<Check,
         return Ok(Check::error(NAME, &error));
     }
     let driver = host.sysfs.driver(physical).map_or_else(|| "nobody".to_owned(), |driver| format!("dom0's {driver}"));
-    Ok(if host.sysfs.decodes_virtual_functions(physical)? {
+    let decodes = match host.sysfs.sr_iov(physical)? {
+        Some(at) => host.sysfs.decodes_virtual_functions(physical, at)?,
+        None => false,
+    };
+    Ok(if decodes {
         Check::ok(NAME, format!("it is {physical}, which {driver} has: take care that nothing there turns it off"))
     } else {
         Check::failed(

@@ -8,9 +8,7 @@ use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::{keep_node, silence_node};
 pub(crate) use pcidom_broker::guard::libxl_owner;
 use pcidom_broker::records::backend_node;
-pub(crate) use pcidom_broker::records::{
-    Phase, Record, UnassignedEntry, backend, load, load_all, load_one, policy, policy_node,
-};
+pub(crate) use pcidom_broker::records::{Phase, Record, UnassignedEntry, backend, load, load_all, load_one};
 use xen_types::{DomId, Sbdf};
 use xenstore::Permission;
 
@@ -26,6 +24,20 @@ use crate::store::Change;
 pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf> {
     let uses = |record: &&Record| record.frontend == Some(guest) && record.phase != Phase::Leaked;
     records.iter().filter(uses).map(|record| record.device).filter(|device| !but.contains(device)).collect()
+}
+
+/// What the admin wants for the device while a guest has it; `None` where that is nothing.
+pub(crate) fn policy(host: &Host, device: Sbdf) -> Result<Option<Policy>, Error> {
+    let node = policy_node(device);
+    let Some(value) = host.read(&node)? else { return Ok(None) };
+    match value.parse() {
+        Ok(policy) => Ok(Some(policy)),
+        Err(_) => Err(HostError::Nonsense { place: node, value }.into()),
+    }
+}
+
+fn policy_node(device: Sbdf) -> String {
+    DeviceNode::Policy.of(device)
 }
 
 /// Notes it. [`unreserve`] forgets it.

@@ -4,12 +4,13 @@ use std::io;
 use std::path::Path;
 
 use pci_config::{Policy, WritableMask};
+use pci_registers::header;
 use xen_types::Sbdf;
 
 use crate::error::{Error, HostError};
 use crate::host::{Host, QUIRKS_FILE};
 use crate::records::device_spec::{DeviceSpec, take_policy};
-use crate::sysfs::Width;
+use crate::sysfs::{ConfigWalk as _, Width};
 
 /// A device as its ids say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,9 @@ pub(crate) fn apply(host: &Host, devices: &[DeviceSpec]) -> Result<Vec<DeviceSpe
         let config = host.sysfs.config(spec.device)?;
         let ids = match host.sysfs.physical_function(spec.device) {
             Some(_) => host.sysfs.ids(spec.device)?,
-            None => config.read(0, Width::Dword)?,
+            None => config.read(header::VENDOR_ID, Width::Dword)?,
         };
-        let subsystem = config.read(0x2c, Width::Dword)?;
+        let subsystem = config.read(header::SUBSYSTEM_VENDOR_ID, Width::Dword)?;
         for entry in entries.iter().filter(|entry| entry.ids.matches(ids, subsystem)) {
             for (word, value) in &entry.words {
                 // A quirk that the command line has as well, or one that no longer fits beside its others, is no reason to fail.

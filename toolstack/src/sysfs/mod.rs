@@ -8,9 +8,11 @@ mod pending;
 mod reserved;
 mod survey;
 mod virtual_functions;
+mod walk;
 mod writer;
 
 pub(crate) use ::dom0::sysfs::{Decode, Kernel, PCIBACK, Width};
+pub(crate) use walk::ConfigWalk;
 
 pub(crate) use pending::Pending;
 
@@ -23,6 +25,7 @@ use std::rc::Rc;
 use ::dom0::Error as HostError;
 use ::dom0::lock;
 use ::dom0::sysfs::{Linux, resource};
+use pci_registers::header;
 use xen_types::{Mfn, Sbdf};
 
 use crate::error::Error;
@@ -30,12 +33,6 @@ use crate::error::Error;
 /// Class codes (`PCI Code and ID Assignment 1.11 §1.7`) of what a machine cannot do without, though its header is an endpoint's: host bridges,
 /// and those to ISA, EISA and Micro Channel.
 const PLATFORM: std::ops::RangeInclusive<u32> = 0x0600..=0x0603;
-
-/// Registers of the header (`PCI Local Bus 3.0 §6.1`).
-const HEADER_TYPE: u64 = 0x0e;
-const INTERRUPT_PIN: u64 = 0x3d;
-/// Header Type without the bit that tells of more functions.
-const LAYOUT: u32 = 0x7f;
 
 /// What happens when something is written to an attribute.
 pub(crate) trait Writes: Kernel {
@@ -110,11 +107,11 @@ impl Sysfs {
     /// Whether the function is a bridge, or so much a part of the machine that it is for nobody else: the layout of its header says it, but of
     /// the latter. Classes alone do not: 0680h is also that of switches' endpoints.
     pub(crate) fn is_bridge(&self, device: Sbdf) -> Result<bool, Error> {
-        let header = self.config(device)?.read(HEADER_TYPE, Width::Byte)?;
+        let header = self.config(device)?.read(header::HEADER_TYPE, Width::Byte)?;
         if header == Width::Byte.bits() {
             return Ok(false); // nothing answers, and who wants the device is told so
         }
-        if header & LAYOUT != 0 {
+        if header & u32::from(header::LAYOUT) != 0 {
             return Ok(true);
         }
         let path = self.device_dir(device).join("class");
@@ -136,7 +133,7 @@ impl Sysfs {
 
     /// Whether the function has an INTx pin.
     pub(crate) fn has_pin(&self, device: Sbdf) -> Result<bool, Error> {
-        Ok(!matches!(self.config(device)?.read(INTERRUPT_PIN, Width::Byte)?, 0 | 0xff))
+        Ok(!matches!(self.config(device)?.read(header::INTERRUPT_PIN, Width::Byte)?, 0 | 0xff))
     }
 
     /// The only driver that the kernel lets have the device; none where any may.

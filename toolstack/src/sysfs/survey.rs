@@ -2,15 +2,11 @@
 
 use std::fs;
 
-use pci_config::id;
+use pci_registers::{express, header, id, msix};
 use xen_types::Sbdf;
 
-use super::{Sysfs, Width, reserved};
+use super::{ConfigWalk as _, Sysfs, Width, reserved};
 use crate::error::Error;
-
-/// Registers (`PCI Local Bus 3.0 §6.1`, `PCIe 5.0 §7.5.3`).
-const SECONDARY_BUS: u64 = 0x19;
-const DEVICE_CAPABILITIES: u64 = 4;
 
 /// The DMAR table's name, and the one that Xen gives it so that dom0's kernel leaves the IOMMU alone (`acpi_dmar_zap`).
 const DMAR_NAMES: [&str; 2] = ["DMAR", "XMAR"];
@@ -56,20 +52,18 @@ impl Sysfs {
 
     /// Whether the function may use other functions' numbers for its own DMA (XSA-449).
     pub(crate) fn has_phantom_functions(&self, device: Sbdf) -> Result<bool, Error> {
-        const SUPPORTED: u32 = 3 << 3;
         let config = self.config(device)?;
         Ok(match config.find_capability(id::PCI_EXPRESS)? {
-            Some(at) => config.read(at + DEVICE_CAPABILITIES, Width::Dword)? & SUPPORTED != 0,
+            Some(at) => config.read(at + express::DEVICE_CAPABILITIES, Width::Dword)? & express::PHANTOM_FUNCTIONS != 0,
             None => false,
         })
     }
 
     /// How many vectors the function's MSI-X table has; 0 without one.
     pub(crate) fn msix_vectors(&self, device: Sbdf) -> Result<u32, Error> {
-        const TABLE_SIZE: u32 = 0x7ff;
         let config = self.config(device)?;
         Ok(match config.find_capability(id::MSI_X)? {
-            Some(at) => (config.read(at + 2, Width::Word)? & TABLE_SIZE) + 1,
+            Some(at) => (config.read(at + msix::CONTROL, Width::Word)? & u32::from(msix::TABLE_SIZE)) + 1,
             None => 0,
         })
     }
@@ -79,7 +73,7 @@ impl Sysfs {
         let tables = self.root().join("firmware/acpi/tables");
         let table = DMAR_NAMES.iter().find_map(|name| fs::read(tables.join(name)).ok())?;
         let secondary = |bridge| {
-            let bus = self.config(bridge).ok()?.read(SECONDARY_BUS, Width::Byte).ok()?;
+            let bus = self.config(bridge).ok()?.read(header::SECONDARY_BUS, Width::Byte).ok()?;
             u8::try_from(bus).ok()
         };
         Some(reserved::is_reserved_for(&table, device, secondary))

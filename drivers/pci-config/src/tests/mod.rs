@@ -32,7 +32,7 @@ fn carried_out(request: &HardwareWrite, list: &PermittedWrites) -> Vec<(u16, u8,
     }
     let shift = |offset: u16| 8 * u32::from(offset % 4);
     let (in_dword, value) = (mask << shift(offset), value << shift(offset));
-    let ranges = list.ranges.iter().filter(|range| (range.offset..range.offset + range.dwords * 4).contains(&offset));
+    let ranges = list.ranges.iter().filter(|range| range.contains(offset));
     let ranges = ranges.map(|range| (offset, width, range.mask >> shift(offset) & width.bits()));
     let quirks = of_kind(true).filter(|write| write.offset / 4 == offset / 4);
     let quirks = quirks.map(|write| (write.offset, write.width, write.mask));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use dom0::Dom0;
 use dom0::store::Connection as StoreConnection;
 use dom0::sysfs::{SYSFS, Sysfs};
+use pci_config::{Policy, permitted_writes};
 use pcidom_abi::{ProcessId, paths};
 use pcidom_broker::{Broker, DeviceResources, Reclaimer, make_quiet, vectors};
 use pciif::{BackendPage, ErrorCode, FrontendPage, OwnedPage, Reply, Request};
@@ -20,6 +21,7 @@ use xen_types::{DomId, GrantRef, Port, Sbdf};
 
 use crate::process::{Moment, Process, Rest, Signal, Syscalls};
 use crate::store::Connection;
+use crate::tool::ecam;
 use crate::xen::SimXen;
 use outside::{Lines, Outside, SimRings, Socket};
 
@@ -254,13 +256,15 @@ fn open(outside: &Outside, requests: Connection, lines: Lines) -> Dom0 {
 /// When it fails.
 pub(crate) fn quiesce(xen: &SimXen, guest: DomId, device: Sbdf) {
     let requests = xen.store().connect_socket();
+    let list = xen.with_function(ecam(device), |function| permitted_writes(function, &Policy::default()));
+    let capabilities = list.map(|list| list.capabilities).unwrap_or_default();
     let xen = xen.clone();
     let main = move |syscalls: &Rc<Syscalls>| {
         let outside = Outside { xen, syscalls: Rc::clone(syscalls) };
         let host = open(&outside, requests, Lines::default());
         let resources = DeviceResources::gather(&host, device).map_err(|error| error.to_string())?;
         let settle = |other: Sbdf| vectors::load(&host, other);
-        make_quiet(&host, guest, &resources, &settle).map_err(|error| error.to_string())
+        make_quiet(&host, guest, &resources, &capabilities, &settle).map_err(|error| error.to_string())
     };
     let end = Process::start(main).go_on(None);
     assert!(matches!(end, Rest::Ended(None)), "{device} cannot be made quiet: {end:?}");

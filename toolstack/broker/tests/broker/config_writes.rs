@@ -2,8 +2,7 @@
 
 use super::*;
 use fakes::World;
-use pcidom_abi::paths;
-use pcidom_broker::records::policy_node;
+use pcidom_abi::{DeviceNode, paths};
 use std::time::Duration;
 
 const PMCSR: u64 = PM + 4;
@@ -131,9 +130,7 @@ fn lend_with_policy(bench: &Bench, policy: &str) {
         config.set_word(0x88, 0x2810);
         config.set_word(0x8a, 0x000f);
     });
-    bench.machine.with(|world| {
-        world.write(&policy_node(device(NVME)), policy);
-    });
+    bench.permit(NVME, policy);
 }
 
 #[test]
@@ -194,6 +191,49 @@ fn the_stubs_word_opens_nothing_that_the_table_does_not() {
     bench.assert_sound();
 }
 
+#[test]
+fn without_a_list_that_makes_sense_nothing_is_done() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let before = bench.config(NVME).0;
+    let node = DeviceNode::PermittedWrites.of(device(NVME));
+    let ask = |broker: &mut Broker<'_, FakeRings>| {
+        let requests = [
+            conf_write(NVME, 4, 2, 4, 4),
+            request(BrokerCommand::EnableMsi, NVME),
+            request(BrokerCommand::DisableMsix, NVME),
+            request(BrokerCommand::Quiesce, NVME),
+        ];
+        requests.map(|request| bench.ask(broker, STUB, &request, &[]))
+    };
+    for value in ["", "permissive=1", "command:4:2:414", "power:40 command:4:2:414:0 future:1"] {
+        bench.machine.with(|world| world.write(&node, value));
+        assert_eq!(ask(&mut broker), [(); 4].map(|()| refused(ErrorCode::OpFailed)), "{value:?}");
+    }
+    bench.machine.with(|world| world.nodes.remove(&node));
+    assert_eq!(ask(&mut broker), [(); 4].map(|()| refused(ErrorCode::OpFailed)));
+    let notes = bench.notes();
+    let told = "permitted-writes node is missing or of another version: detach and attach it";
+    assert!(notes.iter().any(|note| note.contains(told)), "{notes:?}");
+    assert_eq!(bench.config(NVME).0, before);
+    bench.permit(NVME, "permissive=0");
+    assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
+}
+
+#[test]
+fn vectors_of_a_hidden_capability_are_not_mapped() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    bench.permit(NVME, "permissive=0,hide=5,hide=11");
+    for request in [enable_msix(NVME, &[0]), request(BrokerCommand::EnableMsi, NVME)] {
+        assert_eq!(bench.ask(&mut broker, STUB, &request, &[0]).code, ErrorCode::OpFailed);
+    }
+    assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]), success(0));
+    bench.assert_sound();
+}
+
 /// Takes the device back as a command does that did not wait for the broker: the phase, then the registers.
 fn taken_back(world: &mut World) {
     set_phase(world, Phase::Detaching);
@@ -201,7 +241,7 @@ fn taken_back(world: &mut World) {
 
 #[test]
 fn nothing_is_turned_on_in_a_device_that_was_taken_back_meanwhile() {
-    let policy = policy_node(device(NVME));
+    let list = DeviceNode::PermittedWrites.of(device(NVME));
     for (write, opened) in [
         (conf_write(NVME, 4, 2, 0x0004, 0x0404), false),
         (conf_write(NVME, 4, 2, 0x0000, 0x0400), false),
@@ -215,7 +255,7 @@ fn nothing_is_turned_on_in_a_device_that_was_taken_back_meanwhile() {
         }
         bench.set_config(NVME, |config| config.set_word(4, 0x0402));
         // The last that is read before the write.
-        bench.machine.with(|world| world.after_read = Some((policy.clone(), Box::new(taken_back))));
+        bench.machine.with(|world| world.after_read = Some((list.clone(), Box::new(taken_back))));
         let heard = bench.ask(&mut broker, STUB, &write, &[]);
         assert_eq!(heard.code, ErrorCode::DevNotFound, "{write}");
         assert!(bench.config(NVME).is_quiet(), "{write}: {:#x}", bench.config(NVME).word(4));
@@ -249,8 +289,8 @@ fn the_next_guest_keeps_its_interrupt_line_when_an_old_write_is_undone() {
         world.write("/tool/pcidom/device/0000-00-07-0/frontend", "6");
         set_phase(world, Phase::Attaching);
     };
-    let policy = policy_node(device(NVME));
-    bench.machine.with(|world| world.after_read = Some((policy, Box::new(next))));
+    let list = DeviceNode::PermittedWrites.of(device(NVME));
+    bench.machine.with(|world| world.after_read = Some((list, Box::new(next))));
     let heard = bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 0x0004, 0x0004), &[]);
     assert_eq!(heard.code, ErrorCode::DevNotFound);
     assert_eq!(bench.config(NVME).word(4), 0x0003, "no bus mastering, INTx as prepared");

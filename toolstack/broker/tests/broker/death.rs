@@ -3,12 +3,15 @@
 use super::*;
 use dom0::{Dom0, Error};
 use fakes::Killed;
-use pcidom_broker::DeviceResources;
+use pcidom_broker::{DeviceResources, records};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// As a command quiesces, where no broker is at the other devices.
 fn make_quiet(host: &Dom0, guest: DomId, resources: &DeviceResources) -> Result<(), Error> {
-    pcidom_broker::make_quiet(host, guest, resources, &|device| pcidom_broker::vectors::load(host, device))
+    let capabilities = records::permitted_writes(host, resources.device)?.capabilities;
+    pcidom_broker::make_quiet(host, guest, resources, &capabilities, &|device| {
+        pcidom_broker::vectors::load(host, device)
+    })
 }
 
 /// Runs `act` in a broker that is killed at its change number `at`. False when it got through.

@@ -24,6 +24,7 @@ fn msix_entries_become_pirqs_in_their_order() {
 fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
     let bench = Bench::new();
     bench.machine.make_virtual(NVME);
+    bench.permit(NVME, "permissive=0");
     let process = bench.process();
     let mut broker = bench.start(&process);
     let physical = bench.config(PHYSICAL);
@@ -47,6 +48,7 @@ fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
 fn a_virtual_function_that_wakes_has_no_addresses_to_get_back() {
     let bench = Bench::new();
     bench.machine.make_virtual(NVME);
+    bench.permit(NVME, "permissive=0");
     bench.set_config(NVME, |config| config.set_word(PM + 4, 3));
     let process = bench.process();
     let mut broker = bench.start(&process);
@@ -175,9 +177,11 @@ fn devices_without_the_capability_or_without_power_get_no_vectors() {
         config.set_word(PM + 4, 0);
         config.0[0x34] = 0;
     });
+    bench.permit(NVME, "permissive=0");
     assert_eq!(ask(&mut broker), (failed.clone(), failed.clone()));
     // The table in a BAR that dom0 does not know, or in ports.
     bench.set_config(E1000, |config| config.set_word(MSIX + 4, 1));
+    bench.permit(E1000, "permissive=0");
     let heard = bench.ask(&mut broker, STUB, &enable_msix(E1000, &[0]), &[0]);
     assert_eq!(Heard { vectors: Vec::new(), ..heard }, failed);
     assert_eq!(bench.mapped(E1000).len(), 0);

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use pci_config::{ConfigSpace as _, Walk};
+use pci_registers::{command, header, sr_iov};
 use xen_types::{Resource, Sbdf};
 
 use crate::error::Error;
@@ -25,14 +25,6 @@ use crate::lock::{self, Lock};
 pub const SYSFS: &str = "/sys";
 /// The directory of Linux's xen-pciback among the drivers; it parks the devices.
 pub const PCIBACK: &str = "pciback";
-
-/// Id of the SR-IOV extended capability, its control word and bits of it (§9.3.3.3).
-const SR_IOV: u16 = 0x0010;
-const CONTROL: u16 = 8;
-const ENABLE: u32 = 1 << 0;
-const MEMORY_ENABLE: u32 = 1 << 3;
-const COMMAND: u16 = 4;
-const MEMORY_DECODE: u32 = 1 << 1;
 
 /// Linux.
 pub struct Linux;
@@ -176,18 +168,15 @@ impl Sysfs {
     }
 
     /// Whether the registers of a function's virtual ones answer. Their own decode bits are hard-wired (§9.3.4.1.3), and Xen looks for the physical
-    /// function's besides (`memory_decoded`, `xen/arch/x86/msi.c`).
+    /// function's besides (`memory_decoded`, `xen/arch/x86/msi.c`). `sr_iov` is where that one has its SR-IOV capability.
     ///
     /// # Errors
     /// A file that cannot be read, or makes no sense.
-    pub fn decodes_virtual_functions(&self, physical: Sbdf) -> Result<bool, Error> {
-        const ON: u32 = ENABLE | MEMORY_ENABLE;
-        self.config(physical)?.look(|space| {
-            let capability = Walk::extended(space).find(|capability| capability.id == SR_IOV);
-            let control = capability.map(|capability| space.read_config(capability.offset + CONTROL, Width::Word));
-            let is_on = control.is_some_and(|control| control & ON == ON);
-            is_on && space.read_config(COMMAND, Width::Word) & MEMORY_DECODE != 0
-        })
+    pub fn decodes_virtual_functions(&self, physical: Sbdf, sr_iov: u16) -> Result<bool, Error> {
+        const ON: u32 = (sr_iov::ENABLE | sr_iov::MEMORY_ENABLE) as u32;
+        let config = self.config(physical)?;
+        let is_on = config.read(sr_iov + sr_iov::CONTROL, Width::Word)? & ON == ON;
+        Ok(is_on && config.read(header::COMMAND, Width::Word)? & u32::from(command::MEMORY_DECODE) != 0)
     }
 
     /// The function's configuration space.

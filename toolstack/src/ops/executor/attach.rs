@@ -24,6 +24,7 @@ use crate::records::entries::Entries;
 use crate::records::export::Export;
 use crate::records::guard;
 use crate::store::Change;
+use crate::sysfs::ConfigWalk as _;
 use crate::sysfs::Decode;
 use crate::xen::Permission;
 
@@ -72,7 +73,7 @@ pub(super) fn reset_for_guest(host: &Host, device: Sbdf, decode: Decode, is_fres
     if is_fresh {
         return Ok(());
     }
-    host.sysfs.config(device)?.quiesce(decode)?;
+    host.sysfs.config(device)?.walk_and_quiesce(decode)?;
     if reset(host, device, decode)? == Reset::NoMethod {
         host.note(&format!("{device} cannot be reset by itself; it was made quiet through its registers instead"));
     }

@@ -25,6 +25,7 @@ use crate::ops::parking;
 use crate::ops::plan::{Failure, OnFailure, Plan, Step};
 use crate::ops::pool::{self as pool_nodes, STUB_PATIENCE};
 use crate::records::device_table::{self, Phase};
+use crate::sysfs::ConfigWalk as _;
 use crate::xen::Permission;
 
 /// Carries out one plan, which is undone if it fails in its midst and says so.
@@ -308,7 +309,7 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::Reserve { guest, devices, before, .. } => attach::unreserve(host, guest.id, devices, before),
         Step::SetPolicy { stub, device, .. } => pool::look_again(host, stub, *device),
         Step::Reset { stub, device, decode, .. } => attach::reset_after_guest(host, stub, *device, *decode),
-        Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.quiesce(*decode)?),
+        Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.walk_and_quiesce(*decode)?),
         Step::PermitWrites { devices } => attach::forget_writes(host, devices),
         Step::AuditOnUndo { guest, resources } => in_use::note_leaks(host, guest, resources).map(drop),
         Step::Grant { guest, right } => attach::set_right(host, guest.id, *right, Permission::Revoke, step),

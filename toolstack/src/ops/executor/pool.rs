@@ -11,6 +11,7 @@ use crate::ops::pool::{self, await_verdict};
 use crate::records::device_table;
 use crate::records::guard;
 use crate::store::Change;
+use crate::sysfs::ConfigWalk as _;
 use crate::sysfs::Decode;
 
 /// Stops a device and resets it, unless it is as its last reset left it.
@@ -18,7 +19,7 @@ pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Re
     if is_fresh(host, device, decode)? {
         return Ok(Reset::Done);
     }
-    host.sysfs.config(device)?.quiesce(decode)?;
+    host.sysfs.config(device)?.walk_and_quiesce(decode)?;
     reset(host, device, decode)
 }
 
