@@ -16,7 +16,7 @@ pub enum DeviceNode {
     Frontend,
     /// A [`crate::Phase`].
     Phase,
-    /// The policy of the assignment, for the broker, in the words of `pcidom attach`; absent for the default one.
+    /// The policy of the assignment, in the words of `pcidom attach`; absent for the default one.
     Policy,
     /// What the broker may write to the device for its guest: [`crate::PermittedWrites`]. Absent while no guest has the device.
     PermittedWrites,

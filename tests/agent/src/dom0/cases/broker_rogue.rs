@@ -3,6 +3,7 @@
 use std::{fs, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use pci_config::{Policy, fakes::Memory, permitted_writes};
 
 use super::Case;
 use crate::dom0::{
@@ -114,16 +115,17 @@ const NAME: &str = "rogue";
 
 /// Starts it and has the broker's table say that it serves two devices, to itself.
 fn start(fixture: &mut Fixture) -> Result<Domain> {
-    let config = format!(
+    let description = format!(
         "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/rogue.elf\"\nmemory = 2\nvcpus = 1\n\
          extra = \"msi={EDU} msix={NVME} foreign={E1000}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
     );
-    let rogue = fixture.create_paused(NAME, &config)?;
+    let rogue = fixture.create_paused(NAME, &description)?;
     let id = rogue.id.to_string();
     for device in [EDU, NVME] {
         fixture.store.write(&rogue.node(&format!("pool/{}", component(device))), b"")?;
         let dir = format!("/tool/pcidom/device/{}", component(device));
-        for (node, value) in [("phase", "attached"), ("frontend", &*id), ("stub", &*id)] {
+        let list = permitted_writes(&Memory::of(&config(device)?, false), &Policy::default()).to_node()?;
+        for (node, value) in [("permitted-writes", &*list), ("phase", "attached"), ("frontend", &*id), ("stub", &*id)] {
             fixture.store.write(&format!("{dir}/{node}"), value.as_bytes())?;
         }
     }
