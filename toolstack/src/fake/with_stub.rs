@@ -1,5 +1,5 @@
-//! The same machine with the real backend in its stub: the tool's own xenstore connection speaks bytes to the simulated
-//! xenstored, and the other ends are `pciback` and the simulated pcifront (`tests/sim`).
+//! The same machine with the real backend in its stub and, when a test starts it, the real broker: the tool's own xenstore connection speaks
+//! bytes to the simulated xenstored, and the other ends are `pciback`, `pcidom-broker` and the simulated pcifront (`tests/sim`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use sim::device::Function;
 use sim::store::Connection as StoreConnection;
-use sim::{SimFrontend, SimStub, SimTool, SimXen};
-use xen_types::{DomId, Mfn, Pirq, Sbdf};
+use sim::tool::ecam;
+use sim::xen::{LOWEST_PIRQ, TOP_PIRQ};
+use sim::{SimBroker, SimFrontend, SimStub, SimTool, SimXen};
+use xen_types::{DomId, Errno, Mfn, Pirq, Sbdf};
 use xenstore::Transport;
 
 use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
@@ -20,7 +22,7 @@ use super::xl::FakeXl;
 use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
-use crate::sysfs::Sysfs;
+use crate::sysfs::{Sysfs, Width};
 use crate::xen::{DomainInfo, Domctls, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
 
 /// Everybody but the tool.
@@ -28,6 +30,8 @@ pub(crate) struct Peers {
     pub(crate) xen: SimXen,
     pub(crate) tool: SimTool,
     pub(crate) stub: SimStub,
+    /// Does not run unless a test starts it.
+    pub(crate) broker: SimBroker,
     pub(crate) guests: BTreeMap<DomId, SimFrontend>,
     world: Rc<RefCell<World>>,
     tree: Rc<TempTree>,
@@ -40,15 +44,16 @@ impl Peers {
         let before = self.xen.store().requests();
         self.stub.settle();
         self.stub.serve();
+        let mut moved = self.broker.step();
         let running: Vec<DomId> =
             self.world.borrow().domains.iter().filter(|(_, info)| !info.paused).map(|(id, _)| *id).collect();
-        let mut moved = false;
         for (_, guest) in self.guests.iter_mut().filter(|(id, _)| running.contains(id)) {
             if guest.state() == 0 {
                 guest.forget(); // Linux unregisters a device whose directory is gone
             }
             moved |= guest.step(&mut self.stub);
         }
+        self.copy_registers_back();
         moved || self.xen.store().requests() != before
     }
 
@@ -69,15 +74,27 @@ impl Peers {
         }
     }
 
+    /// What the broker wrote is what the tool reads.
+    fn copy_registers_back(&self) {
+        for name in [E1000, EDU, NVME] {
+            let path = self.tree.path().join(format!("bus/pci/devices/{name}/config"));
+            let old = std::fs::read(&path).unwrap();
+            let read = |function: &mut Function| {
+                let offsets = (0..old.len()).map(|offset| u16::try_from(offset).unwrap());
+                offsets.map(|offset| u8::try_from(function.read(offset, Width::Byte)).unwrap()).collect::<Vec<u8>>()
+            };
+            let new = self.xen.with_function(ecam(device(name)), read).unwrap();
+            if new != old {
+                std::fs::write(path, new).unwrap();
+            }
+        }
+    }
+
     pub(crate) fn destroy(&mut self, guest: DomId) {
         self.guests.remove(&guest).unwrap().died();
         self.tool.destroy_guest(guest);
         self.world.borrow_mut().destroy(guest);
     }
-}
-
-fn ecam(device: Sbdf) -> Mfn {
-    Mfn(0xb0000 + (u64::from(device.bus()) << 8) + u64::from(device.devfn()))
 }
 
 /// The machine.
@@ -129,8 +146,10 @@ impl MachineWithStub {
         }
         let (world, tree) = (machine.world.clone(), machine.tree.clone());
         let stub = SimStub::new(&xen, STUB);
+        let broker = SimBroker::new(xen.clone(), STUB);
         let guests = BTreeMap::from([(WEB, SimFrontend::new(xen.clone(), WEB, STUB))]);
-        let mut peers = Peers { xen: xen.clone(), tool, stub, guests, world: world.clone(), tree: tree.clone() };
+        let mut peers =
+            Peers { xen: xen.clone(), tool, stub, broker, guests, world: world.clone(), tree: tree.clone() };
         for name in [E1000, EDU, NVME] {
             // Ids and class as the simulated function has them.
             let path = tree.path().join(format!("bus/pci/devices/{name}/config"));
@@ -218,7 +237,7 @@ impl Transport for SimTransport {
     }
 }
 
-/// The strict hypervisor, which tells the simulated Xen about the stub's rights.
+/// The strict hypervisor, which tells the simulated Xen about the stub's rights and the guests' devices.
 struct SimHypervisor {
     fake: FakeHypervisor,
     xen: SimXen,
@@ -232,7 +251,15 @@ impl Hypervisor for SimHypervisor {
     }
 
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
-        self.fake.unmap_pirq(domain, pirq)
+        // GSIs are in the fake's books, vectors in those of the simulated Xen.
+        match self.xen.unmap_vector(domain, u16::try_from(pirq.0).unwrap()) {
+            Err(Errno::EINVAL) => self.fake.unmap_pirq(domain, pirq),
+            outcome => outcome.map_err(|errno| HypercallError { call: "xc_physdev_unmap_pirq", errno }),
+        }
+    }
+
+    fn vector_pirqs(&self) -> std::ops::RangeInclusive<u32> {
+        LOWEST_PIRQ.into()..=TOP_PIRQ.into()
     }
 
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
@@ -270,10 +297,14 @@ impl Domctls for SimHypervisor {
     }
 
     fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {
-        self.fake.assign(domain, device, relaxed_rdm)
+        self.fake.assign(domain, device, relaxed_rdm)?;
+        self.xen.assign(device, domain);
+        Ok(())
     }
 
     fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        self.fake.deassign(domain, device)
+        self.fake.deassign(domain, device)?;
+        self.xen.deassign(device);
+        Ok(())
     }
 }

@@ -1,5 +1,11 @@
 //! The tool and the real backend together: what one writes, the other understands.
 
+use pcidom_abi::DeviceNode;
+use pciif::layout::MsixEntry;
+use pciif::{Command, Request};
+use sim::broker::Fault;
+use sim::process::{Moment, Signal};
+
 use super::{TIMEOUT, request};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, MachineWithStub, NVME, WEB, device};
@@ -124,6 +130,90 @@ fn a_device_that_was_busy_when_its_guest_died_is_free_after_its_reset() {
     assert_eq!(pool_states(&machine)[1].as_deref(), Some("refused bus mastering is on"));
     reclaim(&machine.host).unwrap();
     assert_eq!(pool_states(&machine), all("free"));
+}
+
+/// A pool whose NVMe has MSI-X, a broker that runs, and a guest that has it.
+fn with_broker() -> MachineWithStub {
+    let machine = MachineWithStub::new();
+    let mut config = machine.machine.config(NVME);
+    config.add_capability(0x50, 0x05, 0x60);
+    config.add_capability(0x60, 0x11, 0);
+    config.set_word(0x62, 7);
+    config.set_word(0x12, 0xfeb0); // the BAR with the table
+    machine.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+    assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
+    machine.with_peers(|peers| peers.broker.start());
+    attach(&machine.host, &request("web", &ALL)).unwrap();
+    machine
+}
+
+/// The guest's driver turns bus mastering and two vectors on; the answers' errors, `None` where there is none.
+fn drive(machine: &MachineWithStub) -> [Option<i32>; 2] {
+    machine.with_peers(|peers| {
+        let ids = 0x10d3_8086;
+        assert!(peers.guests[&WEB].found.iter().all(|(_, found)| *found == ids), "{:?}", peers.guests[&WEB].found);
+        let (place, _) = peers.guests[&WEB].found[2];
+        let master = Request::conf_write(place, 4, 2, 0x0006);
+        let vectors = Request { value: 2, ..Request::new(Command::EnableMsix, place) };
+        let entries = [3, 0].map(|entry| MsixEntry { vector: 0xffff, entry });
+        [(master, &entries[..0]), (vectors, &entries)].map(|(request, entries)| {
+            peers.guests[&WEB].publish_with_entries(&request, entries);
+            peers.settle();
+            peers.guests[&WEB].response().map(|response| response.err)
+        })
+    })
+}
+
+/// Nothing is left of what the guest's driver did.
+fn assert_quiet(machine: &MachineWithStub) {
+    assert_eq!(pool_states(machine), all("free"));
+    machine.with_peers(|peers| assert_eq!(peers.xen.pirqs(), []));
+    assert!(machine.machine.config(NVME).is_quiet());
+    assert_eq!(machine.read(&DeviceNode::Vectors.of(device(NVME))), None);
+    machine.machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_drives_what_was_attached_and_leaves_nothing_on_when_it_is_detached() {
+    let machine = with_broker();
+    assert_eq!(drive(&machine), [Some(0), Some(0)]);
+    machine.with_peers(|peers| {
+        assert_eq!(
+            peers.xen.pirqs().iter().map(|(guest, _, of)| (*guest, *of)).collect::<Vec<_>>(),
+            [(WEB, device(NVME)); 2]
+        );
+    });
+    assert!(!machine.machine.config(NVME).is_quiet());
+    assert!(machine.read(&DeviceNode::Vectors.of(device(NVME))).is_some_and(|vectors| vectors.starts_with("msix ")));
+    detach_all(&machine).unwrap();
+    assert_quiet(&machine);
+    assert_eq!(attach(&machine.host, &request("web", &ALL)).unwrap(), Connection::Connected);
+    assert_eq!(drive(&machine), [Some(0), Some(0)], "and again");
+}
+
+#[test]
+fn vectors_that_a_dead_broker_was_at_are_cleared_away_by_the_next_command() {
+    for fault in [Fault::DIE_BEFORE, Fault::DIE_AFTER, Fault::Signal(Signal::Kill, Moment::Call(20))] {
+        for guest_dies in [false, true] {
+            let machine = with_broker();
+            machine.with_peers(|peers| {
+                peers.broker.faults.extend([Fault::Signal(Signal::Stop, Moment::Call(1000)), fault])
+            });
+            assert_eq!(drive(&machine), [Some(0), None], "{fault:?}");
+            machine.with_peers(|peers| assert!(!peers.broker.is_running()));
+            if guest_dies {
+                machine.with_peers(|peers| {
+                    peers.destroy(WEB);
+                    peers.settle();
+                });
+                reclaim(&machine.host).unwrap();
+            } else {
+                machine.with_peers(|peers| peers.guests[&WEB].give_up());
+                detach_all(&machine).unwrap();
+            }
+            assert_quiet(&machine);
+        }
+    }
 }
 
 #[test]
