@@ -4,6 +4,13 @@
 //!
 //! Time is simulated too: a wait that nobody answers takes no time. Faults can be injected into every change.
 #![expect(missing_docs, reason = "fields and functions of fakes are named after what they stand for")]
+#![expect(clippy::new_without_default, reason = "a new machine is no default one")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a fake that is used wrongly fails its test"
+)]
 
 pub mod bench;
 pub mod broker;

@@ -1,4 +1,5 @@
 //! The broker on a simulated machine (`fakes::bench`).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod config_writes;
 mod death;

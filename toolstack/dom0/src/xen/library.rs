@@ -35,9 +35,10 @@ pub enum OpenError {
 #[macro_export]
 macro_rules! library_symbol {
     ($library:expr, $name:literal) => {{
+        let (library, name) = (&$library, concat!($name, "\0").as_bytes());
         // SAFETY: the type at the receiving field is the prototype in the library's header (4.17; xenctrl.h widened as the
         // module's text says); the pointer lives beside the `Library`, which keeps the code loaded.
-        *unsafe { $library.get(concat!($name, "\0").as_bytes()) }.map_err(|_| $crate::xen::OpenError::NoSymbol($name))?
+        *unsafe { library.get(name) }.map_err(|_| $crate::xen::OpenError::NoSymbol($name))?
     }};
 }
 
