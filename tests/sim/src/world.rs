@@ -203,13 +203,13 @@ impl World {
         (ours, self.guests.get(&guest).map_or(0, SimFrontend::state))
     }
 
-    /// Checks that nothing is held for any guest: no page, port, watch, transaction or node; only the windows of the pool.
+    /// Checks that nothing is held for any guest: no page, port, watch, transaction or node; only the ECAM pages of the pool.
     ///
     /// # Panics
     /// When something is.
     pub fn assert_clean(&self) {
         let in_pool = self.pool_states().values().filter(|state| *state == "free").count();
-        let want = HeldResources { windows: in_pool, ..HeldResources::default() };
+        let want = HeldResources { ecam_pages: in_pool, ..HeldResources::default() };
         assert_eq!(self.xen.held_by(STUB), want, "held for nobody");
         assert_eq!(self.stub.backend.ports().count(), 1, "ports but for the broker's");
         assert_eq!(self.stub.backend.frontends().collect::<Vec<_>>(), [], "frontends");

@@ -72,7 +72,7 @@ pub struct Machine {
     iomem: BTreeSet<(DomId, Mfn)>,
     /// Booted with `mmcfg=0`.
     is_ecam_writable: bool,
-    windows: BTreeMap<Mfn, usize>,
+    ecam_pages: BTreeMap<Mfn, usize>,
     /// Whose DMA a device does, where that is a guest.
     owners: BTreeMap<Sbdf, DomId>,
     vectors: VectorTable,
@@ -405,7 +405,7 @@ impl SimXen {
         machine.now_ns = machine.now_ns.saturating_add(by_ns);
     }
 
-    /// What a domain has in hand: pages mapped by anybody, its ports, windows to configuration space.
+    /// What a domain has in hand: pages mapped by anybody, its ports, mapped ECAM pages.
     #[must_use]
     pub fn held_by(&self, domid: DomId) -> HeldResources {
         let machine = self.machine();
@@ -419,7 +419,7 @@ impl SimXen {
                 };
                 domain.channels.len() - domain.channels.values().filter(towards_dom0).count()
             }),
-            windows: machine.windows.values().sum(),
+            ecam_pages: machine.ecam_pages.values().sum(),
         }
     }
 
@@ -445,7 +445,7 @@ pub struct HeldResources {
     /// Ports, but for the broker's.
     pub ports: usize,
     /// Mapped ECAM pages.
-    pub windows: usize,
+    pub ecam_pages: usize,
 }
 
 /// One domain's hypercalls.
@@ -535,9 +535,9 @@ impl ConfigWrite for SimWindow {
 impl Drop for SimWindow {
     fn drop(&mut self) {
         let mut machine = self.xen.machine();
-        match machine.windows.get_mut(&self.ecam) {
+        match machine.ecam_pages.get_mut(&self.ecam) {
             Some(1) => {
-                machine.windows.remove(&self.ecam);
+                machine.ecam_pages.remove(&self.ecam);
             }
             Some(count) => *count -= 1,
             None => panic!("frame {:#x} unmapped twice", self.ecam),
@@ -554,7 +554,7 @@ impl ConfigAccess for SimPlatform {
         if !machine.iomem.contains(&(self.domid, ecam)) {
             return Err(Errno::EPERM);
         }
-        *machine.windows.entry(ecam).or_default() += 1;
+        *machine.ecam_pages.entry(ecam).or_default() += 1;
         let is_writable = for_writing && machine.is_ecam_writable;
         Ok(SimWindow { xen: self.xen.clone(), ecam, is_writable })
     }
@@ -585,8 +585,8 @@ impl Clock for SimPlatform {
 
 impl Introspection for SimPlatform {
     fn usage(&self) -> Usage {
-        let HeldResources { pages, windows, .. } = self.xen.held_by(self.domid);
+        let HeldResources { pages, ecam_pages, .. } = self.xen.held_by(self.domid);
         // There is no heap of its own here.
-        Usage { mapped_pages: pages + windows, ..Usage::default() }
+        Usage { mapped_pages: pages + ecam_pages, ..Usage::default() }
     }
 }

@@ -12,8 +12,8 @@ fn state(world: &World, address: Sbdf) -> String {
     world.tool.pool_state(address).unwrap_or_default()
 }
 
-fn windows(world: &World) -> usize {
-    world.xen.held_by(STUB).windows
+fn ecam_pages(world: &World) -> usize {
+    world.xen.held_by(STUB).ecam_pages
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn devices_that_are_not_fit_are_refused_with_the_reason_and_not_kept() {
         spoil(&world);
         world.settle();
         assert_eq!(state(&world, A), format!("refused {want}"));
-        assert_eq!(windows(&world), 0, "{want}");
+        assert_eq!(ecam_pages(&world), 0, "{want}");
     }
 }
 
@@ -60,7 +60,7 @@ fn a_refused_device_is_looked_at_again_when_its_nodes_change() {
     world.xen.with_function(ecam(A), |function| function.set_bus_master(false));
     world.tool.set_online(A, true);
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("free", 1));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("free", 1));
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn a_device_presented_again_is_looked_at_again() {
     world.xen.with_function(ecam(A), |function| function.set_bus_master(false));
     write(&world, "state", "new"); // what the tool does once it has reset a device
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("free", 1));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("free", 1));
 }
 
 #[test]
@@ -104,10 +104,10 @@ fn a_device_is_let_go_when_asked_but_not_while_it_is_assigned() {
     let guest = world.connect(5, &[A]);
     world.tool.set_online(A, false);
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("assigned 5", 1));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("assigned 5", 1));
     world.destroy(guest);
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("released", 0));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("released", 0));
     world.tool.remove_from_pool(A);
     world.tool.remove_dirs(guest);
     world.settle();
@@ -135,7 +135,7 @@ fn a_device_that_comes_back_loud_is_refused() {
     world.xen.with_function(ecam(A), |function| function.set_bus_master(true));
     world.destroy(guest);
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("refused bus mastering is on", 0));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("refused bus mastering is on", 0));
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_device_described_anew_is_mapped_anew() {
     world.xen.permit(STUB, ecam(B), true);
     write(&world, "ecam", &format!("{:x}", ecam(B)));
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("free", 1));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("free", 1));
     let guest = world.connect(5, &[A]);
     assert_eq!(world.guest(guest).found.first().map(|(_, ids)| ids >> 16), Some(0x7777));
 }
@@ -166,12 +166,12 @@ fn nodes_that_vanish_while_the_device_is_assigned_are_no_loss() {
     let guest = world.connect(5, &[A]);
     world.tool.remove_from_pool(A);
     world.settle();
-    assert_eq!(windows(&world), 1);
+    assert_eq!(ecam_pages(&world), 1);
     world.destroy(guest);
     world.tool.remove_dirs(guest);
     world.settle();
     world.assert_clean();
-    assert_eq!(windows(&world), 0);
+    assert_eq!(ecam_pages(&world), 0);
 }
 
 #[test]
@@ -181,11 +181,11 @@ fn a_whole_pool_that_vanishes_and_comes_again_is_taken_in() {
     world.tool.remove_from_pool(B);
     world.tool.change(|store| store.remove(&format!("/local/domain/{STUB}/pool")));
     world.settle();
-    assert_eq!(windows(&world), 0);
+    assert_eq!(ecam_pages(&world), 0);
     world.tool.change(|store| store.mkdir(&format!("/local/domain/{STUB}/pool")));
     world.tool.add_to_pool(A, Function::endpoint(0x8086, 1));
     world.settle();
-    assert_eq!((state(&world, A).as_str(), windows(&world)), ("free", 1));
+    assert_eq!((state(&world, A).as_str(), ecam_pages(&world)), ("free", 1));
 }
 
 #[test]
@@ -196,5 +196,5 @@ fn names_that_are_no_addresses_are_ignored() {
     }
     world.settle();
     assert_eq!(state(&world, A), "free");
-    assert_eq!(windows(&world), 1);
+    assert_eq!(ecam_pages(&world), 1);
 }

@@ -81,7 +81,7 @@ impl Life {
     fn assert_exclusive(&self) {
         let held = self.world.xen.held_by(self.world.stub.domid());
         assert!(held.pages <= GUESTS.len() && held.ports == held.pages, "{held:?}");
-        assert!(held.windows <= DEVICES.len(), "{held:?}");
+        assert!(held.ecam_pages <= DEVICES.len(), "{held:?}");
         // And the port that is offered to the broker.
         assert_eq!(self.world.stub.backend.ports().count(), held.ports + 1);
     }

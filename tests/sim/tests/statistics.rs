@@ -41,13 +41,13 @@ fn statistics_are_what_their_names_say() {
     let held = world.xen.held_by(STUB);
     for (name, want) in [
         ("uptime_ns", 1_000),
-        ("windows", held.pages + held.windows),
+        ("mapped_pages", held.pages + held.ecam_pages),
         ("grants", 1),
         ("ports", held.ports + 1), // and the broker's
         ("watches", 5),
         ("transactions", 0),
-        ("alarms", 0),
-        ("questions", 0),
+        ("timers", 0),
+        ("store_requests", 0),
         ("frontends", 1),
         ("devices", 2),
         ("denied_writes", 0),
@@ -68,12 +68,12 @@ fn what_a_guest_had_is_not_counted_when_it_is_gone() {
     let before = statistics(&mut world);
     let guest = world.connect(5, &[A, B]);
     let meanwhile = statistics(&mut world);
-    assert!(meanwhile["windows"] > before["windows"] && meanwhile["watches"] > before["watches"]);
+    assert!(meanwhile["mapped_pages"] > before["mapped_pages"] && meanwhile["watches"] > before["watches"]);
     world.destroy(guest);
     world.tool.remove_dirs(guest);
     world.settle();
     let after = statistics(&mut world);
-    for name in ["windows", "ports", "grants", "watches", "transactions", "alarms", "questions", "frontends", "devices"]
+    for name in ["mapped_pages", "ports", "grants", "watches", "transactions", "timers", "store_requests", "frontends", "devices"]
     {
         assert_eq!(after[name], before[name], "{name}");
     }

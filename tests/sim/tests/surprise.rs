@@ -176,7 +176,7 @@ fn its_slot_stays_taken_until_the_tool_detaches_it_and_then_it_is_refused() {
     world.tool.hot_attach(guest, &[(C, None)]);
     world.settle();
     assert_eq!(world.tool.backend(guest, "vdev-1").as_deref(), Some("0000:00:00.00"), "free again");
-    assert_eq!(world.xen.held_by(world.stub.domid()).windows, 2);
+    assert_eq!(world.xen.held_by(world.stub.domid()).ecam_pages, 2);
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn one_that_was_in_use_goes_without_the_stub_waiting_for_anybody() {
         world.tool.remove_entries(guest, &[A]);
         world.settle_deadlines(10);
         assert_eq!(pool(&world, A), "refused it was gone while it was assigned");
-        assert_eq!(world.xen.held_by(world.stub.domid()).windows, 2, "only the free ones are mapped");
+        assert_eq!(world.xen.held_by(world.stub.domid()).ecam_pages, 2, "only the free ones are mapped");
     }
 }
 

@@ -52,7 +52,7 @@ fn the_backend_takes_devices_into_its_pool_and_lets_go() {
     assignable::remove(&machine.host, &ALL.map(device), false).unwrap();
     assert_eq!(pool_states(&machine), vec![None; 3]);
     assert_eq!(nodes(&machine), before);
-    machine.with_peers(|peers| assert_eq!(peers.xen.held_by(crate::fake::STUB).windows, 0));
+    machine.with_peers(|peers| assert_eq!(peers.xen.held_by(crate::fake::STUB).ecam_pages, 0));
     machine.machine.assert_no_violations();
 }
 

@@ -107,7 +107,7 @@ fn status(fixture: &mut Fixture) -> Result<()> {
         Ok(line.trim().trim_end_matches(',').rsplit(' ').next().unwrap_or_default().parse()?)
     };
     // Three devices and at least one guest's page are mapped; the guest's port and the broker's; four watches and one a guest.
-    ensure!(figure("windows")? >= 4 && figure("ports")? >= 2 && figure("watches")? >= 5, "{json}");
+    ensure!(figure("mapped_pages")? >= 4 && figure("ports")? >= 2 && figure("watches")? >= 5, "{json}");
     ensure!(figure("heap_used")? > 0 && figure("heap_peak")? >= figure("heap_used")?, "{json}");
     ensure!(figure("uptime_ns")? > 0 && figure("reads")? > 0 && figure("transactions")? == 0, "{json}");
     let after = fixture.store.children(&stub.node("data/pcidom"))?;
