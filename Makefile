@@ -36,11 +36,11 @@ update = cmp --silent $(1) $(2) || cp $(1) $(2)
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest rogue frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
-run: stub rogue frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
+run: stub malicious-stub frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
 # The release that `make test` runs chosen cases on, beside all on $(DEBIAN).
@@ -60,19 +60,19 @@ test-release: setup ## The same optimised and without overflow checks, as the im
 test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds; CASE=part of a name selects)
 	@$(BENCH) fast --case '$(CASE)'
 
-test-full: stub rogue frontend tool agent ## Suites with Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects, ALONE=1 takes all down between cases)
+test-full: stub malicious-stub frontend tool agent ## Suites with Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects, ALONE=1 takes all down between cases)
 	@$(BENCH) full --case '$(CASE)' $(if $(ALONE),--alone) $(if $(AND_CHOSEN_ON),--and-chosen-on $(AND_CHOSEN_ON)) $(if $(MACHINES),--machines $(MACHINES))
 
-test-chosen: stub rogue frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
+test-chosen: stub malicious-stub frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
 	@$(BENCH) chosen --case '$(CASE)'
 
 cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)
 	@$(BENCH) cases --case '$(CASE)'
 
-soak: stub rogue frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
+soak: stub malicious-stub frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
 
-bench: stub counting rogue frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
+bench: stub counting malicious-stub frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) benchmark --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
 
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
@@ -87,7 +87,7 @@ lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and
 	cargo fmt --all --check
 	cargo run --locked --quiet --package tree
 	cargo clippy --locked --quiet --all-targets -- -D warnings
-	$(IMAGES) clippy --locked --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p rogue -p frontend -- -D warnings
+	$(IMAGES) clippy --locked --quiet --release --target-dir $(TARGET_DIR)/kernel -p kernel -p pcidom-stub -p selftest -p malicious-stub -p frontend -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --document-private-items
 
 BROKER := toolstack/broker/src
@@ -178,10 +178,10 @@ selftest: setup
 	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p selftest
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/selftest,build/selftest.elf)
 
-rogue: setup
+malicious-stub: setup
 	@mkdir -p build
-	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p rogue
-	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/rogue,build/rogue.elf)
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p malicious-stub
+	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/malicious-stub,build/malicious-stub.elf)
 
 frontend: setup
 	@mkdir -p build

@@ -128,7 +128,7 @@ impl Images {
         if let Some(image) = counting {
             archive.program("usr/lib/xen/boot/pcidom-counting.elf", Path::new(image))?;
         }
-        archive.program("usr/lib/xen/boot/rogue.elf", Path::new(layout::ROGUE_IMAGE))?;
+        archive.program("usr/lib/xen/boot/malicious-stub.elf", Path::new(layout::MALICIOUS_STUB_IMAGE))?;
         archive.program("usr/lib/xen/boot/frontend.elf", Path::new(layout::FRONTEND_IMAGE))?;
         archive.program("usr/bin/pcidom", Path::new(layout::TOOL))?;
         self.unpacked.add_libraries_of(&mut archive, Path::new(layout::TOOL))?;

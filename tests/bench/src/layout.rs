@@ -16,7 +16,7 @@ pub(crate) const STUB_IMAGE: &str = "build/pcidom.elf";
 /// The kernel's self-test image.
 pub(crate) const SELFTEST_IMAGE: &str = "build/selftest.elf";
 /// The image of a stub that misbehaves.
-pub(crate) const ROGUE_IMAGE: &str = "build/rogue.elf";
+pub(crate) const MALICIOUS_STUB_IMAGE: &str = "build/malicious-stub.elf";
 /// The image of a small guest with the driver of another system.
 pub(crate) const FRONTEND_IMAGE: &str = "build/frontend.elf";
 /// The stub's image with counters of its hypercalls and its own time.

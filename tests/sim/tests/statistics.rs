@@ -73,8 +73,17 @@ fn what_a_guest_had_is_not_counted_when_it_is_gone() {
     world.tool.remove_dirs(guest);
     world.settle();
     let after = statistics(&mut world);
-    for name in ["mapped_pages", "ports", "grants", "watches", "transactions", "timers", "store_requests", "frontends", "devices"]
-    {
+    for name in [
+        "mapped_pages",
+        "ports",
+        "grants",
+        "watches",
+        "transactions",
+        "timers",
+        "store_requests",
+        "frontends",
+        "devices",
+    ] {
         assert_eq!(after[name], before[name], "{name}");
     }
 }

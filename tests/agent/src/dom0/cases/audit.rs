@@ -23,23 +23,23 @@ pub(super) const CASES: &[Case] = &[
 
 /// What `edu` says at its first register (QEMU, `docs/specs/edu.txt`).
 const EDU_ID: &str = "010000ed";
-const CLINGER: &str = "clinger";
+const LEAKING: &str = "leaking";
 
 /// The guest of these cases, with a device.
 fn guest_with(fixture: &mut Fixture, device: &str) -> Result<Domain> {
     fixture.broker()?;
-    let known = fixture.domains.iter().any(|domain| domain.name == CLINGER);
-    let guest = fixture.guest_with(CLINGER, &[device])?;
+    let known = fixture.domains.iter().any(|domain| domain.name == LEAKING);
+    let guest = fixture.guest_with(LEAKING, &[device])?;
     if known {
         fixture.free(device)?;
-        fixture.pcidom(&["attach", CLINGER, device])?;
+        fixture.pcidom(&["attach", LEAKING, device])?;
     }
     Ok(guest)
 }
 
 /// Detaches, which must succeed, and tells how long looking through each domain took.
 fn detach(fixture: &Fixture, device: &str) -> Result<()> {
-    let outcome = fixture.try_pcidom(&["-v", "detach", CLINGER, device])?;
+    let outcome = fixture.try_pcidom(&["-v", "detach", LEAKING, device])?;
     for line in outcome.stderr.lines().filter(|line| line.contains("looked through")) {
         println!("agent: {}", line.trim());
     }
@@ -63,7 +63,7 @@ fn let_go(fixture: &mut Fixture) -> Result<()> {
         let stub = fixture.stub()?;
         expect(E1000, fixture.pool_state(&stub, E1000)?.as_deref(), "free")?;
         if !unloads {
-            fixture.pcidom(&["attach", CLINGER, E1000])?;
+            fixture.pcidom(&["attach", LEAKING, E1000])?;
         }
     }
     Ok(())
@@ -101,9 +101,9 @@ fn clinging(fixture: &mut Fixture) -> Result<Domain> {
     let said = fixture.in_guest(&guest, &format!("hold {start} 8192"))?;
     ensure!(said == EDU_ID.as_bytes(), "edu says {}", String::from_utf8_lossy(&said));
     fixture.pcidom_fails(
-        &["detach", CLINGER, EDU],
+        &["detach", LEAKING, EDU],
         1,
-        &format!("held by {CLINGER} (domain {}): 2 mappings of 0x", guest.id),
+        &format!("held by {LEAKING} (domain {}): 2 mappings of 0x", guest.id),
     )?;
     Ok(guest)
 }
@@ -126,13 +126,13 @@ fn clings(fixture: &mut Fixture) -> Result<()> {
     ensure!(said == EDU_ID.as_bytes(), "edu does not answer any more: {}", String::from_utf8_lossy(&said));
     let list = fixture.pcidom(&["list"])?;
     let Some(line) = list.lines().find(|line| line.contains(EDU)) else { bail!("{EDU} is not in {list}") };
-    ensure!(line.contains(" leaked ") && line.contains(&format!("held by {CLINGER} (domain {})", guest.id)), "{line}");
+    ensure!(line.contains(" leaked ") && line.contains(&format!("held by {LEAKING} (domain {})", guest.id)), "{line}");
     println!("agent: {line}");
     let other = fixture.create_guest("other", crate::dom0::guests::GuestOptions::default())?;
-    for name in ["other", CLINGER] {
+    for name in ["other", LEAKING] {
         fixture.pcidom_fails(&["attach", name, EDU], 1, "is given to nobody, because it is still held by")?;
     }
-    fixture.pcidom_fails(&["detach", CLINGER, EDU], 1, "held by")?;
+    fixture.pcidom_fails(&["detach", LEAKING, EDU], 1, "held by")?;
     fixture.in_guest(&guest, "let-go")?;
     detach(fixture, EDU)?;
     is_free(fixture)?;
@@ -143,7 +143,7 @@ fn clings(fixture: &mut Fixture) -> Result<()> {
 
 fn by_force(fixture: &mut Fixture) -> Result<()> {
     let guest = clinging(fixture)?;
-    fixture.pcidom(&["detach", "--force", CLINGER, EDU])?;
+    fixture.pcidom(&["detach", "--force", LEAKING, EDU])?;
     is_free(fixture)?;
     fixture.in_guest(&guest, "let-go").map(drop)
 }

@@ -3,7 +3,6 @@
 mod audit;
 mod beside_xl;
 mod broker_death;
-mod broker_rogue;
 mod broker_stopped;
 mod case;
 mod commands;
@@ -15,6 +14,7 @@ mod export;
 mod hotplug;
 mod interrupted;
 mod kinds;
+mod malicious_stub;
 mod many_entries;
 mod misbehaving;
 mod neighbours;
@@ -43,7 +43,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     network::CASES,
     broker_death::CASES,
     broker_stopped::CASES,
-    broker_rogue::CASES,
+    malicious_stub::CASES,
     hotplug::life::CASES,
     audit::CASES,
     export::CASES,

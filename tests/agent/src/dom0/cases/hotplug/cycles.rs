@@ -115,7 +115,8 @@ fn figures(fixture: &mut Fixture, guest: &Domain) -> Result<Figures> {
     // The stub's own: `"name": NUMBER` in the JSON form.
     let status = fixture.pcidom(&["status", "--json"])?;
     let (_, status) = status.split_once("\"statistics\":").with_context(|| format!("no statistics in {status}"))?;
-    for name in ["heap_used", "mapped_pages", "ports", "grants", "watches", "transactions", "timers", "frontends", "devices"]
+    for name in
+        ["heap_used", "mapped_pages", "ports", "grants", "watches", "transactions", "timers", "frontends", "devices"]
     {
         let number = status.split_once(&format!("\"{name}\":")).map(|(_, rest)| rest.trim_start());
         let digits = number.and_then(|text| text.split(|c: char| !c.is_ascii_digit()).next());

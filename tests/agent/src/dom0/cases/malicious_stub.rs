@@ -1,4 +1,4 @@
-//! A stub that misbehaves gets nothing by it (`tests/guests/rogue`).
+//! A stub that misbehaves gets nothing by it (`tests/guests/malicious-stub`).
 
 use std::{fs, thread, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::dom0::{
     services::SHARE,
 };
 
-pub(super) const CASES: &[Case] = &[Case::new("a_rogue_stub_is_refused_everything_that_is_not_its_own", rogue)];
+pub(super) const CASES: &[Case] = &[Case::new("a_malicious_stub_is_refused_everything_that_is_not_its_own", malicious)];
 
 /// What it tries, and the answer (`pciif.h`). "Its own" ones show that the broker serves it at all.
 const ANSWERS: &[(&str, &str)] = &[
@@ -67,7 +67,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("a ring that was announced wrongly for a while", "0"),
 ];
 
-fn rogue(fixture: &mut Fixture) -> Result<()> {
+fn malicious(fixture: &mut Fixture) -> Result<()> {
     let stub = fixture.stub_with_pool()?;
     for device in [EDU, NVME] {
         fixture.free(device)?;
@@ -77,8 +77,8 @@ fn rogue(fixture: &mut Fixture) -> Result<()> {
     let spaces = spaces()?;
     let mut tried = Vec::new();
     let lines = fixture.broker_lines(|fixture| {
-        let rogue = start(fixture)?;
-        tried = said(fixture, &rogue)?;
+        let malicious = start(fixture)?;
+        tried = said(fixture, &malicious)?;
         Ok(())
     })?;
     let mut wrong = Vec::new();
@@ -100,29 +100,29 @@ fn rogue(fixture: &mut Fixture) -> Result<()> {
     ensure!(Irqs::now(fixture)?.messages() == irqs, "messages were mapped");
     ensure!(self::spaces()? == spaces, "a register has changed");
     // The real stub has not noticed.
-    let rogue = fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the rogue is gone")?;
+    let malicious = fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
     for device in [EDU, NVME] {
         fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
     }
-    fixture.destroy(&rogue)?;
+    fixture.destroy(&malicious)?;
     let guest = fixture.guest_with("after", &ALL)?;
     ensure!(fixture.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
     ensure!(fixture.domains.contains(&stub), "the stub is another one");
     fixture.destroy(&guest)
 }
 
-const NAME: &str = "rogue";
+const NAME: &str = "malicious";
 
 /// Starts it and has the broker's table say that it serves two devices, to itself.
 fn start(fixture: &mut Fixture) -> Result<Domain> {
     let description = format!(
-        "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/rogue.elf\"\nmemory = 2\nvcpus = 1\n\
+        "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/malicious-stub.elf\"\nmemory = 2\nvcpus = 1\n\
          extra = \"msi={EDU} msix={NVME} foreign={E1000}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
     );
-    let rogue = fixture.create_paused(NAME, &description)?;
-    let id = rogue.id.to_string();
+    let malicious = fixture.create_paused(NAME, &description)?;
+    let id = malicious.id.to_string();
     for device in [EDU, NVME] {
-        fixture.store.write(&rogue.node(&format!("pool/{}", component(device))), b"")?;
+        fixture.store.write(&malicious.node(&format!("pool/{}", component(device))), b"")?;
         let dir = format!("/tool/pcidom/device/{}", component(device));
         let list = permitted_writes(&Memory::of(&config(device)?, false), &Policy::default()).to_node()?;
         for (node, value) in [("permitted-writes", &*list), ("phase", "attached"), ("frontend", &*id), ("stub", &*id)] {
@@ -130,16 +130,16 @@ fn start(fixture: &mut Fixture) -> Result<Domain> {
         }
     }
     fixture.xl(&["unpause", NAME])?;
-    Ok(rogue)
+    Ok(malicious)
 }
 
-/// What it says on its console, up to the end: the texts behind `rogue: `.
-fn said(fixture: &Fixture, rogue: &Domain) -> Result<Vec<String>> {
-    let path = format!("{SHARE}/console/guest-{}.log", rogue.name);
+/// What it says on its console, up to the end: the texts behind `malicious stub: `.
+fn said(fixture: &Fixture, malicious: &Domain) -> Result<Vec<String>> {
+    let path = format!("{SHARE}/console/guest-{}.log", malicious.name);
     loop {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let lines: Vec<String> =
-            text.lines().filter_map(|line| Some(line.split_once("rogue: ")?.1.trim_end().to_owned())).collect();
+            text.lines().filter_map(|line| Some(line.split_once("malicious stub: ")?.1.trim_end().to_owned())).collect();
         if lines.last().is_some_and(|line| line == "done") {
             return Ok(lines);
         }
@@ -148,7 +148,7 @@ fn said(fixture: &Fixture, rogue: &Domain) -> Result<Vec<String>> {
     }
 }
 
-/// Configuration spaces of all devices, without the register that the rogue may write.
+/// Configuration spaces of all devices, without the register that the malicious stub may write.
 fn spaces() -> Result<Vec<Vec<u8>>> {
     ALL.iter()
         .map(|device| {

@@ -1,5 +1,5 @@
 //! A stub that misbehaves: announces a ring to the broker as `docs/broker.md` says and asks for what it must not get. It prints
-//! `rogue: NAME err=N` for each thing that it tried, and `rogue: done` at the end.
+//! `malicious stub: NAME err=N` for each thing that it tried, and `malicious stub: done` at the end.
 //!
 //! Its command line names devices: `msi=BDF msix=BDF` for those that the broker's table says are its own (with MSI and with MSI-X), `foreign=BDF`
 //! for another stub's.
@@ -29,8 +29,8 @@ const NOTICE_NS: u64 = 500_000_000;
 
 fn main(info: &'static kernel::BootInfo) -> ! {
     match run(info.command_line()) {
-        Ok(()) => log::info!("rogue: done"),
-        Err(why) => log::error!("rogue: gave up: {why}"),
+        Ok(()) => log::info!("malicious stub: done"),
+        Err(why) => log::error!("malicious stub: gave up: {why}"),
     }
     console::flush(PATIENCE_NS);
     // Stays, so that nothing is cleaned up behind it before somebody has looked.
@@ -59,18 +59,18 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     ring.wait_for_broker()?;
     for attempt in attempts::all(&targets) {
         let err = ring.ask(&attempt.request, &attempt.entries)?;
-        log::info!("rogue: {} err={err}", attempt.name);
+        log::info!("malicious stub: {} err={err}", attempt.name);
     }
     let harmless = attempts::query(targets.msi);
     ring.storm(&harmless)?;
-    log::info!("rogue: a storm of events err={}", ring.ask(&harmless, &[])?);
-    log::info!("rogue: garbage flags err={}", ring.ask_with_flags(&harmless, u32::MAX)?);
+    log::info!("malicious stub: a storm of events err={}", ring.ask(&harmless, &[])?);
+    log::info!("malicious stub: garbage flags err={}", ring.ask_with_flags(&harmless, u32::MAX)?);
     for (reference, port) in [(u32::MAX, u32::MAX), (4711, ring.port()), (ring.reference(), ring.port())] {
         announce(reference, port)?;
         // It looks ten times a second.
         events::wait(&[], Some(clock::now_ns() + NOTICE_NS)).map_err(|_| "sleeping is refused")?;
     }
     ring.wait_for_broker()?;
-    log::info!("rogue: a ring that was announced wrongly for a while err={}", ring.ask(&harmless, &[])?);
+    log::info!("malicious stub: a ring that was announced wrongly for a while err={}", ring.ask(&harmless, &[])?);
     Ok(())
 }
