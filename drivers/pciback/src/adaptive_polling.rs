@@ -1,4 +1,4 @@
-//! Whether to look for the next request for a moment before going to sleep.
+//! Adaptive polling: whether to poll for the next request before going to sleep.
 //!
 //! Requests come in bursts, each as soon as the one before is answered. Where the frontend runs on another CPU, finding the next request
 //! without having slept saves both of them a wake-up; where it waits for our CPU, each moment that we look is lost. Nobody tells which of the

@@ -1,4 +1,4 @@
-//! The whole backend, for a shell that moves bytes and events.
+//! The backend as a whole; the image around it moves bytes and events.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

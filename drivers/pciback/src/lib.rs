@@ -1,4 +1,4 @@
-//! The PCI backend: what a frontend's requests mean, who sees which device where, and how devices come and go.
+//! The PCI backend: requests of frontends, virtual topology, xenbus handshake and hotplug.
 //!
 //! Pure code: Xen and the hardware are behind the traits of [`platform`]. [`Backend`] is the whole of it, for a shell that moves bytes and events.
 //!

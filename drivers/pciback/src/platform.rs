@@ -1,4 +1,4 @@
-//! What the backend needs of Xen, as narrow traits: each has one real implementation (in `boot`, over `kernel`) and one
+//! The platform as narrow traits: each has one real implementation (in `boot`, over `kernel`) and one
 //! strict fake (in `tests/sim`), which fails the test on a leak, a double release or a number it never gave out.
 
 pub use pci_config::{ConfigSpace, Width};

@@ -1,4 +1,4 @@
-//! A token bucket: how much of our work one guest may cause.
+//! Token bucket that limits the work that one guest may cause.
 
 /// Lets a burst through, then a steady rate.
 #[derive(Clone, Copy, Debug)]

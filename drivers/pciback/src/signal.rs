@@ -1,4 +1,4 @@
-//! "Look again": a flag that a task waits for.
+//! A flag that a task waits for, set when it has to look again.
 
 use alloc::rc::Rc;
 use core::cell::Cell;

@@ -1,4 +1,4 @@
-//! How the virtual addresses of a guest's devices are chosen.
+//! Export modes: how virtual addresses of a guest's devices are chosen.
 
 use core::fmt;
 use core::str::FromStr;

@@ -1,4 +1,4 @@
-//! What a command is about to do, written down before it begins, so that the next one undoes or finishes it if this one is killed.
+//! Intent log: what a command is about to do, recorded before it begins, so that the next one can undo or finish it.
 
 use alloc::borrow::ToOwned as _;
 use alloc::string::String;

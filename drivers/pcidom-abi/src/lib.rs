@@ -9,7 +9,7 @@
 //! | [`paths`] | where the nodes are, in dom0's own tree and in a stub's |
 //! | [`DeviceNode`], [`Phase`] | the device database, `/tool/pcidom/device/BDF` |
 //! | [`Intent`], [`ProcessId`], [`PauseNote`], [`CreationProgress`] | what commands note so that a killed one can be put right |
-//! | [`pool`], [`PoolState`] | what a stub is told about each device, and what it answers |
+//! | [`pool`], [`PoolState`] | the description of each device for its stub, and the stub's answer |
 //! | [`Vectors`], [`PirqSet`] | interrupts in the device database |
 //! | [`PermittedWrites`] | what the broker may write to a device for its guest |
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |

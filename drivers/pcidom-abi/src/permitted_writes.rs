@@ -1,4 +1,4 @@
-//! What the broker may write to a device for its guest.
+//! The list of writes that the broker may carry out on a device for its guest.
 
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! Where a device is on its way between the pool and a guest.
+//! Phases of a device between the pool and a guest.
 
 use core::fmt;
 use core::str::FromStr;

@@ -1,4 +1,4 @@
-//! What a stub is told about each device of its pool: the nodes in `pool/BDF`.
+//! Description of a device for its stub: the nodes in `pool/BDF`.
 
 use alloc::format;
 use alloc::string::{String, ToString as _};

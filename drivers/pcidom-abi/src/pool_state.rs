@@ -1,4 +1,4 @@
-//! What a stub says about one device of its pool.
+//! The `state` node of a device in the pool, written by the stub.
 
 use alloc::borrow::ToOwned as _;
 use alloc::format;

@@ -1,4 +1,4 @@
-//! Which command is at work, and what it has paused.
+//! Nodes of running commands and of domains that they have paused.
 
 use core::fmt;
 use core::str::FromStr;

@@ -1,4 +1,4 @@
-//! Which interrupt vectors of a device are mapped.
+//! The record of a device's mapped interrupt vectors.
 
 use alloc::vec::Vec;
 use core::fmt;

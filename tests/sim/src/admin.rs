@@ -1,4 +1,4 @@
-//! A toolstack that does what is asked of it, one command at a time, and keeps the books on rights: who may reach which device.
+//! A scripted toolstack, one command at a time, with bookkeeping of rights to devices.
 //!
 //! It is strict: rights to a device that somebody else may reach fail the test.
 

@@ -1,4 +1,4 @@
-//! Functions to plug in: configuration spaces with just enough in them.
+//! Simulated functions: configuration spaces with the registers that tests need.
 
 use pciback::platform::{ConfigSpace, Width};
 

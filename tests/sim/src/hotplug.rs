@@ -1,4 +1,4 @@
-//! How the toolstack changes the devices of a guest that has directories already.
+//! The toolstack's part of hotplug.
 
 use xen_types::{DomId, Sbdf};
 

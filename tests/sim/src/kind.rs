@@ -1,4 +1,4 @@
-//! The guests whose drivers we know.
+//! Kinds of guests, by their driver.
 
 /// Which driver a guest has (docs/protocol.md §2.3 and §7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

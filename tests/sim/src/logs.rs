@@ -1,4 +1,4 @@
-//! What was logged in this test: each test runs in a thread of its own, and so has its own lines.
+//! Log lines of the current test, kept per thread because each test has a thread.
 
 use std::cell::RefCell;
 use std::sync::Once;

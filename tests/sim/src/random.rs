@@ -1,4 +1,4 @@
-//! Numbers that only look random: a test that fails with a seed fails with it again.
+//! Pseudo-random numbers: a test that fails with a seed fails with it again.
 
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! What the toolstack writes: `docs/xenstore.md`, in the shapes of libxl.
+//! The toolstack's nodes (`docs/xenstore.md`), in libxl's shapes.
 
 use pci_config::{Policy, permitted_writes};
 use pcidom_abi::{DeviceNode, Phase, paths};

@@ -1,4 +1,4 @@
-//! The initial connect, and what the stub says of itself.
+//! The initial connect, and the stub's announcements.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};

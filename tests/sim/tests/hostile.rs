@@ -1,4 +1,4 @@
-//! What a guest can say to harm others, or itself (docs/protocol.md §8.6), and a store that says no.
+//! Hostile guests (docs/protocol.md §8.6), and a xenstored that refuses requests.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};

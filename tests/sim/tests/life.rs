@@ -1,4 +1,4 @@
-//! How connections end and begin again: closed, torn away at any moment, restarted.
+//! Ends and restarts of connections: closed, cut at any moment, restarted.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};

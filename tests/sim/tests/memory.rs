@@ -1,4 +1,4 @@
-//! What the backend takes for many guests and devices: a stub of 2 MiB must have room for 64 guests and 256 functions.
+//! Memory use of the backend with many guests and devices: a stub of 2 MiB must have room for 64 guests and 256 functions.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

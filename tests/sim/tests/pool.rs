@@ -1,4 +1,4 @@
-//! The pool: devices come in, are looked at, assigned, taken back, let go.
+//! The pool: devices are added, checked, assigned, taken back and released.
 
 use sim::device::Function;
 use sim::tool::ecam;

@@ -1,4 +1,4 @@
-//! What ends a change of devices in its middle: at each of its steps, the guest and the toolstack do something else.
+//! Interrupted hotplug: at each of its steps the guest or the toolstack does something else.
 
 use sim::World;
 use sim::world::device_id;

@@ -1,4 +1,4 @@
-//! Thousands of lives in which everything happens in some other order: bytes in any pieces, guests and dom0 at any moment.
+//! Random schedules: bytes arrive in any pieces, guests and dom0 act at any moment.
 
 use sim::random::Random;
 use sim::stub::Turn;

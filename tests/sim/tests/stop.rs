@@ -1,4 +1,4 @@
-//! The stub comes to its end as the toolstack asks: frontends first.
+//! Shutdown of the stub: it closes its frontends first.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciback::Shutdown;

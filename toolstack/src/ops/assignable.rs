@@ -1,4 +1,4 @@
-//! `pcidom assignable`: which devices may be given to guests, with the same bookkeeping as `xl pci-assignable-*`.
+//! `pcidom assignable`: adds devices to the pool and removes them, with the same bookkeeping as `xl pci-assignable-*`.
 
 use pcidom_broker::due::ready_stub;
 use xen_types::Sbdf;

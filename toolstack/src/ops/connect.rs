@@ -1,4 +1,4 @@
-//! Waiting for backend and frontend to meet.
+//! Waits until backend and frontend are connected.
 
 use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};

@@ -1,4 +1,4 @@
-//! Having a guest let go of some of its devices while it goes on using the others: the second half of the hotplug design
+//! Hot-unplug: asks a guest to release some of its devices while it goes on using the others: the second half of the hotplug design
 //! (docs/protocol.md §2.4, §8.3). The guest is told first; nothing is taken from it here.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a guest still has of a device that was taken from it. Xen does not undo mappings when it takes a right back, so a device
+//! Devices of which a guest has leaked mappings. Xen does not undo mappings when it takes a right back, so a device
 //! of which a living guest has kept something is given to nobody (`audit/`).
 
 use pcidom_abi::DeviceNode;

@@ -1,4 +1,4 @@
-//! What commands do with devices: into the pool, to a guest, back, and what was left half done.
+//! Operations on devices: adding to the pool, attaching, detaching, and recovery of unfinished work.
 
 pub(crate) mod assignable;
 pub(crate) mod attach;

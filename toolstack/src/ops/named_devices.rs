@@ -1,4 +1,4 @@
-//! The devices of this host that a user's words mean.
+//! Resolves device names given by the user to devices of this host.
 
 use xen_types::{DomId, Sbdf};
 use xenstore::path;

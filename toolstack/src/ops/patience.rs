@@ -1,5 +1,5 @@
-//! How long backend and guest are waited for. The time of each side runs while it is that side's turn, and from the moment when it was
-//! asked: a command that takes long over its own work, and a side that waits for the other one, cost nobody anything.
+//! Time-outs for backend and guest. Each side's time runs from the moment when it was asked, and only while it is to
+//! act: the command's own work and the other side's delay do not count.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Devices that go where they were told to be, when what was there has come again: those of a stub that was started anew go into
-//! its pool, and those that follow a guest (`attach --keep`) go to the guest.
+//! Persistent assignment: devices of a stub that was restarted go back into its pool, and those with `attach --keep`
+//! back to their guest.
 //!
 //! A stub is known again by its name, a guest by its UUID, which `xl reboot` keeps. Nothing here waits for a guest.
 

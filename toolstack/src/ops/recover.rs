@@ -1,5 +1,6 @@
-//! Before a command changes anything it puts right what others left: devices of guests and stubs that are gone, and the half-done
-//! work of a command that was killed. No other command is at work meanwhile, except with guests that it waits for (`command_lock.rs`): those are left
+//! Recovery, run by every command before it changes anything: takes devices back from guests and stubs that are gone,
+//! and finishes or undoes the work of killed commands. No other command is at work meanwhile, except with guests that
+//! it waits for (`command_lock.rs`): those are left
 //! alone.
 
 use pcidom_broker::due::{self, are_in_pools, is_in_pool, is_over};

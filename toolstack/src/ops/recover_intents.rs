@@ -1,4 +1,4 @@
-//! What the next command does about the intent log of one that was killed: it undoes or finishes it.
+//! Recovery from the intent log of a killed command: undoes or finishes what it began.
 
 use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};

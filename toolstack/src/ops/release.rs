@@ -1,4 +1,4 @@
-//! Taking devices back from a guest: told first, rights after.
+//! Takes devices back from a guest: the guest is asked first, its rights are revoked after.
 
 use xen_types::Sbdf;
 

@@ -1,4 +1,4 @@
-//! Which frontend each bound port belongs to.
+//! Table of bound ports and their frontends.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! What a decision asks for.
+//! Actions that a decision returns.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! The transition table (docs/protocol.md §2.5) as a function from what is to what to do.
+//! The transition table (docs/protocol.md §2.5) as a pure function from states to actions.
 //!
 //! Rows are our own `state` node, columns the frontend's. `-` nothing, a digit: write that state; `d` disconnect, `r` give all
 //! devices back, `n` make them new for the next connection, `c` connect (and then write 4, or 8 where the frontend is at 7).

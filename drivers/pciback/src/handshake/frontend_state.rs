@@ -1,4 +1,4 @@
-//! What we hold for one frontend, as far as decisions depend on it.
+//! The state that we hold for one frontend, as far as decisions depend on it.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! What the two directories of one frontend say at one moment.
+//! A consistent snapshot of the two directories of one frontend.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! A device of the pool, as it goes to a frontend and comes back.
+//! A device of the pool, and its states between assignment and release.
 
 use alloc::string::{String, ToString as _};
 

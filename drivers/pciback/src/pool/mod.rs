@@ -1,4 +1,4 @@
-//! The devices that dom0 gave us: who has which, and whether it is fit to be assigned.
+//! The pool: the devices that dom0 gave us, which guest each is assigned to, and whether it may be assigned.
 
 mod device;
 pub(crate) mod device_info;

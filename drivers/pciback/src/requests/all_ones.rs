@@ -1,4 +1,4 @@
-//! Notices registers that read as ones: so does a function that is not there any more.
+//! All-ones detector: a function that reads as ones may have been removed.
 
 use core::cell::Cell;
 

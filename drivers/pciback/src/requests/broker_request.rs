@@ -1,4 +1,4 @@
-//! What only the broker can carry out, and what its answer means.
+//! Requests to the broker, and how its answers become replies to guests.
 
 use pcidom_abi::BrokerCommand;
 use pciif::{ErrorCode, Reply, Request};

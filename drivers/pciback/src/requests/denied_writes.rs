@@ -1,4 +1,4 @@
-//! What a guest has written in vain, and how often: for the admin who wonders what a driver wants (`pcidom show`).
+//! Denied-write counters of a function (`pcidom show`).
 
 /// Offsets that are told apart. A driver that needs what it cannot have writes to one or two, over and over.
 const PLACES: usize = 6;

@@ -1,4 +1,4 @@
-//! MSI and MSI-X: everything that can be said against a request before the broker is asked (docs/protocol.md §4.3).
+//! MSI and MSI-X: all checks of a request that need no broker (docs/protocol.md §4.3).
 
 use pciif::layout::{MAX_VECTORS, MsixEntry};
 use pciif::{Command, Request};

@@ -1,4 +1,4 @@
-//! What people should know about a guest's requests, once each.
+//! Log messages about a guest's requests, each issued once per function.
 
 use core::fmt;
 

@@ -11,7 +11,7 @@
 //! | [`all_ones`] | whether a function is still there |
 //! | [`counters`], [`denied_writes`], [`log_once`] | what people are told |
 //!
-//! Nothing here waits, allocates or panics, whatever the request says. What people should know comes back as a [`LogOnce`],
+//! Nothing here waits, allocates or panics, whatever the request says. Messages for the log come back as a [`LogOnce`],
 //! which each function issues once for each reason while it is assigned, so no frontend can flood the log (XSA-43).
 
 mod all_ones;

@@ -1,4 +1,4 @@
-//! What the tasks of the control plane and the data plane share.
+//! State shared by the control plane's tasks and the data plane.
 //!
 //! | file | what |
 //! |---|---|

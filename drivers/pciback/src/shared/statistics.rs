@@ -1,5 +1,5 @@
-//! Answers dom0's question how the stub is (`docs/xenstore.md`, "The stub's statistics"). Nothing is counted for it that is not there
-//! anyway, and nobody is woken who was not asked.
+//! Answers statistics queries (`docs/xenstore.md`, "The stub's statistics") from counters that exist anyway. Without a
+//! query nothing is woken.
 
 use alloc::string::String;
 use core::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! One frontend's handshake: the shell around [`decide()`].
+//! The task of one frontend: reads nodes, calls [`decide()`], executes the actions.
 
 use alloc::format;
 use alloc::rc::Rc;

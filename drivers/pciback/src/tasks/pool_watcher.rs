@@ -1,4 +1,4 @@
-//! The pool's nodes: reads what the tool says about each device, and writes what became of it.
+//! The pool's task: reads the nodes of each device and writes its `state`.
 
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};

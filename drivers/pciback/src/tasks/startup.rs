@@ -1,4 +1,4 @@
-//! What the stub does first: sets its watches, and says that it is there.
+//! Start-up: sets the stub's watches and announces it.
 
 use alloc::string::ToString as _;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! Questions to xenstored as futures, and transactions.
+//! Xenstore requests as futures, and transactions.
 
 use alloc::vec::Vec;
 use core::future::{Future, poll_fn};

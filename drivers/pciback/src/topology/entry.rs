@@ -1,4 +1,4 @@
-//! What is known of a function that has a virtual address.
+//! A function and its virtual address.
 
 use xen_types::Sbdf;
 

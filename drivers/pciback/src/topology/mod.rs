@@ -1,4 +1,4 @@
-//! Which virtual address each assigned function has, and which function is at a virtual address.
+//! Maps assigned functions to virtual addresses and back.
 //!
 //! One [`Topology`] belongs to one frontend. Functions are kept sorted by virtual address, so a look-up is a binary search
 //! over the few functions a guest has, and every mode of export shares it: a mode only decides where a new function goes

@@ -1,4 +1,4 @@
-//! The wire format once more, written from `xs_wire.h` and not with the `xenstore` crate: one mistake in both would show nowhere.
+//! The wire format, implemented independently of the `xenstore` crate from `xs_wire.h`, so that a mistake in either shows.
 
 /// `XENSTORE_PAYLOAD_MAX`.
 pub(super) const PAYLOAD_MAX: usize = 4096;

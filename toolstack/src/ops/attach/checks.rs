@@ -1,4 +1,4 @@
-//! What can be refused is refused before anything is touched.
+//! Checks of an attach, all made before anything is changed.
 
 use pcidom_abi::paths;
 use xen_types::{DomId, Errno, Sbdf};

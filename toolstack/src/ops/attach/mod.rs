@@ -1,6 +1,6 @@
 //! `pcidom attach`: gives devices to a guest, whether it has none yet or uses some already.
 //!
-//! Everything that can be refused is looked at first ([`checks`]). From what was found comes a plan (`plan/attach.rs`), which `executor` carries
+//! All checks come first ([`checks`]). From what was found comes a plan (`plan/attach.rs`), which `executor` carries
 //! out, so that a failure at any point leaves things as they were.
 
 mod checks;
