@@ -12,10 +12,10 @@ const LONGEST: u64 = 1 << 20;
 /// Requests that pass at most between two attempts.
 const MOST_LEFT_OUT: u32 = 1023;
 
-/// What was learnt. Times are in any unit, of which `LONGEST` is the right number.
+/// State of the adaptation. Times may be in any unit that `LONGEST` is in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AdaptivePolling {
-    /// How long the last sleep between requests took.
+    /// Duration of the last sleep between requests.
     pause: u64,
     /// Requests that pass after the next miss.
     back_off: u32,
@@ -24,7 +24,7 @@ pub struct AdaptivePolling {
 }
 
 impl AdaptivePolling {
-    /// How long to look now that requests were answered; 0 for not at all.
+    /// Time to poll after requests were answered; 0 for none.
     pub fn spin_budget(&mut self) -> u64 {
         if let Some(left) = self.left_out.checked_sub(1) {
             self.left_out = left;
@@ -40,7 +40,7 @@ impl AdaptivePolling {
         self.left_out == 0
     }
 
-    /// What came of looking.
+    /// Records whether polling found a request.
     pub fn looked(&mut self, has_found: bool) {
         if has_found {
             self.back_off = 0;

@@ -124,7 +124,7 @@ impl<P: Platform> Backend<P> {
         self.core.with(|core| core.shutdown)
     }
 
-    /// What the requests of all frontends came to, those that are gone included.
+    /// Request counters of all frontends, including those that are gone.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.core.with(|core| core.counters)

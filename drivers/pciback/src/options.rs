@@ -4,10 +4,10 @@ use xen_types::DomId;
 
 use crate::topology::ExportMode;
 
-/// What the stub's command line decides.
+/// Options from the stub's command line.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How virtual addresses are chosen.
+    /// Export mode.
     pub export: ExportMode,
     /// Configuration writes go to the hardware by ourselves, on hosts that allow it; the broker only sets up interrupts.
     pub is_direct: bool,

@@ -54,7 +54,7 @@ pub trait ConfigAccess {
     fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<Self::ConfigPage, Errno>;
 }
 
-/// What dom0's broker needs to talk to us: it maps the page and binds the port, and does so again after a restart.
+/// Grant and port that dom0's broker maps and binds, again after each restart.
 #[derive(Clone, Copy, Debug)]
 pub struct RingOffer<R> {
     /// The page.
@@ -86,7 +86,7 @@ pub trait Clock {
     fn now_ns(&self) -> u64;
 }
 
-/// What the platform has given out.
+/// Resources in use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of the heap in use now.
@@ -99,9 +99,9 @@ pub struct Usage {
     pub mapped_pages: usize,
 }
 
-/// What the platform can say about itself.
+/// Introspection of the platform.
 pub trait Introspection {
-    /// What it has given out so far and not taken back.
+    /// Resources in use now.
     fn usage(&self) -> Usage;
 }
 

@@ -10,7 +10,7 @@ use crate::ops::patience::{Patience, Progress, Side, wait_by_turns};
 use crate::records::directories::Ends;
 use crate::records::entries::Entries;
 
-/// What is waited for.
+/// Condition to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
     /// The guest uses the devices.
@@ -19,7 +19,7 @@ pub(crate) enum Until {
     Exported,
 }
 
-/// How far they came.
+/// State of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Connection {
     /// The guest uses the devices.
@@ -28,7 +28,7 @@ pub(crate) enum Connection {
     Waiting,
 }
 
-/// How both ends rest while nothing changes.
+/// State in which both ends rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
     /// In use.
@@ -132,7 +132,7 @@ fn check_open(host: &Host, stub: &DomainName, guest: &DomainName, ends: Ends) ->
     Err(Error::GuestRefused { guest: guest.clone(), text })
 }
 
-/// How far the stub is with the devices of an attach.
+/// State of the stub's exports of an attach.
 struct Exports {
     all: bool,
     /// It could not export this one: `state-N` is Closed (docs/protocol.md §2.5).
@@ -155,7 +155,7 @@ fn export_failed(host: &Host, stub: &DomainName, guest: &DomainName, device: Sbd
     Ok(Error::ExportFailed { stub: stub.clone(), device, text })
 }
 
-/// Where a Linux guest says what went wrong with its PCI frontend.
+/// Node in which a Linux guest reports errors of its PCI frontend.
 fn guest_error(guest: DomId) -> String {
     format!("{}/error/device/pci/0/error", path::domain_path(guest))
 }

@@ -19,7 +19,7 @@ use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories;
 use crate::records::guard;
 
-/// What is to be taken from whom.
+/// Devices to detach, and the guest.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Name or number.

@@ -44,7 +44,7 @@ pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResou
     Ok(leaks)
 }
 
-/// What there is of each device. Where Xen did not let us look, we do not know, which is as good as something.
+/// Leaked mappings of each device. A search that failed counts as a leak.
 fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Vec<Option<String>>, Error> {
     match audit::holds(host, guest, devices) {
         Ok(holdings) => {
@@ -57,7 +57,7 @@ fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<
     }
 }
 
-/// What the guest was found to have of a held device.
+/// The leaked mappings of a device, as text.
 pub(crate) fn what(host: &Host, device: Sbdf) -> Result<String, Error> {
     Ok(host.read(&node(device))?.unwrap_or_else(|| "somebody".to_owned()))
 }

@@ -38,7 +38,7 @@ pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     changes
 }
 
-/// What commands have left that were killed, device by device.
+/// Entries of the intent log, left by killed commands, by device.
 ///
 /// # Errors
 /// [`HostError::Nonsense`] where something else stands there; xenstore's.

@@ -9,7 +9,7 @@ use crate::ops::intent_log;
 use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
-/// Where `xl` keeps the driver to which the device goes back.
+/// xl's node with the driver to which the device goes back.
 fn driver_path_node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "driver_path")
 }

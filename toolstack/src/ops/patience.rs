@@ -8,11 +8,11 @@ use crate::host::{Host, Look};
 use crate::records::directories::Ends;
 use xenstore::XenbusState;
 
-/// How long the stub may take to look at a device or to let go of one. It does so in milliseconds; this is what libxl grants a
+/// Time-out of the stub for checking a device or releasing one. It does so in milliseconds; this is what libxl grants a
 /// backend on a machine that is busy with other things.
 pub(crate) const STUB_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What each further device adds, for either side: on a busy machine a guest's drivers take long to probe one.
+/// Time added for each further device, for either side: on a busy machine a guest's drivers take long to probe one.
 const FOR_EACH_DEVICE: Duration = Duration::from_millis(500);
 
 /// As [`STUB_PATIENCE`] for several devices at once.
@@ -44,7 +44,7 @@ impl Side {
     }
 }
 
-/// How long each side may take.
+/// Time-outs of both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Patience {
     guest: Duration,
@@ -107,7 +107,7 @@ impl Meter {
     }
 }
 
-/// What a look at both ends says.
+/// Result of a look at both ends.
 pub(crate) enum Progress<T> {
     /// They are where they should come.
     Done(T),
@@ -142,7 +142,7 @@ pub(crate) fn wait_by_turns<T>(
     Ok(Err(silent(side, (stub, guest), ends, after)))
 }
 
-/// That this side did nothing.
+/// The error for a side that did not answer.
 fn silent(side: Side, (stub, guest): (&DomainName, &DomainName), ends: Ends, after: Duration) -> Error {
     match side {
         Side::Stub => {

@@ -26,7 +26,7 @@ use crate::records::entries::Entries;
 use crate::records::guard;
 use crate::store::Change;
 
-/// What was taken back from a guest.
+/// Devices taken back from a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reclaimed {
     pub(crate) guest: DomainName,

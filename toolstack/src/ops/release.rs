@@ -35,7 +35,7 @@ pub(crate) fn plan(host: &Host, assignment: &Assignment, rights: Rights) -> Resu
     Ok((plan::release::release(assignment, &known, rights, looked(host)), unknown))
 }
 
-/// What an audit that found nothing is worth.
+/// How far a clean audit can be trusted.
 pub(crate) fn looked(host: &Host) -> Looked {
     if host.settings.get().audit == Audit::Nobody { Looked::Away } else { Looked::Through }
 }

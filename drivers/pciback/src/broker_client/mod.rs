@@ -17,7 +17,7 @@ use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 use crate::platform::{self, Platform};
 use crate::requests::{BrokerAnswer, BrokerRequest};
 
-/// How long a request may take. Guests wait twice as long.
+/// Time-out of a request. Guests wait twice as long.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// A job that the broker has.
@@ -27,7 +27,7 @@ pub(crate) struct InFlight {
     pub(crate) device: Sbdf,
     /// What is to be done.
     pub(crate) job: BrokerRequest,
-    /// Who waits for it; nobody for a cleanup, or when the frontend has given up.
+    /// The frontend that waits for it; `None` for a cleanup, or when the frontend has given up.
     pub(crate) frontend: Option<DomId>,
 }
 

@@ -14,15 +14,15 @@ use crate::pool::Notified;
 pub(crate) struct Link<P: Platform> {
     port: Port,
     pub(super) page: BackendPage<<P as Grants>::Page>,
-    /// What the request in the page waits for.
+    /// State of the request in the page.
     pub(super) pending: Pending,
     /// It has a place in the broker's queue. Who gave up and asks again has it still.
     pub(super) is_queued: bool,
-    /// What comes before the next request. Seldom anything.
+    /// Reason to delay the next request, if any.
     pub(super) delay: Option<Delay>,
 }
 
-/// What the request in the page waits for.
+/// State of the request in the page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pending {
     /// Nothing: there is none, or it has not been looked at.
@@ -33,7 +33,7 @@ pub(super) enum Pending {
     Broker(Request),
 }
 
-/// What comes before the next request.
+/// Reasons to delay a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delay {
     /// It stands aside until then, by the platform's clock; 0 where it does not.
@@ -125,7 +125,8 @@ impl<P: Platform> Link<P> {
         }
     }
 
-    /// What comes before a request, seldom: devices that are gone, and a turn that took too long. True where the request waits; who has set it
+    /// Whether a request is delayed: by a notification about devices that are gone, or after a turn that took too long.
+    /// True where the request waits; who has set it
     /// aside sees to it that there is an event.
     #[cold]
     #[inline(never)]

@@ -49,10 +49,10 @@ pub(crate) struct Frontend<P: Platform> {
     domid: DomId,
     /// "Look at the nodes again."
     pub(crate) signal: Rc<Signal>,
-    /// What is held for it, as decisions see it, and the link where there is one.
+    /// Its state, as decisions see it, and the link while it is connected.
     pub(crate) state: FrontendState<Link<P>>,
     exports: Exports<P>,
-    /// What it may have us do.
+    /// Limits of the work that it may cause.
     pub(crate) pacing: Pacing,
     lines: Lines,
     /// Where its own directory does not choose.

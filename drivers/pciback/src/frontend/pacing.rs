@@ -8,14 +8,14 @@ use crate::rate::TokenBucket;
 /// Looks at its nodes that a frontend may cause at once, and how often after that. Reading them takes about a millisecond, and
 /// a handshake needs a dozen.
 const LOOKS: TokenBucket = TokenBucket::new(128, 100_000_000);
-/// What it can owe of them at most, so that the toolstack's business with it waits for a few seconds at most.
+/// Largest debt, so that the toolstack waits for this frontend's changes for a few seconds at most.
 const MAX_DEBT: u32 = 64;
 
-/// Who has caused the work that is done for one frontend, and what the frontend owes.
+/// Accounts the work done for one frontend: who caused it, and the frontend's debt.
 pub(crate) struct Pacing {
     /// The frontend has touched its `state` since the last look.
     pub(crate) is_touched: bool,
-    /// What is done about its nodes now was its idea: nobody had asked it for the state that it is in.
+    /// The current work on its nodes was caused by the frontend itself: nobody had asked it for its state.
     is_at_work: bool,
     /// Looks that it has caused and not paid for.
     debt: u32,

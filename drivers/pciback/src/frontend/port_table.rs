@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use xen_types::{DomId, Port};
 
-/// Whose a port is.
+/// Owner of a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owner {
     /// The frontend.

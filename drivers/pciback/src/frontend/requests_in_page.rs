@@ -18,9 +18,9 @@ use crate::topology::DeviceId;
 
 /// Requests that one event may bring before the other frontends get their turn.
 const REQUESTS: usize = 16;
-/// How long these may take. A function that answers slowly holds our only CPU meanwhile.
+/// Time slice of one frontend. A function that answers slowly holds our only CPU.
 const TURN_NS: u64 = 1_000_000;
-/// How long a frontend stands aside at most after a turn that took longer: as long as the turn.
+/// Longest time that a frontend is skipped after a turn that took too long; otherwise as long as the turn.
 const MAX_ASIDE_NS: u64 = 100_000_000;
 
 impl<P: Platform> Frontend<P> {

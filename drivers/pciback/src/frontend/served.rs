@@ -1,6 +1,6 @@
 //! What one event came to.
 
-/// What one event came to.
+/// Result of serving one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Served {
     /// Nobody had asked anything. Xen makes each new port pending once, so one such event is no fault.

@@ -26,7 +26,7 @@ impl<P: Platform> Frontends<P> {
         self.list.len()
     }
 
-    /// Where a frontend is, until others come or go; or where it would be.
+    /// Index of a frontend, or the one at which it would be inserted. Valid until frontends come or go.
     pub(crate) fn place(&self, domid: DomId) -> Result<usize, usize> {
         self.list.binary_search_by_key(&domid, |frontend| frontend.domid())
     }

@@ -77,7 +77,7 @@ impl Action {
     }
 }
 
-/// What to do now. Empty when all is as it should be.
+/// The actions for the current state. Empty if there is nothing to do.
 ///
 /// Local steps come first; whoever carries them out then decides again on new nodes, and carries the others out when no local
 /// step is left. Each changes what the next decision sees, so this comes to an end.
@@ -321,7 +321,7 @@ fn transition(mut actions: Vec<Action>, nodes: &Nodes, state: XenbusState) -> Ve
     actions
 }
 
-/// What an entry is about, unless that is on its way out.
+/// The device of an entry, unless it is being removed.
 fn wanted(device: &DeviceNodes) -> Option<Sbdf> {
     device.address.filter(|_| !device.is_at(Closing))
 }

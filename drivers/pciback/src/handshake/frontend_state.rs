@@ -8,7 +8,7 @@ use xenstore::XenbusState;
 
 use super::{Action, Failure, InvalidKey, Keys, Nodes};
 
-/// What became of a device that the toolstack listed, by its real address.
+/// Result for a device that the toolstack listed, by its real address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The frontend has it at this virtual address.
@@ -53,7 +53,7 @@ pub(crate) struct Refusal {
     pub(crate) failure: Failure,
 }
 
-/// What there is while a frontend is connected.
+/// Resources of a connected frontend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connected<L> {
     /// The keys that it connected with.
@@ -96,7 +96,7 @@ impl<L> FrontendState<L> {
         Self { devices: LiteMap::new(), roots: Vec::new(), connection: Connection::Closed, stop, is_idle: false }
     }
 
-    /// What there is while it is connected.
+    /// Its resources while it is connected.
     pub(crate) const fn connected(&self) -> Option<&Connected<L>> {
         match &self.connection {
             Connection::Connected(connected) => Some(connected),
@@ -192,7 +192,7 @@ impl<L> FrontendState<L> {
         }
     }
 
-    /// What to do when nobody is there any more to be told.
+    /// Actions for a frontend whose directories are gone.
     pub(crate) fn release_everything(&self) -> Vec<Action> {
         let mut actions: Vec<_> = self.connected().iter().map(|_| Action::Disconnect).collect();
         if !self.devices.is_empty() {

@@ -54,7 +54,7 @@ impl DeviceNodes {
     }
 }
 
-/// What the frontend says.
+/// The frontend's nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     /// Its `state`, see [`read_state`].

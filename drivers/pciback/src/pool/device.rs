@@ -14,17 +14,17 @@ pub(crate) struct PoolDevice<P: Platform> {
     info: DeviceInfo,
     config: P::ConfigPage,
     function: AssignedFunction,
-    /// What the broker still has to do about it.
+    /// Clean-up that the broker still has to do.
     pub(crate) cleanup: Cleanup,
     /// It has a place in the broker's queue of cleanups.
     is_queued: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
-    /// Who was told that it is gone.
+    /// Who was notified that it is gone.
     pub(crate) notified: Notified,
 }
 
-/// Who was told that a function is gone.
+/// Who was notified that a function is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Notified {
     /// Nobody.
@@ -59,7 +59,7 @@ impl<P: Platform> PoolDevice<P> {
         }
     }
 
-    /// What the tool said about it.
+    /// The tool's description of it.
     pub(crate) const fn info(&self) -> &DeviceInfo {
         &self.info
     }
@@ -69,7 +69,7 @@ impl<P: Platform> PoolDevice<P> {
         (&mut self.function, &self.config)
     }
 
-    /// What decides about its virtual address.
+    /// Properties that decide its virtual address.
     pub(crate) fn traits(&self) -> Traits {
         Traits { is_virtual_function: self.info.is_virtual_function(), is_bridge: self.function.config.is_bridge() }
     }

@@ -7,7 +7,7 @@ use xen_types::{Mfn, Sbdf};
 
 pub(crate) use xen_types::{Resource, ResourceKind};
 
-/// Where the expansion ROM stands among a function's resources.
+/// Index of the expansion ROM among a function's resources.
 pub(crate) const ROM: usize = 6;
 
 /// One function of the pool, as the tool describes it in `pool/BDF`.
@@ -58,7 +58,7 @@ impl DeviceInfo {
         self.told.ecam
     }
 
-    /// What its guest's view is built from, besides the function itself.
+    /// The description that its guest's view is built from, besides the function itself.
     #[must_use]
     pub(crate) fn description(&self) -> Description<'_> {
         let pool::Description { resources, ids, irq, policy, .. } = &self.told;

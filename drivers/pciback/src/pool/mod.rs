@@ -39,7 +39,7 @@ struct Entry<P: Platform> {
     place: SlotState<P>,
     /// `online`: false when the tool wants it back.
     online: bool,
-    /// What we last wanted in `state`.
+    /// The value of `state` that we wrote last.
     said: String,
     /// It has become free, and who wanted it before has not been told.
     is_news: bool,
@@ -58,7 +58,7 @@ pub(crate) enum Cause {
     Other,
 }
 
-/// What the nodes of a device say.
+/// The nodes of a device.
 pub(crate) struct Description {
     /// Everything about it, or what is wrong with the nodes.
     pub(crate) info: Result<DeviceInfo, String>,
@@ -71,7 +71,7 @@ pub(crate) struct Description {
 /// All devices, by their real addresses.
 pub(crate) struct Pool<P: Platform> {
     entries: LiteMap<Sbdf, Entry<P>>,
-    /// Whose nodes are to be read.
+    /// Devices whose nodes must be read.
     dirty: LiteMap<Sbdf, Cause>,
     all_dirty: bool,
     /// Raised with either.
@@ -81,7 +81,7 @@ pub(crate) struct Pool<P: Platform> {
     visited: u64,
 }
 
-/// Whose nodes are to be read.
+/// Devices whose nodes must be read.
 pub(crate) struct Dirty {
     /// These.
     pub(crate) addresses: LiteMap<Sbdf, Cause>,
@@ -124,7 +124,7 @@ impl<P: Platform> Pool<P> {
         self.signal.raise();
     }
 
-    /// What is to be read, once. With `all`, the devices that we know are among the addresses, whether or not they still are
+    /// Takes the devices to read. With `all`, the devices that we know are among the addresses, whether or not they still are
     /// in the store.
     pub(crate) fn take_dirty(&mut self) -> Dirty {
         let mut addresses = core::mem::take(&mut self.dirty);

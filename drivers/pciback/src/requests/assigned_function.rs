@@ -20,7 +20,7 @@ pub(crate) enum Interrupts {
 pub(crate) struct AssignedFunction {
     /// The guest's view.
     pub(crate) config: VirtualConfig,
-    /// What the broker has turned on for the guest.
+    /// Interrupts that are enabled for the guest.
     pub(crate) interrupts: Interrupts,
     /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
     pub(crate) is_absent: bool,

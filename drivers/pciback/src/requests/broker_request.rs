@@ -41,7 +41,7 @@ pub(crate) struct BrokerAnswer {
     pub(crate) vectors: Vectors,
 }
 
-/// What a job came to.
+/// Verdict on a broker request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Done.
@@ -88,7 +88,7 @@ impl BrokerRequest {
         matches!(self, Self::EnableMsi(_) | Self::EnableMsix(_))
     }
 
-    /// What an answer to it means.
+    /// Verdict of an answer to it.
     pub(crate) fn verdict(&self, answer: Option<&BrokerAnswer>) -> Verdict {
         let Some(answer) = answer else { return Verdict::Unknown };
         if answer.err != ErrorCode::Success.raw() {

@@ -15,7 +15,7 @@ pub(crate) enum Cleanup {
 }
 
 impl Cleanup {
-    /// What to ask the broker for.
+    /// The request to the broker.
     pub(crate) const fn request(self) -> Option<BrokerRequest> {
         match self {
             Self::None => None,

@@ -8,7 +8,7 @@ use crate::config::{Denied, WriteError, WriteOutcome};
 use crate::platform::ConfigSpace;
 use crate::topology::{DeviceId, Topology};
 
-/// How a request is answered.
+/// Answer to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     /// At once.
@@ -19,7 +19,7 @@ pub(crate) enum Answer {
     Read,
 }
 
-/// What became of a request.
+/// Result of executing a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Executed {
     /// The answer for the frontend.
@@ -117,7 +117,7 @@ fn conf_write(
     (Answer::Now(Reply { err, value: request.value, vectors: &[] }), notice)
 }
 
-/// What a write that passed the policy leaves for the hardware. What is virtual has taken place.
+/// The part of a permitted write that is for the hardware. The virtual part is already done.
 fn job(outcome: &WriteOutcome) -> Option<BrokerRequest> {
     let mut writes = outcome.hardware().copied();
     Some(BrokerRequest::Write { now: writes.next()?, then: writes.next(), failed: false })

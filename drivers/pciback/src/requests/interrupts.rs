@@ -8,7 +8,7 @@ use crate::platform::ConfigSpace;
 
 const _: () = assert!(MAX_VECTORS == pci_config::MAX_ENTRIES as usize);
 
-/// What is to be done about a request to turn something on; `None` where it cannot be.
+/// The broker request that enables interrupts; `None` if the guest's request is invalid.
 pub(super) fn enable(
     command: Command,
     request: &Request,

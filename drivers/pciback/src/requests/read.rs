@@ -8,7 +8,7 @@ use crate::config::BadAccess;
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::{DeviceId, Topology};
 
-/// What became of a read.
+/// Result of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOutcome {
     /// This is the answer, and nothing else is to be done.

@@ -39,7 +39,7 @@ use watches::{Subject, WATCHES, frontend_path, frontend_token, subject};
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
 
-/// How the domain is to end.
+/// Kind of shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
     /// For good.
@@ -53,7 +53,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) platform: P,
     pub(crate) options: Options,
     pub(crate) client: Client,
-    /// Who waits for which answer.
+    /// Tasks that wait for answers of xenstored.
     pub(crate) waiting: LiteMap<ReqId, Waker>,
     pub(crate) alarms: Alarms,
     /// Ports that were set aside, and until when.
@@ -75,7 +75,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) shutdown_signal: Rc<Signal>,
     /// Whether we are about to obey it.
     stop: ShutdownStage,
-    /// What it asked for, when everything is in order for it.
+    /// The requested shutdown, once all frontends are closed.
     pub(crate) shutdown: Option<Shutdown>,
 }
 

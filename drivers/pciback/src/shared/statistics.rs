@@ -43,7 +43,7 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// Where the guest that has a device wrote in vain, and how often; nothing where nobody has it.
+    /// Denied-write counters of a device; none if it is unassigned.
     fn denied_writes(&mut self, device: Sbdf, say: &mut dyn FnMut(u16, u32)) {
         let holder = self.pool.holder(device).and_then(|domid| self.frontends.get_mut(domid));
         if let Some(device) = holder.and_then(|frontend| frontend.device(device)) {

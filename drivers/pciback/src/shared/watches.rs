@@ -18,7 +18,7 @@ const SHUTDOWN_TOKEN: &str = "shutdown";
 const QUERY_TOKEN: &str = "query";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
 const FRONTEND_TOKEN: &str = "frontend-";
-/// What is watched from the start: paths and tokens.
+/// Watches set at the start: paths and tokens.
 pub(crate) const WATCHES: [(&str, &str); 4] = [
     (paths::relative::POOL, POOL_TOKEN),
     (path::relative::BACKEND_ROOT, BACKEND_TOKEN),
@@ -36,7 +36,7 @@ pub(crate) fn frontend_token(domid: DomId) -> String {
     format!("{FRONTEND_TOKEN}{domid}")
 }
 
-/// What an event is about.
+/// Subject of a watch event.
 pub(crate) enum Subject {
     /// The BE dir of this frontend.
     Backend(DomId),

@@ -20,10 +20,10 @@ use crate::shared::watches::{frontend_path, frontend_token};
 const RETRY_NS: u64 = 250_000_000;
 /// The longest of these waits.
 const MAX_RETRY_NS: u64 = 32_000_000_000;
-/// Where the frontend's node could not be watched (xenstored allows us only so many), how often it is looked at instead.
+/// Polling interval for a frontend whose node could not be watched (xenstored limits our watches).
 const POLL_NS: u64 = 1_000_000_000;
 
-/// What a look at the nodes came to.
+/// Result of one round.
 enum Progress {
     /// Something was done: look again.
     Again,

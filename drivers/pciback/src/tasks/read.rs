@@ -52,7 +52,7 @@ pub(crate) async fn nodes<P: Platform>(
     Ok(Some(understand(domid, &peer_dir, &ours, devices, &theirs)))
 }
 
-/// What the values of both directories say.
+/// Parses the values of both directories.
 #[inline(never)] // its caller is a task, in which everything costs more
 fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNodes>, theirs: &Values) -> Nodes {
     let export = ours.text(EXPORT).map(str::parse);
@@ -93,7 +93,7 @@ async fn devices<P: Platform>(
     Ok(devices)
 }
 
-/// What the values of one device's nodes say.
+/// Parses the values of one device's nodes.
 #[inline(never)] // as above
 fn understand_device(device: &Values) -> DeviceNodes {
     DeviceNodes {

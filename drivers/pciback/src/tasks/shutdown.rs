@@ -12,11 +12,11 @@ use crate::handshake::ShutdownStage;
 use crate::platform::Platform;
 use crate::shared::{Core, Handle, Shutdown};
 
-/// How long frontends may take to close.
+/// Time for frontends to close.
 const PATIENCE_NS: u64 = 5_000_000_000;
-/// How long xenstored may take to hear that those that did not are closed.
+/// Time for xenstored to take the states of those that did not close.
 const LAST_NS: u64 = 1_000_000_000;
-/// How often they are looked at meanwhile.
+/// Polling interval meanwhile.
 const STEP_NS: u64 = 20_000_000;
 
 /// Watches the node until it asks for something. That is acknowledged by emptying the node, which the toolstack waits for, and only

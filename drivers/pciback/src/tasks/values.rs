@@ -19,7 +19,7 @@ pub(crate) struct Reading<P: Platform> {
     answers: Vec<Answer<P>>,
 }
 
-/// What the nodes say.
+/// Values of nodes.
 pub(crate) struct Values {
     names: &'static [&'static str],
     values: Vec<Option<Vec<u8>>>,

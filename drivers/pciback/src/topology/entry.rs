@@ -7,7 +7,7 @@ use xen_types::Sbdf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub u16);
 
-/// What a mode must know about a function beside its address.
+/// Properties of a function that placement depends on, beside its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Traits {
     /// A virtual function of an SR-IOV device.
@@ -21,10 +21,10 @@ pub struct Traits {
 pub struct Entry {
     /// Our name of it.
     pub id: DeviceId,
-    /// Where it really is.
+    /// Its real address.
     pub physical: Sbdf,
-    /// Where the guest sees it.
+    /// Its virtual address.
     pub address: Sbdf,
-    /// What the placement took into account.
+    /// The properties used for placement.
     pub traits: Traits,
 }

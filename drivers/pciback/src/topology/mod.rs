@@ -37,7 +37,7 @@ pub enum TopologyError {
     OutOfMemory,
 }
 
-/// What is at the address of a function that was taken by force: none of ours.
+/// Placeholder at the address of a function that was taken by force.
 const RETIRED: DeviceId = DeviceId(u16::MAX);
 
 /// The virtual addresses of one frontend's functions.

@@ -30,7 +30,7 @@ use crate::records::device_table::{self, Keep};
 use crate::records::export::{Export, ExportMode};
 use crate::records::quirks;
 
-/// What is to be attached to what.
+/// Devices to attach, and the guest.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     /// Name or number.
@@ -139,7 +139,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     })
 }
 
-/// What was asked for, when everything was looked at that can be refused.
+/// A request that has passed all checks.
 struct Checked {
     /// With what the quirks file has for the devices.
     request: Request,
@@ -149,10 +149,10 @@ struct Checked {
     /// Devices that the guest has already.
     others: Vec<Sbdf>,
     has_connection: bool,
-    /// Whom the devices are going to follow; `None` when that stays as it is.
+    /// Persistent assignments to record; `None` to leave them as they are.
     keeps: Option<Vec<Keep>>,
     patience: Patience,
-    /// What brings those into the pool that are not there.
+    /// Plan that brings devices into the pool that are not there.
     to_pool: Plan,
     /// Devices in its intent log.
     intents: Vec<Sbdf>,

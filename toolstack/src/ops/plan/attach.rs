@@ -11,7 +11,7 @@ use crate::records::device_spec::{DeviceSpec, RdmPolicy};
 use crate::records::device_table::Keep;
 use crate::records::export::Export;
 
-/// What was asked for, and what was found.
+/// The request, and what was found on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
     pub(crate) stub: DomainName,
@@ -20,9 +20,9 @@ pub(crate) struct Facts {
     pub(crate) has_connection: bool,
     pub(crate) export: Export,
     pub(crate) devices: Vec<AttachedDevice>,
-    /// What the guest's other devices need: it has that already.
+    /// Rights for the guest's other devices, which it has already.
     pub(crate) has: GuestRights,
-    /// Whom the devices are going to follow; `None` when that stays as it is.
+    /// Persistent assignments to record; `None` to leave them as they are.
     pub(crate) keeps: Option<Vec<Keep>>,
     pub(crate) patience: Patience,
     pub(crate) until: Until,
@@ -37,7 +37,7 @@ pub(crate) struct AttachedDevice {
     pub(crate) resources: DeviceResources,
     /// It is as its last reset left it.
     pub(crate) is_fresh: bool,
-    /// Whom it follows now.
+    /// Its persistent assignment now.
     pub(crate) follows: Option<Keep>,
 }
 

@@ -33,7 +33,7 @@ pub(crate) struct Plan {
     pub(crate) on_failure: OnFailure,
 }
 
-/// What becomes of the steps that were done when a later one fails.
+/// What happens to the steps done when a later one fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnFailure {
     /// They are undone, last first.

@@ -18,13 +18,13 @@ pub(crate) struct Assignment {
     pub(crate) devices: Vec<Sbdf>,
     /// Devices that the guest goes on using: what these need it keeps.
     pub(crate) staying: Vec<Sbdf>,
-    /// What becomes of the connection of backend and frontend.
+    /// What happens to the connection of backend and frontend.
     pub(crate) connection: Connection,
     /// Devices that follow the guest go on following it.
     pub(crate) follows: bool,
 }
 
-/// What becomes of the connection of backend and frontend.
+/// What happens to the connection of backend and frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Connection {
     /// Other devices stay, and so does it.
@@ -44,7 +44,7 @@ pub(crate) enum Rights {
     Uncertain,
 }
 
-/// What is known of the devices.
+/// Resources of the devices, as far as known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Known {
     /// Those that dom0 sees.
@@ -53,7 +53,7 @@ pub(crate) struct Known {
     pub(crate) removed: Vec<DeviceResources>,
     /// Devices that dom0 does not see: Xen may have forgotten that the guest has them.
     pub(crate) absent: Vec<Sbdf>,
-    /// What the guest's staying devices need.
+    /// Rights for the devices that the guest keeps.
     pub(crate) kept: GuestRights,
 }
 
