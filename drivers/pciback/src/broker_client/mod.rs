@@ -1,4 +1,4 @@
-//! The broker's ring from our side (`docs/broker.md`): one request at a time, what we know of who answers, and who waits.
+//! Client of the broker's ring (`docs/broker.md`): one request at a time, whether a broker is there, and the queue of frontends.
 //!
 //! The queue has frontends, not requests: what waits is in their pages. Cleanups, which are flags of functions and have a queue of their own, come
 //! first.

@@ -1,4 +1,4 @@
-//! What the tool told us about one function.
+//! Description of one function from its pool nodes.
 
 use pci_config::{Description, PolicyFlags};
 use pcidom_abi::pool;

@@ -1,4 +1,4 @@
-//! A function with what its guest has made of it.
+//! An assigned function with its virtual configuration space and interrupts.
 
 use super::{DeniedWrites, LogOnce, Noticed};
 use crate::config::VirtualConfig;

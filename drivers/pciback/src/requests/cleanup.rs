@@ -1,4 +1,4 @@
-//! What is left to be done about a function that nobody waits for.
+//! Clean-up of a function by the broker, for which no guest waits.
 
 use super::BrokerRequest;
 

@@ -1,4 +1,4 @@
-//! What the broker has answered, and what it is asked next.
+//! The turn of the broker's ring: takes its answer, and sends the next request.
 //!
 //! An answer of the broker visits the frontends and functions that it is about and no others.
 
