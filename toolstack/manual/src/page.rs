@@ -94,10 +94,11 @@ fn section(name: &str, command: &Command) -> String {
     format!(".SS {}\n{}\n", roff::text(&heading), roff::sentence(&about))
 }
 
-/// `-f`, `--force`.
+/// `-f`, `--force`, and other names that are no secret.
 fn forms(argument: &Arg) -> impl Iterator<Item = String> {
     let short = argument.get_short().map(|letter| format!("-{letter}"));
-    short.into_iter().chain(argument.get_long().map(|word| format!("--{word}")))
+    let aliases = argument.get_visible_aliases().unwrap_or_default();
+    short.into_iter().chain(argument.get_long().into_iter().chain(aliases).map(|word| format!("--{word}")))
 }
 
 /// What the user replaces, or the words to choose from where nothing explains them.
@@ -172,6 +173,8 @@ mod tests {
         let page = fill(TEMPLATE).unwrap();
         for heading in [
             ".SS completions bash|zsh|fish",
+            // An option with two names.
+            "\\fB\\-\\-persistent\\fR, \\fB\\-\\-keep\\fR",
             ".SS show [\\-\\-json] BDF",
             ".SS list [\\-\\-json] [DOMAIN]",
             ".SS assignable remove [\\-r] BDF...",

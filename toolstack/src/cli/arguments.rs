@@ -140,8 +140,8 @@ pub(crate) struct AttachArgs {
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     /// Give the devices to the guest again whenever it, or the driver domain, has rebooted
-    #[arg(long)]
-    pub(crate) keep: bool,
+    #[arg(long, visible_alias = "keep")]
+    pub(crate) persistent: bool,
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
@@ -333,6 +333,14 @@ mod tests {
         }
         for line in ["assignable add --dry-run 00:05.0", "assignable remove -n 00:05.0", "create --dry-run web.cfg"] {
             parse(&format!("pcidom {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_persistent_assignment_has_two_names() {
+        for option in ["--persistent", "--keep"] {
+            let cli = parse(&format!("pcidom attach {option} web 00:05.0")).unwrap();
+            assert!(matches!(cli.command, Command::Attach(AttachArgs { persistent: true, .. })), "{option}");
         }
     }
 

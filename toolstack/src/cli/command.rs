@@ -31,7 +31,7 @@ pub(crate) fn run(host: &Host, command: &Command) -> Result<(), Error> {
                 devices: named_devices::to_attach(host, &args.devices)?,
                 export: args.export,
                 timeout: args.timeout,
-                following: if args.keep { Following::Yes } else { Following::No },
+                following: if args.persistent { Following::Yes } else { Following::No },
                 until: Until::Used,
             };
             if args.dry_run {

@@ -1,4 +1,4 @@
-//! Persistent assignment: devices of a stub that was restarted go back into its pool, and those with `attach --keep`
+//! Persistent assignment: devices of a stub that was restarted go back into its pool, and those with `attach --persistent`
 //! back to their guest.
 //!
 //! A stub is known again by its name, a guest by its UUID, which `xl reboot` keeps. Nothing here waits for a guest.
