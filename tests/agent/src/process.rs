@@ -14,7 +14,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-/// What a program said and how it ended.
+/// Output and exit status of a program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     /// The exit status.

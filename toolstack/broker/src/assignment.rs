@@ -1,4 +1,4 @@
-//! Whose a device is: the broker's only source is the table that no guest can write.
+//! Looks up a device's owner in the device database, which no guest can write. It is the broker's only source.
 
 use pcidom_abi::paths;
 use xen_types::{DomId, Sbdf};

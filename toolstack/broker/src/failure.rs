@@ -1,4 +1,4 @@
-//! Why a request was not carried out, and how the stub and the log learn of it.
+//! Failures of requests, with the codes for the stub and the lines for the log.
 
 use pciif::ErrorCode;
 use xen_types::Errno;
@@ -21,7 +21,7 @@ pub(crate) enum Failure {
     UnknownCommand,
     /// Makes no sense for this device.
     Refused(&'static str),
-    /// What a dead broker left is being cleared away.
+    /// A clean-up of stale vectors is under way.
     Swept,
     /// Xen did not do it.
     Xen(HypercallError),
@@ -52,7 +52,7 @@ impl Failure {
         }
     }
 
-    /// What kind of failure it is: what the log counts together.
+    /// The reason by which the log groups failures.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotYours => "asked for a device that it does not hold for a guest",

@@ -13,7 +13,7 @@ use xenstore::path;
 
 use crate::records::{self, Phase, Record};
 
-/// What a device's guard is found to be.
+/// State of a device's guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// It names whom the table names.
@@ -24,7 +24,7 @@ pub enum Guard {
     Names(DomId),
 }
 
-/// Whom the guard of a device has to name.
+/// The domain that the guard of a device must name.
 #[must_use]
 pub fn expected(record: &Record) -> DomId {
     record.frontend.unwrap_or(record.stub)
@@ -36,7 +36,7 @@ pub fn node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "domid")
 }
 
-/// How often the guard was mended since the device last went somewhere.
+/// Node with the number of repairs of the guard since the device last changed hands.
 #[must_use]
 pub fn mended_node(device: Sbdf) -> String {
     DeviceNode::Mended.of(device)
@@ -68,7 +68,7 @@ pub fn look(host: &Dom0, records: &[Record]) -> Result<Vec<Guard>, Error> {
     records.iter().zip(values).map(guard).collect()
 }
 
-/// How often the guard of a device was mended since it last went somewhere.
+/// Number of repairs of the guard since the device last changed hands.
 ///
 /// # Errors
 /// Xen's, xenstore's and the kernel's, and what makes no sense.

@@ -1,4 +1,4 @@
-//! The broker keeps the guards true that keep xl off our devices (`guard.rs`). A watch on xl's notes tells when one changes; dom0 alone
+//! Repairs the guards that keep xl off our devices (`guard.rs`). A watch on xl's notes tells when one changes; dom0 alone
 //! can write there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +17,10 @@ use dom0::domain;
 /// Notes are looked at this often at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// How long xl may take from its note about a device to the guest's directories: it waits 10 s for a backend that is busy.
+/// Time that xl may take from its note about a device to the guest's directories: it waits 10 s for a backend that is busy.
 const XL_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long something may go on that makes no sense before it is told again.
+/// Interval between log lines about a lasting inconsistency.
 pub(super) const LOOK_AFTER_TROUBLE: Duration = Duration::from_secs(10);
 
 /// Which guards to look at, and when.
@@ -129,7 +129,7 @@ impl Guards {
     }
 }
 
-/// Where a guest's frontend directory leads, if that is not our backend directory: `xl pci-attach` of a device of its own replaces it.
+/// The backend that a guest's frontend directory names, if that is not ours: `xl pci-attach` of a device of its own replaces it.
 ///
 /// # Errors
 /// Xenstore's.

@@ -1,4 +1,4 @@
-//! A guest's vectors: mapping, the switch in the device, and putting right what somebody left who died in the middle.
+//! A guest's vectors: mapping them, enabling MSI or MSI-X in the device, and cleaning up after a broker that died in between.
 //!
 //! | | order |
 //! |---|---|
@@ -31,7 +31,7 @@ pub(crate) struct Work<'a> {
     pub(crate) host: &'a Dom0,
     pub(crate) physdev: &'a dyn Physdev,
     pub(crate) assigned: Assigned,
-    /// What was mapped when the request came.
+    /// Vectors that were mapped when the request came.
     pub(crate) vectors: Vectors,
     pub(crate) config: Config,
     pub(crate) capabilities: Capabilities,

@@ -71,7 +71,7 @@ const EVENTS_A_TURN: usize = 64;
 /// A stub can change what it announced as often as it likes; we look this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What a broker stands on.
+/// Interfaces that the broker uses.
 pub struct Outside<'a, R: Rings> {
     /// Hypervisor, sysfs and xenstore.
     pub host: &'a Dom0,
@@ -200,7 +200,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         Ok(())
     }
 
-    /// How long nothing needs to be done unless something happens; `None` for ever.
+    /// Time until the broker must act without an event; `None` for never.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {
         if self.more_events || self.rings.values().any(|ring| ring.look) {

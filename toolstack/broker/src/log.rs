@@ -1,4 +1,4 @@
-//! One line for each thing worth knowing, however often a stub makes it happen.
+//! Rate-limited log of the broker.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use xen_types::{DomId, Sbdf};
 
 use dom0::Dom0;
 
-/// How often one stub may say the same about one device.
+/// Interval between equal lines of one stub about one device.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// What counts as the same. Devices are those of the table only, so that a stub cannot make up keys.
+/// Lines with the same key are equal. Devices are those of the table only, so that a stub cannot make up keys.
 type Key = (DomId, Option<Sbdf>, &'static str);
 
-/// What was said when, and how often it was not said since.
+/// Time of the last line of each key, and the count of those suppressed since.
 #[derive(Debug, Default)]
 pub(crate) struct Log(BTreeMap<Key, Said>);
 

@@ -1,5 +1,5 @@
 //! What the broker tells the service manager that started it (`sd_notify(3)`): datagrams of `KEY=VALUE` lines to the socket that
-//! `NOTIFY_SOCKET` names. Without one nobody is told.
+//! `NOTIFY_SOCKET` names. Without that variable it does nothing.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -8,19 +8,19 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Where a service manager says what it wants to know; none of it concerns children.
+/// Environment variables set by the service manager, not to be passed to children.
 pub(super) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// The service manager.
 pub(super) struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
-    /// How often it wants to hear that the loop turns.
+    /// Watchdog interval.
     interval: Option<Duration>,
     heard: Cell<Option<Duration>>,
 }
 
 impl Manager {
-    /// Who started this process, if that is anybody who listens.
+    /// The service manager that started this process, if any.
     pub(super) fn from_environment() -> Self {
         let [socket, microseconds, process] = VARIABLES.map(std::env::var_os);
         let is_ours = process.is_none_or(|process| process.to_str() == Some(&std::process::id().to_string()));
@@ -56,7 +56,7 @@ impl Manager {
         }
     }
 
-    /// How long until the loop must turn again.
+    /// Time until the next watchdog message is due.
     pub(super) fn due_in(&self, now: Duration) -> Option<Duration> {
         let interval = self.interval?;
         Some(self.heard.get().map_or(Duration::ZERO, |heard| (heard + interval).saturating_sub(now)))

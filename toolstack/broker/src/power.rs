@@ -81,7 +81,7 @@ pub(crate) fn wake(
     write_pmcsr(host, config, facts, at + power::PMCSR, pmcsr & !(STATE | u32::from(power::PME_STATUS)), is_in_use)
 }
 
-/// What the header holds besides addresses. Those come from sysfs: they are right whatever the device says.
+/// Registers of the header besides addresses, which come from sysfs because the device may be wrong about them.
 struct Header {
     command: u32,
     bytes: [(u16, u32); 3],

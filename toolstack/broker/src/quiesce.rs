@@ -1,5 +1,5 @@
-//! A device that nobody may be hurt by: no DMA, awake, its header right, no vectors. The broker does it when a stub asks, a command
-//! when a guest has let go or is gone.
+//! Quiesce: stop DMA, wake to D0, restore the header, unmap vectors. Done by the broker at a stub's request, and by
+//! commands when a guest has released a device or is gone.
 
 use xen_types::DomId;
 

@@ -1,5 +1,5 @@
-//! Taking devices back from guests that are gone, beside the broker and not in it: that waits for stubs and for resets, while the
-//! stubs may wait for the broker.
+//! Starts `pcidom reclaim` in a process of its own, because it waits for stubs and for resets, while the stubs may wait
+//! for the broker.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -58,7 +58,7 @@ pub(crate) struct RequestFile {
 }
 
 impl RequestFile {
-    /// How long taking back may last before we ask what has become of it.
+    /// Time-out of `pcidom reclaim`.
     const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
     /// Asks by this file, whose folder is made where it is missing.
@@ -82,7 +82,7 @@ impl RequestFile {
         is_news || self.due_in() == Some(Duration::ZERO)
     }
 
-    /// How long until it takes too long.
+    /// Time until the time-out.
     pub(crate) fn due_in(&self) -> Option<Duration> {
         self.asked.get().map(|asked| Self::PATIENCE.saturating_sub(asked.elapsed()))
     }

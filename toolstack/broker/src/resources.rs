@@ -81,7 +81,7 @@ impl DeviceResources {
         })
     }
 
-    /// What the pool says about a device that dom0 does not see any more.
+    /// Resources from the pool's nodes, for a device that dom0 no longer sees.
     ///
     /// # Errors
     /// Xen's, xenstore's and the kernel's, and what makes no sense.

@@ -16,7 +16,7 @@ use dom0::xen::{HypercallError, Physdev, Rings};
 /// Worth a line: a stub waits for one second.
 const LONG: Duration = Duration::from_millis(500);
 
-/// What a stub has announced.
+/// A stub's announcement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Announced {
     grant: GrantRef,

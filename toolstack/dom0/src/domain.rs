@@ -35,7 +35,7 @@ pub fn named(host: &Dom0, id: DomId) -> Result<DomainName, Error> {
     Ok(DomainName { id, name: host.read(&path::child(&path::domain_path(id), "name"))? })
 }
 
-/// What Xen says about a domain.
+/// Xen's information about a domain.
 ///
 /// # Errors
 /// Xen's and xenstore's.
@@ -66,7 +66,7 @@ pub fn find(host: &Dom0, wanted: &str) -> Result<Option<(DomainName, DomainInfo)
     Names::read(host)?.find(host, wanted)
 }
 
-/// What xenstore says domains are called, at one moment.
+/// Names of domains in xenstore, at one moment.
 pub struct Names(Vec<DomainName>);
 
 impl Names {
@@ -104,7 +104,7 @@ fn ids(host: &Dom0) -> Result<Vec<DomId>, Error> {
     Ok(host.list(path::DOMAINS)?.iter().filter_map(|id| id.parse().ok().map(DomId)).collect())
 }
 
-/// What stays the same when a guest reboots: its UUID, which xl keeps.
+/// A guest's UUID, which stays the same when it reboots.
 ///
 /// # Errors
 /// Xen's and xenstore's.

@@ -1,5 +1,5 @@
-//! What a broker sees beside a command's world: vectors, pages and ports of stubs, watches. Strict: what is done out of order, twice
-//! or to nobody is a violation.
+//! The broker's part of the simulated machine: vectors, pages and ports of stubs, watches. Strict: an operation out of
+//! order, twice or on nothing is a violation.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

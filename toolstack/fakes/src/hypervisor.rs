@@ -1,4 +1,4 @@
-//! A strict hypervisor: it knows who has which right, and that a right is taken back once.
+//! A strict fake hypervisor: it tracks rights, and fails when one is revoked twice.
 
 use std::cell::RefCell;
 use std::rc::Rc;

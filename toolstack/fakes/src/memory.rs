@@ -1,4 +1,4 @@
-//! The host's memory as Xen knows it, and domains that stand still.
+//! The host's memory as Xen sees it, and paused domains.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the fakes share.
+//! State shared by the fakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

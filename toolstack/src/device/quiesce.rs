@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::sysfs::ConfigWalk as _;
 
-/// What a command does when `guest` has let go of `devices`, or is gone. `resources` are those of the devices that dom0 still sees; of
+/// Quiesces `devices` after `guest` has released them, or is gone. `resources` are those of the devices that dom0 still sees; of
 /// others there is nothing left but the vectors.
 pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[DeviceResources]) -> Result<(), Error> {
     for device in devices {

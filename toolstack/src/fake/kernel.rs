@@ -1,4 +1,4 @@
-//! What Linux does when something is written to sysfs.
+//! Fake kernel: Linux's reactions to writes to sysfs.
 
 use std::io;
 use std::path::Path;

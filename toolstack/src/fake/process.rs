@@ -1,4 +1,4 @@
-//! Processes and signals as a test wants them.
+//! Fake processes and signals.
 
 use fakes::FakeProcesses;
 

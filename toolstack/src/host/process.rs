@@ -10,7 +10,7 @@ use ::dom0::process::{LinuxProcesses, started};
 
 use crate::xen::{Mask, StopSignal, block_all, listen, noted_signal};
 
-/// What a command asks the kernel about itself and others.
+/// Questions about processes to the kernel.
 pub(crate) trait Process: Processes {
     /// This process.
     fn own(&self) -> ProcessId;

@@ -1,4 +1,4 @@
-//! What matters about a device before it is given away, and what only `doctor` asks.
+//! Properties of a device that matter before it is assigned, and those that only `doctor` checks.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ impl Sysfs {
         self.root().join("firmware/acpi/tables/MCFG").exists()
     }
 
-    /// How the function can be reset, in Linux' words; empty where it cannot. Older kernels only say whether.
+    /// Linux' names of the function's reset methods; empty if there is none. Older kernels only say whether.
     pub(crate) fn reset_methods(&self, device: Sbdf) -> String {
         let dir = self.device_dir(device);
         let known = fs::read_to_string(dir.join("reset_method")).map(|methods| methods.trim().to_owned());
@@ -59,7 +59,7 @@ impl Sysfs {
         })
     }
 
-    /// How many vectors the function's MSI-X table has; 0 without one.
+    /// Number of vectors in the function's MSI-X table; 0 without one.
     pub(crate) fn msix_vectors(&self, device: Sbdf) -> Result<u32, Error> {
         let config = self.config(device)?;
         Ok(match config.find_capability(id::MSI_X)? {

@@ -10,7 +10,7 @@ use xen_types::Sbdf;
 use super::{ConfigWalk as _, Sysfs};
 
 impl Sysfs {
-    /// How many virtual functions of this one there are.
+    /// Number of virtual functions of this one.
     pub(crate) fn virtual_functions(&self, device: Sbdf) -> u32 {
         let count = fs::read_to_string(self.device_dir(device).join("sriov_numvfs")).unwrap_or_default();
         count.trim().parse().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! Writes that Linux may never come back from.
+//! Writes to sysfs that may never return.
 //!
 //! A write to `reset` waits inside of the kernel, where nothing can interrupt it, and so does whoever reads the function's configuration
 //! space meanwhile. So another process writes: the command can end without it, which a thread of its own would not let it. That process holds a
@@ -15,7 +15,7 @@ use ::dom0::sysfs::try_take_writer;
 use super::pending::Pending;
 use crate::host::child::{Late, Running};
 
-/// How long Linux may take over a reset: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
+/// Time-out of a reset in Linux: it waits a minute for a function to come back (`PCIE_RESET_READY_POLL_MS`), and some time before.
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// Begins to write. The end is an error of kind `TimedOut` where it does not come, and `ResourceBusy` where an earlier one has not.

@@ -1,4 +1,4 @@
-//! Looking into other domains from outside: what they have, whatever they say.
+//! Inspects other domains through Xen, without their cooperation.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{DomainInfo, HypercallError};
 /// `E2BIG`).
 pub(crate) const BATCH: usize = 1024;
 
-/// What a frame is to a domain (`XEN_DOMCTL_PFINFO_*`, `xen/include/public/domctl.h`).
+/// Type of a frame of a domain (`XEN_DOMCTL_PFINFO_*`, `xen/include/public/domctl.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameType {
     /// Another domain's, nobody's, or Xen's own (`XTAB`).
@@ -55,13 +55,13 @@ pub(crate) trait Inspect {
     /// No frame of memory has a higher number (`xc_maximum_ram_page`).
     fn highest_frame(&self) -> Result<Mfn, HypercallError>;
 
-    /// How many frames a PV domain has (`xc_get_tot_pages`).
+    /// Number of frames of a PV domain (`xc_get_tot_pages`).
     fn frame_count(&self, domain: DomId) -> Result<u64, HypercallError>;
 
     /// The root of the page tables that the domain's first CPU uses (`xc_vcpu_getcontext`), if that is known.
     fn root_table(&self, domain: DomId) -> Option<Mfn>;
 
-    /// What up to [`BATCH`] frames are to a domain (`xc_get_pfn_type_batch`).
+    /// Types of up to [`BATCH`] frames of a domain (`xc_get_pfn_type_batch`).
     fn frame_types(&self, domain: DomId, frames: &[Mfn]) -> Result<Vec<FrameType>, HypercallError>;
 
     /// Shows `look` each of these tables (`xenforeignmemory_map`, read-only), and answers with those that cannot be mapped.
@@ -72,11 +72,11 @@ pub(crate) trait Inspect {
         look: &mut dyn FnMut(&Table),
     ) -> Result<Vec<Mfn>, HypercallError>;
 
-    /// What an event channel of a domain is; `None` beyond the last (`xc_evtchn_status`).
+    /// State of an event channel of a domain; `None` beyond the last (`xc_evtchn_status`).
     fn channel(&self, domain: DomId, port: Port) -> Result<Option<Channel>, HypercallError>;
 }
 
-/// How Xen says that a domain is gone, or as good as gone.
+/// Whether the error means that a domain is gone or dying.
 pub(crate) fn says_gone(error: HypercallError) -> bool {
     /// No such process.
     const ESRCH: Errno = Errno(3);

@@ -73,7 +73,7 @@ impl Libxc {
         self.base.handle()
     }
 
-    /// What few commands need. A library that lacks it is as a Xen that lacks it.
+    /// Functions that few commands need, looked up on first use. A library without them counts as a Xen without them.
     pub(super) fn inspector(&self) -> Result<&Inspector, HypercallError> {
         if self.inspector.get().is_none() {
             let opened = Inspector::open(self.base.library(), self.base.version()).map_err(|error| match error {

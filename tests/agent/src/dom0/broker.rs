@@ -65,7 +65,7 @@ fn log_path() -> String {
     format!("{SHARE}/broker.log")
 }
 
-/// What all brokers of this boot have said.
+/// Log of all brokers of this boot.
 pub(super) fn log_text() -> Result<String> {
     Ok(fs::read_to_string(log_path())?)
 }

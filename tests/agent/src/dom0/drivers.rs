@@ -11,7 +11,7 @@ use super::{
 /// An interrupt of a guest's driver, as its kernel counts it.
 #[derive(Debug)]
 pub(crate) struct GuestInterrupt {
-    /// How it comes: `pcifront` (a pin), `pcifront-msi` or `pcifront-msi-x`.
+    /// Kind of interrupt: `pcifront` (a pin), `pcifront-msi` or `pcifront-msi-x`.
     pub(crate) kind: String,
     /// Who asked for it.
     pub(crate) name: String,
@@ -36,7 +36,7 @@ impl Fixture {
         Ok(found)
     }
 
-    /// What the broker's table says about a device's vectors: its words.
+    /// Words of the device's `vectors` node.
     pub(crate) fn vectors_of(&mut self, device: &str) -> Result<Vec<String>> {
         let node = vectors_node(device);
         let text = self.store.text(&node)?.unwrap_or_else(|| "none".to_owned());

@@ -108,7 +108,7 @@ impl Fixture {
         self.broker = None;
     }
 
-    /// What brokers say while `work` is done.
+    /// Log lines of brokers during `work`.
     pub(crate) fn broker_lines(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<Vec<String>> {
         self.broker()?;
         let before = broker::log_text()?.len();

@@ -14,7 +14,7 @@ pub(crate) struct GuestOptions {
     pub(crate) passthrough: bool,
     /// Modules that it loads first.
     pub(crate) modules: &'static str,
-    /// What becomes of it when it reboots.
+    /// Its `on_reboot=`.
     pub(crate) on_reboot: &'static str,
 }
 

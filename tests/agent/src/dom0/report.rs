@@ -28,7 +28,7 @@ impl fmt::Display for Skipped {
 
 impl std::error::Error for Skipped {}
 
-/// What the bench could not do for a case: an error of its own, and none of what is tested.
+/// An error of the bench itself, and not of what is tested.
 #[derive(Debug)]
 pub(crate) struct BenchError(pub(crate) String);
 

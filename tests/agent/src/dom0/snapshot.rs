@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{devices::ALL, fixture::Fixture, guests::Domain};
 
-/// What a domain that came and went must not have changed.
+/// State that must be the same after a domain has come and gone.
 pub(crate) struct Snapshot {
     /// One line per fact: a xenstore node with its value, a grant, an event channel, a right, a device's driver.
     facts: BTreeSet<String>,

@@ -52,7 +52,7 @@ impl Fixture {
         Ok(stub)
     }
 
-    /// What the stub says about a device, `None` where it is not in the pool.
+    /// The device's `state` in the pool, `None` where it is not in it.
     pub(crate) fn pool_state(&mut self, stub: &Domain, device: &str) -> Result<Option<String>> {
         self.store.text(&stub.node(&format!("pool/{}/state", component(device))))
     }

@@ -1,4 +1,4 @@
-//! Brokers that are killed at any step, and commands that find what they left.
+//! Brokers killed at each step, and the recovery by commands.
 
 use super::*;
 use dom0::{Dom0, Error};

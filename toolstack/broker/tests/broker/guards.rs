@@ -1,4 +1,4 @@
-//! What keeps xl off our devices.
+//! Tests of the guards.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Stubs that were taken over.
+//! Malicious stubs.
 
 use super::*;
 use pcidom_abi::paths;

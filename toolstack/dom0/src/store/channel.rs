@@ -1,4 +1,4 @@
-//! The way to xenstored: its socket, or the kernel's device where there is none (xenstored in a domain of its own).
+//! Transport to xenstored: its socket, or the kernel's device where there is none (xenstored in a domain of its own).
 //!
 //! By the socket a request costs a switch to xenstored and one back; by the device also an event channel and a thread of the kernel each way.
 //!
@@ -26,7 +26,7 @@ const SOCKET: &str = "/run/xenstored/socket";
 /// Where Linux offers the device, and its older name under xenfs.
 const DEVICES: [&str; 2] = ["/dev/xen/xenbus", "/proc/xen/xenbus"];
 
-/// How long xenstored may take to answer. It does so in microseconds, and in seconds where hundreds of guests ask at once.
+/// Time-out of xenstored. It does so in microseconds, and in seconds where hundreds of guests ask at once.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An open connection.

@@ -46,7 +46,7 @@ pub fn failure<E: Display>(what: &str, path: &str, error: &StoreError<E>) -> Sto
     StoreFailure { what: format!("{what} {path}"), why: format!("{error}{}", meant.unwrap_or_default()) }
 }
 
-/// What ends a transaction early.
+/// Reason to end a transaction early.
 enum Inside<E> {
     /// An error, with the path it happened at.
     Failed { path: String, error: StoreError<E> },
@@ -118,7 +118,7 @@ fn apply_one<T: Transport>(nodes: &mut Transaction<'_, T>, change: &Change) -> R
     result.map_err(|error| Inside::Failed { path: path.clone(), error })
 }
 
-/// What is not UTF-8 is replaced, and what writers leave at the end goes.
+/// Replaces invalid UTF-8, and strips the newline or NUL that some writers append.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim_end_matches(['\0', '\n']).to_owned()
 }

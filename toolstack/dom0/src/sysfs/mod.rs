@@ -35,7 +35,7 @@ impl Kernel for Linux {
     }
 }
 
-/// How long is waited for a write that is under way. The usual one takes a tenth of a second.
+/// Time to wait for a write that is under way. The usual one takes a tenth of a second.
 const UNTIL_WRITTEN: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -108,7 +108,7 @@ impl Sysfs {
         self.kernel.exists(&self.device_dir(device))
     }
 
-    /// What the function's own BARs and its ROM decode, by index (6 is the ROM).
+    /// Resources of the function's BARs and ROM, by index (6 is the ROM).
     ///
     /// # Errors
     /// A file that cannot be read, or makes no sense.

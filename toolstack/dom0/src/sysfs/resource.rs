@@ -9,7 +9,7 @@ const PREFETCH: u64 = 0x2000;
 const MEM_64: u64 = 0x10_0000;
 /// The kernel gave it no address, or had to take it back: what stands there may be another device's.
 const UNSET: u64 = 0x2000_0000;
-/// What a ROM line says that tells of a copy in memory (the one of the primary VGA at c0000).
+/// Flag of a ROM that is a copy in memory (the one of the primary VGA at c0000).
 const ROM_SHADOW: u64 = 1 << 1;
 /// The range is not in a base address register: ports that legacy IDE decodes, the copy of a ROM; or, with the other bit, it is in the
 /// function's Enhanced Allocation capability, and its own.
@@ -77,7 +77,7 @@ fn lines(text: &str) -> Result<Vec<Line<'_>>, String> {
     Ok(lines)
 }
 
-/// What the function's own BARs and its ROM decode, with their indices.
+/// Resources of the function's BARs and ROM, with their indices.
 ///
 /// # Errors
 /// The first line that does not have the form or describes what no register can decode.
@@ -90,7 +90,7 @@ pub fn parse(text: &str) -> Result<Vec<(u8, Resource)>, String> {
     .collect()
 }
 
-/// What the function decodes besides its own BARs, or what stands for them, as people read it.
+/// Ranges beyond the function's own BARs, as text.
 pub fn not_own(text: &str) -> Result<Vec<String>, String> {
     let others = lines(text)?.into_iter().filter(|line| !line.is_own());
     Ok(others

@@ -31,7 +31,7 @@ use std::ops::RangeInclusive;
 
 use xen_types::{DomId, Errno, GrantRef, Pirq, Port, Sbdf};
 
-/// What Xen says about a domain (`XEN_DOMINF_*`, `xen/include/public/domctl.h`).
+/// Xen's information about a domain (`XEN_DOMINF_*`, `xen/include/public/domctl.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
     /// Being destroyed: what it had is on its way back.
@@ -83,7 +83,7 @@ pub trait Hypervisor {
     }
 }
 
-/// What shall interrupt a guest.
+/// Source of a guest's interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Vector {
     /// MSI with so many consecutive vectors.

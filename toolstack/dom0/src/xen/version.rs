@@ -1,4 +1,4 @@
-//! Which Xen is running, and so which libxenctrl speaks its language.
+//! The running Xen's version, which selects the libxenctrl to load.
 
 use std::path::{Path, PathBuf};
 

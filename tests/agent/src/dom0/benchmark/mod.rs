@@ -41,7 +41,7 @@ pub(crate) enum Clock {
     Instructions,
 }
 
-/// What there is to measure on a machine.
+/// Groups of figures that a machine can measure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scene {
     /// Both contestants in turn, with few guests.
@@ -50,7 +50,7 @@ pub(crate) enum Scene {
     Scale,
 }
 
-/// What measuring works with.
+/// State of a benchmark run.
 pub(crate) struct Session<'a> {
     fixture: &'a mut Fixture,
     report: &'a mut Report,

@@ -41,7 +41,7 @@ fn read(fixture: &mut Fixture, guest: &Domain, register: &str) -> Result<u32> {
     Ok(u32::from_str_radix(&text, 16)?)
 }
 
-/// What a guest's request fails with.
+/// The error of a guest's request that must fail.
 fn refused(fixture: &mut Fixture, guest: &Domain, request: &str) -> Result<String> {
     let asked = fixture.ask(guest, request)?;
     let (code, said) = fixture.answer(&asked)?;

@@ -24,7 +24,7 @@ use crate::{
 pub(in super::super) const CASES: &[Case] =
     &[Case::within(Duration::from_mins(8), "an_attach_and_a_detach_killed_at_any_step_are_put_right", killed)];
 
-/// How a command ended that was to be killed.
+/// How a command that was to be killed ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
     Killed,
