@@ -8,15 +8,15 @@ use dom0::{Dom0, Error};
 use pcidom_abi::paths;
 use xenstore::path;
 
-/// Nobody tells when another process ends: while one is at work, the broker looks this often.
+/// Polling interval of the broker while a command runs: there is no event when another process ends.
 pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(500);
 
-/// Who is at work.
+/// Commands that are running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commands {
     /// Nobody.
     None,
-    /// Those that are noted all run.
+    /// All noted ones are running.
     AtWork,
     /// One was killed.
     Died,

@@ -1,4 +1,4 @@
-//! The node that says which vectors of a device are mapped: `/tool/pcidom/device/BDF/vectors`.
+//! The node that records which vectors of a device are mapped: `/tool/pcidom/device/BDF/vectors`.
 //!
 //! The broker keeps nothing about vectors in its own memory, so that one that is killed leaves nothing behind that the next one, or
 //! a command, does not know of.

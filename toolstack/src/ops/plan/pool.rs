@@ -66,7 +66,7 @@ fn note_intents(devices: &[HostFacts], stub: Option<DomId>, steps: &mut Vec<Step
     noted
 }
 
-/// What the intent log has to say of giving a device to the stub; nothing where the stub has it already, and xen-pciback has it for the stub.
+/// The intent to record for giving a device to the stub; none if the stub has it already and it is parked.
 fn intent_to_add(facts: &HostFacts, stub: Option<DomId>) -> Option<Intent> {
     let is_done = match facts.stub {
         Some(_) => facts.is_parked(),
