@@ -25,11 +25,11 @@ pub enum DeviceNode {
     /// The interrupts that the device had before they were unmapped: a [`crate::PirqSet`].
     Pirqs,
     /// With [`crate::Phase::Leaked`]: who has what, as people read it.
-    Holds,
+    Leaked,
     /// The name of the stub that the device is for, which outlives the stub.
     Backend,
     /// A persistent assignment: the guest's UUID.
-    Keep,
+    Persistent,
     /// A persistent assignment: device and options as `pcidom attach` takes them.
     Spec,
     /// A persistent assignment: the guest's [`crate::ExportMode`], if one was chosen.
@@ -54,9 +54,9 @@ impl DeviceNode {
         Self::PermittedWrites,
         Self::Reset,
         Self::Pirqs,
-        Self::Holds,
+        Self::Leaked,
         Self::Backend,
-        Self::Keep,
+        Self::Persistent,
         Self::Spec,
         Self::Export,
         Self::Silent,
@@ -82,9 +82,9 @@ impl DeviceNode {
             Self::PermittedWrites => "permitted-writes",
             Self::Reset => "reset",
             Self::Pirqs => "pirqs",
-            Self::Holds => "holds",
+            Self::Leaked => "leaked",
             Self::Backend => "backend",
-            Self::Keep => "keep",
+            Self::Persistent => "persistent",
             Self::Spec => "spec",
             Self::Export => "export",
             Self::Silent => "silent",

@@ -63,7 +63,7 @@ pub const DEVICES: &str = "/tool/pcidom/device";
 /// The intent log: devices on their way between dom0's drivers, xen-pciback and a stub.
 pub const INTENTS: &str = "/tool/pcidom/work";
 /// The guests whose stale vectors are being unmapped.
-pub const SWEEPS: &str = "/tool/pcidom/sweep";
+pub const VECTOR_CLEANUPS: &str = "/tool/pcidom/vector-cleanup";
 /// The commands that are changing something.
 pub const COMMANDS: &str = "/tool/pcidom/command";
 /// The domains that a command has paused.
@@ -81,7 +81,7 @@ paths! {
     /// What an admin has in a device's `driver_override`, while a command has something else there.
     override_node(device: Sbdf) = "/tool/pcidom/work/{device}/override";
     /// Stands (empty) while somebody unmaps vectors of a guest that no device is known to have: nothing is mapped for it meanwhile.
-    sweep_node(guest: DomId) = "/tool/pcidom/sweep/{guest}";
+    vector_cleanup_node(guest: DomId) = "/tool/pcidom/vector-cleanup/{guest}";
     /// A command that is changing something. The value is when its process began ([`crate::ProcessId::started`]).
     command_node(pid: u32) = "/tool/pcidom/command/{pid}";
     /// A domain that a command has paused: its [`crate::PauseNote`].

@@ -105,15 +105,16 @@ fn the_paths_stay_where_they_are() {
         (DeviceNode::Phase.of(device()), "/tool/pcidom/device/0000-00-05-0/phase"),
         (paths::intent_node(device()), "/tool/pcidom/work/0000-00-05-0"),
         (paths::override_node(device()), "/tool/pcidom/work/0000-00-05-0/override"),
-        (paths::sweep_node(DomId(5)), "/tool/pcidom/sweep/5"),
+        (paths::vector_cleanup_node(DomId(5)), "/tool/pcidom/vector-cleanup/5"),
         (paths::command_node(4711), "/tool/pcidom/command/4711"),
         (paths::paused_node(DomId(5)), "/tool/pcidom/paused/5"),
         (paths::creation_node("0b1e"), "/tool/pcidom/create/0b1e"),
     ] {
         assert_eq!(path, want);
     }
-    let roots = [paths::DEVICES, paths::INTENTS, paths::SWEEPS, paths::COMMANDS, paths::PAUSED, paths::CREATIONS];
-    for (root, path) in roots.iter().zip(["device", "work", "sweep", "command", "paused", "create"]) {
+    let roots =
+        [paths::DEVICES, paths::INTENTS, paths::VECTOR_CLEANUPS, paths::COMMANDS, paths::PAUSED, paths::CREATIONS];
+    for (root, path) in roots.iter().zip(["device", "work", "vector-cleanup", "command", "paused", "create"]) {
         assert_eq!(*root, child(paths::TOOL, path));
     }
 }
@@ -155,7 +156,7 @@ fn a_changed_contract_is_noticed() {
         words,
         [
             "assigned 5",
-            "stub frontend phase policy permitted-writes reset pirqs holds backend keep spec export silent vectors intx mended",
+            "stub frontend phase policy permitted-writes reset pirqs leaked backend persistent spec export silent vectors intx mended",
             "pool attaching attached detaching leaked",
             "1 2 3 4 5 10 256 257",
             "ecam ids irq online state policy resource-0 resource-1 resource-2 resource-3 resource-4 resource-5 resource-6",

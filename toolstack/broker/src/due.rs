@@ -129,7 +129,7 @@ pub fn followers(host: &Dom0, records: &[Record]) -> Result<Vec<(Record, DomainN
 /// Where the id of the guest stands that a device follows.
 #[must_use]
 pub fn keep_node(device: Sbdf) -> String {
-    DeviceNode::Keep.of(device)
+    DeviceNode::Persistent.of(device)
 }
 
 /// Where it stands that the guest which the device follows did not answer.

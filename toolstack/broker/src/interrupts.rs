@@ -239,7 +239,7 @@ pub fn unmap<E: From<Error>>(
     settle: Settle<'_, E>,
 ) -> Result<(), E> {
     match mapped {
-        Vectors::Busy => sweep(host, guest, device, settle),
+        Vectors::Busy => clean_up_vectors(host, guest, device, settle),
         mapped => Ok(unmap_all(host, guest, mapped.mappings())?),
     }
 }
@@ -263,8 +263,8 @@ fn unmap_all(host: &Dom0, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -
 
 /// Unmaps every vector of the guest that is not known to belong to another of its devices. Upwards: the first of consecutive
 /// vectors must go first. Nobody maps anything for the guest meanwhile.
-fn sweep<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, settle: Settle<'_, E>) -> Result<(), E> {
-    host.commit(&[vectors::begin_sweep(guest)])?;
+fn clean_up_vectors<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, settle: Settle<'_, E>) -> Result<(), E> {
+    host.commit(&[vectors::begin_vector_cleanup(guest)])?;
     let mut keep = BTreeSet::new();
     for record in records::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
         let facts = DeviceResources::of_others(host, record.stub, &[record.device])?;
@@ -275,7 +275,7 @@ fn sweep<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, settle: Settle
         }
     }
     let all = host.hypervisor.vector_pirqs();
-    let swept = unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq));
-    host.commit(&vectors::end_sweep(guest))?;
-    Ok(swept?)
+    let cleanup = unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq));
+    host.commit(&vectors::end_vector_cleanup(guest))?;
+    Ok(cleanup?)
 }

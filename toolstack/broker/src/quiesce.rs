@@ -15,7 +15,7 @@ use pcidom_abi::Capabilities;
 ///
 /// # Errors
 /// Those of Xen, xenstore and sysfs, and those of `settle`.
-pub fn make_quiet<E: From<Error>>(
+pub fn quiesce_device<E: From<Error>>(
     host: &Dom0,
     guest: DomId,
     facts: &DeviceResources,

@@ -67,32 +67,32 @@ fn intx_node(device: Sbdf) -> String {
 }
 
 /// Notes that a device's vectors are being changed. Says whether nothing may be mapped for the guest now: it would be taken for what a dead
-/// broker left. Whoever sweeps looks for `busy` after he has said so, and this looks after it has said `busy`: one of them sees the other.
+/// broker left. Whoever cleans up looks for `busy` after he has said so, and this looks after it has said `busy`: one of them sees the other.
 pub(crate) fn begin(host: &Dom0, guest: DomId, device: Sbdf, intx_off: bool) -> Result<bool, Error> {
-    let (busy, sweep) = (store(&Vectors::Busy, device), paths::sweep_node(guest));
+    let (busy, cleanup) = (store(&Vectors::Busy, device), paths::vector_cleanup_node(guest));
     if intx_off {
         host.commit(&[busy, set_intx_off(device, true)])?;
-        return host.exists(&sweep);
+        return host.exists(&cleanup);
     }
-    let [swept] = host.write_and_read(&busy, [&sweep])?;
-    Ok(swept.is_some())
+    let [cleanup] = host.write_and_read(&busy, [&cleanup])?;
+    Ok(cleanup.is_some())
 }
 
-pub(crate) fn begin_sweep(guest: DomId) -> Change {
-    Change::write(paths::sweep_node(guest), "")
+pub(crate) fn begin_vector_cleanup(guest: DomId) -> Change {
+    Change::write(paths::vector_cleanup_node(guest), "")
 }
 
-pub(crate) fn end_sweep(guest: DomId) -> Vec<Change> {
-    vec![Change::remove(paths::sweep_node(guest)), Change::remove_if_empty(paths::SWEEPS)]
+pub(crate) fn end_vector_cleanup(guest: DomId) -> Vec<Change> {
+    vec![Change::remove(paths::vector_cleanup_node(guest)), Change::remove_if_empty(paths::VECTOR_CLEANUPS)]
 }
 
 /// Ends what commands have begun that were killed. For a command: none other is at work.
 ///
 /// # Errors
 /// Xenstore's.
-pub fn end_sweeps(host: &Dom0) -> Result<(), Error> {
-    if host.exists(paths::SWEEPS)? {
-        host.commit(&[Change::remove(paths::SWEEPS), Change::remove_if_empty(paths::TOOL)])?;
+pub fn end_vector_cleanups(host: &Dom0) -> Result<(), Error> {
+    if host.exists(paths::VECTOR_CLEANUPS)? {
+        host.commit(&[Change::remove(paths::VECTOR_CLEANUPS), Change::remove_if_empty(paths::TOOL)])?;
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ mod tests {
             "\\fB\\-\\-persistent\\fR, \\fB\\-\\-keep\\fR",
             ".SS show [\\-\\-json] BDF",
             ".SS list [\\-\\-json] [DOMAIN]",
-            ".SS assignable remove [\\-r] BDF...",
+            ".SS assignable list [\\-\\-json]",
         ] {
             assert!(page.lines().any(|line| line == heading), "{heading}");
         }

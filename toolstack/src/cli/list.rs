@@ -59,9 +59,9 @@ pub(crate) struct DeviceEntry {
     /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
     problem: Option<&'static str>,
     /// Leaked mappings that keep it from others: `web (domain 5): 3 mappings of 0xfea00000`.
-    holds: Option<String>,
+    leaked: Option<String>,
     /// The id of the guest that it follows.
-    keep: Option<String>,
+    persistent: Option<String>,
     /// Its guest's policy, in the keys of `attach`.
     policy: Option<String>,
     /// The device that it is a virtual function of.
@@ -121,8 +121,8 @@ fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
         phase: "parked",
         pool: None,
         problem: None,
-        holds: None,
-        keep: None,
+        leaked: None,
+        persistent: None,
         policy: None,
         physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
         guard: None,
@@ -137,8 +137,8 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         phase: record.phase.name(),
         pool: host.read(&paths::pool_state_node(record.stub, record.device))?,
         problem: problem(host, record, guard)?,
-        holds: of_the_tool(DeviceNode::Holds)?,
-        keep: of_the_tool(DeviceNode::Keep)?,
+        leaked: of_the_tool(DeviceNode::Leaked)?,
+        persistent: of_the_tool(DeviceNode::Persistent)?,
         policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
         guard: guard_word(host, record, guard)?,
         ..parked_entry(host, record.device)
@@ -232,8 +232,8 @@ pub(crate) fn table(devices: &[DeviceEntry]) -> String {
 /// The last column: what is wrong, or else what the backend says; and what is special about the device.
 fn note(entry: &DeviceEntry) -> String {
     let problem = entry.problem.map(str::to_owned);
-    let holds = entry.holds.as_ref().map(|holds| format!("held by {holds}"));
-    let word = problem.or(holds).or_else(|| entry.pool.clone());
+    let leaked = entry.leaked.as_ref().map(|what| format!("held by {what}"));
+    let word = problem.or(leaked).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
     let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));
     word.into_iter().chain(entry.policy.clone()).chain(physical).chain(guard).collect::<Vec<_>>().join(", ")

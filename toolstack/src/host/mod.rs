@@ -60,7 +60,7 @@ pub(crate) struct Host {
     pub(crate) process: Box<dyn Process>,
     store: Rc<dyn Waits>,
     /// For commands that change something.
-    turn: RefCell<Option<Rc<CommandLock>>>,
+    command_lock: RefCell<Option<Rc<CommandLock>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
     /// Nesting depth of sections in which signals do not stop the command.
@@ -113,7 +113,7 @@ impl Host {
             settings: Cell::default(),
             process: Box::new(LinuxProcess::default()),
             store,
-            turn: RefCell::default(),
+            command_lock: RefCell::default(),
             shown: RefCell::default(),
             unstoppable: Cell::default(),
             is_stopping: Cell::default(),
@@ -165,36 +165,36 @@ impl Host {
             Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
             None => Ok(None),
         };
-        let turn = CommandLock::take(find, || self.note("waiting for another pcidom command to end"))?;
-        self.turn.replace(Some(Rc::new(turn)));
+        let lock = CommandLock::take(find, || self.note("waiting for another pcidom command to end"))?;
+        self.command_lock.replace(Some(Rc::new(lock)));
         Ok(())
     }
 
     /// As [`Host::lock_commands`], with locks in a folder of the test's own, which nobody else may have.
     #[cfg(test)]
-    pub(crate) fn take_turn_in(&self, folder: &std::path::Path) {
-        let turn = CommandLock::take_in(folder, || Ok(None), || panic!("another command is at work"));
-        self.turn.replace(Some(Rc::new(turn.unwrap())));
+    pub(crate) fn lock_commands_in(&self, folder: &std::path::Path) {
+        let lock = CommandLock::take_in(folder, || Ok(None), || panic!("another command is at work"));
+        self.command_lock.replace(Some(Rc::new(lock.unwrap())));
     }
 
     /// Whether another command is busy with this guest: everything about it is that command's.
     pub(crate) fn is_others(&self, guest: DomId) -> Result<bool, Error> {
-        let turn = self.turn.borrow().clone();
-        turn.map_or(Ok(false), |turn| turn.is_others(guest))
+        let lock = self.command_lock.borrow().clone();
+        lock.map_or(Ok(false), |lock| lock.is_others(guest))
     }
 
     /// Makes this a command about a guest that it has just made: others leave it alone.
     pub(crate) fn adopt(&self, guest: DomId) -> Result<(), Error> {
-        let turn = self.turn.borrow().clone();
-        turn.map_or(Ok(()), |turn| turn.adopt(guest))
+        let lock = self.command_lock.borrow().clone();
+        lock.map_or(Ok(()), |lock| lock.adopt(guest))
     }
 
-    /// Lets other commands have their turn during `work`, which takes long. What was known of devices and guests may be different
+    /// Lets other commands run during `work`, which takes long. What was known of devices and guests may be different
     /// afterwards.
     pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
-        let turn = self.turn.borrow().clone();
-        match turn {
-            Some(turn) => turn.aside(work),
+        let lock = self.command_lock.borrow().clone();
+        match lock {
+            Some(lock) => lock.aside(work),
             None => work(),
         }
     }
@@ -202,9 +202,9 @@ impl Host {
     /// Says to other commands that the guest with this id is being made, until the result is dropped; `None` where another command says
     /// so.
     pub(crate) fn take_creation(&self, uuid: &str) -> Result<Option<Creation>, Error> {
-        let turn = self.turn.borrow().clone();
-        let Some(turn) = turn else { return Ok(Some(Creation(None))) };
-        Ok(turn.take_creation(uuid)?.map(|lock| Creation(Some(lock))))
+        let lock = self.command_lock.borrow().clone();
+        let Some(lock) = lock else { return Ok(Some(Creation(None))) };
+        Ok(lock.take_creation(uuid)?.map(|lock| Creation(Some(lock))))
     }
 
     pub(crate) fn read(&self, path: &str) -> Result<Option<String>, Error> {
@@ -329,11 +329,11 @@ impl Host {
         self.aside_for(guest, || self.wait_while(paths, look))
     }
 
-    /// Lets other commands have their turn while `wait` waits for this guest.
+    /// Lets other commands run while `wait` waits for this guest.
     fn aside_for<T>(&self, guest: DomId, wait: impl FnOnce() -> T) -> T {
-        let turn = self.turn.borrow().clone();
-        match turn {
-            Some(turn) => turn.waiting_for(guest, wait),
+        let lock = self.command_lock.borrow().clone();
+        match lock {
+            Some(lock) => lock.waiting_for(guest, wait),
             None => wait(),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) struct UnplugRequest<'a> {
     pub(crate) if_silent: IfSilent,
 }
 
-/// What to do about a guest that does nothing.
+/// What to do if the guest does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IfSilent {
     /// Everything becomes as it was.
@@ -36,11 +36,11 @@ pub(crate) enum IfSilent {
     Leave,
 }
 
-/// How the guest answered.
+/// The guest's answer.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// It does not use the devices any more; or it never did, or is gone.
-    LetGo,
+    Released,
     /// It did nothing. This is the error to tell.
     Silent(Error),
     /// It began and did not come to an end; the phase stays at `detaching`.
@@ -51,20 +51,20 @@ pub(crate) enum Answer {
 pub(crate) fn request_release(host: &Host, request: UnplugRequest<'_>) -> Result<Answer, Error> {
     let UnplugRequest { stub, guest, devices, timeout, if_silent } = request;
     match ask(host, request) {
-        Ok(Asked::NoNeed) => return Ok(Answer::LetGo),
+        Ok(Asked::NoNeed) => return Ok(Answer::Released),
         Ok(Asked::Yes) => {}
         Err(error @ (Error::GuestSilent { .. } | Error::StubSilent { .. } | Error::GuestUnsteady(_))) => {
             return Ok(Answer::Silent(error));
         }
         Err(Error::GuestWentAway(_) | Error::StubWentAway(_)) => {
             host.commit(&phases(devices, Phase::Detaching))?;
-            return Ok(Answer::LetGo);
+            return Ok(Answer::Released);
         }
         Err(error) => return Err(error),
     }
     let patience = Patience::new(timeout, devices.len());
     let silent = match let_go_within(host, request, patience) {
-        Ok(Ok(())) => return Ok(Answer::LetGo),
+        Ok(Ok(())) => return Ok(Answer::Released),
         Ok(Err(silent)) => silent,
         Err(error @ Error::Interrupted(_)) => return host.without_stopping(|| interrupted(host, request, error)),
         Err(error) => return Err(error),
@@ -81,7 +81,7 @@ pub(crate) fn request_release(host: &Host, request: UnplugRequest<'_>) -> Result
 fn come_to_an_end(host: &Host, request: UnplugRequest<'_>) -> Result<Answer, Error> {
     let UnplugRequest { stub, guest, devices, .. } = request;
     if let_go_within(host, request, Patience::new(STUB_PATIENCE, devices.len()))?.is_ok() {
-        return Ok(Answer::LetGo);
+        return Ok(Answer::Released);
     }
     Ok(Answer::HalfWay(Ends::read(host, stub.id, guest.id)?))
 }

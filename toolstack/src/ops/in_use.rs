@@ -68,5 +68,5 @@ pub(crate) fn refusal(host: &Host, device: Sbdf, holder: DomId) -> Result<Error,
 }
 
 fn node(device: Sbdf) -> String {
-    DeviceNode::Holds.of(device)
+    DeviceNode::Leaked.of(device)
 }

@@ -35,7 +35,7 @@ pub(crate) struct Reclaimed {
 
 /// Puts everything right that can be. One guest's trouble is noted and does not keep a command from serving others.
 pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
-    vectors::end_sweeps(host)?;
+    vectors::end_vector_cleanups(host)?;
     if let Err(error) = audit::recover(host) {
         host.note(&format!("a guest was stopped by a command that was interrupted, and stands still: {error}"));
     }
@@ -81,7 +81,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
         (records, remembered) = device_table::load_all(host)?;
     }
     guard::mend(host, &records)?;
-    sweep_directories(host, &records)?;
+    remove_stale_directories(host, &records)?;
     reattach::follow(host, &records, &remembered)?;
     Ok(reclaimed)
 }
@@ -209,7 +209,7 @@ fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
         timeout: STUB_PATIENCE,
         if_silent: IfSilent::Leave,
     };
-    if !matches!(request_release(host, request)?, Answer::LetGo) {
+    if !matches!(request_release(host, request)?, Answer::Released) {
         host.commit(&phases(&assignment.devices, Phase::Detaching))?;
     }
     assignment.connection =
@@ -221,7 +221,7 @@ fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
 
 /// Removes directories that no device stands behind any more: of guests that are gone, or that closed after they had let go of
 /// their last device.
-fn sweep_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
+fn remove_stale_directories(host: &Host, records: &[Record]) -> Result<(), Error> {
     let mut stubs: Vec<DomId> = records.iter().map(|record| record.stub).collect();
     stubs.dedup();
     for stub in stubs {

@@ -81,8 +81,8 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let gone = {
-        use DeviceNode::{Frontend, Holds, Intx, Mended, Phase, Stub, Vectors};
-        [Stub, Frontend, Phase, Holds, Vectors, Intx, Mended]
+        use DeviceNode::{Frontend, Leaked, Intx, Mended, Phase, Stub, Vectors};
+        [Stub, Frontend, Phase, Leaked, Vectors, Intx, Mended]
     };
     let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();
     changes.extend(forget_policy(device));
@@ -141,7 +141,7 @@ impl Keep {
 }
 
 fn keep_nodes(device: Sbdf) -> [String; 3] {
-    [DeviceNode::Keep, DeviceNode::Spec, DeviceNode::Export].map(|node| node.of(device))
+    [DeviceNode::Persistent, DeviceNode::Spec, DeviceNode::Export].map(|node| node.of(device))
 }
 
 /// The device follows nobody.
@@ -185,7 +185,7 @@ pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
 pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     let mut changes = vec![
         Change::remove(DeviceNode::Frontend.of(device)),
-        Change::remove(DeviceNode::Holds.of(device)),
+        Change::remove(DeviceNode::Leaked.of(device)),
         forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];

@@ -163,7 +163,7 @@ fn a_guest_that_reboots_gets_its_devices_at_once() {
     let bench = Bench::new();
     bench.machine.with(|world| {
         let dir = paths::device_dir(device(NVME));
-        world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
+        world.write(&format!("{dir}/persistent"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
         world.write(&format!("{dir}/spec"), NVME);
     });
     let process = bench.process();
@@ -211,7 +211,7 @@ fn a_device_that_was_pulled_out_leaves_no_vectors() {
 }
 
 #[test]
-fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
+fn a_vector_cleanup_waits_for_what_the_broker_maps_for_another_device() {
     let bench = Bench::busy();
     let node = |name| DeviceNode::Vectors.of(device(name));
     let (mine, theirs) = (node(NVME), node(E1000));
@@ -221,11 +221,11 @@ fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
         world.write(&theirs, "busy"); // it is just at the e1000
         let (theirs, done) = (theirs.clone(), vectors.clone());
         world.incidents.push(Box::new(move |world| {
-            let swept = world.nodes.contains_key("/tool/pcidom/sweep/5");
-            if swept {
+            let cleanup = world.nodes.contains_key("/tool/pcidom/vector-cleanup/5");
+            if cleanup {
                 world.write(&theirs, &done);
             }
-            swept
+            cleanup
         }));
         vectors
     });
@@ -234,15 +234,15 @@ fn a_sweep_waits_for_what_the_broker_maps_for_another_device() {
     assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
     bench.machine.with(|world| {
         assert_eq!(world.value(&theirs), Some(vectors.as_str()));
-        assert!(!world.nodes.contains_key("/tool/pcidom/sweep"));
+        assert!(!world.nodes.contains_key("/tool/pcidom/vector-cleanup"));
     });
     bench.assert_sound();
 }
 
 #[test]
-fn nothing_is_mapped_while_a_command_sweeps() {
+fn nothing_is_mapped_while_a_command_cleans_up_vectors() {
     let bench = Bench::busy();
-    bench.machine.with(|world| world.write("/tool/pcidom/sweep/5", ""));
+    bench.machine.with(|world| world.write("/tool/pcidom/vector-cleanup/5", ""));
     let process = bench.process();
     let mut broker = bench.start(&process);
     let before = bench.vectors(E1000);

@@ -106,7 +106,7 @@ fn a_guest_that_runs_is_not_taken_down_because_it_is_slow() {
         machine.settle();
         assert_eq!(state(&machine).as_deref(), Some("4"));
         // They follow it, as those of other guests do.
-        let keep = format!("/tool/pcidom/device/{}/keep", device(devices[0]).path_component());
+        let keep = format!("/tool/pcidom/device/{}/persistent", device(devices[0]).path_component());
         machine.with(|world| assert!(world.value(&keep).is_some()));
         machine.assert_no_violations();
     }
@@ -171,7 +171,7 @@ fn a_guest_that_somebody_has_let_run_meanwhile_is_not_ended() {
 fn a_guest_that_another_command_makes_is_left_to_it() {
     let machine = Machine::new();
     let locks = crate::fake::TempTree::new();
-    machine.host.take_turn_in(locks.path());
+    machine.host.lock_commands_in(locks.path());
     let uuid = crate::fake::UUID;
     machine.with(|world| {
         world.add_domain(NEW, "new");
@@ -186,7 +186,7 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
     crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
     machine.with(|world| {
         let dir = format!("/tool/pcidom/device/{}", device(EDU).path_component());
-        world.write(&format!("{dir}/keep"), uuid);
+        world.write(&format!("{dir}/persistent"), uuid);
         world.write(&format!("{dir}/spec"), EDU);
     });
     reclaim(&machine.host).unwrap();
@@ -200,7 +200,7 @@ fn a_guest_that_another_command_makes_is_left_to_it() {
 fn other_commands_have_their_turn_while_xl_makes_the_guest() {
     let machine = Machine::new();
     let locks = Rc::new(crate::fake::TempTree::new());
-    machine.host.take_turn_in(locks.path());
+    machine.host.lock_commands_in(locks.path());
     let seen = Rc::new(Cell::new(false));
     let (other, saw) = (locks.clone(), seen.clone());
     machine.with(|world| {

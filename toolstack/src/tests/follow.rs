@@ -65,10 +65,10 @@ fn owner(machine: &Machine, name: &str) -> DomId {
 #[test]
 fn what_a_device_follows_is_written_down() {
     let machine = machine();
-    assert_eq!(record(&machine, E1000, "keep").as_deref(), Some(UUID));
+    assert_eq!(record(&machine, E1000, "persistent").as_deref(), Some(UUID));
     let spec = "0000:00:05.0@4,msitranslate=0,power_mgmt=1,permissive=0,rdm_policy=strict,name=lan";
     assert_eq!(record(&machine, E1000, "spec").as_deref(), Some(spec));
-    assert_eq!(record(&machine, EDU, "keep"), None);
+    assert_eq!(record(&machine, EDU, "persistent"), None);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn what_is_detached_follows_nobody() {
             machine.with(|world| world.destroy(WEB));
         }
         detach_from_web(&machine, &[E1000]).unwrap();
-        assert_eq!(record(&machine, E1000, "keep"), None);
+        assert_eq!(record(&machine, E1000, "persistent"), None);
         machine.with(|world| world.destroy(WEB));
         boot(&machine, WEB_AGAIN);
         reclaim(&machine.host).unwrap();
@@ -115,7 +115,7 @@ fn a_rebooted_guest_can_be_detached_from_with_the_same_words() {
     machine.with(|world| world.destroy(WEB));
     boot(&machine, WEB_AGAIN);
     detach_from_web(&machine, &[E1000]).unwrap();
-    assert_eq!((owner(&machine, E1000), record(&machine, E1000, "keep")), (DomId::IO, None));
+    assert_eq!((owner(&machine, E1000), record(&machine, E1000, "persistent")), (DomId::IO, None));
     machine.assert_no_violations();
 }
 
@@ -127,7 +127,7 @@ fn a_device_that_goes_to_another_guest_forgets_whom_it_followed() {
     crate::ops::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap();
     boot(&machine, WEB_AGAIN);
     reclaim(&machine.host).unwrap();
-    assert_eq!((owner(&machine, E1000), record(&machine, E1000, "keep")), (DB, None));
+    assert_eq!((owner(&machine, E1000), record(&machine, E1000, "persistent")), (DB, None));
     machine.assert_no_violations();
 }
 
@@ -138,7 +138,7 @@ fn an_attach_that_fails_changes_nothing_about_whom_a_device_follows() {
     reclaim(&machine.host).unwrap();
     machine.with(|world| world.guest.silent = true);
     crate::ops::attach::attach(&machine.host, &super::request("db", &[E1000])).unwrap_err();
-    assert_eq!(record(&machine, E1000, "keep").as_deref(), Some(UUID));
+    assert_eq!(record(&machine, E1000, "persistent").as_deref(), Some(UUID));
     machine.assert_no_violations();
 }
 
@@ -316,7 +316,7 @@ fn a_guest_that_takes_no_follower_is_asked_once_and_costs_later_commands_nothing
         // It had this one as well, and follows it still.
         machine.with(|world| {
             let dir = format!("/tool/pcidom/device/{}", device(E1000).path_component());
-            world.write(&format!("{dir}/keep"), UUID);
+            world.write(&format!("{dir}/persistent"), UUID);
             world.write(&format!("{dir}/spec"), E1000);
             world.guest.knows_no_hotplug = !is_paused;
             world.domains.get_mut(&WEB).unwrap().paused = is_paused;

@@ -621,7 +621,7 @@ fn a_held_device_is_freed_by_force_and_by_the_guests_end() {
         }
         machine.with(|world| {
             assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("pool"));
-            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/holds"), None);
+            assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/leaked"), None);
             assert_eq!(world.value("/libxl/pci/0000-00-06-0/domid"), Some("3"));
             // Who still maps its registers goes on after the reset.
             let reset = world.value("/tool/pcidom/device/0000-00-06-0/reset");

@@ -45,8 +45,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "phase": "attached",
       "pool": "assigned 5",
       "problem": null,
-      "holds": null,
-      "keep": null,
+      "leaked": null,
+      "persistent": null,
       "policy": null,
       "physical_function": null,
       "guard": null
@@ -62,14 +62,14 @@ fn what_keeps_a_device_from_others_is_said() {
     machine.with(|world| {
         world.write("/local/domain/3/pool/0000-00-05-0/state", "absent 5");
         world.write("/tool/pcidom/device/0000-00-06-0/phase", "leaked");
-        world.write("/tool/pcidom/device/0000-00-06-0/holds", "web (domain 5): 3 mappings");
-        world.write("/tool/pcidom/device/0000-00-07-0/keep", "01234567-89ab-cdef-0123-456789abcdef");
+        world.write("/tool/pcidom/device/0000-00-06-0/leaked", "web (domain 5): 3 mappings");
+        world.write("/tool/pcidom/device/0000-00-07-0/persistent", "01234567-89ab-cdef-0123-456789abcdef");
     });
     let entries = devices(&machine.host, None).unwrap();
     let shown = table(&entries);
     assert!(shown.contains("attached  device gone"), "{shown}");
     assert!(shown.contains("leaked    held by web (domain 5): 3 mappings"), "{shown}");
-    assert!(json(&entries).contains("\"keep\": \"01234567-"));
+    assert!(json(&entries).contains("\"persistent\": \"01234567-"));
 }
 
 #[test]

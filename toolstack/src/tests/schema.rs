@@ -113,8 +113,8 @@ fn listings_are_as_described() {
     machine.with(|world| {
         world.write("/local/domain/3/pool/0000-00-05-0/state", "absent 5");
         world.write("/tool/pcidom/device/0000-00-06-0/phase", "leaked");
-        world.write("/tool/pcidom/device/0000-00-06-0/holds", "3 mappings");
-        world.write("/tool/pcidom/device/0000-00-06-0/keep", "a-guest");
+        world.write("/tool/pcidom/device/0000-00-06-0/leaked", "3 mappings");
+        world.write("/tool/pcidom/device/0000-00-06-0/persistent", "a-guest");
     });
     assert_list(&machine);
     for gone in [WEB, STUB] {

@@ -4,7 +4,7 @@
 use pci_registers::{id, msi, msix, pci_x, power, vpd};
 
 use super::express;
-use super::rows::{block, id_and_next, quiet_id_and_next, register};
+use super::rows::{block, id_and_next, register, unlogged_id_and_next};
 use crate::register::{Block, Length, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;
@@ -28,7 +28,7 @@ pub(super) const BLOCKS: [Block; 16] = [
             register(7, 1, "Data", DEVICE, Write::Ignore, 0, "PCI PM 1.2 §3.2.6"),
         ],
     ),
-    locked(0x02, "agp", Length::ToNext, &[quiet_id_and_next("AGP 3.0 §5")]),
+    locked(0x02, "agp", Length::ToNext, &[unlogged_id_and_next("AGP 3.0 §5")]),
     locked(
         id::VPD,
         "vpd",
@@ -39,7 +39,7 @@ pub(super) const BLOCKS: [Block; 16] = [
             register(vpd::DATA, 4, "VPD Data", DEVICE, Write::Ignore, 0, "PCI 3.0 §I"),
         ],
     ),
-    locked(0x04, "slotid", Length::Dwords(1), &[quiet_id_and_next("Bridge 1.2 §13")]),
+    locked(0x04, "slotid", Length::Dwords(1), &[unlogged_id_and_next("Bridge 1.2 §13")]),
     locked(
         id::MSI,
         "msi",
@@ -61,24 +61,24 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Dwords(2),
         Rest::Open,
         &[
-            quiet_id_and_next("PCI-X 2.0 §7.2.1"),
+            unlogged_id_and_next("PCI-X 2.0 §7.2.1"),
             register(2, 2, "PCI-X Command", DEVICE, Write::Drop, 0x000e, "PCI-X 2.0 §7.2.3"), // read size, relaxed ordering
             register(pci_x::STATUS, 4, "PCI-X Status", DEVICE, Write::DropStatus, 0x200c_0000, "PCI-X 2.0 §7.2.4"),
         ],
     ),
-    locked(0x08, "ht", Length::ToNext, &[quiet_id_and_next("HyperTransport 3.1 §7")]),
+    locked(0x08, "ht", Length::ToNext, &[unlogged_id_and_next("HyperTransport 3.1 §7")]),
     block(
         id::VENDOR,
         "vendor",
         Length::Dwords(1),
         Rest::Open,
         &[
-            quiet_id_and_next("PCI 3.0 §H"),
+            unlogged_id_and_next("PCI 3.0 §H"),
             register(2, 2, "Length, vendor's own", DEVICE, Write::Drop, 0xffff, "PCI 3.0 §H"),
         ],
     ),
-    locked(0x0c, "shpc", Length::Dwords(2), &[quiet_id_and_next("SHPC 1.0 §4.6")]),
-    locked(0x0e, "agp8x", Length::ToNext, &[quiet_id_and_next("AGP 3.0 §5")]),
+    locked(0x0c, "shpc", Length::Dwords(2), &[unlogged_id_and_next("SHPC 1.0 §4.6")]),
+    locked(0x0e, "agp8x", Length::ToNext, &[unlogged_id_and_next("AGP 3.0 §5")]),
     express::BLOCK,
     locked(
         id::MSI_X,
@@ -105,7 +105,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Dwords(2),
         Rest::Open,
         &[
-            quiet_id_and_next("AHCI 1.3.1 §2.4"),
+            unlogged_id_and_next("AHCI 1.3.1 §2.4"),
             // Index and data behind it, or in a BAR, lead to the registers of the device itself.
             register(2, 2, "SATACR0", DEVICE, Write::Drop, 0, "AHCI 1.3.1 §2.4.2"),
             register(4, 4, "SATACR1", DEVICE, Write::Drop, 0, "AHCI 1.3.1 §2.4.3"),
@@ -116,11 +116,11 @@ pub(super) const BLOCKS: [Block; 16] = [
         "af",
         Length::Dwords(2),
         &[
-            quiet_id_and_next("PCI AF ECN"),
+            unlogged_id_and_next("PCI AF ECN"),
             register(2, 2, "Length, AF Capabilities", DEVICE, Write::Drop, 0, "PCI AF ECN"),
             register(4, 2, "AF Control, Status", DEVICE, Write::Drop, 0, "PCI AF ECN"), // function level reset
         ],
     ),
-    locked(0x14, "ea", Length::ToNext, &[quiet_id_and_next("PCIe 5.0 §7.8.5")]),
-    locked(0x15, "fpb", Length::ToNext, &[quiet_id_and_next("PCIe 5.0 §7.8.11")]),
+    locked(0x14, "ea", Length::ToNext, &[unlogged_id_and_next("PCIe 5.0 §7.8.5")]),
+    locked(0x15, "fpb", Length::ToNext, &[unlogged_id_and_next("PCIe 5.0 §7.8.11")]),
 ];

@@ -2,7 +2,7 @@
 
 use pci_registers::{express, id};
 
-use super::rows::{block, quiet_id_and_next, register};
+use super::rows::{block, register, unlogged_id_and_next};
 use crate::register::{Block, Length, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;
@@ -18,7 +18,7 @@ pub(super) const BLOCK: Block = block(
     Length::Control,
     Rest::Locked,
     &[
-        quiet_id_and_next("PCIe 5.0 §7.5.3.1"),
+        unlogged_id_and_next("PCIe 5.0 §7.5.3.1"),
         locked(express::CAPABILITIES, 2, "PCI Express Capabilities", "PCIe 5.0 §7.5.3.2"),
         locked(express::DEVICE_CAPABILITIES, 4, "Device Capabilities", "PCIe 5.0 §7.5.3.3"),
         // Relaxed ordering and the size of read requests, which drivers tune. Not: error reporting, payload size, extended tags, phantom

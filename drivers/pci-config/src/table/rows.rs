@@ -24,7 +24,7 @@ pub(super) const fn id_and_next(source: &'static str) -> Row {
 }
 
 /// The same of a capability that drivers rarely know: a write is dropped without a note in the log.
-pub(super) const fn quiet_id_and_next(source: &'static str) -> Row {
+pub(super) const fn unlogged_id_and_next(source: &'static str) -> Row {
     register(0, 2, "id, next", Read::Copy, Write::Drop, 0, source)
 }
 

@@ -207,7 +207,7 @@ fn a_stub_that_was_started_again_is_waited_for_while_a_guest_still_has_its_devic
         let dir = paths::device_dir(device(NVME));
         world.write(&format!("{dir}/backend"), "pcidom");
         world.write("/local/domain/5/device/pci/0/state", "4");
-        world.write(&format!("{dir}/keep"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
+        world.write(&format!("{dir}/persistent"), "0a5e2f3c-7f7b-4a55-8f4e-000000000005");
         world.write(&format!("{dir}/spec"), NVME);
     });
     let process = bench.process();

@@ -6,7 +6,7 @@ use xenstore::{XenbusState, path};
 
 use crate::audit;
 use crate::device::permitted_writes;
-use crate::device::quiesce::release as let_go;
+use crate::device::quiesce::release as release_devices;
 use crate::device::reset::{Reset, reset};
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error};
@@ -154,7 +154,7 @@ pub(super) fn remove_directories(
     // From here on the broker does nothing for the guest any more.
     host.commit(&phases(&devices, Phase::Detaching))?;
     host.commit(&audit::note_pirqs(host, resources)?)?;
-    let_go(host, guest, &devices, resources)?;
+    release_devices(host, guest, &devices, resources)?;
     host.commit(&directories::remove(host, stub.id, guest)?)?;
     pool::await_return(host, stub, guest, &devices)
 }
@@ -196,7 +196,7 @@ pub(super) fn remove_entries(
     hot_unplug::request_release(host, request)?;
     host.commit(&phases(&devices, Phase::Detaching))?;
     host.commit(&audit::note_pirqs(host, resources)?)?;
-    let_go(host, guest.id, &devices, resources)?;
+    release_devices(host, guest.id, &devices, resources)?;
     hot_unplug::remove_entries(host, stub, guest, &devices)?;
     pool::await_return(host, stub, guest.id, &devices)
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use xen_types::Sbdf;
 
 use crate::audit;
-use crate::device::quiesce::release as let_go;
+use crate::device::quiesce::release as release_devices;
 use crate::device::reset::{Reset, Resetting};
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -46,22 +46,22 @@ pub(crate) fn run<T>(host: &Host, body: impl FnOnce(&mut Executor<'_>) -> Result
     result
 }
 
-/// What was done so far, and what came of it.
+/// Steps done so far, and their results.
 pub(crate) struct Executor<'a> {
     host: &'a Host,
     /// Steps to be undone.
     done: Vec<Step>,
-    /// How the resets of devices ended that came into the pool.
+    /// Results of the resets of devices that came into the pool.
     resets: BTreeMap<Sbdf, Reset>,
     /// Resets under way.
     resetting: Vec<(Sbdf, Resetting)>,
-    /// How far a guest came with its new devices.
+    /// State of a guest's connection with its new devices.
     connection: Option<Connection>,
     /// The guest has closed, or its directories go though it has not.
     is_closed: bool,
     /// Devices that stay on their way, and why.
     set_aside: Vec<(Sbdf, Error)>,
-    /// What a guest has kept of devices.
+    /// Devices of which a guest has leaked mappings.
     leaks: Leaks,
 }
 
@@ -79,7 +79,7 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// How far a guest came with its new devices.
+    /// State of a guest's connection with its new devices.
     pub(crate) fn connection(&self) -> Option<Connection> {
         self.connection
     }
@@ -89,7 +89,7 @@ impl<'a> Executor<'a> {
         self.set_aside.extend(devices);
     }
 
-    /// What is wrong though the plan was carried out.
+    /// The verdict after a plan that was carried out to its end.
     ///
     /// # Errors
     /// The first of the reasons why a device was set aside; [`Error::Held`] where the guest has kept something of one.
@@ -239,7 +239,7 @@ impl<'a> Executor<'a> {
                 host.commit(&changes)?;
             }
             Step::Quiesce { guest, device, resources } => {
-                let_go(host, *guest, &[*device], resources.as_slice())?;
+                release_devices(host, *guest, &[*device], resources.as_slice())?;
             }
             Step::RemoveEntries { stub, guest, devices } => hot_unplug::remove_entries(host, stub, guest, devices)?,
             Step::RemoveDirectories { stub, guest } => {

@@ -30,7 +30,7 @@ pub(super) fn ask_guest(
     let if_silent = if by_force { IfSilent::Leave } else { IfSilent::Restore };
     let asked = host.elapsed();
     match request_release(host, UnplugRequest { stub, guest, devices, timeout, if_silent })? {
-        Answer::LetGo => Ok(()),
+        Answer::Released => Ok(()),
         Answer::Silent(_) | Answer::HalfWay(_) if by_force => {
             host.note(&format!("{guest} did not let go of its devices and loses them"));
             host.commit(&phases(devices, Phase::Detaching))

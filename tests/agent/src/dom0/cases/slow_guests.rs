@@ -39,7 +39,7 @@ fn driver_comes_late(fixture: &mut Fixture) -> Result<()> {
     fixture.pcidom(&["reclaim"])?;
     let record = |name: &str| format!("/tool/pcidom/device/{}/{name}", component(EDU));
     expect("its phase", fixture.store.text(&record("phase"))?.as_deref(), "attached")?;
-    ensure!(fixture.store.text(&record("keep"))?.is_some(), "the device does not follow the guest");
+    ensure!(fixture.store.text(&record("persistent"))?.is_some(), "the device does not follow the guest");
     expect(EDU, fixture.pool_state(&stub, EDU)?.as_deref(), &format!("assigned {}", guest.id))?;
     fixture.in_guest(&guest, "load xen-pcifront")?;
     fixture.store.wait_for(&guest.node("device/pci/0/state"), deadline, |state| state == Some("4"))?;
