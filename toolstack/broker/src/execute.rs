@@ -68,7 +68,7 @@ pub(crate) fn execute(
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
             let facts = DeviceResources::gather(host, device)?;
-            quiesce::make_quiet(host, assigned.guest, &facts, &capabilities, &|other| vectors::load(host, other))?;
+            quiesce::quiesce_device(host, assigned.guest, &facts, &capabilities, &|other| vectors::load(host, other))?;
             if work.assigned.is_current(host)? {
                 work.config.prepare(facts.decode())?;
             }

@@ -51,7 +51,7 @@ use xenstore::path;
 
 pub use guards::replaced;
 pub use interrupts::{Settle, unmap};
-pub use quiesce::make_quiet;
+pub use quiesce::quiesce_device;
 pub use reclaim::Reclaimer;
 pub use resources::DeviceResources;
 pub use serve::serve;
@@ -244,10 +244,10 @@ impl<'a, R: Rings> Broker<'a, R> {
             "intx",
             "phase",
             "frontend",
-            "keep",
+            "persistent",
             "spec",
             "export",
-            "holds",
+            "leaked",
             "pirqs",
             "mended",
             "permitted-writes",

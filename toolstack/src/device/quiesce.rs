@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pcidom_broker::{Vectors, make_quiet, unmap, vectors};
+use pcidom_broker::{Vectors, quiesce_device, unmap, vectors};
 use xen_types::{DomId, Sbdf};
 
 use crate::device::resources::DeviceResources;
@@ -20,7 +20,7 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
     let settle = |device: Sbdf| await_rest(host, device);
     for resources in resources {
         let capabilities = host.sysfs.config(resources.device)?.capabilities()?;
-        make_quiet(host, guest, resources, &capabilities, &settle)?;
+        quiesce_device(host, guest, resources, &capabilities, &settle)?;
     }
     for device in devices.iter().copied().filter(|device| resources.iter().all(|seen| seen.device != *device)) {
         let mapped = vectors::load(host, device)?;

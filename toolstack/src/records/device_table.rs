@@ -81,7 +81,7 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let gone = {
-        use DeviceNode::{Frontend, Leaked, Intx, Mended, Phase, Stub, Vectors};
+        use DeviceNode::{Frontend, Intx, Leaked, Mended, Phase, Stub, Vectors};
         [Stub, Frontend, Phase, Leaked, Vectors, Intx, Mended]
     };
     let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();

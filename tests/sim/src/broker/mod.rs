@@ -15,7 +15,7 @@ use dom0::store::Connection as StoreConnection;
 use dom0::sysfs::{SYSFS, Sysfs};
 use pci_config::{Policy, permitted_writes};
 use pcidom_abi::{ProcessId, paths};
-use pcidom_broker::{Broker, DeviceResources, Reclaimer, make_quiet, vectors};
+use pcidom_broker::{Broker, DeviceResources, Reclaimer, quiesce_device, vectors};
 use pciif::{BackendPage, ErrorCode, FrontendPage, OwnedPage, Reply, Request};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
@@ -264,7 +264,7 @@ pub(crate) fn quiesce(xen: &SimXen, guest: DomId, device: Sbdf) {
         let host = open(&outside, requests, Lines::default());
         let resources = DeviceResources::gather(&host, device).map_err(|error| error.to_string())?;
         let settle = |other: Sbdf| vectors::load(&host, other);
-        make_quiet(&host, guest, &resources, &capabilities, &settle).map_err(|error| error.to_string())
+        quiesce_device(&host, guest, &resources, &capabilities, &settle).map_err(|error| error.to_string())
     };
     let end = Process::start(main).go_on(None);
     assert!(matches!(end, Rest::Ended(None)), "{device} cannot be made quiet: {end:?}");

@@ -7,9 +7,9 @@ use pcidom_broker::{DeviceResources, records};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// As a command quiesces, where no broker is at the other devices.
-fn make_quiet(host: &Dom0, guest: DomId, resources: &DeviceResources) -> Result<(), Error> {
+fn quiesce_device(host: &Dom0, guest: DomId, resources: &DeviceResources) -> Result<(), Error> {
     let capabilities = records::permitted_writes(host, resources.device)?.capabilities;
-    pcidom_broker::make_quiet(host, guest, resources, &capabilities, &|device| {
+    pcidom_broker::quiesce_device(host, guest, resources, &capabilities, &|device| {
         pcidom_broker::vectors::load(host, device)
     })
 }
@@ -80,7 +80,7 @@ fn a_command_cleans_up_after_a_killed_broker() {
             deaths += 1;
             for name in [NVME, E1000] {
                 let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
-                make_quiet(&bench.machine.host, WEB, &facts).unwrap();
+                quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
                 assert!(bench.config(name).is_quiet());
             }
             assert!(bench.machine.with(|world| world.vectors.is_empty()), "{request} killed at {at}");
@@ -95,7 +95,7 @@ fn a_command_that_dies_cleaning_up_is_followed_by_another() {
     for at in 1.. {
         let bench = Bench::busy();
         let host = &bench.machine.host;
-        let quiet = || make_quiet(host, WEB, &DeviceResources::gather(host, device(NVME)).unwrap()).unwrap();
+        let quiet = || quiesce_device(host, WEB, &DeviceResources::gather(host, device(NVME)).unwrap()).unwrap();
         bench.machine.with(|world| world.killing_change = Some(world.changes + at));
         let died = catch_unwind(AssertUnwindSafe(quiet)).is_err();
         bench.machine.with(|world| world.killing_change = None);
@@ -141,7 +141,7 @@ fn a_guest_that_died_meanwhile_is_no_trouble() {
     let bench = Bench::busy();
     bench.machine.with(|world| world.destroy(WEB));
     let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
-    make_quiet(&bench.machine.host, WEB, &facts).unwrap();
+    quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
     assert!(bench.config(NVME).is_quiet());
     assert_eq!(bench.vectors(NVME), Vectors::None);
 }

@@ -100,7 +100,8 @@ fn malicious(fixture: &mut Fixture) -> Result<()> {
     ensure!(Irqs::now(fixture)?.messages() == irqs, "messages were mapped");
     ensure!(self::spaces()? == spaces, "a register has changed");
     // The real stub has not noticed.
-    let malicious = fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
+    let malicious =
+        fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
     for device in [EDU, NVME] {
         fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
     }
@@ -138,8 +139,10 @@ fn said(fixture: &Fixture, malicious: &Domain) -> Result<Vec<String>> {
     let path = format!("{SHARE}/console/guest-{}.log", malicious.name);
     loop {
         let text = fs::read_to_string(&path).unwrap_or_default();
-        let lines: Vec<String> =
-            text.lines().filter_map(|line| Some(line.split_once("malicious stub: ")?.1.trim_end().to_owned())).collect();
+        let lines: Vec<String> = text
+            .lines()
+            .filter_map(|line| Some(line.split_once("malicious stub: ")?.1.trim_end().to_owned()))
+            .collect();
         if lines.last().is_some_and(|line| line == "done") {
             return Ok(lines);
         }
