@@ -162,7 +162,7 @@ impl Play {
                     self.admin.change(guest, &attach, &detach);
                 }
                 7 if self.chance(3) => self.admin.close(guest),
-                _ => return,
+                _ => {}
             }
         }
     }
