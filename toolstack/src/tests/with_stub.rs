@@ -193,7 +193,7 @@ fn a_guest_drives_what_was_attached_and_leaves_nothing_on_when_it_is_detached() 
 
 #[test]
 fn vectors_that_a_dead_broker_was_at_are_cleared_away_by_the_next_command() {
-    for fault in [Fault::DIE_BEFORE, Fault::DIE_AFTER, Fault::Signal(Signal::Kill, Moment::Call(20))] {
+    for fault in [Fault::DIE_BEFORE, Fault::DIE_AFTER, Fault::Signal(Signal::Kill, Moment::Call(10))] {
         for guest_dies in [false, true] {
             let machine = with_broker();
             // The first request makes fewer calls.
