@@ -153,7 +153,7 @@ pub(crate) struct AttachArgs {
     pub(crate) timeout: Duration,
     /// Name or id of the guest
     pub(crate) domain: String,
-    /// Devices, BDF[@VSLOT][,KEY=VALUE]… as xl takes them (`--help` lists the keys)
+    /// Devices: each a BDF with options, as xl takes it (`--help` lists the keys)
     #[arg(required = true, value_name = "DEVICE")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
