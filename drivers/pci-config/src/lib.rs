@@ -12,7 +12,7 @@
 //! register's meaning is fixed when the function is assigned, and no value read indexes anything unchecked.
 //!
 //! The driver domain uses this crate on what it reads by itself, and so does the command in dom0, which makes the broker's list from the same table
-//! ([`permitted_writes`]): the broker believes no stub.
+//! ([`permitted_writes()`]): the broker believes no stub.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@ pub const HVM: DomId = DomId(7);
 pub const E1000: &str = "0000:00:05.0";
 pub const EDU: &str = "0000:00:06.0";
 pub const NVME: &str = "0000:00:07.0";
-/// What [`Machine::make_virtual`] makes a function a virtual one of.
+/// The physical function of those that [`crate::Machine::make_virtual`] makes virtual ones.
 pub const PHYSICAL: &str = "0000:00:0d.0";
 /// dom0's own disk controller.
 pub const SATA: &str = "0000:00:1f.2";
