@@ -12,7 +12,7 @@ use crate::packed::Line;
 use crate::policy::Policy;
 use crate::register::{COMMAND_DEVICE, MAX_ENTRIES, Write};
 use crate::walk::Capability;
-use crate::writable_mask::WritableMask;
+use crate::writable_mask::{WritableMask, interrupt_registers};
 
 /// Dwords of the space in which single registers are permitted: the header and conventional capabilities.
 const CONVENTIONAL_DWORDS: u16 = 64;
@@ -86,16 +86,6 @@ fn register(line: &Line, dword: u16, is_permissive: bool) -> Option<PermittedWri
         mask: line.write.request_bits(is_permissive),
         zeros: line.write.zeros(),
     })
-}
-
-/// The registers of MSI and MSI-X, which only vector requests may touch.
-fn interrupt_registers(capability: &Capability) -> Option<Range<u16>> {
-    let bytes = match capability.id {
-        id::MSI => msi::bytes(capability.control()),
-        id::MSI_X => msix::BYTES,
-        _ => return None,
-    };
-    Some(capability.offset..capability.offset + bytes)
 }
 
 fn capabilities(all: &[Capability], policy: &Policy, hw: &impl ConfigSpace) -> Capabilities {

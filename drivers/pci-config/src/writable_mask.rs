@@ -2,13 +2,14 @@
 //! function's capabilities. Used in dom0 only; the driver domain passes on what it would drop, and the broker decides.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::layout::list;
 use crate::policy::{Policy, Quirk};
 use crate::register::{Block, Length, Place, Rest, Write, field_mask};
 use crate::table::blocks;
 use crate::walk::{Capability, Walk, has_extended_space};
-use pci_registers::{CONVENTIONAL, ConfigSpace, EXTENDED, EXTENDED_BYTES, Width, express, id, msi};
+use pci_registers::{CONVENTIONAL, ConfigSpace, EXTENDED, EXTENDED_BYTES, Width, express, id, msi, msix};
 
 /// The bits of a dword that can be opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +68,12 @@ impl WritableMask {
             let is_one = |capability: &&Capability| matches!(capability.id, id::MSI | id::MSI_X) == is_interrupt;
             for capability in all.iter().filter(is_one) {
                 writable.claim_capability(false, capability, &all, is_header);
+            }
+            if is_interrupt && !is_header {
+                // A header in the middle of one ends it for the claims above; its registers behind that are messages and masks all the same.
+                for registers in all.iter().filter_map(interrupt_registers) {
+                    writable.close(registers.start / 4..registers.end.div_ceil(4));
+                }
             }
         }
         if fault.is_some() {
@@ -132,7 +139,7 @@ impl WritableMask {
         }
     }
 
-    fn close(&mut self, dwords: core::ops::Range<u16>) {
+    fn close(&mut self, dwords: Range<u16>) {
         dwords.for_each(|dword| {
             self.claim(dword, NOTHING);
         });
@@ -194,6 +201,16 @@ fn unlisted(hw: &impl ConfigSpace) -> impl Iterator<Item = Capability> {
         let is_pointer = next == 0 || next % 4 == 0 && u16::from(next) >= CONVENTIONAL;
         (is_one && is_pointer).then_some(Capability { offset, id, header })
     })
+}
+
+/// The registers of MSI and MSI-X, which only vector requests may touch.
+pub(crate) fn interrupt_registers(capability: &Capability) -> Option<Range<u16>> {
+    let bytes = match capability.id {
+        id::MSI => msi::bytes(capability.control()),
+        id::MSI_X => msix::BYTES,
+        _ => return None,
+    };
+    Some(capability.offset..capability.offset + bytes)
 }
 
 /// The table's block for a capability.

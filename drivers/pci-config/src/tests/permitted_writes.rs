@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use crate::fakes::{Memory, network_card, server_card, virtual_function};
+use crate::walk::Walk;
+use crate::writable_mask::interrupt_registers;
 use crate::{Policy, permitted_writes};
 
 fn list(hw: &Memory, policy: &str) -> String {
@@ -76,6 +78,26 @@ fn a_capability_list_cannot_lay_a_register_over_vectors() {
     }
 }
 
+#[test]
+fn an_admin_cannot_open_interrupt_registers_behind_a_capability_that_lies_in_them() {
+    // MSI with 32 bits of address, masks and pending bits, 50h to 63h; in it the header of MSI-X, 54h to 5fh.
+    let mut hw = Memory::of(&[0x86, 0x80], true);
+    hw.set(0x34, &[0x50]);
+    hw.set(0x50, &[0x05, 0x54, 0x00, 0x01]);
+    hw.set(0x54, &[0x11, 0, 0, 0]);
+    let policy = "permissive=1".parse::<Policy>().expect("a policy");
+    let list = permitted_writes(&hw, &policy);
+    let opened = |offset: u16| list.ranges.iter().any(|range| range.contains(offset));
+    assert_eq!(
+        (0x40..0x70).step_by(4).filter(|offset| opened(*offset)).collect::<Vec<_>>(),
+        [0x40, 0x44, 0x48, 0x4c, 0x64, 0x68, 0x6c]
+    );
+    for offset in (0x50..0x64).step_by(4) {
+        let text = self::list(&hw, &format!("permissive=0,quirk={offset:x}:4:ffffffff"));
+        assert!(!text.contains("open:"), "{offset:#x}: {text}");
+    }
+}
+
 proptest! {
     #[test]
     fn any_device_has_a_list_that_reads_back(
@@ -86,6 +108,10 @@ proptest! {
         let hw = Memory::of(&seed, has_list);
         let list = permitted_writes(&hw, &policy.parse::<Policy>().expect("a policy"));
         prop_assert_eq!(list.to_string().parse(), Ok(list.clone()));
+        for registers in Walk::conventional(&hw).filter_map(|capability| interrupt_registers(&capability)) {
+            let mut dwords = (registers.start / 4..registers.end.div_ceil(4)).map(|dword| dword * 4);
+            prop_assert!(dwords.all(|dword| list.ranges.iter().all(|range| !range.contains(dword))));
+        }
         // Only where much is open there may be more than a node holds.
         prop_assert!(policy == "permissive=1" || list.to_node().is_ok());
     }
