@@ -51,7 +51,7 @@ impl Write {
 }
 
 /// What may be written to a function for a guest that has it with this policy. Of a kind of capability that is there more than once,
-/// vectors and wake-ups use the first.
+/// the first is used and written, no other.
 #[must_use]
 pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrites {
     let (layout, all, _) = Layout::read_from(hw, policy.policy_flags());
@@ -61,12 +61,20 @@ pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrit
         interrupts.iter().all(|registers| offset >= registers.end || offset + bytes <= registers.start)
     };
     let has_test = hw.read_config(header::BIST, Width::Byte) & u32::from(bist::CAPABLE) != 0;
+    let first = |id| all.iter().find(|capability| capability.id == id).map(|capability| capability.offset);
+    let is_first = |write: &PermittedWrite| match write.kind {
+        WriteKind::PowerState => first(id::POWER_MANAGEMENT).is_some_and(|at| write.offset == at + power::PMCSR),
+        WriteKind::VpdAddress => first(id::VPD).is_some_and(|at| write.offset == at + vpd::ADDRESS),
+        _ => true,
+    };
     let mut registers = Vec::new();
     for dword in 0..CONVENTIONAL_DWORDS {
         for line in layout.lines(dword.into()) {
             let write = register(line, dword, policy.permissive);
             registers.extend(write.filter(|write| {
-                is_free(write.offset, write.width as u16) && (write.kind != WriteKind::Bist || has_test)
+                is_free(write.offset, write.width as u16)
+                    && is_first(write)
+                    && (write.kind != WriteKind::Bist || has_test)
             }));
         }
     }

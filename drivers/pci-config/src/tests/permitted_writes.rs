@@ -98,6 +98,17 @@ fn an_admin_cannot_open_interrupt_registers_behind_a_capability_that_lies_in_the
     }
 }
 
+#[test]
+fn of_two_capabilities_of_a_kind_only_the_first_is_written() {
+    let mut hw = Memory::of(&[0x86, 0x80], true);
+    hw.set(0x34, &[0x80]);
+    for (at, id, next) in [(0x80, 0x01, 0x90), (0x90, 0x03, 0x40), (0x40, 0x01, 0x50), (0x50, 0x03, 0)] {
+        hw.set(at, &[id, next]);
+    }
+    let text = "power:80 command:4:2:414:0 plain:c:1:ff:0 pmcsr:84:2:9e03:8000 vpd:92:2:ffff:8000";
+    assert_eq!(list(&hw, "permissive=0"), text);
+}
+
 proptest! {
     #[test]
     fn any_device_has_a_list_that_reads_back(
