@@ -105,6 +105,10 @@ pub fn followers(host: &Dom0, records: &[Record]) -> Result<Vec<(Record, DomainN
     let mut followers = Vec::new();
     for (record, id) in free.into_iter().zip(ids) {
         let Some(id) = id else { continue };
+        // Nobody could bring it without its options.
+        if !host.exists(&DeviceNode::Spec.of(record.device))? {
+            continue;
+        }
         let Some(guest) = domain::with_uuid(host, &id)? else { continue };
         if host.exists(&paths::creation_node(&id))? {
             continue; // it is just being made, and the command that does it gives it its devices

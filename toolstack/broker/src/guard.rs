@@ -6,6 +6,7 @@
 //! next command does.
 
 use dom0::store::Change;
+use dom0::sysfs::PCIBACK;
 use dom0::{Dom0, Error, domain};
 use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
@@ -88,12 +89,35 @@ pub fn is_taken(host: &Dom0, record: &Record, guard: Guard) -> Result<bool, Erro
     }
 }
 
-/// Puts the guards right that do not name whom they should, and says so. Those stay that name a domain which xl has given a free device.
+/// Whether xen-pciback has a device, or it was pulled out: nobody else of dom0 is at it.
+#[must_use]
+pub fn is_parked(host: &Dom0, device: Sbdf) -> bool {
+    !host.sysfs.exists(device) || host.sysfs.driver(device).as_deref() == Some(PCIBACK)
+}
+
+/// A device of the table that is not with xen-pciback: a driver of dom0 may have used it since its reset.
+fn note_stray(host: &Dom0, record: &Record) -> Result<(), Error> {
+    let device = record.device;
+    let reset = DeviceNode::Reset.of(device);
+    let [stub, ..] = records::record_nodes(device);
+    if host.exists(&reset)? && host.commit_if(&[Change::expect(stub, record.stub), Change::remove(reset)])? {
+        host.note(&format!(
+            "{device} is in the pool and not with xen-pciback any more: `pcidom assignable add {device}` parks it again, \
+             `pcidom assignable remove {device}` lets it go"
+        ));
+    }
+    Ok(())
+}
+
+/// Puts the guards right that do not name whom they should, and says so, and tells of devices that somebody has taken from xen-pciback. Those stay that name a domain which xl has given a free device.
 /// The devices whose records changed just then: of these it is not known.
 ///
 /// # Errors
 /// Xen's, xenstore's and the kernel's, and what makes no sense.
 pub fn mend(host: &Dom0, records: &[Record]) -> Result<Vec<Sbdf>, Error> {
+    for record in records.iter().filter(|record| !is_parked(host, record.device)) {
+        note_stray(host, record)?;
+    }
     let mut unknown = Vec::new();
     for (record, guard) in records.iter().zip(look(host, records)?) {
         let is_ours = || domain::is_alive(host, expected(record));

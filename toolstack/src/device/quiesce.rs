@@ -18,11 +18,13 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
         await_rest(host, *device)?;
     }
     let settle = |device: Sbdf| await_rest(host, device);
-    for resources in resources {
+    // Some may have been pulled out since.
+    let seen: Vec<&DeviceResources> = resources.iter().filter(|seen| host.sysfs.exists(seen.device)).collect();
+    for resources in seen.iter().copied() {
         let capabilities = host.sysfs.config(resources.device)?.capabilities()?;
         quiesce_device(host, guest, resources, &capabilities, &settle)?;
     }
-    for device in devices.iter().copied().filter(|device| resources.iter().all(|seen| seen.device != *device)) {
+    for device in devices.iter().copied().filter(|device| seen.iter().all(|seen| seen.device != *device)) {
         let mapped = vectors::load(host, device)?;
         unmap(host, guest, device, &mapped, &settle)?;
         vectors::remove(host, device)?;

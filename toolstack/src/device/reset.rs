@@ -75,6 +75,10 @@ impl Resetting {
                 }
             },
         };
+        // It may have been pulled out meanwhile.
+        if !host.sysfs.exists(device) {
+            return Ok(Reset::Failed);
+        }
         host.sysfs.config(device)?.walk_and_quiesce(decode)?;
         Ok(reset)
     }

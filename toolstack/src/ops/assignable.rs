@@ -11,6 +11,7 @@ use crate::host::ecam::Protection;
 use crate::ops::executor;
 use crate::ops::host_facts::HostFacts;
 use crate::ops::in_use;
+use crate::ops::named_devices::distinct;
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase, Record};
@@ -51,12 +52,9 @@ pub(crate) fn plan_add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(
     }
     let stub = ready_stub(host, backend)?;
     let mut all: Vec<HostFacts> = Vec::new();
-    for device in devices.iter().copied() {
+    for device in distinct(devices) {
         check_addable(host, device, stub.as_ref())?;
-        // Named twice, it is added once.
-        if all.iter().all(|facts| facts.device() != device) {
-            all.push(HostFacts::gather(host, device)?);
-        }
+        all.push(HostFacts::gather(host, device)?);
     }
     if let Some(stub) = &stub {
         let new = all.iter().filter(|facts| facts.stub.is_none());
@@ -97,6 +95,7 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
 
 /// What [`remove`] would do. Everything that can be refused is.
 pub(crate) fn plan_remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<Plan, Error> {
+    let devices = distinct(devices);
     for device in devices.iter().copied() {
         check_removable(host, device)?;
     }

@@ -4,9 +4,9 @@
 
 use pcidom_abi::{Intent, paths};
 use xen_types::{DomId, Sbdf};
-use xenstore::Permission;
+use xenstore::{Permission, path};
 
-use crate::error::{Error, HostError};
+use crate::error::Error;
 use crate::host::Host;
 use crate::store::Change;
 
@@ -38,20 +38,23 @@ pub(crate) fn done(devices: &[Sbdf]) -> Vec<Change> {
     changes
 }
 
-/// Entries of the intent log, left by killed commands, by device.
+/// Entries of the intent log, left by killed commands, by device. One that cannot be read is told and left: it keeps no other device waiting.
 ///
 /// # Errors
-/// [`HostError::Nonsense`] where something else stands there; xenstore's.
+/// Xenstore's.
 pub(crate) fn load(host: &Host) -> Result<Vec<(Sbdf, Intent)>, Error> {
-    let read = |name: String| {
-        let device = Sbdf::parse_path_component(&name)
-            .map_err(|_| HostError::Nonsense { place: paths::INTENTS.to_owned(), value: name.clone() })?;
-        let place = node(device);
-        let value = host.read(&place)?.unwrap_or_default();
-        let intent = value.parse().map_err(|_| HostError::Nonsense { place, value })?;
-        Ok((device, intent))
-    };
-    host.list(paths::INTENTS)?.into_iter().map(read).collect()
+    let mut intents = Vec::new();
+    for name in host.list(paths::INTENTS)? {
+        let value = host.read(&path::child(paths::INTENTS, &name))?.unwrap_or_default();
+        match (Sbdf::parse_path_component(&name), value.parse()) {
+            (Ok(device), Ok(intent)) => intents.push((device, intent)),
+            _ => host.note(&format!(
+                "{}/{name} holds {value:?}, which makes no sense: nothing is done about it",
+                paths::INTENTS
+            )),
+        }
+    }
+    Ok(intents)
 }
 
 /// What [`note_override`] noted.

@@ -62,5 +62,16 @@ pub(crate) fn to_detach(host: &Host, requests: &[DeviceRequest], guest: &str) ->
             devices.push(slot);
         }
     }
-    Ok(devices)
+    Ok(distinct(&devices))
+}
+
+/// The same devices, those only once that were named more often, in the order in which they were named.
+pub(crate) fn distinct(devices: &[Sbdf]) -> Vec<Sbdf> {
+    let mut distinct = Vec::new();
+    for device in devices {
+        if !distinct.contains(device) {
+            distinct.push(*device);
+        }
+    }
+    distinct
 }

@@ -8,17 +8,15 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-pub(crate) use pcidom_broker::guard::{expected, mended, node};
+pub(crate) use pcidom_broker::guard::{expected, is_parked, mend, mended, node};
 
-use pcidom_broker::guard::{self as of_broker, libxl_owner, mended_node};
-use pcidom_broker::records::{Record, load_one, record_nodes};
+use pcidom_broker::guard::{libxl_owner, mended_node};
+use pcidom_broker::records::{Record, load_one};
 
 use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::records::reset_note::{forget_reset, was_reset};
 use crate::store::Change;
-use crate::sysfs::PCIBACK;
 
 /// Nothing of this transaction happens when xl has the device, or is about to. Whose it is by our own word, `ours` says.
 pub(crate) fn expect(device: Sbdf, ours: Option<DomId>) -> Change {
@@ -65,32 +63,4 @@ pub(crate) fn commit(host: &Host, devices: &[Sbdf], changes: &[Change]) -> Resul
         check(host, device, load_one(host, device)?.as_ref())?;
     }
     Err(HostError::ChangedMeanwhile.into())
-}
-
-/// Puts the guards right that do not name whom they should ([`of_broker::mend`]), and tells of devices that somebody has taken from
-/// xen-pciback.
-pub(crate) fn mend(host: &Host, records: &[Record]) -> Result<(), Error> {
-    for record in records.iter().filter(|record| !is_parked(host, record.device)) {
-        note_stray(host, record)?;
-    }
-    of_broker::mend(host, records)?;
-    Ok(())
-}
-
-/// Whether xen-pciback has a device, or it was pulled out: nobody else of dom0 is at it.
-pub(crate) fn is_parked(host: &Host, device: Sbdf) -> bool {
-    !host.sysfs.exists(device) || host.sysfs.driver(device).as_deref() == Some(PCIBACK)
-}
-
-/// A device of the table that is not with xen-pciback: a driver of dom0 may have used it since its reset.
-fn note_stray(host: &Host, record: &Record) -> Result<(), Error> {
-    let device = record.device;
-    let [stub, ..] = record_nodes(device);
-    if was_reset(host, device)? && host.commit_if(&[Change::expect(stub, record.stub), forget_reset(device)])? {
-        host.note(&format!(
-            "{device} is in the pool and not with xen-pciback any more: `pcidom assignable add {device}` parks it again, \
-             `pcidom assignable remove {device}` lets it go"
-        ));
-    }
-    Ok(())
 }

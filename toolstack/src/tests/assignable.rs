@@ -71,6 +71,16 @@ fn adding_twice_changes_nothing() {
 }
 
 #[test]
+fn a_device_that_is_named_twice_is_moved_once() {
+    let machine = Machine::new();
+    let before = machine.dump_but_config();
+    add(&machine.host, &[device(SATA), device(SATA)], "pcidom").unwrap();
+    remove(&machine.host, &[device(SATA), device(SATA)], true).unwrap();
+    machine.dump_but_config().assert_same(&before, "added and removed");
+    machine.assert_no_violations();
+}
+
+#[test]
 fn a_device_parked_at_boot_was_never_in_quarantine() {
     let machine = Machine::new();
     machine.with(|world| world.owners.insert(device(EDU), DomId::DOM0));

@@ -240,6 +240,29 @@ fn a_device_that_was_pulled_out_leaves_no_rights_behind() {
     machine.assert_no_violations();
 }
 
+#[test]
+fn a_device_that_is_pulled_out_while_its_guest_lets_go_leaves_no_rights_behind() {
+    let machine = attached();
+    let files = machine.tree.path().join(format!("bus/pci/devices/{EDU}"));
+    machine.with(|world| {
+        world.incidents.push(Box::new(move |world| {
+            let is_closing = world.value("/local/domain/3/backend/pci/5/0/state") == Some("5");
+            if is_closing {
+                std::fs::remove_dir_all(&files).unwrap();
+                world.owners.remove(&device(EDU));
+            }
+            is_closing
+        }));
+    });
+    detach_from_web(&machine, &ALL).unwrap();
+    machine.with(|world| {
+        assert!(world.incidents.is_empty(), "it was not pulled out");
+        assert!(world.iomem.iter().all(|(domain, _)| *domain == STUB));
+        assert_eq!((world.irqs.len(), world.pirqs.len()), (0, 0));
+    });
+    machine.assert_no_violations();
+}
+
 /// What its reset did to one device is no reason to leave the others half-way.
 #[test]
 fn a_device_that_its_reset_takes_away_keeps_no_other_from_coming_back() {

@@ -380,6 +380,29 @@ fn a_signal_stops_a_recovery_between_two_guests_and_what_is_left_stays_noted() {
 }
 
 /// So that the comparison is worth something.
+/// Somebody else wrote it, or a later release.
+#[test]
+fn an_intent_that_cannot_be_read_keeps_no_other_from_being_put_right() {
+    let machine = Machine::new();
+    let before = dump(&machine);
+    let is_dead =
+        kill(&machine, 6, |machine| drop(crate::ops::assignable::add(&machine.host, &[device(SATA)], "pcidom")));
+    assert!(is_dead);
+    machine.with(|world| {
+        world.write("/tool/pcidom/work/0000-00-01-0", "fly 7");
+        world.write("/tool/pcidom/work/nonsense", "");
+    });
+    crate::ops::recover::reclaim(&machine.host).unwrap();
+    machine.with(|world| {
+        let told = |node: &str| world.notes.iter().filter(|note| note.starts_with(node)).count();
+        assert!(told("/tool/pcidom/work/0000-00-01-0 holds \"fly 7\"") > 0, "{:?}", world.notes);
+        assert!(told("/tool/pcidom/work/nonsense holds") > 0, "{:?}", world.notes);
+        world.remove("/tool/pcidom/work");
+        world.remove("/tool/pcidom");
+    });
+    dump(&machine).assert_same(&before, "killed and put right");
+}
+
 #[test]
 fn the_dump_tells_differences() {
     let one: Dump = dump(&with_pool());

@@ -45,3 +45,10 @@ fn a_star_takes_from_a_guest_what_it_has_of_the_slot() {
     assert_eq!(wanted(&["00:07.*"], "web"), [device(NVME)]);
     detach_from_web(&machine, &["00:07.0"]).unwrap();
 }
+
+#[test]
+fn what_is_named_twice_is_taken_once() {
+    let machine = attached();
+    let devices = to_detach(&machine.host, &requests(&[EDU, "00:06.*", NVME, EDU]), "web").unwrap();
+    assert_eq!(devices, [device(EDU), device(NVME)]);
+}

@@ -68,6 +68,30 @@ fn a_guard_that_xl_removes_is_mended_within_a_tenth_of_a_second() {
     assert_eq!(broker.idle(), None);
 }
 
+/// `xl pci-assignable-remove -r` removes its own notes, and the driver that has the device then may do what it wants with it.
+#[test]
+fn a_free_device_that_dom0_takes_is_not_called_reset_any_more() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let reset = "/tool/pcidom/device/0000-00-05-0/reset";
+    bench.machine.with(|world| {
+        world.remove("/tool/pcidom/device/0000-00-05-0/frontend");
+        world.write("/tool/pcidom/device/0000-00-05-0/phase", "pool");
+        world.write(reset, "done");
+        world.write(&guard::node(device(E1000)), "3");
+    });
+    let mut broker = bench.start(&process);
+    settle(&bench, &mut broker);
+    assert!(bench.machine.with(|world| world.nodes.contains_key(reset)));
+    let link = bench.machine.tree.path().join(format!("bus/pci/devices/{E1000}/driver"));
+    std::fs::remove_file(link).unwrap();
+    pass(&bench, Duration::from_secs(1));
+    changed(&process, "/libxl/pci/0000-00-05-0/driver_path");
+    settle(&bench, &mut broker);
+    assert!(bench.machine.with(|world| !world.nodes.contains_key(reset)));
+    assert_eq!(told(&bench, "0000:00:05.0 is in the pool and not with xen-pciback any more"), 1);
+}
+
 #[test]
 fn a_storm_of_notes_costs_ten_looks_a_second() {
     let bench = Bench::new();

@@ -168,6 +168,12 @@ impl<'a> Executor<'a> {
             Step::NoteDriver { device, driver, .. } => {
                 host.commit(&parking::set_driver(*device, Some(format!("/sys/bus/pci/drivers/{driver}"))))?;
             }
+            // What is there to let go of may have been pulled out since the plan was made.
+            Step::UnbindDriver { device, .. } | Step::RemoveSlot { device } | Step::EndQuarantine { device }
+                if !host.sysfs.exists(*device) =>
+            {
+                return Ok(false);
+            }
             Step::UnbindDriver { device, driver } => host.sysfs.unbind(*device, driver)?,
             Step::AddSlot { device } => host.sysfs.add_pciback_slot(*device)?,
             Step::RemoveSlot { device } => host.sysfs.remove_pciback_slot(*device)?,
@@ -247,8 +253,10 @@ impl<'a> Executor<'a> {
             }
             Step::AwaitReturn { stub, guest, devices } => pool_nodes::await_return(host, stub, *guest, devices)?,
             Step::Unassign { guest, device, may_be_absent } => {
+                // It may have been pulled out since the plan was made.
+                let may_be_absent = *may_be_absent || !host.sysfs.exists(*device);
                 let taken = attach::unassign(host, guest.id, *device, step);
-                return release::unless_absent(taken, *may_be_absent);
+                return release::unless_absent(taken, may_be_absent);
             }
             Step::Revoke { guest, right, may_be_absent } => {
                 let taken = attach::set_right(host, guest.id, *right, Permission::Revoke, step);
@@ -256,7 +264,7 @@ impl<'a> Executor<'a> {
             }
             Step::Audit { guest, resources } => self.leaks = in_use::note_leaks(host, guest, resources)?,
             Step::BeginReset { device, decode } => {
-                if !self.stays_away(*device) {
+                if !self.stays_away(*device) && host.sysfs.exists(*device) {
                     self.resetting.push((*device, Resetting::begin(host, *device, *decode)?));
                 }
             }
