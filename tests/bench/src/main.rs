@@ -66,7 +66,7 @@ enum What {
         /// Runs the chosen cases on another Debian release, too
         #[arg(long, value_name = "NUMBER")]
         and_chosen_on: Option<u32>,
-        /// How many machines run beside each other; as many as the host has CPUs and memory for, if not given
+        /// How many machines run beside each other; as many as the host has room for, if not given
         #[arg(long, value_name = "NUMBER")]
         machines: Option<usize>,
     },

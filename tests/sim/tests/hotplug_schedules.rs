@@ -355,7 +355,13 @@ impl Play {
             let (ours, theirs) = self.world.states(guest);
             let entries = self.world.tool.entries(guest);
             let kind = self.world.guests.get(&guest).map(|guest| guest.kind);
-            assert_ne!(ours, "7", "with {guest}, {kind:?}, at {theirs}: {entries:?}");
+            // A detach that was given up in the moment in which the stub had released the devices leaves entries whose devices the stub has to take
+            // again. It asks for that by itself, with 7, and a guest without a driver does not answer.
+            let is_taken_back = |(device, state): &(Sbdf, String)| {
+                state == "3" && self.world.tool.pool_state(*device) != Some(format!("assigned {guest}"))
+            };
+            let is_asked_again = entries.iter().any(is_taken_back) && !self.does_its_part(guest);
+            assert!(ours != "7" || is_asked_again, "7 with {guest}, {kind:?}, at {theirs}: {entries:?}");
             // Who is at a state that no driver goes to from 8 has not answered.
             let has_answered = matches!(kind, Some(Kind::Linux | Kind::MiniOs)) && matches!(theirs, 1 | 3..=7);
             let is_waiting = theirs == 7 && self.does_its_part(guest);
