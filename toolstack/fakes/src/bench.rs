@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dom0::store::Change;
 use pci_config::fakes::Memory;
@@ -60,7 +61,30 @@ pub struct Process {
     pub processes: FakeProcesses,
 }
 
+impl Process {
+    /// Something has changed there, of which the broker hears because it watches it.
+    pub fn changed(&self, path: &str) {
+        let is_below = |watched: &String| {
+            path.strip_prefix(&**watched).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        assert!(self.watches.paths.borrow().iter().any(is_below), "nobody watches {path}");
+        self.watches.events.borrow_mut().push_back(path.to_owned());
+    }
+}
+
 impl Bench {
+    /// Time passes.
+    pub fn pass(&self, time: Duration) {
+        self.machine.with(|world| world.clock += time);
+    }
+
+    /// The broker takes the events that are there, and looks after what changed as soon as it may.
+    pub fn turn_and_look(&self, broker: &mut Broker<'_, FakeRings>) {
+        broker.turn().unwrap();
+        self.pass(broker.idle().unwrap());
+        broker.turn().unwrap();
+    }
+
     /// WEB has the NVMe and the e1000 from STUB, DB the edu from OTHER.
     pub fn new() -> Self {
         let machine = Machine::new();

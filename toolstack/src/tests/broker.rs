@@ -20,36 +20,24 @@ fn host(bench: &Bench) -> Host {
     Machine::host_of(&bench.machine)
 }
 
-fn pass(bench: &Bench, time: Duration) {
-    bench.machine.with(|world| world.clock += time);
-}
-
-/// Something has changed there, of which the broker hears because it watches it.
-fn changed(process: &Process, path: &str) {
-    let is_below =
-        |watched: &String| path.strip_prefix(&**watched).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    assert!(process.watches.paths.borrow().iter().any(is_below), "nobody watches {path}");
-    process.watches.events.borrow_mut().push_back(path.to_owned());
-}
-
 #[test]
 fn what_a_killed_command_left_is_put_right_though_no_other_command_comes() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
     broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap_or_default());
+    bench.pass(broker.idle().unwrap_or_default());
     broker.turn().unwrap();
     assert_eq!(broker.idle(), None, "nobody is at work");
     bench.machine.with(|world| {
         world.write("/tool/pcidom/command/4711", "1");
         world.living.insert(4711);
     });
-    changed(&process, "/tool/pcidom/command/4711");
+    process.changed("/tool/pcidom/command/4711");
     // Nobody says when it ends: the broker looks as long as it is there.
     for _ in 0..5 {
         broker.turn().unwrap();
-        pass(&bench, broker.idle().expect("it is watched"));
+        bench.pass(broker.idle().expect("it is watched"));
     }
     assert_eq!(bench.reclaimer.started.get(), 0);
     bench.machine.with(|world| world.living.clear());
@@ -57,7 +45,7 @@ fn what_a_killed_command_left_is_put_right_though_no_other_command_comes() {
     while bench.reclaimer.started.get() == 0 {
         broker.turn().unwrap();
         if bench.reclaimer.started.get() == 0 {
-            pass(&bench, broker.idle().unwrap());
+            bench.pass(broker.idle().unwrap());
         }
     }
     assert!(bench.machine.host.elapsed() - died < Duration::from_secs(1));
@@ -72,7 +60,7 @@ fn what_a_killed_command_left_is_put_right_though_no_other_command_comes() {
     broker.child_ended();
     broker.turn().unwrap();
     while let Some(idle) = broker.idle() {
-        pass(&bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
     }
     assert_eq!(bench.reclaimer.started.get(), 1);
@@ -87,10 +75,8 @@ fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0, 1]), &[0, 1]);
     assert_eq!(bench.reclaimer.started.get(), 0);
     bench.machine.with(|world| world.destroy(WEB));
-    changed(&process, path::RELEASE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::RELEASE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     assert_eq!(bench.reclaimer.started.get(), 1);
     assert_eq!(broker.idle(), None, "its end is an event");
     // It does its work; stubs are served all the while.
@@ -103,7 +89,7 @@ fn devices_of_a_dead_guest_are_taken_back_at_once_and_beside_the_loop() {
     let mut tries = 0;
     for _ in 0..200 {
         let Some(idle) = broker.idle() else { break };
-        pass(&bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
         if bench.reclaimer.busy.get() {
             tries += 1;
@@ -171,25 +157,21 @@ fn runs_after_a_reboot(has_options: bool) -> u32 {
     let process = bench.process();
     let mut broker = bench.start(&process);
     bench.machine.with(|world| world.destroy(WEB));
-    changed(&process, path::RELEASE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::RELEASE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     assert_eq!(bench.reclaimer.started.get(), 1);
     crate::ops::recover::reclaim(&host(&bench)).unwrap();
     bench.reclaimer.busy.set(false);
     broker.child_ended();
-    pass(&bench, broker.idle().unwrap());
+    bench.pass(broker.idle().unwrap());
     broker.turn().unwrap();
     assert_eq!((bench.reclaimer.started.get(), broker.idle()), (1, None), "nobody is there to follow");
     bench.machine.add_domain(DomId(9), "web");
     bench.machine.with(|world| {
         world.write("/local/domain/9/vm", "/vm/0a5e2f3c-7f7b-4a55-8f4e-000000000005");
     });
-    changed(&process, path::INTRODUCE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::INTRODUCE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     bench.reclaimer.started.get()
 }
 

@@ -41,8 +41,9 @@ fn requests() -> Vec<(Request, Vec<u16>)> {
     ]
 }
 
-#[test]
-fn the_next_broker_finishes_what_a_killed_one_began() {
+/// Kills a broker at each change that a request has it make, and has `check` look at what is left: the bench, the request and the number of the
+/// change.
+fn after_each_death(check: impl Fn(&Bench, &Request, usize)) {
     let mut deaths = 0;
     for (request, entries) in requests() {
         for at in 1.. {
@@ -52,42 +53,39 @@ fn the_next_broker_finishes_what_a_killed_one_began() {
                 break;
             }
             deaths += 1;
-            assert_eq!(bench.answer(STUB, 0), None, "the request is still there");
-            assert!(bench.wires.borrow().bound.is_empty());
-            let process = bench.process();
-            let mut broker = bench.start(&process);
-            bench.assert_sound();
-            assert_eq!(bench.mapped(E1000).len(), 2, "the other device keeps its vectors");
-            assert!(bench.machine.with(|world| world.pirqs.contains(&(WEB, 23))), "and INTx is nobody's leak");
-            broker.turn().unwrap();
-            assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success, "{request} killed at {at}");
-            bench.assert_sound();
+            check(&bench, &request, at);
         }
     }
     assert!(deaths > 20, "{deaths}");
 }
 
 #[test]
+fn the_next_broker_finishes_what_a_killed_one_began() {
+    after_each_death(|bench, request, at| {
+        assert_eq!(bench.answer(STUB, 0), None, "the request is still there");
+        assert!(bench.wires.borrow().bound.is_empty());
+        let process = bench.process();
+        let mut broker = bench.start(&process);
+        bench.assert_sound();
+        assert_eq!(bench.mapped(E1000).len(), 2, "the other device keeps its vectors");
+        assert!(bench.machine.with(|world| world.pirqs.contains(&(WEB, 23))), "and INTx is nobody's leak");
+        broker.turn().unwrap();
+        assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success, "{request} killed at {at}");
+        bench.assert_sound();
+    });
+}
+
+#[test]
 fn a_command_cleans_up_after_a_killed_broker() {
-    let mut deaths = 0;
-    for (request, entries) in requests() {
-        for at in 1.. {
-            let bench = Bench::busy();
-            bench.publish(STUB, &request, &entries);
-            if !killed(&bench, at, &|broker| broker.turn().unwrap()) {
-                break;
-            }
-            deaths += 1;
-            for name in [NVME, E1000] {
-                let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
-                quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
-                assert!(bench.config(name).is_quiet());
-            }
-            assert!(bench.machine.with(|world| world.vectors.is_empty()), "{request} killed at {at}");
-            bench.assert_sound();
+    after_each_death(|bench, request, at| {
+        for name in [NVME, E1000] {
+            let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
+            quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
+            assert!(bench.config(name).is_quiet());
         }
-    }
-    assert!(deaths > 20, "{deaths}");
+        assert!(bench.machine.with(|world| world.vectors.is_empty()), "{request} killed at {at}");
+        bench.assert_sound();
+    });
 }
 
 #[test]

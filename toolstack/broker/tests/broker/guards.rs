@@ -7,14 +7,6 @@ use xenstore::path;
 use super::*;
 use pcidom_broker::guard;
 
-fn pass(bench: &Bench, time: Duration) {
-    bench.machine.with(|world| world.clock += time);
-}
-
-fn changed(process: &Process, path: &str) {
-    process.watches.events.borrow_mut().push_back(path.to_owned());
-}
-
 fn note(bench: &Bench, name: &str) -> Option<String> {
     bench.machine.with(|world| world.value(&guard::node(device(name))).map(str::to_owned))
 }
@@ -29,7 +21,7 @@ fn settle(bench: &Bench, broker: &mut Broker<'_, FakeRings>) {
     while let Some(idle) = broker.idle()
         && idle <= Duration::from_millis(100)
     {
-        pass(bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
     }
 }
@@ -38,7 +30,7 @@ fn settle(bench: &Bench, broker: &mut Broker<'_, FakeRings>) {
 fn remove(bench: &Bench, process: &Process, name: &str) {
     let node = guard::node(device(name));
     bench.machine.with(|world| world.remove(&node));
-    changed(process, &node);
+    process.changed(&node);
 }
 
 #[test]
@@ -48,7 +40,7 @@ fn a_guard_that_xl_removes_is_mended_within_a_tenth_of_a_second() {
     let mut broker = bench.start(&process);
     settle(&bench, &mut broker);
     assert_eq!(bench.notes(), ["domain 3 is served", "domain 4 is served"]);
-    pass(&bench, Duration::from_secs(1));
+    bench.pass(Duration::from_secs(1));
     for time in 1..=3 {
         remove(&bench, &process, NVME);
         settle(&bench, &mut broker);
@@ -85,8 +77,8 @@ fn a_free_device_that_dom0_takes_is_not_called_reset_any_more() {
     assert!(bench.machine.with(|world| world.nodes.contains_key(reset)));
     let link = bench.machine.tree.path().join(format!("bus/pci/devices/{E1000}/driver"));
     std::fs::remove_file(link).unwrap();
-    pass(&bench, Duration::from_secs(1));
-    changed(&process, "/libxl/pci/0000-00-05-0/driver_path");
+    bench.pass(Duration::from_secs(1));
+    process.changed("/libxl/pci/0000-00-05-0/driver_path");
     settle(&bench, &mut broker);
     assert!(bench.machine.with(|world| !world.nodes.contains_key(reset)));
     assert_eq!(told(&bench, "0000:00:05.0 is in the pool and not with xen-pciback any more"), 1);
@@ -98,9 +90,9 @@ fn a_storm_of_notes_costs_ten_looks_a_second() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     settle(&bench, &mut broker);
-    pass(&bench, Duration::from_secs(1));
+    bench.pass(Duration::from_secs(1));
     for _ in 0..100 {
-        pass(&bench, Duration::from_millis(10));
+        bench.pass(Duration::from_millis(10));
         remove(&bench, &process, NVME);
         broker.turn().unwrap();
     }
@@ -111,7 +103,7 @@ fn a_storm_of_notes_costs_ten_looks_a_second() {
 fn what_was_broken_while_no_broker_ran_is_mended_at_its_start() {
     let bench = Bench::new();
     let process = bench.process();
-    remove(&bench, &process, NVME);
+    bench.machine.with(|world| world.remove(&guard::node(device(NVME)))); // nobody watches yet
     drop(bench.start(&process));
     assert_eq!(note(&bench, NVME).as_deref(), Some("5"));
 }
@@ -127,7 +119,7 @@ fn a_free_device_that_xl_has_given_away_is_told_once_and_left_to_it() {
         world.write(&guard::node(device(E1000)), "6");
     });
     for _ in 0..3 {
-        changed(&process, &guard::node(device(E1000)));
+        process.changed(&guard::node(device(E1000)));
         settle(&bench, &mut broker);
     }
     assert_eq!(note(&bench, E1000).as_deref(), Some("6"));
@@ -147,7 +139,7 @@ fn a_frontend_directory_that_xl_replaces_is_told() {
     // First it notes that it is about to give a device of its own to our guest.
     let other = guard::node(device("0000:00:1f.2"));
     bench.machine.with(|world| world.write(&other, "5"));
-    changed(&process, &other);
+    process.changed(&other);
     settle(&bench, &mut broker);
     assert!(broker.idle().is_some(), "it looks what comes of it");
     bench.machine.with(|world| {
@@ -155,7 +147,7 @@ fn a_frontend_directory_that_xl_replaces_is_told() {
     });
     for _ in 0..3 {
         let Some(idle) = broker.idle() else { break };
-        pass(&bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
     }
     assert_eq!(told(&bench, "web (domain 5): its frontend directory was replaced"), 1);
@@ -169,11 +161,11 @@ fn a_guest_that_keeps_its_directory_is_not_suspected_for_ever() {
     let mut broker = bench.start(&process);
     let other = guard::node(device("0000:00:1f.2"));
     bench.machine.with(|world| world.write(&other, "5"));
-    changed(&process, &other);
+    process.changed(&other);
     let mut looks = 0;
     broker.turn().unwrap();
     while let Some(idle) = broker.idle() {
-        pass(&bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
         looks += 1;
         assert!(looks < 12, "it does not come to rest");

@@ -4,18 +4,6 @@ use super::*;
 use pcidom_abi::{DeviceNode, paths};
 use std::time::Duration;
 
-fn pass(bench: &Bench, time: Duration) {
-    bench.machine.with(|world| world.clock += time);
-}
-
-/// Something has changed there, of which the broker hears because it watches it.
-fn changed(process: &Process, path: &str) {
-    let is_below =
-        |watched: &String| path.strip_prefix(&**watched).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    assert!(process.watches.paths.borrow().iter().any(is_below), "nobody watches {path}");
-    process.watches.events.borrow_mut().push_back(path.to_owned());
-}
-
 #[test]
 fn a_stub_learns_that_somebody_is_there() {
     let bench = Bench::new();
@@ -33,15 +21,13 @@ fn a_stub_that_comes_later_is_met() {
     let mut broker = bench.start(&process);
     broker.turn().unwrap();
     bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
-    pass(&bench, Duration::from_secs(1));
+    bench.pass(Duration::from_secs(1));
     broker.turn().unwrap();
     assert_eq!(bench.answer(STUB, 0), None);
     bench.announce(STUB);
     bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
-    changed(&process, &paths::ring_port_node(STUB));
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(&paths::ring_port_node(STUB));
+    bench.turn_and_look(&mut broker);
     assert_eq!(broker.idle(), Some(Duration::ZERO), "it has not looked at the page yet");
     broker.turn().unwrap();
     assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success);
@@ -53,9 +39,9 @@ fn a_stub_that_is_gone_is_let_go() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     bench.machine.with(|world| world.destroy(STUB));
-    changed(&process, path::RELEASE_DOMAIN);
+    process.changed(path::RELEASE_DOMAIN);
     broker.turn().unwrap();
-    pass(&bench, Duration::from_secs(1));
+    bench.pass(Duration::from_secs(1));
     broker.turn().unwrap();
     let granted = bench.wires.borrow().granted[&(STUB, GRANT)].clone();
     assert_eq!(Arc::strong_count(&granted), 2, "the page is not mapped any more");
@@ -142,7 +128,7 @@ fn an_idle_broker_sleeps() {
     let mut broker = bench.start(&process);
     let mut turns = 0;
     while let Some(idle) = broker.idle() {
-        pass(&bench, idle);
+        bench.pass(idle);
         broker.turn().unwrap();
         turns += 1;
         assert!(turns < 5, "it does not come to rest");
@@ -150,7 +136,7 @@ fn an_idle_broker_sleeps() {
     // Its own notes do not wake it.
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]);
     for name in ["vectors", "intx", "phase", "frontend"] {
-        changed(&process, &path::child(&paths::device_dir(device(NVME)), name));
+        process.changed(&path::child(&paths::device_dir(device(NVME)), name));
     }
     broker.turn().unwrap();
     assert_eq!(broker.idle(), None);
@@ -164,14 +150,14 @@ fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
     // Between two reads of ours somebody removed the device.
     let phase = DeviceNode::Phase.of(device(E1000));
     bench.machine.with(|world| world.remove(&phase));
-    changed(&process, paths::DEVICES);
+    process.changed(paths::DEVICES);
     broker.turn().unwrap();
-    pass(&bench, Duration::from_millis(100));
+    bench.pass(Duration::from_millis(100));
     broker.turn().unwrap();
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]).code, ErrorCode::Success);
     bench.machine.with(|world| world.destroy(OTHER));
     bench.set_phase(E1000, Phase::Attached);
-    pass(&bench, broker.idle().unwrap());
+    bench.pass(broker.idle().unwrap());
     broker.turn().unwrap();
     assert_eq!(bench.wires.borrow().bound.len(), 1, "it has looked again");
 }
@@ -187,16 +173,12 @@ fn a_stub_that_was_started_again_is_waited_for() {
     });
     bench.machine.tree.link("bus/pci/devices/0000:00:1f.2/driver", "../../drivers/pciback");
     bench.machine.add_domain(DomId(10), "pcidom-3");
-    changed(&process, path::INTRODUCE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::INTRODUCE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     assert_eq!((bench.reclaimer.started.get(), broker.idle()), (0, None), "it is not ready");
     bench.machine.with(|world| world.write("/local/domain/10/data/pcidom/version", "0.1.0"));
-    changed(&process, "/local/domain/10/data/pcidom/version");
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed("/local/domain/10/data/pcidom/version");
+    bench.turn_and_look(&mut broker);
     assert_eq!(bench.reclaimer.started.get(), 1);
 }
 
@@ -213,20 +195,14 @@ fn a_stub_that_was_started_again_is_waited_for_while_a_guest_still_has_its_devic
     let process = bench.process();
     let mut broker = bench.start(&process);
     bench.machine.with(|world| world.destroy(STUB));
-    changed(&process, path::RELEASE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::RELEASE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     bench.machine.add_domain(DomId(10), "pcidom");
-    changed(&process, path::INTRODUCE_DOMAIN);
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed(path::INTRODUCE_DOMAIN);
+    bench.turn_and_look(&mut broker);
     assert_eq!((bench.reclaimer.started.get(), broker.idle()), (0, None), "it is not ready");
     bench.machine.with(|world| world.write("/local/domain/10/data/pcidom/version", "0.1.0"));
-    changed(&process, "/local/domain/10/data/pcidom/version");
-    broker.turn().unwrap();
-    pass(&bench, broker.idle().unwrap());
-    broker.turn().unwrap();
+    process.changed("/local/domain/10/data/pcidom/version");
+    bench.turn_and_look(&mut broker);
     assert_eq!(bench.reclaimer.started.get(), 1);
 }
