@@ -32,8 +32,9 @@ CARGO_HOME ?= $(HOME)/.cargo
 IMAGES := cargo --config boot/kernel.toml --config 'build.rustflags=["--remap-path-prefix=$(CARGO_HOME)/registry/src=crates"]'
 BENCH = cargo run --locked --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
 
-# Copies a build product only when it changed, so that what depends on it is not made again for nothing.
-update = cmp --silent $(1) $(2) || cp $(1) $(2)
+# Copies a build product only when it changed, so that what depends on it is not made again for nothing. By way of another name, because
+# two targets may make and read it at the same time (`make test` runs lint beside the rest).
+update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
@@ -102,11 +103,11 @@ broker-facts: ## How large the broker is, with all of our crates in it, and whic
 # The manual page of the command: its options come from the definitions of the command line.
 man: tool
 	@mkdir -p build/man
-	@cargo run --locked --quiet --release --package manual -- docs/man/pcidom.8.in > build/man/pcidom.8
-	@cp docs/man/pcidom.cfg.5 build/man
+	@page=build/pcidom.8.$$$$; cargo run --locked --quiet --release --package manual -- docs/man/pcidom.8.in > $$page && mv $$page build/man/pcidom.8
+	@$(call update,docs/man/pcidom.cfg.5,build/man/pcidom.cfg.5)
 
 man-check: man
-	@for page in build/man/*; do \
+	@for page in build/man/*.[1-8]; do \
 		warnings=$$(groff -ww -man -Tutf8 -z $$page 2>&1); \
 		[ -z "$$warnings" ] || { echo "$$warnings"; exit 1; }; \
 	done
@@ -166,7 +167,7 @@ stub: setup
 	@mkdir -p build
 	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/pcidom-stub,build/pcidom.debug.elf)
-	@strip -o build/pcidom.elf build/pcidom.debug.elf
+	@strip -o build/pcidom.elf.$$$$ build/pcidom.debug.elf && mv build/pcidom.elf.$$$$ build/pcidom.elf
 
 # The stub's image with counters. Features change what its dependencies are built as, hence a folder of its own.
 counting: setup
