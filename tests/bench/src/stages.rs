@@ -1,6 +1,7 @@
 //! `make test`: the stages one after the other, all of them even when one fails, with one sum at the end.
 
 use std::{
+    collections::VecDeque,
     io::{BufRead, BufReader, Write},
     process::{Command, Stdio},
     thread,
@@ -16,6 +17,8 @@ const BESIDE: char = '+';
 
 /// How many cases are named as those that took longest.
 const LONGEST: usize = 12;
+/// How many lines are repeated of a stage that failed without naming a case.
+const LAST_LINES: usize = 12;
 
 /// Runs make targets, passes on what they print and adds up the cases in it. A target without any case (lint) counts as one. Those with
 /// [`BESIDE`] in front run one after the other beside the rest, with the lowest priority, and are heard when the rest has ended.
@@ -51,7 +54,7 @@ pub(crate) fn run(targets: &[String]) -> Result<bool> {
         }
         Ok(())
     })?;
-    println!("\n{}", summary(&mut stages));
+    println!("\n{}{}", summary(&mut stages), failures(&stages));
     let mut sum = Tally::default();
     stages.iter().for_each(|stage| sum += stage.tally);
     println!("{}", sum.short());
@@ -84,6 +87,24 @@ fn summary(stages: &mut [Stage]) -> String {
     text
 }
 
+/// What failed, told once more where a reader looks first: the last lines. Empty when nothing did.
+fn failures(stages: &[Stage]) -> String {
+    let mut text = String::new();
+    for Stage { target, tally, failed, last, .. } in stages.iter().filter(|stage| !stage.tally.is_good()) {
+        text += &format!("\n{target}: {tally}\n");
+        let lines: Vec<&String> = if failed.is_empty() { last.iter().collect() } else { failed.iter().collect() };
+        lines.into_iter().for_each(|line| text += &format!("  {line}\n"));
+    }
+    text
+}
+
+/// Whether a line tells of a case, ours or that of a Rust test program, that did not pass.
+fn is_failure(line: &str) -> bool {
+    let verdict =
+        line.strip_prefix("case ").or_else(|| line.strip_prefix("test ")).and_then(|line| line.split_once(" ... "));
+    verdict.is_some_and(|(_, verdict)| verdict.starts_with("FAILED") || verdict.starts_with("bench error"))
+}
+
 /// A case or a boot, and how long it took.
 #[derive(Debug, PartialEq)]
 struct Part {
@@ -114,6 +135,10 @@ struct Stage {
     /// Machines that were booted once more.
     second_boots: u32,
     parts: Vec<Part>,
+    /// The lines of cases that did not pass.
+    failed: Vec<String>,
+    /// The last lines that it printed.
+    last: VecDeque<String>,
 }
 
 impl Stage {
@@ -121,7 +146,9 @@ impl Stage {
     fn run(target: &str, through: &[&str], on_line: &mut dyn FnMut(&str) -> Result<()>) -> Result<Self> {
         let started = Instant::now();
         let words: Vec<&str> = target.split(' ').collect();
-        let line = [through, &["make", "--no-print-directory"], &words].concat();
+        // What cargo, make and linters say of a failure is on standard error.
+        let both = ["sh", "-c", "exec \"$@\" 2>&1", "sh"];
+        let line = [&both, through, &["make", "--no-print-directory"], &words].concat();
         let (program, arguments) = line.split_first().context("no program")?;
         let mut make = Command::new(program)
             .args(arguments)
@@ -130,6 +157,7 @@ impl Stage {
             .spawn()
             .context("starting make")?;
         let (mut tally, mut second_boots, mut parts) = (Tally::default(), 0, Vec::new());
+        let (mut failed, mut last) = (Vec::new(), VecDeque::with_capacity(LAST_LINES));
         for line in BufReader::new(make.stdout.take().context("no pipe")?).split(b'\n') {
             // Consoles say what they like.
             let line = String::from_utf8_lossy(&line?).into_owned();
@@ -137,12 +165,27 @@ impl Stage {
             tally += Tally::of_line(&line).unwrap_or_default();
             second_boots += u32::from(line.starts_with(BENCH_ERROR));
             parts.extend(Part::of_line(&line));
+            if is_failure(&line) {
+                failed.push(line.clone());
+            }
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(line);
         }
         let succeeded = make.wait()?.success();
         if tally == Tally::default() || (!succeeded && tally.is_good()) {
             tally += Tally::one(succeeded);
         }
-        Ok(Self { target: target.to_owned(), seconds: started.elapsed().as_secs_f64(), tally, second_boots, parts })
+        Ok(Self {
+            target: target.to_owned(),
+            seconds: started.elapsed().as_secs_f64(),
+            tally,
+            second_boots,
+            parts,
+            failed,
+            last,
+        })
     }
 }
 
@@ -160,12 +203,56 @@ mod tests {
         ];
         let parts = lines.iter().filter_map(|line| Part::of_line(line)).collect();
         let tally = Tally { passed: 1, failed: 1, skipped: 1, bench_errors: 0 };
-        let mut stages = [Stage { target: "test".into(), seconds: 301.0, tally, second_boots: 1, parts }];
+        let (failed, last) = (Vec::new(), VecDeque::new());
+        let mut stages = [Stage { target: "test".into(), seconds: 301.0, tally, second_boots: 1, parts, failed, last }];
         assert_eq!(
             summary(&mut stages),
             "test    301 s  1 passed, 1 failed, 1 skipped, 1 bench error: a machine was booted once more\n\
              boots:\n   300.0 s  full-12\n\
              the longest cases:\n    20.0 s  crash dump: b\n     1.5 s  a\n"
         );
+    }
+
+    #[test]
+    fn what_failed_is_told_once_more_at_the_end() {
+        let lines = [
+            "case a ... ok (1.5 s)",
+            "case b ... FAILED (20.0 s): no answer",
+            "test c::d ... FAILED",
+            "test e ... ok",
+            "x",
+        ];
+        let of = |target: &str, tally, lines: &[&str]| Stage {
+            target: target.into(),
+            seconds: 1.0,
+            tally,
+            second_boots: 0,
+            parts: Vec::new(),
+            failed: lines.iter().filter(|line| is_failure(line)).map(|line| (*line).to_owned()).collect(),
+            last: lines.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let stages = [
+            of("test-full", Tally { passed: 2, failed: 2, ..Tally::default() }, &lines),
+            of("test-fast", Tally::one(true), &lines[..1]),
+            of("lint", Tally::one(false), &["error: a", "make: *** [man-check] Error 1"]),
+        ];
+        assert_eq!(
+            failures(&stages),
+            "\ntest-full: 2 passed, 2 failed\n  case b ... FAILED (20.0 s): no answer\n  test c::d ... FAILED\n\
+             \nlint: 0 passed, 1 failed\n  error: a\n  make: *** [man-check] Error 1\n"
+        );
+    }
+
+    #[test]
+    fn a_stage_that_fails_on_standard_error_is_heard() {
+        let mut heard = Vec::new();
+        let stage = Stage::run("no-such-target", &[], &mut |line| {
+            heard.push(line.to_owned());
+            Ok(())
+        });
+        let stage = stage.unwrap();
+        assert_eq!(stage.tally, Tally::one(false));
+        assert!(heard.iter().any(|line| line.contains("no-such-target")), "{heard:?}");
+        assert!(failures(&[stage]).contains("no-such-target"));
     }
 }
