@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use pci_registers::{ConfigSpace, Width, bist, header, id, msi, msix, power, vpd};
-use pcidom_abi::{Capabilities, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, WriteKind};
+use pcidom_abi::{Capabilities, Identity, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, WriteKind};
 
 use crate::layout::Layout;
 use crate::packed::Line;
@@ -78,7 +78,12 @@ pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrit
             }));
         }
     }
-    let mut list = PermittedWrites { capabilities: capabilities(&all, policy, hw), registers, ranges: Vec::new() };
+    let identity = Identity {
+        ids: hw.read_config(header::VENDOR_ID, Width::Dword),
+        class: hw.read_config(header::REVISION_ID, Width::Dword),
+    };
+    let capabilities = capabilities(&all, policy, hw);
+    let mut list = PermittedWrites { identity, capabilities, registers, ranges: Vec::new() };
     list.capabilities.power = list.capabilities.power.filter(|at| is_free(at + power::PMCSR, 2));
     if policy.policy_flags().passes_on() {
         open(&mut list, policy, &WritableMask::new(hw, policy));

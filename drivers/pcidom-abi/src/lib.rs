@@ -42,7 +42,7 @@ pub use device_node::DeviceNode;
 pub use export::{EXPORT, ExportMode, UnknownMode};
 pub use intent::{CreationProgress, Intent};
 pub use permitted_writes::{
-    Capabilities, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, TooLong, WriteKind,
+    Capabilities, Identity, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, TooLong, WriteKind,
 };
 pub use phase::Phase;
 pub use pirqs::PirqSet;

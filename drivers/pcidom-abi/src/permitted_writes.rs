@@ -16,6 +16,7 @@ use crate::Malformed;
 ///
 /// | word | meaning |
 /// |---|---|
+/// | `identity:IDS:CLASS` | the device's [`Identity`]; a list must have it |
 /// | `power:AT` | [`Capabilities::power`] |
 /// | `msi:AT:VECTORS` | [`Msi`] |
 /// | `msix:AT:ENTRIES:BAR` | [`Msix`] |
@@ -24,12 +25,32 @@ use crate::Malformed;
 /// | `range:OFFSET:DWORDS:MASK:ZEROS` | a [`PermittedRange`] |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermittedWrites {
+    /// The device that the list was made for.
+    pub identity: Identity,
     /// Where the device's capabilities are.
     pub capabilities: Capabilities,
     /// Single registers.
     pub registers: Vec<PermittedWrite>,
     /// Dwords that `permissive=1` opens.
     pub ranges: Vec<PermittedRange>,
+}
+
+/// What a device says that it is: another card in the same slot says something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The dword at 00h: vendor and device id. A virtual function's are ones (PCIe 5.0 §9.3.4.1.1 and §9.3.4.1.2).
+    pub ids: u32,
+    /// The dword at 08h: revision id and class code.
+    pub class: u32,
+}
+
+impl Identity {
+    /// Whether a device that reads so now is another one. One whose class reads as ones does not answer, as it is in reset, asleep or pulled out: that
+    /// says nothing about which it is.
+    #[must_use]
+    pub fn is_other(self, now: Self) -> bool {
+        now.class != u32::MAX && now != self
+    }
 }
 
 /// The capabilities with which the broker works, by the offsets of their headers.
@@ -159,6 +180,8 @@ impl fmt::Display for PermittedWrites {
             f.write_str(core::mem::replace(&mut blank, " "))?;
             f.write_fmt(text)
         };
+        let Identity { ids, class } = self.identity;
+        word(format_args!("identity:{ids:x}:{class:x}"))?;
         let Capabilities { power, msi, msix, sr_iov } = self.capabilities;
         if let Some(at) = power {
             word(format_args!("power:{at:x}"))?;
@@ -186,15 +209,16 @@ impl FromStr for PermittedWrites {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let mut list = Self::default();
-        text.split(' ').try_for_each(|word| list.take(word)).ok_or(Malformed)?;
+        let (mut list, mut identity) = (Self::default(), None);
+        text.split(' ').try_for_each(|word| list.take(word, &mut identity)).ok_or(Malformed)?;
+        list.identity = identity.ok_or(Malformed)?;
         Ok(list)
     }
 }
 
 impl PermittedWrites {
     /// Takes one word in; `None` where it is none.
-    fn take(&mut self, word: &str) -> Option<()> {
+    fn take(&mut self, word: &str, identity: &mut Option<Identity>) -> Option<()> {
         let mut fields = word.split(':');
         let name = fields.next()?;
         let mut numbers = [None; 4];
@@ -206,6 +230,7 @@ impl PermittedWrites {
         }
         let capabilities = &mut self.capabilities;
         match (name, numbers) {
+            ("identity", [Some(ids), Some(class), None, _]) => once(identity, Identity { ids, class }),
             ("power", [Some(at), None, ..]) => once(&mut capabilities.power, conventional(at)?),
             ("msi", [Some(at), Some(vectors), None, _]) => {
                 once(&mut capabilities.msi, Msi { at: conventional(at)?, vectors: up_to(vectors, 32)? })
@@ -264,6 +289,7 @@ mod tests {
     #[test]
     fn a_list_reads_back() {
         let list = PermittedWrites {
+            identity: Identity { ids: 0x1533_8086, class: 0x0200_0003 },
             capabilities: Capabilities {
                 power: Some(0x40),
                 msi: Some(Msi { at: 0x50, vectors: 32 }),
@@ -283,7 +309,7 @@ mod tests {
             ],
             ranges: vec![PermittedRange { offset: 0x104, dwords: 0x3bf, mask: u32::MAX, zeros: 0 }],
         };
-        let text = "power:40 msi:50:20 msix:70:80:4 sriov:160 command:4:2:414:0 pmcsr:44:2:3:8000 open:fff:1:80:0 range:104:3bf:ffffffff:0";
+        let text = "identity:15338086:2000003 power:40 msi:50:20 msix:70:80:4 sriov:160 command:4:2:414:0 pmcsr:44:2:3:8000 open:fff:1:80:0 range:104:3bf:ffffffff:0";
         assert_eq!(list.to_node().as_deref(), Ok(text));
         assert_eq!(text.parse(), Ok(list));
         for kind in WriteKind::ALL {
@@ -329,20 +355,44 @@ mod tests {
             "range:42:1:1:0",
             "range:40:1:0:1",
             "permissive=1",
+            "identity:1",
+            "identity:1:2:3",
+            "identity:1:2 identity:1:2",
         ] {
             assert_eq!(text.parse::<PermittedWrites>(), Err(Malformed), "{text:?}");
+            assert_eq!(format!("identity:1:2 {text}").parse::<PermittedWrites>(), Err(Malformed), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_list_without_the_device_that_it_is_for_is_refused() {
+        assert_eq!("power:40 command:4:2:414:0".parse::<PermittedWrites>(), Err(Malformed));
+        assert!("identity:1:2 power:40 command:4:2:414:0".parse::<PermittedWrites>().is_ok());
+    }
+
+    #[test]
+    fn a_device_that_does_not_answer_is_no_other() {
+        let noted = Identity { ids: 0x1533_8086, class: 0x0200_0003 };
+        assert!(!noted.is_other(noted));
+        assert!(!noted.is_other(Identity { ids: u32::MAX, class: u32::MAX }));
+        // While it initialises: Request Retry Status (PCIe 5.0 §2.3.2).
+        assert!(!noted.is_other(Identity { ids: 0xffff_0001, class: u32::MAX }));
+        assert!(noted.is_other(Identity { ids: 0x1521_8086, ..noted }));
+        assert!(noted.is_other(Identity { class: 0x0200_0004, ..noted }));
+        assert!(noted.is_other(Identity { ids: u32::MAX, ..noted }), "a virtual function");
+        let of_virtual = Identity { ids: u32::MAX, class: 0x0200_0001 };
+        assert!(!of_virtual.is_other(of_virtual) && of_virtual.is_other(noted));
     }
 
     #[test]
     fn a_list_that_no_node_holds_is_told() {
         let range = PermittedRange { offset: 0x100, dwords: 1, mask: u32::MAX, zeros: u32::MAX };
         let list = |count| PermittedWrites { ranges: vec![range; count], ..PermittedWrites::default() };
-        assert_eq!(list(120).to_node().map(|text| text.len()), Ok(120 * 30 - 1));
+        assert_eq!(list(120).to_node().map(|text| text.len()), Ok("identity:0:0".len() + 120 * 30));
         let error = list(200).to_node().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the list of permitted writes takes 5999 bytes, and a node of xenstore has room for 3840"
+            "the list of permitted writes takes 6012 bytes, and a node of xenstore has room for 3840"
         );
     }
 }

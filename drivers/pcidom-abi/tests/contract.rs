@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use pcidom_abi::paths::{self, relative};
-use pcidom_abi::{BrokerCommand, DeviceNode, ExportMode, Phase, PoolState, pool, statistics};
+use pcidom_abi::{BrokerCommand, DeviceNode, ExportMode, PermittedWrites, Phase, PoolState, pool, statistics};
 use xen_types::{DomId, Sbdf};
 use xenstore::path::{child, validate};
 
@@ -150,6 +150,7 @@ fn a_changed_contract_is_noticed() {
         Phase::ALL.map(Phase::name).join(" "),
         BrokerCommand::ALL.map(|command| command.raw().to_string()).join(" "),
         pool::NODES.join(" "),
+        PermittedWrites::default().to_string(),
     ];
     assert_eq!(pcidom_abi::VERSION, 1);
     assert_eq!(
@@ -160,6 +161,7 @@ fn a_changed_contract_is_noticed() {
             "pool attaching attached detaching leaked",
             "1 2 3 4 5 10 256 257",
             "ecam ids irq online state policy resource-0 resource-1 resource-2 resource-3 resource-4 resource-5 resource-6",
+            "identity:0:0",
         ]
     );
 }

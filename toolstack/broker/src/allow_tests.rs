@@ -3,7 +3,7 @@ use super::*;
 /// Power at 40h, VPD at 48h, MSI at 50h, MSI-X at 70h, a self-test.
 fn device() -> PermittedWrites {
     let registers = "command:4:2:414:0 plain:c:1:ff:0 bist:f:1:40:0 pmcsr:44:2:9e03:8000 vpd:4a:2:ffff:8000";
-    format!("power:40 msi:50:8 msix:70:40:0 {registers}").parse().unwrap()
+    format!("identity:0:0 power:40 msi:50:8 msix:70:40:0 {registers}").parse().unwrap()
 }
 
 /// The bits of each byte that may change, written down once more by hand.
@@ -145,7 +145,7 @@ fn a_self_test_is_only_ever_started() {
 #[test]
 fn what_the_admin_opened_is_written_in_parts() {
     let list: PermittedWrites =
-        "command:4:2:414:0 open:c4:2:ff0f:0 open:c6:1:f0:0 range:40:2:ffffffff:0 range:68:1:f7010:ffff0000"
+        "identity:0:0 command:4:2:414:0 open:c4:2:ff0f:0 open:c6:1:f0:0 range:40:2:ffffffff:0 range:68:1:f7010:ffff0000"
             .parse()
             .unwrap();
     let writes = |offset, size, value: u32, mask| {

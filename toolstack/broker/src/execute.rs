@@ -57,6 +57,9 @@ pub(crate) fn execute(
         return Err(Failure::NotYours); // it was pulled out
     };
     let permitted: PermittedWrites = list.unwrap_or_default().parse().map_err(|_| Failure::NoList)?;
+    if permitted.identity.is_other(config.identity()?) {
+        return Err(Failure::Replaced);
+    }
     let capabilities = permitted.capabilities;
     let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors.as_deref()), config, capabilities };
     let intx_off = intx.is_some();

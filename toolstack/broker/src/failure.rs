@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     NotAllowed(&'static str),
     /// What may be done with the device is not known.
     NoList,
+    /// Another card is in the device's slot.
+    Replaced,
     /// Not a command.
     UnknownCommand,
     /// Makes no sense for this device.
@@ -33,7 +35,7 @@ impl Failure {
     /// The number of `pciif.h`.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
-            Self::NotYours => ErrorCode::DevNotFound,
+            Self::NotYours | Self::Replaced => ErrorCode::DevNotFound,
             Self::BadAccess => ErrorCode::InvalidOffset,
             Self::NotAllowed(_) => ErrorCode::AccessDenied,
             Self::UnknownCommand => ErrorCode::NotImplemented,
@@ -61,6 +63,7 @@ impl Failure {
             Self::NoList => {
                 "asked for a device whose permitted-writes node is missing or of another version: detach and attach it"
             }
+            Self::Replaced => "asked for a device in whose place there is another card: detach and attach it",
             Self::UnknownCommand => "sent an unknown command",
             Self::Swept => "asked for vectors while those of a dead broker were cleared away",
             Self::Xen(error) if error.errno == Errno::ENOSPC => "asked for more vectors than its guest may have",

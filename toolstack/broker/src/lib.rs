@@ -371,7 +371,11 @@ impl<'a, R: Rings> Broker<'a, R> {
 
 fn recover_device(host: &Dom0, record: Record, guest: DomId) -> Result<(), Error> {
     let config = host.sysfs.config(record.device)?;
-    let capabilities = records::permitted_writes(host, record.device)?.capabilities;
+    let permitted = records::permitted_writes(host, record.device)?;
+    if permitted.identity.is_other(config.identity()?) {
+        return Err(Error::Replaced(record.device));
+    }
+    let capabilities = permitted.capabilities;
     let assigned = Assigned { device: record.device, stub: record.stub, guest };
     power::wake(host, &config, &capabilities, &DeviceResources::gather(host, record.device)?, || {
         assigned.is_current(host)

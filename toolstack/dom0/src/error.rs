@@ -44,6 +44,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The function at this address is not the one that the guest was given: another card was put into the slot.
+    #[error("{0} is another device than the one that was attached")]
+    Replaced(Sbdf),
     /// A file or a node holds what it cannot hold.
     #[error("{place} holds {value:?}, which makes no sense")]
     Nonsense {

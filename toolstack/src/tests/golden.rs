@@ -125,7 +125,7 @@ fn the_table_is_dom0s_alone() {
             "device/0000-00-05-0 = \"\" n0",
             "device/0000-00-05-0/backend = \"pcidom\" n0",
             "device/0000-00-05-0/frontend = \"5\" n0",
-            "device/0000-00-05-0/permitted-writes = \"msi:40:1 msix:50:1:0 command:4:2:414:0 plain:c:1:ff:0\" n0",
+            "device/0000-00-05-0/permitted-writes = \"identity:0:0 msi:40:1 msix:50:1:0 command:4:2:414:0 plain:c:1:ff:0\" n0",
             "device/0000-00-05-0/phase = \"attached\" n0",
             "device/0000-00-05-0/stub = \"3\" n0",
         ]

@@ -207,7 +207,13 @@ fn without_a_list_that_makes_sense_nothing_is_done() {
         ];
         requests.map(|request| bench.ask(broker, STUB, &request, &[]))
     };
-    for value in ["", "permissive=1", "command:4:2:414", "power:40 command:4:2:414:0 future:1"] {
+    for value in [
+        "",
+        "permissive=1",
+        "power:40 command:4:2:414:0",
+        "identity:0:0 command:4:2:414",
+        "identity:0:0 command:4:2:414:0 future:1",
+    ] {
         bench.machine.with(|world| world.write(&node, value));
         assert_eq!(ask(&mut broker), [(); 4].map(|()| refused(ErrorCode::OpFailed)), "{value:?}");
     }
@@ -219,6 +225,39 @@ fn without_a_list_that_makes_sense_nothing_is_done() {
     assert_eq!(bench.config(NVME).0, before);
     bench.permit(NVME, "permissive=0");
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
+}
+
+#[test]
+fn another_card_in_the_slot_is_not_written() {
+    let bench = Bench::busy();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let requests = [
+        conf_write(NVME, 4, 2, 4, 4),
+        request(BrokerCommand::EnableMsi, NVME),
+        request(BrokerCommand::DisableMsix, NVME),
+        request(BrokerCommand::Quiesce, NVME),
+    ];
+    for (offset, value) in [(0, 0x8086), (2, 0x1533), (8, 0x0003), (10, 0x0200)] {
+        bench.set_config(NVME, |config| config.set_word(offset, value));
+        let before = bench.config(NVME).0;
+        for request in requests {
+            let code = bench.ask(&mut broker, STUB, &request, &[]).code;
+            assert_eq!(code, ErrorCode::DevNotFound, "{offset:#x}: {request}");
+        }
+        assert_eq!(bench.config(NVME).0, before, "{offset:#x}");
+        bench.set_config(NVME, |config| config.set_word(offset, 0));
+    }
+    let (notes, told) = (bench.notes(), "in whose place there is another card: detach and attach it");
+    assert!(notes.iter().any(|note| note.contains(told)), "{notes:?}");
+    // One that does not answer is no other.
+    bench.set_config(NVME, |config| config.0[..4].fill(0xff));
+    bench.set_config(NVME, |config| config.0[8..12].fill(0xff));
+    assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
+    bench.set_config(NVME, |config| config.0[..4].fill(0));
+    bench.set_config(NVME, |config| config.0[8..12].fill(0));
+    assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsix, NVME), &[]), success(0));
+    bench.assert_sound();
 }
 
 #[test]

@@ -76,6 +76,21 @@ fn the_next_broker_finishes_what_a_killed_one_began() {
 }
 
 #[test]
+fn another_card_in_the_slot_is_left_alone_by_the_next_broker() {
+    let bench = Bench::busy();
+    bench.publish(STUB, &enable_msix(NVME, &[0]), &[0]);
+    assert!(killed(&bench, 2, &|broker| broker.turn().unwrap()));
+    bench.set_config(NVME, |config| config.set_word(2, 0x1533));
+    let before = bench.config(NVME).0;
+    let process = bench.process();
+    drop(bench.start(&process));
+    assert_eq!(bench.config(NVME).0, before);
+    let told =
+        "the vectors of 0000:00:07.0 are not cleared: 0000:00:07.0 is another device than the one that was attached";
+    assert!(bench.notes().iter().any(|note| note == told), "{:?}", bench.notes());
+}
+
+#[test]
 fn a_command_cleans_up_after_a_killed_broker() {
     after_each_death(|bench, request, at| {
         for name in [NVME, E1000] {

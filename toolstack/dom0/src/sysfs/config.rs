@@ -4,9 +4,9 @@ use std::io;
 use std::path::PathBuf;
 
 use pci_registers::command::{BUS_MASTER, INTX_DISABLE, IO_DECODE, MEMORY_DECODE};
-use pci_registers::header::COMMAND;
+use pci_registers::header::{COMMAND, REVISION_ID, VENDOR_ID};
 use pci_registers::{msi, msix};
-use pcidom_abi::Capabilities;
+use pcidom_abi::{Capabilities, Identity};
 
 pub use pci_registers::Width;
 
@@ -60,6 +60,16 @@ impl Config {
     /// The kernel's.
     pub fn prepare(&self, decode: Decode) -> Result<(), Error> {
         self.change_word(COMMAND, |command| (command & !(BUS_MASTER | INTX_DISABLE)) | decode.bits())
+    }
+
+    /// Which device it is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn identity(&self) -> Result<Identity, Error> {
+        // The class first: of a device that begins to answer in between it still says that it did not.
+        let class = self.read(REVISION_ID, Width::Dword)?;
+        Ok(Identity { ids: self.read(VENDOR_ID, Width::Dword)?, class })
     }
 
     /// Reads one register.
