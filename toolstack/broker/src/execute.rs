@@ -15,6 +15,7 @@ use super::vectors::{self, Noted, Vectors};
 use crate::records::{self, Phase};
 use crate::resources::DeviceResources;
 use dom0::Dom0;
+use dom0::sysfs::Config;
 use dom0::xen::Physdev;
 
 /// What the stub gets.
@@ -56,10 +57,11 @@ pub(crate) fn execute(
     let Some(config) = host.sysfs.find_config(device)? else {
         return Err(Failure::NotYours); // it was pulled out
     };
-    let permitted: PermittedWrites = list.unwrap_or_default().parse().map_err(|_| Failure::NoList)?;
-    if permitted.identity.is_other(config.identity()?) {
-        return Err(Failure::Replaced);
-    }
+    let permitted = match list.unwrap_or_default().parse::<PermittedWrites>() {
+        Ok(permitted) if permitted.identity.is_other(config.identity()?) => return Err(Failure::Replaced),
+        Ok(permitted) => permitted,
+        Err(_) => without_list(command, &config)?,
+    };
     let capabilities = permitted.capabilities;
     let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors.as_deref()), config, capabilities };
     let intx_off = intx.is_some();
@@ -79,6 +81,22 @@ pub(crate) fn execute(
         }
         BrokerCommand::Query => Ok(query(&work)),
     }
+}
+
+/// What may be done with a device for which `attach` has noted nothing that this version reads: nothing is turned on, but what is on can be turned
+/// off. Where MSI and MSI-X are is not known, so DMA ends before their vectors are unmapped: messages that go on coming are DMA.
+fn without_list(command: BrokerCommand, config: &Config) -> Result<PermittedWrites, Failure> {
+    match command {
+        BrokerCommand::ConfWrite
+        | BrokerCommand::EnableMsi
+        | BrokerCommand::EnableMultiMsi
+        | BrokerCommand::EnableMsix => return Err(Failure::NoList),
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix | BrokerCommand::Quiesce => {
+            config.change_word(header::COMMAND, |command| command & !command::BUS_MASTER)?;
+        }
+        BrokerCommand::Query => {}
+    }
+    Ok(PermittedWrites::default())
 }
 
 fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Result<Answer, Failure> {

@@ -192,7 +192,7 @@ fn the_stubs_word_opens_nothing_that_the_table_does_not() {
 }
 
 #[test]
-fn without_a_list_that_makes_sense_nothing_is_done() {
+fn without_a_list_that_makes_sense_nothing_is_turned_on() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
@@ -202,8 +202,8 @@ fn without_a_list_that_makes_sense_nothing_is_done() {
         let requests = [
             conf_write(NVME, 4, 2, 4, 4),
             request(BrokerCommand::EnableMsi, NVME),
-            request(BrokerCommand::DisableMsix, NVME),
-            request(BrokerCommand::Quiesce, NVME),
+            Request { info: 2, ..request(BrokerCommand::EnableMultiMsi, NVME) },
+            enable_msix(NVME, &[0]),
         ];
         requests.map(|request| bench.ask(broker, STUB, &request, &[]))
     };
@@ -225,6 +225,31 @@ fn without_a_list_that_makes_sense_nothing_is_done() {
     assert_eq!(bench.config(NVME).0, before);
     bench.permit(NVME, "permissive=0");
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
+}
+
+#[test]
+fn without_a_list_that_makes_sense_what_is_on_is_turned_off() {
+    for value in [None, Some("power:40 command:4:2:414:0")] {
+        for (command, command_register) in
+            [(BrokerCommand::DisableMsix, 3), (BrokerCommand::DisableMsi, 3), (BrokerCommand::Quiesce, 3)]
+        {
+            let bench = Bench::busy();
+            let process = bench.process();
+            let mut broker = bench.start(&process);
+            bench.set_config(NVME, |config| config.set_word(COMMAND, config.word(COMMAND) | 4));
+            let node = DeviceNode::PermittedWrites.of(device(NVME));
+            bench.machine.with(|world| match value {
+                Some(value) => world.write(&node, value),
+                None => drop(world.nodes.remove(&node)),
+            });
+            let found = bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]);
+            assert_eq!((found.code, found.value, found.info), (ErrorCode::Success, 0, 2), "{value:?}");
+            assert_eq!(bench.ask(&mut broker, STUB, &request(command, NVME), &[]), success(0), "{value:?}");
+            assert!(bench.mapped(NVME).is_empty() && bench.vectors(NVME) == Vectors::None, "{value:?}");
+            assert_eq!(bench.config(NVME).word(COMMAND), command_register, "no DMA, INTx as the guest had it");
+            assert_eq!(bench.mapped(E1000).len(), 2, "the other device keeps its vectors");
+        }
+    }
 }
 
 #[test]
