@@ -59,7 +59,7 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     let policy = Some("permissive=0,hide=1,quirk=52:2:ff".to_owned());
     assert_eq!((machine.read(POOL).as_deref(), machine.read(TABLE)), (Some("1 2 1000210000"), policy));
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 4)), (Some(0x50), Some(0)));
-    let list = "identity:10d38086:0 power:40 command:4:2:414:0 plain:c:1:ff:0 open:52:2:ff:0";
+    let list = "identity:10d38086:2000001 power:40 command:4:2:414:0 plain:c:1:ff:0 open:52:2:ff:0";
     assert_eq!(machine.read(LIST).as_deref(), Some(list), "the hidden capability's registers are not in it");
     let listed = list::devices(&machine.host, None).unwrap();
     assert!(list::json(&listed).contains("\"policy\": \"permissive=0,hide=1,quirk=52:2:ff\""));
@@ -71,7 +71,7 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
     attach(&machine.host, &request("web", &[E1000])).unwrap();
     assert_eq!((guest_reads(&machine, 0x34, 1), guest_reads(&machine, 0x40, 1)), (Some(0x40), Some(1)));
     assert_eq!((machine.read(POOL), machine.read(TABLE)), (None, None));
-    let list = "identity:10d38086:0 power:40 command:4:2:414:0 plain:c:1:ff:0 pmcsr:44:2:9e03:8000";
+    let list = "identity:10d38086:2000001 power:40 command:4:2:414:0 plain:c:1:ff:0 pmcsr:44:2:9e03:8000";
     assert_eq!(machine.read(LIST).as_deref(), Some(list), "of the default policy as well");
     machine.machine.assert_no_violations();
 }
