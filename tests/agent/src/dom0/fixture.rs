@@ -3,10 +3,11 @@
 use std::{
     fs,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::{
     broker::{self, Broker},
@@ -123,6 +124,18 @@ impl Fixture {
         let deadline = self.deadline;
         // xenstored drops the directory's owner's nodes when Xen says that the domain is gone.
         self.store.wait_for(&domain.node("vm"), deadline, |value| value.is_none())?;
+        Ok(())
+    }
+
+    /// Waits until Xen has freed a domain that was ended: as long as somebody has a page of it mapped, it is there, and so are its grants and rights.
+    pub(crate) fn await_freed(&self, domain: &Domain) -> Result<()> {
+        const PAUSE: Duration = Duration::from_millis(50);
+        let id = domain.id.to_string();
+        // Its name is the line's first word, its number the second.
+        while self.xl(&["list"])?.lines().any(|line| line.split_whitespace().nth(1) == Some(&id)) {
+            ensure!(Instant::now() < self.deadline, "{} was ended, and Xen still has it", domain.name);
+            thread::sleep(PAUSE);
+        }
         Ok(())
     }
 

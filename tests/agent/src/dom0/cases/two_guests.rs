@@ -48,5 +48,6 @@ fn nothing_left(fixture: &mut Fixture) -> Result<()> {
     fixture.pcidom(&["detach", &guest.id.to_string(), EDU])?;
     fixture.store.wait_for(&backend, deadline, |value| value.is_none()).context("the stub holds on to the guest")?;
     expect(EDU, fixture.pool_state(&stub, EDU)?.as_deref(), "free")?;
+    fixture.await_freed(&guest)?;
     before.compare(&Snapshot::take(fixture, &stub)?)
 }
