@@ -18,7 +18,7 @@ use crate::dom0::{
 };
 
 pub(in super::super) const CASES: &[Case] =
-    &[Case::within(Duration::from_mins(10), "nothing_grows_in_50_cycles_of_attach_and_detach", fifty)];
+    &[Case::within(Duration::from_mins(10), "nothing_grows_in_25_cycles_of_attach_and_detach", few)];
 
 /// They come and go together, each on its slot, two of them on one.
 const DEVICES: [&str; 5] = [NVME, EDU, E1000E, PAIR[0], PAIR[1]];
@@ -30,9 +30,9 @@ const DISK: &str = "/dev/nvme0n1";
 #[derive(Debug, PartialEq, Eq)]
 struct Figures(BTreeMap<String, u64>);
 
-/// Ten rounds; `make soak` does as many as are asked for.
-fn fifty(fixture: &mut Fixture) -> Result<()> {
-    cycles(fixture, 50, &mut |_| Ok(()))
+/// Five rounds: the figures are exact, so what grows by one a round shows as well as after fifty. `make soak` does as many as are asked for.
+fn few(fixture: &mut Fixture) -> Result<()> {
+    cycles(fixture, 25, &mut |_| Ok(()))
 }
 
 /// So many cycles of a device on a running guest whose driver finds the disk each time, all devices at a time. `progress` hears of each hundred.
@@ -82,8 +82,8 @@ impl Figures {
         for (name, before) in &self.0 {
             let after = later.0.get(name).copied().unwrap_or_default();
             let is_fine = match name.as_str() {
-                "broker's KiB" => after <= before + 256,
-                "stub's heap_used" => after <= before + 2048,
+                "broker's KiB" => after <= before + 128,
+                "stub's heap_used" => after <= before + 1024,
                 _ => after == *before,
             };
             ensure!(is_fine, "{name}: {before}, then {after}");
