@@ -25,6 +25,7 @@ mod refusals;
 mod schema;
 mod show;
 mod status;
+mod transactions;
 mod units;
 mod virtual_functions;
 mod with_stub;
