@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -84,7 +85,9 @@ impl Toolstack for Xl {
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
-        serde_json::from_str(&ask(&["list", "-l", &domain.to_string()])?).ok()
+        let text =
+            saved_configuration(Path::new(USERDATA), domain).or_else(|| ask(&["list", "-l", &domain.to_string()]))?;
+        serde_json::from_str(&text).ok()
     }
 
     fn messages(&self) -> Option<String> {
@@ -95,6 +98,21 @@ impl Toolstack for Xl {
         let info = ask(&["info"])?;
         let line = info.lines().find_map(|line| line.strip_prefix("xen_commandline"))?;
         Some(line.trim_start_matches([' ', ':']).to_owned())
+    }
+}
+
+/// Where libxl keeps what it has to know of domains (`XEN_LIB_DIR`; `userdata_path` in `tools/libs/light/libxl_dom.c`).
+const USERDATA: &str = "/var/lib/xen";
+
+/// What libxl has noted of a domain's configuration (the user data `libxl-json` of `libxl.h`), which `xl list -l` shows: to start xl takes longer than the
+/// rest of an attach. `None` where there is not just one such file: one may be left of a domain that had this number before.
+fn saved_configuration(folder: &Path, domain: DomId) -> Option<String> {
+    let is_ours = |name: &str| name.starts_with(&format!("userdata-d.{domain}.")) && name.ends_with(".libxl-json");
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    let mut ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
+    match (ours.next(), ours.next()) {
+        (Some(file), None) => fs::read_to_string(file.path()).ok(),
+        _ => None,
     }
 }
 
@@ -145,6 +163,22 @@ fn xl(what: &'static str, arguments: &[&str], input: Stdio, limit: Duration) -> 
 mod tests {
     use super::*;
     use std::io::{BufRead as _, BufReader};
+
+    #[test]
+    fn what_libxl_has_noted_of_a_domain_is_read_where_it_is_one_file() {
+        let tree = crate::fake::TempTree::new();
+        let read = |id| saved_configuration(tree.path(), DomId(id));
+        assert_eq!(read(5), None);
+        tree.write("userdata-d.5.6d1b.libxl-json", "{}");
+        tree.write("userdata-d.55.6d1c.libxl-json", "{\"c_info\": {}}");
+        tree.write("userdata-n.6.6d1d.libxl-json", "{}");
+        tree.write("userdata-d.6.6d1d.xl", "name = 'x'");
+        assert_eq!(read(5).as_deref(), Some("{}"));
+        assert_eq!(read(6), None);
+        // Of a domain that had the number before the host crashed.
+        tree.write("userdata-d.5.0000.libxl-json", "{}");
+        assert_eq!(read(5), None);
+    }
 
     #[test]
     fn who_reads_a_configuration_is_found_while_it_does() {
