@@ -7,10 +7,10 @@ use pciif::{Command, FrontendPage, OwnedPage, Request, Response};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
 use crate::kind::Kind;
-use crate::store::Refusal;
 use crate::stub::SimStub;
 use crate::tool::SimTool;
 use crate::xen::SimXen;
+use xenstored::Refusal;
 
 /// What a driver has while it is loaded.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use xen_types::{DomId, Sbdf};
 
-use crate::store::{Direct, Refusal};
 use crate::tool::{SimTool, remove_if_there};
+use xenstored::{Direct, Refusal};
 
 /// What moves down with an entry, as libxl moves it (docs/protocol.md §1.3).
 const MOVED: [&str; 6] = ["state", "dev", "key", "vdev", "opts", "vdevfn"];

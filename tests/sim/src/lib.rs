@@ -1,8 +1,7 @@
-//! A simulated Xen for host tests: everything the stub meets outside of its own code.
+//! A simulated Xen for host tests: everything the stub meets outside of its own code. Its xenstored is the crate `xenstored`.
 //!
 //! | module | what |
 //! |---|---|
-//! | [`store`] | a xenstored that speaks the bytes of the wire, with permissions, watches, transactions and quotas |
 //! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's real broker, which can be stopped and killed anywhere, and made to lie |
@@ -30,7 +29,6 @@ pub mod logs;
 pub mod other_guest;
 pub mod process;
 pub mod random;
-pub mod store;
 pub mod stub;
 pub mod tool;
 mod vectors;
@@ -41,7 +39,6 @@ pub use broker::SimBroker;
 pub use frontend::SimFrontend;
 pub use kind::Kind;
 pub use other_guest::OtherGuest;
-pub use store::Xenstored;
 pub use stub::SimStub;
 pub use tool::SimTool;
 pub use world::World;

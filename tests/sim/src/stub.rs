@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use pciback::{Backend, Options, Served};
 use xen_types::{DomId, Port};
 
-use crate::store::Connection;
 use crate::xen::{SimPlatform, SimXen};
+use xenstored::Connection;
 
 /// One turn of the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use xen_types::{DomId, Sbdf};
 
 use crate::broker::quiesce;
 use crate::device::Function;
-use crate::store::{Direct, Refusal};
 use crate::xen::SimXen;
+use xenstored::{Direct, Refusal};
 
 pub use crate::xen::ecam;
 

@@ -221,7 +221,7 @@ impl World {
     }
 
     /// Nodes of the stub's beyond those that it has from the start.
-    fn foreign_nodes(&self, store: &crate::store::Xenstored) -> Vec<String> {
+    fn foreign_nodes(&self, store: &xenstored::Xenstored) -> Vec<String> {
         let home = format!("/local/domain/{STUB}");
         let is_usual = |path: &String| {
             let inside = path.strip_prefix(&home).unwrap_or(path);

@@ -12,8 +12,8 @@ use pciif::{FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port, Sbdf};
 
 use crate::device::Function;
-use crate::store::Xenstored;
 use crate::vectors::VectorTable;
+use xenstored::Xenstored;
 
 pub use crate::vectors::{LOWEST_PIRQ, TOP_PIRQ};
 

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use pciif::{ErrorCode, Request};
-use sim::store::Fault;
 use sim::world::{STUB, World};
 use sim::{SimTool, logs};
 use xen_types::{DomId, Errno, Sbdf};
+use xenstored::Fault;
 
 const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
 const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
@@ -239,7 +239,7 @@ fn a_guest_that_hides_its_directory_is_gone() {
     let (mut world, good, bad) = two_guests();
     world.settle();
     let dir = SimTool::frontend_dir(bad);
-    let hide = |store: &mut sim::store::Direct<'_>| store.set_permissions(&format!("{dir}/state"), &["n5"]);
+    let hide = |store: &mut xenstored::Direct<'_>| store.set_permissions(&format!("{dir}/state"), &["n5"]);
     world.xen.store().change(bad, hide).expect("its own node");
     // Nobody is told when a node becomes unreadable; the next look finds it so.
     world.tool.write(&format!("{}/online", world.tool.backend_dir(bad)), "1");

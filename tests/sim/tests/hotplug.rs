@@ -521,7 +521,7 @@ fn whoever_has_removed_an_entry_and_finds_the_device_free_may_give_it_away() {
 fn xenstored_that_refuses_delays_a_change_and_does_not_lose_it() {
     for (kind, path_end) in [(11, "/state"), (11, "/state-1"), (7, ""), (6, ""), (2, "/num_devs")] {
         let (mut world, guest) = running(&[A]);
-        world.xen.store().inject(sim::store::Fault {
+        world.xen.store().inject(xenstored::Fault {
             kind: Some(kind),
             path_end: path_end.to_string(),
             error: "ENOSPC",

@@ -17,12 +17,12 @@ use sim::broker::Fault;
 use sim::device::Function;
 use sim::process::{Moment, Signal};
 use sim::random::Random;
-use sim::store::Fault as StoreFault;
 use sim::stub::Turn;
 use sim::tool::ecam;
 use sim::world::{STUB, World, device_id};
 use sim::{Kind, SimTool};
 use xen_types::{DomId, Errno, Sbdf};
+use xenstored::Fault as StoreFault;
 
 /// A number with a cache line of its own.
 #[repr(align(128))]

@@ -1,8 +1,8 @@
 //! Guests with as many devices as may be: xenstored bounds what a domain asks in one transaction, and each daemon counts in its own way.
 
-use sim::store::Flavour;
 use sim::world::World;
 use xen_types::{DomId, Sbdf};
+use xenstored::Flavour;
 
 /// The most that a guest can have.
 const DEVICES: u16 = 256;

@@ -4,10 +4,10 @@
 use pciback::Options;
 use pciback::platform::Clock;
 use pciif::{Command, Request, Response};
-use sim::store::{NODE_QUOTA, WATCH_QUOTA};
 use sim::world::{STUB, World, device_id};
 use sim::{Kind, SimFrontend, SimXen};
 use xen_types::{DomId, Sbdf};
+use xenstored::{NODE_QUOTA, WATCH_QUOTA};
 
 const GUESTS: u16 = 64;
 const FUNCTIONS: u8 = 4;

@@ -172,7 +172,7 @@ fn a_xenstored_that_refuses_everything_delays_it_for_some_seconds_only() {
     let mut world = World::new(&[A]);
     world.connect(5, &[A]);
     ask_to_stop(&world, "poweroff");
-    world.xen.store().inject(sim::store::Fault {
+    world.xen.store().inject(xenstored::Fault {
         kind: Some(6),
         path_end: String::new(),
         error: "EIO",

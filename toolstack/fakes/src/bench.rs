@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dom0::store::Change;
 use pci_config::fakes::Memory;
 use pci_config::{Walk, extended_id, permitted_writes};
 use pcidom_abi::{BrokerCommand, DeviceNode, PoolState, paths, pool};
@@ -15,7 +14,7 @@ use pcidom_broker::{Broker, Outside, Vectors, guard};
 use pciif::layout::MsixEntry;
 use pciif::{ErrorCode, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Sbdf};
-use xenstore::{Permission, path};
+use xenstore::path;
 
 use crate::{
     ConfigImage, DB, E1000, EDU, FakePhysdev, FakeProcesses, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME,
@@ -135,13 +134,9 @@ impl Bench {
             world.write(&path::child(&pool, pool::ONLINE), "1");
             world.write(&path::child(&pool, pool::ECAM), &format!("{ecam:x}"));
             world.iomem.insert((stub, ecam));
-            for change in Change::node(
-                paths::pool_state_node(stub, device),
-                PoolState::Assigned(guest),
-                &[Permission::none(DomId::DOM0), Permission::both(stub)],
-            ) {
-                world.apply(&change).unwrap();
-            }
+            let state = paths::pool_state_node(stub, device);
+            world.write(&state, &PoolState::Assigned(guest).text());
+            world.as_dom0(|store| store.set_permissions(&state, &["n0", &format!("b{stub}")]));
             world.owners.insert(device, guest);
             world.pirqs.insert((guest, gsi.trim().parse().unwrap()));
         });

@@ -89,7 +89,7 @@ impl Machine {
         let host = Dom0::new(
             Rc::new(FakeHypervisor(world.clone())),
             Sysfs::new(tree.path(), Rc::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
-            Rc::new(FakeStore { world: world.clone(), tree: tree.clone() }),
+            Rc::new(FakeStore::new(world.clone(), tree.clone())),
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );

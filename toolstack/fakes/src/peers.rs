@@ -65,14 +65,14 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
             }
             match world.stub.refuses {
                 Some((other, why)) if other == device => PoolState::Refused(why.to_owned()),
-                _ if world.stub.refuses_policy && world.nodes.contains_key(&child(&dir, pool::POLICY)) => {
+                _ if world.stub.refuses_policy && world.has_node(&child(&dir, pool::POLICY)) => {
                     PoolState::Refused("its policy is no policy".to_owned())
                 }
                 _ => verdict(tree, device),
             }
         }
         (PoolState::Assigned(guest), true) => {
-            if world.nodes.contains_key(&backend_dir(me(world), guest)) {
+            if world.has_node(&backend_dir(me(world), guest)) {
                 return false;
             }
             world.stub.connected.remove(&guest);

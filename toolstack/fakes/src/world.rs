@@ -4,23 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use xen_types::{DomId, Sbdf};
-use xenstore::{Access, Permission};
+use xenstored::{Direct, Node, Refusal, Xenstored};
 
 use super::memory::FakeMemory;
 use super::scripts::{GuestScript, StubScript};
-use dom0::store::{Change, StoreFailure};
 use dom0::xen::{DomainInfo, Vector, number::SIGINT};
 
 /// A guest has vectors from here downwards, 32 of them.
 pub const TOP_PIRQ: u32 = 55;
 pub const LOWEST_PIRQ: u32 = 24;
-
-/// A xenstore node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    pub value: String,
-    pub permissions: Vec<Permission>,
-}
 
 /// How a killed process unwinds.
 pub struct Killed;
@@ -46,7 +38,7 @@ pub type DuringCreate = Box<dyn Fn(&str)>;
 /// Everything outside of sysfs.
 #[derive(Default)]
 pub struct World {
-    pub nodes: BTreeMap<String, Node>,
+    pub store: Xenstored,
     pub domains: BTreeMap<DomId, DomainInfo>,
     /// Guests created with `passthrough=`.
     pub passthrough: BTreeSet<DomId>,
@@ -153,72 +145,42 @@ impl World {
     }
 
     pub fn value(&self, path: &str) -> Option<&str> {
-        self.nodes.get(path).map(|node| node.value.as_str())
+        self.store.node(path).and_then(Node::text)
+    }
+
+    pub fn has_node(&self, path: &str) -> bool {
+        self.store.node(path).is_some()
+    }
+
+    /// The paths of all nodes.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.store.nodes().map(|(path, _)| path)
     }
 
     pub fn children(&self, path: &str) -> Vec<String> {
-        let prefix = format!("{path}/");
-        let below = self.nodes.keys().filter_map(|other| other.strip_prefix(&prefix));
-        below.filter(|name| !name.contains('/')).map(str::to_owned).collect()
+        self.store.node(path).into_iter().flat_map(Node::children).map(str::to_owned).collect()
     }
 
-    /// As dom0, to whom everything is allowed.
-    pub fn apply(&mut self, change: &Change) -> Result<(), StoreFailure> {
-        match change {
-            Change::Write { path, value } => self.make(path).value.clone_from(value),
-            Change::Mkdir { path } => drop(self.make(path)),
-            Change::Permit { path, permissions } => match self.nodes.get_mut(path) {
-                Some(node) => node.permissions.clone_from(permissions),
-                None => return Err(StoreFailure { what: format!("permissions {path}"), why: "ENOENT".to_owned() }),
-            },
-            Change::Remove { path } => self.remove(path),
-            Change::RemoveIfEmpty { path } if self.children(path).is_empty() => self.remove(path),
-            Change::Copy { from, to } => match self.value(from).map(str::to_owned) {
-                Some(value) => self.make(to).value = value,
-                None => self.remove(to),
-            },
-            Change::Replace { path, old, new } if self.value(path).is_none_or(|found| found == old) => match new {
-                Some(new) => self.make(path).value.clone_from(new),
-                None => self.remove(path),
-            },
-            Change::RemoveIfEmpty { .. }
-            | Change::Expect { .. }
-            | Change::ExpectState { .. }
-            | Change::ExpectNoOther { .. }
-            | Change::Replace { .. } => {}
-        }
-        Ok(())
+    /// Changes nodes as dom0, to whom everything is allowed.
+    pub fn as_dom0(&mut self, act: impl FnOnce(&mut Direct<'_>) -> Result<(), Refusal>) {
+        self.store.change(DomId::DOM0, act).unwrap();
     }
 
     pub fn write(&mut self, path: &str, value: &str) {
-        self.make(path).value = value.to_owned();
+        self.as_dom0(|store| store.write(path, value));
     }
 
     pub fn remove(&mut self, path: &str) {
-        let below = format!("{path}/");
-        self.nodes.retain(|other, _| other != path && !other.starts_with(&below));
+        if self.has_node(path) {
+            self.as_dom0(|store| store.remove(path));
+        }
     }
 
-    /// As a domain: only where the node is there and its permissions let it.
+    /// Writes as a domain, where the permissions let it.
     pub fn write_as(&mut self, domain: DomId, path: &str, value: &str) {
-        let allowed = self.nodes.get(path).is_some_and(|node| may_write(domain, &node.permissions));
-        if !allowed {
-            self.violations.push(format!("domain {domain} cannot write {path}"));
+        if let Err(refusal) = self.store.change(domain, |store| store.write(path, value)) {
+            self.violations.push(format!("domain {domain} cannot write {path}: {}", refusal.name()));
         }
-        self.write(path, value);
-    }
-
-    /// The node, created below its parent and with its parent's permissions if need be.
-    fn make(&mut self, path: &str) -> &mut Node {
-        if !self.nodes.contains_key(path) {
-            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            let permissions = match parent {
-                "" => vec![Permission::none(DomId::DOM0)],
-                parent => self.make(parent).permissions.clone(),
-            };
-            self.nodes.insert(path.to_owned(), Node { value: String::new(), permissions });
-        }
-        self.nodes.get_mut(path).unwrap()
     }
 
     /// What `xl create` leaves of a domain, which may have devices.
@@ -226,16 +188,18 @@ impl World {
         self.domains.insert(id, DomainInfo { dying: false, hvm: false, shutdown: false, paused: false });
         self.passthrough.insert(id);
         let path = xenstore::path::domain_path(id);
-        let readable = [Permission::none(DomId::DOM0), Permission::read(id)];
-        let mut changes = Change::directory(path.clone(), &readable).to_vec();
-        changes.push(Change::write(format!("{path}/name"), name));
-        changes.push(Change::write(format!("{path}/device/suspend"), ""));
-        for own in ["data", "error"] {
-            changes.extend(Change::directory(format!("{path}/{own}"), &[Permission::none(id)]));
-        }
-        for change in changes {
-            self.apply(&change).unwrap();
-        }
+        let (owner, reader) = (format!("n{id}"), format!("r{id}"));
+        self.as_dom0(|store| {
+            store.mkdir(&path)?;
+            store.set_permissions(&path, &["n0", &reader])?;
+            store.write(&format!("{path}/name"), name)?;
+            store.mkdir(&format!("{path}/device/suspend"))?;
+            for own in ["data", "error"].map(|own| format!("{path}/{own}")) {
+                store.mkdir(&own)?;
+                store.set_permissions(&own, &[&owner])?;
+            }
+            Ok(())
+        });
     }
 
     /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.
@@ -255,10 +219,6 @@ impl World {
 
     /// Everything that a failed command must leave as it was.
     pub fn dump(&self) -> Vec<String> {
-        let nodes = self.nodes.iter().map(|(path, node)| {
-            let permissions: Vec<String> = node.permissions.iter().map(Permission::to_string).collect();
-            format!("{path} = {:?} ({})", node.value, permissions.join(" "))
-        });
         let rights = [
             format!("iomem {:x?}", self.iomem),
             format!("ioports {:x?}", self.ioports),
@@ -266,12 +226,6 @@ impl World {
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
         ];
-        nodes.chain(rights).chain(self.memory.dump()).collect()
+        self.store.dump().into_iter().chain(rights).chain(self.memory.dump()).collect()
     }
-}
-
-fn may_write(domain: DomId, permissions: &[Permission]) -> bool {
-    let named = permissions.iter().skip(1).find(|entry| entry.domid == domain);
-    let owner = permissions.first().is_some_and(|entry| entry.domid == domain);
-    owner || named.is_some_and(|entry| matches!(entry.access, Access::Write | Access::Both))
 }

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use sim::device::Function;
-use sim::store::Connection as StoreConnection;
 use sim::tool::ecam;
 use sim::xen::{LOWEST_PIRQ, TOP_PIRQ};
 use sim::{SimBroker, SimFrontend, SimStub, SimTool, SimXen};
 use xen_types::{DomId, Errno, Mfn, Pirq, Sbdf};
 use xenstore::Transport;
+use xenstored::Connection as StoreConnection;
 
 use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
 

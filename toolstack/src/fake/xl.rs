@@ -21,7 +21,7 @@ fn refuse(what: &'static str, said: &str) -> Result<(), Error> {
 
 impl Toolstack for FakeXl {
     fn new_uuid(&self) -> Result<String, Error> {
-        let guests = self.0.borrow().nodes.keys().filter(|path| path.ends_with("/vm")).count();
+        let guests = self.0.borrow().paths().filter(|path| path.ends_with("/vm")).count();
         Ok(format!("{guests}{}", UUID.trim_start_matches('0')))
     }
 
@@ -38,7 +38,7 @@ impl Toolstack for FakeXl {
         if world.change_fails() {
             return refuse("create", "failed (injected)");
         }
-        if world.nodes.iter().any(|(path, node)| path.ends_with("/name") && node.value == name) {
+        if world.store.nodes().any(|(path, node)| path.ends_with("/name") && node.text() == Some(&name)) {
             return refuse("create", "Domain with name already exists");
         }
         let id = DomId(world.domains.keys().map(|id| id.0).max().unwrap() + 1);

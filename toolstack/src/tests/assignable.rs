@@ -57,7 +57,7 @@ fn a_device_without_a_stub_is_parked_until_there_is_one() {
         assert_eq!(world.value("/tool/pcidom/device/0000-00-1f-2/backend"), Some("pcidom"));
     });
     remove(&machine.host, &[device(SATA)], true).unwrap();
-    machine.with(|world| assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom"))));
+    machine.with(|world| assert!(!world.paths().any(|path| path.starts_with("/tool/pcidom"))));
     machine.assert_no_violations();
 }
 

@@ -255,7 +255,7 @@ fn a_guest_that_dies_meanwhile_leaves_its_devices_in_the_pool() {
     assert!(matches!(error, Error::GuestWentAway(_)), "{error}");
     crate::ops::recover::reclaim(&machine.host).unwrap();
     machine.with(|world| {
-        assert!(!world.nodes.keys().any(|path| path.contains("backend/pci/5") || path.contains("/domain/5")));
+        assert!(!world.paths().any(|path| path.contains("backend/pci/5") || path.contains("/domain/5")));
         for name in [E1000, EDU, NVME] {
             assert_eq!(world.owners[&device(name)], xen_types::DomId::IO);
             assert_eq!(world.value(&format!("{}/phase", paths::device_dir(device(name)))), Some("pool"));

@@ -216,7 +216,7 @@ fn a_vector_cleanup_waits_for_what_the_broker_maps_for_another_device() {
         world.write(&theirs, "busy"); // it is just at the e1000
         let (theirs, done) = (theirs.clone(), vectors.clone());
         world.incidents.push(Box::new(move |world| {
-            let cleanup = world.nodes.contains_key("/tool/pcidom/vector-cleanup/5");
+            let cleanup = world.has_node("/tool/pcidom/vector-cleanup/5");
             if cleanup {
                 world.write(&theirs, &done);
             }
@@ -229,7 +229,7 @@ fn a_vector_cleanup_waits_for_what_the_broker_maps_for_another_device() {
     assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
     bench.machine.with(|world| {
         assert_eq!(world.value(&theirs), Some(vectors.as_str()));
-        assert!(!world.nodes.contains_key("/tool/pcidom/vector-cleanup"));
+        assert!(!world.has_node("/tool/pcidom/vector-cleanup"));
     });
     bench.assert_sound();
 }

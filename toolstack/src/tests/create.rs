@@ -100,7 +100,7 @@ fn a_guest_that_runs_is_not_taken_down_because_it_is_slow() {
         machine.with(|world| {
             assert!(!world.domains[&NEW].paused);
             assert!(devices.iter().all(|name| world.owners[&device(name)] == NEW));
-            assert!(world.nodes.values().all(|node| node.value != "attaching"));
+            assert!(world.store.nodes().all(|(_, node)| node.text() != Some("attaching")));
             world.guest.silent = false;
         });
         machine.settle();
@@ -320,9 +320,9 @@ fn killed_at_any_step_the_next_command_finishes_or_undoes() {
             }
             undone += 1;
             machine.with(|world| {
-                assert!(!world.nodes.keys().any(|path| path.contains("pci/8") || path.contains("/domain/8")), "{when}");
+                assert!(!world.paths().any(|path| path.contains("pci/8") || path.contains("/domain/8")), "{when}");
                 assert!(world.owners.values().all(|owner| *owner != NEW), "{when}");
-                assert!(!world.nodes.values().any(|node| node.value == "attaching"), "{when}");
+                assert!(!world.store.nodes().any(|(_, node)| node.text() == Some("attaching")), "{when}");
             });
             // The devices can be had again.
             if way != "seized" {

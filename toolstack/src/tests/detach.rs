@@ -128,7 +128,7 @@ fn a_guest_that_dies_while_it_is_asked_is_cleaned_up() {
     detach_from_web(&machine, &ALL).unwrap();
     machine.with(|world| {
         assert!(world.owners.values().all(|owner| *owner != WEB));
-        assert!(!world.nodes.keys().any(|path| path.contains("/pci/5")));
+        assert!(!world.paths().any(|path| path.contains("/pci/5")));
     });
     machine.assert_no_violations();
 }
@@ -162,10 +162,10 @@ fn a_guest_whose_stub_is_gone_gives_its_devices_back() {
     detach_from_web(&machine, &ALL).unwrap();
     machine.with(|world| {
         assert_eq!((&world.iomem.len(), &world.ioports.len(), &world.irqs.len()), (&0, &0, &0));
-        let forgotten = |path: &String| !path.contains("device/pci") && !path.starts_with("/local/domain/3");
-        assert!(world.nodes.keys().all(forgotten));
-        assert!(world.nodes.keys().all(|path| !path.ends_with("/frontend") && !path.ends_with("/stub")));
-        assert!(!world.nodes.contains_key(&path::libxl_pci_dir(device(EDU))));
+        let forgotten = |path: &str| !path.contains("device/pci") && !path.starts_with("/local/domain/3");
+        assert!(world.paths().all(forgotten));
+        assert!(world.paths().all(|path| !path.ends_with("/frontend") && !path.ends_with("/stub")));
+        assert!(!world.has_node(&path::libxl_pci_dir(device(EDU))));
     });
     machine.assert_no_violations();
 }

@@ -156,7 +156,7 @@ fn a_stub_that_is_started_again_gets_its_pool_and_its_guests() {
         assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("8"));
         assert_eq!(world.value("/local/domain/8/pool/0000-00-07-0/state"), Some("free"));
         assert_eq!(world.value("/local/domain/8/pool/0000-00-06-0/state"), Some("free"));
-        assert!(!world.nodes.keys().any(|path| path.starts_with("/local/domain/3")), "the dead one's place is clean");
+        assert!(!world.paths().any(|path| path.starts_with("/local/domain/3")), "the dead one's place is clean");
     });
     assert_eq!((owner(&machine, E1000), owner(&machine, EDU)), (WEB, DomId::IO));
     machine.settle();
@@ -192,7 +192,7 @@ fn an_orderly_stop_gives_the_devices_back_before_the_stub_comes_again() {
     });
     reclaim(&machine.host).unwrap();
     assert_eq!((owner(&machine, E1000), owner(&machine, EDU)), (DomId::IO, DomId::IO));
-    machine.with(|world| assert!(!world.nodes.contains_key("/local/domain/5/device/pci/0")));
+    machine.with(|world| assert!(!world.has_node("/local/domain/5/device/pci/0")));
     start_stub(&machine);
     reclaim(&machine.host).unwrap();
     assert_eq!((owner(&machine, E1000), owner(&machine, EDU)), (WEB, DomId::IO));
@@ -252,7 +252,7 @@ fn devices_that_were_added_before_there_is_a_stub_wait_for_it() {
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.value("/local/domain/8/pool/0000-00-07-0/state"), Some("free")));
     crate::ops::assignable::remove(&machine.host, &[E1000, EDU, NVME].map(device), false).unwrap();
-    machine.with(|world| assert!(!world.nodes.keys().any(|path| path.starts_with("/tool/pcidom"))));
+    machine.with(|world| assert!(!world.paths().any(|path| path.starts_with("/tool/pcidom"))));
     machine.assert_no_violations();
 }
 

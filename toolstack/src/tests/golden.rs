@@ -1,7 +1,5 @@
 //! The shapes in xenstore, node by node: docs/protocol.md §1.2 and §8.1, `docs/xenstore.md`.
 
-use xenstore::Permission;
-
 use super::{attach_to_web, pause};
 use crate::fake::{E1000, Machine, NVME, WEB};
 
@@ -9,11 +7,12 @@ use crate::fake::{E1000, Machine, NVME, WEB};
 fn tree(machine: &Machine, dir: &str) -> Vec<String> {
     let prefix = format!("{dir}/");
     machine.with(|world| {
-        let below = world.nodes.iter().filter(|(path, _)| *path == dir || path.starts_with(&prefix));
+        let below = world.store.nodes().filter(|(path, _)| *path == dir || path.starts_with(&prefix));
         below
             .map(|(path, node)| {
-                let rights: Vec<String> = node.permissions.iter().map(Permission::to_string).collect();
-                format!("{} = {:?} {}", path.strip_prefix(&prefix).unwrap_or("."), node.value, rights.join(" "))
+                let rights: Vec<String> = node.permissions().iter().map(ToString::to_string).collect();
+                let value = node.text().unwrap();
+                format!("{} = {value:?} {}", path.strip_prefix(&prefix).unwrap_or("."), rights.join(" "))
             })
             .collect()
     })
@@ -25,7 +24,7 @@ fn written() -> Machine {
     pause(&machine, WEB);
     machine.with(|world| {
         world.incidents.push(Box::new(|world| {
-            let there = world.nodes.contains_key("/local/domain/3/backend/pci/5/0");
+            let there = world.has_node("/local/domain/3/backend/pci/5/0");
             world.stub.silent |= there;
             false
         }));
@@ -34,9 +33,9 @@ fn written() -> Machine {
     machine.with(|world| {
         let copy = snapshot.world.clone();
         world.incidents.push(Box::new(move |world| {
-            let there = world.nodes.contains_key("/local/domain/3/backend/pci/5/0");
+            let there = world.has_node("/local/domain/3/backend/pci/5/0");
             if there {
-                copy.borrow_mut().nodes.clone_from(&world.nodes);
+                copy.borrow_mut().store.clone_from(&world.store);
             }
             there
         }));

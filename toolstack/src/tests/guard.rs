@@ -19,7 +19,7 @@ fn guard(machine: &Machine, name: &str) -> Option<String> {
 fn xl_attach(machine: &Machine, name: &str) -> bool {
     machine.with(|world| {
         let node = crate::records::guard::node(device(name));
-        if world.nodes.contains_key(&node) {
+        if world.has_node(&node) {
             world.remove(&node);
             return false;
         }
@@ -52,7 +52,7 @@ fn every_device_of_ours_has_an_owner_that_xl_respects() {
     assert_eq!(guard(&machine, EDU).as_deref(), Some("3"));
     remove(&machine.host, &[device(EDU)], false).unwrap();
     assert_eq!(guard(&machine, EDU), None);
-    assert!(machine.with(|world| !world.nodes.contains_key("/libxl/pci/0000-00-06-0")));
+    assert!(machine.with(|world| !world.has_node("/libxl/pci/0000-00-06-0")));
     machine.assert_no_violations();
 }
 
@@ -105,7 +105,7 @@ fn a_guard_that_xl_removes_is_there_again_with_the_next_command() {
 fn a_free_device_whose_guard_was_gone_is_reset_before_a_guest_gets_it() {
     let machine = Machine::new();
     add_all(&machine);
-    assert!(machine.with(|world| world.nodes.contains_key("/tool/pcidom/device/0000-00-07-0/reset")));
+    assert!(machine.with(|world| world.has_node("/tool/pcidom/device/0000-00-07-0/reset")));
     assert!(!xl_attach(&machine, NVME));
     let before = machine.with(|world| world.resets.len());
     attach_to_web(&machine, &[NVME]).unwrap();
@@ -334,7 +334,7 @@ fn devices_of_a_guest_whose_frontend_xl_has_replaced_are_taken_by_force() {
             assert_eq!(world.value(&format!("/tool/pcidom/device/{name}/phase")), Some("pool"));
             assert_eq!(world.value(&format!("/local/domain/3/pool/{name}/state")), Some("free"));
         }
-        assert!(!world.nodes.contains_key("/local/domain/3/backend/pci/5"));
+        assert!(!world.has_node("/local/domain/3/backend/pci/5"));
         assert_eq!(world.value("/local/domain/5/device/pci/0/backend-id"), Some("0"), "that is xl's");
     });
     let error = crate::ops::attach::attach(&machine.host, &request("web", &[EDU])).unwrap_err();

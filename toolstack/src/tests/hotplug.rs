@@ -119,7 +119,7 @@ fn entries_above_one_that_leaves_move_down() {
         assert_eq!(value(&machine, gone), None, "{gone}");
     }
     machine.with(|world| {
-        let rights = |name: &str| world.nodes[&format!("{BACKEND}/{name}")].permissions.clone();
+        let rights = |name: &str| world.store.node(&format!("{BACKEND}/{name}")).unwrap().permissions().to_vec();
         assert_eq!(rights("state-1"), rights("state"), "the stub must be able to write them");
         assert_eq!(rights("vdev-0"), rights("state"));
         assert_eq!(rights("vdevfn-1"), rights("num_devs"));
@@ -474,7 +474,7 @@ fn a_device_that_was_pulled_out_leaves_alone() {
     });
     crate::ops::assignable::remove(&machine.host, &[device(EDU)], false).unwrap();
     machine.with(|world| {
-        assert!(!world.nodes.keys().any(|path| path.contains("0000-00-06-0")));
+        assert!(!world.paths().any(|path| path.contains("0000-00-06-0")));
         assert!(!world.iomem.contains(&(STUB, 0xb0030)));
     });
     machine.assert_no_violations();
@@ -638,7 +638,7 @@ fn a_guest_with_devices_can_be_destroyed_at_once() {
     detach_from_web(&machine, &[E1000]).unwrap();
     // libxl would wait for a backend that it finds here (`libxl__devices_destroy`, 4.17).
     machine.with(|world| {
-        let ours = world.nodes.keys().filter(|path| path.starts_with("/libxl/"));
+        let ours = world.paths().filter(|path| path.starts_with("/libxl/"));
         assert!(ours.into_iter().all(|path| path.starts_with("/libxl/pci")));
         world.destroy(WEB);
     });

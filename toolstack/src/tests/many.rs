@@ -10,8 +10,8 @@ use crate::ops::connect::Connection;
 use crate::ops::detach::{self, detach};
 use crate::ops::recover::reclaim;
 use pcidom_abi::paths;
-use sim::store::Flavour;
 use xen_types::Sbdf;
+use xenstored::Flavour;
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
 /// Devices beside those.

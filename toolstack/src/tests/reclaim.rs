@@ -111,8 +111,8 @@ fn a_stub_and_a_guest_that_died_leave_plain_assignable_devices() {
     reclaim(&machine.host).unwrap();
     machine.with(|world| {
         let gone =
-            |path: &String| !path.starts_with("/libxl/") && !path.ends_with("/frontend") && !path.ends_with("/stub");
-        assert!(world.nodes.keys().all(gone));
+            |path: &str| !path.starts_with("/libxl/") && !path.ends_with("/frontend") && !path.ends_with("/stub");
+        assert!(world.paths().all(gone));
         assert!(world.owners.iter().filter(|(device, _)| device.device() < 8).all(|(_, owner)| *owner != WEB));
     });
     machine.assert_no_violations();

@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::rc::Rc;
 
 use sim::random::Random;
-use sim::store::{Connection as StoreConnection, Xenstored};
 use xen_types::DomId;
 use xenstore::{Permission, Transport, XenbusState};
+use xenstored::{Connection as StoreConnection, Xenstored};
 
 use crate::store::{Change, Connection, Store, Timed};
 

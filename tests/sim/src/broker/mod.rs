@@ -20,10 +20,10 @@ use pciif::{BackendPage, ErrorCode, FrontendPage, OwnedPage, Reply, Request};
 use xen_types::{DomId, GrantRef, Port, Sbdf};
 
 use crate::process::{Moment, Process, Rest, Signal, Syscalls};
-use crate::store::Connection;
 use crate::tool::ecam;
 use crate::xen::SimXen;
 use outside::{Lines, Outside, SimRings, Socket};
+use xenstored::Connection;
 
 /// Something that goes wrong with the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,8 +18,8 @@ use xen_types::{DomId, Errno, GrantRef, Pirq, Port, Sbdf};
 use xenstore::Transport;
 
 use crate::process::{Call, Syscalls};
-use crate::store::Connection;
 use crate::xen::{LOWEST_PIRQ, MappedPage, SimXen, TOP_PIRQ, ecam};
+use xenstored::Connection;
 
 /// The machine as a process of dom0 reaches it.
 #[derive(Clone)]

@@ -217,7 +217,7 @@ fn without_a_list_that_makes_sense_nothing_is_turned_on() {
         bench.machine.with(|world| world.write(&node, value));
         assert_eq!(ask(&mut broker), [(); 4].map(|()| refused(ErrorCode::OpFailed)), "{value:?}");
     }
-    bench.machine.with(|world| world.nodes.remove(&node));
+    bench.machine.with(|world| world.remove(&node));
     assert_eq!(ask(&mut broker), [(); 4].map(|()| refused(ErrorCode::OpFailed)));
     let notes = bench.notes();
     let told = "permitted-writes node is missing or of another version: detach and attach it";
@@ -240,7 +240,7 @@ fn without_a_list_that_makes_sense_what_is_on_is_turned_off() {
             let node = DeviceNode::PermittedWrites.of(device(NVME));
             bench.machine.with(|world| match value {
                 Some(value) => world.write(&node, value),
-                None => drop(world.nodes.remove(&node)),
+                None => world.remove(&node),
             });
             let found = bench.ask(&mut broker, STUB, &request(BrokerCommand::Query, NVME), &[]);
             assert_eq!((found.code, found.value, found.info), (ErrorCode::Success, 0, 2), "{value:?}");

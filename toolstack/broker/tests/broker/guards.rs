@@ -56,7 +56,7 @@ fn a_guard_that_xl_removes_is_mended_within_a_tenth_of_a_second() {
     remove(&bench, &process, E1000);
     settle(&bench, &mut broker);
     assert_eq!(note(&bench, E1000).as_deref(), Some("3"));
-    assert!(bench.machine.with(|world| !world.nodes.contains_key("/tool/pcidom/device/0000-00-05-0/reset")));
+    assert!(bench.machine.with(|world| !world.has_node("/tool/pcidom/device/0000-00-05-0/reset")));
     assert_eq!(broker.idle(), None);
 }
 
@@ -74,13 +74,13 @@ fn a_free_device_that_dom0_takes_is_not_called_reset_any_more() {
     });
     let mut broker = bench.start(&process);
     settle(&bench, &mut broker);
-    assert!(bench.machine.with(|world| world.nodes.contains_key(reset)));
+    assert!(bench.machine.with(|world| world.has_node(reset)));
     let link = bench.machine.tree.path().join(format!("bus/pci/devices/{E1000}/driver"));
     std::fs::remove_file(link).unwrap();
     bench.pass(Duration::from_secs(1));
     process.changed("/libxl/pci/0000-00-05-0/driver_path");
     settle(&bench, &mut broker);
-    assert!(bench.machine.with(|world| !world.nodes.contains_key(reset)));
+    assert!(bench.machine.with(|world| !world.has_node(reset)));
     assert_eq!(told(&bench, "0000:00:05.0 is in the pool and not with xen-pciback any more"), 1);
 }
 

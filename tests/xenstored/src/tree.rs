@@ -78,8 +78,9 @@ impl Refusal {
     }
 }
 
+/// A node.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
+pub struct Node {
     pub(super) value: Vec<u8>,
     permissions: Vec<Access>,
     children: BTreeSet<String>,
@@ -88,6 +89,23 @@ pub(super) struct Node {
 }
 
 impl Node {
+    /// Its value; `None` when that is not UTF-8.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.value).ok()
+    }
+
+    /// Who may do what with it, the owner first.
+    #[must_use]
+    pub fn permissions(&self) -> &[Access] {
+        &self.permissions
+    }
+
+    /// The names of its children, in order.
+    pub fn children(&self) -> impl Iterator<Item = &str> {
+        self.children.iter().map(String::as_str)
+    }
+
     fn owner(&self) -> DomId {
         self.permissions.first().map_or(DomId::DOM0, |first| first.domid)
     }
@@ -117,7 +135,7 @@ impl Change {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     nodes: BTreeMap<String, Arc<Node>>,
     /// Nodes by owner.
@@ -148,16 +166,20 @@ impl Tree {
         self.nodes.get(path)
     }
 
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.nodes.iter().map(|(path, node)| (path.as_str(), &**node))
+    }
+
     pub(super) fn owned_by(&self, domid: DomId) -> Vec<String> {
         self.nodes.iter().filter(|(_, node)| node.owner() == domid).map(|(path, _)| path.clone()).collect()
     }
 
     pub(super) fn dump(&self) -> Vec<String> {
-        let line = |(path, node): (&String, &Arc<Node>)| {
+        let line = |(path, node): (&str, &Node)| {
             let permissions = node.permissions.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             format!("{path} = {:?} ({permissions})", String::from_utf8_lossy(&node.value))
         };
-        self.nodes.iter().map(line).collect()
+        self.nodes().map(line).collect()
     }
 
     /// Ends a transaction: `None` when others changed what it had read.
@@ -194,7 +216,7 @@ impl Tree {
 }
 
 /// A transaction: what it has read, and what it will have changed.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
     /// Generation of each node at its first reading, `None` where there was none.
     seen: BTreeMap<String, Option<u64>>,

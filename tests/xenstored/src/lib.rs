@@ -1,4 +1,8 @@
-//! Xenstored: requests in, answers and events out, as bytes.
+//! A simulated xenstored for host tests: requests in, answers and events out, as bytes, with permissions, watches, transactions and quotas.
+//!
+//! Tests of the driver domain, of the broker and of the commands all use this one.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+#![forbid(unsafe_code)]
 
 mod tree;
 mod wire;
@@ -7,7 +11,7 @@ use std::collections::BTreeMap;
 
 use xen_types::DomId;
 
-pub use tree::{Access, Refusal};
+pub use tree::{Access, Node, Refusal};
 use tree::{Change, Overlay, Tree};
 
 pub use tree::NODE_QUOTA;
@@ -38,7 +42,7 @@ pub enum Flavour {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Connection(u32);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Peer {
     domid: DomId,
     is_socket: bool,
@@ -70,7 +74,7 @@ pub struct Fault {
 }
 
 /// The daemon.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Xenstored {
     tree: Tree,
     peers: BTreeMap<Connection, Peer>,
@@ -197,6 +201,17 @@ impl Xenstored {
     #[must_use]
     pub fn peek(&self, path: &str) -> Option<String> {
         self.tree.get(path).map(|node| String::from_utf8_lossy(&node.value).into_owned())
+    }
+
+    /// A node, whoever may read it.
+    #[must_use]
+    pub fn node(&self, path: &str) -> Option<&Node> {
+        self.tree.get(path).map(|node| &**node)
+    }
+
+    /// All nodes with their paths, in the order of the paths.
+    pub fn nodes(&self) -> impl Iterator<Item = (&str, &Node)> {
+        self.tree.nodes()
     }
 
     /// Everything, one line a node, for comparing and for looking at.

@@ -5,21 +5,21 @@ pub(super) const PAYLOAD_MAX: usize = 4096;
 
 /// `enum xsd_sockmsg_type`.
 pub(super) mod kind {
-    pub(in crate::store) const DIRECTORY: u32 = 1;
-    pub(in crate::store) const READ: u32 = 2;
-    pub(in crate::store) const GET_PERMS: u32 = 3;
-    pub(in crate::store) const WATCH: u32 = 4;
-    pub(in crate::store) const UNWATCH: u32 = 5;
-    pub(in crate::store) const TRANSACTION_START: u32 = 6;
-    pub(in crate::store) const TRANSACTION_END: u32 = 7;
-    pub(in crate::store) const GET_DOMAIN_PATH: u32 = 10;
-    pub(in crate::store) const WRITE: u32 = 11;
-    pub(in crate::store) const MKDIR: u32 = 12;
-    pub(in crate::store) const RM: u32 = 13;
-    pub(in crate::store) const SET_PERMS: u32 = 14;
-    pub(in crate::store) const WATCH_EVENT: u32 = 15;
-    pub(in crate::store) const ERROR: u32 = 16;
-    pub(in crate::store) const DIRECTORY_PART: u32 = 22;
+    pub(crate) const DIRECTORY: u32 = 1;
+    pub(crate) const READ: u32 = 2;
+    pub(crate) const GET_PERMS: u32 = 3;
+    pub(crate) const WATCH: u32 = 4;
+    pub(crate) const UNWATCH: u32 = 5;
+    pub(crate) const TRANSACTION_START: u32 = 6;
+    pub(crate) const TRANSACTION_END: u32 = 7;
+    pub(crate) const GET_DOMAIN_PATH: u32 = 10;
+    pub(crate) const WRITE: u32 = 11;
+    pub(crate) const MKDIR: u32 = 12;
+    pub(crate) const RM: u32 = 13;
+    pub(crate) const SET_PERMS: u32 = 14;
+    pub(crate) const WATCH_EVENT: u32 = 15;
+    pub(crate) const ERROR: u32 = 16;
+    pub(crate) const DIRECTORY_PART: u32 = 22;
 }
 
 #[derive(Clone, Copy, Debug)]
