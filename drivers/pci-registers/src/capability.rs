@@ -25,6 +25,8 @@ pub mod id {
 
 /// Ids of extended capabilities (the same list).
 pub mod extended_id {
+    /// Access Control Services.
+    pub const ACS: u16 = 0x0d;
     /// Single Root I/O Virtualization.
     pub const SR_IOV: u16 = 0x10;
     /// Resizable BAR.
@@ -135,6 +137,12 @@ pub mod express {
     pub const CAPABILITIES: u16 = 2;
     /// Capabilities: the version.
     pub const VERSION: u16 = 0xf;
+    /// Capabilities: what kind of function this is.
+    pub const TYPE: u16 = 0xf0;
+    /// Type: a root port.
+    pub const ROOT_PORT: u16 = 4 << 4;
+    /// Type: a switch's port to what is below it.
+    pub const DOWNSTREAM_PORT: u16 = 6 << 4;
     /// Device Capabilities (§7.5.3.3).
     pub const DEVICE_CAPABILITIES: u16 = 4;
     /// Device Capabilities: how many bits of the function number may be used for more requester ids.
@@ -145,6 +153,22 @@ pub mod express {
     pub const fn bytes(capabilities: u16) -> u16 {
         if capabilities & VERSION < 2 { 0x14 } else { 0x3c }
     }
+}
+
+/// Access Control Services (PCIe 5.0 §7.7.8), an extended capability of ports.
+pub mod acs {
+    /// ACS Control (§7.7.8.3).
+    pub const CONTROL: u16 = 6;
+    /// Control: requests with another port's bus number are refused.
+    pub const SOURCE_VALIDATION: u16 = 1 << 0;
+    /// Control: requests from device to device take the way through the root complex, and so through the IOMMU.
+    pub const REQUEST_REDIRECT: u16 = 1 << 2;
+    /// Control: so do their completions.
+    pub const COMPLETION_REDIRECT: u16 = 1 << 3;
+    /// Control: what comes back from above is passed on upstream.
+    pub const UPSTREAM_FORWARDING: u16 = 1 << 4;
+    /// All that keeps devices below one port from reaching others past the IOMMU.
+    pub const ISOLATION: u16 = SOURCE_VALIDATION | REQUEST_REDIRECT | COMPLETION_REDIRECT | UPSTREAM_FORWARDING;
 }
 
 /// Single Root I/O Virtualization (PCIe 5.0 §9.3.3), an extended capability of physical functions.

@@ -51,6 +51,8 @@ pub struct World {
     pub vectors: BTreeMap<(DomId, u32), Mapped>,
     /// Whose DMA a device does.
     pub owners: BTreeMap<Sbdf, DomId>,
+    /// What `xenstore-control quota` prints.
+    pub store_limits: Option<String>,
     /// What Xen said, and was told, when it booted; something harmless where nothing is given.
     pub xen_messages: Option<String>,
     pub xen_command_line: Option<String>,

@@ -42,6 +42,7 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
         ),
         reset(host, device),
         Check::of("group", group(host, device)),
+        Check::of("acs", acs(host, device)),
         Check::of("registers", pages(host, device)),
         Check::of("interrupt line", line(host, device)),
         Check::of("vectors", vectors(host, device)),
@@ -210,6 +211,23 @@ fn group(host: &Host, device: Sbdf) -> Result<Check, Error> {
         Check::ok("group", "it is alone")
     } else {
         Check::ok("group", format!("it goes together with {}", list(&siblings)))
+    })
+}
+
+/// Whether the ports above it send requests from device to device through the IOMMU (PCIe 5.0 §6.12).
+fn acs(host: &Host, device: Sbdf) -> Result<Check, Error> {
+    let ports = host.sysfs.ports_without_acs(device)?;
+    Ok(if ports.is_empty() {
+        Check::ok("acs", "no port above it lets requests past the IOMMU")
+    } else {
+        Check::warning(
+            "acs",
+            format!(
+                "{} may let it reach other devices below the same port or switch without the IOMMU (no Access Control Services)",
+                list(&ports)
+            ),
+            "give devices below that port to one guest, or use a slot of the processor's own ports",
+        )
     })
 }
 

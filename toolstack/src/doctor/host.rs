@@ -31,7 +31,7 @@ impl Opened {
         checks.push(if version.is_tested() {
             Check::ok("xen", format!("this is Xen {version}"))
         } else {
-            Check::warning("xen", format!("this is Xen {version}"), "pcidom was tried with Xen 4.17 to 4.20")
+            Check::warning("xen", format!("this is Xen {version}"), "pcidom's tests run with Xen 4.17 and 4.20")
         });
         open::check_root().map_err(|error| ("root", error))?;
         checks.push(Check::ok("root", "this is root"));

@@ -3,6 +3,7 @@
 //! | module | looks at |
 //! |---|---|
 //! | [`host`] | Xen, dom0, what is loaded and what runs |
+//! | [`platform`] | how this host was set up: XSM, dom0's kind, its kernel's lockdown, xenstored, `hide=` |
 //! | [`device`] | each device of a pool, each parked one, and those that are named |
 //! | [`guest`] | guests that are named |
 
@@ -10,6 +11,7 @@ mod check;
 mod device;
 mod guest;
 mod host;
+mod platform;
 
 pub(crate) use host::Opened;
 
@@ -38,6 +40,7 @@ pub(crate) fn examine(opened: &Opened, backend: &str, names: &[String]) -> Repor
     let mut checks = opened.checks.clone();
     if let Some(host) = &opened.host {
         checks.extend(host::checks(host, backend));
+        checks.extend(platform::checks(host));
         checks.extend(subjects(host, names).unwrap_or_else(|error| vec![Check::error("devices", &error)]));
     }
     Report { version: JSON_VERSION, checks }

@@ -42,6 +42,7 @@ impl Machine {
         );
         host.xl = Box::new(FakeXl(world.clone()));
         host.process = Box::new(FakeProcess(FakeProcesses(world)));
+        host.root = tree.path().join("root");
         host.settings_file = tree.path().join("pcidom.conf");
         host
     }

@@ -84,6 +84,10 @@ impl Toolstack for FakeXl {
         }))
     }
 
+    fn store_limits(&self) -> Option<String> {
+        self.0.borrow().store_limits.clone()
+    }
+
     fn command_line(&self) -> Option<String> {
         Some(self.0.borrow().xen_command_line.clone().unwrap_or_else(|| "dom0_mem=1G".to_owned()))
     }

@@ -54,6 +54,8 @@ pub(crate) struct Host {
     pub(crate) xl: Box<dyn Toolstack>,
     /// The quirks file.
     pub(crate) quirks: PathBuf,
+    /// The root of the file system, for what is neither sysfs nor a setting: `/proc`, `/run`, `/etc`.
+    pub(crate) root: PathBuf,
     /// The settings file, and what it says once it was read.
     pub(crate) settings_file: PathBuf,
     pub(crate) settings: Cell<Settings>,
@@ -109,6 +111,7 @@ impl Host {
             sysfs,
             xl: Box::new(Xl),
             quirks: QUIRKS_FILE.into(),
+            root: "/".into(),
             settings_file: settings::FILE.into(),
             settings: Cell::default(),
             process: Box::new(LinuxProcess::default()),

@@ -38,6 +38,9 @@ pub(crate) trait Toolstack {
 
     /// Xen's command line.
     fn command_line(&self) -> Option<String>;
+
+    /// The limits of the C xenstored for a domain, a line each, as `xenstore-control quota` prints them. oxenstored has no such command.
+    fn store_limits(&self) -> Option<String>;
 }
 
 /// `xl`.
@@ -85,19 +88,23 @@ impl Toolstack for Xl {
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
-        let text =
-            saved_configuration(Path::new(USERDATA), domain).or_else(|| ask(&["list", "-l", &domain.to_string()]))?;
+        let text = saved_configuration(Path::new(USERDATA), domain)
+            .or_else(|| ask("xl", &["list", "-l", &domain.to_string()]))?;
         serde_json::from_str(&text).ok()
     }
 
     fn messages(&self) -> Option<String> {
-        ask(&["dmesg"])
+        ask("xl", &["dmesg"])
     }
 
     fn command_line(&self) -> Option<String> {
-        let info = ask(&["info"])?;
+        let info = ask("xl", &["info"])?;
         let line = info.lines().find_map(|line| line.strip_prefix("xen_commandline"))?;
         Some(line.trim_start_matches([' ', ':']).to_owned())
+    }
+
+    fn store_limits(&self) -> Option<String> {
+        ask("xenstore-control", &["quota"])
     }
 }
 
@@ -128,15 +135,15 @@ fn memory_file(content: &[u8], uuid: &str) -> io::Result<File> {
     Ok(file)
 }
 
-/// Output of an xl command that only asks.
-fn ask(arguments: &[&str]) -> Option<String> {
-    let output = run(arguments, Stdio::null(), FOR_ANSWERS).ok()?.ok()?;
+/// Output of a command that only asks.
+fn ask(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = run(program, arguments, Stdio::null(), FOR_ANSWERS).ok()?.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Runs xl, and ends it where it does not come to its end.
-fn run(arguments: &[&str], input: Stdio, limit: Duration) -> io::Result<Result<Output, Late>> {
-    let mut running = Running::start(Command::new("xl").args(arguments), input)?;
+/// Runs a program, and ends it where it does not come to its end.
+fn run(program: &str, arguments: &[&str], input: Stdio, limit: Duration) -> io::Result<Result<Output, Late>> {
+    let mut running = Running::start(Command::new(program).args(arguments), input)?;
     let outcome = running.wait(limit)?;
     if outcome.is_err() {
         running.kill();
@@ -145,7 +152,7 @@ fn run(arguments: &[&str], input: Stdio, limit: Duration) -> io::Result<Result<O
 }
 
 fn xl(what: &'static str, arguments: &[&str], input: Stdio, limit: Duration) -> Result<(), Error> {
-    let outcome = run(&[&[what], arguments].concat(), input, limit);
+    let outcome = run("xl", &[&[what], arguments].concat(), input, limit);
     let failed = |said: String| Err(Error::Xl { what, said });
     match outcome {
         Err(error) => failed(format!("it cannot be started: {error}")),

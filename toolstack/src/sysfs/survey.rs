@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use pci_registers::{express, header, id, msix};
+use pci_config::Walk;
+use pci_registers::{acs, express, extended_id, header, id, msix};
 use xen_types::Sbdf;
 
 use super::{ConfigWalk as _, Sysfs, Width, reserved};
@@ -48,6 +49,35 @@ impl Sysfs {
     /// The bridge that the device is behind; none on a root bus.
     fn parent(&self, device: Sbdf) -> Option<Sbdf> {
         self.device_dir(device).canonicalize().ok()?.parent()?.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// The root and switch ports above the device that let requests from device to device past the IOMMU: Access Control Services are
+    /// missing, or not all of those on that isolate.
+    pub(crate) fn ports_without_acs(&self, device: Sbdf) -> Result<Vec<Sbdf>, Error> {
+        let path = self.device_dir(device).canonicalize().unwrap_or_default();
+        let mut ports = Vec::new();
+        for port in path.iter().filter_map(|name| name.to_str()?.parse().ok()).filter(|port| *port != device) {
+            if self.is_port(port)? && !self.isolates(port)? {
+                ports.push(port);
+            }
+        }
+        Ok(ports)
+    }
+
+    fn is_port(&self, bridge: Sbdf) -> Result<bool, Error> {
+        let config = self.config(bridge)?;
+        let Some(at) = config.find_capability(id::PCI_EXPRESS)? else { return Ok(false) };
+        let kind = config.read(at + express::CAPABILITIES, Width::Word)? & u32::from(express::TYPE);
+        Ok([express::ROOT_PORT, express::DOWNSTREAM_PORT].map(u32::from).contains(&kind))
+    }
+
+    fn isolates(&self, port: Sbdf) -> Result<bool, Error> {
+        let config = self.config(port)?;
+        // A space without a second part has no such capability.
+        let found = config.look(|space| Walk::extended(space).find(|capability| capability.id == extended_id::ACS));
+        let Ok(Some(found)) = found else { return Ok(false) };
+        let control = config.read(found.offset + acs::CONTROL, Width::Word)?;
+        Ok(control & u32::from(acs::ISOLATION) == u32::from(acs::ISOLATION))
     }
 
     /// Whether the function may use other functions' numbers for its own DMA (XSA-449).

@@ -141,6 +141,110 @@ fn a_line_of_devices_that_may_go_to_several_guests_is_told() {
 }
 
 #[test]
+fn what_keeps_guests_from_a_backend_outside_of_dom0_is_told() {
+    let said = |messages: &str, line: &str| {
+        let machine = Machine::new();
+        machine.with(|world| {
+            world.xen_messages = Some(messages.to_owned());
+            world.xen_command_line = Some(line.to_owned());
+        });
+        Findings::of(machine, &[])
+    };
+    said("(XEN) Initialising XSM SILO mode\n", "").assert("xsm", "failed", "SILO");
+    said("", "dom0_mem=1G xsm=silo").assert("xsm", "failed", "xsm=dummy");
+    said("(XEN) Flask:  Starting in permissive mode.\n", "").assert("xsm", "warning", "Flask");
+    assert_eq!(said("(XEN) XSM Framework v1.0.1 initialized\n", "xsm=silo xsm=dummy").outcome("xsm"), "ok");
+}
+
+#[test]
+fn a_dom0_that_may_not_write_or_is_of_another_kind_is_told() {
+    let of = |files: &[(&str, &str)]| {
+        let machine = Machine::new();
+        files.iter().for_each(|(name, text)| machine.tree.write(name, text));
+        Findings::of(machine, &[])
+    };
+    for mode in ["none [integrity] confidentiality\n", "none integrity [confidentiality]\n"] {
+        of(&[("kernel/security/lockdown", mode)]).assert("lockdown", "failed", "Secure Boot");
+    }
+    assert_eq!(of(&[("kernel/security/lockdown", "[none] integrity confidentiality\n")]).outcome("lockdown"), "ok");
+    of(&[("hypervisor/guest_type", "PVH\n")]).assert("dom0's kind", "warning", "PVH");
+    of(&[("hypervisor/guest_type", "PV\n")]).assert("dom0's kind", "ok", "PV");
+}
+
+#[test]
+fn the_store_s_daemon_and_its_limits_are_told() {
+    let of = |comm: &str, settings: &str, quota: Option<&str>| {
+        let machine = Machine::new();
+        machine.tree.write("root/run/xen/xenstored.pid", "417\n");
+        machine.tree.write("root/proc/417/comm", format!("{comm}\n"));
+        machine.tree.write("root/etc/xen/oxenstored.conf", settings);
+        machine.with(|world| world.store_limits = quota.map(str::to_owned));
+        Findings::of(machine, &[])
+    };
+    of("oxenstored", "# quota-maxwatch = 7\nquota-maxwatch = 200\n", None).assert(
+        "xenstored",
+        "ok",
+        "196 are for guests",
+    );
+    of("oxenstored", "", None).assert("xenstored", "ok", "96 are for guests");
+    of("oxenstored", "quota-maxwatch = 10\n", None).assert("xenstored", "warning", "oxenstored.conf");
+    of("oxenstored", "quota-activate = false\nquota-maxwatch = 1\n", None).assert("xenstored", "ok", "oxenstored");
+    of("oxenstored", "quota-transaction = 2\n", None).assert("xenstored", "failed", "needs 4");
+    let quota =
+        "            nodes:     1000 maximum number of nodes\n          watches:      128 maximum number of watches\n";
+    of("xenstored", "", Some(quota)).assert("xenstored", "ok", "124 are for guests");
+    of("xenstored", "", None).assert("xenstored", "ok", "cannot be told");
+    Findings::of(Machine::new(), &[]).assert("xenstored", "ok", "no process of dom0");
+}
+
+#[test]
+fn lists_of_hidden_devices_that_hide_nothing_are_told() {
+    let of = |xen: &str, kernel: &str, modprobe: &str| {
+        let machine = Machine::new();
+        machine.tree.write("root/proc/cmdline", kernel);
+        machine.tree.write("root/etc/modprobe.d/local.conf", modprobe);
+        machine.with(|world| world.xen_command_line = Some(xen.to_owned()));
+        Findings::of(machine, &[])
+    };
+    let good = format!("quiet xen-pciback.hide=({EDU})({NVME})\n");
+    of("", &good, "").assert("hide=", "ok", "understands");
+    of("", "quiet", "").assert("hide=", "ok", "nothing");
+    of("xen-pciback.hide=(0000:03:00.0)", "", "").assert("hide=", "warning", "command line of dom0's kernel");
+    of("", "xen-pciback.hide=0000:03:00.0", "").assert("hide=", "failed", "(SSSS:BB:DD.F)");
+    of("", "xen_pciback.hide=(0000:7f:00.0)", "").assert("hide=", "warning", "0000:7f:00.0");
+    of("", "", "options xen-pciback permissive=1 hide=(03:00.0\n").assert("hide=", "failed", "/etc/modprobe.d");
+}
+
+#[test]
+fn ports_that_let_requests_past_the_iommu_are_told() {
+    let port = |control: Option<u16>| {
+        let mut image = fakes::ConfigImage::endpoint();
+        image.add_capability(0x40, 0x10, 0);
+        image.set_word(0x42, 0x0042);
+        image.0.resize(4096, 0);
+        if let Some(control) = control {
+            image.set_word(0x100, 0x000d);
+            image.set_word(0x102, 0x0001);
+            image.set_word(0x106, control);
+        }
+        image
+    };
+    for (control, outcome) in [(None, "warning"), (Some(0x0001), "warning"), (Some(0x001d), "ok"), (Some(0x005f), "ok")]
+    {
+        let machine = Machine::new();
+        const PORT: &str = "0000:00:1c.0";
+        machine.add_function(PORT, "0x060400", "", 0, &[]);
+        machine.tree.write(format!("bus/pci/devices/{PORT}/config"), port(control).0);
+        // As sysfs has it: the device's folder is in that of its port.
+        let devices = machine.tree.path().join("bus/pci/devices");
+        std::fs::rename(devices.join(EDU), devices.join(PORT).join(EDU)).unwrap();
+        machine.tree.link(format!("bus/pci/devices/{EDU}"), &format!("{PORT}/{EDU}"));
+        let findings = Findings::of(machine, &[EDU]);
+        findings.assert(&format!("{EDU} acs"), outcome, if outcome == "ok" { "no port" } else { PORT });
+    }
+}
+
+#[test]
 fn devices_that_are_not_there_or_not_for_guests() {
     let machine = Machine::new();
     machine.tree.write(format!("bus/pci/devices/{EDU}/config"), vec![0xff; 256]);

@@ -17,9 +17,10 @@ impl XenVersion {
         Some(Self { major: number("major")?, minor: number("minor")? })
     }
 
-    /// Whether pcidom was tried with this release.
+    /// Whether pcidom's tests run with this release: those of Debian 12 and 13. The ones in between only should work: the calls that are
+    /// used have not changed from one to the other.
     pub fn is_tested(self) -> bool {
-        self.major == 4 && (17..=20).contains(&self.minor)
+        self.major == 4 && matches!(self.minor, 17 | 20)
     }
 
     /// Where a library that comes with that release may be, in the order to try: the loader's own search path (Debian), a

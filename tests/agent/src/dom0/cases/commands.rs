@@ -127,6 +127,14 @@ fn doctor(fixture: &mut Fixture) -> Result<()> {
     let outcome = fixture.try_pcidom(&["doctor"])?;
     println!("agent: pcidom doctor says:\n{}", outcome.text());
     ensure!(outcome.code() == 0, "it ended with {}", outcome.code());
+    for word in [
+        "xenstored: it is the C xenstored: of 128 watches 124",
+        "dom0's kind: it is a PV domain",
+        "ok       xsm",
+        "ok       lockdown",
+    ] {
+        ensure!(outcome.text().contains(word), "no {word:?}");
+    }
     let outcome = fixture.try_pcidom(&["doctor", NAME, E1000, AHCI])?;
     println!("agent: pcidom doctor says of a guest and two devices:\n{}", outcome.text());
     for word in [
