@@ -2,6 +2,8 @@
 
 # The Debian release that the bench boots: 12 (Xen 4.17, Linux 6.1) or 13 (Xen 4.20, Linux 6.12).
 DEBIAN ?= 12
+# The Debian release that the guests of test-full and test-chosen come from, if it is another one; 14 has the newest kernel.
+GUESTS ?=
 # Only cases with this in their names (or one of several, with commas), for test-fast, test-full, test-chosen and cases.
 CASE ?=
 # ALONE=1 has test-full take everything down between cases.
@@ -30,7 +32,7 @@ TRIPLE := x86_64-unknown-linux-gnu
 CARGO_HOME ?= $(HOME)/.cargo
 # Messages of panics name files. They shall not name the builder's folders.
 IMAGES := cargo --config boot/kernel.toml --config 'build.rustflags=["--remap-path-prefix=$(CARGO_HOME)/registry/src=crates"]'
-BENCH = cargo run --locked --quiet --package bench -- --debian $(DEBIAN) $(if $(V),--verbose)
+BENCH = cargo run --locked --quiet --package bench -- --debian $(DEBIAN) $(if $(GUESTS),--guests $(GUESTS)) $(if $(V),--verbose)
 
 # Copies a build product only when it changed, so that what depends on it is not made again for nothing. By way of another name, because
 # two targets may make and read it at the same time (`make test` runs lint beside the rest).
@@ -82,7 +84,8 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 
 test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time, and a hundred cycles
 	@$(BENCH) stages test-release \
-		"DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full" "CYCLES=100 soak"
+		"DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full" \
+		"GUESTS=13 test-chosen" "GUESTS=14 test-chosen" "CYCLES=100 soak"
 
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh

@@ -15,6 +15,7 @@ need make make
 need strip binutils
 need xz xz-utils
 need gzip gzip
+need zstd zstd
 need setpriv util-linux
 # Man pages are rendered to find mistakes.
 need groff groff-base

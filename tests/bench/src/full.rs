@@ -28,6 +28,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) filter: &'a str,
     /// Each in a dom0 from which everything was taken that others left.
     pub(crate) alone: bool,
+    /// The release of the guests, where it is not that of dom0.
+    pub(crate) guests: Option<&'static Release>,
 }
 
 /// The names of a suite's cases that the filter selects, in the order in which they run.
@@ -51,7 +53,8 @@ pub(crate) fn run(
     let mut queue = VecDeque::new();
     for &(release, kind) in boots {
         if !cases(kind, wanted.filter)?.is_empty() {
-            queue.push_back((Images::build(release)?, release, kind));
+            let images = Images::build_with_guests(release, wanted.guests.unwrap_or(release))?;
+            queue.push_back((images, release, kind));
         }
     }
     ensure!(!queue.is_empty(), "no case has {:?} in its name", wanted.filter);

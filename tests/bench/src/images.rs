@@ -83,24 +83,32 @@ pub(crate) struct Images {
 impl Images {
     /// Fetches the packages of `release` and builds what is missing.
     pub(crate) fn build(release: &Release) -> Result<Self> {
+        Self::build_with_guests(release, release)
+    }
+
+    /// The same with guests of another release: its kernel and programs.
+    pub(crate) fn build_with_guests(release: &Release, guests: &Release) -> Result<Self> {
         let unpacked = Unpacked::new(packages::fetch(release)?, release)?;
-        let dir = layout::release_dir(release).join("images");
+        let name =
+            if guests.number == release.number { "images".to_owned() } else { format!("images-{}", guests.number) };
+        let dir = layout::release_dir(release).join(name);
         let images =
             Self { xen: dir.join("xen.elf"), linux: dir.join("vmlinux"), dom0: dir.join("dom0.cpio"), unpacked };
+        let of_guests = Unpacked::new(packages::fetch(guests)?, guests)?;
         let stamp = dir.join("built-by");
-        let builder = builder_id()?;
+        let builder = format!("{}\n{}{}", builder_id()?, packages::unpacked(release), packages::unpacked(guests));
         if fs::read_to_string(&stamp).is_ok_and(|text| text == builder) {
             return Ok(images);
         }
-        println!("bench: building images of Debian {}", release.number);
+        println!("bench: building images of Debian {} with guests of Debian {}", release.number, guests.number);
         fs::create_dir_all(&dir)?;
         fs::write(&images.xen, command::output(Command::new("gzip").arg("-dc").arg(images.unpacked.hypervisor()))?)?;
         fs::write(&images.linux, vmlinux::extract(&images.unpacked.kernel())?)?;
         let guest = dir.join("guest.cpio");
-        guest_archive(&images.unpacked)?.write(&guest)?;
+        guest_archive(&of_guests)?.write(&guest)?;
         let mut dom0 = dom0_archive(&images.unpacked)?;
         // Where examples/guest.cfg looks for it.
-        dom0.data("boot/vmlinuz", fs::read(&images.linux)?);
+        dom0.data("boot/vmlinuz", vmlinux::extract(&of_guests.kernel())?);
         dom0.data("bench/guest.cpio", fs::read(guest)?);
         dom0.write(&images.dom0)?;
         fs::write(stamp, builder)?;

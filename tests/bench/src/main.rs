@@ -43,6 +43,9 @@ struct Arguments {
     /// Debian release that dom0 and the guests come from
     #[arg(long, global = true, default_value_t = 12, value_name = "NUMBER")]
     debian: u32,
+    /// Debian release that the guests of the full suite come from, if it is another one
+    #[arg(long, global = true, value_name = "NUMBER")]
+    guests: Option<u32>,
     #[command(subcommand)]
     what: What,
 }
@@ -165,6 +168,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     layout::check_current_dir()?;
     let verbose = arguments.verbose;
     let release = Release::numbered(arguments.debian)?;
+    let guests = arguments.guests.map(Release::numbered).transpose()?;
     match &arguments.what {
         What::Fast { case } => fast::run(release, case, verbose),
         What::Full { case, alone, and_chosen_on, machines } => {
@@ -172,10 +176,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
             if let Some(other) = and_chosen_on {
                 boots.insert(WITH_THE_LONG_ONES, (Release::numbered(*other)?, Kind::Chosen));
             }
-            full::run(&boots, full::Wanted { filter: case, alone: *alone }, *machines, verbose)
+            full::run(&boots, full::Wanted { filter: case, alone: *alone, guests }, *machines, verbose)
         }
         What::Chosen { case } => {
-            full::run(&[(release, Kind::Chosen)], full::Wanted { filter: case, alone: false }, Some(1), verbose)
+            full::run(&[(release, Kind::Chosen)], full::Wanted { filter: case, alone: false, guests }, Some(1), verbose)
         }
         What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),

@@ -22,12 +22,14 @@ use crate::{
 /// Package lists older than this are fetched again.
 const LISTS_AGE: Duration = Duration::from_hours(24);
 
+/// The names of the files that are unpacked.
+const UNPACKED: &str = "root.packages";
+
 /// Downloads what is missing and returns the folder that all packages of `release` are unpacked in.
 pub(crate) fn fetch(release: &Release) -> Result<PathBuf> {
     let apt = Apt::new(release)?;
     let root = apt.dir.join("root");
-    let stamp = apt.dir.join("root.packages");
-    let unpacked = fs::read_to_string(&stamp).unwrap_or_default();
+    let unpacked = unpacked(release);
     let files = match apt.current_files(release) {
         Ok(files) => files,
         Err(error) if !unpacked.is_empty() => {
@@ -42,16 +44,19 @@ pub(crate) fn fetch(release: &Release) -> Result<PathBuf> {
     }
     apt.download(&files)?;
     println!("bench: unpacking {} packages of Debian {}", files.len(), release.number);
-    for old in [&root, &apt.dir.join("images")] {
-        if old.exists() {
-            fs::remove_dir_all(old)?;
-        }
+    if root.exists() {
+        fs::remove_dir_all(&root)?;
     }
     for file in &files {
         command::output(Command::new("dpkg").arg("-x").arg(apt.dir.join("debs").join(&file.name)).arg(&root))?;
     }
-    fs::write(stamp, wanted)?;
+    fs::write(apt.dir.join(UNPACKED), wanted)?;
     Ok(root)
+}
+
+/// The package files that were unpacked, a name a line; nothing where none were.
+pub(crate) fn unpacked(release: &Release) -> String {
+    fs::read_to_string(layout::release_dir(release).join(UNPACKED)).unwrap_or_default()
 }
 
 /// One package's file as the archive has it now.
@@ -104,7 +109,7 @@ impl Apt {
     fn current_files(&self, release: &Release) -> Result<Vec<PackageFile>> {
         self.update_lists()?;
         let mut names = release.packages();
-        names.push(self.kernel_package()?);
+        names.extend(self.kernel_packages()?);
         let uris = command::text(self.command("apt-get").args(["download", "--print-uris"]).args(&names))?;
         // 'URI' NAME_VERSION_ARCH.deb SIZE HASH
         let mut files: Vec<PackageFile> = uris
@@ -133,11 +138,17 @@ impl Apt {
         Ok(fs::write(stamp, sources)?)
     }
 
-    /// The kernel package behind the meta package.
-    fn kernel_package(&self) -> Result<String> {
-        let depends = command::text(self.command("apt-cache").args(["depends", KERNEL]))?;
-        let name = depends.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"));
-        Ok(format!("linux-image-{}", name.with_context(|| format!("{KERNEL} depends on no kernel:\n{depends}"))?))
+    /// The kernel package behind the meta package, and what that consists of: since Debian 14 the kernel and its modules are packages of
+    /// their own.
+    fn kernel_packages(&self) -> Result<Vec<String>> {
+        let depends = |package: &str| command::text(self.command("apt-cache").args(["depends", package]));
+        let of_meta = depends(KERNEL)?;
+        let version = dependencies(&of_meta).find_map(|name| name.strip_prefix("linux-image-"));
+        let version = version.with_context(|| format!("{KERNEL} depends on no kernel:\n{of_meta}"))?;
+        let image = format!("linux-image-{version}");
+        let parts = depends(&image)?;
+        let parts = dependencies(&parts).filter(|name| name.starts_with("linux-") && name.ends_with(version));
+        Ok(parts.map(str::to_owned).chain([image.clone()]).collect())
     }
 
     fn download(&self, files: &[PackageFile]) -> Result<()> {
@@ -155,6 +166,11 @@ impl Apt {
             None => Ok(()),
         }
     }
+}
+
+/// The packages that `apt-cache depends` says one depends on.
+fn dependencies(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "))
 }
 
 /// Deletes package files of versions that are no longer used.

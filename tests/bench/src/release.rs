@@ -14,9 +14,11 @@ pub(crate) struct Release {
     own: &'static [&'static str],
 }
 
-const RELEASES: [Release; 2] = [
+const RELEASES: [Release; 3] = [
     Release { number: 12, codename: "bookworm", xen: "4.17", own: &["libssl3"] },
     Release { number: 13, codename: "trixie", xen: "4.20", own: &["libssl3t64"] },
+    // Not released yet: its packages change. For the newest kernel in guests (`GUESTS=14`).
+    Release { number: 14, codename: "forky", xen: "4.20", own: &["libssl3t64"] },
 ];
 
 /// Everything in dom0 and the guests comes from these packages, the C library included, so the machine's own release does not
@@ -68,7 +70,10 @@ impl Release {
     /// The release with this version number.
     pub(crate) fn numbered(number: u32) -> Result<&'static Release> {
         RELEASES.iter().find(|release| release.number == number).ok_or_else(|| {
-            anyhow!("DEBIAN={number}: the bench knows {}", RELEASES.map(|r| r.number.to_string()).join(" and "))
+            anyhow!(
+                "there is no Debian {number} here: the bench knows {}",
+                RELEASES.map(|r| r.number.to_string()).join(", ")
+            )
         })
     }
 

@@ -19,6 +19,9 @@ use crate::{command, cpio::Archive, release::Release};
 /// Where the archive keeps libraries; `lib`, `bin` and `sbin` are links into `usr`.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
+/// A module that newer kernels have as a library, with what uses it.
+const CHECKSUMS: &str = "crc32c_generic";
+
 /// Unpacked packages of one release.
 pub(crate) struct Unpacked {
     root: PathBuf,
@@ -49,8 +52,12 @@ impl Unpacked {
         Ok(Self { root, xen: release.xen, modules, kernel })
     }
 
-    /// The kernel's image.
+    /// The kernel's image: in `boot`, or since Debian 14 beside its modules.
     pub(crate) fn kernel(&self) -> PathBuf {
+        let beside_modules = self.root.join("usr/lib/modules").join(&self.kernel).join("vmlinuz");
+        if beside_modules.is_file() {
+            return beside_modules;
+        }
         self.root.join("boot").join(format!("vmlinuz-{}", self.kernel))
     }
 
@@ -126,8 +133,11 @@ impl Unpacked {
     }
 
     fn add_module(&self, archive: &mut Archive, name: &str, order: &mut Vec<String>) -> Result<()> {
-        let Some(path) = self.modules.get(name).with_context(|| format!("the kernel has no module {name}"))? else {
-            return Ok(());
+        let path = match self.modules.get(name) {
+            Some(Some(path)) => path,
+            Some(None) => return Ok(()),
+            None if name == CHECKSUMS => return Ok(()),
+            None => bail!("the kernel has no module {name}"),
         };
         let content = module_content(path)?;
         for dependency in dependencies(&content).with_context(|| format!("reading {}", path.display()))? {
@@ -162,10 +172,11 @@ fn find_modules(dir: &Path, modules: &mut BTreeMap<String, Option<PathBuf>>) -> 
 
 /// A module's ELF file; newer releases compress it.
 fn module_content(path: &Path) -> Result<Vec<u8>> {
-    if path.extension().is_some_and(|extension| extension == "xz") {
-        return command::output(Command::new("xz").arg("-dc").arg(path));
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => command::output(Command::new("xz").arg("-dc").arg(path)),
+        Some("zst") => command::output(Command::new("zstd").arg("-dc").arg(path)),
+        _ => Ok(fs::read(path)?),
     }
-    Ok(fs::read(path)?)
 }
 
 /// The modules that a module says it depends on (`depends=` in its `.modinfo`).
