@@ -5,7 +5,7 @@ use std::fmt;
 use xen_types::DomId;
 use xenstore::path;
 
-use crate::error::{Doing as _, Error};
+use crate::error::Error;
 use crate::host::Dom0;
 use crate::xen::DomainInfo;
 
@@ -40,7 +40,7 @@ pub fn named(host: &Dom0, id: DomId) -> Result<DomainName, Error> {
 /// # Errors
 /// Xen's and xenstore's.
 pub fn info(host: &Dom0, id: DomId) -> Result<Option<DomainInfo>, Error> {
-    host.hypervisor.domain(id).doing(|| format!("looking at domain {id}"))
+    host.domain(id)
 }
 
 /// Whether a domain is there and not on its way out.

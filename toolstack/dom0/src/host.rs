@@ -1,14 +1,18 @@
 //! Everything that the broker and the commands work on, in one place.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
 use std::io::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use xen_types::DomId;
+
+use crate::error::{Doing as _, Error};
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
-use crate::xen::Hypervisor;
+use crate::xen::{DomainInfo, Hypervisor};
 
 /// Time since the process began.
 pub trait Clock {
@@ -66,6 +70,16 @@ pub struct Dom0 {
     pub store: Rc<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
+    /// What was seen during [`Dom0::at_one_moment`].
+    seen: RefCell<Option<Seen>>,
+}
+
+/// What was seen of xenstore and of domains.
+#[derive(Default)]
+struct Seen {
+    values: BTreeMap<String, Option<String>>,
+    children: BTreeMap<String, Vec<String>>,
+    domains: BTreeMap<DomId, Option<DomainInfo>>,
 }
 
 impl Dom0 {
@@ -78,7 +92,43 @@ impl Dom0 {
         clock: Box<dyn Clock>,
         console: Box<dyn Console>,
     ) -> Self {
-        Self { hypervisor, sysfs, store, clock, console }
+        Self { hypervisor, sysfs, store, clock, console, seen: RefCell::default() }
+    }
+
+    /// For work that only looks, and at many things that say the same of many devices: each node and each domain is asked for once, whoever wants to know
+    /// it again, and what was asked for together before is not asked for again.
+    pub fn at_one_moment<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.seen.replace(Some(Seen::default()));
+        let done = work();
+        self.seen.take();
+        done
+    }
+
+    /// What is known already, or else the answer of `ask`, which is known from now on while [`Dom0::at_one_moment`] lasts.
+    fn once<K: Ord + Clone, V: Clone>(
+        &self,
+        key: &K,
+        place: impl Fn(&mut Seen) -> &mut BTreeMap<K, V>,
+        ask: impl FnOnce() -> Result<V, Error>,
+    ) -> Result<V, Error> {
+        let known = self.seen.borrow_mut().as_mut().and_then(|seen| place(seen).get(key).cloned());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let answer = ask()?;
+        if let Some(seen) = &mut *self.seen.borrow_mut() {
+            place(seen).insert(key.clone(), answer.clone());
+        }
+        Ok(answer)
+    }
+
+    /// Xen's information about a domain; `None` where there is none.
+    ///
+    /// # Errors
+    /// Xen's.
+    pub fn domain(&self, id: DomId) -> Result<Option<DomainInfo>, Error> {
+        let ask = || self.hypervisor.domain(id).doing(|| format!("looking at domain {id}"));
+        self.once(&id, |seen| &mut seen.domains, ask)
     }
 
     /// Time since the process began.
@@ -107,7 +157,7 @@ impl Dom0 {
     /// # Errors
     /// Xenstore's, as in everything below.
     pub fn read(&self, path: &str) -> Result<Option<String>, Error> {
-        Ok(self.store.read(path)?)
+        self.once(&path.to_owned(), |seen| &mut seen.values, || Ok(self.store.read(path)?))
     }
 
     /// As [`Dom0::read`] for several nodes, with one wait for all of them where that is possible.
@@ -115,7 +165,7 @@ impl Dom0 {
     /// # Errors
     /// Xenstore's.
     pub fn read_many<const N: usize>(&self, paths: [&str; N]) -> Result<[Option<String>; N], Error> {
-        Ok(array(self.store.read_many(&paths)?))
+        Ok(array(self.read_each(&paths)?))
     }
 
     /// As [`Dom0::read_many`] for any number.
@@ -126,7 +176,21 @@ impl Dom0 {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(self.store.read_many(&paths.iter().map(String::as_str).collect::<Vec<_>>())?)
+        self.read_each(&paths.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn read_each(&self, paths: &[&str]) -> Result<Vec<Option<String>>, Error> {
+        let Some(Seen { values, .. }) = &mut *self.seen.borrow_mut() else {
+            return Ok(self.store.read_many(paths)?);
+        };
+        let mut unknown: Vec<&str> = paths.iter().copied().filter(|path| !values.contains_key(*path)).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        if !unknown.is_empty() {
+            let answers = self.store.read_many(&unknown)?;
+            values.extend(unknown.into_iter().map(str::to_owned).zip(answers));
+        }
+        Ok(paths.iter().map(|path| values.get(*path).cloned().flatten()).collect())
     }
 
     /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
@@ -158,7 +222,7 @@ impl Dom0 {
     /// # Errors
     /// Xenstore's.
     pub fn list(&self, path: &str) -> Result<Vec<String>, Error> {
-        Ok(self.store.list(path)?)
+        self.once(&path.to_owned(), |seen| &mut seen.children, || Ok(self.store.list(path)?))
     }
 
     /// Makes the changes in one transaction.

@@ -3,8 +3,10 @@
 use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::is_in_pool;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use xen_types::{DomId, Sbdf};
-use xenstore::{XenbusState, path};
+use xenstore::XenbusState;
+use xenstore::path::{self, key};
 
 use crate::cli::columns::columns;
 use crate::error::{DomainName, Error};
@@ -78,36 +80,79 @@ struct Document<'a> {
 
 /// The devices that stubs hold; with `guest` only that guest's.
 pub(crate) fn devices(host: &Host, guest: Option<&str>) -> Result<Vec<DeviceEntry>, Error> {
-    let guest = match guest {
-        None => None,
-        Some(wanted) => Some(domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0),
-    };
-    let records = device_table::load(host)?;
-    let wanted = |record: &&Record| guest.as_ref().is_none_or(|guest| record.frontend == Some(guest.id));
-    records.iter().filter(wanted).map(|record| entry(host, record)).collect()
+    host.at_one_moment(|| {
+        let guest = match guest {
+            None => None,
+            Some(wanted) => Some(domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0),
+        };
+        let mut records = device_table::load(host)?;
+        records.retain(|record| guest.as_ref().is_none_or(|guest| record.frontend == Some(guest.id)));
+        look_ahead(host, &records)?;
+        records.iter().map(|record| entry(host, record)).collect()
+    })
+}
+
+/// Asks for what [`entry`] wants to know of these devices, of all of them together: there it is known then.
+fn look_ahead(host: &Host, records: &[Record]) -> Result<(), Error> {
+    let mut nodes = Vec::new();
+    let (mut domains, mut connections) = (BTreeSet::new(), BTreeSet::new());
+    for Record { device, stub, frontend, .. } in records.iter().copied() {
+        nodes.extend([DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy].map(|node| node.of(device)));
+        nodes.extend([guard::node(device), guard::mended_node(device)]);
+        nodes.extend([paths::pool_dir(stub, device), paths::pool_state_node(stub, device)]);
+        domains.extend([Some(stub), frontend].into_iter().flatten());
+        connections.extend(frontend.map(|guest| (stub, guest)));
+    }
+    nodes.extend(domains.into_iter().map(|id| path::child(&path::domain_path(id), "name")));
+    for (stub, guest) in connections.iter().copied() {
+        let in_backend = [key::STATE, key::NUM_DEVS].map(|name| path::child(&path::backend_dir(stub, guest), name));
+        let in_frontend = [key::STATE, key::BACKEND].map(|name| path::child(&path::frontend_dir(guest), name));
+        nodes.extend(in_backend.into_iter().chain(in_frontend));
+    }
+    host.read_all(&nodes)?;
+    let mut entries = Vec::new();
+    for (stub, guest) in connections {
+        let backend = path::backend_dir(stub, guest);
+        for index in 0..count(host, &backend)? {
+            entries.extend([key::dev(index), key::vdev(index)].map(|name| path::child(&backend, &name)));
+        }
+    }
+    host.read_all(&entries)?;
+    Ok(())
+}
+
+/// Number of entries in a backend directory.
+fn count(host: &Host, backend: &str) -> Result<u32, Error> {
+    Ok(host.read(&path::child(backend, key::NUM_DEVS))?.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
 /// The devices that may be given to guests: parked with xen-pciback, or with a stub and free.
 pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
-    let mut entries = Vec::new();
     for name in host.sysfs.unnameable()? {
         host.note(&format!(
             "{name} is left out: Xen knows segments up to ffff (it may be behind a Volume Management Device)"
         ));
     }
-    for device in host.sysfs.devices()? {
-        match device_table::load_one(host, device)? {
-            Some(record) if record.frontend.is_none() => entries.push(entry(host, &record)?),
-            Some(_) => {}
-            None => {
-                let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
-                if parked && device_table::libxl_owner(host, device)?.is_none() {
-                    entries.push(parked_entry(host, device));
+    host.at_one_moment(|| {
+        let records: BTreeMap<Sbdf, Record> =
+            device_table::load(host)?.into_iter().map(|record| (record.device, record)).collect();
+        let free: Vec<Record> = records.values().filter(|record| record.frontend.is_none()).copied().collect();
+        look_ahead(host, &free)?;
+        let mut entries = Vec::new();
+        for device in host.sysfs.devices()? {
+            match records.get(&device) {
+                Some(record) if record.frontend.is_none() => entries.push(entry(host, record)?),
+                Some(_) => {}
+                None => {
+                    let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
+                    if parked && device_table::libxl_owner(host, device)?.is_none() {
+                        entries.push(parked_entry(host, device));
+                    }
                 }
             }
         }
-    }
-    Ok(entries)
+        Ok(entries)
+    })
 }
 
 fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
@@ -206,11 +251,10 @@ fn state(host: &Host, dir: &str) -> Result<Option<&'static str>, Error> {
 /// The address that the stub wrote down for the device, in the usual form.
 pub(crate) fn vdev(host: &Host, stub: DomId, guest: DomId, device: Sbdf) -> Result<Option<String>, Error> {
     let backend = path::backend_dir(stub, guest);
-    let numbered = |name: &str, index: u32| host.read(&path::child(&backend, &format!("{name}-{index}")));
-    let count: u32 = host.read(&path::child(&backend, "num_devs"))?.and_then(|text| text.parse().ok()).unwrap_or(0);
-    for index in 0..count {
-        if numbered("dev", index)?.is_some_and(|text| text.parse() == Ok(device)) {
-            let text = numbered("vdev", index)?.unwrap_or_default();
+    let in_backend = |name: String| host.read(&path::child(&backend, &name));
+    for index in 0..count(host, &backend)? {
+        if in_backend(key::dev(index))?.is_some_and(|text| text.parse() == Ok(device)) {
+            let text = in_backend(key::vdev(index))?.unwrap_or_default();
             return Ok(text.parse::<Sbdf>().ok().map(|vdev| vdev.to_string()));
         }
     }

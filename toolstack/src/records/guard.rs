@@ -8,9 +8,9 @@
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
-pub(crate) use pcidom_broker::guard::{expected, is_parked, mend, mended, node};
+pub(crate) use pcidom_broker::guard::{expected, is_parked, mend, mended, mended_node, node};
 
-use pcidom_broker::guard::{libxl_owner, mended_node};
+use pcidom_broker::guard::libxl_owner;
 use pcidom_broker::records::{Record, load_one};
 
 use crate::error::{Error, HostError};
