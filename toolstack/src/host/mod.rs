@@ -20,6 +20,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use ::dom0::{Clock, Console, Dom0};
+use pcidom_abi::paths;
+use pcidom_broker::records::{self, Record, UnassignedEntry};
 use xen_types::DomId;
 use xenstore::XenbusState;
 
@@ -38,6 +40,9 @@ pub(crate) const QUIRKS_FILE: &str = "/etc/pcidom/quirks";
 
 /// Lock on a guest that this command is creating.
 pub(crate) struct Creation(#[expect(dead_code, reason = "it is there to be dropped")] Option<Lock>);
+
+/// The device table: devices of stubs, and those that wait for one.
+pub(crate) type Table = (Vec<Record>, Vec<UnassignedEntry>);
 
 /// Result of a repeated look: found, or how much longer to wait.
 pub(crate) enum Look<T> {
@@ -63,6 +68,8 @@ pub(crate) struct Host {
     store: Rc<dyn Waits>,
     /// For commands that change something.
     command_lock: RefCell<Option<Rc<CommandLock>>>,
+    /// The device table as this command read it, while it has its turn and nobody has changed anything of it.
+    table: RefCell<Option<Rc<Table>>>,
     /// The state nodes as last shown, so that each transition is shown once.
     shown: RefCell<BTreeMap<String, String>>,
     /// Nesting depth of sections in which signals do not stop the command.
@@ -117,6 +124,7 @@ impl Host {
             process: Box::new(LinuxProcess::default()),
             store,
             command_lock: RefCell::default(),
+            table: RefCell::default(),
             shown: RefCell::default(),
             unstoppable: Cell::default(),
             is_stopping: Cell::default(),
@@ -169,6 +177,7 @@ impl Host {
             None => Ok(None),
         };
         let lock = CommandLock::take(find, || self.note("waiting for another pcidom command to end"))?;
+        self.table.take();
         self.command_lock.replace(Some(Rc::new(lock)));
         Ok(())
     }
@@ -196,10 +205,27 @@ impl Host {
     /// afterwards.
     pub(crate) fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
         let lock = self.command_lock.borrow().clone();
-        match lock {
+        let done = match lock {
             Some(lock) => lock.aside(work),
             None => work(),
+        };
+        self.table.take();
+        done
+    }
+
+    /// The device table. A command that has its turn asks for it once, and again when it has changed something there, or has let others have theirs.
+    ///
+    /// # Errors
+    /// Xenstore's, and what makes no sense.
+    pub(crate) fn table(&self) -> Result<Rc<Table>, Error> {
+        if let Some(known) = &*self.table.borrow() {
+            return Ok(known.clone());
         }
+        let table = Rc::new(records::load_all(self)?);
+        if self.command_lock.borrow().is_some() {
+            self.table.replace(Some(table.clone()));
+        }
+        Ok(table)
     }
 
     /// Says to other commands that the guest with this id is being made, until the result is dropped; `None` where another command says
@@ -256,6 +282,9 @@ impl Host {
 
     /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
     pub(crate) fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
+        if changes.iter().any(|change| change.path().starts_with(paths::DEVICES)) {
+            self.table.take();
+        }
         let done = self.dom0.commit_if(changes)?;
         for change in changes.iter().filter(|_| done) {
             if let Change::Write { path, value } = change {
@@ -271,22 +300,32 @@ impl Host {
         &self,
         paths: &[String],
         timeout: Duration,
-        mut check: impl FnMut() -> Result<Option<T>, Error>,
+        check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
+        self.wait_while(None, paths, self.until(timeout, check))
+    }
+
+    /// Looks whether `check` answers, until it has not for so long.
+    fn until<T>(
+        &self,
+        timeout: Duration,
+        mut check: impl FnMut() -> Result<Option<T>, Error>,
+    ) -> impl FnMut() -> Result<Look<T>, Error> {
         let mut deadline = None;
-        self.wait_while(paths, || {
+        move || {
             if let Some(answer) = check()? {
                 return Ok(Look::Found(answer));
             }
             let now = self.elapsed();
             let deadline = *deadline.get_or_insert(now + timeout);
             Ok(Look::Wait(deadline.saturating_sub(now)))
-        })
+        }
     }
 
-    /// As [`Host::wait_for`], where each look says anew how long to go on.
+    /// As [`Host::wait_for`], where each look says anew how long to go on. Where it is this guest that is waited for, others have their turn meanwhile.
     fn wait_while<T>(
         &self,
+        guest: Option<DomId>,
         paths: &[String],
         mut look: impl FnMut() -> Result<Look<T>, Error>,
     ) -> Result<Option<T>, Error> {
@@ -305,10 +344,16 @@ impl Host {
                 }
             };
         };
-        self.store.watch(paths).map_err(HostError::from)?;
-        let result = wait();
-        self.store.unwatch(paths).map_err(HostError::from)?;
-        result
+        let mut watch = || {
+            self.store.watch(paths).map_err(HostError::from)?;
+            let result = wait();
+            self.store.unwatch(paths).map_err(HostError::from)?;
+            result
+        };
+        match guest {
+            Some(guest) => self.aside_for(guest, watch),
+            None => watch(),
+        }
     }
 
     /// As [`Host::wait_for`] for something of this guest's. Other commands may do what they want with other guests meanwhile.
@@ -319,7 +364,7 @@ impl Host {
         timeout: Duration,
         check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
-        self.aside_for(guest, || self.wait_for(paths, timeout, check))
+        self.wait_while(Some(guest), paths, self.until(timeout, check))
     }
 
     /// As [`Host::wait_for_guest`], where each look says anew how long to go on.
@@ -329,16 +374,18 @@ impl Host {
         paths: &[String],
         look: impl FnMut() -> Result<Look<T>, Error>,
     ) -> Result<Option<T>, Error> {
-        self.aside_for(guest, || self.wait_while(paths, look))
+        self.wait_while(Some(guest), paths, look)
     }
 
     /// Lets other commands run while `wait` waits for this guest.
     fn aside_for<T>(&self, guest: DomId, wait: impl FnOnce() -> T) -> T {
         let lock = self.command_lock.borrow().clone();
-        match lock {
+        let done = match lock {
             Some(lock) => lock.waiting_for(guest, wait),
             None => wait(),
-        }
+        };
+        self.table.take();
+        done
     }
 
     /// Shows a state node's transition.

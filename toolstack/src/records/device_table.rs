@@ -8,7 +8,7 @@ use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::{keep_node, silence_node};
 pub(crate) use pcidom_broker::guard::libxl_owner;
 use pcidom_broker::records::backend_node;
-pub(crate) use pcidom_broker::records::{Phase, Record, UnassignedEntry, backend, load, load_all, load_one};
+pub(crate) use pcidom_broker::records::{Phase, Record, UnassignedEntry, backend, load_one};
 use xen_types::{DomId, Sbdf};
 use xenstore::Permission;
 
@@ -19,6 +19,16 @@ use crate::records::export::ExportMode;
 use crate::records::guard;
 pub(crate) use crate::records::reset_note::{forget_reset, note_reset, was_reset};
 use crate::store::Change;
+
+/// All devices of stubs, in their order ([`Host::table`]).
+pub(crate) fn load(host: &Host) -> Result<Vec<Record>, Error> {
+    Ok(host.table()?.0.clone())
+}
+
+/// All devices of stubs, and those that wait for one.
+pub(crate) fn load_all(host: &Host) -> Result<(Vec<Record>, Vec<UnassignedEntry>), Error> {
+    Ok((*host.table()?).clone())
+}
 
 /// The devices that a guest uses, apart from some.
 pub(crate) fn others(records: &[Record], guest: DomId, but: &[Sbdf]) -> Vec<Sbdf> {

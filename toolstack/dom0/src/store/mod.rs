@@ -83,6 +83,23 @@ pub enum Change {
 }
 
 impl Change {
+    /// The node that it changes, or looks at.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Write { path, .. }
+            | Self::Mkdir { path }
+            | Self::Permit { path, .. }
+            | Self::Remove { path }
+            | Self::RemoveIfEmpty { path }
+            | Self::Copy { to: path, .. }
+            | Self::Expect { path, .. }
+            | Self::ExpectState { path, .. }
+            | Self::ExpectNoOther { path, .. }
+            | Self::Replace { path, .. } => path,
+        }
+    }
+
     /// A value.
     pub fn write(path: impl Into<String>, value: impl ToString) -> Self {
         Self::Write { path: path.into(), value: value.to_string() }
