@@ -8,6 +8,7 @@ use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses, F
 use super::process::FakeProcess;
 use super::xl::FakeXl;
 use crate::host::Host;
+use crate::store::Waits;
 use crate::sysfs::Sysfs;
 
 pub(crate) struct Machine {
@@ -30,13 +31,25 @@ impl Machine {
         Self { base, host }
     }
 
+    /// A machine whose command sees xenstore through what `through` makes of it.
+    pub(crate) fn with_store<S: Waits + 'static>(through: impl FnOnce(FakeStore) -> S) -> Self {
+        let base = fakes::Machine::new();
+        let store = through(FakeStore::new(base.world.clone(), base.tree.clone()));
+        let host = Self::host_with(&base, Rc::new(store));
+        Self { base, host }
+    }
+
     /// What a command has of a machine.
     pub(crate) fn host_of(base: &fakes::Machine) -> Host {
+        Self::host_with(base, Rc::new(FakeStore::new(base.world.clone(), base.tree.clone())))
+    }
+
+    fn host_with(base: &fakes::Machine, store: Rc<dyn Waits>) -> Host {
         let (world, tree) = (base.world.clone(), base.tree.clone());
         let mut host = Host::new(
             Rc::new(FakeHypervisor(world.clone())),
             Sysfs::new(tree.path(), Rc::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
-            Rc::new(FakeStore::new(world.clone(), tree.clone())),
+            store,
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );

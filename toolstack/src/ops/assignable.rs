@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::host::ecam::Protection;
 use crate::ops::executor;
-use crate::ops::host_facts::HostFacts;
+use crate::ops::host_facts::{HostFacts, look_ahead};
 use crate::ops::in_use;
 use crate::ops::named_devices::distinct;
 use crate::ops::plan::{self, Plan};
@@ -51,11 +51,18 @@ pub(crate) fn plan_add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(
         return Err(Error::NoPciback);
     }
     let stub = ready_stub(host, backend)?;
-    let mut all: Vec<HostFacts> = Vec::new();
-    for device in distinct(devices) {
-        check_addable(host, device, stub.as_ref())?;
-        all.push(HostFacts::gather(host, device)?);
-    }
+    let devices = distinct(devices);
+    let all = host.at_one_moment(|| {
+        if let Some(stub) = &stub {
+            look_ahead(host, stub.id, devices.iter().copied())?;
+        }
+        let mut all: Vec<HostFacts> = Vec::new();
+        for device in devices {
+            check_addable(host, device, stub.as_ref())?;
+            all.push(HostFacts::gather(host, device)?);
+        }
+        Ok::<_, Error>(all)
+    })?;
     if let Some(stub) = &stub {
         let new = all.iter().filter(|facts| facts.stub.is_none());
         pool::check_room(host, stub, new.count())?;

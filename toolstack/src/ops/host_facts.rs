@@ -1,6 +1,7 @@
 //! What dom0 and the pool say about a device before it moves between dom0's drivers and a pool: plans of such moves are made from it.
 
-use xen_types::Sbdf;
+use pcidom_abi::{DeviceNode, paths};
+use xen_types::{DomId, Sbdf};
 
 use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
@@ -8,7 +9,22 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::ops::parking;
 use crate::records::device_table;
+use crate::records::guard;
 use crate::sysfs::PCIBACK;
+
+/// Asks for what stands in xenstore about some devices, for all of them together, during [`dom0::Dom0::at_one_moment`]: whoever looks at one of them then finds
+/// it known.
+pub(crate) fn look_ahead(host: &Host, stub: DomId, devices: impl IntoIterator<Item = Sbdf>) -> Result<(), Error> {
+    let mut nodes = Vec::new();
+    for device in devices {
+        nodes.extend([DeviceNode::Stub, DeviceNode::Frontend, DeviceNode::Phase].map(|node| node.of(device)));
+        nodes.extend([DeviceNode::Reset, DeviceNode::Backend, DeviceNode::Persistent].map(|node| node.of(device)));
+        nodes.extend([guard::node(device), parking::driver_path_node(device)]);
+        nodes.push(paths::pool_state_node(stub, device));
+    }
+    host.read_all(&nodes)?;
+    Ok(())
+}
 
 /// One device as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use crate::store::Change;
 use crate::sysfs::PCIBACK;
 
 /// xl's node with the driver to which the device goes back.
-fn driver_path_node(device: Sbdf) -> String {
+pub(super) fn driver_path_node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "driver_path")
 }
 

@@ -19,6 +19,7 @@ mod named_devices;
 mod neighbours;
 mod plans;
 mod policy;
+mod questions;
 mod random;
 mod reclaim;
 mod refusals;

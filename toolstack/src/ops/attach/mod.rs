@@ -20,7 +20,7 @@ use crate::host::Host;
 use crate::host::domain::{self, Names};
 use crate::ops::connect::{self, Connection, Settled};
 use crate::ops::executor;
-use crate::ops::host_facts::HostFacts;
+use crate::ops::host_facts::{HostFacts, look_ahead};
 use crate::ops::patience::Patience;
 use crate::ops::plan::attach::{AttachedDevice, Facts};
 use crate::ops::plan::{self, Plan};
@@ -95,10 +95,14 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
         if request.devices.iter().take(index).any(|other| other.device == spec.device) {
             return Err(Error::Usage(format!("{} is named twice", spec.device)));
         }
-        checks::check_device(host, spec, &guest, &stub)?;
-        if spec.msitranslate {
-            host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
-        }
+    }
+    let names = || request.devices.iter().map(|spec| spec.device);
+    host.at_one_moment(|| {
+        look_ahead(host, stub.id, names())?;
+        request.devices.iter().try_for_each(|spec| checks::check_device(host, spec, &guest, &stub))
+    })?;
+    for spec in request.devices.iter().filter(|spec| spec.msitranslate) {
+        host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
     }
     let others = device_table::others(&device_table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
@@ -116,13 +120,16 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
         Following::No => Some(Vec::new()),
         Following::Already => None,
     };
-    let new = request.devices.iter().map(|spec| spec.device);
-    let mut to_pool = Vec::new();
-    for device in new {
-        if device_table::load_one(host, device)?.is_none() {
-            to_pool.push(HostFacts::gather(host, device)?);
+    let to_pool = host.at_one_moment(|| {
+        look_ahead(host, stub.id, names())?;
+        let mut to_pool = Vec::new();
+        for device in names() {
+            if device_table::load_one(host, device)?.is_none() {
+                to_pool.push(HostFacts::gather(host, device)?);
+            }
         }
-    }
+        Ok::<_, Error>(to_pool)
+    })?;
     pool::check_room(host, &stub, to_pool.len())?;
     let (to_pool, intents) = plan::pool::to_attach(&to_pool, &stub);
     Ok(Checked {
@@ -161,17 +168,7 @@ struct Checked {
 impl Checked {
     /// From the pool to the guest, with the devices as they are now, or as they will be when they are in the pool.
     fn plan(&self, host: &Host) -> Result<Plan, Error> {
-        let mut devices = Vec::new();
-        for spec in &self.request.devices {
-            let resources = DeviceResources::gather(host, spec.device)?;
-            checks::note_limits(host, &resources)?;
-            let is_fresh = match device_table::load_one(host, spec.device)? {
-                Some(_) => is_fresh(host, spec.device, resources.decode())?,
-                None => host.sysfs.can_reset(spec.device),
-            };
-            let follows = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
-            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, follows });
-        }
+        let devices = host.at_one_moment(|| self.devices(host))?;
         Ok(plan::attach::attach(&Facts {
             stub: self.stub.clone(),
             guest: self.guest.clone(),
@@ -184,5 +181,21 @@ impl Checked {
             until: self.request.until,
             intents: self.intents.clone(),
         }))
+    }
+
+    fn devices(&self, host: &Host) -> Result<Vec<AttachedDevice>, Error> {
+        look_ahead(host, self.stub.id, self.request.devices.iter().map(|spec| spec.device))?;
+        let mut devices = Vec::new();
+        for spec in &self.request.devices {
+            let resources = DeviceResources::gather(host, spec.device)?;
+            checks::note_limits(host, &resources)?;
+            let is_fresh = match device_table::load_one(host, spec.device)? {
+                Some(_) => is_fresh(host, spec.device, resources.decode())?,
+                None => host.sysfs.can_reset(spec.device),
+            };
+            let follows = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
+            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, follows });
+        }
+        Ok(devices)
     }
 }
