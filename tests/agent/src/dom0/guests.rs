@@ -75,6 +75,11 @@ impl Fixture {
         let file = format!("/tmp/{name}.cfg");
         fs::write(&file, config)?;
         self.xl(&["create", "-p", &file])?;
+        self.adopt(name)
+    }
+
+    /// The domain of this name, which was made just now.
+    pub(crate) fn adopt(&mut self, name: &str) -> Result<Domain> {
         let domain = self.find(name)?.with_context(|| format!("{name} was created and is not there"))?;
         self.domains.push(domain.clone());
         Ok(domain)

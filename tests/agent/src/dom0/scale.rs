@@ -1,10 +1,16 @@
 //! Many small guests on one stub, with four functions each.
 
-use std::ops::Range;
+use std::{ops::Range, process::Command, sync::mpsc, thread, time::Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{fixture::Fixture, guests::Domain, small_guests::Found, stub};
+use super::{
+    fixture::Fixture,
+    guests::Domain,
+    small_guests::{self, Found},
+    stub,
+};
+use crate::process;
 
 /// Guests.
 pub(crate) const GUESTS: u8 = 64;
@@ -24,17 +30,28 @@ impl Scale {
     /// Brings a stub and all of them up.
     pub(crate) fn gather(fixture: &mut Fixture) -> Result<Self> {
         fixture.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
-        let mut guests = Vec::new();
-        for number in 0..GUESTS {
-            let guest = fixture.create_small(&format!("small{number}"), "mini-os")?;
-            // Straight from dom0, so that the pool grows with the guests.
-            let devices = devices_of(number).into_iter().map(|device| device + ",seize=1").collect::<Vec<_>>();
-            let mut attach = vec!["attach", &*guest.name];
-            attach.extend(devices.iter().map(String::as_str));
-            fixture.pcidom(&attach)?;
-            fixture.xl(&["unpause", &guest.name])?;
-            guests.push(guest);
-        }
+        let names: Vec<String> = (0..GUESTS).map(|number| format!("small{number}")).collect();
+        let files = names.iter().map(|name| small_guests::configure(name, "mini-os")).collect::<Result<Vec<_>>>()?;
+        let deadline = fixture.deadline;
+        // Each guest is made while the one before gets its devices: dom0 has two CPUs, and xl and pcidom take long for other reasons.
+        let (made, is_made) = mpsc::channel();
+        let make = move || files.iter().all(|file| made.send(xl(&["create", "-p", file], deadline)).is_ok());
+        let guests = thread::scope(|scope| {
+            scope.spawn(make);
+            let mut guests = Vec::new();
+            for (number, name) in (0..).zip(&names) {
+                is_made.recv()??;
+                let guest = fixture.adopt(name)?;
+                // Straight from dom0, so that the pool grows with the guests.
+                let devices = devices_of(number).into_iter().map(|device| device + ",seize=1").collect::<Vec<_>>();
+                let mut attach = vec!["attach", &*guest.name];
+                attach.extend(devices.iter().map(String::as_str));
+                fixture.pcidom(&attach)?;
+                fixture.xl(&["unpause", &guest.name])?;
+                guests.push(guest);
+            }
+            anyhow::Ok(guests)
+        })?;
         for guest in &guests {
             fixture.await_frontend(guest, "4")?;
             fixture.expect_connected(guest)?;
@@ -91,6 +108,10 @@ impl Scale {
         }
         Ok(())
     }
+}
+
+fn xl(arguments: &[&str], deadline: Instant) -> Result<()> {
+    process::check(Command::new("xl").args(arguments), deadline).map(drop)
 }
 
 /// The first function of a guest's in its slot.

@@ -1,5 +1,7 @@
 //! Guests that are one small image (`tests/guests/frontend`), with the driver of another system.
 
+use std::fs;
+
 use anyhow::{Context, Result};
 
 use super::{
@@ -27,15 +29,27 @@ impl Found {
     }
 }
 
+/// The configuration of such a guest, with `driver` one that the image knows.
+fn configuration(name: &str, driver: &str) -> Result<String> {
+    let mut config = example_without(&["kernel", "ramdisk"])?;
+    config += &format!(
+        "name = \"{name}\"\nkernel = \"/usr/lib/xen/boot/frontend.elf\"\nextra = \"driver={driver}\"\nmemory = 1\n\
+         on_crash = \"destroy\"\n"
+    );
+    Ok(config)
+}
+
+/// Writes that configuration to a file. Which one.
+pub(crate) fn configure(name: &str, driver: &str) -> Result<String> {
+    let file = format!("/tmp/{name}.cfg");
+    fs::write(&file, configuration(name, driver)?)?;
+    Ok(file)
+}
+
 impl Fixture {
     /// Creates such a guest, with `driver` one that the image knows, and leaves it paused.
     pub(crate) fn create_small(&mut self, name: &str, driver: &str) -> Result<Domain> {
-        let mut config = example_without(&["kernel", "ramdisk"])?;
-        config += &format!(
-            "name = \"{name}\"\nkernel = \"/usr/lib/xen/boot/frontend.elf\"\nextra = \"driver={driver}\"\nmemory = 1\n\
-             on_crash = \"destroy\"\n"
-        );
-        self.create_paused(name, &config)
+        self.create_paused(name, &configuration(name, driver)?)
     }
 
     /// The devices that such a guest has, in the order of their addresses.
