@@ -10,7 +10,7 @@ const _: () = assert!(core::mem::offset_of!(xen_sys::start_info, cmd_line) == 12
 
 static BOOT_INFO: Once<BootInfo> = Once::new();
 
-/// The facts of `start_info`, with frames and ports as types.
+/// The fields of `start_info`, with frames and ports as types.
 #[derive(Debug)]
 pub struct BootInfo {
     /// Pages the domain was built with.

@@ -108,8 +108,8 @@ pub(crate) enum Error {
     NoEcam(Sbdf),
     #[error("{device} is not attached to {guest}")]
     NotAttached { device: Sbdf, guest: DomainName },
-    #[error("{device} is given to nobody, because it is still held by {what}")]
-    Held { device: Sbdf, guest: DomainName, what: String },
+    #[error("{device} is leaked and cannot be assigned: still with {what}")]
+    Leaked { device: Sbdf, guest: DomainName, what: String },
     #[error("{guest} sees its devices in mode {mode}, which was chosen with the first of them")]
     OtherExport { guest: DomainName, mode: String },
 
@@ -256,7 +256,7 @@ impl Error {
                 )
             }
             Self::NotAttached { .. } => "`pcidom list` shows what is where".to_owned(),
-            Self::Held { device, guest, .. } => format!(
+            Self::Leaked { device, guest, .. } => format!(
                 "unload the device's driver in the guest and detach again; destroying the guest frees it too, and so does \
                  `pcidom detach --force {} {device}`, which trusts the guest",
                 guest.id

@@ -20,7 +20,7 @@ pub struct Function {
 }
 
 impl Function {
-    /// An endpoint with these ids and the class of a network card, decoding on and quiet, with a PCI Express capability.
+    /// An endpoint with these ids and the class of a network card, decoding on and quiesced, with a PCI Express capability.
     #[must_use]
     pub fn endpoint(vendor: u16, device: u16) -> Self {
         let mut function = Self { bytes: vec![0; 4096].into_boxed_slice() };
@@ -49,7 +49,7 @@ impl Function {
 
     /// Nothing happens on its own: no bus mastering, no MSI, no MSI-X.
     #[must_use]
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiesced(&self) -> bool {
         self.read(COMMAND, Width::Word) & BUS_MASTER == 0 && !self.has_msi_on() && !self.has_msix_on()
     }
 

@@ -157,11 +157,11 @@ impl SimTool {
         });
     }
 
-    /// Takes back a device that a guest has left: makes it quiet where nobody has, and enters that it is nobody's.
+    /// Takes back a device that a guest has left: quiesces it where that was not done, and enters that it is nobody's.
     pub(crate) fn release(&self, guest: DomId, device: Sbdf) {
         let has_vectors = self.read(&DeviceNode::Vectors.of(device)).is_some_and(|vectors| vectors != "none");
-        let is_quiet = self.xen.with_function(ecam(device), |function| function.is_quiet());
-        if has_vectors || is_quiet == Some(false) {
+        let is_quiesced = self.xen.with_function(ecam(device), |function| function.is_quiesced());
+        if has_vectors || is_quiesced == Some(false) {
             quiesce(&self.xen, guest, device);
         }
         self.xen.deassign(device);

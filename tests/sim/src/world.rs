@@ -120,7 +120,7 @@ impl World {
         self.work();
     }
 
-    /// Makes a device of a guest quiet, as a command does when nobody else could.
+    /// Quiesces a device of a guest, as a command does when nobody else could.
     pub fn quiesce(&self, guest: DomId, device: Sbdf) {
         quiesce(&self.xen, guest, device);
     }

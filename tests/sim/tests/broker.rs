@@ -57,8 +57,8 @@ fn hardware(world: &World, device: Sbdf, offset: u16, width: Width) -> u32 {
     world.xen.with_function(ecam(device), |function| function.read(offset, width)).expect("plugged in")
 }
 
-fn is_quiet(world: &World, device: Sbdf) -> bool {
-    world.xen.with_function(ecam(device), |function| function.is_quiet()).expect("plugged in")
+fn is_quiesced(world: &World, device: Sbdf) -> bool {
+    world.xen.with_function(ecam(device), |function| function.is_quiesced()).expect("plugged in")
 }
 
 /// Ends all guests and checks that nothing of them is left.
@@ -79,7 +79,7 @@ fn assert_nothing_left(mut world: World) {
         world.settle();
     }
     assert!(world.pool_states().values().all(|state| state == "free"), "{:?}", world.pool_states());
-    assert!(is_quiet(&world, A) && is_quiet(&world, B));
+    assert!(is_quiesced(&world, A) && is_quiesced(&world, B));
     world.assert_clean();
 }
 
@@ -347,7 +347,7 @@ fn a_late_answer_is_not_that_of_the_next_request() {
         world.broker.go_on();
         world.work();
         assert_eq!(world.xen.pirqs(), [], "turned on behind its back, turned off again");
-        assert!(is_quiet(&world, A));
+        assert!(is_quiesced(&world, A));
         let (response, vectors) = world.ask_msix(guest, V, &[5]);
         assert_eq!((response.map(|response| response.err), vectors.len()), (Some(0), 1), "{fault:?}");
         assert_nothing_left(world);
@@ -430,7 +430,7 @@ fn a_guest_that_lets_go_leaves_nothing_on() {
     world.guest(guest).unload();
     world.settle();
     assert_eq!(world.xen.pirqs(), []);
-    assert!(is_quiet(&world, A));
+    assert!(is_quiesced(&world, A));
     // It comes back, and finds everything as at the first time.
     world.guest(guest).set_state(1);
     world.settle();
@@ -441,7 +441,7 @@ fn a_guest_that_lets_go_leaves_nothing_on() {
 }
 
 #[test]
-fn a_guest_that_dies_leaves_a_device_that_is_free_when_it_is_quiet() {
+fn a_guest_that_dies_leaves_a_device_that_is_free_when_it_is_quiesced() {
     let mut world = world();
     let guest = world.connect(5, &[A]);
     assert_eq!(ask(&mut world, guest, &bus_master()).0, 0);
@@ -451,7 +451,7 @@ fn a_guest_that_dies_leaves_a_device_that_is_free_when_it_is_quiet() {
     world.settle();
     world.tool.remove_dirs(guest);
     world.settle();
-    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"), "the broker has not made it quiet");
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"), "the broker has not quiesced it");
     world.broker.go_on();
     world.settle();
     assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
@@ -501,7 +501,7 @@ fn a_guest_that_dies_while_the_broker_is_at_work_for_it_leaves_nothing() {
             assert!(world.guest(second).response().is_some());
             assert_eq!(world.xen.pirqs().iter().filter(|(owner, ..)| *owner == first).count(), 0);
             if is_late {
-                // The broker was away when it was due: the tool makes it quiet and has the stub look again.
+                // The broker was away when it was due: the tool quiesces it and has the stub look again.
                 world.quiesce(first, A);
                 world.tool.set_online(A, true);
                 world.settle();

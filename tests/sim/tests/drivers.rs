@@ -88,7 +88,7 @@ fn netbsd_finds_what_is_there_drives_it_and_closes() {
     assert_eq!(command, 0xf910_0000, "decoding off, so that it turns it on");
     assert_eq!(write(&mut world, &mut guest, 0x04, command | 7), 0xf910_0007);
     assert_eq!(status(&world, A), 0xf910);
-    world.xen.with_function(ecam(A), |function| assert!(!function.is_quiet(), "bus mastering"));
+    world.xen.with_function(ecam(A), |function| assert!(!function.is_quiesced(), "bus mastering"));
 
     // The same for cache line size, with BIST, header type and latency timer.
     let line = read(&mut world, &mut guest, virt(0), 0x0c) & !0xff | 0x10;

@@ -540,8 +540,8 @@ fn a_detached_device_is_made_quiet_before_it_is_free() {
     world.broker.start();
     let master = Request::conf_write(virt(0), 4, 2, 4);
     assert_eq!(world.ask(guest, &master).map(|response| response.code()), Some(Some(ErrorCode::Success)));
-    let is_quiet = |world: &World| world.xen.with_function(sim::tool::ecam(A), |function| function.is_quiet());
-    assert_eq!(is_quiet(&world), Some(false));
+    let is_quiesced = |world: &World| world.xen.with_function(sim::tool::ecam(A), |function| function.is_quiesced());
+    assert_eq!(is_quiesced(&world), Some(false));
     // By force: the guest's driver turns nothing off.
     world.broker.stop();
     world.tool.remove_entries(guest, &[A]);
@@ -550,5 +550,5 @@ fn a_detached_device_is_made_quiet_before_it_is_free() {
     assert_eq!(read(&mut world, guest, 0), NO_DEVICE);
     world.broker.go_on();
     world.settle();
-    assert_eq!((is_quiet(&world), pool(&world, A)), (Some(true), "free".to_string()));
+    assert_eq!((is_quiesced(&world), pool(&world, A)), (Some(true), "free".to_string()));
 }

@@ -125,10 +125,10 @@ impl Play {
     }
 
     fn with_wishes(&mut self, devices: &[Sbdf]) -> Vec<(Sbdf, Option<u8>)> {
-        let wish = |device: &Sbdf| {
+        let requested = |device: &Sbdf| {
             (*device, (self.random.below(4) == 0).then(|| u8::try_from(self.random.below(4)).unwrap_or(0)))
         };
-        devices.iter().map(wish).collect()
+        devices.iter().map(requested).collect()
     }
 
     /// What dom0 does next, if it does anything.

@@ -195,7 +195,7 @@ impl Play {
         }
     }
 
-    /// A guest dies. What the stub could not have made quiet the tool does, as `pcidom serve` or the next command.
+    /// A guest dies. What the stub could not have quiesced the tool does, as `pcidom serve` or the next command.
     fn end(&mut self, guest: usize) {
         let world = &mut self.world;
         let domid = self.domids[guest];
@@ -247,8 +247,8 @@ proptest! {
         }
         world.settle();
         prop_assert_eq!(world.xen.pirqs(), vec![], "leaked");
-        let is_quiet = |device| world.xen.with_function(ecam(device), |function| function.is_quiet());
-        prop_assert!(all().all(|device| is_quiet(device) == Some(true)));
+        let is_quiesced = |device| world.xen.with_function(ecam(device), |function| function.is_quiesced());
+        prop_assert!(all().all(|device| is_quiesced(device) == Some(true)));
         for guest in 0..3 {
             play.end(guest);
         }

@@ -107,7 +107,7 @@ fn requests_are_answered_until_the_driver_is_done() {
     assert_eq!(world.states(guest), ("5".to_string(), 4));
     assert_eq!(world.ask(guest, &Request::conf_read(FIRST, 0, 4)).map(|response| response.err), Some(0));
     milliseconds_to_the_end(&mut world, Shutdown::Poweroff);
-    assert_eq!(world.xen.with_function(ecam(A), |function| function.is_quiet()), Some(true));
+    assert_eq!(world.xen.with_function(ecam(A), |function| function.is_quiesced()), Some(true));
 }
 
 #[test]

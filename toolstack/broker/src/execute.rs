@@ -72,10 +72,12 @@ pub(crate) fn execute(
         BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
-            let facts = DeviceResources::gather(host, device)?;
-            quiesce::quiesce_device(host, assigned.guest, &facts, &capabilities, &|other| vectors::load(host, other))?;
+            let resources = DeviceResources::gather(host, device)?;
+            quiesce::quiesce_device(host, assigned.guest, &resources, &capabilities, &|other| {
+                vectors::load(host, other)
+            })?;
             if work.assigned.is_current(host)? {
-                work.config.prepare(facts.decode())?;
+                work.config.prepare(resources.decode())?;
             }
             check_after(&work).map(|()| Answer::default())
         }
@@ -118,9 +120,9 @@ fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Res
 }
 
 fn change_power_state(work: &Work<'_>, pmcsr: u16, new: u32) -> Result<(), Failure> {
-    let facts = DeviceResources::gather(work.host, work.assigned.device)?;
+    let resources = DeviceResources::gather(work.host, work.assigned.device)?;
     let is_in_use = || work.assigned.is_current(work.host);
-    let has_lost = power::write_pmcsr(work.host, &work.config, &facts, pmcsr, new, is_in_use)?;
+    let has_lost = power::write_pmcsr(work.host, &work.config, &resources, pmcsr, new, is_in_use)?;
     check_after(work)?;
     if has_lost {
         restore_vectors(work)?;

@@ -245,7 +245,7 @@ pub fn unmap<E: From<Error>>(
 }
 
 /// Unmaps what is there. A vector that is not mapped any more, or whose guest is gone, is no error. Another error does not keep the
-/// rest, but the journal must go on saying `busy`.
+/// rest, but the node `vectors` must go on saying `busy`.
 fn unmap_all(host: &Dom0, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -> Result<(), Error> {
     /// No such process: the domain is gone, and Xen has taken everything back.
     const ESRCH: Errno = Errno(3);
@@ -267,8 +267,8 @@ fn clean_up_vectors<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, set
     host.commit(&[vectors::begin_vector_cleanup(guest)])?;
     let mut keep = BTreeSet::new();
     for record in records::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
-        let facts = DeviceResources::of_others(host, record.stub, &[record.device])?;
-        keep.extend(facts.into_iter().filter_map(|facts| facts.gsi));
+        let resources = DeviceResources::of_others(host, record.stub, &[record.device])?;
+        keep.extend(resources.into_iter().filter_map(|resources| resources.gsi));
         if record.device != device {
             // One that stays `busy` is another one that somebody died at.
             keep.extend(settle(record.device)?.pirqs().into_iter().map(|pirq| pirq.0));

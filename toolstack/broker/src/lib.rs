@@ -271,8 +271,8 @@ impl<'a, R: Rings> Broker<'a, R> {
         self.looked = host.elapsed();
         self.look_at = None;
         let (records, remembered) = records::load_all(host)?;
-        let held = due::are_in_pools(host, &records)?;
-        let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(held).partition(|(_, held)| *held);
+        let in_pool = due::are_in_pools(host, &records)?;
+        let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(in_pool).partition(|(_, in_pool)| *in_pool);
         let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
         // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready. Devices of the one before it
         // are perhaps still with a guest.

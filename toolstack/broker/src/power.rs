@@ -32,12 +32,12 @@ pub(crate) fn is_awake(config: &Config, capabilities: &Capabilities) -> Result<b
 }
 
 /// Writes PMCSR and waits as long as the device needs. True when the device may have lost its registers and got its header back:
-/// messages are gone then. The header comes back as it was if `is_in_use` says so after the wait; else quiet, without bus mastering and INTx.
+/// messages are gone then. The header comes back as it was if `is_in_use` says so after the wait; else quiesced, without bus mastering and INTx.
 /// It comes back in any case: who has taken the device meanwhile has found it awake, and restores nothing.
 pub(crate) fn write_pmcsr(
     host: &Dom0,
     config: &Config,
-    facts: &DeviceResources,
+    resources: &DeviceResources,
     offset: u16,
     value: u32,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
@@ -59,7 +59,7 @@ pub(crate) fn write_pmcsr(
             Ok(true) => header.command,
             _ => header.command & !u32::from(command::BUS_MASTER) | u32::from(command::INTX_DISABLE),
         };
-        header.restore(config, facts, command)?;
+        header.restore(config, resources, command)?;
         answer?;
     }
     Ok(returns)
@@ -70,7 +70,7 @@ pub(crate) fn wake(
     host: &Dom0,
     config: &Config,
     capabilities: &Capabilities,
-    facts: &DeviceResources,
+    resources: &DeviceResources,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
     let Some(at) = capabilities.power else { return Ok(false) };
@@ -78,7 +78,7 @@ pub(crate) fn wake(
     if pmcsr & STATE == 0 {
         return Ok(false);
     }
-    write_pmcsr(host, config, facts, at + power::PMCSR, pmcsr & !(STATE | u32::from(power::PME_STATUS)), is_in_use)
+    write_pmcsr(host, config, resources, at + power::PMCSR, pmcsr & !(STATE | u32::from(power::PME_STATUS)), is_in_use)
 }
 
 /// Registers of the header besides addresses, which come from sysfs because the device may be wrong about them.
@@ -100,15 +100,15 @@ impl Header {
     }
 
     /// Addresses before decoders.
-    fn restore(&self, config: &Config, facts: &DeviceResources, command: u32) -> Result<(), Error> {
+    fn restore(&self, config: &Config, resources: &DeviceResources, command: u32) -> Result<(), Error> {
         // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
-        for (index, resource) in facts.resources.iter().filter(|_| !facts.is_virtual()) {
+        for (index, resource) in resources.resources.iter().filter(|_| !resources.is_virtual()) {
             restore_address(config, *index, *resource)?;
         }
         for (offset, value) in self.bytes {
             config.write(offset, Width::Byte, value)?;
         }
-        config.write(COMMAND, Width::Word, command | u32::from(facts.decode().bits()))
+        config.write(COMMAND, Width::Word, command | u32::from(resources.decode().bits()))
     }
 }
 

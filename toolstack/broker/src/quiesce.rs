@@ -11,27 +11,27 @@ use dom0::Dom0;
 use dom0::Error;
 use pcidom_abi::Capabilities;
 
-/// Makes a device of `guest` quiet and forgets its vectors. INTx is off afterwards.
+/// Quiesces a device of `guest` and forgets its vectors. INTx is off afterwards.
 ///
 /// # Errors
 /// Those of Xen, xenstore and sysfs, and those of `settle`.
 pub fn quiesce_device<E: From<Error>>(
     host: &Dom0,
     guest: DomId,
-    facts: &DeviceResources,
+    resources: &DeviceResources,
     capabilities: &Capabilities,
     settle: Settle<'_, E>,
 ) -> Result<(), E> {
-    let device = facts.device;
+    let device = resources.device;
     let config = host.sysfs.config(device)?;
     let noted = Noted::load(host, device)?;
     if noted.vectors != Vectors::None {
         host.commit(&[vectors::store(&Vectors::Busy, device)])?;
     }
-    config.quiesce(facts.decode(), capabilities)?;
+    config.quiesce(resources.decode(), capabilities)?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
-    power::wake(host, &config, capabilities, facts, || Ok(false))?;
+    power::wake(host, &config, capabilities, resources, || Ok(false))?;
     interrupts::clear(host, guest, device, &config, capabilities, &noted, settle)?;
-    config.quiesce(facts.decode(), capabilities)?;
+    config.quiesce(resources.decode(), capabilities)?;
     Ok(vectors::remove(host, device)?)
 }

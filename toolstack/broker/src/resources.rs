@@ -59,7 +59,7 @@ impl DeviceResources {
         let mut found = Vec::new();
         for device in devices.iter().copied() {
             match Self::find_or_recall(host, stub, device) {
-                Ok(facts) => found.push(facts),
+                Ok(resources) => found.push(resources),
                 Err(error @ Error::Store(_)) => return Err(error),
                 Err(error) => host.note(&format!("{device} is left out: {error}")),
             }
@@ -124,19 +124,19 @@ impl DeviceResources {
 mod tests {
     use super::*;
 
-    fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> DeviceResources {
+    fn described(device: &str, gsi: Option<u32>, resources: &[&str]) -> DeviceResources {
         let resources = (0..).zip(resources).map(|(index, text)| (index, text.parse().unwrap())).collect();
         DeviceResources { device: device.parse().unwrap(), resources, gsi, ids: None }
     }
 
     #[test]
     fn decoders_are_those_of_the_bars_alone() {
-        let decode = |resources: &[&str]| facts("00:05.0", None, resources).decode();
+        let decode = |resources: &[&str]| described("00:05.0", None, resources).decode();
         assert_eq!(decode(&["0xc000 0x20 io"]), Decode { io: true, memory: false });
         assert_eq!(decode(&["0xfeb00000 0x1000 mem64p"]), Decode { io: false, memory: true });
         assert_eq!(decode(&["0xfeb00000 0x1000 rom"]), Decode::default());
         let virtual_function =
-            DeviceResources { ids: Some(0x1520_8086), ..facts("03:10.0", None, &["0xfeb00000 0x1000 mem64p"]) };
+            DeviceResources { ids: Some(0x1520_8086), ..described("03:10.0", None, &["0xfeb00000 0x1000 mem64p"]) };
         assert_eq!(virtual_function.decode(), Decode::default());
     }
 }

@@ -43,7 +43,7 @@ impl ConfigImage {
     }
 
     /// No bus master, no INTx, no MSI, no MSI-X: what the stub demands of a device in the pool.
-    pub fn is_quiet(&self) -> bool {
+    pub fn is_quiesced(&self) -> bool {
         let mut quiet = self.word(4) & 0x404 == 0x400;
         let mut at = usize::from(self.0[0x34]);
         while at != 0 {

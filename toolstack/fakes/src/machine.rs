@@ -196,7 +196,7 @@ impl Machine {
         Dump(lines)
     }
 
-    /// The dump, without registers: a quiet device is as good as an untouched one.
+    /// The dump, without registers: a quiesced device is as good as an untouched one.
     pub fn dump_but_config(&self) -> Dump {
         Dump(self.dump().0.into_iter().filter(|line| !line.contains("/config: ")).collect())
     }

@@ -89,11 +89,11 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
     true
 }
 
-/// A device that comes in or back must be there and quiet.
+/// A device that comes in or back must be there and quiesced.
 fn verdict(tree: &TempTree, device: Sbdf) -> PoolState {
     match std::fs::read(config_path(tree, device)).map(ConfigImage) {
-        Ok(config) if config.is_quiet() => PoolState::Free,
-        Ok(_) => PoolState::Refused("it is not quiet".to_owned()),
+        Ok(config) if config.is_quiesced() => PoolState::Free,
+        Ok(_) => PoolState::Refused("it is not quiesced".to_owned()),
         Err(_) => PoolState::Refused("the function does not answer".to_owned()),
     }
 }

@@ -192,7 +192,7 @@ mod tests {
         ] {
             assert_eq!(fill(&without(line)).unwrap_err().to_string(), want);
         }
-        for line in ["@command lend", "@command list", "@nothing"] {
+        for line in ["@command assign", "@command list", "@nothing"] {
             assert!(fill(&format!("{TEMPLATE}{line}\n")).is_err(), "{line}");
         }
     }

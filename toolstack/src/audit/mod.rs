@@ -11,9 +11,9 @@
 //! | `registers` | which frames are looked for |
 //! | `pirqs` | which interrupts were the devices' |
 //! | `paused` | stops a domain, and lets it go on whatever happens |
-//! | `holdings` | the result |
+//! | `leaks` | the result |
 
-mod holdings;
+mod leaks;
 mod paused;
 mod pirqs;
 mod registers;
@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 use xen_types::{DomId, Port};
 
 pub(crate) use crate::records::device_table::forget_pirqs;
-pub(crate) use holdings::Holdings;
+pub(crate) use leaks::LeakedMappings;
 pub(crate) use paused::recover;
 pub(crate) use pirqs::note_pirqs;
 
@@ -37,7 +37,7 @@ use crate::host::domain;
 use crate::host::settings::Audit;
 use crate::records::device_table;
 use crate::xen::{Channel, HypercallError, says_gone};
-use holdings::{Found, count};
+use leaks::{Found, count};
 use paused::while_paused;
 use registers::{Registers, Wanted};
 
@@ -47,43 +47,47 @@ use registers::{Registers, Wanted};
 ///
 /// # Errors
 /// Then nothing is known, and the devices must not be given to anybody.
-pub(crate) fn holds(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Vec<Holdings>, Error> {
-    let mut holdings: Vec<Holdings> = devices.iter().map(|_| Holdings::default()).collect();
+pub(crate) fn find_leaks(
+    host: &Host,
+    guest: &DomainName,
+    devices: &[DeviceResources],
+) -> Result<Vec<LeakedMappings>, Error> {
+    let mut leaks: Vec<LeakedMappings> = devices.iter().map(|_| LeakedMappings::default()).collect();
     let scope = host.settings.get().audit;
     if scope == Audit::Nobody {
-        return Ok(holdings);
+        return Ok(leaks);
     }
     let staying = pirqs::staying(host, guest.id, devices)?;
     let mut look = |domain: &DomainName, wanted: &[Wanted]| -> Result<(), Error> {
-        for (holdings, found) in holdings.iter_mut().zip(examine(host, domain, wanted)?) {
-            holdings.add(domain, found);
+        for (leaks, found) in leaks.iter_mut().zip(examine(host, domain, wanted)?) {
+            leaks.add(domain, found);
         }
         Ok(())
     };
     let mut own = Vec::new();
-    for facts in devices {
-        let pirqs = pirqs::without_others(host, pirqs::noted(host, facts.device)?, &staying)?;
-        own.push(Wanted { registers: Registers::leaving(facts, &staying), pirqs });
+    for resources in devices {
+        let pirqs = pirqs::without_others(host, pirqs::noted(host, resources.device)?, &staying)?;
+        own.push(Wanted { registers: Registers::leaving(resources, &staying), pirqs });
     }
     look(guest, &own)?;
     if scope == Audit::Guest {
-        return Ok(holdings);
+        return Ok(leaks);
     }
     let all: Vec<Wanted> = devices
         .iter()
-        .map(|facts| Wanted { registers: Registers::leaving(facts, &[]), pirqs: BTreeSet::new() })
+        .map(|resources| Wanted { registers: Registers::leaving(resources, &[]), pirqs: BTreeSet::new() })
         .collect();
     for other in others(host, guest.id, devices)? {
         look(&other, &all)?;
     }
-    Ok(holdings)
+    Ok(leaks)
 }
 
 /// Every PV domain that could have got a mapping from the guest, or have one left from another time.
 fn others(host: &Host, guest: DomId, devices: &[DeviceResources]) -> Result<Vec<DomainName>, Error> {
     let mut spared = vec![DomId::DOM0, guest];
-    for facts in devices {
-        spared.extend(device_table::load_one(host, facts.device)?.map(|record| record.stub));
+    for resources in devices {
+        spared.extend(device_table::load_one(host, resources.device)?.map(|record| record.stub));
     }
     let mut others = Vec::new();
     let mut next = Some(DomId::DOM0);

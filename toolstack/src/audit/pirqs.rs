@@ -19,15 +19,15 @@ use pcidom_broker::Vectors;
 /// earlier stay: a command may have died after it had unmapped some.
 pub(crate) fn note_pirqs(host: &Host, devices: &[DeviceResources]) -> Result<Vec<Change>, Error> {
     let mut changes = Vec::new();
-    for facts in devices {
-        let mut pirqs = noted(host, facts.device)?;
-        pirqs.extend(facts.gsi.map(Pirq));
-        match pcidom_broker::vectors::load(host, facts.device)? {
+    for resources in devices {
+        let mut pirqs = noted(host, resources.device)?;
+        pirqs.extend(resources.gsi.map(Pirq));
+        match pcidom_broker::vectors::load(host, resources.device)? {
             // Somebody died changing them: it could be any that is nobody else's.
             Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
             vectors => pirqs.extend(vectors.pirqs()),
         }
-        changes.push(Change::write(DeviceNode::Pirqs.of(facts.device), PirqSet(pirqs)));
+        changes.push(Change::write(DeviceNode::Pirqs.of(resources.device), PirqSet(pirqs)));
     }
     Ok(changes)
 }
@@ -45,7 +45,7 @@ pub(super) fn staying(host: &Host, guest: DomId, leaving: &[DeviceResources]) ->
     let mut staying = Vec::new();
     for record in device_table::load(host)? {
         let keeps = record.frontend == Some(guest) && matches!(record.phase, Phase::Attaching | Phase::Attached);
-        if keeps && leaving.iter().all(|facts| facts.device != record.device) {
+        if keeps && leaving.iter().all(|resources| resources.device != record.device) {
             staying.extend(DeviceResources::of_others(host, record.stub, &[record.device])?);
         }
     }
@@ -58,8 +58,10 @@ pub(super) fn without_others(
     mut pirqs: BTreeSet<Pirq>,
     staying: &[DeviceResources],
 ) -> Result<BTreeSet<Pirq>, Error> {
-    for facts in staying {
-        for theirs in facts.gsi.map(Pirq).into_iter().chain(pcidom_broker::vectors::load(host, facts.device)?.pirqs()) {
+    for resources in staying {
+        for theirs in
+            resources.gsi.map(Pirq).into_iter().chain(pcidom_broker::vectors::load(host, resources.device)?.pirqs())
+        {
             pirqs.remove(&theirs);
         }
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use xen_types::{DomId, Errno, Mfn};
 
-use super::holdings::mapped;
+use super::leaks::mapped;
 use crate::xen::{BATCH, FrameType, HypercallError, Inspect, Table};
 
 /// Frames that are looked at together: 2 MiB.

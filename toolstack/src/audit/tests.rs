@@ -6,7 +6,7 @@ use std::time::Duration;
 use pcidom_abi::paths;
 use xen_types::{DomId, Pirq};
 
-use super::{Holdings, holds, note_pirqs, pirqs, recover};
+use super::{LeakedMappings, find_leaks, note_pirqs, pirqs, recover};
 use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::fake::{DB, E1000, EDU, Machine, NVME, STUB, WEB, device};
@@ -43,10 +43,10 @@ fn edu(machine: &Machine) -> Vec<DeviceResources> {
     vec![DeviceResources::gather(&machine.host, device(EDU)).unwrap()]
 }
 
-fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<Holdings, Error> {
+fn try_look(machine: &Machine, pirqs: &[u32]) -> Result<LeakedMappings, Error> {
     let pirqs: Vec<String> = pirqs.iter().map(u32::to_string).collect();
     machine.with(|world| world.write("/tool/pcidom/device/0000-00-06-0/pirqs", &pirqs.join(" ")));
-    let result = holds(&machine.host, &web(), &edu(machine)).map(|mut all| all.remove(0));
+    let result = find_leaks(&machine.host, &web(), &edu(machine)).map(|mut all| all.remove(0));
     machine.with(|world| {
         assert!(world.memory.pauses.is_empty(), "still standing: {:?}", world.memory.pauses);
         assert_eq!(world.value("/tool/pcidom/paused"), None);
@@ -412,7 +412,7 @@ fn a_domain_is_left_standing_only_where_xen_does_not_let_it_go_on_and_then_not_f
             world.failing_change = Some(world.changes + failing);
             world.changes
         });
-        let result = holds(&machine.host, &web(), &edu(&machine));
+        let result = find_leaks(&machine.host, &web(), &edu(&machine));
         let reached = machine.with(|world| {
             world.failing_change = None;
             world.changes >= before + failing
@@ -439,7 +439,7 @@ fn a_command_that_is_killed_leaves_no_domain_standing_for_long() {
         let machine = with_table(WEB, 0x2001, &[(7, MAPPED)]);
         machine.host.settings.set(Settings { audit: Audit::All });
         machine.with(|world| world.failing_after = Some(world.changes + killed));
-        let finished = holds(&machine.host, &web(), &edu(&machine)).is_ok();
+        let finished = find_leaks(&machine.host, &web(), &edu(&machine)).is_ok();
         machine.with(|world| {
             world.failing_after = None;
             world.process += 1;

@@ -276,7 +276,7 @@ pub(crate) fn table(devices: &[DeviceEntry]) -> String {
 /// The last column: what is wrong, or else what the backend says; and what is special about the device.
 fn note(entry: &DeviceEntry) -> String {
     let problem = entry.problem.map(str::to_owned);
-    let leaked = entry.leaked.as_ref().map(|what| format!("held by {what}"));
+    let leaked = entry.leaked.as_ref().map(|what| format!("still with {what}"));
     let word = problem.or(leaked).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
     let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));

@@ -84,17 +84,17 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     let stub = record.map(|record| record.stub);
     let guest = record.and_then(|record| record.frontend);
     let policy = device_table::policy(host, device)?.unwrap_or_default();
-    let facts = DeviceResources::gather(host, device)?;
+    let device_resources = DeviceResources::gather(host, device)?;
     let mut resources = [None; RESOURCES];
-    for (index, resource) in &facts.resources {
+    for (index, resource) in &device_resources.resources {
         if let Some(place) = resources.get_mut(usize::from(*index)) {
             *place = Some(*resource);
         }
     }
     let description = Description {
         resources: &resources,
-        ids: facts.ids,
-        irq: facts.gsi.unwrap_or(0),
+        ids: device_resources.ids,
+        irq: device_resources.gsi.unwrap_or(0),
         policy_flags: policy.policy_flags(),
     };
     let is_alone = match (stub, guest) {

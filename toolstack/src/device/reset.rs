@@ -30,16 +30,16 @@ enum End {
     Awaited(Box<dyn FnOnce() -> Result<(), Error>>),
 }
 
-/// Resets a device if that is possible, and leaves it quiet. That it is not possible is not rare and no reason to stop (libxl
+/// Resets a device if that is possible, and leaves it quiesced. That it is not possible is not rare and no reason to stop (libxl
 /// does not even tell).
 pub(crate) fn reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Reset, Error> {
     Resetting::begin(host, device, decode)?.finish(host)
 }
 
-/// As [`reset`], where the device has not been reset since somebody had it. True where that was so: it is quiet already, and
+/// As [`reset`], where the device has not been reset since somebody had it. True where that was so: it is quiesced already, and
 /// its registers say that nobody has touched it.
 pub(crate) fn is_fresh(host: &Host, device: Sbdf, decode: Decode) -> Result<bool, Error> {
-    Ok(reset_note::was_reset(host, device)? && state::is_quiet(&host.sysfs.config(device)?, decode)?)
+    Ok(reset_note::was_reset(host, device)? && state::is_quiesced(&host.sysfs.config(device)?, decode)?)
 }
 
 impl Resetting {
@@ -57,7 +57,7 @@ impl Resetting {
         Ok(Self { device, decode, end })
     }
 
-    /// Waits for its end, and makes the device quiet.
+    /// Waits for its end, and quiesces the device.
     ///
     /// # Errors
     /// [`HostError::ResetHangs`] where the end does not come.

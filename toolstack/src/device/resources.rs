@@ -61,7 +61,7 @@ impl GuestRights {
     pub(crate) fn of(devices: &[DeviceResources]) -> Self {
         let frames = merge(devices.iter().flat_map(frames).map(|frames| (frames.first.0, frames.count)));
         let ports = merge(devices.iter().flat_map(ports).map(|ports| (ports.first, ports.count)));
-        let mut gsis: Vec<u32> = devices.iter().filter_map(|facts| facts.gsi).collect();
+        let mut gsis: Vec<u32> = devices.iter().filter_map(|resources| resources.gsi).collect();
         gsis.sort_unstable();
         gsis.dedup();
         Self {
@@ -129,7 +129,7 @@ where
 mod tests {
     use super::*;
 
-    fn facts(device: &str, gsi: Option<u32>, resources: &[&str]) -> DeviceResources {
+    fn described(device: &str, gsi: Option<u32>, resources: &[&str]) -> DeviceResources {
         let resources = (0..).zip(resources).map(|(index, text)| (index, text.parse().unwrap())).collect();
         DeviceResources { device: device.parse().unwrap(), resources, gsi, ids: None }
     }
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn rights_cover_every_page_that_a_bar_touches() {
         let device =
-            facts("00:05.0", Some(21), &["0xfeb40000 0x20000 mem32", "0xc000 0x40 io", "0xfeb00800 0x800 rom"]);
+            described("00:05.0", Some(21), &["0xfeb40000 0x20000 mem32", "0xc000 0x40 io", "0xfeb00800 0x800 rom"]);
         let rights = GuestRights::of(&[device]);
         assert_eq!(rights.frames, [frames(0xfeb00, 1), frames(0xfeb40, 0x20)]);
         assert_eq!(rights.ports, [Ports { first: 0xc000, count: 0x40 }]);
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn what_two_devices_of_a_guest_share_is_given_once() {
         let rights = GuestRights::of(&[
-            facts("00:05.0", Some(21), &["0xfeb00000 0x800 mem32", "0x8c0000000 0x4000 mem64"]),
-            facts("00:05.1", Some(21), &["0xfeb00800 0x800 mem32", "0xfeb01000 0x1000 mem32p"]),
+            described("00:05.0", Some(21), &["0xfeb00000 0x800 mem32", "0x8c0000000 0x4000 mem64"]),
+            described("00:05.1", Some(21), &["0xfeb00800 0x800 mem32", "0xfeb01000 0x1000 mem32p"]),
         ]);
         assert_eq!(rights.frames, [frames(0xfeb00, 2), frames(0x8c0000, 4)]);
         assert_eq!(rights.gsis, [21]);
@@ -160,21 +160,21 @@ mod tests {
 
     #[test]
     fn what_another_device_needs_is_left_out() {
-        let one = GuestRights::of(&[facts("00:05.0", Some(21), &["0xfeb00000 0x4000 mem32", "0xc000 0x40 io"])]);
-        let other = facts("00:05.1", Some(21), &["0xfeb01800 0x800 mem32", "0xc010 0x10 io"]);
+        let one = GuestRights::of(&[described("00:05.0", Some(21), &["0xfeb00000 0x4000 mem32", "0xc000 0x40 io"])]);
+        let other = described("00:05.1", Some(21), &["0xfeb01800 0x800 mem32", "0xc010 0x10 io"]);
         let left = one.without(&GuestRights::of(std::slice::from_ref(&other)));
         assert_eq!(left.frames, [frames(0xfeb00, 1), frames(0xfeb02, 2)]);
         assert_eq!(left.ports, [Ports { first: 0xc000, count: 0x10 }, Ports { first: 0xc020, count: 0x20 }]);
         assert_eq!(left.gsis, [0; 0]);
         assert_eq!(one.without(&one), GuestRights { frames: vec![], ports: vec![], gsis: vec![] });
         assert_eq!(one.without(&GuestRights::of(&[])), one);
-        let apart = facts("00:06.0", Some(22), &["0xfeb04000 0x1000 mem32"]);
+        let apart = described("00:06.0", Some(22), &["0xfeb04000 0x1000 mem32"]);
         assert_eq!(one.without(&GuestRights::of(&[apart])), one);
     }
 
     #[test]
     fn a_page_with_registers_of_two_devices_is_found() {
-        let one = facts("00:05.0", None, &["0xfe000000 0x1000 mem32", "0xc000 0x20 io", "0xfeb00000 0x800 mem32"]);
+        let one = described("00:05.0", None, &["0xfe000000 0x1000 mem32", "0xc000 0x20 io", "0xfeb00000 0x800 mem32"]);
         assert_eq!(shared_page(&one, &[pages(0xfeb0_0800, 0xfeb0_08ff)]), Some(0xfeb0_0000));
         assert_eq!(shared_page(&one, &[pages(0xfeb0_1000, 0xfeb0_1fff), pages(0xc000, 0xc01f)]), None);
         let around = [pages(0xfd00_0000, 0xfd00_0fff), pages(0xfdff_f001, u64::MAX)];

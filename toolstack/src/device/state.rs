@@ -7,7 +7,7 @@ use crate::error::HostError;
 use crate::sysfs::{ConfigWalk as _, Decode, Width};
 
 /// Whether the device is as [`Config::quiesce`] leaves it: nobody has used it since.
-pub(crate) fn is_quiet(config: &Config, decode: Decode) -> Result<bool, HostError> {
+pub(crate) fn is_quiesced(config: &Config, decode: Decode) -> Result<bool, HostError> {
     let wanted = u32::from(command::INTX_DISABLE | decode.bits());
     let is_set = |offset, bits: u16| Ok::<_, HostError>(config.read(offset, Width::Word)? & u32::from(bits) != 0);
     if config.read(header::COMMAND, Width::Word)? & (u32::from(command::BUS_MASTER) | wanted) != wanted {

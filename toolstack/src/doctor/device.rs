@@ -233,9 +233,9 @@ fn acs(host: &Host, device: Sbdf) -> Result<Check, Error> {
 
 /// Pages of memory with registers of two devices (XSA-461): such a device is not attached without the other.
 fn pages(host: &Host, device: Sbdf) -> Result<Check, Error> {
-    let facts = DeviceResources::of_registers(host, device)?;
+    let resources = DeviceResources::of_registers(host, device)?;
     let mut sharing = host.sysfs.devices()?;
-    sharing.retain(|other| *other != device && shared_page(&facts, &pages_of_other(host, *other)).is_some());
+    sharing.retain(|other| *other != device && shared_page(&resources, &pages_of_other(host, *other)).is_some());
     if sharing.is_empty() {
         return Ok(Check::ok("registers", "no page of memory has registers of another device"));
     }

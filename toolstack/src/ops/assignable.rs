@@ -8,8 +8,8 @@ use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::host::ecam::Protection;
+use crate::ops::device_status::{DeviceStatus, look_ahead};
 use crate::ops::executor;
-use crate::ops::host_facts::{HostFacts, look_ahead};
 use crate::ops::in_use;
 use crate::ops::named_devices::distinct;
 use crate::ops::plan::{self, Plan};
@@ -56,15 +56,15 @@ pub(crate) fn plan_add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(
         if let Some(stub) = &stub {
             look_ahead(host, stub.id, devices.iter().copied())?;
         }
-        let mut all: Vec<HostFacts> = Vec::new();
+        let mut all: Vec<DeviceStatus> = Vec::new();
         for device in devices {
             check_addable(host, device, stub.as_ref())?;
-            all.push(HostFacts::gather(host, device)?);
+            all.push(DeviceStatus::gather(host, device)?);
         }
         Ok::<_, Error>(all)
     })?;
     if let Some(stub) = &stub {
-        let new = all.iter().filter(|facts| facts.stub.is_none());
+        let new = all.iter().filter(|status| status.stub.is_none());
         pool::check_room(host, stub, new.count())?;
     }
     Ok((plan::pool::add(&all, stub.as_ref(), backend), stub))
@@ -106,22 +106,22 @@ pub(crate) fn plan_remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result
     for device in devices.iter().copied() {
         check_removable(host, device)?;
     }
-    let all = devices.iter().map(|device| HostFacts::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
-    all.iter().for_each(|facts| note_unknown_driver(host, facts, rebind));
+    let all = devices.iter().map(|device| DeviceStatus::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
+    all.iter().for_each(|status| note_unknown_driver(host, status, rebind));
     Ok(plan::pool::remove(&all, rebind))
 }
 
 /// Says of a device that it gets no driver though one is wanted.
-pub(crate) fn note_unknown_driver(host: &Host, facts: &HostFacts, rebind: bool) {
-    if rebind && facts.is_there && plan::pool::driver_to_rebind(facts).is_none() {
-        host.note(&format!("nothing is known of a driver that had {}; it has none now", facts.device()));
+pub(crate) fn note_unknown_driver(host: &Host, status: &DeviceStatus, rebind: bool) {
+    if rebind && status.is_there && plan::pool::driver_to_rebind(status).is_none() {
+        host.note(&format!("nothing is known of a driver that had {}; it has none now", status.device()));
     }
 }
 
 /// Takes a free device from the pool that has it, and leaves it parked.
 pub(crate) fn leave_pool(host: &Host, device: Sbdf) -> Result<(), Error> {
-    let facts = HostFacts::gather(host, device)?;
-    let steps = facts.stub.iter().flat_map(|stub| plan::pool::from_pool(&facts, stub)).collect();
+    let status = DeviceStatus::gather(host, device)?;
+    let steps = status.stub.iter().flat_map(|stub| plan::pool::from_pool(&status, stub)).collect();
     executor::execute(host, &Plan::undone(steps))
 }
 

@@ -42,8 +42,8 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
     if reclaimed.iter().find(all_reclaimed).is_some() {
         return stay_away(host, request);
     }
-    let Found { held, used } = find(host, request)?;
-    let retried = host.without_stopping(|| retry(host, &held, request.force));
+    let Found { leaked, used } = find(host, request)?;
+    let retried = host.without_stopping(|| retry(host, &leaked, request.force));
     if !used.devices.is_empty() {
         take(host, used, request)?;
     }
@@ -58,8 +58,8 @@ pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
         // The command would find that done by what it puts right first.
         return Ok(release::plan(host, &assignment, Rights::Uncertain)?.0);
     }
-    let Found { held, mut used } = find(host, request)?;
-    let retry = plan_retry(host, &held, request.force)?;
+    let Found { leaked, mut used } = find(host, request)?;
+    let retry = plan_retry(host, &leaked, request.force)?;
     if used.devices.is_empty() {
         return Ok(retry);
     }
@@ -74,7 +74,7 @@ pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
 /// The devices that were asked for.
 struct Found {
     /// Those that were taken from the guest before.
-    held: Assignment,
+    leaked: Assignment,
     /// Those that it uses.
     used: Assignment,
 }
@@ -103,7 +103,7 @@ fn find_gone(host: &Host, request: &Request) -> Result<Option<Assignment>, Error
         devices,
         staying: Vec::new(),
         connection: Connection::Gone,
-        follows: true,
+        stays_persistent: true,
     }))
 }
 
@@ -131,11 +131,11 @@ fn find(host: &Host, request: &Request) -> Result<Found, Error> {
             staying: device_table::others(&records, guest.id, &devices),
             devices,
             connection: Connection::Stays,
-            follows: false,
+            stays_persistent: false,
         }
     };
     Ok(Found {
-        held: assignment(|record| record.phase == Phase::Leaked),
+        leaked: assignment(|record| record.phase == Phase::Leaked),
         used: assignment(|record| record.phase != Phase::Leaked),
     })
 }

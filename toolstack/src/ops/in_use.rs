@@ -1,5 +1,5 @@
 //! Devices of which a guest has leaked mappings. Xen does not undo mappings when it takes a right back, so a device
-//! of which a living guest has kept something is given to nobody (`audit/`).
+//! of which a living guest has kept something is assigned to no other (`audit/`).
 
 use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
@@ -22,23 +22,23 @@ impl Leaks {
     }
 
     /// # Errors
-    /// [`Error::Held`] for the first of them.
+    /// [`Error::Leaked`] for the first of them.
     pub(crate) fn into_result(self, guest: &DomainName) -> Result<(), Error> {
         let Some((device, what)) = self.0.into_iter().next() else { return Ok(()) };
-        Err(Error::Held { device, guest: guest.clone(), what })
+        Err(Error::Leaked { device, guest: guest.clone(), what })
     }
 }
 
-/// Looks, and puts those devices into the phase `leaked` of which somebody has something, or may have.
+/// Looks, and puts those devices into the phase `leaked` of which the guest has leaked mappings, or may have.
 pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Leaks, Error> {
     let mut leaks = Leaks::default();
-    for (facts, what) in devices.iter().zip(find(host, guest, devices)?) {
+    for (resources, what) in devices.iter().zip(find(host, guest, devices)?) {
         if let Some(what) = what {
             host.commit(&[
-                device_table::set_phase(facts.device, Phase::Leaked),
-                Change::write(node(facts.device), &what),
+                device_table::set_phase(resources.device, Phase::Leaked),
+                Change::write(node(resources.device), &what),
             ])?;
-            leaks.0.push((facts.device, what));
+            leaks.0.push((resources.device, what));
         }
     }
     Ok(leaks)
@@ -46,12 +46,10 @@ pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResou
 
 /// Leaked mappings of each device. A search that failed counts as a leak.
 fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Vec<Option<String>>, Error> {
-    match audit::holds(host, guest, devices) {
-        Ok(holdings) => {
-            Ok(holdings.iter().map(|holdings| (!holdings.is_empty()).then(|| holdings.to_string())).collect())
-        }
+    match audit::find_leaks(host, guest, devices) {
+        Ok(leaks) => Ok(leaks.iter().map(|leaks| (!leaks.is_empty()).then(|| leaks.to_string())).collect()),
         Err(error @ Error::Host(HostError::Hypercall { .. })) => {
-            Ok(devices.iter().map(|_| Some(format!("somebody, perhaps: {error}"))).collect())
+            Ok(devices.iter().map(|_| Some(format!("{guest}, perhaps: {error}"))).collect())
         }
         Err(error) => Err(error),
     }
@@ -59,12 +57,12 @@ fn find(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<
 
 /// The leaked mappings of a device, as text.
 pub(crate) fn what(host: &Host, device: Sbdf) -> Result<String, Error> {
-    Ok(host.read(&node(device))?.unwrap_or_else(|| "somebody".to_owned()))
+    Ok(host.read(&node(device))?.unwrap_or_else(|| "an unknown domain".to_owned()))
 }
 
-/// Why nobody gets the device now.
+/// Why the device cannot be assigned now.
 pub(crate) fn refusal(host: &Host, device: Sbdf, holder: DomId) -> Result<Error, Error> {
-    Ok(Error::Held { device, guest: domain::named(host, holder)?, what: what(host, device)? })
+    Ok(Error::Leaked { device, guest: domain::named(host, holder)?, what: what(host, device)? })
 }
 
 fn node(device: Sbdf) -> String {

@@ -48,13 +48,13 @@ pub(crate) fn set_config_space(host: &Host, stub: DomId, device: Sbdf, right: Ri
 pub(crate) fn entry(
     host: &Host,
     owner: &DomainName,
-    facts: &DeviceResources,
+    resources: &DeviceResources,
     reset: Reset,
 ) -> Result<Vec<Change>, Error> {
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
     let writable = [Permission::none(DomId::DOM0), Permission::both(stub)];
-    let dir = paths::pool_dir(stub, facts.device);
+    let dir = paths::pool_dir(stub, resources.device);
     let node = |name: &str| path::child(&dir, name);
     let mut changes = Vec::new();
     // A stub that is told of the directory itself looks at everything in it.
@@ -62,24 +62,24 @@ pub(crate) fn entry(
         changes.extend(Change::directory(paths::pool_root(stub), &readable));
     }
     changes.extend(Change::directory(dir.clone(), &readable));
-    let mut resources = [None; pool::RESOURCES.len()];
-    for (index, resource) in &facts.resources {
-        if let Some(place) = resources.get_mut(usize::from(*index)) {
+    let mut registers = [None; pool::RESOURCES.len()];
+    for (index, resource) in &resources.resources {
+        if let Some(place) = registers.get_mut(usize::from(*index)) {
             *place = Some(*resource);
         }
     }
     let description = pool::Description {
-        ecam: host.sysfs.ecam_frame(facts.device)?,
-        ids: facts.ids,
-        irq: facts.gsi.unwrap_or(0),
-        resources,
+        ecam: host.sysfs.ecam_frame(resources.device)?,
+        ids: resources.ids,
+        irq: resources.gsi.unwrap_or(0),
+        resources: registers,
         policy: None,
     };
     changes.extend(description.nodes().into_iter().map(|(name, value)| Change::write(node(name), value)));
     changes.push(Change::write(node(ONLINE), 1));
     changes.extend(Change::node(node(pool::STATE), PoolState::New, &writable));
-    changes.extend(device_table::enter(facts.device, owner));
-    changes.push(device_table::note_reset(facts.device, reset == Reset::Done));
+    changes.extend(device_table::enter(resources.device, owner));
+    changes.push(device_table::note_reset(resources.device, reset == Reset::Done));
     Ok(changes)
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
     vec![Change::remove(paths::pool_dir(stub, device)), Change::remove_if_empty(paths::pool_root(stub))]
 }
 
-/// Has the stub look anew at a device that came back from a guest and was made quiet: what it saw when the guest let go may
+/// Has the stub look anew at a device that came back from a guest and was quiesced: what it saw when the guest let go may
 /// have been a device still at work, and what its guest might do with it. Then comes [`await_verdict`].
 pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
     let policy = path::child(&paths::pool_dir(stub, device), POLICY);

@@ -9,8 +9,8 @@ use crate::error::{DomainName, Error, StateName, list};
 use crate::host::Host;
 use crate::ops::attach::{self, Following, Until};
 use crate::ops::close;
+use crate::ops::device_status::DeviceStatus;
 use crate::ops::executor;
-use crate::ops::host_facts::HostFacts;
 use crate::ops::plan;
 use crate::ops::pool::{self, STUB_PATIENCE};
 use crate::records::device_spec::DeviceSpec;
@@ -21,15 +21,15 @@ use pcidom_broker::due;
 use xenstore::path;
 
 /// Brings devices where they belong. What does not work is noted, and tried again by the next command.
-pub(crate) fn follow(host: &Host, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
+pub(crate) fn reattach_all(host: &Host, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
     let strays = due::strays(host, remembered)?;
     let has_strays = !strays.is_empty();
     for (device, stub) in strays {
         host.safe_point()?;
         let to_pool = || {
-            let facts = HostFacts::gather(host, device)?;
+            let status = DeviceStatus::gather(host, device)?;
             pool::check_room(host, &stub, 1)?;
-            executor::execute(host, &plan::pool::to_pool(&facts, &stub))
+            executor::execute(host, &plan::pool::to_pool(&status, &stub))
         };
         match to_pool() {
             Ok(()) => host.note(&format!("{device} is in the pool of {stub} again")),

@@ -82,7 +82,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     }
     guard::mend(host, &records)?;
     remove_stale_directories(host, &records)?;
-    reattach::follow(host, &records, &remembered)?;
+    reattach::reattach_all(host, &records, &remembered)?;
     Ok(reclaimed)
 }
 
@@ -138,10 +138,10 @@ fn settle(
     let stub = domain::named(host, stub)?;
     let staying = if guest_alive && !is_orphan { at(&[Phase::Attached]) } else { Vec::new() };
     // What was being detached is not to come back.
-    let follows = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
+    let stays_persistent = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
     let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
     let mut assignment =
-        Assignment { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, follows };
+        Assignment { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, stays_persistent };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
         let kept = settled(host, &assignment, &attaching, &detaching)?;

@@ -7,8 +7,8 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
+use crate::ops::device_status::DeviceStatus;
 use crate::ops::executor;
-use crate::ops::host_facts::HostFacts;
 use crate::ops::intent_log;
 use crate::ops::parking;
 use crate::ops::plan::{self, Plan};
@@ -44,9 +44,9 @@ fn recover_one(host: &Host, device: Sbdf, intent: &Intent) -> Result<bool, Error
     }
     match intent {
         Intent::Remove { rebind } => {
-            let facts = HostFacts::gather(host, device)?;
-            assignable::note_unknown_driver(host, &facts, *rebind);
-            executor::execute(host, &Plan::undone(plan::pool::to_host(&facts, *rebind)))?;
+            let status = DeviceStatus::gather(host, device)?;
+            assignable::note_unknown_driver(host, &status, *rebind);
+            executor::execute(host, &Plan::undone(plan::pool::to_host(&status, *rebind)))?;
             host.commit(&device_table::forget(host, device)?)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }

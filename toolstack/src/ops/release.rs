@@ -13,7 +13,7 @@ use crate::ops::plan::{self, Looked, Plan};
 /// Takes everything back ([`plan::release::release`]). Where it stops half-way, the table says `detaching` and the next command goes on.
 ///
 /// # Errors
-/// [`Error::Held`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
+/// [`Error::Leaked`] when all was taken, and somebody still has a mapping of the device's registers, or a channel on its interrupts.
 pub(crate) fn take_back(host: &Host, assignment: &Assignment, rights: Rights) -> Result<(), Error> {
     host.without_stopping(|| {
         executor::run(host, |executor| {

@@ -101,7 +101,7 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
     Ok(changes)
 }
 
-/// Which guest a device follows, by its id that outlives a reboot, and with which options.
+/// Which guest a device persistent, by its id that outlives a reboot, and with which options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keep {
     pub(crate) guest: String,

@@ -11,7 +11,7 @@ fn reset_node(device: Sbdf) -> String {
     DeviceNode::Reset.of(device)
 }
 
-/// Notes that a device which nobody has any more was reset and made quiet, or that it could not be. [`crate::records::device_table::reserve`] forgets it: from then on
+/// Notes that a device which nobody has any more was reset and quiesced, or that it could not be. [`crate::records::device_table::reserve`] forgets it: from then on
 /// somebody may have used the device.
 pub(crate) fn note_reset(device: Sbdf, is_done: bool) -> Change {
     if is_done { Change::write(reset_node(device), DeviceNode::RESET_DONE) } else { forget_reset(device) }

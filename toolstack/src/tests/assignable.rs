@@ -12,7 +12,7 @@ fn adding_takes_the_device_from_its_driver_into_the_pool() {
     let machine = Machine::new();
     add(&machine.host, &[device(SATA)], "pcidom").unwrap();
     assert_eq!(machine.host.sysfs.driver(device(SATA)).as_deref(), Some("pciback"));
-    assert!(machine.config(SATA).is_quiet());
+    assert!(machine.config(SATA).is_quiesced());
     machine.with(|world| {
         assert_eq!(world.owners[&device(SATA)], DomId::IO);
         assert_eq!(world.value("/libxl/pci/0000-00-1f-2/driver_path"), Some("/sys/bus/pci/drivers/ahci"));

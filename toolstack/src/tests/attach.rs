@@ -160,7 +160,7 @@ fn a_device_is_reset_once_between_two_who_have_it() {
 #[test]
 fn a_device_that_is_not_as_its_reset_left_it_is_reset_again() {
     let note = format!("{}/reset", paths::device_dir(device(NVME)));
-    // Each is a bit that is otherwise in a quiet device.
+    // Each is a bit that is otherwise in a quiesced device.
     for (what, at, bit) in
         [("bus master", 4, 1 << 2), ("INTx", 4, 1 << 10), ("MSI-X", 0x52, 1 << 15), ("decoder", 4, 1 << 1)]
     {

@@ -182,7 +182,7 @@ fn a_guest_that_reboots_gets_its_devices_at_once() {
 
 /// No command could attach it, so none is started for it, again and again.
 #[test]
-fn a_device_whose_options_are_lost_follows_nobody() {
+fn a_device_whose_options_are_lost_is_not_persistent_any_more() {
     assert_eq!(runs_after_a_reboot(false), 1);
 }
 
@@ -224,8 +224,8 @@ fn a_vector_cleanup_waits_for_what_the_broker_maps_for_another_device() {
         }));
         vectors
     });
-    let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
-    release(&host(&bench), WEB, &[device(NVME)], &[facts]).unwrap();
+    let resources = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
+    release(&host(&bench), WEB, &[device(NVME)], &[resources]).unwrap();
     assert_eq!((bench.mapped(NVME).len(), bench.mapped(E1000).len()), (0, 2));
     bench.machine.with(|world| {
         assert_eq!(world.value(&theirs), Some(vectors.as_str()));

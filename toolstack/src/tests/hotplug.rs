@@ -530,25 +530,25 @@ fn cling(machine: &Machine, pages: usize) {
 fn a_device_that_the_guest_clings_to_is_given_to_nobody() {
     let machine = using(&[E1000, EDU]);
     cling(&machine, 3);
-    let held = "0000:00:06.0 is given to nobody, because it is still held by web (domain 5): 3 mappings of 0xfea00000";
+    let leaked = "0000:00:06.0 is leaked and cannot be assigned: still with web (domain 5): 3 mappings of 0xfea00000";
     let error = detach_from_web(&machine, &[EDU]).unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.cause()), (held, ExitCause::Failed));
+    assert_eq!((error.to_string().as_str(), error.cause()), (leaked, ExitCause::Failed));
     machine.with(|world| {
         assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("leaked"));
         assert_eq!(world.owners[&device(EDU)], xen_types::DomId::IO);
         assert!(!world.irqs.contains(&(WEB, 22)));
     });
     let listed = crate::cli::list::table(&crate::cli::list::devices(&machine.host, None).unwrap());
-    assert!(listed.contains("leaked    held by web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
+    assert!(listed.contains("leaked    still with web (domain 5): 3 mappings of 0xfea00000"), "{listed}");
     for guest in ["web", "db"] {
         let error = crate::ops::attach::attach(&machine.host, &super::request(guest, &[EDU])).unwrap_err();
-        assert_eq!(error.to_string(), held);
+        assert_eq!(error.to_string(), leaked);
     }
-    assert_eq!(crate::ops::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), held);
+    assert_eq!(crate::ops::assignable::remove(&machine.host, &[device(EDU)], false).unwrap_err().to_string(), leaked);
     // What it shares with no other goes, what the other needs stays; and the other can come and go.
     attach_to_web(&machine, &[NVME]).unwrap();
     detach_from_web(&machine, &[NVME, E1000]).unwrap();
-    assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), held);
+    assert_eq!(detach_from_web(&machine, &[EDU]).unwrap_err().to_string(), leaked);
     machine.with(|world| world.memory.make_table(WEB, 0x2001, &[]));
     detach_from_web(&machine, &[EDU]).unwrap();
     let expected = Machine::new();
@@ -565,8 +565,7 @@ fn an_attach_that_fails_leaves_nothing_with_a_guest_that_was_quick() {
     machine.with(|world| {
         assert_eq!(world.value("/tool/pcidom/device/0000-00-06-0/phase"), Some("leaked"));
         assert_eq!(world.value("/tool/pcidom/device/0000-00-07-0/phase"), Some("pool"));
-        let told =
-            "could not undo \"reserve 0000:00:06.0, 0000:00:07.0 for web (domain 5)\": 0000:00:06.0 is given to nobody";
+        let told = "could not undo \"reserve 0000:00:06.0, 0000:00:07.0 for web (domain 5)\": 0000:00:06.0 is leaked";
         assert!(world.notes.iter().any(|note| note.starts_with(told)), "{:?}", world.notes);
     });
     machine.assert_no_violations();
@@ -600,7 +599,7 @@ fn a_guest_that_cannot_be_looked_through_may_have_everything() {
     cling(&machine, 0);
     machine.with(|world| world.memory.unmappable.insert(0x2001, false));
     let error = detach_from_web(&machine, &[EDU]).unwrap_err().to_string();
-    assert!(error.contains("still held by somebody, perhaps: looking through web (domain 5)"), "{error}");
+    assert!(error.contains("still with web (domain 5), perhaps: looking through web (domain 5)"), "{error}");
     machine.with(|world| world.memory.unmappable.clear());
     detach_from_web(&machine, &[EDU]).unwrap();
     machine.assert_no_violations();

@@ -287,7 +287,7 @@ fn the_recovery_itself() {
 }
 
 #[test]
-fn a_change_of_devices_that_follow_a_guest() {
+fn a_change_of_persistent_devices() {
     let keep = |machine: &Machine, devices: &[&str]| {
         let request = crate::ops::attach::Request {
             following: crate::ops::attach::Following::Yes,

@@ -68,7 +68,7 @@ fn what_keeps_a_device_from_others_is_said() {
     let entries = devices(&machine.host, None).unwrap();
     let shown = table(&entries);
     assert!(shown.contains("attached  device gone"), "{shown}");
-    assert!(shown.contains("leaked    held by web (domain 5): 3 mappings"), "{shown}");
+    assert!(shown.contains("leaked    still with web (domain 5): 3 mappings"), "{shown}");
     assert!(json(&entries).contains("\"persistent\": \"01234567-"));
 }
 

@@ -138,8 +138,8 @@ fn what_the_files_of_the_guests_other_devices_say_stops_no_command() {
             world.write("/tool/pcidom/device/0000-00-06-0/vectors", "busy");
             world.write("/local/domain/3/pool/0000-00-05-0/resource-0", "what?");
         });
-        let facts = DeviceResources::gather(&machine.host, device(EDU)).unwrap();
-        release(&machine.host, WEB, &[device(EDU)], &[facts]).unwrap();
+        let resources = DeviceResources::gather(&machine.host, device(EDU)).unwrap();
+        release(&machine.host, WEB, &[device(EDU)], &[resources]).unwrap();
         assert_noted(&machine, &[E1000, "is left out"]);
     }
 }

@@ -156,9 +156,9 @@ impl Play {
         for id in self.guests {
             let theirs: Vec<Sbdf> =
                 records.iter().filter(|record| record.frontend == Some(id)).map(|record| record.device).collect();
-            let facts: Vec<DeviceResources> =
+            let resources: Vec<DeviceResources> =
                 theirs.iter().map(|device| DeviceResources::gather(host, *device).unwrap()).collect();
-            let rights = GuestRights::of(&facts);
+            let rights = GuestRights::of(&resources);
             let frames: BTreeSet<u64> =
                 rights.frames.iter().flat_map(|frames| frames.first.0..frames.first.0 + frames.count).collect();
             self.machine.machine.with(|world| {

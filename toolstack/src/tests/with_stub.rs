@@ -168,7 +168,7 @@ fn drive(machine: &MachineWithStub) -> [Option<i32>; 2] {
 fn assert_quiet(machine: &MachineWithStub) {
     assert_eq!(pool_states(machine), all("free"));
     machine.with_peers(|peers| assert_eq!(peers.xen.pirqs(), []));
-    assert!(machine.machine.config(NVME).is_quiet());
+    assert!(machine.machine.config(NVME).is_quiesced());
     assert_eq!(machine.read(&DeviceNode::Vectors.of(device(NVME))), None);
     machine.machine.assert_no_violations();
 }
@@ -183,7 +183,7 @@ fn a_guest_drives_what_was_attached_and_leaves_nothing_on_when_it_is_detached() 
             [(WEB, device(NVME)); 2]
         );
     });
-    assert!(!machine.machine.config(NVME).is_quiet());
+    assert!(!machine.machine.config(NVME).is_quiesced());
     assert!(machine.read(&DeviceNode::Vectors.of(device(NVME))).is_some_and(|vectors| vectors.starts_with("msix ")));
     detach_all(&machine).unwrap();
     assert_quiet(&machine);

@@ -55,7 +55,7 @@ fn nothing() -> FrontendState<()> {
     FrontendState::new(ShutdownStage::No)
 }
 
-fn held(is_connected: bool) -> FrontendState<()> {
+fn frontend(is_connected: bool) -> FrontendState<()> {
     FrontendState {
         devices: LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]),
         roots: vec![(0, 0)],
@@ -70,13 +70,13 @@ fn held(is_connected: bool) -> FrontendState<()> {
 
 /// Connected, and our node has not said so yet.
 fn unannounced() -> FrontendState<()> {
-    FrontendState { connection: Connection::Connected(Connected::new(KEYS, ())), ..held(false) }
+    FrontendState { connection: Connection::Connected(Connected::new(KEYS, ())), ..frontend(false) }
 }
 
 /// Nobody could connect with these keys.
 fn refused(keys: Result<Keys, InvalidKey>) -> FrontendState<()> {
     let failure = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
-    FrontendState { connection: Connection::Refused(Refusal { keys, failure }), ..held(false) }
+    FrontendState { connection: Connection::Refused(Refusal { keys, failure }), ..frontend(false) }
 }
 
 /// A decision in the letters of the table in `decide`.
@@ -112,7 +112,7 @@ fn assert_row(
     is_connected: bool,
 ) {
     let decided = (0..10).map(|peer| {
-        let (mut nodes, mut frontend) = (nodes(state(own), state(peer)), held(is_connected));
+        let (mut nodes, mut frontend) = (nodes(state(own), state(peer)), frontend(is_connected));
         change(&mut nodes, &mut frontend);
         frontend.observe(&nodes);
         letters(&decide(&nodes, &frontend))
@@ -193,10 +193,10 @@ fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
     assert_row("forced at 5", "  dr6  dn2 S  S  S  d  d6 S  S  S", 5, taken_away, true);
     // While nobody knows how many entries there are, and where it moved down.
     let uncounted = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(4), state(4)) };
-    assert_eq!(decide(&uncounted, &held(true)), []);
+    assert_eq!(decide(&uncounted, &frontend(true)), []);
     let mut moved = nodes(state(4), state(4));
     moved.devices.insert(0, entry(real(1), 3));
-    let mut now = held(true);
+    let mut now = frontend(true);
     now.devices.insert(real(1), Outcome::Exported(virt(1)));
     assert_eq!(decide(&moved, &now), []);
 }
@@ -205,12 +205,12 @@ fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
 fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
     for own in [3, 7] {
         let at_7 = nodes(state(own), state(7));
-        assert_eq!(decide(&at_7, &held(false)), [Action::Connect(KEYS)]);
+        assert_eq!(decide(&at_7, &frontend(false)), [Action::Connect(KEYS)]);
         let connected = unannounced();
         assert_eq!(letters(&decide(&at_7, &connected)), "8");
         let mut pending = at_7.clone();
         pending.devices.push(entry(real(1), 1));
-        assert_eq!(letters(&decide(&pending, &held(false))), "c", "first the connection");
+        assert_eq!(letters(&decide(&pending, &frontend(false))), "c", "first the connection");
         assert_eq!(letters(&decide(&pending, &connected)), "t");
         // Other keys since we connected.
         let mut changed = at_7.clone();
@@ -221,13 +221,13 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
         let mut none = at_7.clone();
         none.peer.keys = Err(InvalidKey::Missing("magic"));
         let want = if own == 3 { "-" } else { "3" };
-        assert_eq!(letters(&decide(&none, &held(false))), want);
+        assert_eq!(letters(&decide(&none, &frontend(false))), want);
     }
 }
 
 #[test]
 fn a_7_that_was_answered_is_not_taken_for_another() {
-    let mut now = held(true);
+    let mut now = frontend(true);
     // By us, and somebody went back to 7 before we looked again.
     now.said(XenbusState::Reconfigured, &nodes(state(7), state(7)));
     let mut again = nodes(state(7), state(7));
@@ -256,13 +256,13 @@ fn a_mixed_change_is_published_with_roots_and_state_at_once() {
     nodes.devices.push(entry(real(9), 1));
     nodes.num_devs = Some(3);
     nodes.root_num = None;
-    let steps = decide(&nodes, &held(true));
+    let steps = decide(&nodes, &frontend(true));
     let take = |address, requested_slot| Action::Take { address, requested_slot };
     assert_eq!(steps, [Action::Release(real(0)), take(real(8), requested_slot), take(real(9), None)]);
 
     let failed = Outcome::Failed(Failure { errno: Errno::EBUSY, text: "assigned".to_string() });
     let devices = LiteMap::from_iter([(real(8), Outcome::Exported(virt(0x18))), (real(9), failed)]);
-    let now = FrontendState { devices, ..held(true) };
+    let now = FrontendState { devices, ..frontend(true) };
     let text = |node, text: &str| (node, text.to_string());
     let want = vec![
         text(Node::VirtualDevice(1), "0000:00:03.00"),
@@ -283,16 +283,16 @@ fn while_connected_only_new_entries_are_taken() {
     for (at, want) in [(Some(1), "t"), (Some(3), "t"), (Some(6), "8"), (Some(4), "8"), (None, "8")] {
         let mut nodes = nodes(state(7), state(7));
         nodes.devices.push(DeviceNodes { state: at.and_then(state), ..entry(real(1), 0) });
-        assert_eq!(letters(&decide(&nodes, &held(true))), want, "{at:?}");
+        assert_eq!(letters(&decide(&nodes, &frontend(true))), want, "{at:?}");
         let mut idle = nodes.clone();
         (idle.own, idle.peer.state) = (state(4), state(4));
         let want = if want == "t" { "7" } else { "-" };
-        assert_eq!(letters(&decide(&idle, &held(true))), want, "{at:?}");
+        assert_eq!(letters(&decide(&idle, &frontend(true))), want, "{at:?}");
     }
     // An entry that is leaving and one that stays about the same device: it stays, and nobody turns in circles.
     let mut twice = nodes(state(4), state(4));
     twice.devices.push(DeviceNodes { state: state(5), ..twice.devices[0].clone() });
-    assert_eq!(decide(&twice, &held(true)), []);
+    assert_eq!(decide(&twice, &frontend(true)), []);
 }
 
 #[test]
@@ -359,23 +359,23 @@ fn a_frontend_node_that_names_another_directory_ends_everything() {
 #[test]
 fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
     for own in [4, 7, 8] {
-        let (at_3, mut now) = (nodes(state(own), state(3)), held(true));
+        let (at_3, mut now) = (nodes(state(own), state(3)), frontend(true));
         now.connected_mut().unwrap().was_in_use = true;
         assert_eq!(letters(&decide(&at_3, &now)), "dn2");
         let mut changed = at_3.clone();
         changed.peer.keys = Ok(OTHER_KEYS);
-        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
+        assert_eq!(letters(&decide(&changed, &frontend(true))), "dn2");
         changed.peer.keys = Err(InvalidKey::Magic);
-        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
+        assert_eq!(letters(&decide(&changed, &frontend(true))), "dn2");
         // Not while it is at 4: keys that are rewritten under a running connection mean nothing.
         changed.peer.state = state(4);
-        assert_eq!(letters(&decide(&changed, &held(true))), if own == 8 { "4" } else { "-" });
+        assert_eq!(letters(&decide(&changed, &frontend(true))), if own == 8 { "4" } else { "-" });
         // Nor while it is at 7, unless they are new ones: then it went through 3 while we were not looking.
         changed.peer.state = state(7);
-        assert_eq!(letters(&decide(&changed, &held(true))), if own == 8 { "-" } else { "8" });
+        assert_eq!(letters(&decide(&changed, &frontend(true))), if own == 8 { "-" } else { "8" });
         changed.peer.keys = Ok(OTHER_KEYS);
-        assert_eq!(letters(&decide(&changed, &held(true))), "dn2");
-        let mut went_to_7 = held(true);
+        assert_eq!(letters(&decide(&changed, &frontend(true))), "dn2");
+        let mut went_to_7 = frontend(true);
         went_to_7.observe(&nodes(state(own), state(7)));
         assert_eq!(letters(&decide(&at_3, &went_to_7)), "dn2");
     }
@@ -399,13 +399,13 @@ fn keys_that_failed_are_not_tried_again_until_they_change_or_are_withdrawn() {
 fn invalid_keys_are_refused_and_reported() {
     let mut at_3 = nodes(state(3), state(3));
     at_3.peer.keys = Err(InvalidKey::Missing("magic"));
-    assert_eq!(decide(&at_3, &held(false)), [Action::Refuse(InvalidKey::Missing("magic"))]);
+    assert_eq!(decide(&at_3, &frontend(false)), [Action::Refuse(InvalidKey::Missing("magic"))]);
     assert_eq!(letters(&decide(&at_3, &refused(at_3.peer.keys))), "!5");
 }
 
 #[test]
 fn what_belongs_to_a_connection_ends_with_it() {
-    let mut now = held(true);
+    let mut now = frontend(true);
     now.observe(&nodes(state(8), state(7)));
     let ended = now.disconnect().unwrap();
     assert!(ended.is_answered && ended.was_in_use && ended.is_announced);
@@ -529,11 +529,11 @@ fn one_bad_device_fails_alone() {
 fn devices_come_and_go_at_3_without_asking() {
     let both = [(Some(real(0)), Some(3)), (Some(real(1)), Some(1))];
     let take = Action::Take { address: real(1), requested_slot: None };
-    assert_eq!(decide(&listed(3, &both), &held(false)), [take]);
+    assert_eq!(decide(&listed(3, &both), &frontend(false)), [take]);
 
     let leaving = listed(3, &[(Some(real(0)), Some(5))]);
-    assert_eq!(decide(&leaving, &held(false)), [Action::Release(real(0))]);
-    assert_eq!(decide(&listed(3, &[]), &held(false)), [Action::Release(real(0))]);
+    assert_eq!(decide(&leaving, &frontend(false)), [Action::Release(real(0))]);
+    assert_eq!(decide(&listed(3, &[]), &frontend(false)), [Action::Release(real(0))]);
 }
 
 #[test]
@@ -549,11 +549,11 @@ fn a_device_on_its_way_out_is_not_exported_at_the_start() {
 #[test]
 fn a_missing_or_absurd_num_devs_waits_at_2() {
     let missing = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(2), state(1)) };
-    assert_eq!(decide(&missing, &held(false)), []);
+    assert_eq!(decide(&missing, &frontend(false)), []);
     let absurd = Nodes { num_devs: Some(u32::MAX), devices: Vec::new(), ..nodes(state(2), state(1)) };
-    assert_eq!(letters(&decide(&absurd, &held(false))), "!");
+    assert_eq!(letters(&decide(&absurd, &frontend(false))), "!");
     let later = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(3), state(1)) };
-    assert_eq!(decide(&later, &held(false)), [], "a missing count takes nothing away");
+    assert_eq!(decide(&later, &frontend(false)), [], "a missing count takes nothing away");
 }
 
 #[test]

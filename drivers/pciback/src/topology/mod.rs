@@ -80,7 +80,7 @@ impl Topology {
     }
 
     /// Gives the function at `physical` a virtual address, which it keeps until [`Topology::remove`]. `wanted_slot` is the
-    /// admin's wish (`vdevfn-N`): honoured where it can be, ignored otherwise.
+    /// requested slot (`vdevfn-N`): honoured where it can be, ignored otherwise.
     ///
     /// # Errors
     /// When this function cannot have an address; nothing has changed then.

@@ -9,32 +9,32 @@ use super::{devices::ALL, fixture::Fixture, guests::Domain};
 /// State that must be the same after a domain has come and gone.
 pub(crate) struct Snapshot {
     /// One line per fact: a xenstore node with its value, a grant, an event channel, a right, a device's driver.
-    facts: BTreeSet<String>,
+    lines: BTreeSet<String>,
 }
 
 impl Snapshot {
     /// Looks at everything. The grants and event channels are those of `stub`, the rights those of all domains.
     pub(crate) fn take(fixture: &Fixture, stub: &Domain) -> Result<Self> {
-        let mut facts = BTreeSet::new();
+        let mut lines = BTreeSet::new();
         // -f: whole paths; -p: permissions.
         let nodes = fixture.run("xenstore-ls", &["-f", "-p"])?;
         // Not what the cases themselves say to guests.
-        facts.extend(nodes.lines().filter(|line| !line.contains("/data/bench/")).map(str::to_owned));
+        lines.extend(nodes.lines().filter(|line| !line.contains("/data/bench/")).map(str::to_owned));
         let channels = fixture.run("lsevtchn", &[&stub.id.to_string()])?;
-        facts.extend(channels.lines().map(|line| format!("event channel of the stub: {}", line.trim())));
-        facts.extend(debug_key(fixture, "g")?.into_iter().filter_map(|line| grant(&line)));
-        facts.extend(rights(&debug_key(fixture, "q")?));
+        lines.extend(channels.lines().map(|line| format!("event channel of the stub: {}", line.trim())));
+        lines.extend(debug_key(fixture, "g")?.into_iter().filter_map(|line| grant(&line)));
+        lines.extend(rights(&debug_key(fixture, "q")?));
         for device in ALL {
             let driver = std::fs::read_link(format!("/sys/bus/pci/devices/{device}/driver")).unwrap_or_default();
-            facts.insert(format!("{device} is with {}", driver.display()));
+            lines.insert(format!("{device} is with {}", driver.display()));
         }
-        Ok(Self { facts })
+        Ok(Self { lines })
     }
 
     /// Fails with what is different in `later`.
     pub(crate) fn compare(&self, later: &Self) -> Result<()> {
-        let gone = self.facts.difference(&later.facts).map(|fact| format!("no longer: {fact}"));
-        let new = later.facts.difference(&self.facts).map(|fact| format!("new: {fact}"));
+        let gone = self.lines.difference(&later.lines).map(|fact| format!("no longer: {fact}"));
+        let new = later.lines.difference(&self.lines).map(|fact| format!("new: {fact}"));
         let all: Vec<String> = gone.chain(new).collect();
         if !all.is_empty() {
             bail!("{}", all.join("; "));
@@ -51,7 +51,7 @@ pub(crate) fn debug_key(fixture: &Fixture, key: &str) -> Result<Vec<String>> {
     Ok(text.lines().map(|line| line.trim_start_matches("(XEN)").trim().to_owned()).collect())
 }
 
-/// An active entry of a grant table, for the key `g`; headings and counters are no facts.
+/// An active entry of a grant table, for the key `g`; headings and counters do not count.
 fn grant(line: &str) -> Option<String> {
     // [ref] localdom mfn pin … as numbers.
     line.starts_with('[').then(|| format!("grant: {line}"))

@@ -63,7 +63,7 @@ fn devices(own: Sbdf, foreign: Sbdf) -> Vec<Attempt> {
         attempt("its own device's cache line size", write(own, 0x0c, 1, 0x10)),
         attempt("another stub's device", query(foreign)),
         attempt("a write to another stub's device", write(foreign, 0x0c, 1, 0x10)),
-        attempt("another stub's device made quiet", request(quiesce, foreign)),
+        attempt("another stub's device quiesced", request(quiesce, foreign)),
         attempt("an interrupt of another stub's device", request(BrokerCommand::EnableMsi.raw(), foreign)),
         attempt("a device of dom0", request(quiesce, Sbdf::from_devfn(0, 0, 0x1f << 3 | 2))),
         attempt("a device that does not exist", request(quiesce, Sbdf::from_devfn(0, 0xff, 0xff))),

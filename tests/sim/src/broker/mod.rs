@@ -250,7 +250,7 @@ fn open(outside: &Outside, requests: Connection, lines: Lines) -> Dom0 {
     )
 }
 
-/// What a command does with a device that a guest has left, or that its stub could not make quiet: with the broker's own code.
+/// What a command does with a device that a guest has left, or that its stub could not quiesce: with the broker's own code.
 ///
 /// # Panics
 /// When it fails.
@@ -267,7 +267,7 @@ pub(crate) fn quiesce(xen: &SimXen, guest: DomId, device: Sbdf) {
         quiesce_device(&host, guest, &resources, &capabilities, &settle).map_err(|error| error.to_string())
     };
     let end = Process::start(main).go_on(None);
-    assert!(matches!(end, Rest::Ended(None)), "{device} cannot be made quiet: {end:?}");
+    assert!(matches!(end, Rest::Ended(None)), "{device} cannot be quiesced: {end:?}");
 }
 
 /// `pcidom serve`, but for what it opens.

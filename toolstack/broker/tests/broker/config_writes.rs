@@ -23,7 +23,7 @@ fn a_write_reaches_its_register_and_no_neighbour() {
 }
 
 #[test]
-fn the_guests_wish_for_intx_outlives_its_vectors() {
+fn intx_is_as_the_guest_wants_it_after_its_vectors() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
@@ -120,7 +120,7 @@ fn what_is_not_on_the_list_changes_nothing() {
 }
 
 /// A device with something of its vendor at a0, and PCI Express at 80.
-fn lend_with_policy(bench: &Bench, policy: &str) {
+fn assign_with_policy(bench: &Bench, policy: &str) {
     bench.set_config(NVME, |config| {
         config.add_capability(0x70, 0x11, 0x80);
         config.set_word(0x72, TABLE_ENTRIES - 1);
@@ -134,11 +134,11 @@ fn lend_with_policy(bench: &Bench, policy: &str) {
 }
 
 #[test]
-fn a_permissive_device_is_written_where_it_harms_nobody_else() {
+fn a_permissive_device_is_written_where_it_harms_no_other_function() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    lend_with_policy(&bench, "permissive=1");
+    assign_with_policy(&bench, "permissive=1");
     let mut ask = |offset, size, value, mask| {
         bench.ask(&mut broker, STUB, &conf_write(NVME, offset, size, value, mask), &[]).code
     };
@@ -169,11 +169,11 @@ fn a_permissive_device_is_written_where_it_harms_nobody_else() {
 }
 
 #[test]
-fn the_stubs_word_opens_nothing_that_the_table_does_not() {
+fn the_policy_node_that_a_stub_reads_opens_nothing() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    lend_with_policy(&bench, "permissive=0,quirk=c4:2:ff0f,quirk=88:2:ffff");
+    assign_with_policy(&bench, "permissive=0,quirk=c4:2:ff0f,quirk=88:2:ffff");
     // The pool is what the stub reads; the broker does not.
     bench
         .machine
@@ -315,19 +315,19 @@ fn nothing_is_turned_on_in_a_device_that_was_taken_back_meanwhile() {
         let process = bench.process();
         let mut broker = bench.start(&process);
         if opened {
-            lend_with_policy(&bench, "permissive=1");
+            assign_with_policy(&bench, "permissive=1");
         }
         bench.set_config(NVME, |config| config.set_word(4, 0x0402));
         // The last that is read before the write.
         bench.machine.with(|world| world.after_read = Some((list.clone(), Box::new(taken_back))));
         let heard = bench.ask(&mut broker, STUB, &write, &[]);
         assert_eq!(heard.code, ErrorCode::DevNotFound, "{write}");
-        assert!(bench.config(NVME).is_quiet(), "{write}: {:#x}", bench.config(NVME).word(4));
+        assert!(bench.config(NVME).is_quiesced(), "{write}: {:#x}", bench.config(NVME).word(4));
     }
 }
 
 #[test]
-fn a_device_that_was_taken_back_while_it_woke_has_its_addresses_and_is_quiet() {
+fn a_device_that_was_taken_back_while_it_woke_has_its_addresses_and_is_quiesced() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
@@ -339,7 +339,7 @@ fn a_device_that_was_taken_back_while_it_woke_has_its_addresses_and_is_quiet() {
     let heard = bench.ask(&mut broker, STUB, &conf_write(NVME, PMCSR, 2, 0, 3), &[]);
     assert_eq!(heard.code, ErrorCode::DevNotFound);
     let config = bench.config(NVME);
-    assert!(config.is_quiet(), "{:#x}", config.word(4));
+    assert!(config.is_quiesced(), "{:#x}", config.word(4));
     assert_eq!((config.word(0x10), config.word(0x12), config.word(0x14)), (0, 0xc000, 8), "BAR 0 as in sysfs");
     assert_eq!(config.word(4) & 2, 2, "it decodes");
 }

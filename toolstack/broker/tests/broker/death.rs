@@ -94,9 +94,9 @@ fn another_card_in_the_slot_is_left_alone_by_the_next_broker() {
 fn a_command_cleans_up_after_a_killed_broker() {
     after_each_death(|bench, request, at| {
         for name in [NVME, E1000] {
-            let facts = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
-            quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
-            assert!(bench.config(name).is_quiet());
+            let resources = DeviceResources::gather(&bench.machine.host, device(name)).unwrap();
+            quiesce_device(&bench.machine.host, WEB, &resources).unwrap();
+            assert!(bench.config(name).is_quiesced());
         }
         assert!(bench.machine.with(|world| world.vectors.is_empty()), "{request} killed at {at}");
         bench.assert_sound();
@@ -104,7 +104,7 @@ fn a_command_cleans_up_after_a_killed_broker() {
 }
 
 #[test]
-fn a_command_that_dies_cleaning_up_is_followed_by_another() {
+fn a_command_killed_while_it_cleans_up_leaves_the_rest_to_the_next() {
     for at in 1.. {
         let bench = Bench::busy();
         let host = &bench.machine.host;
@@ -153,8 +153,8 @@ fn steps_that_fail_leave_nothing_behind() {
 fn a_guest_that_died_meanwhile_is_no_trouble() {
     let bench = Bench::busy();
     bench.machine.with(|world| world.destroy(WEB));
-    let facts = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
-    quiesce_device(&bench.machine.host, WEB, &facts).unwrap();
-    assert!(bench.config(NVME).is_quiet());
+    let resources = DeviceResources::gather(&bench.machine.host, device(NVME)).unwrap();
+    quiesce_device(&bench.machine.host, WEB, &resources).unwrap();
+    assert!(bench.config(NVME).is_quiesced());
     assert_eq!(bench.vectors(NVME), Vectors::None);
 }

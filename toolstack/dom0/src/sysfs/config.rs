@@ -36,7 +36,7 @@ impl Config {
         }
     }
 
-    /// Makes the device quiet, as it must be while nobody uses it: no DMA, no interrupt of any kind. It goes on
+    /// Quiesces the device, as it must be while nobody uses it: no DMA, no interrupt of any kind. It goes on
     /// decoding its BARs: a guest may still have them mapped, and an access that nothing answers can bring the host down
     /// (XSA-120).
     ///
@@ -54,7 +54,7 @@ impl Config {
         Ok(())
     }
 
-    /// Prepares a quiet device for its guest: interrupts by pin work, DMA waits until the guest's driver asks for it.
+    /// Prepares a quiesced device for its guest: interrupts by pin work, DMA waits until the guest's driver asks for it.
     ///
     /// # Errors
     /// The kernel's.

@@ -130,9 +130,9 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
     // There may be hundreds: each is looked at once.
     for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
         let pages = pages_of_other(host, other);
-        for facts in &own {
-            if let Some(page) = shared_page(facts, &pages) {
-                return Err(Error::SharedPage { device: facts.device, other, page });
+        for resources in &own {
+            if let Some(page) = shared_page(resources, &pages) {
+                return Err(Error::SharedPage { device: resources.device, other, page });
             }
         }
     }
@@ -140,14 +140,14 @@ pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) 
 }
 
 /// Says what a guest does not get of a device, which goes there all the same.
-pub(super) fn note_limits(host: &Host, facts: &DeviceResources) -> Result<(), Error> {
-    let device = facts.device;
+pub(super) fn note_limits(host: &Host, resources: &DeviceResources) -> Result<(), Error> {
+    let device = resources.device;
     let elsewhere = host.sysfs.ranges_elsewhere(device)?;
     if !elsewhere.is_empty() {
         let what = elsewhere.join(", ");
         host.note(&format!("{device}: {what}: in none of its own registers, so the guest does not get that"));
     }
-    if facts.gsi.is_none() && host.sysfs.has_pin(device)? {
+    if resources.gsi.is_none() && host.sysfs.has_pin(device)? {
         host.note(&format!(
             "{device}: its interrupt pin leads to no line that a guest can have (1 to 254), so its driver must use MSI or MSI-X"
         ));

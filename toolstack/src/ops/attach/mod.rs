@@ -19,10 +19,10 @@ use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain::{self, Names};
 use crate::ops::connect::{self, Connection, Settled};
+use crate::ops::device_status::{DeviceStatus, look_ahead};
 use crate::ops::executor;
-use crate::ops::host_facts::{HostFacts, look_ahead};
 use crate::ops::patience::Patience;
-use crate::ops::plan::attach::{AttachedDevice, Facts};
+use crate::ops::plan::attach::{AttachInput, AttachedDevice};
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
 use crate::records::device_spec::DeviceSpec;
@@ -125,7 +125,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
         let mut to_pool = Vec::new();
         for device in names() {
             if device_table::load_one(host, device)?.is_none() {
-                to_pool.push(HostFacts::gather(host, device)?);
+                to_pool.push(DeviceStatus::gather(host, device)?);
             }
         }
         Ok::<_, Error>(to_pool)
@@ -169,7 +169,7 @@ impl Checked {
     /// From the pool to the guest, with the devices as they are now, or as they will be when they are in the pool.
     fn plan(&self, host: &Host) -> Result<Plan, Error> {
         let devices = host.at_one_moment(|| self.devices(host))?;
-        Ok(plan::attach::attach(&Facts {
+        Ok(plan::attach::attach(&AttachInput {
             stub: self.stub.clone(),
             guest: self.guest.clone(),
             has_connection: self.has_connection,
@@ -193,8 +193,8 @@ impl Checked {
                 Some(_) => is_fresh(host, spec.device, resources.decode())?,
                 None => host.sysfs.can_reset(spec.device),
             };
-            let follows = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
-            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, follows });
+            let persistent = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
+            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, persistent });
         }
         Ok(devices)
     }

@@ -44,28 +44,28 @@ pub(super) fn reserve(
     guard::commit(host, devices, &changes)
 }
 
-/// Undoes [`reserve`]. Devices that turned out to be held meanwhile stay as they are.
+/// Undoes [`reserve`]. Devices that turned out to be leaked meanwhile stay as they are.
 ///
 /// # Errors
-/// [`Error::Held`] for one of those: all that was done for them before goes on being needed.
+/// [`Error::Leaked`] for one of those: all that was done for them before goes on being needed.
 pub(super) fn unreserve(
     host: &Host,
     guest: DomId,
     devices: &[Sbdf],
     before: &[(Sbdf, Option<Keep>)],
 ) -> Result<(), Error> {
-    let (mut changes, mut held) = (Vec::new(), None);
+    let (mut changes, mut leaked) = (Vec::new(), None);
     for (device, keep) in before {
         changes.extend(keep.as_ref().map_or_else(|| device_table::forget_keep(*device), Keep::store));
     }
     for device in devices.iter().copied() {
         match device_table::load_one(host, device)? {
-            Some(record) if record.phase == Phase::Leaked => held = Some(device),
+            Some(record) if record.phase == Phase::Leaked => leaked = Some(device),
             _ => changes.extend(device_table::unreserve(host, device)?),
         }
     }
     host.commit(&changes)?;
-    held.map_or(Ok(()), |device| Err(in_use::refusal(host, device, guest)?))
+    leaked.map_or(Ok(()), |device| Err(in_use::refusal(host, device, guest)?))
 }
 
 /// Resets a device, unless it is fresh from a reset.
@@ -75,7 +75,7 @@ pub(super) fn reset_for_guest(host: &Host, device: Sbdf, decode: Decode, is_fres
     }
     host.sysfs.config(device)?.walk_and_quiesce(decode)?;
     if reset(host, device, decode)? == Reset::NoMethod {
-        host.note(&format!("{device} cannot be reset by itself; it was made quiet through its registers instead"));
+        host.note(&format!("{device} cannot be reset by itself; it was quiesced through its registers instead"));
     }
     Ok(())
 }

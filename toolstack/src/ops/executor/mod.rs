@@ -92,7 +92,7 @@ impl<'a> Executor<'a> {
     /// The verdict after a plan that was carried out to its end.
     ///
     /// # Errors
-    /// The first of the reasons why a device was set aside; [`Error::Held`] where the guest has kept something of one.
+    /// The first of the reasons why a device was set aside; [`Error::Leaked`] where the guest has kept something of one.
     pub(crate) fn verdict(&mut self, guest: &DomainName) -> Result<(), Error> {
         let set_aside = std::mem::take(&mut self.set_aside);
         set_aside.into_iter().next().map_or(Ok(()), |(_, error)| Err(error))?;
@@ -152,7 +152,7 @@ impl<'a> Executor<'a> {
             self.host.trace(&format!("undo: {step}"));
             if let Err(error) = undo(self.host, step) {
                 self.host.note(&format!("could not undo \"{step}\": {error}"));
-                if matches!(error, Error::Held { .. }) {
+                if matches!(error, Error::Leaked { .. }) {
                     // What was done before goes on being needed. The commands that follow finish it (`recover.rs`).
                     return;
                 }
@@ -239,9 +239,9 @@ impl<'a> Executor<'a> {
             }
             Step::RecordDetaching { devices } => host.commit(&phases(devices, Phase::Detaching))?,
             Step::CloseOrphan { stub, guest } => drop(close::close_orphan(host, *stub, guest, STUB_PATIENCE)?),
-            Step::NoteInterrupts { resources, unfollowed } => {
+            Step::NoteInterrupts { resources, no_longer_persistent } => {
                 let mut changes = audit::note_pirqs(host, resources)?;
-                changes.extend(unfollowed.iter().copied().flat_map(device_table::forget_keep));
+                changes.extend(no_longer_persistent.iter().copied().flat_map(device_table::forget_keep));
                 host.commit(&changes)?;
             }
             Step::Quiesce { guest, device, resources } => {

@@ -13,7 +13,7 @@ use crate::records::export::Export;
 
 /// The request, and what was found on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct AttachInput {
     pub(crate) stub: DomainName,
     pub(crate) guest: DomainName,
     /// The guest is connected to the stub already.
@@ -38,22 +38,22 @@ pub(crate) struct AttachedDevice {
     /// It is as its last reset left it.
     pub(crate) is_fresh: bool,
     /// Its persistent assignment now.
-    pub(crate) follows: Option<Keep>,
+    pub(crate) persistent: Option<Keep>,
 }
 
 /// From the pool to the guest.
-pub(crate) fn attach(facts: &Facts) -> Plan {
-    let Facts { stub, guest, export, patience, .. } = facts;
-    let devices: Vec<Sbdf> = facts.devices.iter().map(|device| device.spec.device).collect();
-    let specs: Vec<DeviceSpec> = facts.devices.iter().map(|device| device.spec.clone()).collect();
-    let resources: Vec<DeviceResources> = facts.devices.iter().map(|device| device.resources.clone()).collect();
-    let before = facts.devices.iter().map(|device| (device.spec.device, device.follows.clone()));
+pub(crate) fn attach(input: &AttachInput) -> Plan {
+    let AttachInput { stub, guest, export, patience, .. } = input;
+    let devices: Vec<Sbdf> = input.devices.iter().map(|device| device.spec.device).collect();
+    let specs: Vec<DeviceSpec> = input.devices.iter().map(|device| device.spec.clone()).collect();
+    let resources: Vec<DeviceResources> = input.devices.iter().map(|device| device.resources.clone()).collect();
+    let before = input.devices.iter().map(|device| (device.spec.device, device.persistent.clone()));
     let mut steps = vec![Step::Reserve {
         stub: stub.clone(),
         guest: guest.clone(),
         devices: devices.clone(),
-        keeps: facts.keeps.clone(),
-        before: if facts.keeps.is_some() { before.collect() } else { Vec::new() },
+        keeps: input.keeps.clone(),
+        before: if input.keeps.is_some() { before.collect() } else { Vec::new() },
     }];
     for spec in specs.iter().filter(|spec| !spec.policy.is_default()) {
         let (device, policy) = (spec.device, spec.policy);
@@ -61,14 +61,14 @@ pub(crate) fn attach(facts: &Facts) -> Plan {
         // A stub that does not take it is told of a device without it: by what undoes the step before.
         steps.push(Step::AwaitVerdict { stub: stub.clone(), device });
     }
-    for AttachedDevice { resources, is_fresh, .. } in &facts.devices {
+    for AttachedDevice { resources, is_fresh, .. } in &input.devices {
         let (device, decode) = (resources.device, resources.decode());
         steps.push(Step::Reset { stub: stub.clone(), device, decode, is_fresh: *is_fresh });
         steps.push(Step::PrepareForDriver { device, decode });
     }
     steps.push(Step::PermitWrites { devices: specs.clone() });
     steps.push(Step::AuditOnUndo { guest: guest.clone(), resources: resources.clone() });
-    let rights = GuestRights::of(&resources).without(&facts.has);
+    let rights = GuestRights::of(&resources).without(&input.has);
     steps.extend(Right::all(&rights).into_iter().map(|right| Step::Grant { guest: guest.clone(), right }));
     steps.extend(specs.iter().map(|spec| Step::Assign {
         guest: guest.clone(),
@@ -76,7 +76,7 @@ pub(crate) fn attach(facts: &Facts) -> Plan {
         is_relaxed: spec.rdm_policy == RdmPolicy::Relaxed,
     }));
     let (stub, guest, export) = (stub.clone(), guest.clone(), export.clone());
-    steps.push(match facts.has_connection {
+    steps.push(match input.has_connection {
         true => Step::AddEntries {
             stub: stub.clone(),
             guest: guest.clone(),
@@ -88,10 +88,10 @@ pub(crate) fn attach(facts: &Facts) -> Plan {
         false => Step::WriteDirectories { stub: stub.clone(), guest: guest.clone(), export, devices: specs, resources },
     });
     // Once, with its first devices, and while it looks at them. Not where they are just following it.
-    if !facts.has_connection && facts.keeps.is_some() {
+    if !input.has_connection && input.keeps.is_some() {
         steps.push(Step::TellNeeds { guest: guest.clone() });
     }
-    steps.push(Step::AwaitGuest { stub, guest, devices: devices.clone(), patience: *patience, until: facts.until });
-    steps.push(Step::RecordAttached { devices, intents: facts.intents.clone() });
+    steps.push(Step::AwaitGuest { stub, guest, devices: devices.clone(), patience: *patience, until: input.until });
+    steps.push(Step::RecordAttached { devices, intents: input.intents.clone() });
     Plan::undone(steps)
 }

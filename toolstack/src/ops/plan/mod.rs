@@ -281,7 +281,7 @@ pub(crate) enum Step {
     /// Notes the interrupts of these devices while they are known, and that some follow nobody any more.
     NoteInterrupts {
         resources: Vec<DeviceResources>,
-        unfollowed: Vec<Sbdf>,
+        no_longer_persistent: Vec<Sbdf>,
     },
     /// Stops the device's DMA and unmaps its vectors. Of one that dom0 does not see there are only the vectors.
     Quiesce {
@@ -315,7 +315,7 @@ pub(crate) enum Step {
         right: Right,
         may_be_absent: bool,
     },
-    /// Looks for what the guest has kept of the devices. One of which it has something is given to nobody.
+    /// Looks for what the guest has kept of the devices. One of which it has something is assigned to no other guest.
     Audit {
         guest: DomainName,
         resources: Vec<DeviceResources>,

@@ -20,8 +20,8 @@ pub(crate) struct Assignment {
     pub(crate) staying: Vec<Sbdf>,
     /// What happens to the connection of backend and frontend.
     pub(crate) connection: Connection,
-    /// Devices that follow the guest go on following it.
-    pub(crate) follows: bool,
+    /// Persistent assignments stay, for when the guest is there again.
+    pub(crate) stays_persistent: bool,
 }
 
 /// What happens to the connection of backend and frontend.
@@ -82,7 +82,7 @@ pub(crate) fn release(assignment: &Assignment, known: &Known, rights: Rights, lo
     let mut steps = vec![Step::NoteInterrupts {
         // While they are known; of a guest that is gone, Xen has unmapped them.
         resources: if assignment.guest_alive { all.clone() } else { Vec::new() },
-        unfollowed: if assignment.follows { Vec::new() } else { devices.clone() },
+        no_longer_persistent: if assignment.stays_persistent { Vec::new() } else { devices.clone() },
     }];
     steps.extend(devices.iter().map(|device| Step::Quiesce {
         guest: guest.id,

@@ -1,18 +1,18 @@
-//! Plans, from facts written down by hand.
+//! Plans, from given written down by hand.
 
 use std::time::Duration;
 
 use pcidom_abi::Intent;
 use xen_types::{DomId, Mfn, Sbdf};
 
-use super::attach::{AttachedDevice, Facts};
+use super::attach::{AttachInput, AttachedDevice};
 use super::release::{Assignment, Connection, Known, Rights};
 use super::{Looked, OnFailure, Plan, Right, Step};
 use crate::device::reset::Reset;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
 use crate::ops::connect::Until;
-use crate::ops::host_facts::HostFacts;
+use crate::ops::device_status::DeviceStatus;
 use crate::ops::patience::Patience;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::Keep;
@@ -62,11 +62,11 @@ fn memory(first: u64, count: u64) -> Right {
 }
 
 fn attached(resources: DeviceResources) -> AttachedDevice {
-    AttachedDevice { spec: DeviceSpec::plain(resources.device), resources, is_fresh: true, follows: None }
+    AttachedDevice { spec: DeviceSpec::plain(resources.device), resources, is_fresh: true, persistent: None }
 }
 
-fn facts(devices: Vec<AttachedDevice>) -> Facts {
-    Facts {
+fn input(devices: Vec<AttachedDevice>) -> AttachInput {
+    AttachInput {
         stub: stub(),
         guest: web(),
         has_connection: false,
@@ -80,8 +80,8 @@ fn facts(devices: Vec<AttachedDevice>) -> Facts {
     }
 }
 
-fn attach(facts: &Facts) -> Vec<Step> {
-    let plan = super::attach::attach(facts);
+fn attach(given: &AttachInput) -> Vec<Step> {
+    let plan = super::attach::attach(given);
     assert_eq!(plan.on_failure, OnFailure::Undo);
     plan.steps
 }
@@ -99,7 +99,7 @@ fn one_device_goes_to_a_guest_registers_first_and_directories_last() {
     let (stub, guest, of, device) = (stub(), web(), disk(), disk().device);
     let grant = |right| Step::Grant { guest: web(), right };
     assert_eq!(
-        attach(&facts(vec![attached(disk())])),
+        attach(&input(vec![attached(disk())])),
         [
             Step::Reserve {
                 stub: stub.clone(),
@@ -138,7 +138,7 @@ fn one_device_goes_to_a_guest_registers_first_and_directories_last() {
 
 #[test]
 fn several_devices_go_together_and_what_they_share_is_given_once() {
-    let steps = attach(&facts(vec![attached(card()), attached(neighbour()), attached(disk())]));
+    let steps = attach(&input(vec![attached(card()), attached(neighbour()), attached(disk())]));
     let expected = [
         memory(0xf_eb40, 0x21), // those of the neighbour begin where the card's end
         memory(0x8c_0000, 4),
@@ -160,10 +160,10 @@ fn several_devices_go_together_and_what_they_share_is_given_once() {
 
 #[test]
 fn a_guest_is_not_given_again_what_another_device_of_it_has() {
-    let mut facts = facts(vec![attached(neighbour())]);
-    facts.has = GuestRights::of(&[card()]);
-    facts.has_connection = true;
-    let steps = attach(&facts);
+    let mut given = input(vec![attached(neighbour())]);
+    given.has = GuestRights::of(&[card()]);
+    given.has_connection = true;
+    let steps = attach(&given);
     assert_eq!(granted(&steps), [memory(0xf_eb60, 1)], "the interrupt is the card's too");
     assert!(steps.iter().any(|step| matches!(step, Step::AddEntries { .. })));
     let not_there = |step: &Step| !matches!(step, Step::WriteDirectories { .. } | Step::TellNeeds { .. });
@@ -173,7 +173,7 @@ fn a_guest_is_not_given_again_what_another_device_of_it_has() {
 #[test]
 fn a_virtual_function_has_no_decoders_and_no_line() {
     let of = DeviceResources { ids: Some(0x0011_1b36), ..resources("00:0d.1", None, &["0xfe000000 0x4000 mem64"]) };
-    let steps = attach(&facts(vec![attached(of.clone())]));
+    let steps = attach(&input(vec![attached(of.clone())]));
     let prepare = Step::PrepareForDriver { device: of.device, decode: Decode::default() };
     assert!(steps.contains(&prepare), "{steps:#?}");
     assert_eq!(granted(&steps), [memory(0xf_e000, 4)]);
@@ -183,7 +183,7 @@ fn a_virtual_function_has_no_decoders_and_no_line() {
 fn options_of_a_device_have_their_steps() {
     let spec: DeviceSpec = "00:07.0,permissive=1,rdm_policy=relaxed".parse().unwrap();
     let used = AttachedDevice { is_fresh: false, spec: spec.clone(), ..attached(disk()) };
-    let steps = attach(&facts(vec![used]));
+    let steps = attach(&input(vec![used]));
     let device = spec.device;
     assert_eq!(
         steps[1..4],
@@ -198,20 +198,20 @@ fn options_of_a_device_have_their_steps() {
 
 #[test]
 fn a_persistent_assignment_is_noted_and_a_reattach_leaves_the_note() {
-    let mut facts = facts(vec![attached(disk())]);
-    let follows = keep(&facts.devices[0].spec);
-    facts.keeps = Some(vec![follows.clone()]);
+    let mut given = input(vec![attached(disk())]);
+    let persistent = keep(&given.devices[0].spec);
+    given.keeps = Some(vec![persistent.clone()]);
     let noted = |steps: &[Step]| match &steps[0] {
         Step::Reserve { keeps, before, .. } => (keeps.clone(), before.clone()),
         step => panic!("{step:?}"),
     };
-    assert_eq!(noted(&attach(&facts)), (Some(vec![follows.clone()]), vec![(disk().device, None)]));
-    facts.devices[0].follows = Some(follows.clone());
-    assert_eq!(noted(&attach(&facts)).1, [(disk().device, Some(follows))], "what is undone brings it back");
+    assert_eq!(noted(&attach(&given)), (Some(vec![persistent.clone()]), vec![(disk().device, None)]));
+    given.devices[0].persistent = Some(persistent.clone());
+    assert_eq!(noted(&attach(&given)).1, [(disk().device, Some(persistent))], "what is undone brings it back");
     // The broker's unit has it come again: nothing is noted, nothing told, and nobody waited for but the stub.
-    facts.keeps = None;
-    facts.until = Until::Exported;
-    let steps = attach(&facts);
+    given.keeps = None;
+    given.until = Until::Exported;
+    let steps = attach(&given);
     assert_eq!(noted(&steps), (None, Vec::new()));
     assert!(!steps.iter().any(|step| matches!(step, Step::TellNeeds { .. })));
     assert!(steps.iter().any(|step| matches!(step, Step::AwaitGuest { until: Until::Exported, .. })));
@@ -226,7 +226,7 @@ fn assignment(devices: &[&DeviceResources]) -> Assignment {
         devices: devices.iter().map(|resources| resources.device).collect(),
         staying: Vec::new(),
         connection: Connection::Ends { by_force: false },
-        follows: false,
+        stays_persistent: false,
     }
 }
 
@@ -251,7 +251,7 @@ fn a_guest_is_asked_first_and_its_rights_go_after_its_view() {
     assert_eq!(
         release(&leaving, &present(&[&disk]), Rights::Complete),
         [
-            Step::NoteInterrupts { resources: vec![disk.clone()], unfollowed: vec![device] },
+            Step::NoteInterrupts { resources: vec![disk.clone()], no_longer_persistent: vec![device] },
             Step::Quiesce { guest: DomId(5), device, resources: Some(disk.clone()) },
             Step::RemoveEntries { stub: stub(), guest: web(), devices: vec![device] },
             Step::AwaitReturn { stub: stub(), guest: DomId(5), devices: vec![device] },
@@ -311,9 +311,10 @@ fn by_force_it_goes_on_without_the_guest() {
 #[test]
 fn of_a_guest_that_is_gone_only_the_devices_are_left() {
     let disk = disk();
-    let gone = Assignment { guest_alive: false, connection: Connection::Gone, follows: true, ..assignment(&[&disk]) };
+    let gone =
+        Assignment { guest_alive: false, connection: Connection::Gone, stays_persistent: true, ..assignment(&[&disk]) };
     let steps = release(&gone, &present(&[&disk]), Rights::Uncertain);
-    assert_eq!(steps[0], Step::NoteInterrupts { resources: Vec::new(), unfollowed: Vec::new() });
+    assert_eq!(steps[0], Step::NoteInterrupts { resources: Vec::new(), no_longer_persistent: Vec::new() });
     assert!(steps.contains(&Step::RemoveDirectories { stub: stub(), guest: web() }));
     assert!(steps.contains(&Step::Quarantine { device: disk.device, was_parked: true }));
     assert_eq!(revoked(&steps), []);
@@ -351,8 +352,8 @@ fn what_a_killed_command_or_a_pulled_device_has_left_may_be_absent() {
 }
 
 /// A device that ahci has.
-fn with_driver(resources: DeviceResources) -> HostFacts {
-    HostFacts {
+fn with_driver(resources: DeviceResources) -> DeviceStatus {
+    DeviceStatus {
         resources,
         is_there: true,
         driver: Some("ahci".to_owned()),
@@ -366,12 +367,12 @@ fn with_driver(resources: DeviceResources) -> HostFacts {
     }
 }
 
-fn parked(resources: DeviceResources) -> HostFacts {
-    HostFacts { driver: Some(PCIBACK.to_owned()), has_slot: true, ..with_driver(resources) }
+fn parked(resources: DeviceResources) -> DeviceStatus {
+    DeviceStatus { driver: Some(PCIBACK.to_owned()), has_slot: true, ..with_driver(resources) }
 }
 
-fn pooled(resources: DeviceResources) -> HostFacts {
-    HostFacts { stub: Some(stub()), was_reset: true, has_backend: true, ..parked(resources) }
+fn pooled(resources: DeviceResources) -> DeviceStatus {
+    DeviceStatus { stub: Some(stub()), was_reset: true, has_backend: true, ..parked(resources) }
 }
 
 fn steps(plan: Plan) -> Vec<Step> {
@@ -411,7 +412,7 @@ fn what_is_in_the_pool_already_is_left_there() {
 
 #[test]
 fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
-    let stray = HostFacts { driver: None, ..pooled(disk()) };
+    let stray = DeviceStatus { driver: None, ..pooled(disk()) };
     let plan = steps(super::pool::add(&[stray], Some(&stub()), "pcidom"));
     let device = disk().device;
     let leave = Step::LeavePool { stub: stub(), resources: disk(), reset: Reset::Done };
@@ -436,8 +437,8 @@ fn without_a_stub_a_device_is_parked_and_remembered() {
 
 #[test]
 fn an_override_is_out_of_the_way_while_a_driver_is_bound() {
-    let facts = HostFacts { driver_override: Some("vfio-pci".to_owned()), ..with_driver(disk()) };
-    let plan = steps(super::pool::to_pool(&facts, &stub()));
+    let given = DeviceStatus { driver_override: Some("vfio-pci".to_owned()), ..with_driver(disk()) };
+    let plan = steps(super::pool::to_pool(&given, &stub()));
     let device = disk().device;
     let (admins, driver) = ("vfio-pci".to_owned(), PCIBACK.to_owned());
     assert_eq!(
@@ -453,10 +454,10 @@ fn an_override_is_out_of_the_way_while_a_driver_is_bound() {
 #[test]
 fn a_device_goes_back_to_the_driver_that_had_it() {
     let path = "/sys/bus/pci/drivers/ahci".to_owned();
-    let facts = HostFacts { noted_driver: Some(path.clone()), ..pooled(disk()) };
+    let given = DeviceStatus { noted_driver: Some(path.clone()), ..pooled(disk()) };
     let (device, stub) = (disk().device, stub());
     assert_eq!(
-        steps(super::pool::remove(std::slice::from_ref(&facts), true)),
+        steps(super::pool::remove(std::slice::from_ref(&given), true)),
         [
             Step::NoteIntents { intents: vec![(device, Intent::Remove { rebind: true })] },
             Step::LeavePool { stub: stub.clone(), resources: disk(), reset: Reset::Done },
@@ -471,17 +472,17 @@ fn a_device_goes_back_to_the_driver_that_had_it() {
         ]
     );
     // Without -r it is xl's; one that was pulled out is with nobody.
-    assert!(!super::pool::to_host(&facts, false).iter().any(|step| matches!(step, Step::BindDriver { .. })));
-    let pulled = HostFacts { is_there: false, driver: None, has_slot: false, ..facts };
+    assert!(!super::pool::to_host(&given, false).iter().any(|step| matches!(step, Step::BindDriver { .. })));
+    let pulled = DeviceStatus { is_there: false, driver: None, has_slot: false, ..given };
     assert!(matches!(super::pool::to_host(&pulled, true).last(), Some(Step::RemovePoolEntry { .. })));
 }
 
 #[test]
 fn a_plan_reads_as_a_list_of_what_is_done() {
-    let mut facts = facts(vec![attached(card())]);
-    facts.keeps = Some(vec![keep(&facts.devices[0].spec)]);
+    let mut given = input(vec![attached(card())]);
+    given.keeps = Some(vec![keep(&given.devices[0].spec)]);
     assert_eq!(
-        super::attach::attach(&facts).to_string().lines().collect::<Vec<_>>(),
+        super::attach::attach(&given).to_string().lines().collect::<Vec<_>>(),
         [
             "  1. reserve 0000:00:05.0 for web (domain 5), for after its reboots too",
             "  2. no reset of 0000:00:05.0: it is as its last one left it",

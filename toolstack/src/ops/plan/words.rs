@@ -137,14 +137,14 @@ impl Step {
                 write!(f, "note that {} {} being detached", list(devices), be(devices))
             }
             Self::CloseOrphan { guest, .. } => write!(f, "ask {guest} to close its frontend, whose backend is gone"),
-            Self::NoteInterrupts { resources, unfollowed } => {
+            Self::NoteInterrupts { resources, no_longer_persistent } => {
                 let devices: Vec<_> = resources.iter().map(|resources| resources.device).collect();
-                match (devices.is_empty(), unfollowed.is_empty()) {
+                match (devices.is_empty(), no_longer_persistent.is_empty()) {
                     (false, true) => write!(f, "note the interrupts of {}", list(&devices)),
                     (false, false) => {
                         write!(f, "note the interrupts of {}, and that no guest is followed", list(&devices))
                     }
-                    (true, false) => write!(f, "note that no guest is followed by {}", list(unfollowed)),
+                    (true, false) => write!(f, "note that no guest is followed by {}", list(no_longer_persistent)),
                     (true, true) => f.write_str("nothing to note"),
                 }
             }

@@ -1,4 +1,4 @@
-//! Leaked mappings and event channels are found after a detach, and the device is given to nobody (`docs/audit.md`).
+//! Leaked mappings and event channels are found after a detach, and the device is assigned to no other guest (`docs/audit.md`).
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::new("audit_finds_nothing_when_a_driver_has_let_go", let_go),
-    Case::new("audit_keeps_a_device_from_others_while_its_guest_clings_to_a_bar", clings),
+    Case::new("audit_finds_nothing_when_the_driver_was_unloaded", let_go),
+    Case::new("audit_keeps_a_device_from_others_while_its_guest_has_a_bar_mapped", clings),
     Case::new("audit_is_overruled_by_force", by_force),
     Case::new("audit_is_over_with_the_guest", with_the_guest),
 ];
@@ -103,7 +103,7 @@ fn clinging(fixture: &mut Fixture) -> Result<Domain> {
     fixture.pcidom_fails(
         &["detach", LEAKING, EDU],
         1,
-        &format!("held by {LEAKING} (domain {}): 2 mappings of 0x", guest.id),
+        &format!("still with {LEAKING} (domain {}): 2 mappings of 0x", guest.id),
     )?;
     Ok(guest)
 }
@@ -126,13 +126,16 @@ fn clings(fixture: &mut Fixture) -> Result<()> {
     ensure!(said == EDU_ID.as_bytes(), "edu does not answer any more: {}", String::from_utf8_lossy(&said));
     let list = fixture.pcidom(&["list"])?;
     let Some(line) = list.lines().find(|line| line.contains(EDU)) else { bail!("{EDU} is not in {list}") };
-    ensure!(line.contains(" leaked ") && line.contains(&format!("held by {LEAKING} (domain {})", guest.id)), "{line}");
+    ensure!(
+        line.contains(" leaked ") && line.contains(&format!("still with {LEAKING} (domain {})", guest.id)),
+        "{line}"
+    );
     println!("agent: {line}");
     let other = fixture.create_guest("other", crate::dom0::guests::GuestOptions::default())?;
     for name in ["other", LEAKING] {
-        fixture.pcidom_fails(&["attach", name, EDU], 1, "is given to nobody, because it is still held by")?;
+        fixture.pcidom_fails(&["attach", name, EDU], 1, "is leaked and cannot be assigned: still with")?;
     }
-    fixture.pcidom_fails(&["detach", LEAKING, EDU], 1, "held by")?;
+    fixture.pcidom_fails(&["detach", LEAKING, EDU], 1, "still with")?;
     fixture.in_guest(&guest, "let-go")?;
     detach(fixture, EDU)?;
     is_free(fixture)?;

@@ -23,7 +23,7 @@ pub(super) const CASES: &[Case] = &[
     Case::new("attach_says_that_the_guest_has_no_passthrough", no_passthrough),
     Case::new("attach_says_that_the_guest_does_not_answer", no_answer),
     Case::new("attach_says_that_the_stub_is_not_running", no_stub),
-    Case::new("a_command_line_without_sense_is_told_apart", |fixture| {
+    Case::new("a_wrong_command_line_ends_with_exit_code_2", |fixture| {
         refused(fixture, &["attach", "guest", "not-an-address"], 2, "")
     }),
 ];

@@ -22,7 +22,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("its own device's cache line size", "0"),
     ("another stub's device", "-1"),
     ("a write to another stub's device", "-1"),
-    ("another stub's device made quiet", "-1"),
+    ("another stub's device quiesced", "-1"),
     ("an interrupt of another stub's device", "-1"),
     ("a device of dom0", "-1"),
     ("a device that does not exist", "-1"),

@@ -13,7 +13,7 @@ use crate::dom0::{
 };
 
 pub(super) const CASES: &[Case] =
-    &[Case::new("a_guest_that_starts_anew_without_end_pays_for_it_and_disturbs_nobody", starts_anew_without_end)];
+    &[Case::new("a_guest_that_restarts_in_a_loop_is_slowed_down_and_disturbs_no_other", starts_anew_without_end)];
 
 /// How often it starts anew. Without a budget each round took 60 ms of the stub's time.
 const ROUNDS: u32 = 300;

@@ -94,7 +94,7 @@ pub(crate) const CHOSEN: &[&str] = &[
     "a_broker_killed_between_mapping_and_answer_leaks_nothing",
     "without_a_broker_msi_fails_cleanly_and_reads_work",
     "the_devices_of_a_guest_that_crashes_are_free_again",
-    "devices_follow_when_the_stub_was_destroyed_and_started_again",
+    "persistent_devices_return_when_the_stub_was_destroyed_and_started_again",
     "an_attach_follows_the_sequence_of_2008_write_by_write",
     "directories_have_the_shape_of_the_reference_listing",
     "a_detach_follows_the_sequence_of_2008_write_by_write",

@@ -163,8 +163,8 @@ fn by_force(fixture: &mut Fixture) -> Result<()> {
         let paused = Paused::new(fixture, &guest)?;
         // It has lost the disk, and could not even unmap its registers: nobody else gets it, unless the tool is told to trust the guest.
         let force = ["detach", "--force", "--timeout", "2", &guest.name, NVME];
-        paused.fixture.pcidom_fails(&force, 1, "still held by one")?;
-        paused.fixture.pcidom_fails(&["attach", &other.name, NVME], 1, "held")?;
+        paused.fixture.pcidom_fails(&force, 1, "still with one")?;
+        paused.fixture.pcidom_fails(&["attach", &other.name, NVME], 1, "leaked")?;
         paused.fixture.pcidom(&force)?;
         paused.fixture.expect_free(NVME).context("after a detach by force")?;
         paused.fixture.expect_connected(&guest)?;

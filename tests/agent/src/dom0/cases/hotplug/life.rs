@@ -21,9 +21,12 @@ pub(in super::super) const CASES: &[Case] = &[
     Case::new("a_backend_directory_removed_by_force_lets_go_of_its_devices", directory_removed),
     Case::new("a_guest_with_devices_is_destroyed_in_less_than_3_s", destroyed),
     Case::new("the_devices_of_a_guest_that_crashes_are_free_again", crashed),
-    Case::new("devices_follow_a_guest_that_reboots", rebooted),
-    Case::new("devices_follow_or_are_free_when_the_stub_was_shut_down_and_started_again", stub_stopped),
-    Case::new("devices_follow_when_the_stub_was_destroyed_and_started_again", stub_destroyed),
+    Case::new("persistent_devices_return_to_a_guest_that_reboots", rebooted),
+    Case::new(
+        "persistent_devices_return_and_others_are_free_when_the_stub_was_shut_down_and_started_again",
+        stub_stopped,
+    ),
+    Case::new("persistent_devices_return_when_the_stub_was_destroyed_and_started_again", stub_destroyed),
 ];
 
 /// A guest that uses a disk with its driver, and one that must not notice anything.
@@ -92,7 +95,7 @@ fn directory_removed(fixture: &mut Fixture) -> Result<()> {
     // Nobody told the guest, and its drivers ask in vain until they give up. As long as they are there, nobody else gets their devices.
     let outcome = fixture.try_pcidom(&["detach", &guest.name, NVME, EDU])?;
     println!("agent: detach says: {}", outcome.stderr.trim());
-    ensure!(outcome.code() == 0 || outcome.stderr.contains("still held by one"), "{outcome:?}");
+    ensure!(outcome.code() == 0 || outcome.stderr.contains("still with one"), "{outcome:?}");
     fixture.destroy(&guest)?;
     ensure!(fixture.domains.contains(&stub), "the stub is another one");
     fixture.having(TWO, &[E1000E, EDU])?;

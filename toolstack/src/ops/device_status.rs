@@ -28,7 +28,7 @@ pub(crate) fn look_ahead(host: &Host, stub: DomId, devices: impl IntoIterator<It
 
 /// One device as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HostFacts {
+pub(crate) struct DeviceStatus {
     pub(crate) resources: DeviceResources,
     /// dom0 sees it. Of one that was pulled out there is what the pool says.
     pub(crate) is_there: bool,
@@ -50,7 +50,7 @@ pub(crate) struct HostFacts {
     pub(crate) can_reset: bool,
 }
 
-impl HostFacts {
+impl DeviceStatus {
     pub(crate) fn gather(host: &Host, device: Sbdf) -> Result<Self, Error> {
         let record = device_table::load_one(host, device)?;
         let resources = match record {

@@ -42,7 +42,7 @@ pub(super) fn count(table: &Table, bounds: &RangeInclusive<Mfn>, wanted: &[Wante
 
 /// Leaked mappings and event channels of one domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Holding {
+struct Leak {
     domain: DomainName,
     /// Entries of its page tables that map registers.
     mappings: u64,
@@ -52,7 +52,7 @@ struct Holding {
     channels: u64,
 }
 
-impl Display for Holding {
+impl Display for Leak {
     /// `web (domain 5): 3 mappings of 0xfebf0000, 1 event channel`, the address being the lowest.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let plural = |count: u64| if count == 1 { "" } else { "s" };
@@ -70,9 +70,9 @@ impl Display for Holding {
 
 /// Leaked mappings and event channels of a device, by domain. Empty if there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Holdings(Vec<Holding>);
+pub(crate) struct LeakedMappings(Vec<Leak>);
 
-impl Holdings {
+impl LeakedMappings {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -80,12 +80,12 @@ impl Holdings {
     pub(super) fn add(&mut self, domain: &DomainName, found: Found) {
         let Found { mappings, first, channels } = found;
         if mappings > 0 || channels > 0 {
-            self.0.push(Holding { domain: domain.clone(), mappings, first, channels });
+            self.0.push(Leak { domain: domain.clone(), mappings, first, channels });
         }
     }
 }
 
-impl Display for Holdings {
+impl Display for LeakedMappings {
     /// One line.
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         for (index, holding) in self.0.iter().enumerate() {

@@ -63,7 +63,7 @@ fn owner(machine: &Machine, name: &str) -> DomId {
 }
 
 #[test]
-fn what_a_device_follows_is_written_down() {
+fn a_persistent_assignment_is_recorded() {
     let machine = machine();
     assert_eq!(record(&machine, E1000, "persistent").as_deref(), Some(UUID));
     let spec = "0000:00:05.0@4,msitranslate=0,power_mgmt=1,permissive=0,rdm_policy=strict,name=lan";
@@ -93,7 +93,7 @@ fn a_guest_that_reboots_gets_its_devices_again() {
 }
 
 #[test]
-fn what_is_detached_follows_nobody() {
+fn a_detach_ends_a_persistent_assignment() {
     for gone in [false, true] {
         let machine = machine();
         if gone {
@@ -120,7 +120,7 @@ fn a_rebooted_guest_can_be_detached_from_with_the_same_words() {
 }
 
 #[test]
-fn a_device_that_goes_to_another_guest_forgets_whom_it_followed() {
+fn an_attach_to_another_guest_ends_a_persistent_assignment() {
     let machine = machine();
     machine.with(|world| world.destroy(WEB));
     reclaim(&machine.host).unwrap();
@@ -132,7 +132,7 @@ fn a_device_that_goes_to_another_guest_forgets_whom_it_followed() {
 }
 
 #[test]
-fn an_attach_that_fails_changes_nothing_about_whom_a_device_follows() {
+fn an_attach_that_fails_leaves_the_persistent_assignment() {
     let machine = machine();
     machine.with(|world| world.destroy(WEB));
     reclaim(&machine.host).unwrap();
@@ -166,7 +166,7 @@ fn a_stub_that_is_started_again_gets_its_pool_and_its_guests() {
 }
 
 #[test]
-fn a_guest_without_followers_keeps_its_devices_when_the_stub_comes_again() {
+fn a_guest_without_persistent_devices_keeps_its_devices_when_the_stub_comes_again() {
     let machine = Machine::new();
     add_all(&machine);
     keep(&machine, &[EDU], Following::No);
@@ -261,7 +261,7 @@ fn a_stub_that_refuses_a_device_is_asked_again() {
     let machine = machine();
     machine.with(|world| world.destroy(STUB));
     start_stub(&machine);
-    machine.with(|world| world.stub.refuses = Some((device(NVME), "it is not quiet")));
+    machine.with(|world| world.stub.refuses = Some((device(NVME), "it is not quiesced")));
     reclaim(&machine.host).unwrap();
     assert_eq!(owner(&machine, E1000), WEB);
     assert_eq!((record(&machine, NVME, "stub"), record(&machine, NVME, "backend").as_deref()), (None, Some("pcidom")));
@@ -306,7 +306,7 @@ fn a_guest_that_does_not_close_is_asked_once_and_costs_later_commands_nothing() 
 }
 
 #[test]
-fn a_guest_that_takes_no_follower_is_asked_once_and_costs_later_commands_nothing() {
+fn a_guest_that_takes_no_persistent_device_is_asked_once_and_costs_later_commands_nothing() {
     for is_paused in [false, true] {
         let machine = Machine::new();
         machine.with(|world| world.destroy(WEB));
