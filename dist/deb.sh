@@ -1,6 +1,6 @@
 #!/bin/sh
 # Makes a Debian package of what `make` built: build/deb/pcidom_VERSION-1_amd64.deb (`make deb`).
-# The maintainer in it is whoever builds it: DEBFULLNAME and DEBEMAIL, as for all of Debian's tools, or else the last commit's author.
+# The maintainer in it is the builder: DEBFULLNAME and DEBEMAIL, as for all of Debian's tools, or else the last commit's author.
 set -eu
 cd "$(dirname "$0")/.."
 tree=$PWD

@@ -11,7 +11,7 @@ fail() {
 	exit 1
 }
 
-# Whoever builds it may have any address, and there is no request for this package at Debian that its first changelog could close.
+# The builder may have any address, and there is no request for this package at Debian that its first changelog could close.
 lintian --fail-on error,warning --suppress-tags bogus-mail-host,mail-address-loops-or-bounces,initial-upload-closes-no-bugs "$deb" ||
 	fail "lintian has objections"
 
