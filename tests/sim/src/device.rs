@@ -1,84 +1,96 @@
 //! Simulated functions: configuration spaces with the registers that tests need.
 
-use pciback::platform::{ConfigSpace, Width};
+use pci_config::fakes::Memory;
+use pci_config::{ConfigSpace, Walk, Width, check_quiesced};
+use pci_registers::{bist, command, header, id, msi, msix, status};
 
-const COMMAND: u16 = 0x04;
-const MEMORY_DECODE: u32 = 0x2;
-const BUS_MASTER: u32 = 0x4;
-const BIST: u16 = 0x0f;
-const HAS_BIST: u32 = 0x80;
-const BAR_0: u16 = 0x10;
+/// Where the capabilities of these functions are.
+const EXPRESS: u16 = 0x40;
+const POWER_MANAGEMENT: u16 = 0x48;
 const MSI: u16 = 0x50;
-const MSI_ENABLE: u32 = 1 << 16;
-const MSIX: u16 = 0x60;
-const MSIX_ENABLE: u32 = 1 << 31;
+const MSI_X: u16 = 0x60;
 
-/// 4 KiB of configuration space.
+/// A function with 4 KiB of configuration space.
 #[derive(Clone, Debug)]
 pub struct Function {
-    bytes: Box<[u8]>,
+    space: Memory,
+}
+
+/// A dword of two words.
+fn dword(low: u16, high: u16) -> u32 {
+    u32::from(high) << 16 | u32::from(low)
 }
 
 impl Function {
     /// An endpoint with these ids and the class of a network card, decoding on and quiesced, with a PCI Express capability.
     #[must_use]
     pub fn endpoint(vendor: u16, device: u16) -> Self {
-        let mut function = Self { bytes: vec![0; 4096].into_boxed_slice() };
-        function.write(0x00, u32::from(device) << 16 | u32::from(vendor));
-        function.write(COMMAND, 0x0010_0403); // capabilities; INTx disabled, memory and ports decoded
-        function.write(0x08, 0x0200_0001);
-        function.write(0x10, 0xfeb0_0000);
-        function.write(0x34, 0x40);
-        function.write(0x3c, 0x0000_010b);
-        function.write(0x40, 0x0002_0010);
+        let mut function = Self { space: Memory::default() };
+        let decoding = command::IO_DECODE | command::MEMORY_DECODE | command::INTX_DISABLE;
+        function.write(header::VENDOR_ID, dword(vendor, device));
+        function.write(header::COMMAND, dword(decoding, status::CAPABILITIES_LIST));
+        function.write(header::REVISION_ID, 0x0200_0001);
+        function.write(header::BASE_ADDRESS_0, 0xfeb0_0000);
+        function.write(header::CAPABILITIES_POINTER, EXPRESS.into());
+        function.write(header::INTERRUPT_LINE, 0x0000_010b);
+        function.write(EXPRESS, 0x0002_0010);
         function.write(0x100, 0x0001_0001);
         function
     }
 
-    /// The same with a self-test, power management at 48h, MSI for eight vectors at 50h and MSI-X with so many entries at 60h, whose table is
-    /// in the first BAR.
+    /// The same with a self-test, power management, MSI for eight vectors and MSI-X with so many entries, whose table is in the first BAR.
     #[must_use]
     pub fn with_interrupts(mut self, entries: u16) -> Self {
-        self.write_register(BIST, Width::Byte, HAS_BIST);
-        self.write(0x40, 0x0002_4810);
-        self.write(0x48, 0x0003_5001);
+        self.write_register(header::BIST, Width::Byte, bist::CAPABLE.into());
+        self.write(EXPRESS, 0x0002_4810);
+        self.write(POWER_MANAGEMENT, 0x0003_5001);
         self.write(MSI, 0x0086_6005);
-        self.write(MSIX, u32::from(entries - 1) << 16 | 0x11);
+        self.write(MSI_X, dword(id::MSI_X, entries - 1));
         self
     }
 
     /// Nothing happens on its own: no bus mastering, no MSI, no MSI-X.
     #[must_use]
     pub fn is_quiesced(&self) -> bool {
-        self.read(COMMAND, Width::Word) & BUS_MASTER == 0 && !self.has_msi_on() && !self.has_msix_on()
+        check_quiesced(self).is_ok()
+    }
+
+    /// Whether the control word of a capability has a bit; not where there is no such capability.
+    fn has(&self, id: u16, bit: u16) -> bool {
+        Walk::conventional(self).find(|found| found.id == id).is_some_and(|found| found.control() & bit != 0)
     }
 
     /// MSI Enable.
     #[must_use]
     pub fn has_msi_on(&self) -> bool {
-        self.read(MSI, Width::Byte) == 0x05 && self.read(MSI, Width::Dword) & MSI_ENABLE != 0
+        self.has(id::MSI, msi::ENABLE)
     }
 
     /// MSI-X Enable.
     #[must_use]
     pub fn has_msix_on(&self) -> bool {
-        self.read(MSIX, Width::Byte) == 0x11 && self.read(MSIX, Width::Dword) & MSIX_ENABLE != 0
+        self.has(id::MSI_X, msix::ENABLE)
+    }
+
+    fn command(&self) -> u16 {
+        self.space.word(header::COMMAND.into())
     }
 
     /// Memory Space Enable.
     #[must_use]
     pub fn decodes_memory(&self) -> bool {
-        self.read(COMMAND, Width::Word) & MEMORY_DECODE != 0
+        self.command() & command::MEMORY_DECODE != 0
     }
 
     /// The address that the BAR with the MSI-X table has.
     #[must_use]
     pub fn msix_table_bar(&self) -> u64 {
-        self.bar(u16::try_from(self.read(MSIX + 4, Width::Dword) & 7).unwrap_or(0))
+        let index = self.read(MSI_X + msix::TABLE, Width::Dword) & msix::BAR;
+        self.bar(u16::try_from(index).unwrap_or(0))
     }
 
     fn bar(&self, index: u16) -> u64 {
-        u64::from(self.read(BAR_0 + 4 * index, Width::Dword) & !0xf)
+        u64::from(self.read(header::BASE_ADDRESS_0 + 4 * index, Width::Dword) & !header::MEMORY_FLAGS)
     }
 
     /// What dom0's kernel says of its BARs: the file `resource` in sysfs. Each that is there has 4 KiB of memory.
@@ -94,24 +106,24 @@ impl Function {
 
     /// Sets MSI's and MSI-X' Enable, as only dom0 can.
     pub fn enable(&mut self, msi: bool, msix: bool) {
-        for (register, bit, is_on) in [(MSI, MSI_ENABLE, msi), (MSIX, MSIX_ENABLE, msix)] {
-            let control = self.read(register, Width::Dword);
-            self.write(register, if is_on { control | bit } else { control & !bit });
+        for (register, bit, is_on) in [(MSI, msi::ENABLE, msi), (MSI_X, msix::ENABLE, msix)] {
+            let control = self.space.word(usize::from(register + msi::CONTROL));
+            let control = if is_on { control | bit } else { control & !bit };
+            self.write_register(register + msi::CONTROL, Width::Word, control.into());
         }
     }
 
     /// Writes a register of this width.
     pub fn write_register(&mut self, offset: u16, width: Width, value: u32) {
-        let offset = usize::from(offset);
-        self.bytes[offset..offset + width as usize].copy_from_slice(&value.to_le_bytes()[..width as usize]);
+        self.space.set(offset.into(), &value.to_le_bytes()[..width as usize]);
     }
 
     /// The same behind a bridge's header.
     #[must_use]
     pub fn bridge() -> Self {
         let mut function = Self::endpoint(0x8086, 0x1533);
-        function.write(0x08, 0x0604_0000);
-        function.write(0x0c, 0x0001_0000);
+        function.write(header::REVISION_ID, 0x0604_0000);
+        function.write(header::CACHE_LINE_SIZE, 0x0001_0000);
         function
     }
 
@@ -119,16 +131,17 @@ impl Function {
     #[must_use]
     pub fn virtual_function() -> Self {
         let mut function = Self::endpoint(0xffff, 0xffff);
-        function.write(COMMAND, 0x0010_0000);
-        function.write(0x10, 0);
-        function.write(0x3c, 0);
+        function.write(header::COMMAND, dword(0, status::CAPABILITIES_LIST));
+        function.write(header::BASE_ADDRESS_0, 0);
+        function.write(header::INTERRUPT_LINE, 0);
         function
     }
 
     /// Turns bus mastering on or off.
     pub fn set_bus_master(&mut self, is_on: bool) {
-        let command = self.read(COMMAND, Width::Dword);
-        self.write(COMMAND, if is_on { command | BUS_MASTER } else { command & !BUS_MASTER });
+        let command = self.command();
+        let command = if is_on { command | command::BUS_MASTER } else { command & !command::BUS_MASTER };
+        self.write_register(header::COMMAND, Width::Word, command.into());
     }
 
     /// Sets a dword.
@@ -136,15 +149,13 @@ impl Function {
     /// # Panics
     /// Behind the end.
     pub fn write(&mut self, offset: u16, value: u32) {
-        let offset = usize::from(offset);
-        self.bytes[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
+        self.write_register(offset, Width::Dword, value);
     }
 
     /// Reads a register.
     #[must_use]
     pub fn read(&self, offset: u16, width: Width) -> u32 {
-        let bytes = self.bytes.iter().skip(usize::from(offset)).take(width as usize);
-        bytes.rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
+        self.space.read_config(offset, width)
     }
 }
 

@@ -17,8 +17,8 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
 use crate::{
-    ConfigImage, DB, E1000, EDU, FakePhysdev, FakeProcesses, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME,
-    STUB, WEB, Wires, device,
+    DB, E1000, EDU, FakePhysdev, FakeProcesses, FakeReclaimer, FakeRings, FakeWatches, Machine, NVME, STUB, WEB, Wires,
+    device,
 };
 
 /// The second stub.
@@ -28,13 +28,13 @@ pub const GRANT: u32 = 8;
 pub const PORT: u32 = 11;
 
 /// Capabilities of every device here.
-pub const PM: u64 = 0x40;
-pub const MSI: u64 = 0x50;
-pub const MSIX: u64 = 0x70;
+pub const PM: usize = 0x40;
+pub const MSI: usize = 0x50;
+pub const MSIX: usize = 0x70;
 pub const MSI_VECTORS: u32 = 8;
 pub const TABLE_ENTRIES: u16 = 64;
 
-pub const COMMAND: u64 = 4;
+pub const COMMAND: usize = 4;
 pub const INTX_OFF: u16 = 1 << 10;
 
 /// What an answer says.
@@ -146,7 +146,7 @@ impl Bench {
 
     /// Notes what the broker may write to a device as it is now, as `pcidom attach` does.
     pub fn permit(&self, name: &str, policy: &str) {
-        let memory = |name: &str| Memory::of(&self.config(name).0, false);
+        let memory = |name: &str| Memory::of(&self.config(name).bytes, false);
         let mut list = permitted_writes(&memory(name), &policy.parse().unwrap());
         if let Some(physical) = self.machine.host.sysfs.physical_function(device(name)) {
             let physical = memory(&physical.to_string());
@@ -217,14 +217,14 @@ impl Bench {
         self.answer(stub, entries.len()).expect("answered in one turn")
     }
 
-    pub fn config(&self, name: &str) -> ConfigImage {
+    pub fn config(&self, name: &str) -> Memory {
         self.machine.config(name)
     }
 
-    pub fn set_config(&self, name: &str, change: impl FnOnce(&mut ConfigImage)) {
+    pub fn set_config(&self, name: &str, change: impl FnOnce(&mut Memory)) {
         let mut config = self.machine.config(name);
         change(&mut config);
-        self.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.0);
+        self.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.bytes);
     }
 
     pub fn set_phase(&self, name: &str, phase: Phase) {
@@ -267,9 +267,9 @@ impl Bench {
 }
 
 /// A device with everything, as attach leaves it.
-pub fn image() -> ConfigImage {
-    let mut config = ConfigImage::endpoint();
-    config.0.resize(4096, 0);
+pub fn image() -> Memory {
+    let mut config = Memory::conventional();
+    config.bytes.resize(4096, 0);
     config.set_word(COMMAND, 0x0003);
     config.add_capability(0x40, 0x01, 0x48);
     config.add_capability(0x48, 0x03, 0x50);
@@ -288,7 +288,7 @@ pub fn raw(cmd: u32, device: Sbdf) -> Request {
     Request { cmd, ..Request::conf_write(device, 0, 0, 0) }
 }
 
-pub fn conf_write(name: &str, offset: u64, size: i32, value: u32, mask: u32) -> Request {
+pub fn conf_write(name: &str, offset: usize, size: i32, value: u32, mask: u32) -> Request {
     let offset = i32::try_from(offset).unwrap();
     Request { info: mask, ..Request::conf_write(device(name), offset, size, value) }
 }

@@ -12,7 +12,7 @@ use pciif::OwnedPage;
 use xen_types::{DomId, Errno, GrantRef, Pirq, Port, Sbdf};
 
 use super::world::{LOWEST_PIRQ, Mapped, TOP_PIRQ};
-use super::{ConfigImage, TempTree, World};
+use super::{Memory, TempTree, World};
 use dom0::store::{StoreFailure, Watches};
 use dom0::xen::{HypercallError, Physdev, Rings, Vector};
 
@@ -27,8 +27,8 @@ pub struct FakePhysdev {
 }
 
 impl FakePhysdev {
-    fn config(&self, device: Sbdf) -> ConfigImage {
-        ConfigImage(std::fs::read(self.tree.path().join(format!("bus/pci/devices/{device}/config"))).unwrap())
+    fn config(&self, device: Sbdf) -> Memory {
+        Memory::from_bytes(std::fs::read(self.tree.path().join(format!("bus/pci/devices/{device}/config"))).unwrap())
     }
 
     /// As Xen looks (`memory_decoded`, `xen/arch/x86/msi.c`): a virtual function has no bit of its own.

@@ -14,8 +14,8 @@
 
 pub mod bench;
 pub mod broker;
+mod firmware;
 pub mod hypervisor;
-mod image;
 mod kernel;
 mod machine;
 pub mod memory;
@@ -28,11 +28,12 @@ mod tree;
 pub mod world;
 
 pub use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
+pub use firmware::mcfg_table;
 pub use hypervisor::FakeHypervisor;
-pub use image::{ConfigImage, mcfg_table};
 pub use kernel::FakeKernel;
 pub use machine::{Dump, FakeClock, FakeConsole, Machine};
 pub use names::{DB, E1000, EDU, HVM, NVME, PHYSICAL, SATA, STUB, WEB, device};
+pub use pci_config::fakes::Memory;
 pub use process::FakeProcesses;
 pub use scripts::GuestScript;
 pub use store::FakeStore;

@@ -10,7 +10,7 @@ use super::hypervisor::FakeHypervisor;
 use super::kernel::FakeKernel;
 use super::names::{DB, E1000, EDU, HVM, NVME, PHYSICAL, SATA, STUB, WEB, device};
 use super::store::FakeStore;
-use super::{ConfigImage, TempTree, World, mcfg_table};
+use super::{Memory, TempTree, World, mcfg_table};
 use dom0::sysfs::Sysfs;
 use dom0::{Clock, Console, Dom0};
 
@@ -133,7 +133,7 @@ impl Machine {
             .map(|(start, size, flags)| format!("{start:#018x} {:#018x} {flags:#018x}\n", start + size - 1))
             .collect();
         resource.push_str(&"0x0 0x0 0x0\n".repeat(7 - bars.len()));
-        let mut config = ConfigImage::endpoint();
+        let mut config = Memory::conventional();
         config.set_word(4, 0x0007);
         config.add_capability(0x40, 0x05, 0x50);
         config.add_capability(0x50, 0x11, 0);
@@ -146,7 +146,7 @@ impl Machine {
             let old = std::fs::read_to_string(&slots).unwrap();
             std::fs::write(slots, format!("{old}{name}\n")).unwrap();
         }
-        self.tree.write(format!("{dir}/config"), config.0);
+        self.tree.write(format!("{dir}/config"), config.bytes);
         if !driver.is_empty() {
             self.tree.link(format!("{dir}/driver"), &format!("../../drivers/{driver}"));
         }
@@ -157,31 +157,31 @@ impl Machine {
     /// Makes a function a virtual one of [`PHYSICAL`], which dom0's NVMe driver has then.
     pub fn make_virtual(&self, name: &str) {
         self.add_function(PHYSICAL, "0x010802", "nvme", 24, &[(0x8_d000_0000, 0x4000, 0x14_0204)]);
-        let mut physical = ConfigImage::endpoint();
-        physical.0.resize(4096, 0);
+        let mut physical = Memory::conventional();
+        physical.bytes.resize(4096, 0);
         physical.set_word(4, 0x0006);
         physical.add_capability(0x40, 0x10, 0);
         physical.set_word(0x100, 0x0010);
         physical.set_word(0x102, 0x0001);
         physical.set_word(0x108, 0x0009); // VF Enable, VF Memory Space Enable
         let dir = format!("bus/pci/devices/{PHYSICAL}");
-        self.tree.write(format!("{dir}/config"), physical.0);
+        self.tree.write(format!("{dir}/config"), physical.bytes);
         self.tree.write(format!("{dir}/sriov_numvfs"), "1\n");
         let dir = format!("bus/pci/devices/{name}");
         let mut config = self.config(name);
-        config.0[..4].fill(0xff);
+        config.bytes[..4].fill(0xff);
         config.set_word(4, 0);
         config.set_word(0x0a, 0x0108);
-        config.0[0x10..0x28].fill(0);
-        self.tree.write(format!("{dir}/config"), config.0);
+        config.bytes[0x10..0x28].fill(0);
+        self.tree.write(format!("{dir}/config"), config.bytes);
         self.tree.write(format!("{dir}/vendor"), "0x1b36\n");
         self.tree.write(format!("{dir}/device"), "0x0011\n");
         self.tree.write(format!("{dir}/irq"), "0\n");
         self.tree.link(format!("{dir}/physfn"), &format!("../{PHYSICAL}"));
     }
 
-    pub fn config(&self, name: &str) -> ConfigImage {
-        ConfigImage(std::fs::read(self.tree.path().join(format!("bus/pci/devices/{name}/config"))).unwrap())
+    pub fn config(&self, name: &str) -> Memory {
+        Memory::from_bytes(std::fs::read(self.tree.path().join(format!("bus/pci/devices/{name}/config"))).unwrap())
     }
 
     /// Lets stub and guests act until nobody has anything to do.

@@ -7,7 +7,7 @@ use xenstore::XenbusState;
 use xenstore::path::{backend_dir, child, error_node, frontend_dir};
 
 use super::names::STUB;
-use super::{ConfigImage, TempTree, World};
+use super::{Memory, TempTree, World};
 
 /// The stub that is alive.
 fn me(world: &World) -> DomId {
@@ -91,7 +91,7 @@ fn look_after(world: &mut World, tree: &TempTree, device: Sbdf) -> bool {
 
 /// A device that comes in or back must be there and quiesced.
 fn verdict(tree: &TempTree, device: Sbdf) -> PoolState {
-    match std::fs::read(config_path(tree, device)).map(ConfigImage) {
+    match std::fs::read(config_path(tree, device)).map(Memory::from_bytes) {
         Ok(config) if config.is_quiesced() => PoolState::Free,
         Ok(_) => PoolState::Refused("it is not quiesced".to_owned()),
         Err(_) => PoolState::Refused("the function does not answer".to_owned()),
@@ -279,9 +279,9 @@ fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
             world.violations.push(format!("domain {guest} sees {device} and does not own it"));
         }
         world.guest.seen.insert((guest, vdev));
-        let mut config = ConfigImage(std::fs::read(config_path(tree, device)).unwrap());
+        let mut config = Memory::from_bytes(std::fs::read(config_path(tree, device)).unwrap());
         config.set_word(4, config.word(4) | 4);
-        std::fs::write(config_path(tree, device), config.0).unwrap();
+        std::fs::write(config_path(tree, device), config.bytes).unwrap();
     }
 }
 

@@ -78,7 +78,7 @@ impl ConfigWalk for Config {
 
 #[cfg(test)]
 mod tests {
-    use fakes::{ConfigImage, E1000, device};
+    use fakes::{E1000, Memory, device};
 
     use super::*;
     use crate::fake::Machine;
@@ -86,13 +86,13 @@ mod tests {
     #[test]
     fn capability_lists_that_never_end_are_left() {
         let machine = Machine::new();
-        let find = |image: ConfigImage, id| {
-            machine.tree.write(format!("bus/pci/devices/{E1000}/config"), image.0);
+        let find = |image: Memory, id| {
+            machine.tree.write(format!("bus/pci/devices/{E1000}/config"), image.bytes);
             machine.host.sysfs.config(device(E1000)).unwrap().find_capability(id).unwrap()
         };
-        let mut circle = ConfigImage::endpoint();
+        let mut circle = Memory::conventional();
         circle.add_capability(0x40, 0x01, 0x40);
         assert_eq!((find(circle.clone(), id::POWER_MANAGEMENT), find(circle, id::MSI_X)), (Some(0x40), None));
-        assert_eq!(find(ConfigImage(vec![0xff; 256]), id::MSI), None);
+        assert_eq!(find(Memory::from_bytes(vec![0xff; 256]), id::MSI), None);
     }
 }

@@ -168,7 +168,7 @@ fn a_device_that_is_not_as_its_reset_left_it_is_reset_again() {
         add_all(&machine);
         let mut config = machine.config(NVME);
         config.set_word(at, config.word(at) ^ bit);
-        machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+        machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
         attach_to_web(&machine, &[NVME]).unwrap();
         machine.with(|world| assert_eq!((world.resets.len(), world.value(&note)), (2, None), "{what}"));
     }

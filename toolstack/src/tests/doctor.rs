@@ -218,10 +218,10 @@ fn lists_of_hidden_devices_that_hide_nothing_are_told() {
 #[test]
 fn ports_that_let_requests_past_the_iommu_are_told() {
     let port = |control: Option<u16>| {
-        let mut image = fakes::ConfigImage::endpoint();
+        let mut image = fakes::Memory::conventional();
         image.add_capability(0x40, 0x10, 0);
         image.set_word(0x42, 0x0042);
-        image.0.resize(4096, 0);
+        image.bytes.resize(4096, 0);
         if let Some(control) = control {
             image.set_word(0x100, 0x000d);
             image.set_word(0x102, 0x0001);
@@ -234,7 +234,7 @@ fn ports_that_let_requests_past_the_iommu_are_told() {
         let machine = Machine::new();
         const PORT: &str = "0000:00:1c.0";
         machine.add_function(PORT, "0x060400", "", 0, &[]);
-        machine.tree.write(format!("bus/pci/devices/{PORT}/config"), port(control).0);
+        machine.tree.write(format!("bus/pci/devices/{PORT}/config"), port(control).bytes);
         // As sysfs has it: the device's folder is in that of its port.
         let devices = machine.tree.path().join("bus/pci/devices");
         std::fs::rename(devices.join(EDU), devices.join(PORT).join(EDU)).unwrap();
@@ -262,9 +262,9 @@ fn devices_with_many_vectors_or_phantom_functions_or_reserved_memory() {
     let mut config = machine.config(NVME);
     config.set_word(0x52, 0x003f);
     config.add_capability(0x60, 0x10, 0);
-    config.0[0x51] = 0x60;
+    config.bytes[0x51] = 0x60;
     config.set_word(0x64, 1 << 3);
-    machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+    machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
     let mut table = vec![0; 48];
     table.extend([1, 0, 32, 0, 0, 0, 0, 0].iter().chain(&[0; 16]).chain(&[1, 8, 0, 0, 0, 0, 7, 0]));
     machine.tree.write("firmware/acpi/tables/XMAR", table);

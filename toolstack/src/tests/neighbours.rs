@@ -191,7 +191,7 @@ fn a_line_that_no_guest_can_have_is_told_and_no_reason_to_stop() {
         let machine = Machine::new();
         let mut config = machine.config(EDU);
         config.set_word(0x3c, 0x01ff); // INTA#
-        machine.tree.write(format!("bus/pci/devices/{EDU}/config"), config.0);
+        machine.tree.write(format!("bus/pci/devices/{EDU}/config"), config.bytes);
         set(&machine, EDU, "irq", &format!("{irq}\n"));
         attach_to_web(&machine, &[EDU]).unwrap();
         assert_noted(&machine, &[EDU, "its driver must use MSI"]);
@@ -234,7 +234,7 @@ fn the_header_says_what_a_bridge_is() {
         machine.add_function("0000:00:08.0", class, "pciback", 0, &[]);
         let mut config = machine.config("0000:00:08.0");
         config.set_word(0x0e, header_type);
-        machine.tree.write("bus/pci/devices/0000:00:08.0/config", config.0);
+        machine.tree.write("bus/pci/devices/0000:00:08.0/config", config.bytes);
         let attached = attach(&machine.host, &request("web", &["00:08.0"]));
         if attached.is_ok() {
             detach_from_web(&machine, &["00:08.0"]).unwrap();

@@ -19,11 +19,11 @@ const LIST: &str = "/tool/pcidom/device/0000-00-05-0/permitted-writes";
 /// The e1000 has power management at 40h and something of its vendor at 50h.
 fn with_capabilities(machine: &Machine) {
     let mut config = machine.config(E1000);
-    config.0[0x34] = 0;
+    config.bytes[0x34] = 0;
     config.set_word(6, 0);
     config.add_capability(0x40, 0x01, 0x50);
     config.add_capability(0x50, 0x09, 0);
-    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.bytes);
 }
 
 fn with_stub() -> MachineWithStub {
@@ -81,15 +81,15 @@ fn a_list_that_no_node_holds_is_refused_before_anything_is_done() {
     let machine = Machine::new();
     with_capabilities(&machine);
     let mut config = machine.config(E1000);
-    config.0.resize(4096, 0);
+    config.bytes.resize(4096, 0);
     config.add_capability(0x50, 0x10, 0);
     // ATS and a free dword behind it, as often as they fit: each gap is an entry of the list.
-    for at in (0x100..0xff0_u64).step_by(12) {
+    for at in (0x100..0xff0_usize).step_by(12) {
         let next = if at + 24 < 0xff0 { at + 12 } else { 0 };
         config.set_word(at, 0x000f);
         config.set_word(at + 2, u16::try_from(next << 4 | 1).unwrap());
     }
-    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.bytes);
     let before = machine.dump();
     let error = attach_to_web(&machine, &[&format!("{E1000},permissive=1")]).unwrap_err();
     assert_eq!(error.cause(), ExitCause::Usage);

@@ -25,11 +25,11 @@ fn with_stub(devices: &[&str], spec: &str) -> MachineWithStub {
     let machine = MachineWithStub::new();
     for name in devices {
         let mut config = machine.machine.config(name);
-        config.0[0x34] = 0;
+        config.bytes[0x34] = 0;
         config.set_word(6, 0);
         config.add_capability(0x40, 0x01, 0x50);
         config.add_capability(0x50, 0x09, 0);
-        machine.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.0);
+        machine.machine.tree.write(format!("bus/pci/devices/{name}/config"), config.bytes);
     }
     assignable::add(&machine.host, &[device(E1000)], "pcidom").unwrap();
     attach(&machine.host, &request("web", &[spec])).unwrap();
@@ -131,8 +131,8 @@ fn a_function_alone_in_its_slot_says_so() {
     let machine = Machine::new();
     add_all(&machine);
     let mut config = machine.config(E1000);
-    config.0[0x0e] = 0x80;
-    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+    config.bytes[0x0e] = 0x80;
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.bytes);
     let mut request = request("web", &[E1000]);
     request.export = Some(crate::records::export::ExportMode::Slot);
     attach(&machine.host, &request).unwrap();
@@ -151,8 +151,8 @@ fn a_backend_that_does_not_count_is_no_error() {
 fn lists_that_make_no_sense_are_told() {
     let machine = Machine::new();
     let mut config = machine.config(E1000);
-    config.0[0x51] = 0x40;
-    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.0);
+    config.bytes[0x51] = 0x40;
+    machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.bytes);
     assert_eq!(json(&machine, E1000)["broken_pointer"], 0x40);
     assert!(show(&machine.host, device(E1000)).unwrap().text().contains("leads to 0x40, which is none"));
 }

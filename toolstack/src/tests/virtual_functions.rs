@@ -92,7 +92,7 @@ fn the_doctor_looks_at_the_physical_function() {
     let set = |machine: &Machine, offset, value| {
         let mut config = machine.config(PHYSICAL);
         config.set_word(offset, value);
-        machine.tree.write(format!("bus/pci/devices/{PHYSICAL}/config"), config.0);
+        machine.tree.write(format!("bus/pci/devices/{PHYSICAL}/config"), config.bytes);
     };
     for (offset, value) in [(0x108, 0x0001), (0x108, 0x0008), (0x004, 0x0004), (0x100, 0x000e)] {
         let bad = outcome(&|machine| set(machine, offset, value));

@@ -122,7 +122,7 @@ fn a_device_that_was_busy_when_its_guest_died_is_free_after_its_reset() {
     attach(&machine.host, &request("web", &ALL)).unwrap();
     let mut config = machine.machine.config(EDU);
     config.set_word(4, config.word(4) | 4);
-    machine.machine.tree.write(format!("bus/pci/devices/{EDU}/config"), config.0);
+    machine.machine.tree.write(format!("bus/pci/devices/{EDU}/config"), config.bytes);
     machine.with_peers(|peers| {
         peers.destroy(WEB);
         peers.settle();
@@ -140,7 +140,7 @@ fn with_broker() -> MachineWithStub {
     config.add_capability(0x60, 0x11, 0);
     config.set_word(0x62, 7);
     config.set_word(0x12, 0xfeb0); // the BAR with the table
-    machine.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.0);
+    machine.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
     assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
     machine.with_peers(|peers| peers.broker.start());
     attach(&machine.host, &request("web", &ALL)).unwrap();

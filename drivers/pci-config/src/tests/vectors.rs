@@ -328,7 +328,7 @@ fn what_cannot_change_is_read_once() {
     let constant =
         constant.into_iter().chain([(0x70, 2), (0x74, 4), (0x78, 4), (0x80, 2), (0x98, 2), (0x10, 4), (0x30, 4)]);
     let before: Vec<_> = constant.clone().map(|(offset, size)| guest.read(offset, size)).collect();
-    guest.hw.bytes = [0x5a; 4096];
+    guest.hw.bytes.fill(0x5a);
     guest.hw.reads.set(0);
     let after: Vec<_> = constant.map(|(offset, size)| guest.read(offset, size)).collect();
     assert_eq!(before, after);
@@ -345,7 +345,7 @@ fn functions_that_are_none_or_no_endpoints_are_told_apart() {
         (check_servable(&hw), config.is_bridge())
     };
     assert_eq!(check(&|_| ()), (Ok(()), false));
-    assert_eq!(check(&|hw| hw.bytes = [0xff; 4096]).0, Err(Unservable::Absent));
+    assert_eq!(check(&|hw| hw.bytes.fill(0xff)).0, Err(Unservable::Absent));
     let bridge = |hw: &mut Memory| {
         hw.set(0x0b, &[6]);
         hw.set(0x0e, &[0x81]);

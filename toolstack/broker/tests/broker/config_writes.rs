@@ -5,7 +5,7 @@ use fakes::World;
 use pcidom_abi::{DeviceNode, paths};
 use std::time::Duration;
 
-const PMCSR: u64 = PM + 4;
+const PMCSR: usize = PM + 4;
 
 #[test]
 fn a_write_reaches_its_register_and_no_neighbour() {
@@ -17,8 +17,8 @@ fn a_write_reaches_its_register_and_no_neighbour() {
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 0xffff, 0x0014), &[]), success(0));
     let after = bench.config(NVME);
     assert_eq!(after.word(4), 0x0017);
-    assert_eq!(after.0[..4], before.0[..4]);
-    assert_eq!(after.0[6..], before.0[6..]);
+    assert_eq!(after.bytes[..4], before.bytes[..4]);
+    assert_eq!(after.bytes[6..], before.bytes[6..]);
     bench.assert_sound();
 }
 
@@ -68,14 +68,14 @@ fn a_device_that_wakes_has_its_header_again() {
     bench.set_config(NVME, |config| {
         config.set_word(PMCSR, 0x0103);
         config.set_word(4, 0x0404);
-        config.0[0x0c] = 0x10;
-        config.0[0x3c] = 23;
+        config.bytes[0x0c] = 0x10;
+        config.bytes[0x3c] = 23;
     });
     let mut broker = bench.start(&process);
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, PMCSR, 2, 0, 3), &[]), success(0));
     let config = bench.config(NVME);
     assert_eq!((config.word(0x10), config.word(0x12), config.word(0x14)), (0, 0xc000, 8), "BAR 0 as in sysfs");
-    assert_eq!((config.word(4), config.0[0x0c], config.0[0x3c]), (0x0406, 0x10, 23));
+    assert_eq!((config.word(4), config.bytes[0x0c], config.bytes[0x3c]), (0x0406, 0x10, 23));
     assert_eq!(config.word(PMCSR), 0x0100);
 }
 
@@ -98,7 +98,7 @@ fn what_is_not_on_the_list_changes_nothing() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    let before = bench.config(NVME).0;
+    let before = bench.config(NVME).bytes;
     let denied = refused(ErrorCode::AccessDenied);
     for (offset, size, mask) in [
         (0x10, 4, 0xffff_ffff),    // a BAR
@@ -116,7 +116,7 @@ fn what_is_not_on_the_list_changes_nothing() {
     }
     let bad = refused(ErrorCode::InvalidOffset);
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 5, 2, 4, 4), &[]), bad);
-    assert_eq!(bench.config(NVME).0, before);
+    assert_eq!(bench.config(NVME).bytes, before);
 }
 
 /// A device with something of its vendor at a0, and PCI Express at 80.
@@ -143,9 +143,9 @@ fn a_permissive_device_is_written_where_it_harms_no_other_function() {
         bench.ask(&mut broker, STUB, &conf_write(NVME, offset, size, value, mask), &[]).code
     };
     assert_eq!(ask(0xc4, 4, 0x1234_5678, 0xffff_ffff), ErrorCode::Success);
-    assert_eq!(bench.config(NVME).0[0xc4..0xc8], [0x78, 0x56, 0x34, 0x12]);
+    assert_eq!(bench.config(NVME).bytes[0xc4..0xc8], [0x78, 0x56, 0x34, 0x12]);
     assert_eq!(ask(0xc5, 1, 0xff, 0x0f), ErrorCode::Success);
-    assert_eq!(bench.config(NVME).0[0xc5], 0x5f);
+    assert_eq!(bench.config(NVME).bytes[0xc5], 0x5f);
     // Errors that the guest did not mean to clear are written as zeros.
     assert_eq!(ask(0x88, 4, 0x0001_5010, 0x0001_7010), ErrorCode::Success);
     assert_eq!((bench.config(NVME).word(0x88), bench.config(NVME).word(0x8a)), (0x5810, 0x0001));
@@ -196,7 +196,7 @@ fn without_a_list_that_makes_sense_nothing_is_turned_on() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    let before = bench.config(NVME).0;
+    let before = bench.config(NVME).bytes;
     let node = DeviceNode::PermittedWrites.of(device(NVME));
     let ask = |broker: &mut Broker<'_, FakeRings>| {
         let requests = [
@@ -222,7 +222,7 @@ fn without_a_list_that_makes_sense_nothing_is_turned_on() {
     let notes = bench.notes();
     let told = "permitted-writes node is missing or of another version: detach and attach it";
     assert!(notes.iter().any(|note| note.contains(told)), "{notes:?}");
-    assert_eq!(bench.config(NVME).0, before);
+    assert_eq!(bench.config(NVME).bytes, before);
     bench.permit(NVME, "permissive=0");
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
 }
@@ -265,22 +265,22 @@ fn another_card_in_the_slot_is_not_written() {
     ];
     for (offset, value) in [(0, 0x8086), (2, 0x1533), (8, 0x0003), (10, 0x0200)] {
         bench.set_config(NVME, |config| config.set_word(offset, value));
-        let before = bench.config(NVME).0;
+        let before = bench.config(NVME).bytes;
         for request in requests {
             let code = bench.ask(&mut broker, STUB, &request, &[]).code;
             assert_eq!(code, ErrorCode::DevNotFound, "{offset:#x}: {request}");
         }
-        assert_eq!(bench.config(NVME).0, before, "{offset:#x}");
+        assert_eq!(bench.config(NVME).bytes, before, "{offset:#x}");
         bench.set_config(NVME, |config| config.set_word(offset, 0));
     }
     let (notes, told) = (bench.notes(), "in whose place there is another card: detach and attach it");
     assert!(notes.iter().any(|note| note.contains(told)), "{notes:?}");
     // One that does not answer is no other.
-    bench.set_config(NVME, |config| config.0[..4].fill(0xff));
-    bench.set_config(NVME, |config| config.0[8..12].fill(0xff));
+    bench.set_config(NVME, |config| config.bytes[..4].fill(0xff));
+    bench.set_config(NVME, |config| config.bytes[8..12].fill(0xff));
     assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, 4, 2, 4, 4), &[]), success(0));
-    bench.set_config(NVME, |config| config.0[..4].fill(0));
-    bench.set_config(NVME, |config| config.0[8..12].fill(0));
+    bench.set_config(NVME, |config| config.bytes[..4].fill(0));
+    bench.set_config(NVME, |config| config.bytes[8..12].fill(0));
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsix, NVME), &[]), success(0));
     bench.assert_sound();
 }

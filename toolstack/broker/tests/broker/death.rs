@@ -81,10 +81,10 @@ fn another_card_in_the_slot_is_left_alone_by_the_next_broker() {
     bench.publish(STUB, &enable_msix(NVME, &[0]), &[0]);
     assert!(killed(&bench, 2, &|broker| broker.turn().unwrap()));
     bench.set_config(NVME, |config| config.set_word(2, 0x1533));
-    let before = bench.config(NVME).0;
+    let before = bench.config(NVME).bytes;
     let process = bench.process();
     drop(bench.start(&process));
-    assert_eq!(bench.config(NVME).0, before);
+    assert_eq!(bench.config(NVME).bytes, before);
     let told =
         "the vectors of 0000:00:07.0 are not cleared: 0000:00:07.0 is another device than the one that was attached";
     assert!(bench.notes().iter().any(|note| note == told), "{:?}", bench.notes());

@@ -9,7 +9,7 @@ fn devices_of_others_are_not_there() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    let before = (bench.config(EDU).0, bench.config(NVME).0);
+    let before = (bench.config(EDU).bytes, bench.config(NVME).bytes);
     let nobody = refused(ErrorCode::DevNotFound);
     for command in BrokerCommand::ALL {
         let mut theirs = request(command, EDU);
@@ -26,7 +26,7 @@ fn devices_of_others_are_not_there() {
         let odd = Request { domain, bus, devfn, ..request(BrokerCommand::Query, NVME) };
         assert_eq!(bench.ask(&mut broker, STUB, &odd, &[]), nobody);
     }
-    assert_eq!((bench.config(EDU).0, bench.config(NVME).0), before);
+    assert_eq!((bench.config(EDU).bytes, bench.config(NVME).bytes), before);
     let said: Vec<String> = bench.notes().into_iter().filter(|note| note.contains("does not hold")).collect();
     assert_eq!(said, ["domain 3 asked for a device that it does not hold for a guest"], "once a minute");
 }
@@ -172,11 +172,11 @@ fn pages_full_of_anything_harm_nobody() {
                 page.set_word(4 * index, *word);
             }
             page.set_word(0, words[0] | 1);
-            let edu = bench.config(EDU).0;
+            let edu = bench.config(EDU).bytes;
             bench.wires.borrow_mut().raise(STUB, PORT);
             broker.borrow_mut().turn().unwrap();
             prop_assert_eq!(page.word(0).unwrap() & 1, 0, "answered");
-            prop_assert_eq!(bench.config(EDU).0, edu);
+            prop_assert_eq!(bench.config(EDU).bytes, edu);
             bench.assert_sound();
             Ok(())
         })

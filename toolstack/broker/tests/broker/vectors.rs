@@ -38,7 +38,7 @@ fn a_virtual_function_has_vectors_while_its_physical_one_decodes() {
     let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, &[1, 0]), &[1, 0]);
     assert_eq!(heard, Heard { vectors: vec![55, 54], ..success(0) });
     assert_eq!(bench.config(NVME).word(COMMAND) & 3, 0, "no decoder is its own");
-    assert_eq!(bench.config(PHYSICAL).0, physical.0, "and dom0's function is left alone");
+    assert_eq!(bench.config(PHYSICAL).bytes, physical.bytes, "and dom0's function is left alone");
     bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsix, NVME), &[]);
     assert_eq!(bench.mapped(NVME).len(), 0);
     bench.machine.assert_no_violations();
@@ -96,11 +96,11 @@ fn turning_off_what_is_off_succeeds() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    let before = bench.config(NVME).0;
+    let before = bench.config(NVME).bytes;
     for command in [BrokerCommand::DisableMsi, BrokerCommand::DisableMsix] {
         assert_eq!(bench.ask(&mut broker, STUB, &request(command, NVME), &[]), success(0));
     }
-    assert_eq!(bench.config(NVME).0, before);
+    assert_eq!(bench.config(NVME).bytes, before);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn sets_that_the_device_does_not_have_are_refused_before_anything_is_touched() {
     let process = bench.process();
     let mut broker = bench.start(&process);
     bench.ask(&mut broker, STUB, &enable_msix(NVME, &[7]), &[7]);
-    let before = (bench.vectors(NVME), bench.config(NVME).0);
+    let before = (bench.vectors(NVME), bench.config(NVME).bytes);
     let failed = refused(ErrorCode::OpFailed);
     for entries in [&[64][..], &[0xffff], &[1, 1], &[0, 1, 2, 0], &[]] {
         let heard = bench.ask(&mut broker, STUB, &enable_msix(NVME, entries), entries);
@@ -156,7 +156,7 @@ fn sets_that_the_device_does_not_have_are_refused_before_anything_is_touched() {
         let request = Request { info: count, ..request(BrokerCommand::EnableMultiMsi, NVME) };
         assert_eq!(bench.ask(&mut broker, STUB, &request, &[]), failed, "{count}");
     }
-    assert_eq!((bench.vectors(NVME), bench.config(NVME).0), before);
+    assert_eq!((bench.vectors(NVME), bench.config(NVME).bytes), before);
     bench.assert_sound();
 }
 
@@ -175,7 +175,7 @@ fn devices_without_the_capability_or_without_power_get_no_vectors() {
     assert_eq!(ask(&mut broker), (failed.clone(), failed.clone()));
     bench.set_config(NVME, |config| {
         config.set_word(PM + 4, 0);
-        config.0[0x34] = 0;
+        config.bytes[0x34] = 0;
     });
     bench.permit(NVME, "permissive=0");
     assert_eq!(ask(&mut broker), (failed.clone(), failed.clone()));

@@ -128,23 +128,23 @@ impl Decode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fakes::{ConfigImage, TempTree};
+    use fakes::{Memory, TempTree};
     use pcidom_abi::{Msi, Msix};
 
     const MEMORY: Decode = Decode { io: false, memory: true };
 
-    fn with_config(image: ConfigImage, act: impl FnOnce(&Config)) -> ConfigImage {
+    fn with_config(image: Memory, act: impl FnOnce(&Config)) -> Memory {
         let tree = TempTree::new();
-        tree.write("config", image.0);
+        tree.write("config", image.bytes);
         struct Folder;
         impl Kernel for Folder {}
         act(&Config::open(&Folder, tree.path().join("config")).unwrap());
-        ConfigImage(std::fs::read(tree.path().join("config")).unwrap())
+        Memory::from_bytes(std::fs::read(tree.path().join("config")).unwrap())
     }
 
     #[test]
     fn a_quiet_device_neither_interrupts_nor_masters() {
-        let mut busy = ConfigImage::endpoint();
+        let mut busy = Memory::conventional();
         busy.set_word(4, BUS_MASTER | IO_DECODE);
         busy.add_capability(0x40, 0x01, 0x50);
         busy.add_capability(0x50, 0x05, 0x60);
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_prepared_device_may_use_its_pin_but_not_master() {
-        let mut quiet = ConfigImage::endpoint();
+        let mut quiet = Memory::conventional();
         quiet.set_word(4, INTX_DISABLE);
         let ready = with_config(quiet, |config| config.prepare(Decode { io: true, memory: true }).unwrap());
         assert_eq!(ready.word(4), IO_DECODE | MEMORY_DECODE);

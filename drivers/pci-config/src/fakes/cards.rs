@@ -1,61 +1,11 @@
-//! Configuration spaces that are plain memory.
-
-use core::cell::Cell;
+//! The registers of some cards, and what dom0 knows about them.
 
 use xen_types::Resource;
 
+use super::Memory;
 use crate::base::RESOURCES;
 use crate::policy::Policy;
 use crate::view::Description;
-use pci_registers::{ConfigSpace, Width};
-
-/// Configuration space as memory, which counts how often it is read.
-#[derive(Clone, Debug)]
-pub struct Memory {
-    /// What is in it.
-    pub bytes: [u8; 4096],
-    /// How often it was read.
-    pub reads: Cell<usize>,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self { bytes: [0; 4096], reads: Cell::new(0) }
-    }
-}
-
-impl Memory {
-    /// These bytes from the start on. With `has_list` they say that there is a capability list; without, they say what they say.
-    ///
-    /// # Panics
-    /// Where they are more than 4096.
-    #[must_use]
-    pub fn of(bytes: &[u8], has_list: bool) -> Self {
-        let mut memory = Self::default();
-        memory.set(0, bytes);
-        memory.bytes[6] |= if has_list { 0x10 } else { 0 };
-        memory
-    }
-
-    /// Sets the bytes at `offset`.
-    ///
-    /// # Panics
-    /// Where there is no room for them.
-    pub fn set(&mut self, offset: usize, bytes: &[u8]) {
-        self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
-    }
-}
-
-impl ConfigSpace for Memory {
-    fn read_config(&self, offset: u16, width: Width) -> u32 {
-        self.reads.set(self.reads.get() + 1);
-        let (offset, bytes) = (usize::from(offset), width as usize);
-        assert_eq!(offset % bytes, 0, "an access that {width:?} cannot be");
-        let mut value = [0; 4];
-        value[..bytes].copy_from_slice(&self.bytes[offset..offset + bytes]);
-        u32::from_le_bytes(value)
-    }
-}
 
 /// A function's description, owned.
 #[derive(Clone, Debug, Default)]
