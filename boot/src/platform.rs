@@ -104,7 +104,7 @@ impl ConfigAccess for Xen {
 pub(crate) struct RingPage(GrantedPage);
 
 // SAFETY: (1) the page stays where it is while the grant lives; (2) it is a page of the heap, which is writable; (3) the grant hands its
-// address out to nobody else.
+// address out to no other code.
 unsafe impl pciif::SharedPage for RingPage {
     fn base(&self) -> NonNull<u8> {
         self.0.base()

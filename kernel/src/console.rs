@@ -59,7 +59,7 @@ impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = self.bytes.get_mut(self.len..LINE - 2).unwrap_or_default();
         for (place, byte) in room.iter_mut().zip(text.bytes()) {
-            // Control characters would let whoever chose the text (a guest's key, a device) write lines of its own.
+            // Control characters would let the text's source (a guest's key, a device) write lines of its own.
             *place = if byte.is_ascii_control() { b'?' } else { byte };
             self.len += 1;
         }
@@ -93,7 +93,7 @@ impl Output {
                 let fits = ring.space() >= bytes.len();
                 if fits {
                     ring.write(bytes);
-                    // A port that dom0 closed only means that nobody reads.
+                    // A port that dom0 closed only means that it is not read.
                     let _ = events::notify(*port);
                 }
                 fits
@@ -174,7 +174,7 @@ pub fn flush(patience_ns: u64) {
     }
 }
 
-/// Takes the lock from whoever holds it: the panic handler runs on the same CPU, so the holder will never go on.
+/// Takes the lock from its holder: the panic handler runs on the same CPU, so the holder will never go on.
 #[cfg(not(test))]
 pub(crate) fn break_lock() {
     if CONSOLE.is_locked() {

@@ -27,7 +27,7 @@ fn event_op<T>(op: u32, argument: &mut T) -> Result<(), Errno> {
 
 /// Unmasks every port, once at start: the builder leaves the mask undefined.
 ///
-/// `evtchn_upcall_pending` is set here and stays so. Nobody delivers upcalls, and while it is set Xen does not interrupt the vCPU's CPU for
+/// `evtchn_upcall_pending` is set here and stays so. Upcalls are never delivered, and while it is set Xen does not interrupt the vCPU's CPU for
 /// another event (`vcpu_mark_events_pending`, `xen/arch/x86/domain.c`); polling does not look at it.
 pub(crate) fn init() {
     let page = shared_info::get();

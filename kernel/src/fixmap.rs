@@ -126,7 +126,7 @@ impl Drop for FixmapEntry {
 /// `EEXIST` where there is one, `ENOMEM` without memory for one, or Xen's word. Nothing is kept then.
 pub fn make_table(address: usize) -> Result<(), Errno> {
     let page = heap::allocate_page().ok_or(Errno::ENOMEM)?;
-    // SAFETY: a zeroed page of our own that nobody else knows, and a table in which nothing is mapped changes nothing.
+    // SAFETY: a zeroed page of our own that no other code knows, and a table in which nothing is mapped changes nothing.
     let added = unsafe { paging::add_table(address, page.as_ptr() as usize) };
     // What Xen does not let us write to again is lost.
     if added.is_err() && paging::is_writable(page.as_ptr() as usize) {

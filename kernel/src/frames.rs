@@ -26,7 +26,7 @@ pub fn mfn_of(pfn: Pfn) -> Option<Mfn> {
     let index = usize::try_from(pfn.0).ok().filter(|&index| index < info.nr_pages)?;
     let entry = (info.frame_list as *const u64).wrapping_add(index);
     // SAFETY: the builder's frame list has `nr_pages` entries at `frame_list` (xen.h, struct start_info), is mapped, lies below the
-    // heap and is written by nobody.
+    // heap and is not written.
     Some(Mfn(unsafe { *entry }))
 }
 

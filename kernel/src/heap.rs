@@ -78,7 +78,7 @@ fn extend_ram(mut address: usize) -> Result<(), Errno> {
         let pages = (end - address).min(TABLE_SPAN) / PAGE_SIZE;
         let table = allocate_page().ok_or(Errno::ENOMEM)?;
         let first = Pfn(((address - crate::layout::VIRT_BASE) / PAGE_SIZE) as u64);
-        // SAFETY: a zeroed page of our own, aligned for u64, that nobody else knows.
+        // SAFETY: a zeroed page of our own, aligned for u64, that no other code knows.
         paging::fill_linear_table(unsafe { table.cast().as_mut() }, first, pages)?;
         // SAFETY: the page is ours and given up; its entries map frames that nothing has mapped yet.
         unsafe { paging::add_table(address, table.as_ptr() as usize) }?;
@@ -103,7 +103,7 @@ pub(crate) fn allocate_page() -> Option<NonNull<u8>> {
 /// Gives back a page.
 ///
 /// # Safety
-/// `page` came from [`allocate_page`] and nobody uses it any more.
+/// `page` came from [`allocate_page`] and it is not used any more.
 pub(crate) unsafe fn free_page(page: NonNull<u8>) {
     // SAFETY: the caller's promise; the layout is the one of `allocate_page`.
     unsafe { alloc::alloc::dealloc(page.as_ptr(), PAGE) }

@@ -10,7 +10,7 @@ use xen_types::{Errno, Mfn};
 
 /// One mapped MMIO page. Dropping it unmaps it.
 ///
-/// Accesses to the device through it cost one bus access each and no exit to anybody.
+/// Accesses to the device through it cost one bus access each and no exit.
 #[derive(Debug)]
 pub struct MmioPage {
     slot: FixmapEntry,

@@ -52,7 +52,7 @@ pub enum Answerer {
     Copy,
     /// Some bits each.
     Both,
-    /// Nobody: zero.
+    /// Neither: zero.
     Hidden,
 }
 

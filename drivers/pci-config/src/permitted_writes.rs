@@ -56,7 +56,7 @@ impl Write {
 pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrites {
     let (layout, all, _) = Layout::read_from(hw, policy.policy_flags());
     let interrupts: Vec<Range<u16>> = all.iter().filter_map(interrupt_registers).collect();
-    // Whoever writes the messages of another function can interrupt in its name. Capabilities of a sound device do not overlap.
+    // A guest that writes the messages of another function can send its interrupts. Capabilities of a sound device do not overlap.
     let is_free = |offset: u16, bytes: u16| {
         interrupts.iter().all(|registers| offset >= registers.end || offset + bytes <= registers.start)
     };

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use pci_registers::{Width, extended_id};
 
-/// Extended capabilities that no guest can use, so that none sees them unless the admin wants it: SR-IOV (functions that nobody assigned), and
+/// Extended capabilities that no guest can use, so that none sees them unless the admin wants it: SR-IOV (functions that were not assigned), and
 /// Resizable BAR of a function and of its virtual ones (addresses are the host's). Drivers that find them rely on them.
 const USELESS: u64 = 1 << extended_id::SR_IOV | 1 << extended_id::RESIZABLE_BAR | 1 << extended_id::VF_RESIZABLE_BAR;
 

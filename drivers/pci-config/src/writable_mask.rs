@@ -62,8 +62,8 @@ impl WritableMask {
             }
         }
         let (all, fault) = list(Walk::conventional(hw));
-        // They overlap in devices that lie, or that are not as long as their kind. A dword belongs to whoever comes first: interrupts,
-        // which nobody may write by another name, then headers, then the rest.
+        // They overlap in devices that lie, or that are not as long as their kind. A dword belongs to the first of them: interrupts,
+        // which may not be written through another capability, then headers, then the rest.
         for (is_interrupt, is_header) in [(true, true), (true, false), (false, true), (false, false)] {
             let is_one = |capability: &&Capability| matches!(capability.id, id::MSI | id::MSI_X) == is_interrupt;
             for capability in all.iter().filter(is_one) {

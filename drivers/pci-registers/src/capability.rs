@@ -1,4 +1,4 @@
-//! Capabilities: their ids and the registers that somebody here works with.
+//! Capabilities: their ids and the registers that this project uses.
 
 /// Control word of a capability, from its header: of MSI, of MSI-X and of others.
 const CONTROL: u16 = 2;

@@ -1,10 +1,10 @@
 //! Adaptive polling: whether to poll for the next request before going to sleep.
 //!
 //! Requests come in bursts, each as soon as the one before is answered. Where the frontend runs on another CPU, finding the next request
-//! without having slept saves both of them a wake-up; where it waits for our CPU, each moment that we look is lost. Nobody tells which of the
+//! without having slept saves both of them a wake-up; where it waits for our CPU, each moment that we look is lost. Nothing tells which of the
 //! two it is, so it is learnt: looking lasts about as long as the last sleep between two requests did, pays off or not, and after each
 //! time that it did not pay off twice as many requests pass before the next attempt. With one CPU that is one attempt in a thousand
-//! requests. Whoever sleeps for longer than any attempt may last does not look at all, so rare requests cost nothing, and an idle
+//! requests. A stub that sleeps for longer than any attempt may last does not poll at all, so rare requests cost nothing, and an idle
 //! backend sleeps.
 
 /// No attempt lasts longer. In ticks of the CPU's counter: a third of a millisecond at 3 GHz.
@@ -61,7 +61,7 @@ impl AdaptivePolling {
 mod tests {
     use super::*;
 
-    /// Serves `requests` that each come `gap` after the answer before, or never while somebody looks; returns how long was looked, and how often
+    /// Serves `requests` that each come `gap` after the answer before, or never while it is polled for; returns how long was looked, and how often
     /// that found something.
     fn burst(polling: &mut AdaptivePolling, requests: u32, gap: u64, is_found_by_looking: bool) -> (u64, u32) {
         let (mut looked, mut found) = (0, 0);

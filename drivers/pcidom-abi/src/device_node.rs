@@ -20,7 +20,7 @@ pub enum DeviceNode {
     Policy,
     /// What the broker may write to the device for its guest: [`crate::PermittedWrites`]. Absent while no guest has the device.
     PermittedWrites,
-    /// [`DeviceNode::RESET_DONE`]: the device was reset since somebody last had it.
+    /// [`DeviceNode::RESET_DONE`]: the device was reset since a guest last had it.
     Reset,
     /// The interrupts that the device had before they were unmapped: a [`crate::PirqSet`].
     Pirqs,

@@ -66,7 +66,7 @@ impl FromStr for Intent {
 /// The value of [`crate::paths::creation_node`]: how far `pcidom create` has come with a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreationProgress {
-    /// It is being made, or taken down. To be undone, unless somebody lets it run.
+    /// It is being made, or taken down. To be undone, unless it was unpaused.
     Building,
     /// It has everything and is about to run. To be finished; once it runs there is no node.
     Running,

@@ -80,7 +80,7 @@ paths! {
     intent_node(device: Sbdf) = "/tool/pcidom/work/{device}";
     /// What an admin has in a device's `driver_override`, while a command has something else there.
     override_node(device: Sbdf) = "/tool/pcidom/work/{device}/override";
-    /// Stands (empty) while somebody unmaps vectors of a guest that no device is known to have: nothing is mapped for it meanwhile.
+    /// Stands (empty) while a command unmaps vectors of a guest that no device is known to have: nothing is mapped for it meanwhile.
     vector_cleanup_node(guest: DomId) = "/tool/pcidom/vector-cleanup/{guest}";
     /// A command that is changing something. The value is when its process began ([`crate::ProcessId::started`]).
     command_node(pid: u32) = "/tool/pcidom/command/{pid}";

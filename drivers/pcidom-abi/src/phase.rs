@@ -8,7 +8,7 @@ use crate::Malformed;
 /// The value of [`crate::DeviceNode::Phase`]: what the next command must finish or undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// With the stub, assigned to nobody.
+    /// With the stub, assigned to no guest.
     Pool,
     /// On its way to a guest: a command is at work, or was killed.
     Attaching,
@@ -16,7 +16,7 @@ pub enum Phase {
     Attached,
     /// On its way back.
     Detaching,
-    /// Taken from a guest that still has something of it, mappings or interrupts: nobody gets it (`docs/audit.md`).
+    /// Taken from a guest that still has something of it, mappings or interrupts: no guest gets it (`docs/audit.md`).
     Leaked,
 }
 

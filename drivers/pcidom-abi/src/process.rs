@@ -58,7 +58,7 @@ pub struct PauseNote {
     pub owner: ProcessId,
     /// How far it has come.
     pub stage: PauseStage,
-    /// The domain's processor time by then. It does not pass while the domain is paused: one that has run since was unpaused by somebody else.
+    /// The domain's processor time by then. It does not pass while the domain is paused: one that has run since was unpaused by another tool.
     pub ran: Duration,
 }
 

@@ -49,7 +49,7 @@ pub const COUNT: usize = 26;
 /// One query: `N`, or `N-BDF`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query {
-    /// Chosen by whoever asks, so that he knows his answer.
+    /// Chosen by the command that asks, by which it knows its answer.
     pub number: u32,
     /// What is asked.
     pub kind: QueryKind,

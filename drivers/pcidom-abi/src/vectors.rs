@@ -17,7 +17,7 @@ pub enum Vectors {
     Msi(Vec<Pirq>),
     /// MSI-X: table index and pirq of each entry.
     Msix(Vec<(u16, Pirq)>),
-    /// Somebody is changing them, or died at it.
+    /// The broker or a command is changing them, or was killed at it.
     Busy,
 }
 

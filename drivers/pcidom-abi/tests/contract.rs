@@ -1,4 +1,4 @@
-//! The contract as the documents have it, and a copy of it, so that nobody changes it without noticing.
+//! The contract as the documents have it, and a copy of it, so that a change of it is noticed.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 use std::collections::BTreeSet;
@@ -141,7 +141,7 @@ fn events_below_the_pool_lead_back_to_the_device() {
     }
 }
 
-/// Whoever has to change this line asks whether the parts of the version before still understand it: [`pcidom_abi::VERSION`].
+/// Who changes this line asks whether the parts of the version before still understand it: [`pcidom_abi::VERSION`].
 #[test]
 fn a_changed_contract_is_noticed() {
     let words = [
@@ -166,7 +166,7 @@ fn a_changed_contract_is_noticed() {
     );
 }
 
-/// Somebody else may use them as they are.
+/// They can be used as they are.
 #[test]
 fn the_generic_crates_do_not_know_us() {
     fn look(dir: &std::path::Path, found: &mut Vec<String>) {

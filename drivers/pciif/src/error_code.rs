@@ -12,7 +12,7 @@ pub enum ErrorCode {
     DevNotFound = -1,
     /// Offset or size is not a register of this configuration space.
     InvalidOffset = -2,
-    /// The backend's policy says no, or nobody is there to do it.
+    /// The backend's policy says no, or there is no broker.
     AccessDenied = -3,
     /// Not a command that this backend knows.
     NotImplemented = -4,

@@ -23,7 +23,7 @@ impl Transport for Device {
 }
 
 fn list(store: &mut Store<Device>, directory: &str) -> Result<(), StoreError<io::Error>> {
-    // One consistent picture, however often somebody else writes meanwhile.
+    // One consistent picture, however often others write meanwhile.
     let nodes = store.transaction(|transaction| {
         let mut nodes = Vec::new();
         for name in transaction.directory(directory)?.unwrap_or_default() {

@@ -49,10 +49,10 @@ pub struct Store<T> {
 
 impl<T: Transport> Store<T> {
     /// How many requests are under way together. Oxenstored takes no more from who has 1,024 answers to read (`quota-maxoutstanding`),
-    /// and then nobody would go on: we read when everything is sent.
+    /// and then neither would go on: we read when everything is sent.
     pub const AT_ONCE: usize = 256;
 
-    /// How often [`Store::transaction`] tries. Every try that fails means that somebody else's succeeded.
+    /// How often [`Store::transaction`] tries. Every try that fails means that another client's succeeded.
     pub const MAX_TRIES: u32 = 100;
 
     /// Over a fresh transport. Waits without end until [`Store::set_deadline`].
@@ -114,8 +114,8 @@ impl<T: Transport> Store<T> {
         self.client.take_overflowed()
     }
 
-    /// Does what `body` does, all of it or nothing, as if nobody else were there. `body` runs again from the start when
-    /// somebody else's change came in between, so it should do nothing but work on the nodes. When it fails, its changes
+    /// Does what `body` does, all of it or nothing, as if there were no other client. `body` runs again from the start when
+    /// another client's change came in between, so it should do nothing but work on the nodes. When it fails, its changes
     /// are thrown away.
     ///
     /// # Errors

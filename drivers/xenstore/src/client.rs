@@ -41,7 +41,7 @@ enum Open {
 
 /// One connection to xenstored, with any number of requests in flight.
 ///
-/// Whoever owns the transport sends [`Client::outgoing`] and reports it with [`Client::sent`], gives what arrives to
+/// The owner of the transport sends [`Client::outgoing`] and reports it with [`Client::sent`], gives what arrives to
 /// [`Client::feed`], and calls [`Client::reset`] when the connection is made anew. `LONGEST` are the bytes that an answer may have.
 #[derive(Debug, Default)]
 pub struct Client<const LONGEST: usize = MAX_PAYLOAD> {
@@ -263,7 +263,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
         }
     }
 
-    /// Nobody wants this answer. But a transaction that nobody knows of must be ended: xenstored allows a guest only a few
+    /// No caller waits for this answer. But a transaction that it opened must be ended: xenstored allows a guest only a few
     /// at a time.
     fn discard(&mut self, kind: MessageType, answer: Result<Vec<u8>, Error>) {
         if kind == MessageType::TRANSACTION_START

@@ -13,7 +13,7 @@
 //!
 //! # Limits
 //! - A request that does not fit into xenstore's 4,096 bytes is refused before it is sent ([`Error::TooLong`]); long directories are read in parts where xenstored can do that.
-//! - Watch events that nobody takes are dropped beyond a bound; [`Client::take_overflowed`] tells once that some were.
+//! - Watch events that are not taken are dropped beyond a bound; [`Client::take_overflowed`] tells once that some were.
 //! - The paths of devices are those of `pci` alone.
 //!
 //! # Example

@@ -127,7 +127,7 @@ pub trait Nodes {
     }
 }
 
-/// How often a listing in parts begins anew. It does so whenever somebody else adds or removes a child meanwhile.
+/// How often a listing in parts begins anew. It does so whenever another client adds or removes a child meanwhile.
 const LISTING_TRIES: u32 = 100;
 
 /// The whole answer to DIRECTORY, asked for in parts.

@@ -30,7 +30,7 @@ pub enum Access {
 pub struct Permission {
     /// The domain.
     pub domid: DomId,
-    /// What it (or, in the first entry, everybody else) may do.
+    /// What it (or, in the first entry, all other domains) may do.
     pub access: Access,
 }
 

@@ -49,7 +49,7 @@ pub enum Request<'a> {
     },
     /// Begins a transaction: [`crate::transaction_id`].
     TransactionStart,
-    /// Ends the transaction that the request is submitted in. `EAGAIN`: nothing was done, somebody else changed what
+    /// Ends the transaction that the request is submitted in. `EAGAIN`: nothing was done, another client changed what
     /// was read; begin again.
     TransactionEnd {
         /// Keep the changes, or throw them away.

@@ -10,7 +10,7 @@ pub enum XenbusState {
     /// No such node, or nonsense in it.
     #[default]
     Unknown = 0,
-    /// Made by the toolstack, nobody has looked at it.
+    /// Made by the toolstack, its driver has not looked at it.
     Initialising = 1,
     /// The backend waits for information from the frontend or the toolstack.
     InitWait = 2,

@@ -124,7 +124,7 @@ impl GrantedPage {
         let page = heap::allocate_page().ok_or(GrantError::Call(Errno::ENOMEM))?;
         let frame = memory::mfn_of_address(page.as_ptr() as usize).and_then(|mfn| u32::try_from(mfn.0).ok());
         let (Some(frame), Some(reference)) = (frame, table.take()) else {
-            // SAFETY: just allocated, known to nobody.
+            // SAFETY: just allocated, known to no other code.
             unsafe { heap::free_page(page) };
             return Err(GrantError::Call(Errno::ENOSPC));
         };

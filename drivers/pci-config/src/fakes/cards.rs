@@ -110,7 +110,7 @@ pub fn virtual_function_known() -> Known {
 
 /// A card with what servers have: PM 40, MSI 48, PCI Express 60, MSI-X a0, VPD b0, AF b8, HyperTransport c0, SATA c8, EA d0, vendor's own e0,
 /// subsystem id f0; and in the extended space AER 100, DSN 140, VSEC 150, SR-IOV 160, ATS 1a0, ACS 1b0, ARI 1c0, PRI 1d0, PASID 1e0, LTR 1e8,
-/// ReBAR 1f0, DPC 210, L1 PM 230, and one at 300 that nobody knows.
+/// ReBAR 1f0, DPC 210, L1 PM 230, and one with an unknown id at 300.
 #[must_use]
 pub fn server_card() -> Memory {
     let mut memory = network_card();

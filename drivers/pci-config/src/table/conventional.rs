@@ -10,7 +10,7 @@ use crate::register::{Block, Length, Read, Rest, Row, Write};
 const DEVICE: Read = Read::Device;
 const COPY: Read = Read::Copy;
 
-/// A capability that nobody but the host may write.
+/// A capability that only the host may write.
 const fn locked(id: u16, name: &'static str, length: Length, registers: &'static [Row]) -> Block {
     block(id, name, length, Rest::Locked, registers)
 }

@@ -8,7 +8,7 @@ use crate::register::{Block, Length, Place, Read, Rest, Row, Write};
 
 const DEVICE: Read = Read::Device;
 
-/// A capability that nobody but the host may write.
+/// A capability that only the host may write.
 const fn locked(id: u16, name: &'static str, length: Length, registers: &'static [Row]) -> Block {
     Block { place: Place::Extended(id), name, length, rest: Rest::Locked, registers }
 }
@@ -18,7 +18,7 @@ const fn opaque(id: u16, name: &'static str) -> Block {
     locked(id, name, Length::ToNext, &[])
 }
 
-/// A register that nobody but the host may write.
+/// A register that only the host may write.
 const fn line(at: u16, bytes: u8, name: &'static str, source: &'static str) -> Row {
     register(at, bytes, name, DEVICE, Write::Drop, 0, source)
 }

@@ -17,7 +17,7 @@ const VENDOR: Row = register(at::VENDOR_ID, 2, "Vendor ID", COPY, Write::Ignore,
 const DEVICE_ID: Row = register(at::DEVICE_ID, 2, "Device ID", COPY, Write::Ignore, 0, "PCI 3.0 §6.2.1");
 const COMMAND: Row =
     register(at::COMMAND, 2, "Command", Read::Command, Write::Command, COMMAND_DEVICE, "PCI 3.0 §6.2.2");
-/// Error bits, by which a driver can tell what happened to its device; they are nobody else's.
+/// Error bits, by which a driver can tell what happened to its device; no other domain uses them.
 const STATUS: Row =
     register(at::STATUS, 2, "Status", DEVICE, Write::DropStatus, status::ERRORS as u32, "PCI 3.0 §6.2.3");
 const REVISION: Row = register(at::REVISION_ID, 1, "Revision ID", COPY, Write::Drop, 0, "PCI 3.0 §6.2.1");

@@ -8,7 +8,7 @@
 //!   other devices' or the host's addresses,
 //! - interrupts (MSI, MSI-X, HyperTransport, TPH): messages are Xen's,
 //! - what stands between the device and memory (ACS, ATS, PRI, PASID, phantom functions, Shadow Functions, IDE, CXL's DVSECs): the IOMMU,
-//! - new functions (SR-IOV) that nobody assigned,
+//! - new functions (SR-IOV) that were not assigned,
 //! - the link and its power states (Link Control, Physical Layers, L1 PM, LTR, PTM, Virtual Channels): shared with the port above and with
 //!   sibling functions, and dom0's to manage,
 //! - payload size, extended tags, error reporting and severities, DPC: an error that is fatal to the port is fatal to the host,

@@ -18,7 +18,7 @@ pub(super) const fn register(
     Row { name, at, bytes, read, write, permissive, source }
 }
 
-/// The first two bytes of a conventional capability: constant, and nobody writes them on purpose.
+/// The first two bytes of a conventional capability: constant, and no driver writes them on purpose.
 pub(super) const fn id_and_next(source: &'static str) -> Row {
     register(0, 2, "id, next", Read::Copy, Write::Ignore, 0, source)
 }

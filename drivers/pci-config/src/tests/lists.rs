@@ -122,7 +122,7 @@ fn everything_can_be_hidden() {
     let extended = ",hide=x1,hide=x3,hide=xb,hide=x10,hide=xf,hide=xd,hide=xe,hide=x13,hide=x1b,hide=x18,hide=x15,hide=x1d,hide=x1e";
     let config = assign(&network_card_known().with_policy(&format!("{all}{extended}")), &hw);
     assert_eq!(guests_walk(&config, &hw).0, [(0x60, 0x10)]);
-    // One cannot be hidden by its number: nobody knows it.
+    // One cannot be hidden by its number: it is not in the table.
     assert_eq!(guests_walk(&config, &hw).1, [(0x100, 0), (0x300, 0x7e)]);
     assert_eq!((config.msi_vectors(&hw), config.msix_entries(&hw)), (0, 0));
     let mut hw = server_card();

@@ -107,7 +107,7 @@ fn a_quirk_opens_its_bits_and_no_others() {
     assert_eq!(write(0xe4, 4, 0xffff_ffff), [(0xe4, 2, 0xff0f, 0xff0f), (0xe6, 1, 0xf0, 0xf0)]);
     assert_eq!(write(0xe7, 1, 0xff), []);
     assert_eq!(write(0xe8, 4, 0xff), []);
-    // What is nobody's stays so.
+    // What the table closes stays closed.
     assert_eq!(write(0x68, 2, 0xffff), [(0x68, 2, 0x7010, 0x7010)]);
 }
 

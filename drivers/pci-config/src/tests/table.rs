@@ -75,7 +75,7 @@ fn the_compiled_table_says_the_same() {
         let row = |at, bytes| block.registers.iter().any(|row| (row.at, row.bytes) == (at, bytes));
         assert!(lines.iter().all(|(_, line)| row(line.at, line.bytes)), "{}", block.name);
     }
-    // Of one that nobody knows, the header.
+    // Of an unknown one, the header.
     assert_eq!(packed::capability(0x0d).map(|slot| slot.lines().len()).collect::<Vec<_>>(), [1]);
 }
 

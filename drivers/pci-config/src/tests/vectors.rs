@@ -242,7 +242,7 @@ fn pme_status_is_cleared_only_by_a_one_that_the_guest_wrote() {
 fn interrupt_control_may_be_written_only_as_it_is() {
     let mut guest = Guest::card();
     assert!(guest.write(0x62, 2, 0x0180).is_empty());
-    assert!(guest.write(0x60, 4, 0x0180_0000).is_empty(), "the capability header is nobody's");
+    assert!(guest.write(0x60, 4, 0x0180_0000).is_empty(), "the capability header is read-only");
     assert_eq!(guest.refusal(0x62, 2, 0x0181), WriteError::Denied(Denied::InterruptControl));
     assert!(guest.write(0x72, 2, 0x0004).is_empty());
     assert_eq!(guest.refusal(0x72, 2, 0xc004), WriteError::Denied(Denied::InterruptControl));

@@ -3,9 +3,9 @@
 //! The queue has frontends, not requests: what waits is in their pages. Cleanups, which are flags of functions and have a queue of their own, come
 //! first.
 //!
-//! Whoever has waited for a second waits no longer, but a late answer must never be taken for that of the next request. So a
+//! A request that has waited for a second waits no longer, but a late answer must never be taken for that of the next request. So a
 //! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
-//! free again: whichever of the two is answered then, and whoever does it, the broker is there.
+//! free again: whichever of the two is answered then, and by which broker, a broker is there.
 
 use alloc::collections::VecDeque;
 
@@ -38,7 +38,7 @@ enum State {
         request: Request,
         deadline_ns: u64,
     },
-    /// It did not answer in time, and the query is in the page. It may still do the job, late, to whoever has the function then.
+    /// It did not answer in time, and the query is in the page. It may still do the job, late, to the guest that has the function then.
     Silent {
         late: InFlight,
     },
@@ -51,7 +51,7 @@ pub(crate) enum Availability {
     Free,
     /// Not before what it has is done.
     Busy,
-    /// Nobody is there.
+    /// No broker is there.
     Away,
 }
 
@@ -129,7 +129,7 @@ impl<P: Platform> Broker<P> {
         self.cleanups.push_back(device);
     }
 
-    /// The function that has waited longest for its cleanup, not to be asked about again. Whoever takes it clears its `is_queued`.
+    /// The function that has waited longest for its cleanup, not to be asked about again. The caller clears its `is_queued`.
     pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
         self.cleanups.pop_front()
     }
@@ -139,17 +139,17 @@ impl<P: Platform> Broker<P> {
         self.waiting.push_back(domid);
     }
 
-    /// The frontend that has waited longest. Whoever takes it clears its `is_queued`.
+    /// The frontend that has waited longest. The caller clears its `is_queued`.
     pub(crate) fn next_waiting(&mut self) -> Option<DomId> {
         self.waiting.pop_front()
     }
 
-    /// True once after it has come back: functions may have cleanups to do that nobody has noted.
+    /// True once after it has come back: functions may have cleanups to do that were not noted.
     pub(crate) const fn take_return(&mut self) -> bool {
         core::mem::replace(&mut self.has_returned, false)
     }
 
-    /// Whether something can be asked now. Says so in the log, once, where nobody is there.
+    /// Whether something can be asked now. Says so in the log, once, where no broker is there.
     pub(crate) fn availability(&mut self, platform: &P) -> Availability {
         let reason = match (&self.state, &self.ring) {
             (State::Asked { .. }, _) => return Availability::Busy,
@@ -194,7 +194,7 @@ impl<P: Platform> Broker<P> {
     }
 
     /// The next job that came to an end, and its answer; none where that did not come in time. Such a job comes to its end
-    /// once more when the broker is there again, with nobody waiting for it, because it may have been done only then.
+    /// once more when the broker is there again, with no request waiting for it, because it may have been done only then.
     pub(crate) fn poll(&mut self, platform: &P) -> Option<(InFlight, Option<BrokerAnswer>)> {
         let Self { ring: Some(ring), state, .. } = self else { return None };
         let (what, answer) = match state {

@@ -102,7 +102,7 @@ impl<P: Platform> Link<P> {
         self.delay = Some(Delay { aside_until_ns, has_losses: true });
     }
 
-    /// Tells the frontend of one device that is gone; of the next when it has answered, which nobody waits for.
+    /// Tells the frontend of one device that is gone; of the next when it has answered, which nothing waits for.
     pub(super) fn tell_losses(&mut self, platform: &P, exports: &mut Exports<P>) {
         let Self { port, page, delay, .. } = self;
         let mut has_losses = false;

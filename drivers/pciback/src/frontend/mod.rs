@@ -178,7 +178,7 @@ impl<P: Platform> Frontend<P> {
         });
     }
 
-    /// Notes keys that nobody could connect with.
+    /// Notes keys with which no connection is possible.
     pub(crate) fn refuse(&mut self, invalid: InvalidKey) {
         if !self.state.is_connected() {
             let failure = Failure { errno: invalid.errno(), text: invalid.to_string() };
@@ -199,11 +199,10 @@ impl<P: Platform> Frontend<P> {
         link.close(platform);
     }
 
-    /// The devices that were found to be gone and that nobody was told of, as one reason for the error node.
+    /// The devices that were found to be gone and that were not told yet, as one reason for the error node.
     pub(crate) fn take_losses(&mut self, pool: &mut Pool<P>) -> Option<Failure> {
         let mut text = String::new();
-        for device in self.exports.devices().filter(|device| device.is_absent() && device.notified == Notified::Nobody)
-        {
+        for device in self.exports.devices().filter(|device| device.is_absent() && device.notified == Notified::None) {
             device.notified = Notified::Toolstack;
             let address = device.info().sbdf();
             pool.note_absent(address);
@@ -219,7 +218,7 @@ impl<P: Platform> Frontend<P> {
         Some(Failure { errno: Errno::ENODEV, text })
     }
 
-    /// Tells the frontend of one device that is gone; of the next when it has answered, which nobody waits for.
+    /// Tells the frontend of one device that is gone; of the next when it has answered, which nothing waits for.
     pub(crate) fn tell_losses(&mut self, platform: &P) {
         if let Some(connected) = self.state.connected_mut() {
             connected.link.tell_losses(platform, &mut self.exports);

@@ -15,7 +15,7 @@ const MAX_DEBT: u32 = 64;
 pub(crate) struct Pacing {
     /// The frontend has touched its `state` since the last look.
     pub(crate) is_touched: bool,
-    /// The current work on its nodes was caused by the frontend itself: nobody had asked it for its state.
+    /// The current work on its nodes was caused by the frontend itself: it was not asked for its state.
     is_at_work: bool,
     /// Looks that it has caused and not paid for.
     debt: u32,

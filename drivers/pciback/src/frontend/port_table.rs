@@ -9,7 +9,7 @@ use xen_types::{DomId, Port};
 pub(crate) struct Owner {
     /// The frontend.
     pub(crate) domid: DomId,
-    /// Where it was found last time, by whoever looks for it.
+    /// Where it was found last time.
     pub(crate) place: u16,
 }
 

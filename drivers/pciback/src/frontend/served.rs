@@ -3,7 +3,7 @@
 /// Result of serving one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Served {
-    /// Nobody had asked anything. Xen makes each new port pending once, so one such event is no fault.
+    /// There was no request. Xen makes each new port pending once, so one such event is no fault.
     Nothing,
     /// Reads were answered, all that there were, and nothing else has happened: what [`crate::Backend::next_deadline_ns`] and
     /// [`crate::Backend::ports_version`] said before is still true.

@@ -13,7 +13,7 @@ use crate::platform::Platform;
 pub(crate) struct Frontends<P: Platform> {
     /// Sorted by their domains.
     list: Vec<Box<Frontend<P>>>,
-    /// How many were visited one after the other, where somebody counts.
+    /// How many were visited one after the other, where tests count it.
     visited: Cell<u64>,
 }
 

@@ -79,7 +79,7 @@ impl Action {
 
 /// The actions for the current state. Empty if there is nothing to do.
 ///
-/// Local steps come first; whoever carries them out then decides again on new nodes, and carries the others out when no local
+/// Local steps come first; the shell carries them out, decides again on new nodes, and carries the others out when no local
 /// step is left. Each changes what the next decision sees, so this comes to an end.
 pub(crate) fn decide<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     let connected = frontend.is_connected();
@@ -277,7 +277,7 @@ fn idle<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     }
 }
 
-/// 4 or 8 without a connection: whoever wrote that, it was not us.
+/// 4 or 8 without a connection: the node was written by another domain.
 fn inconsistent<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     match nodes.peer.state {
         Some(Initialising | Initialised) => restart(nodes, frontend),
@@ -331,7 +331,7 @@ fn appended(device: &DeviceNodes) -> Option<Sbdf> {
     device.address.filter(|_| device.is_at(Initialising) || device.is_at(Initialised))
 }
 
-/// Releases what nobody wants any more, and takes what the entries name that `take` chooses.
+/// Releases what no entry names any more, and takes what the entries name that `take` chooses.
 fn take_and_release<L>(
     nodes: &Nodes,
     frontend: &FrontendState<L>,

@@ -25,7 +25,7 @@ pub(crate) enum ShutdownStage {
     No,
     /// Frontends are asked to close.
     Asked,
-    /// Nobody waits for them any longer.
+    /// No broker is waited for any longer.
     Now,
 }
 
@@ -38,13 +38,13 @@ pub(crate) enum Connection<L> {
     Closed,
     /// There is none, and the virtual devices are as at a first connect.
     Renewed,
-    /// There is none, because nobody could connect with these keys. Until the frontend withdraws them: what failed with them would fail again.
+    /// There is none, because no connection is possible with these keys. Until the frontend withdraws them: what failed with them would fail again.
     Refused(Refusal),
     /// The page is mapped and the port bound.
     Connected(Connected<L>),
 }
 
-/// Keys that nobody could connect with.
+/// Keys with which no connection is possible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// The keys, or what is wrong with them.
@@ -69,7 +69,7 @@ pub(crate) struct Connected<L> {
 }
 
 impl<L> Connected<L> {
-    /// A connection of which nobody was told yet.
+    /// A connection that was not told to the nodes yet.
     pub(crate) const fn new(keys: Keys, link: L) -> Self {
         Self { keys, is_announced: false, was_in_use: false, is_answered: false, link }
     }
@@ -171,7 +171,7 @@ impl<L> FrontendState<L> {
     }
 
     /// Takes note of what our node says to a frontend that was found as in `nodes`. Must also run after every change of it: when the
-    /// nodes are read again, somebody else may have changed it.
+    /// nodes are read again, another domain may have changed it.
     #[inline(never)] // its callers are tasks, in which everything costs more
     pub(crate) fn said(&mut self, own: XenbusState, nodes: &Nodes) {
         let Some(connected) = self.connected_mut() else { return };

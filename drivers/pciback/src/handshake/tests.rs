@@ -73,7 +73,7 @@ fn unannounced() -> FrontendState<()> {
     FrontendState { connection: Connection::Connected(Connected::new(KEYS, ())), ..frontend(false) }
 }
 
-/// Nobody could connect with these keys.
+/// No connection is possible with these keys.
 fn refused(keys: Result<Keys, InvalidKey>) -> FrontendState<()> {
     let failure = Failure { errno: Errno::EINVAL, text: "cannot map".to_string() };
     FrontendState { connection: Connection::Refused(Refusal { keys, failure }), ..frontend(false) }
@@ -191,7 +191,7 @@ fn a_device_that_is_in_no_entry_any_more_is_released_in_any_state() {
         assert_row("forced", "   dr6  dn2 S  S  S  d5 d6 S  S  S", own, taken_away, true);
     }
     assert_row("forced at 5", "  dr6  dn2 S  S  S  d  d6 S  S  S", 5, taken_away, true);
-    // While nobody knows how many entries there are, and where it moved down.
+    // While the number of entries is unknown, and where it moved down.
     let uncounted = Nodes { num_devs: None, devices: Vec::new(), ..nodes(state(4), state(4)) };
     assert_eq!(decide(&uncounted, &frontend(true)), []);
     let mut moved = nodes(state(4), state(4));
@@ -216,7 +216,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
         let mut changed = at_7.clone();
         changed.peer.keys = Ok(OTHER_KEYS);
         assert_eq!(letters(&decide(&changed, &connected)), "d");
-        // Keys that nobody can connect with.
+        // Keys with which no connection is possible.
         assert_eq!(letters(&decide(&at_7, &refused(Ok(KEYS)))), "!5");
         let mut none = at_7.clone();
         none.peer.keys = Err(InvalidKey::Missing("magic"));
@@ -228,7 +228,7 @@ fn a_frontend_that_went_from_3_to_7_is_connected_and_told_8() {
 #[test]
 fn a_7_that_was_answered_is_not_taken_for_another() {
     let mut now = frontend(true);
-    // By us, and somebody went back to 7 before we looked again.
+    // By us, and the toolstack went back to 7 before we looked again.
     now.said(XenbusState::Reconfigured, &nodes(state(7), state(7)));
     let mut again = nodes(state(7), state(7));
     again.devices[0].state = state(5);
@@ -289,7 +289,7 @@ fn while_connected_only_new_entries_are_taken() {
         let want = if want == "t" { "7" } else { "-" };
         assert_eq!(letters(&decide(&idle, &frontend(true))), want, "{at:?}");
     }
-    // An entry that is leaving and one that stays about the same device: it stays, and nobody turns in circles.
+    // An entry that is leaving and one that stays about the same device: it stays, and nothing is repeated.
     let mut twice = nodes(state(4), state(4));
     twice.devices.push(DeviceNodes { state: state(5), ..twice.devices[0].clone() });
     assert_eq!(decide(&twice, &frontend(true)), []);

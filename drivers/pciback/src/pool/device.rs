@@ -27,9 +27,9 @@ pub(crate) struct PoolDevice<P: Platform> {
 /// Who was notified that a function is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Notified {
-    /// Nobody.
+    /// Neither.
     #[default]
-    Nobody,
+    None,
     /// The toolstack.
     Toolstack,
     /// The guest too, if it listens.
@@ -55,7 +55,7 @@ impl<P: Platform> PoolDevice<P> {
             cleanup: Cleanup::None,
             is_queued: false,
             is_touched: false,
-            notified: Notified::Nobody,
+            notified: Notified::None,
         }
     }
 
@@ -89,7 +89,7 @@ impl<P: Platform> PoolDevice<P> {
         self.function.is_absent
     }
 
-    /// Looks whether it is still there. True when it is not, and was when anybody looked before.
+    /// Looks whether it is still there. True when it is not, and was at the last look.
     pub(crate) fn has_become_absent(&mut self) -> bool {
         let is_news = !self.is_absent() && is_absent(&self.config);
         self.function.is_absent |= is_news;
@@ -127,7 +127,7 @@ impl<P: Platform> PoolDevice<P> {
         self.cleanup.request()
     }
 
-    /// Nobody is there to quiesce it. Vectors of a guest that is alive can still be turned off later.
+    /// No broker is there to quiesce it. Vectors of a guest that is alive can still be turned off later.
     pub(crate) fn give_up_quiesce(&mut self) {
         self.cleanup = Cleanup::Disable;
         if self.config.is_writable() {

@@ -43,7 +43,7 @@ struct Entry<P: Platform> {
     said: String,
     /// It has become free, and who wanted it before has not been told.
     is_news: bool,
-    /// It was gone when it was last assigned, and nobody has seen to it since.
+    /// It was gone when it was last assigned, and it was not reset since.
     was_absent: bool,
     /// A guest that comes and goes moves its devices with it.
     lines: Lines,
@@ -229,7 +229,7 @@ impl<P: Platform> Pool<P> {
                 self.look_at(address);
                 Ok(device)
             }
-            // Cannot be: it was free a moment ago. If it were, nobody would have the device, which is what this says.
+            // Cannot be: it was free a moment ago. If it were, no frontend would have the device, which is what this says.
             other => {
                 entry.place = other;
                 fail(Errno::ENODEV, "is not in the pool")

@@ -30,7 +30,7 @@ pub(crate) struct AssignedFunction {
 }
 
 impl AssignedFunction {
-    /// A function that nobody has used yet.
+    /// A function that was not used yet.
     #[must_use]
     pub(crate) const fn new(config: VirtualConfig) -> Self {
         Self {

@@ -48,7 +48,7 @@ pub(crate) enum Verdict {
     Done,
     /// The broker said no, or tried and failed.
     Refused(Errno),
-    /// Nobody is there to do it: nothing was asked.
+    /// No broker is there: nothing was asked.
     Away,
     /// It cannot be: nothing was asked.
     Impossible,
@@ -94,7 +94,7 @@ impl BrokerRequest {
         if answer.err != ErrorCode::Success.raw() {
             return Verdict::Refused(Errno(i32::try_from(answer.info).unwrap_or(0)));
         }
-        // A pirq that the guest could not name or would take for an error is of no use to anybody.
+        // A pirq that the guest could not name or would take for an error is of no use.
         let is_usable = match *self {
             Self::EnableMsi(vectors) => {
                 answer.value != 0 && answer.value.saturating_add(vectors - 1) <= u16::MAX.into()

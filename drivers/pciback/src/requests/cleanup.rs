@@ -8,7 +8,7 @@ pub(crate) enum Cleanup {
     /// It is where it should be.
     #[default]
     None,
-    /// MSI and MSI-X may be on, and nobody knows of it.
+    /// MSI and MSI-X may be on, and it is recorded nowhere.
     Disable,
     /// Its guest has released it.
     Quiesce,

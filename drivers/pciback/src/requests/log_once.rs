@@ -17,7 +17,7 @@ pub(crate) enum LogOnce {
     WriteRefused(Register),
     /// The guest tried to write vital product data.
     VpdWrite,
-    /// The guest wants MSI or MSI-X, which nobody is there to set up.
+    /// The guest wants MSI or MSI-X, and no broker is there to set it up.
     NoInterrupts,
     /// The guest wants MSI or MSI-X where it cannot be: it is on already, the function has none, no such entries.
     BadInterrupts,

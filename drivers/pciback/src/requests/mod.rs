@@ -6,7 +6,7 @@
 //! | [`execute`](mod@execute) | every other request |
 //! | [`interrupts`] | what is checked of a request for MSI or MSI-X |
 //! | [`broker_request`] | what only the broker can carry out, and the guest's reply to what came of it |
-//! | [`cleanup`] | what the broker has to do to a function that nobody waits for |
+//! | [`cleanup`] | what the broker has to do to a function, without a request that waits for it |
 //! | [`assigned_function`] | the function, with what its guest has made of it |
 //! | [`all_ones`] | whether a function is still there |
 //! | [`counters`], [`denied_writes`], [`log_once`] | what people are told |

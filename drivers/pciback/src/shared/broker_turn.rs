@@ -103,7 +103,7 @@ impl<P: Platform> Core<P> {
         devices.for_each(|device| device.queue_cleanup(broker));
     }
 
-    /// Nobody can quiesce functions: goes on without, for this one and all that wait. Those that stay with their guest have their
+    /// No broker can quiesce functions: goes on without, for this one and all that wait. Those that stay with their guest have their
     /// vectors turned off later, those that come back are checked as they are.
     fn give_cleanups_up(&mut self, first: Option<InFlight>) {
         let now_ns = self.platform.now_ns();

@@ -151,7 +151,7 @@ impl<P: Platform> Core<P> {
         self.shutdown_signal.raise();
     }
 
-    /// Sets a watch of which nobody waits for the answer: one that is there already is as good.
+    /// Sets a watch without waiting for the answer: one that is there already is as good.
     #[inline(never)]
     fn watch(&mut self, path: &str, token: &str) {
         if let Ok(id) = self.client.submit(TxId::NONE, &Request::Watch { path, token }) {
@@ -200,7 +200,7 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// An event was about more than one directory: lists them, and has everybody look again.
+    /// An event was about more than one directory: lists them, and wakes all tasks.
     fn look_at_backends(&mut self) {
         for frontend in self.frontends.iter() {
             frontend.signal.raise();
@@ -233,12 +233,12 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// True when every frontend is closed and every device quiesced, or nobody can make it so.
+    /// True when every frontend is closed and every device quiesced, or cannot be.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.frontends.iter().all(|frontend| frontend.state.is_idle) && self.pool.all_leaving().next().is_none()
     }
 
-    /// Somebody has touched the nodes of a device that may be assigned: looks whether it is still there.
+    /// The nodes of a device were changed that may be assigned: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
         let Some(frontend) = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid)) else { return };
         if frontend.device(address).is_some_and(PoolDevice::has_become_absent) {

@@ -34,7 +34,7 @@ impl<P: Platform> Core<P> {
                 });
             }
         }
-        // Whoever asked and gets no answer asks again.
+        // A command without an answer asks again.
         if let Ok(id) = self
             .client
             .submit(TxId::NONE, &Request::Write { path: paths::relative::STATISTICS, value: text.as_bytes() })

@@ -103,7 +103,7 @@ mod tests {
             })
         }));
         assert!(executor.pass());
-        assert!(!executor.pass(), "nobody woke it");
+        assert!(!executor.pass(), "it was not woken");
         assert_eq!(polls.get(), 1);
 
         let handle = waker.take().unwrap();
@@ -113,6 +113,6 @@ mod tests {
         assert_eq!((polls.get(), executor.len()), (2, 0));
         handle.wake();
         executor.pass();
-        assert_eq!(polls.get(), 2, "a wake after the end reaches nobody");
+        assert_eq!(polls.get(), 2, "a wake after the end does nothing");
     }
 }

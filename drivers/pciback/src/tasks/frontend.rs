@@ -27,7 +27,7 @@ const POLL_NS: u64 = 1_000_000_000;
 enum Progress {
     /// Something was done: look again.
     Again,
-    /// All is as it should be, until somebody changes something.
+    /// All is as it should be, until a node changes.
     Settled,
     /// Our directory is gone and nothing is held any more.
     Gone,
@@ -41,7 +41,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     if is_watched {
         drop(task.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
     }
-    // Whatever we said about it is of no use to anybody now, and each node counts against our quota.
+    // Whatever we said about it is of no use now, and each node counts against our quota.
     let error_dir = path::relative::error_node(domid);
     if let Some(error_dir) = error_dir.strip_suffix("/0/error") {
         drop(task.ask(&Request::Remove { path: error_dir }));
@@ -116,7 +116,7 @@ impl<P: Platform> Task<P> {
         }
     }
 
-    /// Tells everybody of devices that are gone.
+    /// Tells guest and toolstack of devices that are gone.
     #[inline(never)]
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
@@ -178,7 +178,7 @@ impl<P: Platform> Task<P> {
         })
     }
 
-    /// Says of devices that are about to be taken that they are assigned. In the transaction that takes them: so whoever has removed an
+    /// Says of devices that are about to be taken that they are assigned. In the transaction that takes them: so a toolstack that has removed an
     /// entry and finds the device free may rely on it. Best effort, like all that the pool's task can mend.
     #[inline(never)]
     fn announce(&self, transaction: &Transaction<P>, actions: &[Action]) {

@@ -8,7 +8,7 @@
 //! | [`frontend`] | one a frontend | the handshake: reads its nodes, asks [`decide`](crate::handshake::decide()), does it |
 //! | [`pool_watcher`] | one | the pool's nodes |
 //!
-//! They share one [`Core`](crate::shared::Core), which nobody holds while waiting. Watch events are not queued for anybody: each raises
+//! They share one [`Core`](crate::shared::Core), which no task borrows while it waits. Watch events are not queued: each raises
 //! a flag ([`Signal`](crate::signal::Signal)) of the task that it concerns.
 
 pub(crate) mod directory;

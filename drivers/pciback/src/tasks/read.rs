@@ -106,7 +106,7 @@ fn understand_device(device: &Values) -> DeviceNodes {
     }
 }
 
-/// Which directory the frontend has follows from the name of ours; the nodes must agree, or somebody made a mistake that we
+/// Which directory the frontend has follows from the name of ours; the nodes must agree, or the toolstack made a mistake that we
 /// will not build on. A path that a guest wrote is never followed.
 fn check_frontend(domid: DomId, want: &str, ours: &Values) -> Result<(), String> {
     match (ours.text(key::FRONTEND), ours.decimal(key::FRONTEND_ID)) {

@@ -26,7 +26,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let signal = handle.with(|core| Rc::clone(&core.shutdown_signal));
     loop {
         signal.wait().await;
-        // Missing until somebody asks. Whatever else is wrong, the next request fires the watch again.
+        // Missing until it is asked for. Whatever else is wrong, the next request fires the watch again.
         let Ok(value) = handle.ask(TxId::NONE, &Request::Read { path }).await else { continue };
         let request = match text(&value).map(str::trim_ascii) {
             Ok("") => continue,

@@ -47,7 +47,7 @@ impl<P: Platform> Future for Answer<P> {
                 answer
             }),
             State::Refused(error) => Some(Err(*error)),
-            // Nobody polls a future that is done; if somebody did, this says so without ending the stub.
+            // A future that is done is not polled; if it were, this says so without ending the stub.
             State::Done => Some(Err(Error::Protocol)),
         };
         match answer {

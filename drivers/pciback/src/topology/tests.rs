@@ -164,7 +164,7 @@ fn in_slot_mode_a_bus_begins_when_those_before_are_full() {
     let mut topology = Topology::new(ExportMode::Slot);
     assert_eq!(topology.roots().collect::<Vec<_>>(), [(0, 0)], "before any function");
     for id in 0..256u16 {
-        // Everybody would like slot 7: it is had once on each bus, and no bus is begun for it.
+        // All ask for slot 7: it is had once on each bus, and no bus is begun for it.
         let physical = Sbdf::from_devfn(1, id.to_le_bytes()[0], 3);
         let address = topology.add(DeviceId(id), physical, PLAIN, Some(7)).expect("room");
         assert_eq!(u16::from(address.bus()), id / 32, "{address}");

@@ -34,7 +34,7 @@ fn is_empty(entries: &[Entry], slot: u8) -> bool {
     in_slot(entries, slot).next().is_none()
 }
 
-/// True where the functions in `slot` are of the same physical slot and may be joined. One that was taken by force is nobody's mate.
+/// True where the functions in `slot` are of the same physical slot and may be joined. One that was taken by force is not joined.
 fn holds_mates(entries: &[Entry], slot: u8, physical: Sbdf, traits: Traits) -> bool {
     let is_mate = |mate: &Entry| mate.physical.same_slot(physical) && !stays_alone(mate.physical, mate.traits);
     !stays_alone(physical, traits) && !is_empty(entries, slot) && in_slot(entries, slot).all(is_mate)

@@ -23,7 +23,7 @@ use crate::layout::{MAX_VECTORS, MsixEntry, SharedInfo};
 /// Who implements this promises, for as long as the value lives:
 /// 1. [`SharedPage::base`] returns the same address each time, a multiple of 4096;
 /// 2. the 4096 bytes from there may be read and written;
-/// 3. nobody in this program reaches those bytes but through atomic operations (the other domain may do what it likes).
+/// 3. this program reaches those bytes through atomic operations only (the other domain may do what it likes).
 pub unsafe trait SharedPage {
     /// Where the page starts.
     fn base(&self) -> NonNull<u8>;

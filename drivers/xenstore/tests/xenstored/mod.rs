@@ -44,7 +44,7 @@ pub(crate) struct Fake {
     pub(crate) receives: u32,
     /// What becomes of listings that do not fit into a message.
     pub(crate) long: Long,
-    /// How often somebody comes between two parts of a listing and adds a node.
+    /// How often a node is added between two parts of a listing.
     pub(crate) additions: u32,
     added: u32,
     /// Most answers that were there unread.
