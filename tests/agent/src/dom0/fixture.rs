@@ -117,6 +117,22 @@ impl Fixture {
         Ok(broker::log_text()?.get(before..).unwrap_or_default().lines().map(str::to_owned).collect())
     }
 
+    /// Waits until a broker says a line with `word` in it during `work` or after it.
+    pub(crate) fn broker_says(&mut self, word: &str, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        const PAUSE: Duration = Duration::from_millis(50);
+        self.broker()?;
+        let before = broker::log_text()?.len();
+        work(self)?;
+        loop {
+            let said = broker::log_text()?.get(before..).unwrap_or_default().to_owned();
+            if said.contains(word) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < self.deadline, "the broker does not say {word:?}, but {said:?}");
+            thread::sleep(PAUSE);
+        }
+    }
+
     /// Ends a domain at once and waits until it is gone.
     pub(crate) fn destroy(&mut self, domain: &Domain) -> Result<()> {
         self.xl(&["destroy", &domain.name])?;

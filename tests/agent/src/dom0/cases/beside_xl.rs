@@ -34,8 +34,8 @@ pub(super) const CASES: &[Case] = &[
 const OURS: &str = "ours";
 const XLS: &str = "xls";
 
-/// How soon a guard is there again.
-const SOON: Duration = Duration::from_secs(2);
+/// By then a guard is there again: the broker mends it within half a second, and a machine may have much else to do.
+const MENDED: Duration = Duration::from_secs(20);
 
 fn guard(device: &str) -> String {
     format!("/libxl/pci/{}/domid", component(device))
@@ -52,7 +52,7 @@ fn await_guard(fixture: &mut Fixture, device: &str, owner: &Domain) -> Result<()
     let wanted = owner.id.to_string();
     fixture
         .store
-        .wait_for(&guard(device), Instant::now() + SOON, |value| value == Some(&wanted))
+        .wait_for(&guard(device), Instant::now() + MENDED, |value| value == Some(&wanted))
         .with_context(|| format!("the guard of {device}"))?;
     Ok(())
 }
@@ -220,14 +220,12 @@ fn replaced(fixture: &mut Fixture) -> Result<()> {
         fixture.pcidom(&["assignable", "remove", EDU])?;
     }
     fixture.xl(&["pci-assignable-add", EDU])?;
-    let lines = fixture.broker_lines(|fixture| {
+    fixture.broker_says("frontend directory was replaced", |fixture| {
         try_xl(fixture, &["pci-attach", XLS, EDU])?;
         let listed = fixture.pcidom(&["list", XLS])?;
         ensure!(listed.matches("frontend replaced").count() == 2, "{listed}");
-        thread::sleep(SOON);
         Ok(())
     })?;
-    ensure!(lines.iter().any(|line| line.contains("frontend directory was replaced")), "the broker said {lines:?}");
     fixture.pcidom_fails(&["attach", XLS, NVME], 1, "frontend directory was replaced")?;
     fixture.pcidom_fails(&["detach", XLS, E1000E], 1, "frontend directory was replaced")?;
     for device in [E1000E, E1000] {
