@@ -84,6 +84,8 @@ pub(crate) enum Error {
     NoSuchDevice(Sbdf),
     #[error("no assignable device is called {0}")]
     NoSuchName(String),
+    #[error("another device is called {name}, {device}")]
+    NameTaken { name: String, device: Sbdf },
     #[error("{0} is gone: nothing answers there, though dom0's kernel has not noticed")]
     Gone(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
@@ -94,6 +96,8 @@ pub(crate) enum Error {
     PhysicalFunctionAway { device: Sbdf, physical: Sbdf },
     #[error("{device} is not assignable: {}", driver_text(.driver.as_deref()))]
     NotAssignable { device: Sbdf, driver: Option<String> },
+    #[error("{device} is in use by dom0: {what}")]
+    UsedByDom0 { device: Sbdf, what: String },
     #[error("{device} is already assigned to {owner}")]
     AlreadyAssigned { device: Sbdf, owner: DomainName },
     #[error("Xen says that another domain has {0}, or that there is no such device")]
@@ -129,6 +133,9 @@ pub(crate) enum Error {
     ExportFailed { stub: DomainName, device: Sbdf, text: Option<String> },
     #[error("the backend {stub} gave up{}", suffix(.text))]
     StubGaveUp { stub: DomainName, text: Option<String> },
+
+    #[error("{what}, after {}", Seconds(*.after))]
+    NotInTime { what: String, after: Duration },
 
     #[error(transparent)]
     Host(#[from] HostError),
@@ -182,6 +189,7 @@ impl Error {
             Self::GuestSilent { .. }
             | Self::GuestHalfClosed { .. }
             | Self::NotClosed { .. }
+            | Self::NotInTime { .. }
             | Self::NotYetUsed { .. } => ExitCause::GuestSilent,
             Self::BrokerRuns(_) => ExitCause::BrokerRuns,
             Self::Usage(_) | Self::Config { .. } => ExitCause::Usage,
@@ -228,7 +236,9 @@ impl Error {
                 format!("look at its console: `xl console {}`", stub.id)
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
-            Self::NoSuchName(_) => "`xl pci-assignable-add -n NAME BDF` names one".to_owned(),
+            Self::NoSuchName(_) => {
+                "`pcidom assignable list -n` shows names, `pcidom assignable add -n NAME BDF` gives one".to_owned()
+            }
             Self::Gone(device) => {
                 format!("once it is in its slot again, `pcidom assignable remove {device}` and `add` prepare it anew")
             }
@@ -242,6 +252,7 @@ impl Error {
             Self::PhysicalFunctionAway { physical, .. } => {
                 format!("`pcidom assignable remove -r {physical}` gives it back to dom0's driver")
             }
+            Self::UsedByDom0 { .. } => "dom0 cannot do without it; --seize-in-use takes it all the same".to_owned(),
             Self::NotAssignable { device, .. } => format!("`pcidom assignable add {device}` makes it so"),
             Self::AlreadyAssigned { device, owner } => {
                 format!("`pcidom detach {} {device}` (or `xl pci-detach`) takes it back", owner.id)
@@ -264,6 +275,7 @@ impl Error {
             Self::GuestSilent { .. } => {
                 "the guest needs the xen-pcifront driver, built in or loaded; --timeout gives it longer".to_owned()
             }
+            Self::NotInTime { .. } => "`pcidom list` shows how far it is; --timeout waits longer".to_owned(),
             Self::NotYetUsed { guest, .. } => {
                 format!(
                     "`xl console {}` shows how far it is; `pcidom list {}` shows when it has them",

@@ -10,6 +10,7 @@ mod create;
 mod device;
 mod doctor;
 mod error;
+mod error_code;
 #[cfg(test)]
 mod fake;
 mod host;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 /// The definitions of the command line, of which the manual page is made (`toolstack/manual`).
 pub mod manual {
     pub use crate::cli::arguments::{DEVICE_KEYS, EXIT_CODES};
+    pub use crate::error_code::ERROR_CODES;
 
     /// The grammar: commands, options and their help.
     #[must_use]
@@ -34,20 +36,45 @@ pub mod manual {
     }
 }
 
+use std::rc::Rc;
+
 use clap::Parser;
+
+use cli::report::Report;
+use host::terminal::Terminal;
 
 /// Runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = cli::arguments::Cli::parse();
+    let cli = match cli::arguments::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print(); // nobody listens, and the exit code says it
+            if let Some(hint) = cli::xl_words::explain(&error) {
+                ::dom0::say(format_args!("pcidom: hint: {hint}"));
+            }
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(error::ExitCause::Usage as u8));
+        }
+    };
+    let (is_verbose, is_quiet) = match &cli.command {
+        cli::arguments::Command::Create(args) => (cli.verbose || args.debug, args.quiet),
+        _ => (cli.verbose, false),
+    };
+    let terminal = Terminal::standard_error(is_verbose, is_quiet);
+    let (words, is_wanted) = cli.command.report().unwrap_or_default();
+    let mut report = Report::new(words, is_wanted);
     let done = match &cli.command {
         cli::arguments::Command::Completions { shell } => {
             cli::completions::print(*shell);
             Ok(())
         }
         cli::arguments::Command::Doctor(args) => cli::command::doctor(&doctor::Opened::new(cli.verbose), args),
-        _ => run_on_host(&cli),
+        _ => run_on_host(&cli, terminal.clone(), &mut report),
     };
+    host::terminal::release();
+    if let Some(json) = report.finish(&done, terminal.notes()) {
+        let _ = cli::print::print(&json); // the exit code tells it too
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -63,7 +90,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run_on_host(cli: &cli::arguments::Cli) -> Result<(), error::Error> {
+fn run_on_host(cli: &cli::arguments::Cli, terminal: Rc<Terminal>, report: &mut Report) -> Result<(), error::Error> {
     let version = host::open::check()?;
     if let cli::arguments::Command::Serve { reclaim, .. } = &cli.command {
         let request = matches!(reclaim, cli::arguments::Reclaiming::Trigger).then(host::lock::reclaim_request);
@@ -72,5 +99,5 @@ fn run_on_host(cli: &cli::arguments::Cli) -> Result<(), error::Error> {
             error => error.into(),
         });
     }
-    cli::command::run(&host::open::connect(version, cli.verbose)?, &cli.command)
+    cli::command::run(&host::open::connect(version, terminal)?, &cli.command, report)
 }

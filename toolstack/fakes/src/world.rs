@@ -103,6 +103,8 @@ pub struct World {
     /// What libxl says of how guests were built, as JSON; `None` says that they lack nothing.
     pub build_info: Option<&'static str>,
 
+    /// What xl was asked for, as far as a test looks at it.
+    pub xl_calls: Vec<String>,
     /// What else happens while xl makes the guest with this id.
     pub during_create: Option<DuringCreate>,
     /// The number of the process that is at work; those with other numbers are dead.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Arg, Command};
-use pcidom::manual::{DEVICE_KEYS, EXIT_CODES, command_line};
+use pcidom::manual::{DEVICE_KEYS, ERROR_CODES, EXIT_CODES, command_line};
 
 use crate::roff;
 
@@ -41,6 +41,10 @@ pub(crate) fn fill(template: &str) -> Result<String> {
                 .iter()
                 .map(|(code, meaning)| roff::entry(&roff::bold(&code.to_string()), &roff::sentence(meaning)))
                 .collect(),
+            ("error-codes", "") => ERROR_CODES
+                .iter()
+                .map(|(code, meaning)| roff::entry(&roff::bold(code), &roff::sentence(meaning)))
+                .collect(),
             _ => anyhow::bail!("line {number}: @{directive} means nothing"),
         };
     }
@@ -49,7 +53,7 @@ pub(crate) fn fill(template: &str) -> Result<String> {
         let is_described = filled.contains(format!("options {name}").as_str()) || own_options(command).next().is_none();
         ensure!(is_described, "the options of {name} are not described");
     }
-    for list in ["global", "keys", "exit-codes"] {
+    for list in ["global", "keys", "exit-codes", "error-codes"] {
         ensure!(filled.contains(list), "@{list} is missing");
     }
     Ok(page)
@@ -177,7 +181,7 @@ mod tests {
             "\\fB\\-\\-persistent\\fR, \\fB\\-\\-keep\\fR",
             ".SS show [\\-\\-json] BDF",
             ".SS list [\\-\\-json] [DOMAIN]",
-            ".SS assignable list [\\-\\-json]",
+            ".SS assignable list [\\-\\-json] [\\-n]",
         ] {
             assert!(page.lines().any(|line| line == heading), "{heading}");
         }

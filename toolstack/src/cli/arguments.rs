@@ -8,8 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use xen_types::Sbdf;
 
+use crate::error::Error;
 use crate::host::settings::Audit;
-use crate::records::device_words::{DeviceRequest, parse_function};
+use crate::records::device_spec::parse_name;
+use crate::records::device_words::{DeviceRequest, Place, parse_assignable, parse_function, parse_place};
 use crate::records::export::ExportMode;
 
 /// Gives PCI devices to Xen PV guests through a PCI driver domain
@@ -99,6 +101,21 @@ pub(crate) enum Command {
         /// Print JSON (docs/schema/status.json)
         #[arg(long)]
         json: bool,
+        /// Print metrics in Prometheus' text format; `pcidom_up` is 0 where the backend does not answer
+        #[arg(long, conflicts_with = "json")]
+        prometheus: bool,
+    },
+    /// Wait until something is as it should be
+    #[command(subcommand)]
+    Wait(WaitCommand),
+    /// Show the last of what a driver domain said on its console, and of what the broker said
+    Logs {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// How many lines of each
+        #[arg(long, value_name = "COUNT", default_value = "50")]
+        lines: usize,
     },
     /// Check whether this host, its devices and its guests are fit for passing devices through
     Doctor(DoctorArgs),
@@ -121,7 +138,82 @@ pub(crate) enum Command {
         shell: Shell,
     },
     /// Take devices back from guests that are gone, and finish or undo what killed commands began. The broker has this done by itself, and every command that changes something does it first
-    Reclaim,
+    Reclaim {
+        /// Change nothing; print what there is to put right
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// How a command that changes something tells what became of it.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Output {
+    /// Print JSON on standard output, also where the command fails (docs/schema/result.json)
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Command {
+    /// The words of a command that reports, and whether it is to do so as JSON.
+    pub(crate) fn report(&self) -> Option<(&'static str, bool)> {
+        let (words, output) = match self {
+            Self::Attach(args) => ("attach", args.output),
+            Self::Create(args) => ("create", args.output),
+            Self::Detach(args) => ("detach", args.output),
+            Self::Reclaim { output, .. } => ("reclaim", *output),
+            Self::Assignable(AssignableCommand::Add(args)) => ("assignable add", args.output),
+            Self::Assignable(AssignableCommand::Remove { output, .. }) => ("assignable remove", *output),
+            Self::Wait(
+                WaitCommand::Ready { output, .. }
+                | WaitCommand::Free { output, .. }
+                | WaitCommand::Attached { output, .. },
+            ) => ("wait", *output),
+            _ => return None,
+        };
+        Some((words, output.json))
+    }
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum WaitCommand {
+    /// Wait until a driver domain serves
+    Ready {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// How long
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Wait until devices are in a driver domain's pool and no guest has them
+    Free {
+        /// How long
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+        /// The devices
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
+    /// Wait until a guest uses devices
+    Attached {
+        /// How long
+        #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+        timeout: Duration,
+        #[command(flatten)]
+        output: Output,
+        /// Name or id of the guest
+        domain: String,
+        /// The devices
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
 }
 
 /// How the broker has `pcidom reclaim` run.
@@ -136,6 +228,8 @@ pub(crate) enum Reclaiming {
 /// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Change nothing; print what would be done, one step a line
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
@@ -151,16 +245,25 @@ pub(crate) struct AttachArgs {
     /// How long the guest may take; half a second is added for each device beyond the first
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub(crate) timeout: Duration,
+    /// Take devices from dom0's drivers also where dom0 itself needs them: for a mounted file system, swap, or as its only network card
+    #[arg(long)]
+    pub(crate) seize_in_use: bool,
+    /// Give guests back what `detach --all --plan` took from them, as this file says
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["domain", "persistent", "backend", "export"])]
+    pub(crate) plan: Option<PathBuf>,
     /// Name or id of the guest
-    pub(crate) domain: String,
+    #[arg(required_unless_present = "plan")]
+    pub(crate) domain: Option<String>,
     /// Devices: each a BDF with options, as xl takes it (`--help` lists the keys)
-    #[arg(required = true, value_name = "DEVICE")]
+    #[arg(required_unless_present = "plan", value_name = "DEVICE")]
     pub(crate) devices: Vec<DeviceRequest>,
 }
 
 /// Arguments of `create`.
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Name or id of the driver domain
     #[arg(long, value_name = "NAME", default_value = "pcidom")]
     pub(crate) backend: String,
@@ -171,39 +274,112 @@ pub(crate) struct CreateArgs {
     #[arg(short, long)]
     pub(crate) paused: bool,
     /// Change nothing; print the configuration as xl would get it, with the devices as comments
-    #[arg(short = 'n', long, alias = "dry-run")]
-    pub(crate) dryrun: bool,
-    /// The guest's configuration (xl.cfg(5)); - is standard input
-    #[arg(value_name = "GUEST.cfg")]
-    pub(crate) config: PathBuf,
-    /// Settings that replace those of the file
-    #[arg(value_name = "KEY=VALUE")]
-    pub(crate) overrides: Vec<String>,
+    #[arg(short = 'n', long = "dry-run", alias = "dryrun")]
+    pub(crate) dry_run: bool,
+    /// Connect this terminal with the guest's console before it runs, as xl does; the command ends when that is left (Ctrl-])
+    #[arg(short, long)]
+    pub(crate) console: bool,
+    /// No notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Stay until the guest is gone for good; one that reboots is not
+    #[arg(short = 'F', long)]
+    pub(crate) foreground: bool,
+    /// Have xl start a viewer for the guest's screen
+    #[arg(short = 'V', long)]
+    pub(crate) vncviewer: bool,
+    /// The same, and have xl hand the viewer the password
+    #[arg(short = 'A', long)]
+    pub(crate) vncviewer_autopass: bool,
+    /// Print each step, as -v does
+    #[arg(short, long)]
+    pub(crate) debug: bool,
+    /// Have no xl wait in the background for the guest's end: then nobody carries out on_reboot= and the like
+    #[arg(short = 'e', long)]
+    pub(crate) no_monitor: bool,
+    /// Take devices from dom0's drivers also where dom0 itself needs them: for a mounted file system, swap, or as its only network card
+    #[arg(long)]
+    pub(crate) seize_in_use: bool,
+    /// The guest's configuration, instead of naming it in front of the settings
+    #[arg(short = 'f', long = "defconfig", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The guest's configuration (xl.cfg(5)), - is standard input; and settings (KEY=VALUE, several with ; between them) that replace those of the file. Without a file they are all there is
+    #[arg(value_name = "GUEST.cfg|KEY=VALUE")]
+    pub(crate) words: Vec<String>,
 }
+
+impl CreateArgs {
+    /// The file, if there is one, and the settings. As with xl, the first word is a file if there is no `=` in it.
+    ///
+    /// # Errors
+    /// Neither was given; a file twice.
+    pub(crate) fn sources(&self) -> Result<(Option<PathBuf>, Vec<String>), Error> {
+        let is_file = |word: &&String| !word.contains('=');
+        let (file, settings) = match (&self.file, self.words.split_first().filter(|(first, _)| is_file(first))) {
+            (Some(file), None) => (Some(file.clone()), &self.words[..]),
+            (None, Some((first, rest))) => (Some(first.into()), rest),
+            (None, None) if !self.words.is_empty() => (None, &self.words[..]),
+            (None, None) => return Err(Error::Usage("a configuration is wanted: GUEST.cfg, or KEY=VALUE".to_owned())),
+            (Some(file), Some((first, _))) => {
+                let file = file.display();
+                return Err(Error::Usage(format!("one configuration is wanted, not {file} (-f) and {first}")));
+            }
+        };
+        Ok((file, settings.to_vec()))
+    }
+
+    /// Options that xl gets as they are.
+    pub(crate) fn for_xl(&self) -> Vec<&'static str> {
+        let options = [(self.vncviewer, "-V"), (self.vncviewer_autopass, "-A"), (self.no_monitor, "-e")];
+        options.into_iter().filter(|(is_wanted, _)| *is_wanted).map(|(_, option)| option).collect()
+    }
+}
+
+/// How long a guest may take to let go of its devices.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The same where they are taken by force. A driver that lets go does so within this, and what it has let go of is free at once; what is torn away
+/// from it is still mapped, and has to be freed by a second command (docs/audit.md).
+const FORCED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Arguments of `detach`.
 #[derive(Debug, Args)]
 pub(crate) struct DetachArgs {
+    #[command(flatten)]
+    pub(crate) output: Output,
     /// Change nothing; print what would be done, one step a line
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
     /// Refuse unless this driver domain (name or id) serves the devices
     #[arg(long, value_name = "NAME")]
     pub(crate) backend: Option<String>,
-    /// How long the guest may take; half a second is added for each device beyond the first
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    pub(crate) timeout: Duration,
+    /// How long the guest may take, 30 seconds unless told otherwise, with --force 1; half a second is added for each device beyond the first
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
     /// Take the devices also from a guest that does not release them in time, and free devices of which a guest has leaked mappings
     #[arg(short, long)]
     pub(crate) force: bool,
     /// Whose page tables are searched for leaked mappings of the devices: guest, all (every PV guest of the host) or none; without it, what /etc/pcidom/pcidom.conf says, else guest
     #[arg(long, value_name = "WHO")]
     pub(crate) audit: Option<Audit>,
+    /// All devices of the guest, or of every guest where none is named
+    #[arg(long, conflicts_with_all = ["devices", "backend"])]
+    pub(crate) all: bool,
+    /// Write first what guests have to a file, by which `attach --plan` gives it back. One that is there already stays, and then nothing is done
+    #[arg(long, value_name = "FILE", requires = "all", conflicts_with = "devices")]
+    pub(crate) plan: Option<PathBuf>,
     /// Name or id of the guest
-    pub(crate) domain: String,
+    #[arg(required_unless_present = "all")]
+    pub(crate) domain: Option<String>,
     /// Devices to take; 00:07.* means those of a slot. Options are ignored, as by xl
-    #[arg(required = true, value_name = "BDF")]
+    #[arg(required_unless_present = "all", value_name = "BDF")]
     pub(crate) devices: Vec<DeviceRequest>,
+}
+
+impl DetachArgs {
+    /// How long the guest may take.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(if self.force { FORCED_TIMEOUT } else { TIMEOUT })
+    }
 }
 
 /// Arguments of `doctor`.
@@ -248,19 +424,12 @@ pub(crate) enum AssignableCommand {
         /// Print JSON (docs/schema/list.json)
         #[arg(long)]
         json: bool,
+        /// Show the names too under which devices were made assignable
+        #[arg(short = 'n', long)]
+        names: bool,
     },
     /// Take devices from dom0's drivers and give them to the driver domain
-    Add {
-        /// Change nothing; print what would be done, one step a line
-        #[arg(short = 'n', long)]
-        dry_run: bool,
-        /// Name or id of the driver domain
-        #[arg(long, value_name = "NAME", default_value = "pcidom")]
-        backend: String,
-        /// Devices to take
-        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
-        devices: Vec<Sbdf>,
-    },
+    Add(AddArgs),
     /// Give devices back to dom0
     Remove {
         /// Change nothing; print what would be done, one step a line
@@ -269,10 +438,34 @@ pub(crate) enum AssignableCommand {
         /// Bind each device to the driver that had it before
         #[arg(short)]
         rebind: bool,
-        /// Devices to give back
-        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
-        devices: Vec<Sbdf>,
+        #[command(flatten)]
+        output: Output,
+        /// Devices to give back; 00:07.* means those of a slot that are assignable
+        #[arg(required = true, value_name = "BDF|NAME", value_parser = parse_assignable)]
+        devices: Vec<Place>,
     },
+}
+
+/// Arguments of `assignable add`.
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    pub(crate) output: Output,
+    /// Change nothing; print what would be done, one step a line
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Name or id of the driver domain
+    #[arg(long, value_name = "NAME", default_value = "pcidom")]
+    pub(crate) backend: String,
+    /// Take devices from dom0's drivers also where dom0 itself needs them: for a mounted file system, swap, or as its only network card
+    #[arg(long)]
+    pub(crate) seize_in_use: bool,
+    /// A name for the device, by which xl and pcidom find it as name=NAME
+    #[arg(short, long, value_name = "NAME", value_parser = parse_name)]
+    pub(crate) name: Option<String>,
+    /// Devices to take; 00:07.* means all functions of a slot
+    #[arg(required = true, value_name = "BDF", value_parser = parse_place)]
+    pub(crate) devices: Vec<Place>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -314,7 +507,7 @@ mod tests {
         let cli = parse("pcidom attach -v --timeout 2.5 web 00:05.0 0000:00:06.0@3,seize=1").unwrap();
         assert!(cli.verbose);
         let Command::Attach(args) = cli.command else { panic!("not attach") };
-        assert_eq!((args.backend.as_str(), args.domain.as_str(), args.devices.len()), ("pcidom", "web", 2));
+        assert_eq!((args.backend.as_str(), args.domain.as_deref(), args.devices.len()), ("pcidom", Some("web"), 2));
         assert_eq!(args.timeout, Duration::from_millis(2500));
     }
 
@@ -331,7 +524,12 @@ mod tests {
                 "{line}"
             );
         }
-        for line in ["assignable add --dry-run 00:05.0", "assignable remove -n 00:05.0", "create --dry-run web.cfg"] {
+        for line in [
+            "assignable add --dry-run 00:05.0",
+            "assignable remove -n 00:05.0",
+            "create --dry-run web.cfg",
+            "create -n a=1",
+        ] {
             parse(&format!("pcidom {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
     }
@@ -342,6 +540,70 @@ mod tests {
             let cli = parse(&format!("pcidom attach {option} web 00:05.0")).unwrap();
             assert!(matches!(cli.command, Command::Attach(AttachArgs { persistent: true, .. })), "{option}");
         }
+    }
+
+    #[test]
+    fn all_of_a_guest_or_of_everybody_needs_no_device() {
+        for line in
+            ["detach --all", "detach --all web", "detach --all --plan plan.json --force", "attach --plan plan.json -n"]
+        {
+            parse(&format!("pcidom {line}")).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn whatever_changes_something_reports() {
+        for (line, words) in [
+            ("attach --json web 00:05.0", "attach"),
+            ("detach --json web 00:05.0", "detach"),
+            ("create --json web.cfg", "create"),
+            ("assignable add --json 00:05.0", "assignable add"),
+            ("assignable remove --json 00:05.0", "assignable remove"),
+            ("reclaim --json", "reclaim"),
+            ("wait ready --json", "wait"),
+            ("wait free --json 00:05.0", "wait"),
+            ("wait attached --json web 00:05.0", "wait"),
+        ] {
+            assert_eq!(parse(&format!("pcidom {line}")).unwrap().command.report(), Some((words, true)), "{line}");
+        }
+        assert_eq!(parse("pcidom reclaim -n").unwrap().command.report(), Some(("reclaim", false)));
+        assert_eq!(parse("pcidom list --json").unwrap().command.report(), None);
+    }
+
+    #[test]
+    fn a_guest_that_is_forced_has_a_moment() {
+        for (line, seconds) in [
+            ("web 00:05.0", 30),
+            ("-f web 00:05.0", 1),
+            ("-f --timeout 7 web 00:05.0", 7),
+            ("--timeout 7 web 00:05.0", 7),
+        ] {
+            let Command::Detach(args) = parse(&format!("pcidom detach {line}")).unwrap().command else { panic!() };
+            assert_eq!(args.timeout(), Duration::from_secs(seconds), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_a_file_with_settings_or_settings_alone() {
+        let sources = |line: &str| {
+            let line = format!("pcidom create {line}");
+            let Command::Create(args) = parse(line.trim_end()).unwrap().command else { panic!() };
+            args.sources()
+        };
+        let settings = || vec!["memory=64".to_owned(), "name='a'".to_owned()];
+        for line in
+            ["web.cfg memory=64 name='a'", "-f web.cfg memory=64 name='a'", "memory=64 name='a' --defconfig=web.cfg"]
+        {
+            assert_eq!(sources(line).unwrap(), (Some("web.cfg".into()), settings()), "{line}");
+        }
+        assert_eq!(sources("memory=64 name='a'").unwrap(), (None, settings()));
+        assert!(sources("").is_err() && sources("-f web.cfg other.cfg").is_err());
+    }
+
+    #[test]
+    fn a_slot_behind_a_device_is_told_its_spelling() {
+        let error = parse("pcidom attach web 00:05.0 3").unwrap_err().to_string();
+        assert!(error.contains("a virtual slot is written behind its device: BDF@3"), "{error}");
     }
 
     #[test]
@@ -367,6 +629,18 @@ mod tests {
             "pcidom assignable",
             "pcidom assignable add",
             "pcidom assignable remove",
+            "pcidom assignable add disk",
+            "pcidom assignable add -n 00:05.0",
+            "pcidom assignable remove 00:05",
+            "pcidom attach web 00:05.0 3",
+            "pcidom attach --plan plan.json web 00:05.0",
+            "pcidom detach --all web 00:05.0",
+            "pcidom detach --plan plan.json web 00:05.0",
+            "pcidom status --json --prometheus",
+            "pcidom wait",
+            "pcidom wait free",
+            "pcidom wait attached web",
+            "pcidom logs --lines -1",
             "pcidom serve now",
             "pcidom serve --reclaim=never",
             "pcidom reclaim web",

@@ -12,6 +12,7 @@ use crate::cli::columns::columns;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
+use crate::ops::parking;
 use crate::ops::pool::{self, PoolState};
 use crate::records::device_table::{self, Record};
 use crate::records::directories::{self, end_state};
@@ -68,6 +69,8 @@ pub(crate) struct DeviceEntry {
     policy: Option<String>,
     /// The device that it is a virtual function of.
     physical_function: Option<String>,
+    /// The name under which it was made assignable.
+    name: Option<String>,
     /// Problems of the guard that keeps xl off it: `missing`, `names 6`, `mended 2`.
     guard: Option<String>,
 }
@@ -98,7 +101,7 @@ fn look_ahead(host: &Host, records: &[Record]) -> Result<(), Error> {
     let (mut domains, mut connections) = (BTreeSet::new(), BTreeSet::new());
     for Record { device, stub, frontend, .. } in records.iter().copied() {
         nodes.extend([DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy].map(|node| node.of(device)));
-        nodes.extend([guard::node(device), guard::mended_node(device)]);
+        nodes.extend([guard::node(device), guard::mended_node(device), parking::name_node(device)]);
         nodes.extend([paths::pool_dir(stub, device), paths::pool_state_node(stub, device)]);
         domains.extend([Some(stub), frontend].into_iter().flatten());
         connections.extend(frontend.map(|guest| (stub, guest)));
@@ -146,7 +149,7 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
                 None => {
                     let parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
                     if parked && device_table::libxl_owner(host, device)?.is_none() {
-                        entries.push(parked_entry(host, device));
+                        entries.push(parked_entry(host, device)?);
                     }
                 }
             }
@@ -155,8 +158,8 @@ pub(crate) fn assignable(host: &Host) -> Result<Vec<DeviceEntry>, Error> {
     })
 }
 
-fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
-    DeviceEntry {
+fn parked_entry(host: &Host, device: Sbdf) -> Result<DeviceEntry, Error> {
+    Ok(DeviceEntry {
         device: device.to_string(),
         vdev: None,
         guest: None,
@@ -170,8 +173,9 @@ fn parked_entry(host: &Host, device: Sbdf) -> DeviceEntry {
         persistent: None,
         policy: None,
         physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
+        name: host.read(&parking::name_node(device))?,
         guard: None,
-    }
+    })
 }
 
 fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
@@ -186,7 +190,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         persistent: of_the_tool(DeviceNode::Persistent)?,
         policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
         guard: guard_word(host, record, guard)?,
-        ..parked_entry(host, record.device)
+        ..parked_entry(host, record.device)?
     };
     let Some(guest) = record.frontend else {
         return Ok(entry);
@@ -271,6 +275,16 @@ pub(crate) fn json(devices: &[DeviceEntry]) -> String {
 pub(crate) fn table(devices: &[DeviceEntry]) -> String {
     let header = ["DEVICE", "VDEV", "GUEST", "BACKEND", "FRONTEND", "STUB", "PHASE", "NOTE"];
     columns(header, &devices.iter().map(row).collect::<Vec<_>>())
+}
+
+/// The same with the names of devices, as `xl pci-assignable-list -n` shows them.
+pub(crate) fn table_with_names(devices: &[DeviceEntry]) -> String {
+    let header = ["DEVICE", "NAME", "STUB", "PHASE", "NOTE"];
+    let named = |entry: &DeviceEntry| {
+        let [device, _, _, _, _, stub, phase, note] = row(entry);
+        [device, entry.name.clone().unwrap_or_else(|| "-".to_owned()), stub, phase, note]
+    };
+    columns(header, &devices.iter().map(named).collect::<Vec<_>>())
 }
 
 /// The last column: what is wrong, or else what the backend says; and what is special about the device.

@@ -7,9 +7,10 @@ use pcidom_abi::{paths, statistics};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use xen_types::DomId;
-use xenstore::path;
+use xenstore::{XenbusState, path};
 
 use crate::cli::list::DomainEntry;
+use crate::cli::prometheus::{Kind, Metrics};
 use crate::cli::stub_query;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -90,6 +91,24 @@ impl Statistics {
     }
 }
 
+/// Statistics that tell how much there is of something now; the others count.
+const GAUGES: [&str; 9] =
+    ["mapped_pages", "ports", "grants", "watches", "transactions", "timers", "store_requests", "frontends", "devices"];
+
+/// Metrics of a backend that is not there or not ready.
+pub(crate) fn prometheus_down(backend: &str) -> String {
+    let mut metrics = Metrics::default();
+    up(&mut metrics, backend, false);
+    metrics.text()
+}
+
+fn up(metrics: &mut Metrics, backend: &str, is_up: bool) {
+    metrics.begin("pcidom_up", Kind::Gauge, "Whether the backend answers");
+    metrics.value("pcidom_up", &[("backend", backend)], u8::from(is_up));
+    metrics.begin("pcidom_broker_running", Kind::Gauge, "Whether the host's broker runs");
+    metrics.value("pcidom_broker_running", &[], u8::from(lock::broker_pid().is_some()));
+}
+
 /// Asks and looks. Nothing is changed but the question itself, which is taken back.
 pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
     let stub = find_stub(host, backend)?;
@@ -157,6 +176,63 @@ impl Status {
     pub(crate) fn json(&self) -> String {
         // Strings, numbers and nothing that could fail.
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Metrics (`pcidom status --prometheus`).
+    pub(crate) fn prometheus(&self) -> String {
+        let mut metrics = Metrics::default();
+        let id = self.stub.id.to_string();
+        let name = self.stub.name.clone().unwrap_or_else(|| id.clone());
+        let backend = ("backend", name.as_str());
+        up(&mut metrics, &name, self.statistics.is_some());
+        let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (version, export) = (or_empty(&self.stub_version), or_empty(&self.export));
+        metrics.begin(
+            "pcidom_backend_info",
+            Kind::Gauge,
+            "Always 1; its labels tell the backend's domain, version and export mode",
+        );
+        let labels = [backend, ("domain", &id), ("version", &version), ("export", &export)];
+        metrics.value("pcidom_backend_info", &labels, 1);
+        if let Some(kib) = self.memory_kib {
+            metrics.begin("pcidom_memory_bytes", Kind::Gauge, "Memory of the backend's domain");
+            metrics.value("pcidom_memory_bytes", &[backend], kib.saturating_mul(1024));
+        }
+        metrics.begin("pcidom_devices", Kind::Gauge, "Devices in the backend's pool by their state");
+        let Devices { free, assigned, refused, other } = self.devices;
+        for (state, count) in [("free", free), ("assigned", assigned), ("refused", refused), ("other", other)] {
+            metrics.value("pcidom_devices", &[backend, ("state", state)], count);
+        }
+        for (metric, help) in [
+            ("pcidom_frontend_devices", "Devices of a guest"),
+            ("pcidom_frontend_connected", "Whether both ends of a guest's connection are connected"),
+        ] {
+            metrics.begin(metric, Kind::Gauge, help);
+            for frontend in &self.frontends {
+                let id = frontend.guest.id.to_string();
+                let guest = frontend.guest.name.as_ref().unwrap_or(&id);
+                let connected = XenbusState::Connected.name();
+                let is_connected = (frontend.backend_state, frontend.frontend_state) == (connected, connected);
+                let value =
+                    if metric == "pcidom_frontend_devices" { frontend.devices } else { u32::from(is_connected) };
+                metrics.value(metric, &[backend, ("guest", guest), ("domain", &id)], value);
+            }
+        }
+        for (name, number) in self.statistics.iter().flat_map(|Statistics(list)| list) {
+            let help = format!("The backend's statistic {} (docs/xenstore.md)", name.replace('_', " "));
+            let (metric, kind) = match *name {
+                "uptime_ns" => ("pcidom_uptime_seconds".to_owned(), Kind::Gauge),
+                "heap_used" | "heap_peak" | "heap_total" => (format!("pcidom_{name}_bytes"), Kind::Gauge),
+                name if GAUGES.contains(&name) => (format!("pcidom_{name}_in_use"), Kind::Gauge),
+                name => (format!("pcidom_{name}_total"), Kind::Counter),
+            };
+            metrics.begin(&metric, kind, &help);
+            match *name {
+                "uptime_ns" => metrics.value(&metric, &[backend], Duration::from_nanos(*number).as_secs_f64()),
+                _ => metrics.value(&metric, &[backend], number),
+            }
+        }
+        metrics.text()
     }
 
     /// The form for people.

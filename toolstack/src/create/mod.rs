@@ -8,15 +8,21 @@ pub(crate) mod config;
 mod lexer;
 mod plan;
 
+use std::process::Child;
+use std::time::Duration;
+
 use pcidom_abi::CreationProgress;
 use xen_types::Sbdf;
+use xenstore::path;
 
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
+use crate::host::terminal;
 use crate::ops::assignable;
 use crate::ops::attach;
 use crate::ops::connect;
+use crate::ops::dom0_use;
 use crate::ops::named_devices;
 use crate::ops::patience::Patience;
 use crate::ops::recover::reclaim;
@@ -28,7 +34,14 @@ use crate::sysfs::PCIBACK;
 pub(crate) use plan::{Plan, Request};
 
 /// Creates the guest. Reclaim first: see [`crate::ops::recover`].
-pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(), Error> {
+///
+/// A guest that runs is put into `created`, also where the command fails because it is slow to use its devices.
+pub(crate) fn create(
+    host: &Host,
+    request: &Request,
+    mut plan: Plan,
+    created: &mut Option<Created>,
+) -> Result<(), Error> {
     let devices = named_devices::to_attach(host, &plan.devices)?;
     check(host, &devices)?;
     for setting in &plan.added {
@@ -45,8 +58,8 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
         return Err(Error::BeingCreated(plan.name));
     };
     unfinished_guests::begin(host, &plan.uuid)?;
-    let mut homes = Vec::new();
-    let built = build(host, request, &plan, &devices, &mut homes);
+    let (mut homes, mut console) = (Vec::new(), None);
+    let built = build(host, request, &plan, &devices, &mut homes, &mut console);
     if built.is_err() {
         match host.without_stopping(|| take_down(host, &plan, &homes)) {
             Ok(None) => {}
@@ -60,6 +73,7 @@ pub(crate) fn create(host: &Host, request: &Request, mut plan: Plan) -> Result<(
     unfinished_guests::end(host, &plan.uuid)?;
     drop(creation);
     let guest = built?;
+    *created = Some(Created { uuid: plan.uuid.clone(), console });
     if request.paused || devices.is_empty() { Ok(()) } else { await_use(host, request, &guest, &devices) }
 }
 
@@ -78,7 +92,7 @@ fn check(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
             return Err(Error::NotAssignable { device, driver });
         }
     }
-    Ok(())
+    dom0_use::check(host, &devices.iter().map(|spec| spec.device).collect::<Vec<_>>())
 }
 
 /// Makes the guest with its devices, and lets it run if it shall. What fails up to then is to be undone.
@@ -88,9 +102,11 @@ fn build(
     plan: &Plan,
     devices: &[DeviceSpec],
     homes: &mut Vec<(Sbdf, Home)>,
+    console: &mut Option<Child>,
 ) -> Result<DomainName, Error> {
+    terminal::begin(|| format!("xl create -p {}", plan.source));
     host.trace(&format!("xl create -p {}", plan.source));
-    host.aside(|| host.xl.create_paused(&plan.text, &plan.uuid, &plan.source))?;
+    host.aside(|| host.xl.create_paused(&plan.text, &plan.uuid, &plan.source, &request.for_xl))?;
     let guest = unfinished_guests::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
     host.adopt(guest.id)?;
     // Only now: others may have moved them meanwhile.
@@ -109,6 +125,11 @@ fn build(
         };
         attach::attach(host, &request)?;
     }
+    if request.console {
+        // Before it runs, so that nothing is missed.
+        *console = host.xl.console(guest.id)?;
+        terminal::release();
+    }
     if !request.paused {
         unfinished_guests::set(host, &plan.uuid, CreationProgress::Running)?;
         host.trace(&format!("unpause {guest}"));
@@ -121,6 +142,46 @@ fn build(
     Ok(guest)
 }
 
+/// A guest that runs, or was left paused as its admin wanted.
+pub(crate) struct Created {
+    uuid: String,
+    /// Its console, which has this terminal.
+    console: Option<Child>,
+}
+
+impl Created {
+    /// Waits until its console is left, if it has this terminal, and for its end if that is wanted. Locks are not held meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; those of looking for it.
+    pub(crate) fn stay(mut self, host: &Host, until_gone: bool) -> Result<(), Error> {
+        /// No end: what is waited for may take as long as it likes.
+        const EVER: Duration = Duration::from_secs(u32::MAX as u64);
+        /// A guest that reboots is destroyed and made anew, which takes this long at most on a host that can make guests at all.
+        const REBOOT: Duration = Duration::from_secs(10);
+        let watched = [path::INTRODUCE_DOMAIN.to_owned(), path::RELEASE_DOMAIN.to_owned()];
+        if let Some(console) = &mut self.console {
+            // A console whose end cannot be seen is not waited for.
+            host.wait_for(&[], EVER, || Ok((!matches!(console.try_wait(), Ok(None))).then_some(())))?;
+        }
+        let mut gone_since = None;
+        while until_gone {
+            let is_over = || {
+                if unfinished_guests::find(host, &self.uuid)?.is_some() {
+                    gone_since = None;
+                    return Ok(None);
+                }
+                let since = *gone_since.get_or_insert(host.elapsed());
+                Ok((host.elapsed().saturating_sub(since) >= REBOOT).then_some(()))
+            };
+            if host.wait_for(&watched, EVER, is_over)?.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Waits until a guest that runs uses its devices. Whatever comes of that, it stays as it is: it may ask for a passphrase, check its disks
 /// or load its driver late, and then finds its devices there.
 fn await_use(host: &Host, request: &Request, guest: &DomainName, devices: &[DeviceSpec]) -> Result<(), Error> {
@@ -128,6 +189,7 @@ fn await_use(host: &Host, request: &Request, guest: &DomainName, devices: &[Devi
     let Some(first) = devices.first() else { return Ok(()) };
     let record = device_table::load_one(host, *first)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
     let stub = domain::named(host, record.stub)?;
+    terminal::begin(|| format!("wait until {guest} uses its devices"));
     let patience = Patience::new(request.timeout, devices.len());
     match connect::await_connection(host, &stub, guest, &devices, patience, attach::Until::Used) {
         Ok(_) => Ok(()),

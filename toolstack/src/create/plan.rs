@@ -61,8 +61,8 @@ fn must_be_pv(config: &Config) -> Result<(), SyntaxError> {
 /// The guest to create and its devices.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    /// The configuration; `-` is standard input.
-    pub(crate) config: PathBuf,
+    /// The configuration; `-` is standard input. None where the settings are all there is.
+    pub(crate) config: Option<PathBuf>,
     /// More of it, `KEY=VALUE` each.
     pub(crate) overrides: Vec<String>,
     /// Name or number of the stub.
@@ -71,6 +71,10 @@ pub(crate) struct Request {
     pub(crate) timeout: Duration,
     /// It shall not run yet.
     pub(crate) paused: bool,
+    /// Options that xl gets.
+    pub(crate) for_xl: Vec<&'static str>,
+    /// This terminal is to be connected with its console.
+    pub(crate) console: bool,
 }
 
 /// A configuration, taken to pieces.
@@ -93,7 +97,9 @@ const NEEDS: [(&str, &str); 2] = [("passthrough", "passthrough = \"enabled\""), 
 impl Plan {
     /// Reads the configuration.
     pub(crate) fn read(request: &Request) -> Result<Self, Error> {
-        let path = &request.config;
+        let Some(path) = &request.config else {
+            return Self::parse("the command line", Vec::new(), &request.overrides);
+        };
         let (source, text) = if path == Path::new("-") {
             let mut text = Vec::new();
             ("standard input".to_owned(), std::io::stdin().read_to_end(&mut text).map(|_| text))
@@ -215,6 +221,17 @@ mod tests {
         let specs: Vec<_> = plan.devices.iter().map(|request| request.single().unwrap()).collect();
         assert!(specs[0].seize && !specs[1].seize && specs.iter().all(|spec| spec.power_mgmt));
         assert_eq!(specs[0].vslot, Some(3));
+    }
+
+    #[test]
+    fn settings_can_be_all_there_is_and_several_in_one_word() {
+        let overrides = ["name='web';memory=64".to_owned(), "pci=['00:07.0','00:06.0']; vcpus=2".to_owned()];
+        let plan = Plan::parse("the command line", Vec::new(), &overrides).unwrap();
+        assert_eq!((plan.name.as_str(), plan.devices.len()), ("web", 2));
+        let text = String::from_utf8(plan.text).unwrap();
+        assert!(text.contains("memory=64") && text.contains("vcpus=2") && !text.contains("00:07.0"), "{text}");
+        let error = Plan::parse("the command line", Vec::new(), &["memory=64".to_owned()]).unwrap_err();
+        assert_eq!(error.to_string(), "the command line: it has no name =");
     }
 
     #[test]

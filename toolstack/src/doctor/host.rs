@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::host::ecam::Protection;
 use crate::host::lock;
 use crate::host::open;
+use crate::host::terminal::Terminal;
 use crate::ops::attach::find_stub;
 use crate::xen::XenVersion;
 use ::dom0::xen::{LibxenRings, Libxencall};
@@ -37,7 +38,8 @@ impl Opened {
         checks.push(Check::ok("root", "this is root"));
         open::check_dom0().map_err(|error| ("dom0", error))?;
         checks.push(Check::ok("dom0", "this is dom0"));
-        let host = open::connect(version, verbose).map_err(|error| ("interfaces", error))?;
+        let host =
+            open::connect(version, Terminal::standard_error(verbose, false)).map_err(|error| ("interfaces", error))?;
         checks.push(Check::ok("interfaces", "libxenctrl and xenstore can be used"));
         checks.push(broker_libraries(version));
         Ok(host)

@@ -14,6 +14,7 @@ use crate::sysfs::Sysfs;
 pub(crate) struct Machine {
     base: fakes::Machine,
     pub(crate) host: Host,
+    _locks: fakes::TempTree,
 }
 
 impl Deref for Machine {
@@ -26,17 +27,16 @@ impl Deref for Machine {
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        let base = fakes::Machine::new();
-        let host = Self::host_of(&base);
-        Self { base, host }
+        Self::with_store(|store| store)
     }
 
     /// A machine whose command sees xenstore through what `through` makes of it.
     pub(crate) fn with_store<S: Waits + 'static>(through: impl FnOnce(FakeStore) -> S) -> Self {
         let base = fakes::Machine::new();
         let store = through(FakeStore::new(base.world.clone(), base.tree.clone()));
-        let host = Self::host_with(&base, Rc::new(store));
-        Self { base, host }
+        let (mut host, locks) = (Self::host_with(&base, Rc::new(store)), fakes::TempTree::new());
+        host.lock_folder = locks.path().to_owned();
+        Self { base, host, _locks: locks }
     }
 
     /// What a command has of a machine.

@@ -1,6 +1,7 @@
 //! A strict `xl`: it makes domains of sound configurations only, and only from such as name no device.
 
 use std::cell::RefCell;
+use std::process::Child;
 use std::rc::Rc;
 
 use xen_types::DomId;
@@ -25,7 +26,7 @@ impl Toolstack for FakeXl {
         Ok(format!("{guests}{}", UUID.trim_start_matches('0')))
     }
 
-    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str, options: &[&str]) -> Result<(), Error> {
         let config = Config::parse(config.to_vec()).unwrap();
         assert_eq!(config.list("pci").unwrap(), [], "{source}");
         assert_eq!(config.text("uuid").unwrap().unwrap().to_ascii_lowercase(), uuid);
@@ -35,6 +36,7 @@ impl Toolstack for FakeXl {
             meanwhile(uuid);
         }
         let mut world = self.0.borrow_mut();
+        world.xl_calls.push(format!("create {}", options.join(" ")));
         if world.change_fails() {
             return refuse("create", "failed (injected)");
         }
@@ -65,6 +67,13 @@ impl Toolstack for FakeXl {
             None => world.violations.push(format!("unpause of {domain}")),
         }
         Ok(())
+    }
+
+    fn console(&self, domain: DomId) -> Result<Option<Child>, Error> {
+        let mut world = self.0.borrow_mut();
+        let is_paused = world.domains.get(&domain).is_some_and(|info| info.paused);
+        world.xl_calls.push(format!("console of {domain}, which {}", if is_paused { "waits" } else { "runs" }));
+        Ok(None)
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {

@@ -11,8 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::host::terminal;
+
 /// Time that a killed program may take to end. One that hangs in the kernel does not.
 const UNTIL_KILLED: Duration = Duration::from_secs(5);
+
+/// How often it is told that a program is still at work.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// A program at work. What it says goes to files without names, so that nobody waits for whoever inherits its output.
 pub(crate) struct Running {
@@ -71,6 +76,8 @@ impl Running {
             if left.is_zero() {
                 return Ok(None);
             }
+            terminal::still_waiting();
+            let left = left.min(SHOWN_EVERY);
             let timeout = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),

@@ -19,10 +19,6 @@ pub(crate) struct CommandLock {
 
 impl CommandLock {
     /// Waits for it. `find` looks for the guest that the command is about; `waiting` is called when another command is at work.
-    pub(crate) fn take(find: impl Fn() -> Result<Option<DomId>, Error>, waiting: impl Fn()) -> Result<Self, Error> {
-        Self::take_in(lock::folder(), find, waiting)
-    }
-
     pub(crate) fn take_in(
         folder: &Path,
         find: impl Fn() -> Result<Option<DomId>, Error>,

@@ -3,11 +3,13 @@
 pub(crate) mod child;
 pub(crate) mod command_lock;
 pub(crate) mod ecam;
+pub(crate) mod journal;
 pub(crate) mod lock;
 pub(crate) mod needs;
 pub(crate) mod open;
 pub(crate) mod process;
 pub(crate) mod settings;
+pub(crate) mod terminal;
 pub(crate) mod xl;
 
 pub(crate) use ::dom0::domain;
@@ -59,13 +61,21 @@ pub(crate) struct Host {
     pub(crate) xl: Box<dyn Toolstack>,
     /// The quirks file.
     pub(crate) quirks: PathBuf,
-    /// The root of the file system, for what is neither sysfs nor a setting: `/proc`, `/run`, `/etc`.
+    /// The root of the file system, for what is neither sysfs nor a setting: `/proc`, `/dev`, `/run`, `/etc`.
     pub(crate) root: PathBuf,
     /// The settings file, and what it says once it was read.
     pub(crate) settings_file: PathBuf,
     pub(crate) settings: Cell<Settings>,
+    /// Where xenconsoled logs what domains say.
+    pub(crate) console_logs: PathBuf,
+    /// The last lines of the broker in the journal, or why there are none.
+    pub(crate) journal: fn(usize) -> Result<String, String>,
+    /// The admin wants devices taken that dom0 needs.
+    pub(crate) seize_in_use: Cell<bool>,
     pub(crate) process: Box<dyn Process>,
     store: Rc<dyn Waits>,
+    /// Where the locks of commands are.
+    pub(crate) lock_folder: PathBuf,
     /// For commands that change something.
     command_lock: RefCell<Option<Rc<CommandLock>>>,
     /// The device table as this command read it, while it has its turn and nobody has changed anything of it.
@@ -121,8 +131,12 @@ impl Host {
             root: "/".into(),
             settings_file: settings::FILE.into(),
             settings: Cell::default(),
+            console_logs: "/var/log/xen/console".into(),
+            journal: journal::of_broker,
+            seize_in_use: Cell::default(),
             process: Box::new(LinuxProcess::default()),
             store,
+            lock_folder: lock::folder().to_owned(),
             command_lock: RefCell::default(),
             table: RefCell::default(),
             shown: RefCell::default(),
@@ -176,10 +190,17 @@ impl Host {
             Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
             None => Ok(None),
         };
-        let lock = CommandLock::take(find, || self.note("waiting for another pcidom command to end"))?;
+        let waiting = || self.note("waiting for another pcidom command to end");
+        let lock = CommandLock::take_in(&self.lock_folder, find, waiting)?;
         self.table.take();
         self.command_lock.replace(Some(Rc::new(lock)));
         Ok(())
+    }
+
+    /// Ends that: whatever is done now, others may do something too.
+    pub(crate) fn unlock_commands(&self) {
+        self.table.take();
+        self.command_lock.replace(None);
     }
 
     /// As [`Host::lock_commands`], with locks in a folder of the test's own, which nobody else may have.
@@ -340,6 +361,7 @@ impl Host {
                 Look::Wait(left) if left.is_zero() => return Ok(None),
                 Look::Wait(left) => {
                     self.safe_point()?;
+                    terminal::still_waiting();
                     self.store.wait(left.min(LOOK_AGAIN)).map_err(HostError::from)?
                 }
             };

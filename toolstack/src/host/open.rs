@@ -4,11 +4,12 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
+use ::dom0::SinceStart;
 use ::dom0::sysfs::{Linux, SYSFS};
-use ::dom0::{SinceStart, StandardError};
 
 use crate::error::{Error, HostError};
 use crate::host::Host;
+use crate::host::terminal::{OnTerminal, Terminal};
 use crate::store::{Connection, StoreChannel};
 use crate::sysfs::Sysfs;
 use crate::xen::{Libxc, XenVersion};
@@ -41,11 +42,11 @@ pub(crate) fn check_dom0() -> Result<(), Error> {
 }
 
 /// Opens the ways to Xen and xenstore.
-pub(crate) fn connect(version: XenVersion, verbose: bool) -> Result<Host, Error> {
+pub(crate) fn connect(version: XenVersion, terminal: Rc<Terminal>) -> Result<Host, Error> {
     let clock = SinceStart(Instant::now());
     let hypervisor = Libxc::open(version).map_err(|error| HostError::NoHost(error.to_string()))?;
     let store = Connection::new(StoreChannel::open_or_say()?);
-    let console = StandardError { is_verbose: verbose };
+    let console = OnTerminal(terminal);
     let sysfs = Sysfs::new(SYSFS, Rc::new(Linux));
     Ok(Host::new(Rc::new(hypervisor), sysfs, Rc::new(store), Box::new(clock), Box::new(console)))
 }

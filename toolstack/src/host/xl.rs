@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Seek as _, Write as _};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -18,14 +18,18 @@ pub(crate) trait Toolstack {
     /// An id for a new domain, in the usual form.
     fn new_uuid(&self) -> Result<String, Error>;
 
-    /// Makes a domain, which stays paused, from the text of a configuration that has this id in it. Messages call the text `source`.
-    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error>;
+    /// Makes a domain, which stays paused, from the text of a configuration that has this id in it. Messages call the text `source`; the
+    /// `options` are those of `xl create`.
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str, options: &[&str]) -> Result<(), Error>;
 
     /// Whether somebody is still at [`Toolstack::create_paused`] for this id: the command that began it may be dead.
     fn is_creating(&self, uuid: &str) -> bool;
 
     /// Lets a domain run.
     fn unpause(&self, domain: DomId) -> Result<(), Error>;
+
+    /// Connects this process's terminal with a domain's console. What is answered is the process that does it, where there is one to wait for.
+    fn console(&self, domain: DomId) -> Result<Option<Child>, Error>;
 
     /// Ends a domain at once.
     fn destroy(&self, domain: DomId) -> Result<(), Error>;
@@ -63,9 +67,10 @@ impl Toolstack for Xl {
         Ok(uuid.trim().to_owned())
     }
 
-    fn create_paused(&self, config: &[u8], uuid: &str, source: &str) -> Result<(), Error> {
+    fn create_paused(&self, config: &[u8], uuid: &str, source: &str, options: &[&str]) -> Result<(), Error> {
         let file = memory_file(config, uuid).map_err(|error| Error::Xl { what: "create", said: error.to_string() })?;
-        xl("create", &["-q", "-p", STANDARD_INPUT], file.into(), FOR_MEMORY).map_err(|error| match error {
+        let arguments = [&["-q", "-p"], options, &[STANDARD_INPUT]].concat();
+        xl("create", &arguments, file.into(), FOR_MEMORY).map_err(|error| match error {
             Error::Xl { what, said } => Error::Xl { what, said: said.replace(STANDARD_INPUT, source) },
             other => other,
         })
@@ -81,6 +86,11 @@ impl Toolstack for Xl {
 
     fn unpause(&self, domain: DomId) -> Result<(), Error> {
         xl("unpause", &[&domain.to_string()], Stdio::null(), FOR_ANSWERS)
+    }
+
+    fn console(&self, domain: DomId) -> Result<Option<Child>, Error> {
+        let started = Command::new("xl").args(["console", &domain.to_string()]).spawn();
+        started.map(Some).map_err(|error| Error::Xl { what: "console", said: format!("it cannot be started: {error}") })
     }
 
     fn destroy(&self, domain: DomId) -> Result<(), Error> {

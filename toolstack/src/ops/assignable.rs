@@ -9,9 +9,10 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::host::ecam::Protection;
 use crate::ops::device_status::{DeviceStatus, look_ahead};
+use crate::ops::dom0_use;
 use crate::ops::executor;
 use crate::ops::in_use;
-use crate::ops::named_devices::distinct;
+use crate::ops::named_devices::{distinct, with_name};
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase, Record};
@@ -29,9 +30,10 @@ pub(crate) fn check_endpoint(host: &Host, device: Sbdf) -> Result<(), Error> {
     Ok(())
 }
 
-/// `assignable add`: parks devices and gives them to the stub; without a stub they are handed over at their first attach.
-pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Error> {
-    let (plan, stub) = plan_add(host, devices, backend)?;
+/// `assignable add`: parks devices and gives them to the stub; without a stub they are handed over at their first attach. A single one may get a
+/// name.
+pub(crate) fn add_named(host: &Host, devices: &[Sbdf], backend: &str, name: Option<&str>) -> Result<(), Error> {
+    let (plan, stub) = plan_add(host, devices, backend, name)?;
     executor::execute(host, &plan)?;
     if let Some(what) = Protection::find(host).trouble() {
         host.note(&format!("{what}, so the backend could write the devices' configuration space by itself"));
@@ -42,13 +44,27 @@ pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Er
     Ok(())
 }
 
-/// What [`add`] would do, and the stub that would get the devices. Everything that can be refused is.
-pub(crate) fn plan_add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(Plan, Option<DomainName>), Error> {
+/// As [`add_named`], without a name.
+#[cfg(test)]
+pub(crate) fn add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(), Error> {
+    add_named(host, devices, backend, None)
+}
+
+/// What [`add_named`] would do, and the stub that would get the devices. Everything that can be refused is.
+pub(crate) fn plan_add(
+    host: &Host,
+    devices: &[Sbdf],
+    backend: &str,
+    name: Option<&str>,
+) -> Result<(Plan, Option<DomainName>), Error> {
     if !host.hypervisor.has_iommu().doing(|| "looking at the host".to_owned())? {
         return Err(Error::NoIommu);
     }
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
+    }
+    if let Some(name) = name {
+        check_name(host, devices, name)?;
     }
     let stub = ready_stub(host, backend)?;
     let devices = distinct(devices);
@@ -63,11 +79,23 @@ pub(crate) fn plan_add(host: &Host, devices: &[Sbdf], backend: &str) -> Result<(
         }
         Ok::<_, Error>(all)
     })?;
+    dom0_use::check(host, &all.iter().map(DeviceStatus::device).collect::<Vec<_>>())?;
     if let Some(stub) = &stub {
         let new = all.iter().filter(|status| status.stub.is_none());
         pool::check_room(host, stub, new.count())?;
     }
-    Ok((plan::pool::add(&all, stub.as_ref(), backend), stub))
+    Ok((plan::pool::add(&all, stub.as_ref(), backend, name), stub))
+}
+
+/// A name is for one device, and each has one of its own.
+fn check_name(host: &Host, devices: &[Sbdf], name: &str) -> Result<(), Error> {
+    let [device] = distinct(devices)[..] else {
+        return Err(Error::Usage(format!("the name {name} is for one device, and {} are named", devices.len())));
+    };
+    match with_name(host, name)? {
+        Some(other) if other != device => Err(Error::NameTaken { name: name.to_owned(), device: other }),
+        _ => Ok(()),
+    }
 }
 
 fn check_addable(host: &Host, device: Sbdf, stub: Option<&DomainName>) -> Result<(), Error> {

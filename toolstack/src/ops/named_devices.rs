@@ -6,12 +6,14 @@ use xenstore::path;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
+use crate::ops::parking;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 use crate::records::device_words::{DeviceRequest, Place};
+use crate::records::guard;
 
-fn named(host: &Host, request: &DeviceRequest) -> Result<Vec<Sbdf>, Error> {
-    match &request.place {
+fn named(host: &Host, place: &Place) -> Result<Vec<Sbdf>, Error> {
+    match place {
         Place::Function(device) => Ok(vec![*device]),
         Place::Slot(slot) => {
             let all = host.sysfs.devices()?;
@@ -24,21 +26,52 @@ fn named(host: &Host, request: &DeviceRequest) -> Result<Vec<Sbdf>, Error> {
 
 /// The device that `xl` knows by this name.
 fn find_named(host: &Host, name: &str) -> Result<Sbdf, Error> {
-    for component in host.list(path::LIBXL_PCI)? {
-        if let Ok(device) = Sbdf::parse_path_component(&component)
-            && host.read(&path::child(&path::libxl_pci_dir(device), "name"))?.as_deref() == Some(name)
-        {
-            return Ok(device);
-        }
+    with_name(host, name)?.ok_or_else(|| Error::NoSuchName(name.to_owned()))
+}
+
+/// As [`find_named`]; `None` where the name is free.
+pub(crate) fn with_name(host: &Host, name: &str) -> Result<Option<Sbdf>, Error> {
+    let components = host.list(path::LIBXL_PCI)?;
+    let devices: Vec<Sbdf> = components.iter().filter_map(|name| Sbdf::parse_path_component(name).ok()).collect();
+    let names = host.read_all(&devices.iter().map(|device| parking::name_node(*device)).collect::<Vec<_>>())?;
+    let found = devices.into_iter().zip(names).find(|(_, other)| other.as_deref() == Some(name));
+    Ok(found.map(|(device, _)| device))
+}
+
+/// The devices to make assignable, in the order in which they were named.
+pub(crate) fn to_add(host: &Host, places: &[Place]) -> Result<Vec<Sbdf>, Error> {
+    let mut devices = Vec::new();
+    for place in places {
+        devices.extend(named(host, place)?);
     }
-    Err(Error::NoSuchName(name.to_owned()))
+    Ok(distinct(&devices))
+}
+
+/// The devices that shall be assignable no more. Of a slot only those that are.
+pub(crate) fn to_remove(host: &Host, places: &[Place]) -> Result<Vec<Sbdf>, Error> {
+    let mut devices = Vec::new();
+    for place in places {
+        let mut found = named(host, place)?;
+        if let (Place::Slot(_), [first, ..]) = (place, found.clone().as_slice()) {
+            let mut assignable = Vec::new();
+            for device in found {
+                if guard::is_parked(host, device) || device_table::load_one(host, device)?.is_some() {
+                    assignable.push(device);
+                }
+            }
+            // Then it is told what is wrong with one.
+            found = if assignable.is_empty() { vec![*first] } else { assignable };
+        }
+        devices.extend(found);
+    }
+    Ok(distinct(&devices))
 }
 
 /// The devices to attach, in the order in which they were named.
 pub(crate) fn to_attach(host: &Host, requests: &[DeviceRequest]) -> Result<Vec<DeviceSpec>, Error> {
     let mut specs = Vec::new();
     for request in requests {
-        specs.extend(named(host, request)?.into_iter().map(|device| request.with(device)));
+        specs.extend(named(host, &request.place)?.into_iter().map(|device| request.with(device)));
     }
     Ok(specs)
 }
@@ -51,7 +84,7 @@ pub(crate) fn to_detach(host: &Host, requests: &[DeviceRequest], guest: &str) ->
     let mut devices = Vec::new();
     for request in requests {
         let Place::Slot(slot) = request.place else {
-            devices.extend(named(host, request)?);
+            devices.extend(named(host, &request.place)?);
             continue;
         };
         let records = device_table::load(host)?;

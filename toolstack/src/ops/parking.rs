@@ -14,6 +14,20 @@ pub(super) fn driver_path_node(device: Sbdf) -> String {
     path::child(&path::libxl_pci_dir(device), "driver_path")
 }
 
+/// xl's node with the name under which a device was made assignable.
+pub(crate) fn name_node(device: Sbdf) -> String {
+    path::child(&path::libxl_pci_dir(device), "name")
+}
+
+/// Forgets the name, as xl does when a device is assignable no more.
+pub(crate) fn forget_name(device: Sbdf) -> [Change; 3] {
+    [
+        Change::remove(name_node(device)),
+        Change::remove_if_empty(path::libxl_pci_dir(device)),
+        Change::remove_if_empty(path::LIBXL_PCI),
+    ]
+}
+
 /// The driver to which the device goes back, by its folder in sysfs.
 pub(crate) fn noted_driver(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
     host.read(&driver_path_node(device))

@@ -3,6 +3,7 @@
 //! it waits for (`command_lock.rs`): those are left
 //! alone.
 
+use pcidom_abi::paths;
 use pcidom_broker::due::{self, are_in_pools, is_in_pool, is_over};
 use pcidom_broker::vectors;
 use xen_types::{DomId, Sbdf};
@@ -84,6 +85,41 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
     remove_stale_directories(host, &records)?;
     reattach::reattach_all(host, &records, &remembered)?;
     Ok(reclaimed)
+}
+
+/// What [`reclaim`] would find to put right, one thing a line.
+pub(crate) fn outstanding(host: &Host) -> Result<Vec<String>, Error> {
+    let (records, remembered) = device_table::load_all(host)?;
+    let mut found = Vec::new();
+    for uuid in host.list(paths::CREATIONS)? {
+        found.push(format!("finish or undo the creation of the guest {uuid}"));
+    }
+    for (device, _) in intent_log::load(host)? {
+        found.push(format!("finish or undo what a command began with {device}"));
+    }
+    for record in &records {
+        let Record { device, stub, frontend, phase } = *record;
+        let guest = frontend.map(|guest| domain::named(host, guest)).transpose()?;
+        match guest {
+            Some(guest) if !domain::is_alive(host, guest.id)? => {
+                found.push(format!("take {device} back from {guest}, which is gone"));
+            }
+            Some(guest) if matches!(phase, Phase::Attaching | Phase::Detaching) => {
+                found.push(format!("finish or undo that {device} is {phase} ({guest})"));
+            }
+            _ if !is_in_pool(host, stub, device)? => {
+                found.push(format!("{device}: its backend, domain {stub}, is gone"));
+            }
+            _ => {}
+        }
+    }
+    if found.is_empty() && due::is_due(host, &records, &remembered)? {
+        found.push(
+            "bring devices where they belong: to guests and backends that were started again, or out of xl's reach"
+                .to_owned(),
+        );
+    }
+    Ok(found)
 }
 
 /// Whether [`reclaim`] would find something to put right.

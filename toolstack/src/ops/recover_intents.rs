@@ -47,7 +47,8 @@ fn recover_one(host: &Host, device: Sbdf, intent: &Intent) -> Result<bool, Error
             let status = DeviceStatus::gather(host, device)?;
             assignable::note_unknown_driver(host, &status, *rebind);
             executor::execute(host, &Plan::undone(plan::pool::to_host(&status, *rebind)))?;
-            host.commit(&device_table::forget(host, device)?)?;
+            let forgotten = device_table::forget(host, device)?.into_iter().chain(parking::forget_name(device));
+            host.commit(&forgotten.collect::<Vec<_>>())?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
         Intent::Add { from, stub } => {

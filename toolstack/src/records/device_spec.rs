@@ -17,6 +17,8 @@ pub(crate) struct DeviceSpec {
     pub(crate) device: Sbdf,
     /// The slot wanted on the guest's bus.
     pub(crate) vslot: Option<u8>,
+    /// It is one of all functions of its slot, each of which has its own number in the wanted slot too.
+    pub(crate) keeps_function: bool,
     /// Means something for HVM guests only; it is passed on into the guest's `opts-N`.
     pub(crate) msitranslate: bool,
     pub(crate) power_mgmt: bool,
@@ -34,6 +36,7 @@ impl DeviceSpec {
         Self {
             device,
             vslot: None,
+            keeps_function: false,
             msitranslate: false,
             power_mgmt: false,
             seize: false,
@@ -59,9 +62,11 @@ impl DeviceSpec {
         self.policy.to_string().split_once(',').map(|(_, words)| format!(",{words}")).unwrap_or_default()
     }
 
-    /// The number of `vdevfn-N`: slot and function. Like libxl, none for slot 0 function 0.
+    /// The number of `vdevfn-N`: slot and function. Like libxl, function 0 for a single one, as guests look at no others in a slot without it, and none
+    /// for slot 0 function 0 (`libxl__device_pci_add`, 4.17).
     pub(crate) fn vdevfn(&self) -> Option<u8> {
-        self.vslot.map(|slot| slot << 3 | self.device.function()).filter(|devfn| *devfn != 0)
+        let function = if self.keeps_function { self.device.function() } else { 0 };
+        self.vslot.map(|slot| slot << 3 | function).filter(|devfn| *devfn != 0)
     }
 }
 
@@ -94,6 +99,8 @@ pub(crate) enum ParseSpecError {
         "segment {0} cannot be passed through: Xen knows segments up to ffff (this one may be a Volume Management Device's)"
     )]
     Segment(String),
+    #[error("{0:?} is no device: a virtual slot is written behind its device: BDF@{0}")]
+    SlotAlone(String),
     #[error("no device: want a BDF, or name=NAME of an assignable device")]
     NoDevice,
     #[error(
@@ -107,7 +114,9 @@ pub(crate) enum ParseSpecError {
 }
 
 /// Words that other toolstacks have for a device, and what is to be said about them.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("vdevfn", "the slot on the guest's bus is vslot=, in hexadecimal"),
+    ("msi_translate", "xl has it as msitranslate="),
     ("backend", "the driver domain is named for all devices of a guest, with --backend"),
     ("hotplug", "there is no script to be run for a PCI device"),
     ("romfile", "a PV guest runs no expansion ROM"),
@@ -192,7 +201,7 @@ mod tests {
         let spec =
             parse("0000:03:00.1@1f,permissive=0,msitranslate=1,power_mgmt=1,seize=1,rdm_policy=relaxed,name=disk")
                 .unwrap();
-        assert_eq!(spec.vdevfn(), Some(0xf9));
+        assert_eq!(spec.vdevfn(), Some(0xf8));
         assert_eq!(spec.opts(), "msitranslate=1,power_mgmt=1,permissive=0,rdm_policy=relaxed");
         assert!(spec.seize);
         assert_eq!(spec.name.as_deref(), Some("disk"));

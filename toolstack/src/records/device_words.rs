@@ -38,6 +38,9 @@ impl DeviceRequest {
         let mut words = text.split(',').peekable();
         if let Some(first) = words.next_if(|first| !first.contains('=')) {
             let (address, slot) = first.split_once('@').map_or((first, None), |(address, slot)| (address, Some(slot)));
+            if slot.is_none() && is_slot_alone(address) {
+                return Err(ParseSpecError::SlotAlone(address.to_owned()));
+            }
             place = Some(parse_place(address)?);
             options.vslot = slot.map(parse_slot).transpose()?;
         }
@@ -66,7 +69,8 @@ impl DeviceRequest {
 
     /// What was asked for, of this device.
     pub(crate) fn with(&self, device: Sbdf) -> DeviceSpec {
-        DeviceSpec { device, ..self.options.clone() }
+        let keeps_function = matches!(self.place, Place::Slot(_));
+        DeviceSpec { device, keeps_function, ..self.options.clone() }
     }
 
     /// The device, where it is a single one that has an address.
@@ -108,13 +112,27 @@ fn check_segment(text: &str) -> Result<(), ParseSpecError> {
     }
 }
 
-fn parse_place(text: &str) -> Result<Place, ParseSpecError> {
+/// An address, with `*` for all functions of a slot.
+pub(crate) fn parse_place(text: &str) -> Result<Place, ParseSpecError> {
     let text = text.trim();
     check_segment(text)?;
     match text.strip_suffix(".*") {
         Some(slot) => Ok(Place::Slot(format!("{slot}.0").parse()?)),
         None => Ok(Place::Function(text.parse()?)),
     }
+}
+
+/// An address, or the name of an assignable device, as `xl pci-assignable-remove` takes it.
+pub(crate) fn parse_assignable(text: &str) -> Result<Place, ParseSpecError> {
+    match parse_place(text) {
+        Err(_) if !text.contains(':') => Ok(Place::Named(parse_name(text.strip_prefix("name=").unwrap_or(text))?)),
+        place => place,
+    }
+}
+
+/// Whether somebody has written `BDF SLOT`, as the first toolstacks had it.
+fn is_slot_alone(text: &str) -> bool {
+    !text.contains([':', '.']) && parse_slot(text).is_ok()
 }
 
 #[cfg(test)]
@@ -210,6 +228,27 @@ mod tests {
         // Each function in its place within the wanted slot.
         let request = parse("00:07.*@3").unwrap();
         assert_eq!(request.with("00:07.2".parse().unwrap()).vdevfn(), Some(3 << 3 | 2));
+    }
+
+    #[test]
+    fn a_single_function_is_wanted_as_function_0_as_libxl_has_it() {
+        let devfn = |text: &str| parse(text).unwrap().single().unwrap().vdevfn();
+        assert_eq!([devfn("00:07.2@3"), devfn("00:07.2,vslot=1f"), devfn("00:07.2@0")], [Some(0x18), Some(0xf8), None]);
+    }
+
+    #[test]
+    fn what_is_removed_has_an_address_or_a_name() {
+        let function = |text: &str| Place::Function(text.parse().unwrap());
+        for (text, place) in [
+            ("36:00.0", function("36:00.0")),
+            ("36:00.*", Place::Slot("36:00.0".parse().unwrap())),
+            ("disk", Place::Named("disk".to_owned())),
+            ("name=disk", Place::Named("disk".to_owned())),
+            ("36.0", Place::Named("36.0".to_owned())),
+        ] {
+            assert_eq!(parse_assignable(text), Ok(place), "{text}");
+        }
+        assert!(["36:00", "", "name=", "10000:36:00.0"].iter().all(|text| parse_assignable(text).is_err()));
     }
 
     #[test]

@@ -3,9 +3,12 @@
 use xen_types::DomId;
 
 use super::{add_all, attached};
+use crate::cli::list;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
-use crate::ops::assignable::{add, remove};
+use crate::ops::assignable::{add, add_named, remove};
+use crate::ops::named_devices;
+use crate::records::device_words::{parse_assignable, parse_place};
 
 #[test]
 fn adding_takes_the_device_from_its_driver_into_the_pool() {
@@ -78,6 +81,43 @@ fn a_device_that_is_named_twice_is_moved_once() {
     remove(&machine.host, &[device(SATA), device(SATA)], true).unwrap();
     machine.dump_but_config().assert_same(&before, "added and removed");
     machine.assert_no_violations();
+}
+
+#[test]
+fn a_name_is_xls_too_and_ends_with_the_assignability() {
+    const NAME: &str = "/libxl/pci/0000-00-1f-2/name";
+    let machine = Machine::new();
+    let before = machine.dump_but_config();
+    add_named(&machine.host, &[device(SATA)], "pcidom", Some("disk")).unwrap();
+    machine.with(|world| assert_eq!(world.value(NAME), Some("disk")));
+    // The same again, and without it, leaves it there.
+    add_named(&machine.host, &[device(SATA)], "pcidom", Some("disk")).unwrap();
+    add(&machine.host, &[device(SATA)], "pcidom").unwrap();
+    machine.with(|world| assert_eq!(world.value(NAME), Some("disk")));
+    let shown = list::table_with_names(&list::assignable(&machine.host).unwrap());
+    let line = shown.lines().find(|line| line.starts_with(SATA)).unwrap();
+    assert!(line.contains(" disk ") && shown.contains("NAME"), "{shown}");
+    let taken = add_named(&machine.host, &[device(EDU)], "pcidom", Some("disk")).unwrap_err();
+    assert_eq!(taken.to_string(), format!("another device is called disk, {SATA}"));
+    let several = add_named(&machine.host, &[device(EDU), device(NVME)], "pcidom", Some("both")).unwrap_err();
+    assert!(matches!(several, Error::Usage(_)), "{several}");
+    let named = named_devices::to_remove(&machine.host, &[parse_assignable("disk").unwrap()]).unwrap();
+    remove(&machine.host, &named, true).unwrap();
+    machine.dump_but_config().assert_same(&before, "");
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_star_is_every_function_to_add_and_the_assignable_ones_to_remove() {
+    let machine = Machine::new();
+    machine.add_function("0000:00:1f.3", "0x0c0500", "i801_smbus", 16, &[]);
+    machine.add_function("0000:00:1f.4", "0x00ff00", "", 16, &[]);
+    let slot = || [parse_place("00:1f.*").unwrap()];
+    let all = named_devices::to_add(&machine.host, &slot()).unwrap();
+    assert_eq!(all, [SATA, "0000:00:1f.3", "0000:00:1f.4"].map(device));
+    assert_eq!(named_devices::to_remove(&machine.host, &slot()).unwrap(), [device(SATA)], "none is assignable");
+    add(&machine.host, &[device("0000:00:1f.3")], "pcidom").unwrap();
+    assert_eq!(named_devices::to_remove(&machine.host, &slot()).unwrap(), [device("0000:00:1f.3")]);
 }
 
 #[test]

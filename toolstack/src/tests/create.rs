@@ -24,15 +24,17 @@ fn create_guest(machine: &Machine, devices: &[&str], paused: bool) -> Result<(),
     let file = machine.tree.path().join("new.cfg");
     std::fs::write(&file, format!("name='new'\nmemory=64\npci={devices:?}\n")).unwrap();
     let request = Request {
-        config: file.clone(),
+        config: Some(file.clone()),
         overrides: vec!["vcpus=2".to_owned()],
         backend: "pcidom".to_owned(),
         timeout: TIMEOUT,
         paused,
+        for_xl: Vec::new(),
+        console: false,
     };
     let plan = Plan::read(&request);
     std::fs::remove_file(file).unwrap();
-    create(&machine.host, &request, plan?)
+    create(&machine.host, &request, plan?, &mut None)
 }
 
 fn state(machine: &Machine) -> Option<String> {
@@ -244,10 +246,68 @@ fn a_guest_of_that_name_or_id_stays_what_it_is() {
     machine.dump().assert_same(&before, "");
     let file = machine.tree.path().join("same.cfg");
     std::fs::write(&file, format!("name='other'\nuuid='{}'\n", crate::fake::UUID.to_uppercase())).unwrap();
-    let request =
-        Request { config: file.clone(), overrides: vec![], backend: String::new(), timeout: TIMEOUT, paused: false };
-    let error = create(&machine.host, &request, Plan::read(&request).unwrap()).unwrap_err();
+    let request = Request { config: Some(file), overrides: vec![], ..settings_alone(&[]) };
+    let error = create(&machine.host, &request, Plan::read(&request).unwrap(), &mut None).unwrap_err();
     assert!(matches!(error, Error::GuestExists(_)), "{error}");
+}
+
+fn settings_alone(settings: &[&str]) -> Request {
+    Request {
+        config: None,
+        overrides: settings.iter().map(|text| (*text).to_owned()).collect(),
+        backend: "pcidom".to_owned(),
+        timeout: TIMEOUT,
+        paused: false,
+        for_xl: Vec::new(),
+        console: false,
+    }
+}
+
+#[test]
+fn xl_gets_its_options_and_the_console_is_there_before_the_guest_runs() {
+    let machine = Machine::new();
+    let request =
+        Request { for_xl: vec!["-V", "-e"], console: true, ..settings_alone(&["name='new'", "pci=['00:06.0']"]) };
+    let mut created = None;
+    create(&machine.host, &request, Plan::read(&request).unwrap(), &mut created).unwrap();
+    machine.with(|world| assert_eq!(world.xl_calls, ["create -V -e", "console of 8, which waits"]));
+    assert_eq!(state(&machine).as_deref(), Some("4"));
+    created.unwrap().stay(&machine.host, false).unwrap();
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_guest_waits_over_its_reboots() {
+    let machine = Machine::new();
+    let request = settings_alone(&["name='new'", "pci=['00:06.0']"]);
+    let mut created = None;
+    create(&machine.host, &request, Plan::read(&request).unwrap(), &mut created).unwrap();
+    let uuid = machine.with(|world| world.value("/local/domain/8/vm").unwrap().to_owned());
+    machine.with(|world| {
+        let (began, mut step) = (world.clock.as_secs(), 0);
+        world.incidents.push(Box::new(move |world| {
+            let passed = world.clock.as_secs() - began;
+            match step {
+                0 if passed >= 20 => world.destroy(NEW),
+                1 if passed >= 25 => {
+                    world.add_domain(DomId(9), "new");
+                    world.write("/local/domain/9/vm", &uuid);
+                }
+                2 if passed >= 60 => world.destroy(DomId(9)),
+                _ => return false,
+            }
+            step += 1;
+            step == 3
+        }));
+    });
+    created.unwrap().stay(&machine.host, true).unwrap();
+    machine.with(|world| assert!((70..75).contains(&world.clock.as_secs()), "{:?}", world.clock));
+    // Somebody who does not want to wait any more leaves the guest as it is.
+    let machine = Machine::new();
+    let mut created = None;
+    create(&machine.host, &request, Plan::read(&request).unwrap(), &mut created).unwrap();
+    machine.with(|world| world.signal = Some(2));
+    assert!(matches!(created.unwrap().stay(&machine.host, true), Err(Error::Interrupted(_))));
+    machine.with(|world| assert!(world.domains.contains_key(&NEW)));
 }
 
 /// The ways in which devices come: from the pool, parked, and from dom0's own driver.

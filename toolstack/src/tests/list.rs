@@ -49,6 +49,7 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "persistent": null,
       "policy": null,
       "physical_function": null,
+      "name": null,
       "guard": null
     }
   ]

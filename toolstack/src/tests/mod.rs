@@ -6,12 +6,14 @@ mod broker;
 mod create;
 mod detach;
 mod doctor;
+mod dom0_use;
 mod export;
 mod golden;
 mod guard;
 mod hotplug;
 mod killed;
 mod list;
+mod maintenance;
 mod man;
 mod many;
 mod named_devices;
@@ -29,6 +31,7 @@ mod status;
 mod transactions;
 mod units;
 mod virtual_functions;
+mod wait;
 mod with_stub;
 
 use std::time::Duration;
@@ -55,7 +58,7 @@ fn request(guest: &str, devices: &[&str]) -> crate::ops::attach::Request {
 }
 
 /// `pcidom attach web …` as the command does it.
-fn attach_to_web(machine: &Machine, devices: &[&str]) -> Result<Connection, Error> {
+pub(crate) fn attach_to_web(machine: &Machine, devices: &[&str]) -> Result<Connection, Error> {
     reclaim(&machine.host)?;
     crate::ops::attach::attach(&machine.host, &request("web", devices))
 }

@@ -73,7 +73,9 @@ fn commands() -> Vec<Command> {
         Command {
             what: "add",
             prepare: Machine::new,
-            plan: Box::new(|machine| Ok(assignable::plan_add(&machine.host, &[SATA, EDU].map(device), "pcidom")?.0)),
+            plan: Box::new(|machine| {
+                Ok(assignable::plan_add(&machine.host, &[SATA, EDU].map(device), "pcidom", None)?.0)
+            }),
             act: Box::new(|machine| assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom")),
         },
         Command {
@@ -154,7 +156,7 @@ fn what_would_be_refused_is_refused_before_it_is_shown() {
         let shown = detach::plan(&machine.host, &request).unwrap_err().to_string();
         assert_eq!(shown, detach::detach(&machine.host, &request, &[]).unwrap_err().to_string());
     }
-    assert!(assignable::plan_add(&machine.host, &[device(E1000)], "pcidom").is_err());
+    assert!(assignable::plan_add(&machine.host, &[device(E1000)], "pcidom", None).is_err());
     assert!(assignable::plan_remove(&machine.host, &[device(E1000)], false).is_err());
 }
 

@@ -7,9 +7,11 @@ use serde_json::Value;
 
 use super::{add_all, attach_to_web, attached, request};
 use crate::cli::list;
+use crate::cli::report::Report;
 use crate::cli::show::show;
 use crate::cli::status::status;
 use crate::doctor::{Opened, examine};
+use crate::error::Error;
 use crate::fake::{EDU, Machine, MachineWithStub, STUB, WEB, device};
 use crate::ops::attach::attach;
 
@@ -96,6 +98,7 @@ fn is_of_type(value: &Value, name: &str) -> bool {
 const LIST: &str = include_str!("../../../docs/schema/list.json");
 const STATUS: &str = include_str!("../../../docs/schema/status.json");
 const SHOW: &str = include_str!("../../../docs/schema/show.json");
+const RESULT: &str = include_str!("../../../docs/schema/result.json");
 const DOCTOR: &str = include_str!("../../../docs/schema/doctor.json");
 
 #[test]
@@ -144,6 +147,31 @@ fn what_a_guest_sees_is_as_described() {
     let machine = MachineWithStub::new();
     attach(&machine.host, &request("web", &[&format!("{EDU},hide=msi,permissive=1")])).unwrap();
     assert_valid(SHOW, &show(&machine.host, device(EDU)).unwrap().json());
+}
+
+#[test]
+fn what_became_of_a_command_is_as_described() {
+    let done = Report::new("attach", true);
+    assert_valid(RESULT, &done.finish(&Ok(()), vec!["a note".to_owned()]).unwrap());
+    let mut planned = Report::new("assignable add", true);
+    planned.lines(vec!["a step".to_owned()], String::new).unwrap();
+    assert_valid(RESULT, &planned.finish(&Ok(()), Vec::new()).unwrap());
+    let failed = Report::new("create", true).finish(&Err(Error::NoSuchGuest("web".to_owned())), Vec::new()).unwrap();
+    assert_valid(RESULT, &failed);
+    let json = parse(&failed);
+    assert_eq!(
+        (&json["code"], &json["exit_code"], &json["outcome"]),
+        (&"E_NO_GUEST".into(), &1.into(), &"failed".into())
+    );
+    assert_eq!(
+        (&json["error"], &json["hint"]),
+        (&"there is no guest web".into(), &"`xl list` shows the guests".into())
+    );
+    assert!(Report::new("create", false).finish(&Ok(()), Vec::new()).is_none(), "nobody has asked for it");
+    let schema = parse(RESULT);
+    let codes: Vec<&str> = types(&schema["properties"]["code"]["enum"]).collect();
+    let known: Vec<&str> = crate::manual::ERROR_CODES.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, known);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! `pcidom status` with the real backend in the stub.
 
 use super::request;
-use crate::cli::status::status;
+use crate::cli::prometheus::tests::parse;
+use crate::cli::status::{prometheus_down, status};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, MachineWithStub, NVME, STUB, device};
 use crate::ops::attach::attach;
@@ -34,6 +35,39 @@ fn it_says_how_the_stub_is_and_leaves_nothing_behind() {
     ] {
         assert!(text.contains(want), "{want}: {text}");
     }
+}
+
+#[test]
+fn a_collector_reads_the_same() {
+    let machine = MachineWithStub::new();
+    crate::ops::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+    attach(&machine.host, &request("web", &[EDU])).unwrap();
+    let status = status(&machine.host, "pcidom").unwrap();
+    let samples = parse(&status.prometheus());
+    let value = |name: &str, wanted: &[(&str, &str)]| {
+        let has = |labels: &[(String, String)], (label, text): &(&str, &str)| {
+            labels.iter().any(|(other, value)| other == label && value == text)
+        };
+        let mut found =
+            samples.iter().filter(|(other, labels, _)| other == name && wanted.iter().all(|label| has(labels, label)));
+        let (_, _, value) = found.next().unwrap_or_else(|| panic!("no {name} {wanted:?}"));
+        assert!(found.next().is_none(), "{name} {wanted:?} is there twice");
+        *value
+    };
+    assert_eq!(value("pcidom_up", &[("backend", "pcidom")]), 1.0);
+    assert_eq!(value("pcidom_devices", &[("state", "free")]), 2.0);
+    assert_eq!(value("pcidom_frontend_devices", &[("guest", "web"), ("domain", "5")]), 1.0);
+    assert_eq!(value("pcidom_frontend_connected", &[("guest", "web")]), 1.0);
+    assert_eq!(value("pcidom_grants_in_use", &[]), 1.0);
+    assert!(value("pcidom_reads_total", &[]) > 0.0);
+    // Every statistic is there, and all that is not is told otherwise.
+    let statistics = samples.iter().filter(|(name, ..)| {
+        ["_total", "_in_use", "_seconds"].iter().any(|end| name.ends_with(end)) || name.starts_with("pcidom_heap_")
+    });
+    assert_eq!(statistics.count(), pcidom_abi::statistics::COUNT);
+    let silent = parse(&crate::cli::status::status(&Machine::new().host, "pcidom").unwrap().prometheus());
+    assert!(silent.contains(&("pcidom_up".to_owned(), vec![("backend".to_owned(), "pcidom".to_owned())], 0.0)));
+    assert_eq!(parse(&prometheus_down("other")).len(), 2);
 }
 
 #[test]

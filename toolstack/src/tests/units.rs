@@ -23,7 +23,7 @@ fn started(unit: &str) -> Command {
 #[test]
 fn each_unit_starts_its_command() {
     assert!(matches!(started(BROKER), Command::Serve { reclaim: Reclaiming::Trigger, .. }));
-    assert!(matches!(started(RECLAIM), Command::Reclaim));
+    assert!(matches!(started(RECLAIM), Command::Reclaim { dry_run: false, .. }));
 }
 
 #[test]

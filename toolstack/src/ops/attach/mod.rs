@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::host::domain::{self, Names};
 use crate::ops::connect::{self, Connection, Settled};
 use crate::ops::device_status::{DeviceStatus, look_ahead};
+use crate::ops::dom0_use;
 use crate::ops::executor;
 use crate::ops::patience::Patience;
 use crate::ops::plan::attach::{AttachInput, AttachedDevice};
@@ -104,6 +105,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     for spec in request.devices.iter().filter(|spec| spec.msitranslate) {
         host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
     }
+    dom0_use::check(host, &request.devices.iter().map(|spec| spec.device).collect::<Vec<_>>())?;
     let others = device_table::others(&device_table::load(host)?, guest.id, &[]);
     checks::check_pages(host, &request.devices, &others)?;
     let request = &Request { devices: quirks::apply(host, &request.devices)?, ..request.clone() };

@@ -16,6 +16,7 @@ use crate::device::reset::{Reset, Resetting};
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::needs;
+use crate::host::terminal;
 use crate::ops::close;
 use crate::ops::connect::{self, Connection};
 use crate::ops::hot_unplug::{self, phases};
@@ -25,6 +26,7 @@ use crate::ops::parking;
 use crate::ops::plan::{Failure, OnFailure, Plan, Step};
 use crate::ops::pool::{self as pool_nodes, STUB_PATIENCE};
 use crate::records::device_table::{self, Phase};
+use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
 use crate::xen::Permission;
 
@@ -120,6 +122,7 @@ impl<'a> Executor<'a> {
             if !step.is_conclusion() {
                 self.host.safe_point()?;
             }
+            terminal::begin(|| step.to_string());
             self.host.trace(&step.to_string());
             let is_done = match step.is_interruptible() {
                 true => self.perform(step),
@@ -149,6 +152,7 @@ impl<'a> Executor<'a> {
     /// further back.
     fn roll_back(self) {
         for step in self.done.iter().rev() {
+            terminal::begin(|| format!("undo: {step}"));
             self.host.trace(&format!("undo: {step}"));
             if let Err(error) = undo(self.host, step) {
                 self.host.note(&format!("could not undo \"{step}\": {error}"));
@@ -198,9 +202,10 @@ impl<'a> Executor<'a> {
             Step::LeavePool { stub, resources, .. } => pool::take_back(host, stub, resources.device)?,
             Step::RemovePoolEntry { stub, device } => host.commit(&pool_nodes::removal(host, stub.id, *device)?)?,
             Step::ForgetDriver { device, .. } => host.commit(&parking::set_driver(*device, None))?,
-            Step::RecordAdded { intents, remembered, backend } => {
+            Step::RecordAdded { intents, remembered, backend, name } => {
                 let noted = remembered.iter().flat_map(|device| device_table::remember(*device, backend));
-                host.commit(&intent_log::done(intents).into_iter().chain(noted).collect::<Vec<_>>())?;
+                let named = name.iter().map(|(device, name)| Change::write(parking::name_node(*device), name));
+                host.commit(&intent_log::done(intents).into_iter().chain(noted).chain(named).collect::<Vec<_>>())?;
             }
             Step::RecordRemoved { devices } => host.commit(&pool::forget(host, devices)?)?,
 

@@ -7,6 +7,7 @@ use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::ops::intent_log;
+use crate::ops::parking;
 use crate::ops::pool::{self, await_verdict};
 use crate::records::device_table;
 use crate::records::guard;
@@ -83,6 +84,7 @@ pub(super) fn forget(host: &Host, devices: &[Sbdf]) -> Result<Vec<Change>, Error
     let mut changes = Vec::new();
     for device in devices {
         changes.extend(device_table::forget(host, *device)?);
+        changes.extend(parking::forget_name(*device));
     }
     changes.extend(intent_log::done(devices));
     Ok(changes)

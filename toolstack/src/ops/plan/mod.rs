@@ -175,6 +175,8 @@ pub(crate) enum Step {
         intents: Vec<Sbdf>,
         remembered: Vec<Sbdf>,
         backend: String,
+        /// A name for one of them, for xl too.
+        name: Option<(Sbdf, String)>,
     },
     RecordRemoved {
         devices: Vec<Sbdf>,

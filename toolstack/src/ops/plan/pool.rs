@@ -11,8 +11,8 @@ use crate::sysfs::PCIBACK;
 use crate::xen::Permission;
 
 /// Into the pool of the stub, or, without one, to the parked devices: `assignable add`. Of those that are in a pool and parked, nothing needs
-/// to be done.
-pub(crate) fn add(devices: &[DeviceStatus], stub: Option<&DomainName>, backend: &str) -> Plan {
+/// to be done. The first one gets the name.
+pub(crate) fn add(devices: &[DeviceStatus], stub: Option<&DomainName>, backend: &str, name: Option<&str>) -> Plan {
     let mut steps = Vec::new();
     let intents = note_intents(devices, stub.map(|stub| stub.id), &mut steps);
     for status in devices {
@@ -26,7 +26,8 @@ pub(crate) fn add(devices: &[DeviceStatus], stub: Option<&DomainName>, backend: 
         steps.extend(stub.into_iter().flat_map(|stub| hand_over(status, stub)));
     }
     let remembered = if stub.is_none() { devices.iter().map(DeviceStatus::device).collect() } else { Vec::new() };
-    steps.push(Step::RecordAdded { intents, remembered, backend: backend.to_owned() });
+    let name = devices.first().zip(name).map(|(facts, name)| (facts.device(), name.to_owned()));
+    steps.push(Step::RecordAdded { intents, remembered, backend: backend.to_owned(), name });
     Plan::undone(steps)
 }
 

@@ -385,7 +385,7 @@ fn a_device_comes_from_its_driver_into_the_pool() {
     let (disk, device) = (disk(), disk().device);
     let (stub, driver) = (stub(), || "ahci".to_owned());
     assert_eq!(
-        steps(super::pool::add(&[with_driver(disk)], Some(&stub), "pcidom")),
+        steps(super::pool::add(&[with_driver(disk)], Some(&stub), "pcidom", None)),
         [
             Step::NoteIntents { intents: vec![(device, Intent::Add { from: Some(driver()), stub: Some(DomId(3)) })] },
             Step::NoteDriver { device, driver: driver(), before: None },
@@ -397,14 +397,19 @@ fn a_device_comes_from_its_driver_into_the_pool() {
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
             Step::EnterPool { stub: stub.clone(), device, had_reset: false, had_backend: false },
             Step::AwaitVerdict { stub, device },
-            Step::RecordAdded { intents: vec![device], remembered: Vec::new(), backend: "pcidom".to_owned() },
+            Step::RecordAdded {
+                intents: vec![device],
+                remembered: Vec::new(),
+                backend: "pcidom".to_owned(),
+                name: None
+            },
         ]
     );
 }
 
 #[test]
 fn what_is_in_the_pool_already_is_left_there() {
-    let plan = steps(super::pool::add(&[pooled(disk())], Some(&stub()), "pcidom"));
+    let plan = steps(super::pool::add(&[pooled(disk())], Some(&stub()), "pcidom", None));
     assert!(matches!(&plan[..], [Step::RecordAdded { intents, .. }] if intents.is_empty()), "{plan:?}");
     let (to_pool, intents) = super::pool::to_attach(&[], &stub());
     assert_eq!((steps(to_pool), intents), (Vec::new(), Vec::new()));
@@ -413,7 +418,7 @@ fn what_is_in_the_pool_already_is_left_there() {
 #[test]
 fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
     let stray = DeviceStatus { driver: None, ..pooled(disk()) };
-    let plan = steps(super::pool::add(&[stray], Some(&stub()), "pcidom"));
+    let plan = steps(super::pool::add(&[stray], Some(&stub()), "pcidom", None));
     let device = disk().device;
     let leave = Step::LeavePool { stub: stub(), resources: disk(), reset: Reset::Done };
     let enter = Step::EnterPool { stub: stub(), device, had_reset: false, had_backend: false };
@@ -424,13 +429,18 @@ fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
 
 #[test]
 fn without_a_stub_a_device_is_parked_and_remembered() {
-    let plan = steps(super::pool::add(&[parked(disk())], None, "pcidom"));
+    let plan = steps(super::pool::add(&[parked(disk())], None, "pcidom", None));
     let device = disk().device;
     assert_eq!(
         plan,
         [
             Step::Quarantine { device, was_parked: true },
-            Step::RecordAdded { intents: Vec::new(), remembered: vec![device], backend: "pcidom".to_owned() },
+            Step::RecordAdded {
+                intents: Vec::new(),
+                remembered: vec![device],
+                backend: "pcidom".to_owned(),
+                name: None
+            },
         ]
     );
 }

@@ -82,10 +82,13 @@ impl Display for Step {
             Self::LeavePool { stub, resources, .. } => write!(f, "have {stub} let go of {}", resources.device),
             Self::RemovePoolEntry { stub, device } => write!(f, "remove {device} from the pool of {stub}"),
             Self::ForgetDriver { device, path } => write!(f, "forget the note that {path} had {device}"),
-            Self::RecordAdded { remembered, backend, .. } if !remembered.is_empty() => {
-                write!(f, "note {} for {backend}, to go there as soon as it is ready", list(remembered))
+            Self::RecordAdded { remembered, backend, name, .. } => {
+                match remembered.is_empty() {
+                    true => f.write_str("note that all is done")?,
+                    false => write!(f, "note {} for {backend}, to go there as soon as it is ready", list(remembered))?,
+                }
+                name.iter().try_for_each(|(device, name)| write!(f, ", and that {device} is called {name}"))
             }
-            Self::RecordAdded { .. } => f.write_str("note that all is done"),
             Self::RecordRemoved { devices } => write!(f, "remove {} from the device database", list(devices)),
             _ => self.fmt_of_guest(f),
         }

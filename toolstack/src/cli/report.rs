@@ -1,0 +1,81 @@
+//! What a command that changes something answers with `--json` (docs/schema/result.json): one object, whatever became of it.
+
+use serde::Serialize;
+
+use crate::cli::print::print;
+use crate::error::Error;
+use crate::ops::plan::Plan;
+
+/// Version of the JSON form; grows when a field changes its meaning or goes away.
+const JSON_VERSION: u32 = 1;
+
+/// The answer of one command. The order of the fields is the one of the JSON form.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Report {
+    version: u32,
+    /// The command's words: `assignable add`.
+    command: &'static str,
+    outcome: Outcome,
+    /// What went wrong, by a word that stays the same (`crate::manual::ERROR_CODES`).
+    code: Option<&'static str>,
+    exit_code: u8,
+    error: Option<String>,
+    hint: Option<String>,
+    /// With `--dry-run`, what would be done.
+    steps: Vec<String>,
+    notes: Vec<String>,
+    #[serde(skip)]
+    is_wanted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Outcome {
+    Done,
+    Planned,
+    Failed,
+}
+
+impl Report {
+    /// For a command that may be asked for it.
+    pub(crate) fn new(command: &'static str, is_wanted: bool) -> Self {
+        Self {
+            version: JSON_VERSION,
+            command,
+            outcome: Outcome::Done,
+            code: None,
+            exit_code: 0,
+            error: None,
+            hint: None,
+            steps: Vec::new(),
+            notes: Vec::new(),
+            is_wanted,
+        }
+    }
+
+    /// What a command would do: printed, or kept for the end.
+    pub(crate) fn plan(&mut self, plan: &Plan) -> Result<(), Error> {
+        self.lines(plan.steps.iter().map(ToString::to_string).collect(), || plan.to_string())
+    }
+
+    /// As [`Report::plan`] for what is no plan.
+    pub(crate) fn lines(&mut self, steps: Vec<String>, text: impl FnOnce() -> String) -> Result<(), Error> {
+        self.outcome = Outcome::Planned;
+        self.steps.extend(steps);
+        if self.is_wanted { Ok(()) } else { print(&text()) }
+    }
+
+    /// The JSON form, where it is wanted.
+    pub(crate) fn finish(mut self, done: &Result<(), Error>, notes: Vec<String>) -> Option<String> {
+        if let Err(error) = done {
+            self.outcome = Outcome::Failed;
+            self.code = Some(error.code());
+            self.exit_code = error.cause() as u8;
+            self.error = Some(error.to_string());
+            self.hint = error.hint();
+        }
+        self.notes = notes;
+        // Strings, numbers and nothing that could fail.
+        self.is_wanted.then(|| serde_json::to_string_pretty(&self).unwrap_or_default())
+    }
+}
