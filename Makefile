@@ -40,7 +40,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent lint test test-host test-release test-fast test-full test-chosen soak test-matrix image-check run clean distclean
+.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent lint test test-host test-release test-fast test-full test-chosen test-debian soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -70,6 +70,12 @@ test-full: stub malicious-stub frontend tool agent ## Suites with Xen, Linux dom
 test-chosen: stub malicious-stub frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
 	@$(BENCH) chosen --case '$(CASE)'
 
+test-debian: stub tool man agent ## A Debian host with systemd and Xen: this tree's package installed, booted with, upgraded, purged (DEBIAN=13, CASE=; needs root)
+	@PACKAGES=debian tests/bench/setup.sh
+	@dist/deb.sh
+	@REVISION=2 OUT=build/deb-next dist/deb.sh
+	@$(BENCH) debian --case '$(CASE)'
+
 cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)
 	@$(BENCH) cases --case '$(CASE)'
 
@@ -85,7 +91,8 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time, and a hundred cycles
 	@$(BENCH) stages test-release \
 		"DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full" \
-		"GUESTS=13 test-chosen" "GUESTS=14 test-chosen" "CYCLES=100 soak"
+		"GUESTS=13 test-chosen" "GUESTS=14 test-chosen" \
+		"DEBIAN=12 test-debian" "DEBIAN=13 test-debian" "CYCLES=100 soak"
 
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
 	dist/lint-units.sh
@@ -118,7 +125,7 @@ man-check: man
 SBIN := $(DESTDIR)$(PREFIX)/sbin
 BOOT := $(DESTDIR)$(PREFIX)/lib/xen/boot
 UNIT := $(DESTDIR)$(PREFIX)/lib/systemd/system
-UNITS := pcidom.service pcidom-reclaim.path pcidom-reclaim.service
+UNITS := pcidom.service pcidom-backend.service pcidom-guests.service pcidom-reclaim.path pcidom-reclaim.service
 MAN := $(DESTDIR)$(PREFIX)/share/man
 SHARE := $(DESTDIR)$(PREFIX)/share
 DOC := $(SHARE)/doc/pcidom

@@ -10,6 +10,7 @@ fail() {
 
 for file in \
 	sbin/pcidom lib/xen/boot/pcidom.elf lib/systemd/system/pcidom.service \
+	lib/systemd/system/pcidom-backend.service lib/systemd/system/pcidom-guests.service \
 	lib/systemd/system/pcidom-reclaim.path lib/systemd/system/pcidom-reclaim.service \
 	share/man/man8/pcidom.8 share/man/man5/pcidom.cfg.5 \
 	share/bash-completion/completions/pcidom share/zsh/site-functions/_pcidom share/fish/vendor_completions.d/pcidom.fish \
@@ -19,7 +20,8 @@ for file in \
 done
 "$prefix/sbin/pcidom" --version | grep -q '^pcidom [0-9]' || fail "the command does not say its version"
 # It must run from where the units and the example look for it.
-for line in "pcidom.service:pcidom serve --reclaim=trigger" "pcidom-reclaim.service:pcidom reclaim"; do
+for line in "pcidom.service:pcidom serve --reclaim=trigger" "pcidom-reclaim.service:pcidom reclaim" \
+	"pcidom-backend.service:pcidom backend" "pcidom-guests.service:pcidom autostart"; do
 	unit=${line%%:*}
 	grep -q "^ExecStart=/usr/sbin/${line#*:}\$" "$prefix/lib/systemd/system/$unit" || fail "$unit starts something else"
 done

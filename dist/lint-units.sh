@@ -27,4 +27,5 @@ may() { # may UNIT AT-MOST
 	}
 }
 may pcidom.service 20
+may pcidom-backend.service 70
 may pcidom-reclaim.service 70

@@ -24,7 +24,7 @@ for file in \
 	echo "$in_deb" | grep -qx "$file" || fail "the Debian package lacks $file"
 	echo "$in_rpm" | grep -qx "$file" || fail "the RPM package lacks $file"
 done
-for unit in pcidom.service pcidom-reclaim.path pcidom-reclaim.service; do
+for unit in pcidom.service pcidom-backend.service pcidom-guests.service pcidom-reclaim.path pcidom-reclaim.service; do
 	echo "$in_deb" | grep -Eqx "(/usr)?/lib/systemd/system/$unit" || fail "the Debian package lacks $unit"
 	echo "$in_rpm" | grep -qx "/usr/lib/systemd/system/$unit" || fail "the RPM package lacks $unit"
 done

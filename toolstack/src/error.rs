@@ -80,6 +80,10 @@ pub(crate) enum Error {
     #[error("the pool of {stub} has {devices} devices, and cannot have more")]
     PoolFull { stub: DomainName, devices: usize },
 
+    #[error("{stub} serves {device} to {guest}")]
+    StubInUse { stub: DomainName, device: Sbdf, guest: DomainName },
+    #[error("another device is at {device} than the settings name: {found} is there, and {wanted} is wanted")]
+    OtherDevice { device: Sbdf, found: String, wanted: String },
     #[error("there is no PCI device {0}")]
     NoSuchDevice(Sbdf),
     #[error("no assignable device is called {0}")]
@@ -234,6 +238,14 @@ impl Error {
             }
             Self::StubSilent { stub, .. } | Self::StubGaveUp { stub, .. } | Self::ExportFailed { stub, .. } => {
                 format!("look at its console: `xl console {}`", stub.id)
+            }
+            Self::StubInUse { device, guest, .. } => {
+                format!("`pcidom detach {} {device}` takes it from the guest", guest.id)
+            }
+            Self::OtherDevice { device, .. } => {
+                format!(
+                    "`pcidom identify {device}` prints the line for /etc/pcidom/pcidom.conf that is about the device there now"
+                )
             }
             Self::NoSuchDevice(_) => "`lspci -D` in dom0 shows the devices".to_owned(),
             Self::NoSuchName(_) => {

@@ -96,6 +96,8 @@ impl Error {
             Self::StubSilent { .. } => "E_BACKEND_SILENT",
             Self::StubWentAway(_) => "E_BACKEND_WENT_AWAY",
             Self::PoolFull { .. } => "E_POOL_FULL",
+            Self::StubInUse { .. } => "E_ALREADY_ASSIGNED",
+            Self::OtherDevice { .. } => "E_DEVICE_REPLACED",
             Self::NoSuchDevice(_) => "E_NO_DEVICE",
             Self::NoSuchName(_) => "E_NO_NAME",
             Self::NameTaken { .. } => "E_NAME_TAKEN",

@@ -51,6 +51,7 @@ use xenstore::path;
 
 pub use guards::replaced;
 pub use interrupts::{Settle, unmap};
+pub use manager::Manager;
 pub use quiesce::quiesce_device;
 pub use reclaim::Reclaimer;
 pub use resources::DeviceResources;

@@ -1,4 +1,4 @@
-//! What the broker tells the service manager that started it (`sd_notify(3)`): datagrams of `KEY=VALUE` lines to the socket that
+//! What a process tells the service manager that started it (`sd_notify(3)`): datagrams of `KEY=VALUE` lines to the socket that
 //! `NOTIFY_SOCKET` names. Without that variable it does nothing.
 
 use std::cell::Cell;
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(super) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// The service manager.
-pub(super) struct Manager {
+pub struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
     /// Watchdog interval.
     interval: Option<Duration>,
@@ -21,7 +21,8 @@ pub(super) struct Manager {
 
 impl Manager {
     /// The service manager that started this process, if any.
-    pub(super) fn from_environment() -> Self {
+    #[must_use]
+    pub fn from_environment() -> Self {
         let [socket, microseconds, process] = VARIABLES.map(std::env::var_os);
         let is_ours = process.is_none_or(|process| process.to_str() == Some(&std::process::id().to_string()));
         Self::new(socket.as_deref(), microseconds.as_deref().filter(|_| is_ours))
@@ -40,11 +41,12 @@ impl Manager {
     }
 
     /// Everything works; `status` is for `systemctl status`.
-    pub(super) fn ready(&self, status: &str) {
+    pub fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}"));
     }
 
-    pub(super) fn stopping(&self) {
+    /// We are about to end.
+    pub fn stopping(&self) {
         self.say("STOPPING=1");
     }
 

@@ -131,6 +131,23 @@ pub(crate) enum Command {
         #[arg(long, value_name = "HOW", value_enum, default_value = "spawn")]
         reclaim: Reclaiming,
     },
+    /// Run the host's driver domain: create it, give it the devices of /etc/pcidom/pcidom.conf, and end when it has ended. Until SIGTERM, which ends the domain unless guests have devices of it
+    Backend(BackendArgs),
+    /// Create the guests of a folder that have devices of the driver domain. Others are left to xendomains
+    Autostart {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        /// Where their configurations are
+        #[arg(value_name = "FOLDER", default_value = "/etc/xen/auto")]
+        folder: PathBuf,
+    },
+    /// Print which devices are at these addresses, in lines for /etc/pcidom/pcidom.conf
+    Identify {
+        /// The addresses
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
     /// Print a script that completes this command's words in a shell
     Completions {
         /// For which shell
@@ -257,6 +274,17 @@ pub(crate) struct AttachArgs {
     /// Devices: each a BDF with options, as xl takes it (`--help` lists the keys)
     #[arg(required_unless_present = "plan", value_name = "DEVICE")]
     pub(crate) devices: Vec<DeviceRequest>,
+}
+
+/// Arguments of `backend`.
+#[derive(Debug, Args)]
+pub(crate) struct BackendArgs {
+    /// Give all devices of the driver domain back to dom0's drivers instead, unless guests have some of them
+    #[arg(long)]
+    pub(crate) release: bool,
+    /// The driver domain's configuration (xl.cfg(5))
+    #[arg(value_name = "CONFIG", default_value = "/etc/xen/pcidom.cfg")]
+    pub(crate) config: PathBuf,
 }
 
 /// Arguments of `create`.

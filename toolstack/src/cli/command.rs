@@ -7,8 +7,10 @@ use crate::cli::list::{self, DeviceEntry};
 use crate::cli::logs;
 use crate::cli::print::print;
 use crate::cli::report::Report;
+use crate::cli::resident;
 use crate::cli::show;
 use crate::cli::status;
+use crate::cli::turn::changing;
 use crate::create;
 use crate::doctor::{self, Opened};
 use crate::error::Error;
@@ -21,10 +23,8 @@ use crate::ops::detach;
 use crate::ops::maintenance::{self, SavedPlan};
 use crate::ops::named_devices;
 use crate::ops::plan::Plan;
-use crate::ops::recover::{self, Reclaimed, reclaim};
-use crate::ops::unfinished_guests;
+use crate::ops::recover;
 use crate::ops::wait::{self, Awaited};
-use crate::records::running_commands;
 
 /// Runs one command; its result goes to standard output, or into the report.
 pub(crate) fn run(host: &Host, command: &Command, report: &mut Report) -> Result<(), Error> {
@@ -116,6 +116,12 @@ pub(crate) fn run(host: &Host, command: &Command, report: &mut Report) -> Result
             report.lines(outstanding, || if text.is_empty() { "nothing is to be put right".to_owned() } else { text })
         }
         Command::Reclaim { .. } => changing(host, None, |_| Ok(())),
+        Command::Backend(args) => resident::backend(host, args),
+        Command::Autostart { backend, folder } => resident::autostart(host, backend, folder),
+        Command::Identify { devices } => {
+            let lines = devices.iter().map(|device| Ok(format!("device = {device},{}", host.sysfs.identity(*device)?)));
+            print(&lines.collect::<Result<Vec<_>, Error>>()?.join("\n"))
+        }
         Command::Doctor(_) | Command::Serve { .. } | Command::Completions { .. } => {
             Err(Error::Usage("this command does not work on an open host".to_owned()))
         }
@@ -239,22 +245,6 @@ fn run_assignable(host: &Host, command: &AssignableCommand, report: &mut Report)
 
 fn print_devices(devices: &[DeviceEntry], json: bool) -> Result<(), Error> {
     print(&if json { list::json(devices) } else { list::table(devices) })
-}
-
-/// A command that changes something, about a guest perhaps: in its turn, and after what others left was put right.
-fn changing(
-    host: &Host,
-    guest: Option<&str>,
-    act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
-) -> Result<(), Error> {
-    host.load_settings()?;
-    host.lock_commands(guest)?;
-    running_commands::run(host, || {
-        unfinished_guests::settle(host)?;
-        let reclaimed = reclaim(host)?;
-        running_commands::forget_dead(host)?;
-        act(&reclaimed)
-    })
 }
 
 /// Prints what a command would do. It has its turn like one that does it, so that nobody changes meanwhile what is looked at; but nothing is put

@@ -162,6 +162,16 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The guest's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The devices that it shall have.
+    pub(crate) fn devices(&self) -> &[DeviceRequest] {
+        &self.devices
+    }
+
     pub(super) fn add(&mut self, setting: &str) {
         self.text.extend(setting.as_bytes());
         self.text.push(b'\n');

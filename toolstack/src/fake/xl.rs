@@ -1,6 +1,7 @@
 //! A strict `xl`: it makes domains of sound configurations only, and only from such as name no device.
 
 use std::cell::RefCell;
+use std::path::Path;
 use std::process::Child;
 use std::rc::Rc;
 
@@ -50,6 +51,20 @@ impl Toolstack for FakeXl {
         if config.text("passthrough").unwrap().as_deref() != Some("enabled") {
             world.passthrough.remove(&id);
         }
+        Ok(())
+    }
+
+    fn create_from(&self, file: &Path) -> Result<(), Error> {
+        let config = Config::parse(std::fs::read(file).unwrap()).unwrap();
+        let name = config.text("name").unwrap().unwrap();
+        let mut world = self.0.borrow_mut();
+        if world.change_fails() {
+            return refuse("create", "failed (injected)");
+        }
+        let id = DomId(world.domains.keys().map(|id| id.0).max().unwrap() + 1);
+        world.add_domain(id, &name);
+        // A stub says so within milliseconds.
+        world.write(&pcidom_abi::paths::version_node(id), "0.1.0");
         Ok(())
     }
 

@@ -197,7 +197,7 @@ impl Host {
         Ok(())
     }
 
-    /// Ends that: whatever is done now, others may do something too.
+    /// Gives the turn away. This process goes on, and changes nothing until it has it again: others may do something now.
     pub(crate) fn unlock_commands(&self) {
         self.table.take();
         self.command_lock.replace(None);
@@ -387,6 +387,23 @@ impl Host {
         check: impl FnMut() -> Result<Option<T>, Error>,
     ) -> Result<Option<T>, Error> {
         self.wait_while(Some(guest), paths, self.until(timeout, check))
+    }
+
+    /// Looks whenever something below `paths` changes, and every `at_least`, until a look fails or this process is told to stop. In between it sleeps.
+    pub(crate) fn watch_while(
+        &self,
+        paths: &[String],
+        at_least: Duration,
+        mut look: impl FnMut() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.store.watch(paths).map_err(HostError::from)?;
+        loop {
+            look()?;
+            if self.process.signal().is_some() {
+                return Ok(());
+            }
+            self.store.wait(at_least).map_err(HostError::from)?;
+        }
     }
 
     /// As [`Host::wait_for_guest`], where each look says anew how long to go on.

@@ -63,6 +63,8 @@ fn parse(text: &str, source: &str) -> Result<(Settings, Vec<String>), Error> {
         }
         let (key, value) = line.split_once('=').ok_or_else(|| fail(format!("{line:?} is no KEY = VALUE")))?;
         match key.trim() {
+            // Read by who puts them into the pool (`records/configured_devices.rs`).
+            "device" => {}
             "audit" => settings.audit = value.trim().parse().map_err(|error| fail(format!("audit: {error}")))?,
             key => notes.push(format!("{source}:{number}: there is no setting {key:?}")),
         }

@@ -22,6 +22,9 @@ pub(crate) trait Toolstack {
     /// `options` are those of `xl create`.
     fn create_paused(&self, config: &[u8], uuid: &str, source: &str, options: &[&str]) -> Result<(), Error>;
 
+    /// Makes a domain of a configuration file, and lets it run. Nobody stays behind to act on its end.
+    fn create_from(&self, file: &Path) -> Result<(), Error>;
+
     /// Whether somebody is still at [`Toolstack::create_paused`] for this id: the command that began it may be dead.
     fn is_creating(&self, uuid: &str) -> bool;
 
@@ -74,6 +77,12 @@ impl Toolstack for Xl {
             Error::Xl { what, said } => Error::Xl { what, said: said.replace(STANDARD_INPUT, source) },
             other => other,
         })
+    }
+
+    fn create_from(&self, file: &Path) -> Result<(), Error> {
+        let file = file.to_str().ok_or_else(|| Error::Usage(format!("{} is not UTF-8", file.display())))?;
+        // -e: no xl that waits for its end.
+        xl("create", &["-q", "-e", file], Stdio::null(), FOR_MEMORY)
     }
 
     fn is_creating(&self, uuid: &str) -> bool {

@@ -7,6 +7,7 @@ pub(crate) mod connect;
 pub(crate) mod detach;
 pub(crate) mod device_status;
 pub(crate) mod dom0_use;
+pub(crate) mod driver_domain;
 pub(crate) mod executor;
 pub(crate) mod hot_unplug;
 pub(crate) mod in_use;

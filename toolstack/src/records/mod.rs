@@ -1,5 +1,6 @@
 //! Persistent records in xenstore and on disk: owners of devices, and what commands have begun.
 
+pub(crate) mod configured_devices;
 pub(crate) mod device_spec;
 pub(crate) mod device_table;
 pub(crate) mod device_words;

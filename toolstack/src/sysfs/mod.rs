@@ -3,6 +3,7 @@
 //!
 //! Everything written goes through [`Writes`], so that tests run on a folder with a fake kernel that answers writes as Linux does.
 
+pub(crate) mod identity;
 mod mcfg;
 mod pending;
 mod reserved;

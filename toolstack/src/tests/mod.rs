@@ -7,6 +7,7 @@ mod create;
 mod detach;
 mod doctor;
 mod dom0_use;
+mod driver_domain;
 mod export;
 mod golden;
 mod guard;

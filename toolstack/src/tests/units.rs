@@ -7,6 +7,8 @@ use crate::error::{Error, HostError};
 use crate::host::lock;
 
 const BROKER: &str = include_str!("../../../dist/pcidom.service");
+const BACKEND: &str = include_str!("../../../dist/pcidom-backend.service");
+const GUESTS: &str = include_str!("../../../dist/pcidom-guests.service");
 const TRIGGER: &str = include_str!("../../../dist/pcidom-reclaim.path");
 const RECLAIM: &str = include_str!("../../../dist/pcidom-reclaim.service");
 
@@ -24,6 +26,20 @@ fn started(unit: &str) -> Command {
 fn each_unit_starts_its_command() {
     assert!(matches!(started(BROKER), Command::Serve { reclaim: Reclaiming::Trigger, .. }));
     assert!(matches!(started(RECLAIM), Command::Reclaim { dry_run: false, .. }));
+    let Command::Backend(backend) = started(BACKEND) else { panic!("not the driver domain") };
+    assert_eq!((backend.config.to_str(), backend.release), (Some("/etc/xen/pcidom.cfg"), false));
+    let Command::Autostart { folder, .. } = started(GUESTS) else { panic!("not the guests") };
+    assert_eq!(folder.to_str(), Some(setting(GUESTS, "ConditionDirectoryNotEmpty")));
+}
+
+#[test]
+fn guests_start_after_the_driver_domain_and_before_those_of_xl() {
+    for unit in [BACKEND, GUESTS] {
+        assert_eq!(setting(unit, "Before"), "xendomains.service");
+    }
+    assert!(setting(BACKEND, "After").split(' ').any(|unit| unit == "pcidom.service"));
+    assert_eq!(setting(GUESTS, "After"), "pcidom-backend.service");
+    assert_eq!((setting(BACKEND, "Type"), setting(BACKEND, "Restart")), ("notify", "on-failure"));
 }
 
 #[test]

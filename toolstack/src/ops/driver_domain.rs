@@ -1,0 +1,149 @@
+//! `pcidom backend`: the host's driver domain from boot on. It is created from its xl configuration, gets the devices that the settings file names, and
+//! is watched: when it has ended, the command ends, and the service manager starts it again.
+//!
+//! The domain is adopted where it runs already, so this process can end and start again without it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pcidom_broker::due::ready_stub;
+use xen_types::Sbdf;
+use xenstore::path;
+
+use crate::error::{DomainName, Error, HostError};
+use crate::host::Host;
+use crate::host::domain;
+use crate::ops::assignable;
+use crate::records::configured_devices::ConfiguredDevice;
+use crate::records::device_table;
+
+/// Time from the domain's creation to its word that it is ready. It takes milliseconds; a host that boots is busy.
+const UNTIL_READY: Duration = Duration::from_mins(2);
+/// Time after which a signal is seen that came just before the wait began.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// The driver domain that a host has from boot on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DriverDomain {
+    /// Its xl configuration.
+    pub(crate) config: PathBuf,
+    /// The name in it.
+    pub(crate) name: String,
+}
+
+impl DriverDomain {
+    /// Makes sure that the domain is there. One that has shut down or crashed is replaced.
+    pub(crate) fn create(&self, host: &Host) -> Result<(), Error> {
+        match domain::find(host, &self.name)? {
+            Some((domain, info)) if info.shutdown && !info.dying => {
+                host.note(&format!("{domain} has shut down or crashed, and is replaced"));
+                host.xl.destroy(domain.id)?;
+            }
+            Some((domain, info)) if !info.dying => {
+                host.note(&format!("{domain} runs already"));
+                return Ok(());
+            }
+            Some(_) | None => {}
+        }
+        host.xl.create_from(&self.config)
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) fn await_ready(&self, host: &Host) -> Result<DomainName, Error> {
+        let Some((stub, _)) = domain::find(host, &self.name)? else {
+            return Err(Error::StubNotRunning(self.name.clone()));
+        };
+        let paths = [pcidom_abi::paths::version_node(stub.id), path::RELEASE_DOMAIN.to_owned()];
+        let found = host.wait_for(&paths, UNTIL_READY, || {
+            if self.has_ended(host, &stub)? { Ok(Some(None)) } else { Ok(ready_stub(host, &self.name)?.map(Some)) }
+        })?;
+        match found {
+            Some(Some(stub)) => Ok(stub),
+            Some(None) => Err(Error::StubWentAway(stub)),
+            None => Err(Error::StubNotReady(stub)),
+        }
+    }
+
+    /// Gives it a device of the settings file, unless another device is there. Its name goes where xl has it.
+    pub(crate) fn add(&self, host: &Host, configured: &ConfiguredDevice) -> Result<(), Error> {
+        let device = configured.device;
+        let record = device_table::load_one(host, device)?;
+        if record.is_none_or(|record| record.frontend.is_none()) {
+            assignable::check_endpoint(host, device)?;
+            let found = host.sysfs.identity(device)?;
+            if !configured.identity.is_of(&found) {
+                let (found, wanted) = (found.to_string(), configured.identity.to_string());
+                return Err(Error::OtherDevice { device, found, wanted });
+            }
+            assignable::add_named(host, &[device], &self.name, configured.name.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the domain has ended, which is an error, or until this process is told to stop.
+    pub(crate) fn watch(&self, host: &Host, stub: &DomainName) -> Result<(), Error> {
+        let paths = [path::RELEASE_DOMAIN.to_owned()];
+        host.watch_while(&paths, LOOK_AGAIN, || {
+            if self.has_ended(host, stub)? { Err(Error::StubWentAway(stub.clone())) } else { Ok(()) }
+        })
+    }
+
+    fn has_ended(&self, host: &Host, stub: &DomainName) -> Result<bool, Error> {
+        Ok(domain::info(host, stub.id)?.is_none_or(|info| info.dying || info.shutdown))
+    }
+
+    /// Ends the domain, unless guests have devices of it. Whether it has ended.
+    pub(crate) fn stop(&self, host: &Host) -> Result<bool, Error> {
+        let Some((stub, _)) = domain::find(host, &self.name)? else { return Ok(true) };
+        match self.check_unused(host) {
+            Ok(()) => host.xl.destroy(stub.id).map(|()| true),
+            Err(error @ Error::StubInUse { .. }) => {
+                host.note(&format!("{error}; it is left running"));
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives all devices of the domain back to dom0's drivers; none if a guest has one of them.
+    pub(crate) fn release(&self, host: &Host) -> Result<(), Error> {
+        self.check_unused(host)?;
+        let stub = domain::find(host, &self.name)?.map(|(stub, _)| stub.id);
+        let (records, unassigned) = device_table::load_all(host)?;
+        let pooled = records.into_iter().filter(|record| Some(record.stub) == stub);
+        let unassigned = unassigned.into_iter().filter(|(_, backend)| *backend == self.name);
+        let devices: Vec<Sbdf> =
+            pooled.map(|record| record.device).chain(unassigned.map(|(device, _)| device)).collect();
+        assignable::remove(host, &devices, true)
+    }
+
+    fn check_unused(&self, host: &Host) -> Result<(), Error> {
+        let Some((stub, _)) = domain::find(host, &self.name)? else { return Ok(()) };
+        let assigned =
+            |record: device_table::Record| Some((record.device, record.frontend.filter(|_| record.stub == stub.id)?));
+        match device_table::load(host)?.into_iter().find_map(assigned) {
+            Some((device, guest)) => Err(Error::StubInUse { stub, device, guest: domain::named(host, guest)? }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Files of guests to start with the host, in the order of their names. What editors and packages leave is none of them.
+pub(crate) fn guests_to_start(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let fail = |source| HostError::File { path: folder.to_owned(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(fail)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_left_over = name.starts_with('.') || name.ends_with('~') || name.contains(".dpkg-");
+        if !is_left_over && entry.path().is_file() {
+            files.push(entry.path());
+        }
+    }
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,110 @@
+//! Devices that the settings file names (`device = …` in `/etc/pcidom/pcidom.conf`): they are in the pool of the host's driver domain from boot on.
+
+use std::io;
+use std::path::Path;
+
+use xen_types::Sbdf;
+
+use crate::error::{Error, HostError};
+use crate::records::device_spec::parse_name;
+use crate::records::device_words::parse_function;
+use crate::sysfs::identity::{Identity, parse_serial};
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfiguredDevice {
+    /// Where it is.
+    pub(crate) device: Sbdf,
+    /// Which device must be there.
+    pub(crate) identity: Identity,
+    /// The name that `pci=` and commands may call it by, as with `xl pci-assignable-add -n`.
+    pub(crate) name: Option<String>,
+}
+
+impl ConfiguredDevice {
+    /// Reads `BDF[,vendor=ID][,device=ID][,serial=SERIAL][,name=NAME]`.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut words = text.split(',').map(str::trim);
+        let address = words.next().unwrap_or_default();
+        let device = parse_function(address).map_err(|error| format!("{address:?}: {error}"))?;
+        let mut configured = Self { device, identity: Identity::default(), name: None };
+        for word in words.filter(|word| !word.is_empty()) {
+            let wrong = || {
+                format!("want vendor=ID, device=ID (four hexadecimal digits), serial=SERIAL or name=NAME, not {word:?}")
+            };
+            let (key, value) = word.split_once('=').ok_or_else(wrong)?;
+            let id = || (value.len() == 4).then(|| u16::from_str_radix(value, 16).ok()).flatten().ok_or_else(wrong);
+            match key {
+                "vendor" => configured.identity.vendor = Some(id()?),
+                "device" => configured.identity.device = Some(id()?),
+                "serial" => configured.identity.serial = Some(parse_serial(value).ok_or_else(wrong)?),
+                "name" => configured.name = Some(parse_name(value).map_err(|error| error.to_string())?),
+                _ => return Err(wrong()),
+            }
+        }
+        Ok(configured)
+    }
+}
+
+/// All devices of the settings file; none if there is no file. The first error is that of its line.
+pub(crate) fn load(path: &Path) -> Result<Vec<ConfiguredDevice>, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(HostError::File { path: path.to_owned(), source }.into()),
+    };
+    let mut devices: Vec<ConfiguredDevice> = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.split('#').next().unwrap_or_default();
+        let Some((key, value)) = line.split_once('=') else { continue };
+        if key.trim() != "device" {
+            continue;
+        }
+        let fail = |what: String| Error::Config { place: format!("{}:{number}", path.display()), what };
+        let device = ConfiguredDevice::parse(value.trim()).map_err(|error| fail(format!("device: {error}")))?;
+        if devices.iter().any(|other| other.device == device.device) {
+            return Err(fail(format!("device: {} is there twice", device.device)));
+        }
+        devices.push(device);
+    }
+    Ok(devices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::TempTree;
+
+    fn parsed(text: &str) -> Result<Vec<ConfiguredDevice>, String> {
+        let tree = TempTree::new();
+        tree.write("pcidom.conf", text);
+        load(&tree.path().join("pcidom.conf"))
+            .map_err(|error| error.to_string().replace(&tree.path().display().to_string(), ""))
+    }
+
+    #[test]
+    fn devices_are_named_with_their_identity() {
+        assert_eq!(parsed("audit = all\n# device = 00:01.0\n").unwrap(), []);
+        assert_eq!(load(Path::new("/nonexistent/pcidom.conf")).unwrap(), []);
+        let devices =
+            parsed("device = 05:00.0\ndevice=0001:02:03.4, vendor=8086,device=10d3 ,serial=52-54-00-ff-ff-12-34-56,name=nic0 # x").unwrap();
+        assert_eq!(devices[0].identity, Identity::default());
+        let second = &devices[1];
+        assert_eq!((second.device.to_string().as_str(), second.name.as_deref()), ("0001:02:03.4", Some("nic0")));
+        assert_eq!(second.identity.to_string(), "vendor=8086,device=10d3,serial=52-54-00-ff-ff-12-34-56");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        for (text, said) in [
+            ("\ndevice = 05:00", "/pcidom.conf:2: device: \"05:00\": "),
+            ("device = 05:00.0,vendor=86", "/pcidom.conf:1: device: want vendor=ID"),
+            ("device = 05:00.0,serial=1", "/pcidom.conf:1: device: want vendor=ID"),
+            ("device = 05:00.0,colour=red", "/pcidom.conf:1: device: want vendor=ID"),
+            ("device = 05:00.0\ndevice = 0000:05:00.0,name=x", "/pcidom.conf:2: device: 0000:05:00.0 is there twice"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+}

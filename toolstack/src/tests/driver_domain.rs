@@ -1,0 +1,126 @@
+//! `pcidom backend` and `pcidom autostart`.
+
+use std::path::PathBuf;
+
+use super::{add_all, attach_to_web};
+use crate::error::Error;
+use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
+use crate::ops::driver_domain::{DriverDomain, guests_to_start};
+use crate::ops::recover::reclaim;
+use crate::records::configured_devices::ConfiguredDevice;
+
+fn driver_domain(machine: &Machine) -> DriverDomain {
+    let config = machine.tree.path().join("pcidom.cfg");
+    std::fs::write(&config, "name = 'pcidom'\n").unwrap();
+    DriverDomain { config, name: "pcidom".to_owned() }
+}
+
+fn configured(text: &str) -> ConfiguredDevice {
+    ConfiguredDevice::parse(text).unwrap()
+}
+
+fn identify(machine: &Machine, name: &str) {
+    machine.tree.write(format!("bus/pci/devices/{name}/vendor"), "0x8086\n");
+    machine.tree.write(format!("bus/pci/devices/{name}/device"), "0x2922\n");
+}
+
+#[test]
+fn a_driver_domain_that_runs_is_adopted_and_one_that_has_crashed_is_replaced() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    domain.create(&machine.host).unwrap();
+    assert_eq!(domain.await_ready(&machine.host).unwrap().id, STUB);
+    machine.with(|world| world.domains.get_mut(&STUB).unwrap().shutdown = true);
+    assert!(matches!(domain.await_ready(&machine.host), Err(Error::StubWentAway(_))));
+    domain.create(&machine.host).unwrap();
+    let next = domain.await_ready(&machine.host).unwrap();
+    assert_ne!(next.id, STUB);
+    machine.with(|world| {
+        assert!(!world.domains.contains_key(&STUB));
+        world.destroy(next.id);
+    });
+    // Who watches it ends, and systemd starts it again.
+    assert!(matches!(domain.watch(&machine.host, &next), Err(Error::StubWentAway(gone)) if gone == next));
+    assert!(matches!(domain.await_ready(&machine.host), Err(Error::StubNotRunning(_))));
+}
+
+#[test]
+fn devices_of_the_settings_enter_the_pool_with_their_names_if_they_are_those_that_are_meant() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    identify(&machine, SATA);
+    let before = machine.dump();
+    let other = configured(&format!("{SATA},vendor=8086,device=2923"));
+    let error = domain.add(&machine.host, &other).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "another device is at 0000:00:1f.2 than the settings name: vendor=8086,device=2922 is there, and vendor=8086,device=2923 is wanted"
+    );
+    machine.dump().assert_same(&before, "a device that is another one");
+    let ours = configured(&format!("{SATA},vendor=8086,device=2922,name=disks"));
+    for _ in 0..2 {
+        domain.add(&machine.host, &ours).unwrap();
+        machine.with(|world| {
+            assert_eq!(world.value("/local/domain/3/pool/0000-00-1f-2/state"), Some("free"));
+            assert_eq!(world.value("/libxl/pci/0000-00-1f-2/name"), Some("disks"));
+        });
+    }
+    assert!(matches!(domain.add(&machine.host, &configured("0000:77:00.0")), Err(Error::NoSuchDevice(_))));
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_device_that_a_guest_has_is_left_with_it() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    add_all(&machine);
+    attach_to_web(&machine, &[EDU]).unwrap();
+    let before = machine.dump();
+    domain.add(&machine.host, &configured(EDU)).unwrap();
+    machine.dump().assert_same(&before, "it was added again");
+}
+
+#[test]
+fn a_driver_domain_with_guests_is_neither_ended_nor_emptied() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    add_all(&machine);
+    attach_to_web(&machine, &[EDU]).unwrap();
+    let before = machine.dump();
+    assert!(!domain.stop(&machine.host).unwrap());
+    let error = domain.release(&machine.host).unwrap_err();
+    assert_eq!(error.to_string(), "pcidom (domain 3) serves 0000:00:06.0 to web (domain 5)");
+    machine.dump().assert_same(&before, "nothing happened");
+}
+
+#[test]
+fn released_devices_are_dom0s_again_and_then_the_domain_ends() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    crate::ops::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom").unwrap();
+    domain.release(&machine.host).unwrap();
+    assert_eq!(machine.host.sysfs.driver(device(SATA)).as_deref(), Some("ahci"));
+    machine.with(|world| assert_eq!(world.children("/tool/pcidom/device"), [""; 0]));
+    assert!(domain.stop(&machine.host).unwrap());
+    machine.with(|world| assert!(!world.domains.contains_key(&STUB)));
+    // One that has ended left its devices parked.
+    let machine = Machine::new();
+    crate::ops::assignable::add(&machine.host, &[SATA, E1000, NVME].map(device), "pcidom").unwrap();
+    machine.with(|world| world.destroy(STUB));
+    reclaim(&machine.host).unwrap();
+    driver_domain(&machine).release(&machine.host).unwrap();
+    assert_eq!(machine.host.sysfs.driver(device(SATA)).as_deref(), Some("ahci"));
+    machine.with(|world| assert_eq!(world.children("/tool/pcidom/device"), [""; 0]));
+    machine.assert_no_violations();
+}
+
+#[test]
+fn guests_start_in_the_order_of_their_names_without_what_editors_leave() {
+    let machine = Machine::new();
+    let folder = machine.tree.path().join("auto");
+    assert_eq!(guests_to_start(&folder).unwrap(), Vec::<PathBuf>::new());
+    for name in ["20-web", "10-db", "web~", ".swp", "x.dpkg-old"] {
+        machine.tree.write(format!("auto/{name}"), "");
+    }
+    assert_eq!(guests_to_start(&folder).unwrap(), ["10-db", "20-web"].map(|name| folder.join(name)));
+}
