@@ -27,15 +27,20 @@ need /usr/lib/x86_64-linux-gnu/libc.a libc6-dev
 need /usr/include/xen/xen.h libxen-dev
 # The keys that the downloaded packages are signed with (missing on Ubuntu).
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
-# For `make deb` and `make rpm`.
+# For `make deb`, `make rpm` and `make test-debian`.
 case ${PACKAGES:-} in
-deb)
+deb | debian)
 	need dpkg-buildpackage dpkg-dev
 	need dh debhelper
 	need lintian lintian
 	;;
 rpm) need rpmbuild rpm ;;
 esac
+# For the root file system of a Debian host.
+if [ "${PACKAGES:-}" = debian ]; then
+	need mmdebstrap mmdebstrap
+	need mke2fs e2fsprogs
+fi
 
 if [ -n "$missing" ]; then
 	if ! command -v apt-get >/dev/null 2>&1; then

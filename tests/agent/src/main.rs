@@ -25,6 +25,16 @@ fn main() {
     {
         return dom0::list_cases(suite, filter);
     }
+    // In a unit of a host that systemd has brought up.
+    if let [_, word] = &arguments[..]
+        && word == "installed"
+    {
+        if let Err(error) = dom0::installed::run() {
+            println!("agent: {error:#}");
+            boot::restart();
+        }
+        return;
+    }
     if let Err(error) = run() {
         println!("agent: {error:#}");
     }

@@ -61,6 +61,8 @@ const NEIGHBOURS: [(u8, &str); 23] = [
 ];
 /// Ports with eight functions behind each, where many guests are to have some.
 const PORTS: u32 = 32;
+/// How long a machine may take until the agent in dom0 reports something. An idle host needs ten seconds.
+const FIRST_REPORT: Duration = Duration::from_mins(4);
 /// No boot of the suites takes longer, on a machine that has much else to do.
 const LIMIT: Duration = Duration::from_mins(30);
 /// Ten thousand cycles, and more.
@@ -232,7 +234,7 @@ impl Boot<'_> {
         };
         let logs = Logs {
             serial: dir.join("dom0.log"),
-            report: Some(share.join("report")),
+            report: Some((share.join("report"), FIRST_REPORT)),
             until: None,
             on_line: &mut |line| match line {
                 Line::Serial(line) if self.verbose => println!("| {line}"),

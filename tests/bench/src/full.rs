@@ -32,9 +32,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) guests: Option<&'static Release>,
 }
 
+/// The agent's plan for a suite.
+pub(crate) fn plan(suite: &str, filter: &str, alone: bool) -> String {
+    format!("{suite} case={filter} alone={}\n", u8::from(alone))
+}
+
 /// The names of a suite's cases that the filter selects, in the order in which they run.
-pub(crate) fn cases(kind: Kind, filter: &str) -> Result<Vec<String>> {
-    let list = command::text(Command::new(layout::AGENT).args(["cases", kind.name(), filter]))?;
+pub(crate) fn cases(suite: &str, filter: &str) -> Result<Vec<String>> {
+    let list = command::text(Command::new(layout::AGENT).args(["cases", suite, filter]))?;
     Ok(list.lines().map(str::to_owned).collect())
 }
 
@@ -52,7 +57,7 @@ pub(crate) fn run(
     let _lock = layout::lock()?;
     let mut queue = VecDeque::new();
     for &(release, kind) in boots {
-        if !cases(kind, wanted.filter)?.is_empty() {
+        if !cases(kind.name(), wanted.filter)?.is_empty() {
             let images = Images::build_with_guests(release, wanted.guests.unwrap_or(release))?;
             queue.push_back((images, release, kind));
         }
@@ -64,13 +69,12 @@ pub(crate) fn run(
     let machines = machines.clamp(1, queue.len());
     let cpus = (host_cpus / machines).clamp(1, CPUS);
     println!("bench: {machines} at a time, with {cpus} CPUs each");
-    let plan = |kind: Kind| format!("{} case={} alone={}\n", kind.name(), wanted.filter, u8::from(wanted.alone));
     let queue = Mutex::new(queue);
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let work = || -> Result<Tally> {
         let mut sum = Tally::default();
         while let Some((images, release, kind)) = next() {
-            sum += boot(&images, release, kind, &plan(kind), cpus, verbose)?;
+            sum += boot(&images, release, kind, &plan(kind.name(), wanted.filter, wanted.alone), cpus, verbose)?;
         }
         Ok(sum)
     };

@@ -68,6 +68,9 @@ const DOM0_PROGRAMS: [&str; 16] = [
     "lspci",
 ];
 
+/// The fixed part of the guests' initramfs.
+const GUEST_ARCHIVE: &str = "guest.cpio";
+
 /// Files of one release, ready to boot.
 pub(crate) struct Images {
     /// Xen as an ELF file.
@@ -104,7 +107,7 @@ impl Images {
         fs::create_dir_all(&dir)?;
         fs::write(&images.xen, command::output(Command::new("gzip").arg("-dc").arg(images.unpacked.hypervisor()))?)?;
         fs::write(&images.linux, vmlinux::extract(&images.unpacked.kernel())?)?;
-        let guest = dir.join("guest.cpio");
+        let guest = dir.join(GUEST_ARCHIVE);
         guest_archive(&of_guests)?.write(&guest)?;
         let mut dom0 = dom0_archive(&images.unpacked)?;
         // Where examples/guest.cfg looks for it.
@@ -115,14 +118,19 @@ impl Images {
         Ok(images)
     }
 
+    /// Writes the guests' whole initramfs for one run.
+    pub(crate) fn guest_for_run(&self, to: &Path) -> Result<()> {
+        let mut all = fs::read(self.dom0.with_file_name(GUEST_ARCHIVE))?;
+        guest_run_archive()?.write(to)?;
+        all.extend(fs::read(to)?);
+        Ok(fs::write(to, all)?)
+    }
+
     /// Writes dom0's whole initramfs for one run: the fixed part, the agent and what is under test, with `plan` telling the
     /// agent what to do. `counting` is the stub's image with counters, where the run needs it.
     pub(crate) fn dom0_for_run(&self, plan: &str, counting: Option<&str>, to: &Path) -> Result<()> {
-        let mut guest = Archive::default();
-        guest.program("init", Path::new(layout::AGENT))?;
-        guest.text("bench/role", "guest\n");
         let guest_file = to.with_file_name("guest-run.cpio");
-        guest.write(&guest_file)?;
+        guest_run_archive()?.write(&guest_file)?;
 
         let mut archive = Archive::default();
         archive.program("init", Path::new(layout::AGENT))?;
@@ -146,6 +154,14 @@ impl Images {
         all.extend(fs::read(run)?);
         Ok(fs::write(to, all)?)
     }
+}
+
+/// What changes from run to run in the guests' initramfs: the agent.
+fn guest_run_archive() -> Result<Archive> {
+    let mut guest = Archive::default();
+    guest.program("init", Path::new(layout::AGENT))?;
+    guest.text("bench/role", "guest\n");
+    Ok(guest)
 }
 
 /// Tells one build of this program from another, so that archives made by an older one are made again.

@@ -12,6 +12,7 @@ mod fast;
 mod full;
 mod image_check;
 mod images;
+mod installed;
 mod layout;
 mod notes;
 mod packages;
@@ -75,6 +76,12 @@ enum What {
     },
     /// Runs cases that were chosen, in one boot, for a release on which not all run each time
     Chosen {
+        /// Only cases whose names contain this (or one of several, with commas)
+        #[arg(long, default_value = "")]
+        case: String,
+    },
+    /// Boots a Debian host, installs the package there, and runs the cases about it
+    Debian {
         /// Only cases whose names contain this (or one of several, with commas)
         #[arg(long, default_value = "")]
         case: String,
@@ -152,12 +159,15 @@ const WITH_THE_LONG_ONES: usize = 3;
 fn list_cases(filter: &str) -> Result<bool> {
     let mut lists = vec![("fast", fast::cases(filter)?)];
     for kind in Kind::SUITES {
-        lists.push((kind.name(), full::cases(kind, filter)?));
+        lists.push((kind.name(), full::cases(kind.name(), filter)?));
+    }
+    for suite in installed::BOOTS {
+        lists.push((suite, full::cases(suite, filter)?));
     }
     let mut out = std::io::stdout().lock();
     for (suite, cases) in lists {
         for case in cases {
-            writeln!(out, "{suite:11} {case}")?;
+            writeln!(out, "{suite:14} {case}")?;
         }
     }
     Ok(true)
@@ -181,6 +191,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Chosen { case } => {
             full::run(&[(release, Kind::Chosen)], full::Wanted { filter: case, alone: false, guests }, Some(1), verbose)
         }
+        What::Debian { case } => installed::run(release, case, verbose),
         What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),

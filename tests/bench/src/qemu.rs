@@ -63,8 +63,8 @@ pub(crate) enum Line {
 pub(crate) struct Logs<'a> {
     /// The serial console is copied to this file.
     pub(crate) serial: PathBuf,
-    /// A file that the machine appends its reports to, if it does. A machine that has reported nothing after [`FIRST_REPORT`] is ended.
-    pub(crate) report: Option<PathBuf>,
+    /// A file that the machine appends its reports to, if it does, and how long it may take to report something; then it is ended.
+    pub(crate) report: Option<(PathBuf, Duration)>,
     /// What ends the machine as soon as it stands on the serial console, if anything does.
     pub(crate) until: Option<&'static str>,
     /// Called for every line.
@@ -108,13 +108,14 @@ impl Machine {
         let mut child = command.spawn().context("starting QEMU")?;
         let lines = serial_lines(child.stdout.take().context("no pipe")?, &logs.serial)?;
         let mut running = Running(child);
-        let mut report = logs.report.map(Tail::new);
+        let patience = logs.report.as_ref().map(|(_, patience)| *patience);
+        let mut report = logs.report.map(|(path, _)| Tail::new(path));
         let mut panic: Option<(Instant, String)> = None;
-        let mut waits_for_report = report.is_some();
+        let mut waits_for_report = patience;
         loop {
             let serial = lines.recv_timeout(Duration::from_millis(100));
             for line in report.iter_mut().flat_map(Tail::lines) {
-                waits_for_report = false;
+                waits_for_report = None;
                 (logs.on_line)(Line::Report(line));
             }
             match serial {
@@ -145,8 +146,10 @@ impl Machine {
             {
                 bail!("{reason}");
             }
-            if waits_for_report && started.elapsed() > FIRST_REPORT {
-                bail!("ended after {} s without a word from dom0", FIRST_REPORT.as_secs());
+            if let Some(patience) = waits_for_report
+                && started.elapsed() > patience
+            {
+                bail!("ended after {} s without a word from dom0", patience.as_secs());
             }
             if started.elapsed() > limit {
                 bail!("ended after {} s without a result", limit.as_secs());
@@ -166,8 +169,6 @@ fn cpu_time(process: u32) -> Duration {
     Duration::from_millis(ticks * 1000 / TICKS_A_SECOND)
 }
 
-/// How long a machine may take until the agent in dom0 reports something. An idle host needs ten seconds.
-pub(crate) const FIRST_REPORT: Duration = Duration::from_mins(4);
 /// Time for the console output of a Xen that panics.
 const PANIC_PATIENCE: Duration = Duration::from_secs(10);
 

@@ -11,6 +11,7 @@ mod drivers;
 mod fixture;
 mod guests;
 mod hotplug;
+pub(crate) mod installed;
 mod interrupts;
 mod irqs;
 mod network;
@@ -66,6 +67,8 @@ fn wanted<'a>(suite: &str, filter: &'a str) -> Result<impl Iterator<Item = &'sta
         "devices" => vec![cases::DEVICES],
         "scale" => vec![cases::SCALE],
         "neighbours" => vec![cases::NEIGHBOURS],
+        "debian-install" => vec![cases::installed::INSTALL],
+        "debian" => vec![cases::installed::BOOTED],
         _ => bail!("no suite {suite}"),
     };
     let is_chosen = suite == "chosen";
@@ -108,11 +111,12 @@ mod tests {
     fn chosen_cases_are_there_and_names_are_told_apart() {
         let chosen: Vec<&str> = wanted("chosen", "").unwrap().map(|case| case.name).collect();
         assert_eq!(chosen.len(), cases::CHOSEN.len(), "not all of {:?} are among {chosen:?}", cases::CHOSEN);
-        let mut names: Vec<&str> = ["full", "hotplug", "no-iommu", "direct", "devices", "scale", "neighbours"]
-            .iter()
-            .flat_map(|suite| wanted(suite, "").unwrap())
-            .map(|case| case.name)
-            .collect();
+        let mut names: Vec<&str> =
+            ["full", "hotplug", "no-iommu", "direct", "devices", "scale", "neighbours", "debian-install", "debian"]
+                .iter()
+                .flat_map(|suite| wanted(suite, "").unwrap())
+                .map(|case| case.name)
+                .collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();

@@ -12,6 +12,7 @@ mod direct;
 mod errors;
 mod export;
 mod hotplug;
+pub(crate) mod installed;
 mod interrupted;
 mod kinds;
 mod malicious_stub;

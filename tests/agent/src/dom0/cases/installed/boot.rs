@@ -1,0 +1,65 @@
+//! What a host comes up with.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::Case;
+use crate::dom0::{
+    fixture::Fixture,
+    installed::{BACKEND, BROKER, DEVICE, GUEST, GUESTS, XENDOMAINS},
+};
+
+pub(super) const CASES: &[Case] = &[
+    Case::new("broker_and_driver_domain_are_up_before_any_guest", order),
+    Case::new("a_device_that_is_another_one_is_refused_with_both_told", refused),
+    Case::within(Duration::from_mins(5), "a_guest_of_auto_is_created_through_us_and_drives_its_device", auto),
+];
+
+fn order(fixture: &mut Fixture) -> Result<()> {
+    for unit in [BROKER, BACKEND, GUESTS, XENDOMAINS] {
+        fixture.check_active(unit)?;
+    }
+    let ready = fixture.moment(BACKEND, "ActiveEnterTimestampMonotonic")?;
+    let broker = fixture.moment(BROKER, "ActiveEnterTimestampMonotonic")?;
+    let guests = fixture.moment(GUESTS, "ExecMainStartTimestampMonotonic")?;
+    let created = fixture.moment(GUESTS, "ActiveEnterTimestampMonotonic")?;
+    let others = fixture.moment(XENDOMAINS, "ExecMainStartTimestampMonotonic")?;
+    ensure!(
+        broker <= ready && ready <= guests && created <= others,
+        "broker {broker}, driver domain {ready}, guests {guests} to {created}, xendomains {others}"
+    );
+    // What it said when it was ready.
+    let log = fixture.log_of(BACKEND)?;
+    ensure!(log.contains("serves"), "{log}");
+    let status = fixture.pcidom(&["status"])?;
+    println!("{status}");
+    Ok(())
+}
+
+fn refused(fixture: &mut Fixture) -> Result<()> {
+    let log = fixture.log_of(BACKEND)?;
+    let line =
+        log.lines().find(|line| line.contains("0000:00:06.0 is not in the pool")).context("it is in the pool")?;
+    for word in ["vendor=1234,device=11e8", "vendor=1234,device=beef"] {
+        ensure!(line.contains(word), "no {word} in {line:?}");
+    }
+    let status = fixture.property(BACKEND, "StatusText")?;
+    ensure!(status.contains("1 of 2 devices are not in the pool"), "the unit's status is {status:?}");
+    let pool = fixture.pcidom(&["assignable", "list"])?;
+    ensure!(!pool.contains("0000:00:06.0"), "{pool}");
+    Ok(())
+}
+
+fn auto(fixture: &mut Fixture) -> Result<()> {
+    let guest = fixture.running_guest()?;
+    let stub = fixture.driver_domain()?;
+    let list = fixture.pcidom(&["list", GUEST])?;
+    ensure!(list.contains(DEVICE), "{list}");
+    fixture.await_connected(&guest, &stub)?;
+    fixture.in_guest(&guest, "load nvme")?;
+    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    fixture.in_guest(&guest, "disk-write /dev/nvme0n1 7 2")?;
+    fixture.in_guest(&guest, "disk-check /dev/nvme0n1 7 2")?;
+    Ok(())
+}
