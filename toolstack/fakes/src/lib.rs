@@ -1,6 +1,6 @@
 //! A simulated machine for the tests of broker and commands: dom0's sysfs on a temporary folder, a hypervisor that knows every domain's
-//! rights, xenstore in memory with permissions, pages and event channels of stubs, and a stub and guests that follow the protocol
-//! when somebody waits for them.
+//! rights, the simulated xenstored (`tests/xenstored`) behind the real client, pages and event channels of stubs, and a stub and guests that
+//! follow the protocol when a command waits for them.
 //!
 //! Time is simulated too: a wait that nobody answers takes no time. Faults can be injected into every change.
 #![expect(missing_docs, reason = "fields and functions of fakes are named after what they stand for")]
