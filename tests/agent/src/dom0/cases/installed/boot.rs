@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Case;
+use super::super::case::Case;
 use crate::dom0::{
     fixture::Fixture,
     installed::{BACKEND, BROKER, DEVICE, GUEST, GUESTS, XENDOMAINS},

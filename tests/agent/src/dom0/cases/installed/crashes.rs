@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
 
-use super::Case;
+use super::super::case::Case;
 use crate::dom0::{
     domain::Domain,
     fixture::Fixture,

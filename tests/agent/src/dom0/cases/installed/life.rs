@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::Case;
+use super::super::case::Case;
 use crate::dom0::{
     fixture::Fixture,
     installed::{BACKEND, BROKER, DEVICE, GUEST, write_guest_config},

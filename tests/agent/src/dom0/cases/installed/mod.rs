@@ -4,7 +4,7 @@ mod boot;
 mod crashes;
 mod life;
 
-use super::Case;
+use super::case::Case;
 
 /// The first boot, of a host that has Xen and not the package.
 pub(crate) const INSTALL: &[&[Case]] = &[life::INSTALL];
