@@ -170,7 +170,7 @@ impl Bench {
     pub fn process(&self) -> Process {
         Process {
             rings: FakeRings::new(self.wires.clone()),
-            watches: FakeWatches::default(),
+            watches: FakeWatches::new(self.machine.world.clone()),
             processes: FakeProcesses(self.machine.world.clone()),
         }
     }

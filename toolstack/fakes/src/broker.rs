@@ -11,9 +11,10 @@ use pcidom_broker::Reclaimer;
 use pciif::OwnedPage;
 use xen_types::{DomId, Errno, GrantRef, Pirq, Port, Sbdf};
 
+use super::store::Socket;
 use super::world::{LOWEST_PIRQ, Mapped, TOP_PIRQ};
 use super::{Memory, TempTree, World};
-use dom0::store::{StoreFailure, Watches};
+use dom0::store::{Connection, StoreFailure, Watches};
 use dom0::xen::{HypercallError, Physdev, Rings, Vector};
 
 const ESRCH: Errno = Errno(3);
@@ -205,27 +206,34 @@ impl Rings for FakeRings {
     }
 }
 
-/// One process' watches.
-#[derive(Default)]
+/// One process' watches: what xenstored tells, and what a test says besides.
 pub struct FakeWatches {
+    connection: Connection<Socket>,
     pub paths: RefCell<BTreeSet<String>>,
     pub events: RefCell<VecDeque<String>>,
+}
+
+impl FakeWatches {
+    pub fn new(world: Rc<RefCell<World>>) -> Self {
+        let connection = Connection::new(Socket::new(world));
+        Self { connection, paths: RefCell::default(), events: RefCell::default() }
+    }
 }
 
 impl Watches for FakeWatches {
     fn watch(&self, path: &str) -> Result<(), StoreFailure> {
         assert!(self.paths.borrow_mut().insert(path.to_owned()), "{path} is watched already");
-        self.events.borrow_mut().push_back(path.to_owned());
-        Ok(())
+        self.connection.watch(path)
     }
 
     fn unwatch(&self, path: &str) -> Result<(), StoreFailure> {
         assert!(self.paths.borrow_mut().remove(path), "{path} is not watched");
-        Ok(())
+        self.connection.unwatch(path)
     }
 
     fn next(&self) -> Result<Option<String>, StoreFailure> {
-        Ok(self.events.borrow_mut().pop_front())
+        let told = self.events.borrow_mut().pop_front();
+        if told.is_some() { Ok(told) } else { self.connection.next() }
     }
 }
 

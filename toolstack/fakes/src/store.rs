@@ -46,13 +46,13 @@ impl Store for FakeStore {
 }
 
 /// Bytes to and from xenstored, over its socket in dom0.
-struct Socket {
+pub(crate) struct Socket {
     world: Rc<RefCell<World>>,
     connection: xenstored::Connection,
 }
 
 impl Socket {
-    fn new(world: Rc<RefCell<World>>) -> Self {
+    pub(crate) fn new(world: Rc<RefCell<World>>) -> Self {
         let connection = world.borrow_mut().store.connect_socket();
         Self { world, connection }
     }
