@@ -4,8 +4,9 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-use dom0::domain::{self, DomainName};
+use dom0::domain::{self, DomainName, Names};
 use dom0::sysfs::PCIBACK;
+use dom0::xen::DomainInfo;
 use dom0::{Dom0, Error};
 use pcidom_abi::{DeviceNode, paths};
 use xen_types::{DomId, Sbdf};
@@ -15,17 +16,28 @@ use xenstore::path::{self, key};
 use crate::guard;
 use crate::records::{self, Phase, Record, UnassignedEntry};
 
-/// Whether there is work.
+/// Whether there is work. `followers` are those of [`persistent`].
 ///
 /// # Errors
 /// Xen's and xenstore's.
-pub fn is_due(host: &Dom0, records: &[Record], unassigned: &[UnassignedEntry]) -> Result<bool, Error> {
-    if !strays(host, unassigned)?.is_empty() || !followers(host, records)?.is_empty() {
+pub fn is_due(
+    host: &Dom0,
+    records: &[Record],
+    unassigned: &[UnassignedEntry],
+    followers: &[Follower],
+) -> Result<bool, Error> {
+    if !strays(host, unassigned)?.is_empty() || !followers_that_can_come(host, followers)?.is_empty() {
         return Ok(true);
+    }
+    let mut guests = BTreeMap::new();
+    for guest in records.iter().filter_map(|record| record.frontend) {
+        if let Entry::Vacant(place) = guests.entry(guest) {
+            place.insert(domain::is_alive(host, guest)?);
+        }
     }
     for (record, in_pool) in records.iter().zip(are_in_pools(host, records)?) {
         let is_over = match record.frontend {
-            Some(guest) if !domain::is_alive(host, guest)? => true,
+            Some(guest) if guests.get(&guest) != Some(&true) => true,
             Some(guest) => !in_pool && is_over(host, record.stub, guest, records)?,
             None => !in_pool,
         };
@@ -68,9 +80,11 @@ pub fn are_in_pools(host: &Dom0, records: &[Record]) -> Result<Vec<bool>, Error>
 /// # Errors
 /// Xen's and xenstore's.
 pub fn ready_stub(host: &Dom0, backend: &str) -> Result<Option<DomainName>, Error> {
-    let Some((stub, info)) = domain::find(host, backend)? else {
-        return Ok(None);
-    };
+    if_ready(host, domain::find(host, backend)?)
+}
+
+fn if_ready(host: &Dom0, found: Option<(DomainName, DomainInfo)>) -> Result<Option<DomainName>, Error> {
+    let Some((stub, info)) = found else { return Ok(None) };
     let ready =
         stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&paths::version_node(stub.id))?;
     Ok(ready.then_some(stub))
@@ -82,16 +96,41 @@ pub fn ready_stub(host: &Dom0, backend: &str) -> Result<Option<DomainName>, Erro
 /// Xen's and xenstore's.
 pub fn strays(host: &Dom0, unassigned: &[UnassignedEntry]) -> Result<Vec<(Sbdf, DomainName)>, Error> {
     let mut strays = Vec::new();
-    for (device, backend) in unassigned.iter().map(|(device, backend)| (*device, backend)) {
-        let is_parked = host.sysfs.driver(device).as_deref() == Some(PCIBACK);
-        if is_parked
-            && guard::libxl_owner(host, device)?.is_none()
-            && let Some(stub) = ready_stub(host, backend)?
+    if unassigned.is_empty() {
+        return Ok(strays);
+    }
+    let (names, mut stubs) = (Names::read(host)?, BTreeMap::new());
+    for (device, backend) in unassigned {
+        let stub = match stubs.entry(backend) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(if_ready(host, names.find(host, backend)?)?),
+        };
+        if let Some(stub) = stub
+            && host.sysfs.driver(*device).as_deref() == Some(PCIBACK)
+            && guard::libxl_owner(host, *device)?.is_none()
         {
-            strays.push((device, stub));
+            strays.push((*device, stub.clone()));
         }
     }
     Ok(strays)
+}
+
+/// A free device that follows a guest, and that guest's UUID.
+pub type Follower = (Record, String);
+
+/// The free devices that follow guests.
+///
+/// # Errors
+/// Xenstore's.
+pub fn persistent(host: &Dom0, records: &[Record]) -> Result<Vec<Follower>, Error> {
+    let free: Vec<Record> = records.iter().filter(|record| is_free(record)).copied().collect();
+    let ids = host.read_all(&free.iter().map(|record| keep_node(record.device)).collect::<Vec<_>>())?;
+    Ok(free.into_iter().zip(ids).filter_map(|(record, id)| Some((record, id?))).collect())
+}
+
+/// Whether a guest could get it.
+pub(crate) fn is_free(record: &Record) -> bool {
+    record.phase == Phase::Pool && record.frontend.is_none()
 }
 
 /// Devices in the pool of a stub that follow a guest which is there, each with that guest.
@@ -99,35 +138,42 @@ pub fn strays(host: &Dom0, unassigned: &[UnassignedEntry]) -> Result<Vec<(Sbdf, 
 /// # Errors
 /// Xen's and xenstore's.
 pub fn followers(host: &Dom0, records: &[Record]) -> Result<Vec<(Record, DomainName)>, Error> {
-    let free: Vec<&Record> =
-        records.iter().filter(|record| record.phase == Phase::Pool && record.frontend.is_none()).collect();
-    let ids = host.read_all(&free.iter().map(|record| keep_node(record.device)).collect::<Vec<_>>())?;
-    let mut followers = Vec::new();
-    for (record, id) in free.into_iter().zip(ids) {
-        let Some(id) = id else { continue };
+    followers_that_can_come(host, &persistent(host, records)?)
+}
+
+fn followers_that_can_come(host: &Dom0, followers: &[Follower]) -> Result<Vec<(Record, DomainName)>, Error> {
+    let mut can_come = Vec::new();
+    if followers.is_empty() {
+        return Ok(can_come);
+    }
+    let guests = domain::uuids(host)?;
+    for (record, id) in followers {
+        let Some((guest, _)) = guests.iter().find(|(_, uuid)| uuid.eq_ignore_ascii_case(id)) else { continue };
+        let Some(info) = domain::info(host, *guest)? else { continue };
+        if info.dying || info.shutdown {
+            continue;
+        }
         // Nobody could bring it without its options.
         if !host.exists(&DeviceNode::Spec.of(record.device))? {
             continue;
         }
-        let Some(guest) = domain::with_uuid(host, &id)? else { continue };
-        if host.exists(&paths::creation_node(&id))? {
+        if host.exists(&paths::creation_node(id))? {
             continue; // it is just being made, and the command that does it gives it its devices
         }
-        let Some(info) = domain::info(host, guest.id)? else { continue };
-        if info.shutdown || !host.sysfs.exists(record.device) || !is_in_pool(host, record.stub, record.device)? {
+        if !host.sysfs.exists(record.device) || !is_in_pool(host, record.stub, record.device)? {
             continue;
         }
         // Who has no frontend at work need not answer. Of the others, one that stands still cannot, and one that did not is left alone
         // until it is another or its frontend has moved.
-        let front = front_state(host, guest.id)?;
+        let front = front_state(host, *guest)?;
         let must_answer = !matches!(front, XenbusState::Unknown | XenbusState::Initialising | XenbusState::Closed);
-        let was_silent = || Ok::<_, Error>(host.read(&silence_node(record.device))? == Some(silence(host, guest.id)?));
+        let was_silent = || Ok::<_, Error>(host.read(&silence_node(record.device))? == Some(silence(host, *guest)?));
         if must_answer && (info.paused || was_silent()?) {
             continue;
         }
-        followers.push((*record, guest));
+        can_come.push((*record, domain::named(host, *guest)?));
     }
-    Ok(followers)
+    Ok(can_come)
 }
 
 /// Where the id of the guest stands that a device follows.

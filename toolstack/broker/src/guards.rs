@@ -8,11 +8,15 @@ use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
 use super::reclaim::Retry;
+use super::table::Table;
 use crate::guard::{self, Guard};
 use crate::records::{self, Record};
 use dom0::Dom0;
 use dom0::Error;
 use dom0::domain;
+
+/// Guards that are looked at in one turn; stubs are served before the next ones.
+const AT_ONCE: usize = 128;
 
 /// Notes are looked at this often at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -61,24 +65,40 @@ impl Guards {
     }
 
     /// Looks, and puts right what is wrong. After an error all of them are looked at again.
-    pub(super) fn look(&mut self, host: &Dom0) -> Result<(), Error> {
+    pub(super) fn look(&mut self, host: &Dom0, table: &Table) -> Result<(), Error> {
         let now = host.elapsed();
         self.at = now + LOOK_AGAIN;
-        self.mend(host, now).inspect_err(|_| {
+        self.mend(host, now, table).inspect_err(|_| {
             self.all = true;
             self.at = now + LOOK_AFTER_TROUBLE;
         })
     }
 
-    fn mend(&mut self, host: &Dom0, now: Duration) -> Result<(), Error> {
-        let records = records::load(host)?;
-        let all = std::mem::take(&mut self.all);
-        let due = std::mem::take(&mut self.due);
-        let wanted: Vec<Record> =
-            records.iter().filter(|record| all || due.contains(&record.device)).copied().collect();
-        self.due.extend(guard::mend(host, &wanted)?);
-        self.tell_taken(host, &wanted)?;
-        for device in due.into_iter().filter(|device| records.iter().all(|record| record.device != *device)) {
+    fn mend(&mut self, host: &Dom0, now: Duration, table: &Table) -> Result<(), Error> {
+        let records = table.records();
+        if std::mem::take(&mut self.all) {
+            self.due.extend(records.iter().map(|record| record.device));
+        }
+        let first_left = self.due.iter().nth(AT_ONCE).copied();
+        let rest = first_left.map(|first| self.due.split_off(&first)).unwrap_or_default();
+        let due = std::mem::replace(&mut self.due, rest);
+        if !self.due.is_empty() {
+            self.at = now;
+        }
+        let known: Vec<Record> = due.iter().filter_map(|device| table.record(*device)).collect();
+        let mut suspicious = Vec::new();
+        for (record, guard) in known.iter().zip(guard::look(host, &known)?) {
+            if guard == Guard::Sound {
+                self.taken.remove(&record.device);
+            }
+            if guard != Guard::Sound || !guard::is_parked(host, record.device) {
+                // Commands change it together with the guard, and we hear of the one before the other.
+                suspicious.extend(records::load_one(host, record.device)?);
+            }
+        }
+        self.due.extend(guard::mend(host, &suspicious)?);
+        self.tell_taken(host, &suspicious)?;
+        for device in due.into_iter().filter(|device| table.record(*device).is_none()) {
             if let Some(guest) = guard::libxl_owner(host, device)?
                 && records.iter().any(|record| record.frontend == Some(guest))
             {

@@ -6,15 +6,16 @@
 //! | [`Broker`] | which stubs there are, and whose turn it is |
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
-//! | `assignment`, `allow` | the checks: the table of devices, and the list of what may be written to each |
+//! | `assignment`, `allow` | the checks: whose a device is, and the list of what may be written to it |
 //! | `interrupts`, `vectors`, `power`, `quiesce` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
+//! | `table` | the device database in memory: who is to be served, and what is to be put right |
 //! | `reclaim` | devices of guests that are gone |
 //! | `guards` | what keeps xl off our devices |
 //! | `manager` | what systemd is told |
 //!
-//! Nothing about devices is kept in memory: what is mapped stands in xenstore before and after each change, so a broker may be
-//! killed at any moment and another one started.
+//! No decision about a request comes from memory: each one reads its device's nodes, and what is mapped stands in xenstore before and after each
+//! change. So a broker may be killed at any moment and another one started.
 
 #![forbid(unsafe_code)]
 
@@ -36,15 +37,17 @@ pub mod records;
 mod resources;
 mod ring;
 mod serve;
+mod table;
 pub mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use dom0::domain::Names;
 use dom0::process::Processes;
 use dom0::store::Watches;
 use dom0::xen::{HypercallError, Physdev, Rings};
-use dom0::{Dom0, Error, domain};
+use dom0::{Dom0, Error};
 use pcidom_abi::paths;
 use xen_types::{DomId, Port};
 use xenstore::path;
@@ -63,8 +66,9 @@ use commands::Commands;
 use guards::{Guards, LOOK_AFTER_TROUBLE};
 use log::Log;
 use reclaim::Retry;
-use records::{Phase, Record, UnassignedEntry};
+use records::{Phase, Record};
 use ring::{Announced, Ring};
+use table::Table;
 use vectors::Noted;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
@@ -95,6 +99,9 @@ pub struct Broker<'a, R: Rings> {
     /// The stubs whose announcements are watched, and when to try again what did not work.
     watched: BTreeMap<DomId, Retry>,
     log: Log,
+    table: Table,
+    /// The table is being read for the first time: what a dead broker was at may be in it.
+    is_recovering: bool,
     /// When to look at table and announcements again.
     look_at: Option<Duration>,
     looked: Duration,
@@ -120,37 +127,17 @@ impl<'a, R: Rings> Broker<'a, R> {
             rings: BTreeMap::new(),
             watched: BTreeMap::new(),
             log: Log::default(),
+            table: Table::default(),
+            is_recovering: true,
             look_at: Some(now),
             looked: now,
             retry: Retry::default(),
             guards: Guards::new(),
             more_events: false,
         };
-        let recovered = broker.recover();
-        broker.tolerate(recovered)?;
-        let looked = broker.look();
-        broker.tolerate(looked)?;
-        let looked = broker.guards.look(broker.outside.host);
-        broker.tolerate(looked)?;
+        broker.table.forget();
+        broker.look_if_due()?;
         Ok(broker)
-    }
-
-    /// Finishes what a broker was doing when it died.
-    fn recover(&self) -> Result<(), Error> {
-        let host = self.outside.host;
-        for record in records::load(host)? {
-            // Those on their way back are the commands' business.
-            let (Phase::Attaching | Phase::Attached, Some(guest)) = (record.phase, record.frontend) else { continue };
-            if vectors::load(host, record.device)? == Vectors::Busy {
-                match recover_device(host, record, guest) {
-                    Ok(()) => {
-                        host.note(&format!("cleared the vectors of {}: a broker died changing them", record.device))
-                    }
-                    Err(error) => host.note(&format!("the vectors of {} are not cleared: {error}", record.device)),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Takes the events that are there, serves every stub that asks once, and looks after what changed.
@@ -177,12 +164,17 @@ impl<'a, R: Rings> Broker<'a, R> {
         for ring in self.rings.values_mut().filter(|ring| ring.look) {
             ring.serve(host, rings, physdev, &mut self.log);
         }
+        self.look_if_due()
+    }
+
+    fn look_if_due(&mut self) -> Result<(), Error> {
+        let host = self.outside.host;
         if self.look_at.is_some_and(|at| at <= host.elapsed()) {
             let looked = self.look();
             self.tolerate(looked)?;
         }
         if self.guards.at().is_some_and(|at| at <= host.elapsed()) {
-            let looked = self.guards.look(host);
+            let looked = self.look_at_guards();
             self.tolerate(looked)?;
         }
         Ok(())
@@ -231,31 +223,18 @@ impl<'a, R: Rings> Broker<'a, R> {
         }
     }
 
-    /// Our own notes about vectors, and phases, change nothing about who is to be served.
     fn note_change(&mut self, path: &str) {
-        if path.is_empty() || path.starts_with(path::LIBXL_PCI) {
+        if path.is_empty() {
+            // Some were lost.
             self.guards.note(path);
-            if !path.is_empty() {
-                return;
-            }
+            self.table.forget();
+        } else if path.starts_with(path::LIBXL_PCI) {
+            self.guards.note(path);
+            return;
+        } else if path.starts_with(paths::DEVICES) && !self.table.note(path) {
+            return;
         }
-        let name = path.rsplit('/').next().unwrap_or_default();
-        const OURS: [&str; 11] = [
-            "vectors",
-            "intx",
-            "phase",
-            "frontend",
-            "persistent",
-            "spec",
-            "export",
-            "leaked",
-            "pirqs",
-            "mended",
-            "permitted-writes",
-        ];
-        if !OURS.contains(&name) {
-            self.look_soon();
-        }
+        self.look_soon();
     }
 
     fn look_soon(&mut self) {
@@ -266,24 +245,72 @@ impl<'a, R: Rings> Broker<'a, R> {
         self.look_at = Some(self.look_at.map_or(at, |earlier| earlier.min(at)));
     }
 
-    /// Looks who is there.
+    /// Looks who is there. Of a table that is not read yet it reads a part: stubs are served before the next one.
     fn look(&mut self) -> Result<(), Error> {
-        let host = self.outside.host;
-        self.looked = host.elapsed();
+        self.looked = self.outside.host.elapsed();
         self.look_at = None;
-        let (records, remembered) = records::load_all(host)?;
+        self.table.retry_unclear();
+        self.read_table()?;
+        self.look_after_stubs()?;
+        if self.table.is_stale() {
+            self.look_by(self.looked);
+            return Ok(());
+        }
+        self.is_recovering = false;
+        if self.table.is_unclear() {
+            self.look_by(self.looked + LOOK_AFTER_TROUBLE);
+        }
+        self.look_after_devices()
+    }
+
+    /// As [`Self::look`], for the guards: they are looked at when the whole table is read.
+    fn look_at_guards(&mut self) -> Result<(), Error> {
+        self.read_table()?;
+        if self.table.is_stale() { Ok(()) } else { self.guards.look(self.outside.host, &self.table) }
+    }
+
+    /// Reads a part of what has changed, and finishes what a broker was doing there when it died.
+    fn read_table(&mut self) -> Result<(), Error> {
+        let host = self.outside.host;
+        let read = self.table.read_some(host)?;
+        if !self.is_recovering {
+            return Ok(());
+        }
+        // Those on their way back are the commands' business.
+        let is_served = |record: &Record| matches!(record.phase, Phase::Attaching | Phase::Attached);
+        let served = read.into_iter().filter(is_served).filter_map(|record| Some((record, record.frontend?)));
+        let served: Vec<(Record, DomId)> = served.collect();
+        let nodes: Vec<String> = served.iter().map(|(record, _)| vectors::vectors_node(record.device)).collect();
+        for ((record, guest), noted) in served.into_iter().zip(host.read_all(&nodes)?) {
+            if Vectors::from_node(noted.as_deref()) == Vectors::Busy {
+                match recover_device(host, record, guest) {
+                    Ok(()) => {
+                        host.note(&format!("cleared the vectors of {}: a broker died changing them", record.device))
+                    }
+                    Err(error) => host.note(&format!("the vectors of {} are not cleared: {error}", record.device)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects to the stubs that have devices, and watches those that will be there.
+    fn look_after_stubs(&mut self) -> Result<(), Error> {
+        let host = self.outside.host;
+        let (records, unassigned) = (self.table.records(), self.table.unassigned());
         let in_pool = due::are_in_pools(host, &records)?;
         let (there, lost): (Vec<_>, Vec<_>) = records.iter().zip(in_pool).partition(|(_, in_pool)| *in_pool);
         let stubs: BTreeSet<DomId> = there.into_iter().map(|(record, _)| record.stub).collect();
         // Where nobody is served yet, but somebody will be: a stub that was started again and is not ready. Devices of the one before it
         // are perhaps still with a guest.
-        let mut awaited: BTreeSet<String> = remembered.iter().map(|(_, backend)| backend.clone()).collect();
-        for (record, _) in lost {
-            awaited.extend(records::backend(host, record.device)?);
-        }
+        let mut awaited: BTreeSet<&str> = unassigned.iter().map(|(_, backend)| backend.as_str()).collect();
+        awaited.extend(lost.into_iter().filter_map(|(record, _)| self.table.backend(record.device)));
         let mut expected = BTreeSet::new();
-        for backend in &awaited {
-            expected.extend(domain::find(host, backend)?.map(|(stub, _)| stub.id));
+        if !awaited.is_empty() {
+            let names = Names::read(host)?;
+            for backend in awaited {
+                expected.extend(names.find(host, backend)?.map(|(stub, _)| stub.id));
+            }
         }
         let here = |stub: &DomId| stubs.contains(stub) || expected.contains(stub);
         let gone: Vec<DomId> = self.watched.keys().filter(|stub| !here(stub)).copied().collect();
@@ -302,7 +329,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         for stub in stubs {
             self.meet(stub)?;
         }
-        self.look_after_devices(&records, &remembered)
+        Ok(())
     }
 
     /// Connects to a stub that has announced a ring, anew if it is another one.
@@ -344,13 +371,15 @@ impl<'a, R: Rings> Broker<'a, R> {
 
     /// Has the devices of dead guests taken back, those brought where they belong that are not there, and put right what a killed command
     /// left; tries again later if that did not work out.
-    fn look_after_devices(&mut self, records: &[Record], remembered: &[UnassignedEntry]) -> Result<(), Error> {
+    fn look_after_devices(&mut self) -> Result<(), Error> {
         let host = self.outside.host;
         let commands = Commands::look(host, self.outside.processes)?;
         if commands == Commands::AtWork {
             self.look_by(host.elapsed() + commands::LOOK_AFTER);
         }
-        if commands != Commands::Died && !due::is_due(host, records, remembered)? {
+        let table = &self.table;
+        let is_due = || due::is_due(host, &table.records(), &table.unassigned(), &table.followers());
+        if commands != Commands::Died && !is_due()? {
             self.retry = Retry::default();
             return Ok(());
         }

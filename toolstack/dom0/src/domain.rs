@@ -120,15 +120,23 @@ fn uuid_in(vm: Option<String>) -> Option<String> {
     vm.and_then(|vm| vm.strip_prefix("/vm/").map(str::to_ascii_lowercase))
 }
 
+/// The domains that xenstore has with their UUIDs. Not all of them need be alive.
+///
+/// # Errors
+/// Xenstore's.
+pub fn uuids(host: &Dom0) -> Result<Vec<(DomId, String)>, Error> {
+    let ids = ids(host)?;
+    let values = host.read_all(&ids.iter().map(|id| vm_node(*id)).collect::<Vec<_>>())?;
+    Ok(ids.into_iter().zip(values).filter_map(|(id, vm)| Some((id, uuid_in(vm)?))).collect())
+}
+
 /// The living domain with this UUID.
 ///
 /// # Errors
 /// Xen's and xenstore's.
 pub fn with_uuid(host: &Dom0, wanted: &str) -> Result<Option<DomainName>, Error> {
-    let ids = ids(host)?;
-    let nodes: Vec<String> = ids.iter().map(|id| vm_node(*id)).collect();
-    for (id, vm) in ids.into_iter().zip(host.read_all(&nodes)?) {
-        if uuid_in(vm).is_some_and(|uuid| uuid.eq_ignore_ascii_case(wanted)) && is_alive(host, id)? {
+    for (id, uuid) in uuids(host)? {
+        if uuid.eq_ignore_ascii_case(wanted) && is_alive(host, id)? {
             return Ok(Some(named(host, id)?));
         }
     }

@@ -113,7 +113,7 @@ pub(crate) fn outstanding(host: &Host) -> Result<Vec<String>, Error> {
             _ => {}
         }
     }
-    if found.is_empty() && due::is_due(host, &records, &remembered)? {
+    if found.is_empty() && due::is_due(host, &records, &remembered, &due::persistent(host, &records)?)? {
         found.push(
             "bring devices where they belong: to guests and backends that were started again, or out of xl's reach"
                 .to_owned(),
@@ -129,7 +129,7 @@ pub(crate) fn is_due(host: &Host) -> Result<bool, Error> {
     if records.iter().any(is_left) || !intent_log::load(host)?.is_empty() {
         return Ok(true);
     }
-    Ok(due::is_due(host, &records, &remembered)?)
+    Ok(due::is_due(host, &records, &remembered, &due::persistent(host, &records)?)?)
 }
 
 /// Has the stub tell the guest about a device that was pulled out.

@@ -150,7 +150,7 @@ fn a_table_that_makes_no_sense_for_a_moment_stops_nobody() {
     // Between two reads of ours somebody removed the device.
     let phase = DeviceNode::Phase.of(device(E1000));
     bench.machine.with(|world| world.remove(&phase));
-    process.changed(paths::DEVICES);
+    process.changed(&paths::device_dir(device(E1000)));
     broker.turn().unwrap();
     bench.pass(Duration::from_millis(100));
     broker.turn().unwrap();

@@ -6,6 +6,7 @@ mod death;
 mod guards;
 mod hostile;
 mod life;
+mod many;
 mod random;
 mod vectors;
 
