@@ -513,6 +513,55 @@ fn a_guest_that_dies_while_the_broker_is_at_work_for_it_leaves_nothing() {
 }
 
 #[test]
+fn vectors_that_the_broker_did_not_turn_off_are_asked_about_again() {
+    const SECOND_NS: u64 = 1_000_000_000;
+    let mut world = world();
+    let guest = world.connect(5, &[A]);
+    assert_eq!(command(&mut world, guest, ENABLE_MSI).0, 0);
+    world.broker.faults.extend([Fault::NoConfig; 3]);
+    let asked = world.broker.log.len();
+    assert_eq!(command(&mut world, guest, DISABLE_MSI).0, 0, "the guest goes on");
+    for (wait, is_left) in [(1, true), (2, true), (4, false)] {
+        assert_eq!(world.xen.pirqs().len(), 1);
+        world.xen.advance_ns(wait * SECOND_NS - 1_000_000);
+        world.settle();
+        assert_eq!(world.xen.pirqs().len(), 1, "not before {wait} s");
+        world.xen.advance_ns(1_000_000);
+        world.settle();
+        assert_eq!(!world.xen.pirqs().is_empty(), is_left, "after {wait} s");
+    }
+    assert_eq!(world.broker.log.len(), asked + 4);
+    // From then on it rests, and the next time begins with a second again.
+    world.xen.advance_ns(600 * SECOND_NS);
+    world.settle();
+    assert_eq!(world.broker.log.len(), asked + 4);
+    assert_eq!(command(&mut world, guest, ENABLE_MSI).0, 0);
+    world.broker.faults.push_back(Fault::NoConfig);
+    assert_eq!(command(&mut world, guest, DISABLE_MSI).0, 0);
+    world.xen.advance_ns(SECOND_NS);
+    world.settle();
+    assert_eq!(world.xen.pirqs(), []);
+    assert_nothing_left(world);
+}
+
+#[test]
+fn a_device_that_the_broker_refuses_to_quiesce_leaves_its_guest_at_once() {
+    let mut world = world();
+    let guest = world.connect(5, &[A]);
+    assert_eq!(command(&mut world, guest, ENABLE_MSI).0, 0);
+    world.broker.faults.extend([Fault::NoConfig; 2]);
+    world.destroy(guest);
+    world.settle();
+    world.tool.remove_dirs(guest);
+    world.settle();
+    assert_ne!(world.tool.pool_state(A).as_deref(), Some("assigned 5"));
+    world.quiesce(guest, A);
+    world.tool.set_online(A, true);
+    world.settle();
+    assert_nothing_left(world);
+}
+
+#[test]
 fn a_broker_that_lies_harms_nobody() {
     let words = [0, 1, 2, 0x7fff_ffff, 0x8000_0000, 0xffff, 0x1_0000, u32::MAX];
     for err in [0, -1, -2, -3, -4, -5] {

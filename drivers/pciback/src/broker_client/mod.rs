@@ -20,6 +20,10 @@ use crate::requests::{BrokerAnswer, BrokerRequest};
 /// Time-out of a request. Guests wait twice as long.
 const PATIENCE_NS: u64 = 1_000_000_000;
 
+/// Time until a refused clean-up is asked for again: twice as long each time, up to 64 times.
+const RETRY_NS: u64 = 1_000_000_000;
+const MAX_RETRY_SHIFT: u32 = 6;
+
 /// A job that the broker has.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlight {
@@ -65,8 +69,12 @@ pub(crate) struct Broker<P: Platform> {
     waiting: VecDeque<DomId>,
     /// The log says that it is not there.
     is_absence_logged: bool,
-    /// It is there again, and what it was not there for is to be looked for.
+    /// It is there again, or may do now what it refused, and what is still to be done is to be looked for.
     has_returned: bool,
+    /// When it is asked once more for the clean-ups that it has refused.
+    retry_ns: Option<u64>,
+    /// How many it has refused since the last one that it did.
+    refusals: u32,
 }
 
 struct Ring<P: Platform> {
@@ -78,7 +86,16 @@ struct Ring<P: Platform> {
 impl<P: Platform> Default for Broker<P> {
     fn default() -> Self {
         let (cleanups, waiting) = (VecDeque::new(), VecDeque::new());
-        Self { ring: None, state: State::Idle, cleanups, waiting, is_absence_logged: false, has_returned: false }
+        Self {
+            ring: None,
+            state: State::Idle,
+            cleanups,
+            waiting,
+            is_absence_logged: false,
+            has_returned: false,
+            retry_ns: None,
+            refusals: 0,
+        }
     }
 }
 
@@ -99,7 +116,9 @@ impl<P: Platform> Broker<P> {
     pub(crate) fn deadline_ns(&self) -> Option<u64> {
         match self.state {
             State::Asked { deadline_ns, .. } => Some(deadline_ns),
-            State::Idle | State::Silent { .. } => self.is_due().then_some(0),
+            State::Idle | State::Silent { .. } if self.is_due() => Some(0),
+            State::Idle => self.retry_ns,
+            State::Silent { .. } => None,
         }
     }
 
@@ -132,6 +151,27 @@ impl<P: Platform> Broker<P> {
     /// The function that has waited longest for its cleanup, not to be asked about again. The caller clears its `is_queued`.
     pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
         self.cleanups.pop_front()
+    }
+
+    /// It has done a clean-up, or has refused one that it is to be asked for again.
+    pub(crate) fn cleanup_answered(&mut self, platform: &P, is_done: bool) {
+        if is_done {
+            self.refusals = 0;
+            return;
+        }
+        let wait_ns = RETRY_NS << self.refusals.min(MAX_RETRY_SHIFT);
+        self.refusals = self.refusals.saturating_add(1);
+        self.retry_ns = Some(platform.now_ns().saturating_add(wait_ns));
+    }
+
+    /// Has what was refused looked for when its time has come.
+    pub(crate) fn retry_if_due(&mut self, platform: &P) {
+        if let Some(at_ns) = self.retry_ns
+            && at_ns <= platform.now_ns()
+        {
+            self.retry_ns = None;
+            self.has_returned = true;
+        }
     }
 
     /// Gives a frontend the last place in the queue.

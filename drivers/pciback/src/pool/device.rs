@@ -156,11 +156,11 @@ impl<P: Platform> PoolDevice<P> {
             (BrokerRequest::EnableMsi(_), Verdict::Done) if is_delivered => (Interrupts::Msi, self.cleanup),
             (BrokerRequest::EnableMsix(_), Verdict::Done) if is_delivered => (Interrupts::MsiX, self.cleanup),
             // A quiesce that was asked for meanwhile stays asked for.
-            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) if self.cleanup == Cleanup::Disable => {
+            (BrokerRequest::Disable, Verdict::Done) if self.cleanup == Cleanup::Disable => {
                 (Interrupts::Off, Cleanup::None)
             }
-            (BrokerRequest::Disable, Verdict::Done | Verdict::Refused(_)) => (Interrupts::Off, self.cleanup),
-            // On or half on, and the guest does not know: off with it.
+            (BrokerRequest::Disable, Verdict::Done) => (Interrupts::Off, self.cleanup),
+            // On or half on, and the guest does not know, or still on though it was to go off: off with it.
             _ => (Interrupts::Off, self.cleanup.max(Cleanup::Disable)),
         };
         self.cleanup = cleanup;

@@ -53,7 +53,11 @@ impl<P: Platform> Core<P> {
                 self.finish(&asked, answer.as_ref());
                 continue;
             }
-            if self.broker.is_busy() || !self.broker.is_due() {
+            if self.broker.is_busy() {
+                return;
+            }
+            self.broker.retry_if_due(&self.platform);
+            if !self.broker.is_due() {
                 return;
             }
             if self.broker.take_return() {
@@ -155,9 +159,22 @@ impl<P: Platform> Core<P> {
             let notice = function.news(notice);
             frontend.answer(platform, &request, reply, notice)
         });
+        let is_leaving = pool.holder(asked.device).is_none();
         if let Some(device) = find(frontends, pool, asked.device) {
             device.finished(&job, verdict, is_delivered);
-            device.queue_cleanup(broker);
+            match (job, verdict) {
+                // A guest that waits for its device to leave waits for no second try: the command does it.
+                (BrokerRequest::Disable, Verdict::Refused(_)) if is_leaving => device.cleanup = Cleanup::None,
+                (BrokerRequest::Disable, Verdict::Refused(_)) if device.cleanup == Cleanup::Disable => {
+                    broker.cleanup_answered(platform, false);
+                }
+                _ => {
+                    if (job, verdict) == (BrokerRequest::Disable, Verdict::Done) {
+                        broker.cleanup_answered(platform, true);
+                    }
+                    device.queue_cleanup(broker);
+                }
+            }
         }
         pool.settle(asked.device);
     }
