@@ -24,11 +24,17 @@
 extern crate alloc;
 
 mod device_node;
+#[cfg(feature = "stub")]
 mod export;
+#[cfg(feature = "commands")]
 mod intent;
+#[cfg(feature = "commands")]
+mod pause;
 mod permitted_writes;
 mod phase;
+#[cfg(feature = "commands")]
 mod pirqs;
+#[cfg(feature = "stub")]
 mod pool_state;
 mod process;
 mod ring;
@@ -36,18 +42,25 @@ mod vectors;
 
 pub mod paths;
 pub mod pool;
+#[cfg(feature = "stub")]
 pub mod statistics;
 
 pub use device_node::DeviceNode;
+#[cfg(feature = "stub")]
 pub use export::{EXPORT, ExportMode, UnknownMode};
+#[cfg(feature = "commands")]
 pub use intent::{CreationProgress, Intent};
+#[cfg(feature = "commands")]
+pub use pause::{PauseNote, PauseStage};
 pub use permitted_writes::{
     Capabilities, Identity, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, TooLong, WriteKind,
 };
 pub use phase::Phase;
+#[cfg(feature = "commands")]
 pub use pirqs::PirqSet;
+#[cfg(feature = "stub")]
 pub use pool_state::PoolState;
-pub use process::{PauseNote, PauseStage, ProcessId};
+pub use process::ProcessId;
 pub use ring::{BrokerCommand, Features};
 pub use vectors::Vectors;
 

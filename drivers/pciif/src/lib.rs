@@ -37,21 +37,25 @@
 
 extern crate alloc;
 
+#[cfg(feature = "aer")]
 mod aer;
 mod backend;
 mod command;
 mod error_code;
 mod flags;
+#[cfg(feature = "frontend")]
 mod frontend;
 pub mod layout;
 mod page;
 mod request;
 
+#[cfg(feature = "aer")]
 pub use aer::{AerNotification, PERMANENT_FAILURE};
 pub use backend::BackendPage;
 pub use command::Command;
 pub use error_code::ErrorCode;
 pub use flags::Flags;
+#[cfg(feature = "frontend")]
 pub use frontend::{FrontendPage, Response};
 pub use page::{OwnedPage, SharedPage};
 pub use request::{MsixEntries, ReadRequest, Reply, Request};
