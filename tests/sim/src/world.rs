@@ -116,7 +116,7 @@ impl World {
 
     /// Lets the broker's time run out.
     pub fn run_out_of_time(&mut self) {
-        self.xen.advance_ns(1_000_000_000);
+        self.xen.advance_ns(1_500_000_000);
         self.work();
     }
 

@@ -13,7 +13,7 @@ use dom0::Dom0;
 use dom0::Error;
 use dom0::xen::{HypercallError, Physdev, Rings};
 
-/// Worth a line: a stub waits for one second.
+/// Worth a line: a stub waits for a second and a half.
 const LONG: Duration = Duration::from_millis(500);
 
 /// A stub's announcement.

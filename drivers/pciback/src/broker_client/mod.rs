@@ -3,7 +3,7 @@
 //! The queue has frontends, not requests: what waits is in their pages. Cleanups, which are flags of functions and have a queue of their own, come
 //! first.
 //!
-//! A request that has waited for a second waits no longer, but a late answer must never be taken for that of the next request. So a
+//! A request that has waited for a second and a half waits no longer, but a late answer must never be taken for that of the next request. So a
 //! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
 //! free again: whichever of the two is answered then, and by which broker, a broker is there.
 
@@ -17,8 +17,8 @@ use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 use crate::platform::{self, Platform};
 use crate::requests::{BrokerAnswer, BrokerRequest};
 
-/// Time-out of a request. Guests wait twice as long.
-const PATIENCE_NS: u64 = 1_000_000_000;
+/// Time-out of a request. Guests give up after 2 s (xen-pcifront); this leaves time for the answer, and a dom0 that is busy as much as can be had.
+const PATIENCE_NS: u64 = 1_500_000_000;
 
 /// Time until a refused clean-up is asked for again: twice as long each time, up to 64 times.
 const RETRY_NS: u64 = 1_000_000_000;
@@ -195,7 +195,7 @@ impl<P: Platform> Broker<P> {
             (State::Asked { .. }, _) => return Availability::Busy,
             (State::Idle, Some(ring)) if platform.is_connected(ring.port) => return Availability::Free,
             (State::Idle, _) => "is not connected",
-            (State::Silent { .. }, _) => "has not answered within a second",
+            (State::Silent { .. }, _) => "has not answered within 1.5 s",
         };
         if !core::mem::replace(&mut self.is_absence_logged, true) {
             log::warn!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");

@@ -48,7 +48,7 @@ fn another_waits(fixture: &mut Fixture) -> Result<()> {
     println!("agent: the guest that waited got {code}: {}", String::from_utf8_lossy(&said).trim().replace('\n', " | "));
     // How fast is for the benchmarks to say: the guest that waits spins, and takes one of two emulated CPUs.
     ensure!(busy.reads * 10 > quiet.reads, "{}, and {} when nobody waits", busy.text, quiet.text);
-    // What the other guest waits for is a second.
+    // What the other guest waits for is a second and a half.
     ensure!(busy.longest < 500_000, "{}", busy.text);
     fixture.in_guest(&waiting, &write("7")).context("with the broker back")?;
     fixture.destroy(&reading)
