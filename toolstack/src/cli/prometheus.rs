@@ -46,9 +46,12 @@ impl Metrics {
 pub(crate) mod tests {
     use super::*;
 
-    /// Reads the format as its specification has it, and gives each sample: name, labels, value.
+    /// Name, labels, value.
+    type Sample = (String, Vec<(String, String)>, f64);
+
+    /// Reads the format as its specification has it.
     #[track_caller]
-    pub(crate) fn parse(text: &str) -> Vec<(String, Vec<(String, String)>, f64)> {
+    pub(crate) fn parse(text: &str) -> Vec<Sample> {
         let (mut samples, mut typed) = (Vec::new(), std::collections::BTreeMap::new());
         for line in text.lines() {
             if let Some(comment) = line.strip_prefix("# ") {

@@ -164,20 +164,18 @@ impl Created {
             // A console whose end cannot be seen is not waited for.
             host.wait_for(&[], EVER, || Ok((!matches!(console.try_wait(), Ok(None))).then_some(())))?;
         }
-        let mut gone_since = None;
-        while until_gone {
-            let is_over = || {
-                if unfinished_guests::find(host, &self.uuid)?.is_some() {
-                    gone_since = None;
-                    return Ok(None);
-                }
-                let since = *gone_since.get_or_insert(host.elapsed());
-                Ok((host.elapsed().saturating_sub(since) >= REBOOT).then_some(()))
-            };
-            if host.wait_for(&watched, EVER, is_over)?.is_some() {
-                break;
-            }
+        if !until_gone {
+            return Ok(());
         }
+        let mut gone_since = None;
+        host.wait_for(&watched, EVER, || {
+            if unfinished_guests::find(host, &self.uuid)?.is_some() {
+                gone_since = None;
+                return Ok(None);
+            }
+            let since = *gone_since.get_or_insert(host.elapsed());
+            Ok((host.elapsed().saturating_sub(since) >= REBOOT).then_some(()))
+        })?;
         Ok(())
     }
 }
