@@ -69,7 +69,14 @@ pub(crate) fn execute(
         BrokerCommand::ConfWrite => write(&work, request, &permitted),
         BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
         BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
-        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => work.disable(intx_off).map(|()| Answer::default()),
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => {
+            work.disable(intx_off)?;
+            // Nothing was written where nothing was on.
+            if work.vectors != Vectors::None {
+                check_after(&work)?;
+            }
+            Ok(Answer::default())
+        }
         BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
         BrokerCommand::Quiesce => {
             let resources = DeviceResources::gather(host, device)?;

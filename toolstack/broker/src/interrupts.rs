@@ -265,6 +265,23 @@ fn unmap_all(host: &Dom0, guest: DomId, pirqs: impl IntoIterator<Item = Pirq>) -
 /// vectors must go first. Nobody maps anything for the guest meanwhile.
 fn clean_up_vectors<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, settle: Settle<'_, E>) -> Result<(), E> {
     host.commit(&[vectors::begin_vector_cleanup(guest)])?;
+    let keep = vectors_of_others(host, guest, device, settle);
+    let cleanup = keep.map(|keep| {
+        let all = host.hypervisor.vector_pirqs();
+        unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq))
+    });
+    // Also where it failed: until then the guest gets no vectors.
+    host.commit(&vectors::end_vector_cleanup(guest))?;
+    Ok(cleanup??)
+}
+
+/// The interrupts of a guest that belong to its other devices, and the lines of all.
+fn vectors_of_others<E: From<Error>>(
+    host: &Dom0,
+    guest: DomId,
+    device: Sbdf,
+    settle: Settle<'_, E>,
+) -> Result<BTreeSet<u32>, E> {
     let mut keep = BTreeSet::new();
     for record in records::load(host)?.into_iter().filter(|record| record.frontend == Some(guest)) {
         let resources = DeviceResources::of_others(host, record.stub, &[record.device])?;
@@ -274,8 +291,5 @@ fn clean_up_vectors<E: From<Error>>(host: &Dom0, guest: DomId, device: Sbdf, set
             keep.extend(settle(record.device)?.pirqs().into_iter().map(|pirq| pirq.0));
         }
     }
-    let all = host.hypervisor.vector_pirqs();
-    let cleanup = unmap_all(host, guest, all.filter(|number| !keep.contains(number)).map(Pirq));
-    host.commit(&vectors::end_vector_cleanup(guest))?;
-    Ok(cleanup?)
+    Ok(keep)
 }

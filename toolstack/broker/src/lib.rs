@@ -317,12 +317,15 @@ impl<'a, R: Rings> Broker<'a, R> {
         for stub in gone {
             self.disconnect(stub);
             self.outside.watches.unwatch(&paths::announcements_dir(stub))?;
+            self.more_events = true;
             self.watched.remove(&stub);
             self.log.forget(stub);
         }
         for stub in stubs.union(&expected).copied() {
             if !self.watched.contains_key(&stub) {
                 self.outside.watches.watch(&paths::announcements_dir(stub))?;
+                // What came while it waited for the answer is there already, and wakes nobody.
+                self.more_events = true;
                 self.watched.insert(stub, Retry::default());
             }
         }

@@ -161,7 +161,9 @@ impl<P: Platform> Broker<P> {
         }
         let wait_ns = RETRY_NS << self.refusals.min(MAX_RETRY_SHIFT);
         self.refusals = self.refusals.saturating_add(1);
-        self.retry_ns = Some(platform.now_ns().saturating_add(wait_ns));
+        let at_ns = platform.now_ns().saturating_add(wait_ns);
+        // One device's refusals put off no other's.
+        self.retry_ns = Some(self.retry_ns.map_or(at_ns, |earlier| earlier.min(at_ns)));
     }
 
     /// Has what was refused looked for when its time has come.

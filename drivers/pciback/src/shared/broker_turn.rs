@@ -164,7 +164,9 @@ impl<P: Platform> Core<P> {
             device.finished(&job, verdict, is_delivered);
             match (job, verdict) {
                 // A guest that waits for its device to leave waits for no second try: the command does it.
-                (BrokerRequest::Disable, Verdict::Refused(_)) if is_leaving => device.cleanup = Cleanup::None,
+                (BrokerRequest::Disable, Verdict::Refused(_)) if is_leaving && device.cleanup == Cleanup::Disable => {
+                    device.cleanup = Cleanup::None;
+                }
                 (BrokerRequest::Disable, Verdict::Refused(_)) if device.cleanup == Cleanup::Disable => {
                     broker.cleanup_answered(platform, false);
                 }
