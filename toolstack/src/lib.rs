@@ -57,8 +57,8 @@ pub fn main() -> ExitCode {
         }
     };
     let (is_verbose, is_quiet) = match &cli.command {
-        cli::arguments::Command::Create(args) => (cli.verbose || args.debug, args.quiet),
-        _ => (cli.verbose, false),
+        cli::arguments::Command::Create(args) => (cli.verbose > 0 || args.debug, args.quiet),
+        _ => (cli.verbose > 0, false),
     };
     let terminal = Terminal::standard_error(is_verbose, is_quiet);
     let (words, is_wanted) = cli.command.report().unwrap_or_default();
@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
             cli::completions::print(*shell);
             Ok(())
         }
-        cli::arguments::Command::Doctor(args) => cli::command::doctor(&doctor::Opened::new(cli.verbose), args),
+        cli::arguments::Command::Doctor(args) => cli::command::doctor(&doctor::Opened::new(cli.verbose > 0), args),
         _ => run_on_host(&cli, terminal.clone(), &mut report),
     };
     host::terminal::release();
@@ -94,7 +94,7 @@ fn run_on_host(cli: &cli::arguments::Cli, terminal: Rc<Terminal>, report: &mut R
     let version = host::open::check()?;
     if let cli::arguments::Command::Serve { reclaim, .. } = &cli.command {
         let request = matches!(reclaim, cli::arguments::Reclaiming::Trigger).then(host::lock::reclaim_request);
-        return pcidom_broker::serve(version, cli.verbose, request).map_err(|error| match error {
+        return pcidom_broker::serve(version, cli.verbose > 0, request).map_err(|error| match error {
             error::HostError::BrokerRuns => error::Error::BrokerRuns(host::lock::broker_pid()),
             error => error.into(),
         });

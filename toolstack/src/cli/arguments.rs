@@ -19,8 +19,8 @@ use crate::records::export::ExportMode;
 #[command(name = "pcidom", version, after_help = exit_codes())]
 pub(crate) struct Cli {
     /// Print each step and each xenbus transition with the milliseconds since the start
-    #[arg(short, long, global = true)]
-    pub(crate) verbose: bool,
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
 
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -337,23 +337,22 @@ pub(crate) struct CreateArgs {
 }
 
 impl CreateArgs {
-    /// The file, if there is one, and the settings. As with xl, the first word is a file if there is no `=` in it.
+    /// The file, if there is one, and the settings. As with xl, the word without `=` is the file, wherever it stands.
     ///
     /// # Errors
-    /// Neither was given; a file twice.
+    /// Neither was given; more than one file.
     pub(crate) fn sources(&self) -> Result<(Option<PathBuf>, Vec<String>), Error> {
-        let is_file = |word: &&String| !word.contains('=');
-        let (file, settings) = match (&self.file, self.words.split_first().filter(|(first, _)| is_file(first))) {
-            (Some(file), None) => (Some(file.clone()), &self.words[..]),
-            (None, Some((first, rest))) => (Some(first.into()), rest),
-            (None, None) if !self.words.is_empty() => (None, &self.words[..]),
-            (None, None) => return Err(Error::Usage("a configuration is wanted: GUEST.cfg, or KEY=VALUE".to_owned())),
-            (Some(file), Some((first, _))) => {
-                let file = file.display();
-                return Err(Error::Usage(format!("one configuration is wanted, not {file} (-f) and {first}")));
+        let (settings, mut files): (Vec<String>, Vec<String>) =
+            self.words.iter().cloned().partition(|word| word.contains('='));
+        files.extend(self.file.iter().map(|file| file.display().to_string()));
+        match &files[..] {
+            [] if settings.is_empty() => {
+                Err(Error::Usage("a configuration is wanted: GUEST.cfg, or KEY=VALUE".to_owned()))
             }
-        };
-        Ok((file, settings.to_vec()))
+            [] => Ok((None, settings)),
+            [file] => Ok((Some(self.file.clone().unwrap_or_else(|| file.into())), settings)),
+            files => Err(Error::Usage(format!("one configuration is wanted, not {}", files.join(" and ")))),
+        }
     }
 
     /// Options that xl gets as they are.
@@ -533,7 +532,7 @@ mod tests {
     #[test]
     fn several_devices_go_to_one_guest() {
         let cli = parse("pcidom attach -v --timeout 2.5 web 00:05.0 0000:00:06.0@3,seize=1").unwrap();
-        assert!(cli.verbose);
+        assert_eq!(cli.verbose, 1);
         let Command::Attach(args) = cli.command else { panic!("not attach") };
         assert_eq!((args.backend.as_str(), args.domain.as_deref(), args.devices.len()), ("pcidom", Some("web"), 2));
         assert_eq!(args.timeout, Duration::from_millis(2500));
@@ -619,13 +618,17 @@ mod tests {
             args.sources()
         };
         let settings = || vec!["memory=64".to_owned(), "name='a'".to_owned()];
-        for line in
-            ["web.cfg memory=64 name='a'", "-f web.cfg memory=64 name='a'", "memory=64 name='a' --defconfig=web.cfg"]
-        {
+        for line in [
+            "web.cfg memory=64 name='a'",
+            "-f web.cfg memory=64 name='a'",
+            "memory=64 name='a' --defconfig=web.cfg",
+            "memory=64 web.cfg name='a'",
+        ] {
             assert_eq!(sources(line).unwrap(), (Some("web.cfg".into()), settings()), "{line}");
         }
         assert_eq!(sources("memory=64 name='a'").unwrap(), (None, settings()));
-        assert!(sources("").is_err() && sources("-f web.cfg other.cfg").is_err());
+        assert!(sources("").is_err() && sources("-f web.cfg other.cfg").is_err() && sources("a.cfg b.cfg").is_err());
+        assert_eq!(parse("pcidom -vvv list").unwrap().verbose, 3, "as xl takes it");
     }
 
     #[test]

@@ -123,6 +123,14 @@ impl<'a> Dom0<'a> {
         // A partition has what it is made of at its disk.
         let parts = [Some(path.as_path()), path.parent()];
         let mut found = BTreeSet::new();
+        // A disk with several paths is below none of its controllers; the subsystem has links to them.
+        let is_subsystem = |dir: &&Path| {
+            file_name(dir).is_some_and(|name| name.starts_with("nvme-subsys") && name != "nvme-subsystem")
+        };
+        if let Some(subsystem) = path.ancestors().find(is_subsystem) {
+            let controllers = entries(subsystem).into_iter().filter_map(|entry| fs::canonicalize(entry).ok());
+            found.extend(controllers.flat_map(|controller| functions_in(&controller)));
+        }
         for dir in parts.into_iter().flatten() {
             for slave in names(&dir.join("slaves")) {
                 found.extend(self.functions_of_block(&slave, depth - 1));
@@ -201,9 +209,9 @@ impl<'a> Dom0<'a> {
     }
 }
 
-/// The functions that a path in sysfs leads through. Of bridges nobody takes one.
+/// The function that a path in sysfs leads to: the last one in it, as those before it are bridges.
 fn functions_in(path: &Path) -> BTreeSet<Sbdf> {
-    path.iter().filter_map(|name| name.to_str()?.parse().ok()).collect()
+    path.iter().rev().find_map(|name| name.to_str()?.parse().ok()).into_iter().collect()
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {

@@ -141,13 +141,16 @@ impl SavedPlan {
 }
 
 impl SavedGuest {
-    /// The guest as it is called now.
+    /// The guest as it is now: the one of this UUID, or else of this name, since a guest whose configuration has no `uuid=` gets another one each time
+    /// that it is created. A number is no name: another guest may have it now.
     pub(crate) fn find(&self, host: &Host) -> Result<DomainName, Error> {
-        let by_uuid = match &self.uuid {
-            Some(uuid) => domain::with_uuid(host, uuid)?,
-            None => domain::find(host, &self.guest)?.map(|(guest, _)| guest),
+        let by_uuid = self.uuid.as_ref().map(|uuid| domain::with_uuid(host, uuid)).transpose()?.flatten();
+        let is_name = self.uuid.is_none() || self.guest.parse::<u16>().is_err();
+        let found = match by_uuid {
+            None if is_name => domain::find(host, &self.guest)?.map(|(guest, _)| guest),
+            found => found,
         };
-        by_uuid.ok_or_else(|| Error::NoSuchGuest(self.guest.clone()))
+        found.ok_or_else(|| Error::NoSuchGuest(self.guest.clone()))
     }
 
     /// The devices that it does not have (again).

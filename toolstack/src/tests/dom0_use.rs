@@ -191,3 +191,25 @@ fn every_command_that_takes_a_device_from_dom0_asks_and_can_be_told_to_take_it()
     creates().unwrap();
     machine.assert_no_violations();
 }
+
+#[test]
+fn a_card_behind_a_port_is_found_and_so_is_a_disk_with_several_paths() {
+    let machine = dom0();
+    // The port is a bridge, which nobody takes, and no second way to the network.
+    std::fs::remove_file(machine.tree.path().join("class/net/eth1")).unwrap();
+    machine.tree.write(format!("devices/pci0000:00/0000:00:1c.0/{CARD}/net/eth1/operstate"), "up\n");
+    machine.tree.link("class/net/eth1", &format!("../../devices/pci0000:00/0000:00:1c.0/{CARD}/net/eth1"));
+    routes(&machine, &["eth1"]);
+    assert!(refused(&machine, &[CARD]).unwrap().contains("its default route goes by eth1"));
+
+    let machine = dom0();
+    machine.tree.write(format!("devices/pci0000:00/{DISKS}/nvme/nvme7/cntlid"), "1\n");
+    let subsystem = "devices/virtual/nvme-subsystem/nvme-subsys7";
+    machine.tree.write(format!("{subsystem}/nvme7n1/dev"), "");
+    machine.tree.link(format!("{subsystem}/nvme7"), &format!("../../../pci0000:00/{DISKS}/nvme/nvme7"));
+    machine.tree.link("class/block/nvme7n1", &format!("../../{subsystem}/nvme7n1"));
+    machine.tree.link("dev/block/259:0", "../../class/block/nvme7n1");
+    machine.tree.write("root/dev/nvme7n1", "");
+    mounted(&machine, &["21 1 259:0 / / rw - ext4 /dev/nvme7n1 rw"]);
+    assert!(refused(&machine, &[DISKS]).unwrap().contains("its root file system is on nvme7n1"));
+}

@@ -77,6 +77,22 @@ fn what_guests_had_comes_back_as_it_was() {
 }
 
 #[test]
+fn a_guest_without_a_uuid_of_its_own_is_found_by_its_name() {
+    let machine = machine();
+    let plan = machine.tree.path().join("plan.json");
+    command(&machine, &format!("detach --all --plan {}", plan.display())).0.unwrap();
+    machine.with(|world| {
+        for (old, new, name) in [(WEB, 9, "web"), (DB, 10, "db")] {
+            world.destroy(old);
+            world.add_domain(xen_types::DomId(new), name);
+            world.write(&format!("/local/domain/{new}/vm"), &format!("/vm/5eed5eed-7f7b-4a55-8f4e-0000000000{new:02}"));
+        }
+    });
+    command(&machine, &format!("attach --plan {}", plan.display())).0.unwrap();
+    assert_eq!([E1000, EDU, NVME].map(|name| owner(&machine, name)), [9, 9, 10]);
+}
+
+#[test]
 fn one_guest_that_does_not_let_go_keeps_no_other_from_doing_so() {
     let machine = machine();
     let plan = machine.tree.path().join("plan.json");
