@@ -6,35 +6,32 @@ use std::time::Duration;
 use pcidom_broker::Manager;
 
 use crate::cli::arguments::BackendArgs;
-use crate::cli::turn::changing;
+use crate::cli::turn;
 use crate::create::config::Config;
 use crate::create::{self, Plan, Request};
 use crate::error::{Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::driver_domain::{DriverDomain, guests_to_start};
+use crate::ops::driver_domain::{self, DriverDomain, guests_to_start};
 use crate::ops::named_devices;
-use crate::records::configured_devices;
+use crate::records::configured_devices::{self, ConfiguredDevice};
 use crate::records::device_table;
 
 /// Runs the driver domain until it has ended, or SIGTERM.
 pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
-    let domain = DriverDomain { config: args.config.clone(), name: name_in(&args.config)? };
+    load_settings(host);
     if args.release {
-        return in_turn(host, || domain.release(host));
+        return in_turn(host, || driver_domain::release(host));
     }
+    let domain = DriverDomain { config: args.config.clone(), name: name_in(&args.config)? };
     let manager = Manager::from_environment();
     in_turn(host, || domain.create(host))?;
     let stub = domain.await_ready(host)?;
-    let configured = match configured_devices::load(&host.settings_file) {
-        Ok(configured) => configured,
-        // The driver domain is of use without them, and an admin who mends the file starts this again.
-        Err(error) => {
-            host.note(&error.to_string());
-            Vec::new()
-        }
-    };
-    let mut refused = 0;
+    // The driver domain is of use without those that the file does not name well, and an admin who mends it starts this again.
+    let (configured, wrong) = configured_devices::load(&host.settings_file);
+    wrong.iter().for_each(|error| host.note(&error.to_string()));
+    let mut refused = wrong.len();
+    let named = configured.len() + wrong.len();
     for device in &configured {
         if let Err(error) = in_turn(host, || domain.add(host, device)) {
             host.note(&format!("{} is not in the pool: {error}", device.device));
@@ -43,7 +40,7 @@ pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     }
     let status = match refused {
         0 => format!("{stub} serves"),
-        refused => format!("{stub} serves; {refused} of {} devices are not in the pool", configured.len()),
+        refused => format!("{stub} serves; {refused} of {named} devices are not in the pool"),
     };
     manager.ready(&status);
     host.note(&status);
@@ -60,6 +57,9 @@ pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
 /// # Errors
 /// That of the first that failed.
 pub(super) fn autostart(host: &Host, backend: &str, folder: &Path) -> Result<(), Error> {
+    load_settings(host);
+    let (configured, wrong) = configured_devices::load(&host.settings_file);
+    wrong.iter().for_each(|error| host.note(&error.to_string()));
     let mut first = Ok(());
     for file in guests_to_start(folder)? {
         let request = Request {
@@ -72,7 +72,7 @@ pub(super) fn autostart(host: &Host, backend: &str, folder: &Path) -> Result<(),
             for_xl: Vec::new(),
             console: false,
         };
-        match start(host, &request) {
+        match start(host, &request, &configured) {
             Ok(Started::Ours) => host.note(&format!("{} was created", file.display())),
             Ok(Started::NotOurs) => {}
             Err(error) => {
@@ -89,35 +89,48 @@ enum Started {
     NotOurs,
 }
 
-fn start(host: &Host, request: &Request) -> Result<Started, Error> {
+fn start(host: &Host, request: &Request, configured: &[ConfiguredDevice]) -> Result<Started, Error> {
     // What is wrong with a guest that is not ours is for xl to say.
     let Ok(plan) = Plan::read(request) else { return Ok(Started::NotOurs) };
-    if !is_ours(host, &plan)? || domain::find(host, plan.name())?.is_some() {
+    if !is_ours(host, &plan, configured)? || domain::find(host, plan.name())?.is_some() {
         return Ok(Started::NotOurs);
     }
+    // The driver domain may be starting again. Without it xendomains would give the devices to dom0's xen-pciback.
+    driver_domain::await_backend(host, &request.backend)?;
     match in_turn(host, || create::create(host, request, plan, &mut None)) {
         Ok(()) | Err(Error::NotYetUsed { .. }) => Ok(Started::Ours),
         Err(error) => Err(error),
     }
 }
 
-fn is_ours(host: &Host, plan: &Plan) -> Result<bool, Error> {
+/// Whether it has a device that is in a pool, or that the settings name. Of the latter another device at the same address is refused, as
+/// it is for the pool.
+fn is_ours(host: &Host, plan: &Plan, configured: &[ConfiguredDevice]) -> Result<bool, Error> {
     if plan.devices().is_empty() {
         return Ok(false);
     }
-    let configured = configured_devices::load(&host.settings_file).unwrap_or_default();
+    let mut is_ours = false;
     for spec in named_devices::to_attach(host, plan.devices())? {
-        let is_configured = configured.iter().any(|other| other.device == spec.device);
-        if is_configured || device_table::load_one(host, spec.device)?.is_some() {
-            return Ok(true);
+        let is_in_pool = device_table::load_one(host, spec.device)?.is_some();
+        let named = configured.iter().find(|other| other.device == spec.device);
+        if let (Some(named), false) = (named, is_in_pool) {
+            named.check_identity(host)?;
         }
+        is_ours |= is_in_pool || named.is_some();
     }
-    Ok(false)
+    Ok(is_ours)
+}
+
+/// A mistake in the settings stops no host from coming up: it is told, and the defaults hold.
+fn load_settings(host: &Host) {
+    if let Err(error) = host.load_settings() {
+        host.note(&format!("{error}; the defaults hold"));
+    }
 }
 
 /// A change in a turn of its own: other commands have theirs in between.
 fn in_turn(host: &Host, act: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-    let done = changing(host, None, |_| act());
+    let done = turn::in_turn(host, None, |_| act());
     host.unlock_commands();
     done
 }

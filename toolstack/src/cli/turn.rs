@@ -13,6 +13,15 @@ pub(super) fn changing(
     act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     host.load_settings()?;
+    in_turn(host, guest, act)
+}
+
+/// The same with the settings as they are.
+pub(super) fn in_turn(
+    host: &Host,
+    guest: Option<&str>,
+    act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
+) -> Result<(), Error> {
     host.lock_commands(guest)?;
     running_commands::run(host, || {
         unfinished_guests::settle(host)?;

@@ -68,23 +68,32 @@ impl DriverDomain {
     pub(crate) fn add(&self, host: &Host, configured: &ConfiguredDevice) -> Result<(), Error> {
         let device = configured.device;
         let record = device_table::load_one(host, device)?;
-        if record.is_none_or(|record| record.frontend.is_none()) {
+        if record.as_ref().is_none_or(|record| record.frontend.is_none()) {
             assignable::check_endpoint(host, device)?;
-            let found = host.sysfs.identity(device)?;
-            if !configured.identity.is_of(&found) {
-                let (found, wanted) = (found.to_string(), configured.identity.to_string());
-                return Err(Error::OtherDevice { device, found, wanted });
+            if let Err(error) = configured.check_identity(host) {
+                // One that the pool took again by its address, after the domain had ended.
+                if record.is_some() {
+                    assignable::remove(host, &[device], false)?;
+                }
+                return Err(error);
             }
             assignable::add_named(host, &[device], &self.name, configured.name.as_deref())?;
         }
         Ok(())
     }
 
-    /// Waits until the domain has ended, which is an error, or until this process is told to stop.
+    /// Waits until the domain has ended, which is an error, or until this process is told to stop. A domain that has shut down or crashed is taken away:
+    /// nobody else does it, and xendomains waits for that when the host goes down.
     pub(crate) fn watch(&self, host: &Host, stub: &DomainName) -> Result<(), Error> {
         let paths = [path::RELEASE_DOMAIN.to_owned()];
         host.watch_while(&paths, LOOK_AGAIN, || {
-            if self.has_ended(host, stub)? { Err(Error::StubWentAway(stub.clone())) } else { Ok(()) }
+            if !self.has_ended(host, stub)? {
+                return Ok(());
+            }
+            if domain::info(host, stub.id)?.is_some_and(|info| !info.dying) {
+                host.xl.destroy(stub.id)?;
+            }
+            Err(Error::StubWentAway(stub.clone()))
         })
     }
 
@@ -105,18 +114,6 @@ impl DriverDomain {
         }
     }
 
-    /// Gives all devices of the domain back to dom0's drivers; none if a guest has one of them.
-    pub(crate) fn release(&self, host: &Host) -> Result<(), Error> {
-        self.check_unused(host)?;
-        let stub = domain::find(host, &self.name)?.map(|(stub, _)| stub.id);
-        let (records, unassigned) = device_table::load_all(host)?;
-        let pooled = records.into_iter().filter(|record| Some(record.stub) == stub);
-        let unassigned = unassigned.into_iter().filter(|(_, backend)| *backend == self.name);
-        let devices: Vec<Sbdf> =
-            pooled.map(|record| record.device).chain(unassigned.map(|(device, _)| device)).collect();
-        assignable::remove(host, &devices, true)
-    }
-
     fn check_unused(&self, host: &Host) -> Result<(), Error> {
         let Some((stub, _)) = domain::find(host, &self.name)? else { return Ok(()) };
         let assigned =
@@ -126,6 +123,26 @@ impl DriverDomain {
             None => Ok(()),
         }
     }
+}
+
+/// Gives the devices of all pools back to dom0's drivers; none if a guest has one of them, whether or not its driver domain still runs.
+pub(crate) fn release(host: &Host) -> Result<(), Error> {
+    let (records, unassigned) = device_table::load_all(host)?;
+    for record in &records {
+        if let Some(guest) = record.frontend {
+            return Err(Error::AlreadyAssigned { device: record.device, owner: domain::named(host, guest)? });
+        }
+    }
+    let pooled = records.into_iter().map(|record| record.device);
+    let devices: Vec<Sbdf> = pooled.chain(unassigned.into_iter().map(|(device, _)| device)).collect();
+    assignable::remove(host, &devices, true)
+}
+
+/// Waits until a backend of this name serves, for as long as one takes that is created anew.
+pub(crate) fn await_backend(host: &Host, name: &str) -> Result<(), Error> {
+    let paths = [path::INTRODUCE_DOMAIN.to_owned(), path::RELEASE_DOMAIN.to_owned()];
+    let found = host.wait_for(&paths, UNTIL_READY, || Ok(ready_stub(host, name)?))?;
+    found.map(drop).ok_or_else(|| Error::StubNotRunning(name.to_owned()))
 }
 
 /// Files of guests to start with the host, in the order of their names. What editors and packages leave is none of them.

@@ -6,6 +6,7 @@ use std::path::Path;
 use xen_types::Sbdf;
 
 use crate::error::{Error, HostError};
+use crate::host::Host;
 use crate::records::device_spec::parse_name;
 use crate::records::device_words::parse_function;
 use crate::sysfs::identity::{Identity, parse_serial};
@@ -44,16 +45,27 @@ impl ConfiguredDevice {
         }
         Ok(configured)
     }
+
+    /// Refuses another device at the same address, with both told.
+    pub(crate) fn check_identity(&self, host: &Host) -> Result<(), Error> {
+        let found = host.sysfs.identity(self.device)?;
+        if self.identity.is_of(&found) {
+            return Ok(());
+        }
+        let (found, wanted) = (found.to_string(), self.identity.to_string());
+        Err(Error::OtherDevice { device: self.device, found, wanted })
+    }
 }
 
-/// All devices of the settings file; none if there is no file. The first error is that of its line.
-pub(crate) fn load(path: &Path) -> Result<Vec<ConfiguredDevice>, Error> {
+/// The devices of the settings file, none if there is no file, and the errors of lines that name none. One line that is wrong takes no other
+/// device out of the pool.
+pub(crate) fn load(path: &Path) -> (Vec<ConfiguredDevice>, Vec<Error>) {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        Err(source) => return Err(HostError::File { path: path.to_owned(), source }.into()),
+        Err(source) => return (Vec::new(), vec![HostError::File { path: path.to_owned(), source }.into()]),
     };
-    let mut devices: Vec<ConfiguredDevice> = Vec::new();
+    let (mut devices, mut errors): (Vec<ConfiguredDevice>, Vec<Error>) = Default::default();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default();
         let Some((key, value)) = line.split_once('=') else { continue };
@@ -61,13 +73,17 @@ pub(crate) fn load(path: &Path) -> Result<Vec<ConfiguredDevice>, Error> {
             continue;
         }
         let fail = |what: String| Error::Config { place: format!("{}:{number}", path.display()), what };
-        let device = ConfiguredDevice::parse(value.trim()).map_err(|error| fail(format!("device: {error}")))?;
-        if devices.iter().any(|other| other.device == device.device) {
-            return Err(fail(format!("device: {} is there twice", device.device)));
+        match ConfiguredDevice::parse(value.trim()) {
+            Err(error) => errors.push(fail(format!("device: {error}"))),
+            // The same once more is what `pcidom identify … | tee -a` leaves.
+            Ok(device) if devices.contains(&device) => {}
+            Ok(device) if devices.iter().any(|other| other.device == device.device) => {
+                errors.push(fail(format!("device: {} is there twice, and the first line counts", device.device)));
+            }
+            Ok(device) => devices.push(device),
         }
-        devices.push(device);
     }
-    Ok(devices)
+    (devices, errors)
 }
 
 #[cfg(test)]
@@ -75,19 +91,24 @@ mod tests {
     use super::*;
     use crate::fake::TempTree;
 
-    fn parsed(text: &str) -> Result<Vec<ConfiguredDevice>, String> {
+    fn parsed(text: &str) -> (Vec<ConfiguredDevice>, Vec<String>) {
         let tree = TempTree::new();
         tree.write("pcidom.conf", text);
-        load(&tree.path().join("pcidom.conf"))
-            .map_err(|error| error.to_string().replace(&tree.path().display().to_string(), ""))
+        let (devices, errors) = load(&tree.path().join("pcidom.conf"));
+        let root = tree.path().display().to_string();
+        (devices, errors.iter().map(|error| error.to_string().replace(&root, "")).collect())
     }
 
     #[test]
     fn devices_are_named_with_their_identity() {
-        assert_eq!(parsed("audit = all\n# device = 00:01.0\n").unwrap(), []);
-        assert_eq!(load(Path::new("/nonexistent/pcidom.conf")).unwrap(), []);
-        let devices =
-            parsed("device = 05:00.0\ndevice=0001:02:03.4, vendor=8086,device=10d3 ,serial=52-54-00-ff-ff-12-34-56,name=nic0 # x").unwrap();
+        assert_eq!(parsed("audit = all\n# device = 00:01.0\n"), (vec![], vec![]));
+        assert!(
+            matches!(&load(Path::new("/nonexistent/pcidom.conf")), (devices, errors) if devices.is_empty() && errors.is_empty())
+        );
+        let (devices, errors) = parsed(
+            "device = 05:00.0\ndevice=0001:02:03.4, vendor=8086,device=10d3 ,serial=52-54-00-ff-ff-12-34-56,name=nic0 # x",
+        );
+        assert_eq!(errors, [""; 0]);
         assert_eq!(devices[0].identity, Identity::default());
         let second = &devices[1];
         assert_eq!((second.device.to_string().as_str(), second.name.as_deref()), ("0001:02:03.4", Some("nic0")));
@@ -95,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line() {
+    fn what_is_wrong_is_told_with_its_line_and_takes_nothing_else_away() {
         for (text, said) in [
             ("\ndevice = 05:00", "/pcidom.conf:2: device: \"05:00\": "),
             ("device = 05:00.0,vendor=86", "/pcidom.conf:1: device: want vendor=ID"),
@@ -103,8 +124,10 @@ mod tests {
             ("device = 05:00.0,colour=red", "/pcidom.conf:1: device: want vendor=ID"),
             ("device = 05:00.0\ndevice = 0000:05:00.0,name=x", "/pcidom.conf:2: device: 0000:05:00.0 is there twice"),
         ] {
-            let error = parsed(text).unwrap_err();
-            assert!(error.starts_with(said), "{error}");
+            let (_, errors) = parsed(text);
+            assert!(matches!(&errors[..], [error] if error.starts_with(said)), "{errors:?}");
         }
+        let (devices, errors) = parsed("device = nonsense\ndevice = 05:00.0\ndevice = 06:00.0\ndevice = 05:00.0\n");
+        assert_eq!((devices.len(), errors.len()), (2, 1), "the same line twice is one device: {errors:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{add_all, attach_to_web};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
-use crate::ops::driver_domain::{DriverDomain, guests_to_start};
+use crate::ops::driver_domain::{DriverDomain, guests_to_start, release};
 use crate::ops::recover::reclaim;
 use crate::records::configured_devices::ConfiguredDevice;
 
@@ -42,6 +42,16 @@ fn a_driver_domain_that_runs_is_adopted_and_one_that_has_crashed_is_replaced() {
     // Who watches it ends, and systemd starts it again.
     assert!(matches!(domain.watch(&machine.host, &next), Err(Error::StubWentAway(gone)) if gone == next));
     assert!(matches!(domain.await_ready(&machine.host), Err(Error::StubNotRunning(_))));
+}
+
+#[test]
+fn a_driver_domain_that_was_shut_down_is_taken_away_by_who_watches_it() {
+    let machine = Machine::new();
+    let domain = driver_domain(&machine);
+    let stub = domain.await_ready(&machine.host).unwrap();
+    machine.with(|world| world.domains.get_mut(&STUB).unwrap().shutdown = true);
+    assert!(matches!(domain.watch(&machine.host, &stub), Err(Error::StubWentAway(gone)) if gone == stub));
+    machine.with(|world| assert!(!world.domains.contains_key(&STUB)));
 }
 
 #[test]
@@ -88,9 +98,12 @@ fn a_driver_domain_with_guests_is_neither_ended_nor_emptied() {
     attach_to_web(&machine, &[EDU]).unwrap();
     let before = machine.dump();
     assert!(!domain.stop(&machine.host).unwrap());
-    let error = domain.release(&machine.host).unwrap_err();
-    assert_eq!(error.to_string(), "pcidom (domain 3) serves 0000:00:06.0 to web (domain 5)");
+    let error = release(&machine.host).unwrap_err();
+    assert!(error.to_string().contains("0000:00:06.0") && error.to_string().contains("web (domain 5)"), "{error}");
     machine.dump().assert_same(&before, "nothing happened");
+    // Also where the driver domain has died: the guest may still do DMA.
+    machine.with(|world| world.destroy(STUB));
+    release(&machine.host).unwrap_err();
 }
 
 #[test]
@@ -98,7 +111,7 @@ fn released_devices_are_dom0s_again_and_then_the_domain_ends() {
     let machine = Machine::new();
     let domain = driver_domain(&machine);
     crate::ops::assignable::add(&machine.host, &[SATA, EDU].map(device), "pcidom").unwrap();
-    domain.release(&machine.host).unwrap();
+    release(&machine.host).unwrap();
     assert_eq!(machine.host.sysfs.driver(device(SATA)).as_deref(), Some("ahci"));
     machine.with(|world| assert_eq!(world.children("/tool/pcidom/device"), [""; 0]));
     assert!(domain.stop(&machine.host).unwrap());
@@ -108,7 +121,7 @@ fn released_devices_are_dom0s_again_and_then_the_domain_ends() {
     crate::ops::assignable::add(&machine.host, &[SATA, E1000, NVME].map(device), "pcidom").unwrap();
     machine.with(|world| world.destroy(STUB));
     reclaim(&machine.host).unwrap();
-    driver_domain(&machine).release(&machine.host).unwrap();
+    release(&machine.host).unwrap();
     assert_eq!(machine.host.sysfs.driver(device(SATA)).as_deref(), Some("ahci"));
     machine.with(|world| assert_eq!(world.children("/tool/pcidom/device"), [""; 0]));
     machine.assert_no_violations();

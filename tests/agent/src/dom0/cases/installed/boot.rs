@@ -22,9 +22,9 @@ fn order(fixture: &mut Fixture) -> Result<()> {
     }
     let ready = fixture.moment(BACKEND, "ActiveEnterTimestampMonotonic")?;
     let broker = fixture.moment(BROKER, "ActiveEnterTimestampMonotonic")?;
-    let guests = fixture.moment(GUESTS, "ExecMainStartTimestampMonotonic")?;
+    let guests = fixture.moment(GUESTS, "InactiveExitTimestampMonotonic")?;
     let created = fixture.moment(GUESTS, "ActiveEnterTimestampMonotonic")?;
-    let others = fixture.moment(XENDOMAINS, "ExecMainStartTimestampMonotonic")?;
+    let others = fixture.moment(XENDOMAINS, "InactiveExitTimestampMonotonic")?;
     ensure!(
         broker <= ready && ready <= guests && created <= others,
         "broker {broker}, driver domain {ready}, guests {guests} to {created}, xendomains {others}"
