@@ -107,9 +107,8 @@ impl Toolstack for Xl {
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
-        let text = saved_configuration(Path::new(USERDATA), domain)
-            .or_else(|| ask("xl", &["list", "-l", &domain.to_string()]))?;
-        serde_json::from_str(&text).ok()
+        saved_configuration(Path::new(USERDATA), domain)
+            .or_else(|| serde_json::from_str(&ask("xl", &["list", "-l", &domain.to_string()])?).ok())
     }
 
     fn messages(&self) -> Option<String> {
@@ -131,13 +130,14 @@ impl Toolstack for Xl {
 const USERDATA: &str = "/var/lib/xen";
 
 /// What libxl has noted of a domain's configuration (the user data `libxl-json` of `libxl.h`), which `xl list -l` shows: to start xl takes longer than the
-/// rest of an attach. `None` where there is not just one such file: one may be left of a domain that had this number before.
-fn saved_configuration(folder: &Path, domain: DomId) -> Option<String> {
+/// rest of an attach. `None` where there is not just one such file, as one may be left of a domain that had this number before, or where it is no JSON.
+fn saved_configuration(folder: &Path, domain: DomId) -> Option<serde_json::Value> {
     let is_ours = |name: &str| name.starts_with(&format!("userdata-d.{domain}.")) && name.ends_with(".libxl-json");
     let entries = fs::read_dir(folder).ok()?.flatten();
     let mut ours = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_ours));
     match (ours.next(), ours.next()) {
-        (Some(file), None) => fs::read_to_string(file.path()).ok(),
+        // A C string, with the NUL at its end (`libxl__set_domain_configuration`).
+        (Some(file), None) => serde_json::from_str(fs::read_to_string(file.path()).ok()?.trim_end_matches('\0')).ok(),
         _ => None,
     }
 }
@@ -195,12 +195,14 @@ mod tests {
         let tree = crate::fake::TempTree::new();
         let read = |id| saved_configuration(tree.path(), DomId(id));
         assert_eq!(read(5), None);
-        tree.write("userdata-d.5.6d1b.libxl-json", "{}");
+        tree.write("userdata-d.5.6d1b.libxl-json", "{}\0");
         tree.write("userdata-d.55.6d1c.libxl-json", "{\"c_info\": {}}");
         tree.write("userdata-n.6.6d1d.libxl-json", "{}");
         tree.write("userdata-d.6.6d1d.xl", "name = 'x'");
-        assert_eq!(read(5).as_deref(), Some("{}"));
+        assert_eq!(read(5), Some(serde_json::json!({})));
         assert_eq!(read(6), None);
+        tree.write("userdata-d.7.6d1e.libxl-json", "{\"half\": ");
+        assert_eq!(read(7), None);
         // Of a domain that had the number before the host crashed.
         tree.write("userdata-d.5.0000.libxl-json", "{}");
         assert_eq!(read(5), None);
