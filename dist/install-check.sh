@@ -30,7 +30,7 @@ bash -n "$prefix/share/bash-completion/completions/pcidom" || fail "bash does no
 # What bash would offer behind `pcidom a`.
 offered=$(bash -c '. "$1"; COMP_WORDS=(pcidom a); COMP_CWORD=1; _pcidom pcidom a pcidom; echo "${COMPREPLY[*]}"' \
 	bash "$prefix/share/bash-completion/completions/pcidom")
-[ "$offered" = "attach assignable" ] || fail "bash offers \"$offered\" behind \"pcidom a\""
+[ "$offered" = "attach assignable autostart" ] || fail "bash offers \"$offered\" behind \"pcidom a\""
 if command -v man >/dev/null 2>&1; then
 	for page in "$prefix"/share/man/man?/*; do
 		warnings=$(MANWIDTH=100 man --warnings -E UTF-8 -l "$page" 2>&1 >/dev/null) || fail "man cannot show $page"
