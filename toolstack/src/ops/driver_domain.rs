@@ -14,6 +14,7 @@ use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
+use crate::ops::wait::{Awaited, wait};
 use crate::records::configured_devices::ConfiguredDevice;
 use crate::records::device_table;
 
@@ -140,9 +141,7 @@ pub(crate) fn release(host: &Host) -> Result<(), Error> {
 
 /// Waits until a backend of this name serves, for as long as one takes that is created anew.
 pub(crate) fn await_backend(host: &Host, name: &str) -> Result<(), Error> {
-    let paths = [path::INTRODUCE_DOMAIN.to_owned(), path::RELEASE_DOMAIN.to_owned()];
-    let found = host.wait_for(&paths, UNTIL_READY, || Ok(ready_stub(host, name)?))?;
-    found.map(drop).ok_or_else(|| Error::StubNotRunning(name.to_owned()))
+    wait(host, &Awaited::Ready { backend: name.to_owned() }, UNTIL_READY)
 }
 
 /// Files of guests to start with the host, in the order of their names. What editors and packages leave is none of them.

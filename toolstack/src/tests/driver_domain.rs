@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{add_all, attach_to_web};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
-use crate::ops::driver_domain::{DriverDomain, guests_to_start, release};
+use crate::ops::driver_domain::{DriverDomain, await_backend, guests_to_start, release};
 use crate::ops::recover::reclaim;
 use crate::records::configured_devices::ConfiguredDevice;
 
@@ -136,4 +136,13 @@ fn guests_start_in_the_order_of_their_names_without_what_editors_leave() {
         machine.tree.write(format!("auto/{name}"), "");
     }
     assert_eq!(guests_to_start(&folder).unwrap(), ["10-db", "20-web"].map(|name| folder.join(name)));
+}
+
+#[test]
+fn guests_wait_for_a_driver_domain_that_is_created_anew() {
+    let machine = Machine::new();
+    await_backend(&machine.host, "pcidom").unwrap();
+    machine.with(|world| world.destroy(STUB));
+    let error = await_backend(&machine.host, "pcidom").unwrap_err();
+    assert!(error.to_string().contains("the backend pcidom is not ready"), "{error}");
 }

@@ -65,6 +65,7 @@ fn readme(fixture: &mut Fixture) -> Result<()> {
 fn upgrade(fixture: &mut Fixture) -> Result<()> {
     const READS: u32 = 20_000;
     let guest = fixture.running_guest()?;
+    fixture.in_guest(&guest, "load nvme")?;
     let stub = fixture.driver_domain()?;
     let broker = fixture.property(BROKER, "MainPID")?;
     let before = fixture.run("dpkg-query", &["-W", "-f", "${Version}", "pcidom"])?;
@@ -87,6 +88,7 @@ fn upgrade(fixture: &mut Fixture) -> Result<()> {
 
 fn refused_removal(fixture: &mut Fixture) -> Result<()> {
     let guest = fixture.running_guest()?;
+    fixture.in_guest(&guest, "load nvme")?;
     let error = fixture.type_in(".", "sudo apt remove -y pcidom 2>&1").err().context("it was removed")?.to_string();
     ensure!(error.contains("take them away first"), "{error}");
     for unit in [BROKER, BACKEND] {
@@ -98,6 +100,7 @@ fn refused_removal(fixture: &mut Fixture) -> Result<()> {
 
 fn purge(fixture: &mut Fixture) -> Result<()> {
     let guest = fixture.running_guest()?;
+    fixture.in_guest(&guest, "load nvme")?;
     fixture.in_guest(&guest, "unload nvme")?;
     fixture.type_in(".", &format!("sudo pcidom detach {GUEST} 05:00.0"))?;
     fixture.destroy(&guest)?;
