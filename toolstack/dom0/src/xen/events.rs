@@ -2,13 +2,13 @@
 
 use core::ffi::{c_int, c_uint, c_void};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 
 use libloading::Library;
 use rustix::fs::OFlags;
 use xen_types::{DomId, Errno, Port};
 
-use super::library::{check, last_errno, load};
+use super::library::{check, last_errno, load, silent};
 use super::{HypercallError, OpenError, XenVersion};
 use crate::library_symbol;
 
@@ -52,8 +52,8 @@ impl Events {
             pending: library_symbol!(library, "xenevtchn_pending"),
             unmask: library_symbol!(library, "xenevtchn_unmask"),
         };
-        // SAFETY: a null logger means "to stderr", no flags; both documented in xenevtchn.h.
-        let handle = NonNull::new(unsafe { open(null_mut(), 0) });
+        // SAFETY: a logger that lives for ever (`silent`), no flags.
+        let handle = NonNull::new(unsafe { open(silent(), 0) });
         let handle = handle.ok_or_else(|| OpenError::Refused("xenevtchn_open", last_errno()))?;
         let events = Self { handle, functions, _library: library };
         // `xenevtchn_pending` reads from the descriptor, and would wait there (xenevtchn.h).

@@ -1,13 +1,13 @@
 //! Pages of stubs through libxengnttab.
 
 use core::ffi::{c_int, c_uint, c_void};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 use std::rc::Rc;
 
 use libloading::Library;
 use xen_types::{DomId, GrantRef};
 
-use super::library::{last_errno, load};
+use super::library::{last_errno, load, silent};
 use super::{HypercallError, OpenError, XenVersion};
 use crate::library_symbol;
 
@@ -49,8 +49,8 @@ impl Grants {
             map: library_symbol!(library, "xengnttab_map_grant_ref"),
             unmap: library_symbol!(library, "xengnttab_unmap"),
         };
-        // SAFETY: a null logger means "to stderr", no flags; both documented in xengnttab.h.
-        let handle = NonNull::new(unsafe { open(null_mut(), 0) });
+        // SAFETY: a logger that lives for ever (`silent`), no flags.
+        let handle = NonNull::new(unsafe { open(silent(), 0) });
         let handle = handle.ok_or_else(|| OpenError::Refused("xengnttab_open", last_errno()))?;
         Ok(Self(Rc::new(Gnttab { handle, functions, _library: library })))
     }

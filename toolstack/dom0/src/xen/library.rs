@@ -1,6 +1,6 @@
 //! Xen's libraries, loaded at run time.
 
-use core::ffi::c_int;
+use core::ffi::{c_int, c_void};
 use std::path::PathBuf;
 
 use libloading::Library;
@@ -40,6 +40,19 @@ macro_rules! library_symbol {
         // module's text says); the pointer lives beside the `Library`, which keeps the code loaded.
         *unsafe { library.get(name) }.map_err(|_| $crate::xen::OpenError::NoSymbol($name))?
     }};
+}
+
+/// `struct xentoollog_logger` (`xentoollog.h`): three functions that return nothing. One that takes no arguments may stand for each of
+/// them, because on x86-64 the caller cleans up (System V ABI §3.2.3).
+static SILENT: [extern "C" fn(); 3] = [nothing; 3];
+
+extern "C" fn nothing() {}
+
+/// The logger for a library's `open`: it writes nothing. What fails is told by errno, and our own log counts what comes again; by
+/// themselves the libraries write a line to stderr for each call that fails, as often as a stub can have one fail.
+pub(super) fn silent() -> *mut c_void {
+    // The libraries keep the pointer and call through it; they write nothing to what it points at.
+    (&raw const SILENT).cast_mut().cast()
 }
 
 /// The errno that the C library left behind.

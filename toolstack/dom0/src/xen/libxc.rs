@@ -5,13 +5,13 @@
 
 use core::ffi::{c_int, c_uint, c_void};
 use std::path::PathBuf;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use libloading::Library;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use super::library::{check, last_errno, load};
+use super::library::{check, last_errno, load, silent};
 use super::{DomainInfo, HypercallError, Hypervisor, OpenError, XenVersion};
 use crate::library_symbol;
 
@@ -70,8 +70,8 @@ impl Libxc {
             unmap_pirq: library_symbol!(library, "xc_physdev_unmap_pirq"),
             test_assign: library_symbol!(library, "xc_test_assign_device"),
         };
-        // SAFETY: null loggers mean "to stderr", no flags; both documented at the prototype.
-        let handle = unsafe { open(null_mut(), null_mut(), 0) };
+        // SAFETY: a logger that lives for ever (`silent`), no flags.
+        let handle = unsafe { open(silent(), silent(), 0) };
         let handle = Handle::new(handle).ok_or_else(|| OpenError::Refused("xc_interface_open", last_errno()))?;
         Ok(Self { handle, functions, version, library })
     }

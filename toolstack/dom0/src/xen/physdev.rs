@@ -5,12 +5,12 @@
 
 use core::ffi::{c_int, c_uint, c_void};
 use std::mem::{offset_of, size_of};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 
 use libloading::Library;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use super::library::{check, last_errno, load};
+use super::library::{check, last_errno, load, silent};
 use super::{HypercallError, OpenError, Physdev, Vector, XenVersion};
 use crate::library_symbol;
 
@@ -110,8 +110,8 @@ impl Libxencall {
             call2: library_symbol!(library, "xencall2"),
             free_buffer: library_symbol!(library, "xencall_free_buffer"),
         };
-        // SAFETY: a null logger means "to stderr", no flags; both documented in xencall.h.
-        let handle = NonNull::new(unsafe { open(null_mut(), 0) });
+        // SAFETY: a logger that lives for ever (`silent`), no flags.
+        let handle = NonNull::new(unsafe { open(silent(), 0) });
         let handle = handle.ok_or_else(|| OpenError::Refused("xencall_open", last_errno()))?;
         // SAFETY: `handle` was just opened.
         let Some(buffer) = NonNull::new(unsafe { alloc(handle, BUFFER_BYTES) }) else {
