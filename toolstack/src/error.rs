@@ -5,6 +5,7 @@ use std::time::Duration;
 pub(crate) use ::dom0::domain::DomainName;
 pub(crate) use ::dom0::{Error as HostError, Seconds};
 
+use pcidom_abi::{Fit, PartVersion};
 use xen_types::{Errno, Sbdf};
 use xenstore::XenbusState;
 
@@ -23,6 +24,22 @@ pub(crate) enum ExitCause {
     NotPermitted = 4,
     /// Another broker is running, and one is enough.
     BrokerRuns = 5,
+}
+
+/// A part that a command has to do with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Backend(DomainName),
+    Broker,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backend(stub) => write!(f, "the backend {stub}"),
+            Self::Broker => f.write_str("the broker"),
+        }
+    }
 }
 
 /// Everything that can stop a command.
@@ -71,6 +88,8 @@ pub(crate) enum Error {
     StubNotRunning(String),
     #[error("the backend {0} is running but has not announced that it is ready")]
     StubNotReady(DomainName),
+    #[error("{part} is of release {theirs}, which this command of {} does not understand", PartVersion::own())]
+    OtherVersion { part: Part, theirs: PartVersion, fit: Fit },
     #[error("the backend {stub} refuses {device}: {reason}")]
     StubRefuses { stub: DomainName, device: Sbdf, reason: String },
     #[error("the backend {stub} did not answer within {}: {waiting_for}", Seconds(*.after))]
@@ -232,6 +251,18 @@ impl Error {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }
             Self::PoolFull { .. } => "start another driver domain for the rest, and name it with --backend".to_owned(),
+            Self::OtherVersion { part: Part::Broker, fit: Fit::Older, .. } => {
+                "`systemctl restart pcidom` starts the broker that is installed".to_owned()
+            }
+            Self::OtherVersion { part: Part::Broker, .. } => "install the release that the broker is of".to_owned(),
+            Self::OtherVersion { fit: Fit::Older, .. } => {
+                "when no guest has devices of it, `systemctl restart pcidom-backend` creates it \
+                 anew from the image that is installed"
+                    .to_owned()
+            }
+            Self::OtherVersion { .. } => {
+                "install the release that the backend is of, or create it anew from the image of this one".to_owned()
+            }
             Self::StubNotReady(stub) => format!("look at its console: `xl console {}`", stub.id),
             Self::StubRefuses { device, .. } => {
                 format!("`pcidom assignable remove {device}` and `add` prepare the device anew")
@@ -296,6 +327,11 @@ impl Error {
             }
             Self::GuestHalfClosed { .. } => "once it has finished or is gone, run the same command again".to_owned(),
             Self::GuestRefused { .. } => "look at the guest's kernel log".to_owned(),
+            // libxl waits for the terminal of a PV domain's console (`console_xswait_callback`, libxl_create.c).
+            Self::Xl { said, .. } if said.contains("console tty") => {
+                "xl creates no domain without xenconsoled: see that it runs in dom0 (`systemctl restart xenconsoled`, on Debian `/etc/init.d/xen restart`)"
+                    .to_owned()
+            }
             Self::Host(HostError::Hypercall { source, .. }) => refusal_hint(source.errno).to_owned(),
             Self::Host(HostError::File { source, .. }) => file_hint(source.raw_os_error().map(Errno)).to_owned(),
             Self::Host(HostError::Store(failure)) => store_hint(&failure.why).to_owned(),
@@ -371,6 +407,14 @@ mod tests {
     use std::io;
 
     use crate::store::StoreFailure;
+
+    #[test]
+    fn a_missing_xenconsoled_is_named() {
+        let said = "libxl: error: libxl_create.c:1976:console_xswait_callback: domain 17 console tty: timed out";
+        let error = Error::Xl { what: "create", said: said.to_owned() };
+        assert!(error.hint().unwrap().starts_with("xl creates no domain without xenconsoled"));
+        assert_eq!(Error::Xl { what: "create", said: "no memory".to_owned() }.hint(), None);
+    }
 
     #[test]
     fn numbers_of_xen_the_kernel_and_xenstored_have_hints() {

@@ -3,7 +3,7 @@
 use crate::error::{Error, HostError};
 
 /// Codes and their meaning, for the manual and for docs/schema/result.json.
-pub const ERROR_CODES: [(&str, &str); 63] = [
+pub const ERROR_CODES: [(&str, &str); 64] = [
     ("E_ALREADY_ASSIGNED", "another guest has the device"),
     ("E_BACKEND_GAVE_UP", "the backend gave up the guest's connection"),
     ("E_BACKEND_GONE", "the guest has devices of a backend that is gone"),
@@ -52,6 +52,7 @@ pub const ERROR_CODES: [(&str, &str); 63] = [
     ("E_NO_UUID", "the guest has no UUID by which devices could follow it"),
     ("E_OTHER_EXPORT", "the guest sees its devices in another mode"),
     ("E_OTHER_POOL", "the device is in another backend's pool"),
+    ("E_OTHER_VERSION", "the broker or the backend is of a release that this command does not understand"),
     ("E_OWNED_ELSEWHERE", "Xen says that another domain has the device"),
     ("E_PHYSICAL_FUNCTION_AWAY", "the device's physical function is for guests too"),
     ("E_POOL_FULL", "the backend's pool is full"),
@@ -92,6 +93,7 @@ impl Error {
             Self::BackendGone { .. } => "E_BACKEND_GONE",
             Self::StubNotRunning(_) => "E_NO_BACKEND",
             Self::StubNotReady(_) => "E_BACKEND_NOT_READY",
+            Self::OtherVersion { .. } => "E_OTHER_VERSION",
             Self::StubRefuses { .. } => "E_BACKEND_REFUSES",
             Self::StubSilent { .. } => "E_BACKEND_SILENT",
             Self::StubWentAway(_) => "E_BACKEND_WENT_AWAY",

@@ -15,6 +15,7 @@
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |
 //! | [`statistics`] | queries to a stub and its answers |
 //! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
+//! | [`PartVersion`], [`ANNOUNCEMENT`] | what each part says of itself, and who understands whom |
 //!
 //! The nodes of a frontend's and a backend's directory are libxl's and the guests' own: they are in the crate `xenstore`. One node there is
 //! ours: [`EXPORT`].
@@ -39,6 +40,7 @@ mod pool_state;
 mod process;
 mod ring;
 mod vectors;
+mod version;
 
 pub mod paths;
 pub mod pool;
@@ -63,10 +65,7 @@ pub use pool_state::PoolState;
 pub use process::ProcessId;
 pub use ring::{BrokerCommand, Features};
 pub use vectors::Vectors;
-
-/// Which contract this is. It is raised when a part that knows the former one would misread a node, a path or a request; an addition that
-/// the other parts can ignore does not raise it. `tests/contract.rs` holds a copy of the contract, so that a change of it is noticed.
-pub const VERSION: u32 = 1;
+pub use version::{ANNOUNCEMENT, Fit, PartVersion, VERSION};
 
 /// The text is not of the form that the node or the page has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -71,6 +71,11 @@ pub const PAUSED: &str = "/tool/pcidom/paused";
 /// The guests that `pcidom create` is making.
 pub const CREATIONS: &str = "/tool/pcidom/create";
 
+/// What the broker that was started last announces, a [`crate::PartVersion`].
+pub const BROKER: &str = "/tool/pcidom/broker";
+/// The devices that xl shall give to nobody although no stub has them, each with the reason.
+pub const HELD: &str = "/tool/pcidom/held";
+
 paths! {
     /// Path patterns below [`TOOL`], with names for their variable components.
     TOOL_PATHS;
@@ -88,6 +93,8 @@ paths! {
     paused_node(domain: DomId) = "/tool/pcidom/paused/{domain}";
     /// A guest that is being made: its [`crate::CreationProgress`].
     creation_node(uuid: &str) = "/tool/pcidom/create/{uuid}";
+    /// Why xl shall not give a device to anybody.
+    held_node(device: Sbdf) = "/tool/pcidom/held/{device}";
 }
 
 pub mod relative {
@@ -105,7 +112,7 @@ pub mod relative {
     pub const POOL: &str = "pool";
     /// Where the stub announces itself.
     pub const ANNOUNCEMENTS: &str = "data/pcidom";
-    /// The stub's version, there when it is ready to serve.
+    /// What the stub announces, a [`crate::PartVersion`]; there when it is ready to serve.
     pub const VERSION: &str = "data/pcidom/version";
     /// The [`crate::ExportMode`] of guests for which none was chosen.
     pub const EXPORT: &str = "data/pcidom/export";
@@ -166,7 +173,7 @@ pub fn announcements_dir(stub: DomId) -> String {
     of_stub(stub, relative::ANNOUNCEMENTS)
 }
 
-/// The stub's version, there when it is ready to serve: `/local/domain/S/data/pcidom/version`.
+/// What the stub announces, a [`crate::PartVersion`], there when it is ready to serve: `/local/domain/S/data/pcidom/version`.
 #[must_use]
 pub fn version_node(stub: DomId) -> String {
     of_stub(stub, relative::VERSION)

@@ -48,6 +48,7 @@ fn in_words(path: &str) -> String {
 fn every_node_is_described_and_every_described_one_is_known() {
     let described = described();
     let mut known = BTreeSet::new();
+    known.insert(paths::BROKER.to_owned());
     known.extend(paths::TOOL_PATHS.iter().map(|path| in_words(path)));
     known.extend(DeviceNode::ALL.map(|node| format!("/tool/pcidom/device/BDF/{}", node.name())));
     known.extend(pool::NODES.map(|name| match name.strip_prefix("resource-") {
@@ -109,13 +110,22 @@ fn the_paths_stay_where_they_are() {
         (paths::command_node(4711), "/tool/pcidom/command/4711"),
         (paths::paused_node(DomId(5)), "/tool/pcidom/paused/5"),
         (paths::creation_node("0b1e"), "/tool/pcidom/create/0b1e"),
+        (paths::held_node(device()), "/tool/pcidom/held/0000-00-05-0"),
     ] {
         assert_eq!(path, want);
     }
-    let roots =
-        [paths::DEVICES, paths::INTENTS, paths::VECTOR_CLEANUPS, paths::COMMANDS, paths::PAUSED, paths::CREATIONS];
-    for (root, path) in roots.iter().zip(["device", "work", "vector-cleanup", "command", "paused", "create"]) {
-        assert_eq!(*root, child(paths::TOOL, path));
+    let roots = [
+        (paths::DEVICES, "device"),
+        (paths::INTENTS, "work"),
+        (paths::VECTOR_CLEANUPS, "vector-cleanup"),
+        (paths::COMMANDS, "command"),
+        (paths::PAUSED, "paused"),
+        (paths::CREATIONS, "create"),
+        (paths::HELD, "held"),
+        (paths::BROKER, "broker"),
+    ];
+    for (root, path) in roots {
+        assert_eq!(root, child(paths::TOOL, path));
     }
 }
 

@@ -24,7 +24,7 @@ fn the_stub_announces_itself_and_takes_the_pool_in() {
     assert!(world.stub.backend.is_ready());
     let node = |name: &str| world.tool.read(&format!("/local/domain/{STUB}/data/pcidom/{name}"));
     assert_eq!(node("export").as_deref(), Some("vpci"));
-    assert_eq!(node("version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+    assert_eq!(node("version").as_deref(), Some(pcidom_abi::ANNOUNCEMENT));
     assert!(world.pool_states().values().all(|state| state == "free"), "{:?}", world.pool_states());
     world.assert_clean();
 }

@@ -8,7 +8,7 @@ use dom0::domain::{self, DomainName, Names};
 use dom0::sysfs::PCIBACK;
 use dom0::xen::DomainInfo;
 use dom0::{Dom0, Error};
-use pcidom_abi::{DeviceNode, paths};
+use pcidom_abi::{DeviceNode, Fit, PartVersion, VERSION, paths};
 use xen_types::{DomId, Sbdf};
 use xenstore::XenbusState;
 use xenstore::path::{self, key};
@@ -85,9 +85,9 @@ pub fn ready_stub(host: &Dom0, backend: &str) -> Result<Option<DomainName>, Erro
 
 fn if_ready(host: &Dom0, found: Option<(DomainName, DomainInfo)>) -> Result<Option<DomainName>, Error> {
     let Some((stub, info)) = found else { return Ok(None) };
-    let ready =
-        stub.id != DomId::DOM0 && !info.dying && !info.shutdown && host.exists(&paths::version_node(stub.id))?;
-    Ok(ready.then_some(stub))
+    let is_there = stub.id != DomId::DOM0 && !info.dying && !info.shutdown;
+    let version = if is_there { host.read(&paths::version_node(stub.id))? } else { None };
+    Ok(version.filter(|version| PartVersion::parse(version).fit(VERSION) == Fit::Same).map(|_| stub))
 }
 
 /// Devices that no stub has, though the one that they are for is there.

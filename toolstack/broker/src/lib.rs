@@ -45,12 +45,12 @@ use std::time::Duration;
 
 use dom0::domain::Names;
 use dom0::process::Processes;
-use dom0::store::Watches;
+use dom0::store::{Change, Watches};
 use dom0::xen::{HypercallError, Physdev, Rings};
 use dom0::{Dom0, Error};
-use pcidom_abi::paths;
+use pcidom_abi::{ANNOUNCEMENT, Fit, PartVersion, VERSION, paths};
 use xen_types::{DomId, Port};
-use xenstore::path;
+use xenstore::{Permission, path};
 
 pub use guards::replaced;
 pub use interrupts::{Settle, unmap};
@@ -117,6 +117,9 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// Xenstore's. A device in trouble is noted and does not keep the others.
     pub fn start(outside: Outside<'a, R>) -> Result<Self, Error> {
         let now = outside.host.elapsed();
+        let mut announce = Change::directory(paths::TOOL, &[Permission::none(DomId::DOM0)]).to_vec();
+        announce.push(Change::write(paths::BROKER, ANNOUNCEMENT));
+        outside.host.commit(&announce)?;
         outside.watches.watch(paths::DEVICES)?;
         outside.watches.watch(path::LIBXL_PCI)?;
         outside.watches.watch(path::RELEASE_DOMAIN)?;
@@ -335,9 +338,18 @@ impl<'a, R: Rings> Broker<'a, R> {
         Ok(())
     }
 
-    /// Connects to a stub that has announced a ring, anew if it is another one.
+    /// Connects to a stub that has announced a ring and its version, anew if the ring is another one. One that this broker does not understand is not served.
     fn meet(&mut self, stub: DomId) -> Result<(), Error> {
-        let announced = Announced::read(self.outside.host, stub)?;
+        let announcement = Announced::read(self.outside.host, stub)?;
+        let (announced, misfit) = match announcement {
+            Some((announced, version)) if version.fit(VERSION) == Fit::Same => (Some(announced), None),
+            Some((_, version)) => (None, Some(version)),
+            None => (None, None),
+        };
+        if let Some(version) = misfit {
+            let detail = format!("it is of {version}, the broker of {}", PartVersion::own());
+            self.log.tell(self.outside.host, stub, None, "is not served", Some(&detail));
+        }
         if self.rings.get(&stub).map(|ring| ring.announced) == announced {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pcidom_abi::{BrokerCommand, paths};
+use pcidom_abi::{BrokerCommand, PartVersion, paths};
 use pciif::{BackendPage, ErrorCode, Reply};
 use xen_types::{DomId, GrantRef, Port};
 
@@ -24,11 +24,13 @@ pub(crate) struct Announced {
 }
 
 impl Announced {
-    /// Reads a stub's announcement; `None` when there is none, or none that makes sense: the stub may write anything.
-    pub(crate) fn read(host: &Dom0, stub: DomId) -> Result<Option<Self>, Error> {
-        let number = |path: String| Ok::<_, Error>(host.read(&path)?.and_then(|text| text.parse().ok()));
-        let (grant, port) = (number(paths::ring_ref_node(stub))?, number(paths::ring_port_node(stub))?);
-        Ok(grant.zip(port).map(|(grant, port)| Self { grant: GrantRef(grant), port: Port(port) }))
+    /// Reads a stub's announcement; `None` when there is none, or none that makes sense: the stub may write anything. The version comes last.
+    pub(crate) fn read(host: &Dom0, stub: DomId) -> Result<Option<(Self, PartVersion)>, Error> {
+        let nodes = [paths::ring_ref_node(stub), paths::ring_port_node(stub), paths::version_node(stub)];
+        let [grant, port, version] = host.read_many(nodes.each_ref().map(String::as_str))?;
+        let number = |text: Option<String>| text?.parse().ok();
+        let (Some(grant), Some(port), Some(version)) = (number(grant), number(port), version) else { return Ok(None) };
+        Ok(Some((Self { grant: GrantRef(grant), port: Port(port) }, PartVersion::parse(&version))))
     }
 }
 

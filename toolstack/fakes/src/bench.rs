@@ -161,6 +161,7 @@ impl Bench {
         self.machine.with(|world| {
             world.write(&paths::ring_ref_node(stub), &GRANT.to_string());
             world.write(&paths::ring_port_node(stub), &PORT.to_string());
+            world.write(&paths::version_node(stub), pcidom_abi::ANNOUNCEMENT);
         });
         let mut wires = self.wires.borrow_mut();
         wires.granted.insert((stub, GRANT), Arc::default());

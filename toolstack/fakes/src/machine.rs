@@ -103,7 +103,7 @@ impl Machine {
             world.domains.get_mut(&HVM).unwrap().hvm = true;
             world.write("/libxl", "");
             world.write("/tool", "");
-            world.write("/local/domain/3/data/pcidom/version", "0.1.0");
+            world.write("/local/domain/3/data/pcidom/version", pcidom_abi::ANNOUNCEMENT);
             world.write("/local/domain/3/data/pcidom/export", "vpci");
         });
         machine.tree.write("firmware/acpi/tables/MCFG", mcfg_table(&[(0xb000_0000, 0, 0, 0)]));

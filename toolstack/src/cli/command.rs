@@ -24,6 +24,7 @@ use crate::ops::maintenance::{self, SavedPlan};
 use crate::ops::named_devices;
 use crate::ops::plan::Plan;
 use crate::ops::recover;
+use crate::ops::versions;
 use crate::ops::wait::{self, Awaited};
 
 /// Runs one command; its result goes to standard output, or into the report.
@@ -257,6 +258,7 @@ fn planning(
 ) -> Result<(), Error> {
     host.load_settings()?;
     host.lock_commands(guest)?;
+    versions::check_broker(host)?;
     if recover::is_due(host)? {
         host.note("what others have left is put right first, which is not shown here and may change the rest");
     }

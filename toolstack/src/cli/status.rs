@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pcidom_abi::statistics::QueryKind;
-use pcidom_abi::{paths, statistics};
+use pcidom_abi::{PartVersion, paths, statistics};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use xen_types::DomId;
@@ -18,6 +18,7 @@ use crate::host::domain;
 use crate::host::lock;
 use crate::ops::attach::find_stub;
 use crate::ops::pool::PoolState;
+use crate::ops::versions;
 use crate::records::directories::Ends;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
@@ -29,9 +30,12 @@ pub(crate) struct Status {
     version: u32,
     stub: DomainEntry,
     stub_version: Option<String>,
+    /// Number of its contract with the other parts; None where it names one that is no number.
+    stub_contract: Option<u32>,
     export: Option<String>,
     memory_kib: Option<u64>,
     broker: Broker,
+    command: Part,
     devices: Devices,
     frontends: Vec<Frontend>,
     /// None when the stub did not answer.
@@ -43,6 +47,16 @@ pub(crate) struct Status {
 struct Broker {
     running: bool,
     pid: Option<u32>,
+    /// Its release and contract, if it runs.
+    version: Option<String>,
+    contract: Option<u32>,
+}
+
+/// This command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Part {
+    version: String,
+    contract: Option<u32>,
 }
 
 /// The pool, by the stub's own words.
@@ -112,15 +126,26 @@ fn up(metrics: &mut Metrics, backend: &str, is_up: bool) {
 /// Asks and looks. Nothing is changed but the question itself, which is taken back.
 pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
     let stub = find_stub(host, backend)?;
-    let [stub_version, export] = host.read_many([&paths::version_node(stub.id), &paths::export_node(stub.id)])?;
+    let export = host.read(&paths::export_node(stub.id))?;
+    let (release, stub_contract) = versions::of_stub(host, stub.id)?
+        .map_or((None, None), |PartVersion { release, contract }| (Some(release), contract));
     let memory = host.read(&format!("{}/memory/target", path::domain_path(stub.id)))?;
     let pid = lock::broker_pid();
+    let broker = if pid.is_some() { Some(versions::of_broker(host)?) } else { None };
+    let own = PartVersion::own();
     Ok(Status {
         version: JSON_VERSION,
-        stub_version,
+        stub_version: release,
+        stub_contract,
         export,
         memory_kib: memory.and_then(|text| text.parse().ok()),
-        broker: Broker { running: pid.is_some(), pid },
+        broker: Broker {
+            running: pid.is_some(),
+            pid,
+            version: broker.as_ref().map(|broker| broker.release.clone()),
+            contract: broker.and_then(|broker| broker.contract),
+        },
+        command: Part { version: own.release, contract: own.contract },
         devices: devices(host, stub.id)?,
         frontends: frontends(host, stub.id)?,
         statistics: stub_query::ask(host, stub.id, QueryKind::Statistics)?.map(Statistics::new),
@@ -240,7 +265,7 @@ impl Status {
         let unknown = || "unknown".to_owned();
         let mut lines = vec![
             line("backend", self.stub.to_string()),
-            line("version", self.stub_version.clone().unwrap_or_else(unknown)),
+            line("version", version(self.stub_version.as_ref(), self.stub_contract)),
             line("export", self.export.clone().unwrap_or_else(unknown)),
             line("memory", self.memory_kib.map_or_else(unknown, |kib| format!("{kib} KiB"))),
         ];
@@ -254,10 +279,13 @@ impl Status {
         lines.push(line(
             "broker",
             match self.broker.pid {
-                Some(pid) => format!("running (process {pid})"),
+                Some(pid) => {
+                    format!("running (process {pid}), {}", version(self.broker.version.as_ref(), self.broker.contract))
+                }
                 None => "not running: guests can read, but not write nor set up interrupts".to_owned(),
             },
         ));
+        lines.push(line("command", version(Some(&self.command.version), self.command.contract)));
         let Devices { free, assigned, refused, other } = self.devices;
         lines.push(line("devices", format!("{free} free, {assigned} assigned, {refused} refused, {other} other")));
         for Frontend { guest, backend_state, frontend_state, devices, error } in &self.frontends {
@@ -276,6 +304,12 @@ impl Status {
         }
         lines.join("\n")
     }
+}
+
+/// `0.1.0 (contract 1)`.
+fn version(release: Option<&String>, contract: Option<u32>) -> String {
+    release
+        .map_or_else(|| "unknown".to_owned(), |release| PartVersion { release: release.clone(), contract }.to_string())
 }
 
 fn line(name: &str, value: String) -> String {

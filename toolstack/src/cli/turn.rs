@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::host::Host;
 use crate::ops::recover::{Reclaimed, reclaim};
 use crate::ops::unfinished_guests;
+use crate::ops::versions;
 use crate::records::running_commands;
 
 /// A command that changes something, about a guest perhaps: in its turn, and after what others left was put right.
@@ -23,6 +24,7 @@ pub(super) fn in_turn(
     act: impl FnOnce(&[Reclaimed]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     host.lock_commands(guest)?;
+    versions::check_broker(host)?;
     running_commands::run(host, || {
         unfinished_guests::settle(host)?;
         let reclaimed = reclaim(host)?;

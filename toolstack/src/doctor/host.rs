@@ -3,13 +3,16 @@
 use super::check::Check;
 use crate::error::{Doing, Error};
 use crate::host::Host;
+use crate::host::domain;
 use crate::host::ecam::Protection;
 use crate::host::lock;
 use crate::host::open;
 use crate::host::terminal::Terminal;
 use crate::ops::attach::find_stub;
+use crate::ops::versions;
 use crate::xen::XenVersion;
 use ::dom0::xen::{LibxenRings, Libxencall};
+use pcidom_abi::PartVersion;
 
 /// A host, as far as it can be opened.
 pub(crate) struct Opened {
@@ -73,6 +76,7 @@ pub(super) fn checks(host: &Host, backend: &str) -> Vec<Check> {
         pciback(host),
         stub(host, backend),
         broker(),
+        versions(host, backend),
         vectors(host),
     ]
 }
@@ -161,6 +165,26 @@ fn broker() -> Check {
             "start `pcidom serve`, best by its systemd unit",
         ),
     }
+}
+
+/// Whether command, broker and backend understand each other.
+fn versions(host: &Host, backend: &str) -> Check {
+    const NAME: &str = "versions";
+    let look = || {
+        versions::check_broker(host)?;
+        versions::check_named(host, backend)?;
+        let mut parts = vec![format!("command {}", PartVersion::own())];
+        if lock::broker_pid().is_some() {
+            parts.push(format!("broker {}", versions::of_broker(host)?));
+        }
+        if let Some((stub, _)) = domain::find(host, backend)?
+            && let Some(version) = versions::of_stub(host, stub.id)?
+        {
+            parts.push(format!("backend {version}"));
+        }
+        Ok(Check::ok(NAME, parts.join(", ")))
+    };
+    Check::of(NAME, look())
 }
 
 /// A guest gets 32 vectors unless Xen's command line says otherwise.

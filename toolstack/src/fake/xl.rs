@@ -64,7 +64,7 @@ impl Toolstack for FakeXl {
         let id = DomId(world.domains.keys().map(|id| id.0).max().unwrap() + 1);
         world.add_domain(id, &name);
         // A stub says so within milliseconds.
-        world.write(&pcidom_abi::paths::version_node(id), "0.1.0");
+        world.write(&pcidom_abi::paths::version_node(id), pcidom_abi::ANNOUNCEMENT);
         Ok(())
     }
 

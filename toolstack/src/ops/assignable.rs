@@ -1,6 +1,6 @@
 //! `pcidom assignable`: adds devices to the pool and removes them, with the same bookkeeping as `xl pci-assignable-*`.
 
-use pcidom_broker::due::ready_stub;
+use pcidom_broker::due::{is_in_pool, ready_stub};
 use xen_types::Sbdf;
 
 use crate::device::virtual_functions;
@@ -15,6 +15,7 @@ use crate::ops::in_use;
 use crate::ops::named_devices::{distinct, with_name};
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
+use crate::ops::versions;
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::guard;
 use crate::sysfs::PCIBACK;
@@ -67,6 +68,7 @@ pub(crate) fn plan_add(
         check_name(host, devices, name)?;
     }
     let stub = ready_stub(host, backend)?;
+    versions::check_named(host, backend)?;
     let devices = distinct(devices);
     let all = host.at_one_moment(|| {
         if let Some(stub) = &stub {
@@ -156,6 +158,11 @@ pub(crate) fn leave_pool(host: &Host, device: Sbdf) -> Result<(), Error> {
 fn check_removable(host: &Host, device: Sbdf) -> Result<(), Error> {
     let record = device_table::load_one(host, device)?;
     let is_gone = record.is_some() && !host.sysfs.exists(device);
+    if let Some(record) = record
+        && is_in_pool(host, record.stub, device)?
+    {
+        versions::check_stub(host, &domain::named(host, record.stub)?)?;
+    }
     if !is_gone {
         check_endpoint(host, device)?;
     }

@@ -15,6 +15,7 @@ use crate::ops::plan::release::{Assignment, Connection, Known, Rights};
 use crate::ops::plan::{self, Looked, OnFailure, Plan, Step};
 use crate::ops::recover::Reclaimed;
 use crate::ops::release;
+use crate::ops::versions;
 use crate::records::device_table::{self, Phase, Record};
 use crate::records::directories;
 use crate::records::guard;
@@ -121,6 +122,9 @@ fn find(host: &Host, request: &Request) -> Result<Found, Error> {
         return Err(Error::Usage("no device named".to_owned()));
     };
     let (stub, stub_alive) = (domain::named(host, first.stub)?, is_in_pool(host, first.stub, first.device)?);
+    if stub_alive && !request.force {
+        versions::check_stub(host, &stub)?;
+    }
     let assignment = |is_wanted: fn(&&Record) -> bool| {
         let devices: Vec<Sbdf> = named.iter().filter(is_wanted).map(|record| record.device).collect();
         Assignment {

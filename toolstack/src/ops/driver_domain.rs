@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pcidom_abi::paths;
 use pcidom_broker::due::ready_stub;
 use xen_types::Sbdf;
 use xenstore::path;
@@ -14,6 +15,7 @@ use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::assignable;
+use crate::ops::versions;
 use crate::ops::wait::{Awaited, wait};
 use crate::records::configured_devices::ConfiguredDevice;
 use crate::records::device_table;
@@ -33,17 +35,29 @@ pub(crate) struct DriverDomain {
 }
 
 impl DriverDomain {
-    /// Makes sure that the domain is there. One that has shut down or crashed is replaced.
+    /// Makes sure that the domain is there. One that has shut down or crashed is replaced, and so is one that this command does not understand,
+    /// unless guests have devices of it.
     pub(crate) fn create(&self, host: &Host) -> Result<(), Error> {
         match domain::find(host, &self.name)? {
             Some((domain, info)) if info.shutdown && !info.dying => {
                 host.note(&format!("{domain} has shut down or crashed, and is replaced"));
                 host.xl.destroy(domain.id)?;
             }
-            Some((domain, info)) if !info.dying => {
-                host.note(&format!("{domain} runs already"));
-                return Ok(());
-            }
+            Some((domain, info)) if !info.dying => match versions::check_stub(host, &domain) {
+                Ok(()) => {
+                    host.note(&format!("{domain} runs already"));
+                    return Ok(());
+                }
+                Err(error @ Error::OtherVersion { .. }) => {
+                    if let Err(in_use) = self.check_unused(host) {
+                        host.note(&in_use.to_string());
+                        return Err(error);
+                    }
+                    host.note(&format!("{error}; nobody uses it, and it is replaced"));
+                    host.xl.destroy(domain.id)?;
+                }
+                Err(error) => return Err(error),
+            },
             Some(_) | None => {}
         }
         host.xl.create_from(&self.config)
@@ -54,8 +68,9 @@ impl DriverDomain {
         let Some((stub, _)) = domain::find(host, &self.name)? else {
             return Err(Error::StubNotRunning(self.name.clone()));
         };
-        let paths = [pcidom_abi::paths::version_node(stub.id), path::RELEASE_DOMAIN.to_owned()];
+        let paths = [paths::version_node(stub.id), path::RELEASE_DOMAIN.to_owned()];
         let found = host.wait_for(&paths, UNTIL_READY, || {
+            versions::check_stub(host, &stub)?;
             if self.has_ended(host, &stub)? { Ok(Some(None)) } else { Ok(ready_stub(host, &self.name)?.map(Some)) }
         })?;
         match found {

@@ -23,4 +23,5 @@ pub(crate) mod recover;
 pub(crate) mod recover_intents;
 pub(crate) mod release;
 pub(crate) mod unfinished_guests;
+pub(crate) mod versions;
 pub(crate) mod wait;

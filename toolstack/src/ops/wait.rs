@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::host::terminal;
 use crate::ops::pool::{self, PoolState};
+use crate::ops::versions;
 use crate::records::device_table::{self, Phase};
 use crate::records::directories::Ends;
 use crate::records::entries::Entries;
@@ -67,7 +68,10 @@ fn nodes(host: &Host, awaited: &Awaited) -> Result<Vec<String>, Error> {
 
 fn is_there(host: &Host, awaited: &Awaited) -> Result<bool, Error> {
     match awaited {
-        Awaited::Ready { backend } => Ok(ready_stub(host, backend)?.is_some()),
+        Awaited::Ready { backend } => {
+            versions::check_named(host, backend)?;
+            Ok(ready_stub(host, backend)?.is_some())
+        }
         Awaited::Free { devices } => all(devices, |device| {
             Ok(match device_table::load_one(host, device)? {
                 Some(record) if record.frontend.is_none() => pool::state(host, record.stub, device)? == PoolState::Free,

@@ -31,6 +31,7 @@ mod show;
 mod status;
 mod transactions;
 mod units;
+mod versions;
 mod virtual_functions;
 mod wait;
 mod with_stub;

@@ -37,8 +37,8 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
         }
     }
     // Last: who sees it may rely on everything above.
-    let version = handle.with(|core| core.options.version);
-    handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version.as_bytes() }).await?;
+    let version = pcidom_abi::ANNOUNCEMENT.as_bytes();
+    handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version }).await?;
     Ok(())
 }
 

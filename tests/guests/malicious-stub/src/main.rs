@@ -48,11 +48,10 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     // With a version, which toolstacks wait for.
     let mut announce = |reference: u32, port: u32| {
         let nodes = [(paths::relative::RING_REF, reference), (paths::relative::RING_PORT, port)];
-        let version = env!("CARGO_PKG_VERSION");
         nodes
             .into_iter()
             .try_for_each(|(node, number)| store.write(node, alloc::format!("{number}")))
-            .and_then(|()| store.write(paths::relative::VERSION, version))
+            .and_then(|()| store.write(paths::relative::VERSION, pcidom_abi::ANNOUNCEMENT))
             .map_err(|_| "xenstore refuses the announcement")
     };
     announce(ring.reference(), ring.port())?;

@@ -212,3 +212,63 @@ fn a_stub_that_was_started_again_is_waited_for_while_a_guest_still_has_its_devic
     bench.turn_and_look(&mut broker);
     assert_eq!(bench.reclaimer.started.get(), 1);
 }
+
+#[test]
+fn the_broker_says_of_what_release_and_contract_it_is() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let _broker = bench.start(&process);
+    bench.machine.with(|world| assert_eq!(world.value(paths::BROKER), Some(pcidom_abi::ANNOUNCEMENT)));
+}
+
+#[test]
+fn a_stub_is_served_that_has_the_brokers_contract_and_no_other() {
+    for (version, is_served) in [
+        (pcidom_abi::ANNOUNCEMENT, true),
+        ("7.0.0 contract 1", true),
+        // A release that named none had the first.
+        ("0.0.9", true),
+        ("0.0.1 contract 0", false),
+        ("7.0.0 contract 2", false),
+        ("7.0.0 contract new", false),
+    ] {
+        let bench = Bench::new();
+        bench.machine.with(|world| world.write(&paths::version_node(STUB), version));
+        bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
+        let process = bench.process();
+        let mut broker = bench.start(&process);
+        broker.turn().unwrap();
+        assert_eq!(bench.answer(STUB, 0).is_some(), is_served, "{version}");
+        let said = bench.notes().join("\n");
+        let release = version.split(' ').next().unwrap();
+        assert_eq!(
+            said.contains(&format!("domain 3 is not served: it is of {release} (contract ")),
+            !is_served,
+            "{said}"
+        );
+        assert_eq!(bench.ask(&mut broker, OTHER, &request(BrokerCommand::Query, EDU), &[]).code, ErrorCode::Success);
+        // It may have been a slip of the one who wrote it.
+        bench.machine.with(|world| world.write(&paths::version_node(STUB), pcidom_abi::ANNOUNCEMENT));
+        process.changed(&paths::version_node(STUB));
+        bench.pass(Duration::from_secs(1));
+        (0..3).for_each(|_| broker.turn().unwrap());
+        assert!(is_served || bench.answer(STUB, 0).is_some(), "{version}");
+        bench.assert_sound();
+    }
+}
+
+#[test]
+fn a_stub_is_met_when_it_has_said_its_version() {
+    let bench = Bench::new();
+    bench.machine.with(|world| world.remove(&paths::version_node(STUB)));
+    bench.publish(STUB, &request(BrokerCommand::Query, NVME), &[]);
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.turn().unwrap();
+    assert_eq!(bench.answer(STUB, 0), None);
+    bench.machine.with(|world| world.write(&paths::version_node(STUB), pcidom_abi::ANNOUNCEMENT));
+    process.changed(&paths::version_node(STUB));
+    bench.pass(Duration::from_secs(1));
+    (0..3).for_each(|_| broker.turn().unwrap());
+    assert_eq!(bench.answer(STUB, 0).unwrap().code, ErrorCode::Success);
+}

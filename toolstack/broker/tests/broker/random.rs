@@ -90,8 +90,8 @@ fn run(events: &[Event]) {
     let mut left = events.iter();
     loop {
         let process = bench.process();
-        let mut broker = bench.start(&process);
         bench.machine.with(|world| world.killing_change = None);
+        let mut broker = bench.start(&process);
         bench.assert_sound();
         assert_one_owner(&bench);
         let died = catch_unwind(AssertUnwindSafe(|| {

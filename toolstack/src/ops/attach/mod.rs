@@ -26,6 +26,7 @@ use crate::ops::patience::Patience;
 use crate::ops::plan::attach::{AttachInput, AttachedDevice};
 use crate::ops::plan::{self, Plan};
 use crate::ops::pool;
+use crate::ops::versions;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::{self, Keep};
 use crate::records::export::{Export, ExportMode};
@@ -81,6 +82,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     }
     let names = Names::read(host)?;
     let stub = checks::ready(host, &request.backend, names.find(host, &request.backend)?)?;
+    versions::check_stub(host, &stub)?;
     let found = names.find(host, &request.guest)?;
     let (guest, has_connection) = checks::find_guest(host, &request.guest, found, stub.id)?;
     let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;

@@ -27,7 +27,7 @@ fn boots_in_one_mib(fixture: &mut Fixture) -> Result<()> {
     expect(
         "its version",
         fixture.store.text(&stub.node("data/pcidom/version"))?.as_deref(),
-        env!("CARGO_PKG_VERSION"),
+        concat!(env!("CARGO_PKG_VERSION"), " contract 1"),
     )?;
     expect("its export mode", fixture.store.text(&stub.node("data/pcidom/export"))?.as_deref(), "vpci")
 }
