@@ -8,7 +8,7 @@
 use dom0::store::Change;
 use dom0::sysfs::PCIBACK;
 use dom0::{Dom0, Error, domain};
-use pcidom_abi::DeviceNode;
+use pcidom_abi::{DeviceNode, paths};
 use xen_types::{DomId, Sbdf};
 use xenstore::path;
 
@@ -43,13 +43,32 @@ pub fn mended_node(device: Sbdf) -> String {
     DeviceNode::Mended.of(device)
 }
 
-/// The guest that xl (or this tool) says has the device.
+/// Whom the guard names of a device that no stub has and that xl shall give to nobody (`/tool/pcidom/held`): xl itself never writes dom0 there.
+pub const NOBODY: DomId = DomId::DOM0;
+
+/// The guest that xl (or this tool) says has the device; none for one that is held.
 ///
 /// # Errors
 /// Xen's, xenstore's and the kernel's, and what makes no sense.
 pub fn libxl_owner(host: &Dom0, device: Sbdf) -> Result<Option<DomId>, Error> {
     let node = node(device);
-    host.read(&node)?.map(|value| records::parse_id(&node, value)).transpose()
+    let owner = host.read(&node)?.map(|value| records::parse_id(&node, value)).transpose()?;
+    Ok(owner.filter(|owner| *owner != NOBODY))
+}
+
+/// Puts back what keeps xl off a held device, where xl has removed it.
+///
+/// # Errors
+/// Xenstore's.
+pub fn hold_again(host: &Dom0, device: Sbdf) -> Result<(), Error> {
+    let held = paths::held_node(device);
+    let Some(why) = host.read(&held)? else { return Ok(()) };
+    let changes =
+        [Change::expect(held, &why), Change::expect_no_other(node(device), None), Change::write(node(device), NOBODY)];
+    if host.commit_if(&changes)? {
+        host.note(&format!("{device} is kept from xl again: {why}"));
+    }
+    Ok(())
 }
 
 /// Looks at the guards of these devices.

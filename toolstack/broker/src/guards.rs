@@ -99,7 +99,11 @@ impl Guards {
         self.due.extend(guard::mend(host, &suspicious)?);
         self.tell_taken(host, &suspicious)?;
         for device in due.into_iter().filter(|device| table.record(*device).is_none()) {
-            if let Some(guest) = guard::libxl_owner(host, device)?
+            let owner = guard::libxl_owner(host, device)?;
+            if owner.is_none() {
+                guard::hold_again(host, device)?;
+            }
+            if let Some(guest) = owner
                 && records.iter().any(|record| record.frontend == Some(guest))
             {
                 self.suspects.entry(guest).or_insert((now + XL_PATIENCE, Retry::default()));

@@ -9,15 +9,19 @@ use crate::cli::arguments::BackendArgs;
 use crate::cli::turn;
 use crate::create::config::Config;
 use crate::create::{self, Plan, Request};
-use crate::error::{Error, HostError};
+use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::driver_domain::{self, DriverDomain, guests_to_start};
 use crate::ops::named_devices;
 use crate::records::configured_devices::{self, ConfiguredDevice};
+use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 
-/// Runs the driver domain until it has ended, or SIGTERM.
+/// A driver domain that has served for so long is created anew at once when it ends.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// Runs the driver domain until SIGTERM.
 pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     load_settings(host);
     if args.release {
@@ -25,11 +29,32 @@ pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     }
     let domain = DriverDomain { config: args.config.clone(), name: name_in(&args.config)? };
     let manager = Manager::from_environment();
+    loop {
+        let stub = bring_up(host, &domain, &manager)?;
+        let since = host.elapsed();
+        match domain.watch(host, &stub) {
+            // One that does not live is for the service manager, which waits before it tries again.
+            Err(Error::StubWentAway(stub)) if host.elapsed() - since >= STEADY => {
+                host.note(&format!("{stub} went away, and is created anew"));
+            }
+            outcome => break outcome?,
+        }
+    }
+    manager.stopping();
+    host.lock_commands(None)?;
+    let is_ended = host.without_stopping(|| domain.stop(host))?;
+    host.note(if is_ended { "the driver domain was ended" } else { "stopped" });
+    Ok(())
+}
+
+/// Creates the domain, or adopts it, gives it its devices and says so.
+fn bring_up(host: &Host, domain: &DriverDomain, manager: &Manager) -> Result<DomainName, Error> {
     in_turn(host, || domain.create(host))?;
     let stub = domain.await_ready(host)?;
     // The driver domain is of use without those that the file does not name well, and an admin who mends it starts this again.
     let (configured, wrong) = configured_devices::load(&host.settings_file);
     wrong.iter().for_each(|error| host.note(&error.to_string()));
+    in_turn(host, || driver_domain::let_unnamed_go(host, &configured))?;
     let mut refused = wrong.len();
     let named = configured.len() + wrong.len();
     for device in &configured {
@@ -44,12 +69,7 @@ pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     };
     manager.ready(&status);
     host.note(&status);
-    domain.watch(host, &stub)?;
-    manager.stopping();
-    host.lock_commands(None)?;
-    let is_ended = host.without_stopping(|| domain.stop(host))?;
-    host.note(if is_ended { "the driver domain was ended" } else { "stopped" });
-    Ok(())
+    Ok(stub)
 }
 
 /// Creates the guests of a folder that are ours: PV, with a device that is in a pool or that the settings name. One that fails does not stop the others.
@@ -92,10 +112,28 @@ enum Started {
 fn start(host: &Host, request: &Request, configured: &[ConfiguredDevice]) -> Result<Started, Error> {
     // What is wrong with a guest that is not ours is for xl to say.
     let Ok(plan) = Plan::read(request) else { return Ok(Started::NotOurs) };
-    if !is_ours(host, &plan, configured)? || domain::find(host, plan.name())?.is_some() {
+    if plan.devices().is_empty() || domain::find(host, plan.name())?.is_some() {
         return Ok(Started::NotOurs);
     }
-    // The driver domain may be starting again. Without it xendomains would give the devices to dom0's xen-pciback.
+    let devices = named_devices::to_attach(host, plan.devices())?;
+    let started = start_ours(host, request, plan, &devices, configured);
+    if let Err(error) = &started {
+        in_turn(host, || driver_domain::keep_from_xl(host, &devices, configured, error))?;
+    }
+    started
+}
+
+fn start_ours(
+    host: &Host,
+    request: &Request,
+    plan: Plan,
+    devices: &[DeviceSpec],
+    configured: &[ConfiguredDevice],
+) -> Result<Started, Error> {
+    if !is_ours(host, devices, configured)? {
+        return Ok(Started::NotOurs);
+    }
+    // The driver domain may be starting again.
     driver_domain::await_backend(host, &request.backend)?;
     match in_turn(host, || create::create(host, request, plan, &mut None)) {
         Ok(()) | Err(Error::NotYetUsed { .. }) => Ok(Started::Ours),
@@ -105,12 +143,9 @@ fn start(host: &Host, request: &Request, configured: &[ConfiguredDevice]) -> Res
 
 /// Whether it has a device that is in a pool, or that the settings name. Of the latter another device at the same address is refused, as
 /// it is for the pool.
-fn is_ours(host: &Host, plan: &Plan, configured: &[ConfiguredDevice]) -> Result<bool, Error> {
-    if plan.devices().is_empty() {
-        return Ok(false);
-    }
+fn is_ours(host: &Host, devices: &[DeviceSpec], configured: &[ConfiguredDevice]) -> Result<bool, Error> {
     let mut is_ours = false;
-    for spec in named_devices::to_attach(host, plan.devices())? {
+    for spec in devices {
         let is_in_pool = device_table::load_one(host, spec.device)?.is_some();
         let named = configured.iter().find(|other| other.device == spec.device);
         if let (Some(named), false) = (named, is_in_pool) {

@@ -18,7 +18,10 @@ use crate::ops::assignable;
 use crate::ops::versions;
 use crate::ops::wait::{Awaited, wait};
 use crate::records::configured_devices::ConfiguredDevice;
+use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
+use crate::records::guard;
+use crate::store::Change;
 
 /// Time from the domain's creation to its word that it is ready. It takes milliseconds; a host that boots is busy.
 const UNTIL_READY: Duration = Duration::from_mins(2);
@@ -91,9 +94,14 @@ impl DriverDomain {
                 if record.is_some() {
                     assignable::remove(host, &[device], false)?;
                 }
+                // Guests' configurations name it by its address, too, and xl would give them this one.
+                guard::hold(host, device, &error.to_string())?;
                 return Err(error);
             }
-            assignable::add_named(host, &[device], &self.name, configured.name.as_deref())?;
+            host.seize_in_use.set(configured.seize_in_use);
+            let added = assignable::add_named(host, &[device], &self.name, configured.name.as_deref());
+            host.seize_in_use.set(false);
+            added?;
         }
         Ok(())
     }
@@ -139,6 +147,36 @@ impl DriverDomain {
             None => Ok(()),
         }
     }
+}
+
+/// Lets those devices go that were kept from xl and that the settings name no longer.
+pub(crate) fn let_unnamed_go(host: &Host, configured: &[ConfiguredDevice]) -> Result<(), Error> {
+    for device in guard::held(host)? {
+        if !configured.iter().any(|named| named.device == device) {
+            let mut changes = guard::let_go(device).to_vec();
+            let emptied = [path::libxl_pci_dir(device), path::LIBXL_PCI.to_owned(), paths::TOOL.to_owned()];
+            changes.extend(emptied.map(Change::remove_if_empty));
+            host.commit(&changes)?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps a guest's devices from xl that the settings name and no pool has, because the guest could not be created: xl, which is asked next, would give
+/// it whatever is at their addresses, by dom0's xen-pciback.
+pub(crate) fn keep_from_xl(
+    host: &Host,
+    devices: &[DeviceSpec],
+    configured: &[ConfiguredDevice],
+    why: &Error,
+) -> Result<(), Error> {
+    for spec in devices {
+        let is_named = configured.iter().any(|named| named.device == spec.device);
+        if is_named && device_table::load_one(host, spec.device)?.is_none() {
+            guard::hold(host, spec.device, &why.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Gives the devices of all pools back to dom0's drivers; none if a guest has one of them, whether or not its driver domain still runs.

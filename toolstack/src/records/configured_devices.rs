@@ -20,18 +20,22 @@ pub(crate) struct ConfiguredDevice {
     pub(crate) identity: Identity,
     /// The name that `pci=` and commands may call it by, as with `xl pci-assignable-add -n`.
     pub(crate) name: Option<String>,
+    /// It is taken also where dom0 needs it, as with `--seize-in-use`.
+    pub(crate) seize_in_use: bool,
 }
 
 impl ConfiguredDevice {
-    /// Reads `BDF[,vendor=ID][,device=ID][,serial=SERIAL][,name=NAME]`.
+    /// Reads `BDF[,vendor=ID][,device=ID][,serial=SERIAL][,name=NAME][,seize_in_use=1]`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut words = text.split(',').map(str::trim);
         let address = words.next().unwrap_or_default();
         let device = parse_function(address).map_err(|error| format!("{address:?}: {error}"))?;
-        let mut configured = Self { device, identity: Identity::default(), name: None };
+        let mut configured = Self { device, identity: Identity::default(), name: None, seize_in_use: false };
         for word in words.filter(|word| !word.is_empty()) {
             let wrong = || {
-                format!("want vendor=ID, device=ID (four hexadecimal digits), serial=SERIAL or name=NAME, not {word:?}")
+                format!(
+                    "want vendor=ID, device=ID (four hexadecimal digits), serial=SERIAL, name=NAME or seize_in_use=1, not {word:?}"
+                )
             };
             let (key, value) = word.split_once('=').ok_or_else(wrong)?;
             let id = || (value.len() == 4).then(|| u16::from_str_radix(value, 16).ok()).flatten().ok_or_else(wrong);
@@ -40,6 +44,7 @@ impl ConfiguredDevice {
                 "device" => configured.identity.device = Some(id()?),
                 "serial" => configured.identity.serial = Some(parse_serial(value).ok_or_else(wrong)?),
                 "name" => configured.name = Some(parse_name(value).map_err(|error| error.to_string())?),
+                "seize_in_use" if matches!(value, "0" | "1") => configured.seize_in_use = value == "1",
                 _ => return Err(wrong()),
             }
         }
@@ -110,6 +115,9 @@ mod tests {
         );
         assert_eq!(errors, [""; 0]);
         assert_eq!(devices[0].identity, Identity::default());
+        assert!(!devices[0].seize_in_use);
+        let (devices_in_use, _) = parsed("device = 05:00.0,seize_in_use=1,name=root\ndevice = 06:00.0,seize_in_use=0");
+        assert_eq!(devices_in_use.iter().map(|device| device.seize_in_use).collect::<Vec<_>>(), [true, false]);
         let second = &devices[1];
         assert_eq!((second.device.to_string().as_str(), second.name.as_deref()), ("0001:02:03.4", Some("nic0")));
         assert_eq!(second.identity.to_string(), "vendor=8086,device=10d3,serial=52-54-00-ff-ff-12-34-56");
@@ -121,6 +129,8 @@ mod tests {
             ("\ndevice = 05:00", "/pcidom.conf:2: device: \"05:00\": "),
             ("device = 05:00.0,vendor=86", "/pcidom.conf:1: device: want vendor=ID"),
             ("device = 05:00.0,serial=1", "/pcidom.conf:1: device: want vendor=ID"),
+            ("device = 05:00.0,seize_in_use", "/pcidom.conf:1: device: want vendor=ID"),
+            ("device = 05:00.0,seize_in_use=yes", "/pcidom.conf:1: device: want vendor=ID"),
             ("device = 05:00.0,colour=red", "/pcidom.conf:1: device: want vendor=ID"),
             ("device = 05:00.0\ndevice = 0000:05:00.0,name=x", "/pcidom.conf:2: device: 0000:05:00.0 is there twice"),
         ] {

@@ -62,7 +62,8 @@ fn forget_policy(device: Sbdf) -> [Change; 2] {
 
 /// Enters a device that the stub got, unless xl has it by now.
 pub(crate) fn enter(device: Sbdf, stub: &DomainName) -> Vec<Change> {
-    let mut changes = vec![guard::expect(device, Some(stub.id))];
+    let mut changes = guard::let_go(device).to_vec();
+    changes.push(guard::expect(device, Some(stub.id)));
     changes.extend(make_dir(device));
     changes.extend(guard::pass(device, stub.id, stub.id));
     changes.push(Change::write(DeviceNode::Stub.of(device), stub.id));

@@ -6,11 +6,12 @@
 //! next command does.
 
 use xen_types::{DomId, Sbdf};
-use xenstore::path;
+use xenstore::{Permission, path};
 
 pub(crate) use pcidom_broker::guard::{expected, is_parked, mend, mended, mended_node, node};
 
-use pcidom_broker::guard::libxl_owner;
+use pcidom_abi::paths;
+use pcidom_broker::guard::{NOBODY, libxl_owner};
 use pcidom_broker::records::{Record, load_one};
 
 use crate::error::{Error, HostError};
@@ -21,6 +22,31 @@ use crate::store::Change;
 /// Nothing of this transaction happens when xl has the device, or is about to. Whose it is by our own word, `ours` says.
 pub(crate) fn expect(device: Sbdf, ours: Option<DomId>) -> Change {
     Change::expect_no_other(node(device), ours.map(|ours| ours.to_string()))
+}
+
+/// Keeps xl from giving a device to anybody that no stub has. One that xl has given away already stays where it is.
+pub(crate) fn hold(host: &Host, device: Sbdf, why: &str) -> Result<(), Error> {
+    let private = [Permission::none(DomId::DOM0)];
+    let mut changes: Vec<Change> =
+        [paths::TOOL, paths::HELD].into_iter().flat_map(|dir| Change::directory(dir, &private)).collect();
+    changes.push(Change::write(paths::held_node(device), why));
+    changes.push(Change::replace(node(device), NOBODY, Some(NOBODY.to_string())));
+    host.commit(&changes)
+}
+
+/// Devices that are held.
+pub(crate) fn held(host: &Host) -> Result<Vec<Sbdf>, Error> {
+    let names = host.list(paths::HELD)?;
+    Ok(names.iter().filter_map(|name| Sbdf::parse_path_component(name).ok()).collect())
+}
+
+/// A device that may be held goes into a pool, or is left to whoever wants it.
+pub(crate) fn let_go(device: Sbdf) -> [Change; 3] {
+    [
+        Change::remove(paths::held_node(device)),
+        Change::remove_if_empty(paths::HELD),
+        Change::replace(node(device), NOBODY, None),
+    ]
 }
 
 /// The guard goes from one domain to another with the device, and the count begins anew.

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::fake::{E1000, Machine, SATA, device};
 use crate::ops::assignable::{add, plan_add};
 use crate::ops::attach::{self, attach};
+use crate::records::configured_devices::ConfiguredDevice;
 
 /// dom0's second network card, and a second disk controller.
 const CARD: &str = "0000:00:02.0";
@@ -187,6 +188,15 @@ fn every_command_that_takes_a_device_from_dom0_asks_and_can_be_told_to_take_it()
     machine.dump().assert_same(&before, "");
     // Devices that dom0 has given away already are not looked at.
     add(&machine.host, &[device(E1000)], "pcidom").unwrap();
+    let config = machine.tree.path().join("pcidom.cfg");
+    let domain = crate::ops::driver_domain::DriverDomain { config, name: "pcidom".to_owned() };
+    let line = |words: &str| ConfiguredDevice::parse(&format!("{SATA}{words}")).unwrap();
+    machine.tree.write(format!("bus/pci/devices/{SATA}/vendor"), "0x8086\n");
+    machine.tree.write(format!("bus/pci/devices/{SATA}/device"), "0x2922\n");
+    assert!(matches!(domain.add(&machine.host, &line("")), Err(Error::UsedByDom0 { .. })));
+    domain.add(&machine.host, &line(",seize_in_use=1")).unwrap();
+    assert!(!machine.host.seize_in_use.get(), "the next line has its own word");
+    crate::ops::assignable::remove(&machine.host, &[device(SATA)], true).unwrap();
     machine.host.seize_in_use.set(true);
     creates().unwrap();
     machine.assert_no_violations();

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use super::{add_all, attach_to_web};
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
-use crate::ops::driver_domain::{DriverDomain, await_backend, guests_to_start, release};
+use crate::ops::driver_domain::{DriverDomain, await_backend, guests_to_start, keep_from_xl, let_unnamed_go, release};
 use crate::ops::recover::reclaim;
 use crate::records::configured_devices::ConfiguredDevice;
+use crate::records::device_spec::DeviceSpec;
 
 fn driver_domain(machine: &Machine) -> DriverDomain {
     let config = machine.tree.path().join("pcidom.cfg");
@@ -66,16 +67,65 @@ fn devices_of_the_settings_enter_the_pool_with_their_names_if_they_are_those_tha
         error.to_string(),
         "another device is at 0000:00:1f.2 than the settings name: vendor=8086,device=2922 is there, and vendor=8086,device=2923 is wanted"
     );
+    // xl shall not give it to anybody either.
+    machine.with(|world| {
+        assert_eq!(world.value("/libxl/pci/0000-00-1f-2/domid"), Some("0"));
+        assert_eq!(world.value("/tool/pcidom/held/0000-00-1f-2"), Some(error.to_string().as_str()));
+    });
+    let_unnamed_go(&machine.host, std::slice::from_ref(&other)).unwrap();
+    machine.with(|world| assert_eq!(world.value("/libxl/pci/0000-00-1f-2/domid"), Some("0")));
+    let_unnamed_go(&machine.host, &[]).unwrap();
     machine.dump().assert_same(&before, "a device that is another one");
+    domain.add(&machine.host, &other).unwrap_err();
     let ours = configured(&format!("{SATA},vendor=8086,device=2922,name=disks"));
     for _ in 0..2 {
         domain.add(&machine.host, &ours).unwrap();
         machine.with(|world| {
             assert_eq!(world.value("/local/domain/3/pool/0000-00-1f-2/state"), Some("free"));
             assert_eq!(world.value("/libxl/pci/0000-00-1f-2/name"), Some("disks"));
+            assert_eq!(world.value("/libxl/pci/0000-00-1f-2/domid"), Some("3"));
+            assert!(!world.has_node("/tool/pcidom/held"));
         });
     }
     assert!(matches!(domain.add(&machine.host, &configured("0000:77:00.0")), Err(Error::NoSuchDevice(_))));
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_cannot_be_created_keeps_its_named_devices_from_xl() {
+    let machine = Machine::new();
+    let named = [configured(SATA), configured(EDU)];
+    crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+    let devices = [SATA, EDU, NVME].map(|name| DeviceSpec::plain(device(name)));
+    let why = Error::StubNotRunning("pcidom".to_owned());
+    keep_from_xl(&machine.host, &devices, &named, &why).unwrap();
+    let guard = |name: &str| {
+        let node = crate::records::guard::node(device(name));
+        machine.with(|world| world.value(&node).map(str::to_owned))
+    };
+    assert_eq!(guard(SATA).as_deref(), Some("0"));
+    assert_eq!(guard(EDU).as_deref(), Some("3"), "its pool has it");
+    assert_eq!(guard(NVME), None, "it is not named");
+    // One that xl has given away stays where it is.
+    let_unnamed_go(&machine.host, &[]).unwrap();
+    machine.with(|world| world.write("/libxl/pci/0000-00-1f-2/domid", "5"));
+    keep_from_xl(&machine.host, &devices, &named, &why).unwrap();
+    assert_eq!(guard(SATA).as_deref(), Some("5"));
+    let_unnamed_go(&machine.host, &[]).unwrap();
+    assert_eq!(guard(SATA).as_deref(), Some("5"));
+}
+
+#[test]
+fn a_held_device_is_for_our_own_commands() {
+    let machine = Machine::new();
+    identify(&machine, SATA);
+    let domain = driver_domain(&machine);
+    domain.add(&machine.host, &configured(&format!("{SATA},vendor=8086,device=2923"))).unwrap_err();
+    crate::ops::assignable::add(&machine.host, &[device(SATA)], "pcidom").unwrap();
+    machine.with(|world| {
+        assert_eq!(world.value("/libxl/pci/0000-00-1f-2/domid"), Some("3"));
+        assert!(!world.has_node("/tool/pcidom/held"));
+    });
     machine.assert_no_violations();
 }
 

@@ -42,6 +42,7 @@ fn guests_start_after_the_driver_domain_and_before_those_of_xl() {
         assert!(setting(GUESTS, "After").split(' ').any(|other| other == unit), "{unit}");
     }
     assert_eq!((setting(BACKEND, "Type"), setting(BACKEND, "Restart")), ("notify", "on-failure"));
+    assert_eq!(setting(BACKEND, "StartLimitIntervalSec"), "0", "it never gives up");
 }
 
 #[test]

@@ -172,3 +172,30 @@ fn a_guest_that_keeps_its_directory_is_not_suspected_for_ever() {
     }
     assert_eq!(told(&bench, "replaced"), 0);
 }
+
+#[test]
+fn a_device_that_nobody_shall_have_is_kept_from_xl_again() {
+    const HELD: &str = "0000:00:1f.2";
+    let bench = Bench::new();
+    bench.machine.with(|world| {
+        world.write("/tool/pcidom/held/0000-00-1f-2", "another device is there");
+        world.write(&guard::node(device(HELD)), "0");
+    });
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    settle(&bench, &mut broker);
+    bench.pass(Duration::from_secs(1));
+    // As each `xl pci-attach` that fails does.
+    remove(&bench, &process, HELD);
+    settle(&bench, &mut broker);
+    assert_eq!(note(&bench, HELD).as_deref(), Some("0"));
+    assert_eq!(told(&bench, "0000:00:1f.2 is kept from xl again: another device is there"), 1);
+    process.changed(&guard::node(device(HELD)));
+    settle(&bench, &mut broker);
+    assert_eq!(told(&bench, "is kept from xl again"), 1, "its own change is no news");
+    // Let go, and given away by xl.
+    bench.machine.with(|world| world.remove("/tool/pcidom/held"));
+    remove(&bench, &process, HELD);
+    settle(&bench, &mut broker);
+    assert_eq!(note(&bench, HELD), None);
+}
