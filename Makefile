@@ -73,7 +73,7 @@ test-chosen: stub malicious-stub frontend tool agent ## Chosen cases of the full
 test-debian: stub tool man agent ## A Debian host with systemd and Xen: this tree's package installed, booted with, upgraded, purged (DEBIAN=13, CASE=; needs root)
 	@PACKAGES=debian tests/bench/setup.sh
 	@dist/deb.sh
-	@REVISION=2 OUT=build/deb-next dist/deb.sh
+	@tests/bench/deb-before.sh
 	@$(BENCH) debian --case '$(CASE)'
 
 cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)

@@ -42,8 +42,8 @@ const LIMIT: Duration = Duration::from_mins(30);
 /// systemd reaches its target in a minute where nothing else runs.
 const UNTIL_MULTI_USER: Duration = Duration::from_mins(10);
 
-/// The packages as `make` left them: the one that is installed, and one of a later version.
-const PACKAGES: [&str; 2] = ["build/deb", "build/deb-next"];
+/// The packages as `make` left them: that of this tree, and one of an earlier release (`tests/bench/deb-before.sh`).
+const PACKAGES: [&str; 2] = ["build/deb", "build/deb-before"];
 
 /// Boots the host and shows its cases.
 pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool> {
@@ -159,7 +159,7 @@ impl Boot<'_> {
         fs::write(share.join("readme"), readme::host_commands(&fs::read_to_string("README.md")?)?.join("\n") + "\n")?;
         fs::copy(&self.guests.linux, guest.join("vmlinux"))?;
         self.guests.guest_for_run(&guest.join("initrd.img"))?;
-        for (folder, to) in PACKAGES.into_iter().zip(["package", "next-package"]) {
+        for (folder, to) in PACKAGES.into_iter().zip(["package", "package-before"]) {
             fs::create_dir(share.join(to))?;
             for entry in fs::read_dir(folder).with_context(|| format!("reading {folder}"))? {
                 let path = entry?.path();

@@ -1,18 +1,19 @@
 //! What a host comes up with.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 use super::super::case::Case;
 use crate::dom0::{
     fixture::Fixture,
-    installed::{BACKEND, BROKER, DEVICE, GUEST, GUESTS, XENDOMAINS},
+    installed::{BACKEND, BROKER, DEVICE, GUEST, GUESTS, XENDOMAINS, guest_config},
 };
 
 pub(super) const CASES: &[Case] = &[
     Case::new("broker_and_driver_domain_are_up_before_any_guest", order),
     Case::new("a_device_that_is_another_one_is_refused_with_both_told", refused),
+    Case::within(Duration::from_mins(3), "a_device_that_is_another_one_is_kept_from_xl_too", kept_from_xl),
     Case::within(Duration::from_mins(5), "a_guest_of_auto_is_created_through_us_and_drives_its_device", auto),
 ];
 
@@ -48,6 +49,25 @@ fn refused(fixture: &mut Fixture) -> Result<()> {
     ensure!(status.contains("1 of 2 devices are not in the pool"), "the unit's status is {status:?}");
     let pool = fixture.pcidom(&["assignable", "list"])?;
     ensure!(!pool.contains("0000:00:06.0"), "{pool}");
+    Ok(())
+}
+
+/// A guest that has it by its address, of which the address is all that xl knows.
+fn kept_from_xl(fixture: &mut Fixture) -> Result<()> {
+    const OTHER: &str = "0000:00:06.0";
+    let config = "/run/other.cfg";
+    fs::write(config, guest_config("other", OTHER))?;
+    // As a host is on which it was parked at boot, by its address.
+    fixture.xl(&["pci-assignable-add", OTHER])?;
+    let guard = "/libxl/pci/0000-00-06-0/domid";
+    let deadline = fixture.deadline;
+    for _ in 0..2 {
+        fixture.store.wait_for(guard, deadline, |owner| owner == Some("0"))?;
+        let error = fixture.xl(&["create", "-p", config]).err().context("xl gave it to a guest")?.to_string();
+        ensure!(error.contains("not assignable"), "{error}");
+        ensure!(fixture.find("other")?.is_none(), "the guest is there");
+    }
+    fixture.xl(&["pci-assignable-remove", "-r", OTHER])?;
     Ok(())
 }
 
