@@ -16,6 +16,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 
 use crate::{
+    boot::BENCH_ERROR,
     command, full,
     images::Images,
     layout,
@@ -60,7 +61,7 @@ pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool
     let host = HostImage::build(release)?;
     let guests = Images::build(release)?;
     let disk = PathBuf::from(format!("build/bench/debian-{}/run.img", release.number));
-    command::output(Command::new("cp").args(["--sparse=always"]).arg(&host.disk).arg(&disk))?;
+    copy_disk(&host.disk, &disk)?;
     let mut sum = Tally::default();
     for (suite, filter) in boots {
         let boot = Boot { host: &host, guests: &guests, disk: &disk, release, suite, filter, verbose };
@@ -74,6 +75,10 @@ pub(crate) fn run(release: &Release, filter: &str, verbose: bool) -> Result<bool
     fs::remove_file(&disk)?;
     println!("{sum}");
     Ok(sum.is_good())
+}
+
+fn copy_disk(from: &Path, to: &Path) -> Result<()> {
+    command::output(Command::new("cp").arg("--sparse=always").arg(from).arg(to)).map(drop)
 }
 
 /// One boot of the host.
@@ -93,7 +98,18 @@ impl Boot<'_> {
         let dir = layout::log_dir(&name);
         let started = Instant::now();
         let mut report = Report::default();
-        let result = self.boot(&dir, &mut |line| report.line(line).iter().for_each(|line| println!("{line}")));
+        let before = self.disk.with_extension("before.img");
+        copy_disk(self.disk, &before)?;
+        let mut result = self.boot(&dir, &mut |line| report.line(line).iter().for_each(|line| println!("{line}")));
+        if !report.has_begun() {
+            // As `Boot::run` does it. The file system has no journal, and was perhaps being written.
+            layout::keep_logs(&dir)?;
+            let why = result.err().map(|error| format!(" ({error:#})")).unwrap_or_default();
+            println!("{BENCH_ERROR}{name} ended before its first case{why}, and is booted once more");
+            copy_disk(&before, self.disk)?;
+            result = self.boot(&dir, &mut |line| report.line(line).iter().for_each(|line| println!("{line}")));
+        }
+        fs::remove_file(&before)?;
         if let Err(error) = &result {
             eprintln!("bench: {name}: {error:#}");
         }
