@@ -9,7 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod print;
 pub(crate) mod prometheus;
 pub(crate) mod report;
-mod resident;
+pub(crate) mod resident;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod stub_query;

@@ -12,7 +12,7 @@ use crate::create::{self, Plan, Request};
 use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::driver_domain::{self, DriverDomain, guests_to_start};
+use crate::ops::driver_domain::{self, DriverDomain, UNTIL_READY, guests_to_start};
 use crate::ops::named_devices;
 use crate::records::configured_devices::{self, ConfiguredDevice};
 use crate::records::device_spec::DeviceSpec;
@@ -76,10 +76,12 @@ fn bring_up(host: &Host, domain: &DriverDomain, manager: &Manager) -> Result<Dom
 ///
 /// # Errors
 /// That of the first that failed.
-pub(super) fn autostart(host: &Host, backend: &str, folder: &Path) -> Result<(), Error> {
+pub(crate) fn autostart(host: &Host, backend: &str, folder: &Path) -> Result<(), Error> {
     load_settings(host);
     let (configured, wrong) = configured_devices::load(&host.settings_file);
     wrong.iter().for_each(|error| host.note(&error.to_string()));
+    // The driver domain may be starting again, which the first guest of it waits for. All others of the host wait for us.
+    let mut patience = UNTIL_READY;
     let mut first = Ok(());
     for file in guests_to_start(folder)? {
         let request = Request {
@@ -92,7 +94,7 @@ pub(super) fn autostart(host: &Host, backend: &str, folder: &Path) -> Result<(),
             for_xl: Vec::new(),
             console: false,
         };
-        match start(host, &request, &configured) {
+        match start(host, &request, &configured, &mut patience) {
             Ok(Started::Ours) => host.note(&format!("{} was created", file.display())),
             Ok(Started::NotOurs) => {}
             Err(error) => {
@@ -109,14 +111,20 @@ enum Started {
     NotOurs,
 }
 
-fn start(host: &Host, request: &Request, configured: &[ConfiguredDevice]) -> Result<Started, Error> {
+/// `patience` is for the driver domain, and spent when that did not come.
+fn start(
+    host: &Host,
+    request: &Request,
+    configured: &[ConfiguredDevice],
+    patience: &mut Duration,
+) -> Result<Started, Error> {
     // What is wrong with a guest that is not ours is for xl to say.
     let Ok(plan) = Plan::read(request) else { return Ok(Started::NotOurs) };
     if plan.devices().is_empty() || domain::find(host, plan.name())?.is_some() {
         return Ok(Started::NotOurs);
     }
     let devices = named_devices::to_attach(host, plan.devices())?;
-    let started = start_ours(host, request, plan, &devices, configured);
+    let started = start_ours(host, request, plan, &devices, configured, patience);
     if let Err(error) = &started {
         in_turn(host, || driver_domain::keep_from_xl(host, &devices, configured, error))?;
     }
@@ -129,12 +137,12 @@ fn start_ours(
     plan: Plan,
     devices: &[DeviceSpec],
     configured: &[ConfiguredDevice],
+    patience: &mut Duration,
 ) -> Result<Started, Error> {
     if !is_ours(host, devices, configured)? {
         return Ok(Started::NotOurs);
     }
-    // The driver domain may be starting again.
-    driver_domain::await_backend(host, &request.backend)?;
+    driver_domain::await_backend(host, &request.backend, *patience).inspect_err(|_| *patience = Duration::ZERO)?;
     match in_turn(host, || create::create(host, request, plan, &mut None)) {
         Ok(()) | Err(Error::NotYetUsed { .. }) => Ok(Started::Ours),
         Err(error) => Err(error),

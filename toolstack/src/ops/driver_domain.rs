@@ -24,7 +24,7 @@ use crate::records::guard;
 use crate::store::Change;
 
 /// Time from the domain's creation to its word that it is ready. It takes milliseconds; a host that boots is busy.
-const UNTIL_READY: Duration = Duration::from_mins(2);
+pub(crate) const UNTIL_READY: Duration = Duration::from_mins(2);
 /// Time after which a signal is seen that came just before the wait began.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
@@ -192,9 +192,9 @@ pub(crate) fn release(host: &Host) -> Result<(), Error> {
     assignable::remove(host, &devices, true)
 }
 
-/// Waits until a backend of this name serves, for as long as one takes that is created anew.
-pub(crate) fn await_backend(host: &Host, name: &str) -> Result<(), Error> {
-    wait(host, &Awaited::Ready { backend: name.to_owned() }, UNTIL_READY)
+/// Waits until a backend of this name serves; [`UNTIL_READY`] is enough for one that is created anew.
+pub(crate) fn await_backend(host: &Host, name: &str, patience: Duration) -> Result<(), Error> {
+    wait(host, &Awaited::Ready { backend: name.to_owned() }, patience)
 }
 
 /// Files of guests to start with the host, in the order of their names. What editors and packages leave is none of them.

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use super::{add_all, attach_to_web};
+use crate::cli::resident::autostart;
 use crate::error::Error;
 use crate::fake::{E1000, EDU, Machine, NVME, SATA, STUB, device};
-use crate::ops::driver_domain::{DriverDomain, await_backend, guests_to_start, keep_from_xl, let_unnamed_go, release};
+use crate::ops::driver_domain::{
+    DriverDomain, UNTIL_READY, await_backend, guests_to_start, keep_from_xl, let_unnamed_go, release,
+};
 use crate::ops::recover::reclaim;
 use crate::records::configured_devices::ConfiguredDevice;
 use crate::records::device_spec::DeviceSpec;
@@ -191,8 +194,57 @@ fn guests_start_in_the_order_of_their_names_without_what_editors_leave() {
 #[test]
 fn guests_wait_for_a_driver_domain_that_is_created_anew() {
     let machine = Machine::new();
-    await_backend(&machine.host, "pcidom").unwrap();
+    await_backend(&machine.host, "pcidom", UNTIL_READY).unwrap();
     machine.with(|world| world.destroy(STUB));
-    let error = await_backend(&machine.host, "pcidom").unwrap_err();
+    let error = await_backend(&machine.host, "pcidom", UNTIL_READY).unwrap_err();
     assert!(error.to_string().contains("the backend pcidom is not ready"), "{error}");
+}
+
+fn guest(machine: &Machine, name: &str, device: &str) {
+    machine.tree.write(format!("auto/{name}"), format!("name = '{name}'\ntype = 'pv'\npci = [ '{device}' ]\n"));
+}
+
+fn is_there(machine: &Machine, guest: &str) -> bool {
+    crate::host::domain::find(&machine.host, guest).unwrap().is_some()
+}
+
+#[test]
+fn guests_with_devices_of_ours_are_created_and_others_left_to_xl() {
+    let machine = Machine::new();
+    machine.tree.write("pcidom.conf", format!("device = {SATA},vendor=8086,device=2923\n"));
+    identify(&machine, SATA);
+    crate::ops::assignable::add(&machine.host, &[device(EDU)], "pcidom").unwrap();
+    for (name, device) in [("10-disk", SATA), ("20-edu", EDU), ("30-net", E1000)] {
+        guest(&machine, name, device);
+    }
+    let error = autostart(&machine.host, "pcidom", &machine.tree.path().join("auto")).unwrap_err();
+    assert!(matches!(error, Error::OtherDevice { .. }), "{error}");
+    assert_eq!(["10-disk", "20-edu", "30-net"].map(|name| is_there(&machine, name)), [false, true, false]);
+    // What xendomains would hand out is what is not ours, and nothing else.
+    let guard = |name: &str| {
+        let node = crate::records::guard::node(device(name));
+        machine.with(|world| world.value(&node).map(str::to_owned))
+    };
+    assert_eq!((guard(SATA).as_deref(), guard(E1000)), (Some("0"), None));
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_driver_domain_that_does_not_come_is_waited_for_once() {
+    let machine = Machine::new();
+    machine.tree.write("pcidom.conf", format!("device = {SATA}\ndevice = {EDU}\n"));
+    [SATA, EDU].iter().for_each(|name| identify(&machine, name));
+    machine.with(|world| world.destroy(STUB));
+    guest(&machine, "10-disk", SATA);
+    guest(&machine, "20-edu", EDU);
+    let before = machine.host.elapsed();
+    let error = autostart(&machine.host, "pcidom", &machine.tree.path().join("auto")).unwrap_err();
+    assert!(matches!(error, Error::NotInTime { .. }), "{error}");
+    let waited = machine.host.elapsed() - before;
+    assert!((UNTIL_READY..UNTIL_READY * 3 / 2).contains(&waited), "{waited:?}");
+    machine.with(|world| {
+        for node in ["/libxl/pci/0000-00-1f-2/domid", "/libxl/pci/0000-00-06-0/domid"] {
+            assert_eq!(world.value(node), Some("0"), "{node}");
+        }
+    });
 }
