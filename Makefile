@@ -23,6 +23,10 @@ CLOCKS ?= both
 ROUNDS ?= 5
 ONLY ?=
 KEEP ?=
+# For fuzz: seconds for each target, which (part of a name), and a file to be tried again.
+TIME ?= 60
+TARGET ?=
+INPUT ?=
 # Where `make install` puts things, and what it puts before that (for packages).
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -40,7 +44,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent lint test test-host test-release test-fast test-full test-chosen test-debian soak test-matrix image-check run clean distclean
+.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -60,6 +64,10 @@ test-host: setup ## Run the tests that need no Xen
 test-release: setup ## The same optimised and without overflow checks, as the image and the command are shipped
 	cargo test --locked --release --no-fail-fast
 	cargo test --locked --release --package kernel
+
+fuzz: ## Fuzz each target for TIME=60 seconds: executions, new code, findings (TARGET=part of a name; INPUT=file tries that one again)
+	@PACKAGES=fuzz tests/bench/setup.sh
+	@TIME='$(TIME)' TARGET='$(TARGET)' INPUT='$(INPUT)' tests/fuzz/run.sh
 
 test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds; CASE=part of a name selects)
 	@$(BENCH) fast --case '$(CASE)'
@@ -109,6 +117,9 @@ broker-facts: ## How large the broker is, with all of our crates in it, and whic
 	@cargo run --locked --quiet --package tree -- broker
 	@echo "calls into Xen's libraries:"
 	@grep -Eoh '"(PHYSDEVOP|xengnttab|xenevtchn|xencall|xc)_[a-z0-9_]*"' $(BROKER_CALLS) | tr -d '"' | sort -u | sed 's/^/  /'
+
+unsafe: ## List every `unsafe` of what is shipped, with its place and its reason
+	@cargo run --locked --quiet --package tree -- unsafe
 
 # The manual page of the command: its options come from the definitions of the command line.
 man: tool

@@ -27,7 +27,7 @@ need /usr/lib/x86_64-linux-gnu/libc.a libc6-dev
 need /usr/include/xen/xen.h libxen-dev
 # The keys that the downloaded packages are signed with (missing on Ubuntu).
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
-# For `make deb`, `make rpm` and `make test-debian`.
+# For `make deb`, `make rpm`, `make test-debian` and `make fuzz`.
 case ${PACKAGES:-} in
 deb | debian)
 	need dpkg-buildpackage dpkg-dev
@@ -35,6 +35,7 @@ deb | debian)
 	need lintian lintian
 	;;
 rpm) need rpmbuild rpm ;;
+fuzz) need g++ g++ ;;
 esac
 # For the root file system of a Debian host.
 if [ "${PACKAGES:-}" = debian ]; then

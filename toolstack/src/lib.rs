@@ -13,6 +13,8 @@ mod error;
 mod error_code;
 #[cfg(test)]
 mod fake;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod host;
 mod ops;
 mod records;

@@ -35,7 +35,8 @@ impl FromStr for PirqSet {
     type Err = Malformed;
 
     fn from_str(text: &str) -> Result<Self, Malformed> {
-        let number = |text: &str| text.parse::<u32>().map_err(|_| Malformed);
+        // As `entry.vector` in `pciif.h`, by which a guest is told. Whatever stands in the node, the set has an end.
+        let number = |text: &str| text.parse::<u16>().map(u32::from).map_err(|_| Malformed);
         let mut pirqs = BTreeSet::new();
         for word in text.split_whitespace() {
             let (first, last) = word.split_once('-').unwrap_or((word, word));
@@ -56,7 +57,7 @@ mod tests {
             assert_eq!(pirqs.to_string(), text);
             assert_eq!(text.parse(), Ok(pirqs));
         }
-        for text in ["x", "1-", "-1", "1-x", "1,2"] {
+        for text in ["x", "1-", "-1", "1-x", "1,2", "0-65536", "7-4294967295"] {
             assert_eq!(text.parse::<PirqSet>(), Err(Malformed), "{text}");
         }
     }

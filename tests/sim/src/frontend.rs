@@ -12,6 +12,9 @@ use crate::tool::SimTool;
 use crate::xen::SimXen;
 use xenstored::Refusal;
 
+/// Entries and buses that a guest looks at: a test may write any number of them.
+const MOST: u32 = 512;
+
 /// What a driver has while it is loaded.
 #[derive(Debug)]
 struct Link {
@@ -236,7 +239,7 @@ impl SimFrontend {
     /// Lets go of the devices whose entries say 5.
     fn remove_leaving(&mut self, stub: &mut SimStub) {
         let dir = self.backend_dir();
-        for index in 0..self.number(&format!("{dir}/num_devs")) {
+        for index in 0..self.number(&format!("{dir}/num_devs")).min(MOST) {
             if self.number(&format!("{dir}/state-{index}")) != 5 {
                 continue;
             }
@@ -253,7 +256,7 @@ impl SimFrontend {
     /// Reads the ids of every function on every root.
     pub fn scan(&mut self, stub: &mut SimStub) {
         let dir = self.backend_dir();
-        let roots = self.number(&format!("{dir}/root_num"));
+        let roots = self.number(&format!("{dir}/root_num")).min(MOST);
         let devfns = if self.scans_everything { 0..=255 } else { 0..=15 };
         let mut found = Vec::new();
         for root in 0..roots {

@@ -8,12 +8,13 @@ use serde_json::Value;
 use crate::files::Files;
 
 /// Licences that dependencies may have, one of several if they offer a choice.
-const LICENCES: [&str; 8] = [
+const LICENCES: [&str; 9] = [
     "MIT",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "ISC",
+    "NCSA",
     "Zlib",
     "Unicode-3.0",
     "Apache-2.0 WITH LLVM-exception",

@@ -13,6 +13,8 @@
 //! | `paused` | stops a domain, and lets it go on whatever happens |
 //! | `leaks` | the result |
 
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod leaks;
 mod paused;
 mod pirqs;

@@ -53,7 +53,7 @@ pub(crate) fn load(path: &Path) -> Result<(Settings, Vec<String>), Error> {
     parse(&text, &path.display().to_string())
 }
 
-fn parse(text: &str, source: &str) -> Result<(Settings, Vec<String>), Error> {
+pub(crate) fn parse(text: &str, source: &str) -> Result<(Settings, Vec<String>), Error> {
     let (mut settings, mut notes) = (Settings::default(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default().trim();

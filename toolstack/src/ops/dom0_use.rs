@@ -36,7 +36,7 @@ pub(crate) fn check(host: &Host, devices: &[Sbdf]) -> Result<(), Error> {
 }
 
 /// A mounted file system.
-struct Mount {
+pub(crate) struct Mount {
     /// Block device, `MAJOR:MINOR`. Some file systems have none of their own.
     number: String,
     place: String,
@@ -229,7 +229,7 @@ fn file_name(path: &Path) -> Option<String> {
 }
 
 /// `/proc/PID/mountinfo` (proc(5)): `36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw`.
-fn parse_mounts(text: &str) -> Vec<Mount> {
+pub(crate) fn parse_mounts(text: &str) -> Vec<Mount> {
     let parse = |line: &str| {
         let (fields, rest) = line.split_once(" - ")?;
         let fields: Vec<&str> = fields.split(' ').collect();

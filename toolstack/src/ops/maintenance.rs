@@ -127,14 +127,17 @@ impl SavedPlan {
     /// Reads it.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| HostError::File { path: path.to_owned(), source })?;
-        let wrong = |what: String| Error::Config { place: path.display().to_string(), what };
-        let plan: Self = serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+        Self::parse(&text).map_err(|what| Error::Config { place: path.display().to_string(), what })
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let plan: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if plan.version != VERSION {
-            return Err(wrong(format!("it is a plan of version {}, and this command reads {VERSION}", plan.version)));
+            return Err(format!("it is a plan of version {}, and this command reads {VERSION}", plan.version));
         }
         for guest in &plan.guests {
-            guest.specs().map_err(&wrong)?;
-            guest.mode().map_err(&wrong)?;
+            guest.specs()?;
+            guest.mode()?;
         }
         Ok(plan)
     }

@@ -23,7 +23,7 @@ struct Ids {
 
 /// A line of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Entry {
+pub(crate) struct Entry {
     ids: Ids,
     /// Words and values, in order.
     words: Vec<(String, String)>,
@@ -82,7 +82,7 @@ fn load(path: &Path) -> Result<Vec<Entry>, Error> {
 }
 
 /// All lines, or the number of the first one that makes no sense and why.
-fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
     let mut entries = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default();

@@ -3,6 +3,8 @@
 //!
 //! Everything written goes through [`Writes`], so that tests run on a folder with a fake kernel that answers writes as Linux does.
 
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub(crate) mod identity;
 mod mcfg;
 mod pending;

@@ -47,6 +47,9 @@ impl<'a> Line<'a> {
     }
 
     fn resource(&self) -> Option<Resource> {
+        if self.index == ROM_INDEX && self.flags & IO != 0 {
+            return None; // a ROM is memory, and [`memory`] must have it
+        }
         let size = (self.end - self.start).checked_add(1)?;
         Resource::new(self.start, size, self.kind()).ok()
     }
@@ -110,6 +113,16 @@ pub fn memory(text: &str) -> Result<Vec<(u64, u64)>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A guest would get memory that nobody had compared with that of other devices.
+    #[test]
+    fn a_rom_of_ports_makes_no_sense() {
+        let none = "0x0 0x0 0x0\n".repeat(6);
+        for flags in ["0x0000000000046300", "0x0000000000040101"] {
+            let text = format!("{none}0x00000000feb00000 0x00000000feb3ffff {flags}\n");
+            assert!(parse(&text).is_err(), "{flags}");
+        }
+    }
 
     fn texts(text: &str) -> Vec<String> {
         parse(text).unwrap().into_iter().map(|(index, resource)| format!("{index}: {resource}")).collect()
