@@ -11,7 +11,7 @@ use crate::xen::{Channel, DomainInfo, FrameType, HypercallError, Inspect, Table}
 
 const GUEST: DomId = DomId(5);
 /// Frames of the host.
-const HOST: u64 = 0x1800;
+const HOST: u64 = 0x700;
 
 /// A domain whose frames, their types and what is in them come out of some bytes.
 struct Machine<'a> {
@@ -51,9 +51,10 @@ impl Machine<'_> {
     fn table(&self, frame: Mfn) -> Table {
         let mut table = [0; 512];
         for (entry, index) in table.iter_mut().zip(0u64..) {
-            let at = frame.0 * 31 + index * 3;
-            let bytes = [0, 1, 2, 3, 4, 5, 6, 7].map(|byte| self.byte(at + byte));
-            *entry = u64::from_le_bytes(bytes);
+            // Eight bytes that overlap with those of the next entry.
+            let at = usize::try_from(frame.0 * 31 + index * 3).unwrap_or(0) % self.data.len().saturating_sub(7).max(1);
+            let bytes = self.data.get(at..).and_then(<[u8]>::first_chunk);
+            *entry = bytes.copied().map_or(0, u64::from_le_bytes);
             // Most entries of a real guest map its own memory.
             if index % 4 != 0 {
                 *entry &= HOST << 12 | 0xfff;

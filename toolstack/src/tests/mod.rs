@@ -1,5 +1,6 @@
 //! The commands on a simulated machine.
 
+mod advisories;
 mod assignable;
 mod attach;
 mod broker;
