@@ -18,10 +18,7 @@ use crate::records::configured_devices::{self, ConfiguredDevice};
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table;
 
-/// A driver domain that has served for so long is created anew at once when it ends.
-const STEADY: Duration = Duration::from_secs(30);
-
-/// Runs the driver domain until SIGTERM.
+/// Runs the driver domain until it has ended, or SIGTERM.
 pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     load_settings(host);
     if args.release {
@@ -29,17 +26,9 @@ pub(super) fn backend(host: &Host, args: &BackendArgs) -> Result<(), Error> {
     }
     let domain = DriverDomain { config: args.config.clone(), name: name_in(&args.config)? };
     let manager = Manager::from_environment();
-    loop {
-        let stub = bring_up(host, &domain, &manager)?;
-        let since = host.elapsed();
-        match domain.watch(host, &stub) {
-            // One that does not live is for the service manager, which waits before it tries again.
-            Err(Error::StubWentAway(stub)) if host.elapsed() - since >= STEADY => {
-                host.note(&format!("{stub} went away, and is created anew"));
-            }
-            outcome => break outcome?,
-        }
-    }
+    let stub = bring_up(host, &domain, &manager)?;
+    // What has ended the service manager starts again, but not while the host goes down: xendomains shuts down all domains then.
+    domain.watch(host, &stub)?;
     manager.stopping();
     host.lock_commands(None)?;
     let is_ended = host.without_stopping(|| domain.stop(host))?;

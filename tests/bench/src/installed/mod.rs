@@ -42,6 +42,8 @@ const NVME_MIB: u64 = 64;
 const LIMIT: Duration = Duration::from_mins(30);
 /// systemd reaches its target in a minute where nothing else runs.
 const UNTIL_MULTI_USER: Duration = Duration::from_mins(10);
+/// From the end of the last case until the machine has ended. A unit that does not stop has five minutes from systemd.
+const UNTIL_DOWN: Duration = Duration::from_mins(3);
 
 /// The packages as `make` left them: that of this tree, and one of an earlier release (`tests/bench/deb-before.sh`).
 const PACKAGES: [&str; 2] = ["build/deb", "build/deb-before"];
@@ -148,6 +150,7 @@ impl Boot<'_> {
             devices: devices(self.disk, &share, &nvme),
             qmp: None,
         };
+        let mut closed = None;
         let logs = Logs {
             serial: dir.join("dom0.log"),
             report: Some((share.join("report"), UNTIL_MULTI_USER)),
@@ -155,10 +158,19 @@ impl Boot<'_> {
             on_line: &mut |line| match line {
                 Line::Serial(line) if self.verbose => println!("| {line}"),
                 Line::Serial(_) => {}
-                Line::Report(line) => on_report(&line),
+                Line::Report(line) => {
+                    if Tally::of_line(&line).is_some() {
+                        closed = Some(Instant::now());
+                    }
+                    on_report(&line);
+                }
             },
         };
-        let result = machine.run(LIMIT, self.verbose, logs);
+        let result = machine.run(LIMIT, self.verbose, logs).and_then(|cpu| {
+            let took = closed.map_or(Duration::ZERO, |closed| closed.elapsed());
+            ensure!(took < UNTIL_DOWN, "the host took {} s to go down: a unit does not stop", took.as_secs());
+            Ok(cpu)
+        });
         for large in ["nvme.img", "share/guest/initrd.img", "share/guest/vmlinux"] {
             // One that stays is no reason to hide how the machine ended.
             let _ = fs::remove_file(dir.join(large));
