@@ -3,7 +3,9 @@
 use core::fmt;
 
 macro_rules! number {
-    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => { number! { $(#[$doc])* $name($inner as $inner) } };
+    // `$shown` is what formats it. The stub's image holds code for each type of number that is formatted.
+    ($(#[$doc:meta])* $name:ident($inner:ty as $shown:ty)) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(transparent)]
@@ -11,13 +13,13 @@ macro_rules! number {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Display::fmt(&self.0, f)
+                fmt::Display::fmt(&<$shown>::from(self.0), f)
             }
         }
 
         impl fmt::LowerHex for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::LowerHex::fmt(&self.0, f)
+                fmt::LowerHex::fmt(&<$shown>::from(self.0), f)
             }
         }
     };
@@ -25,7 +27,7 @@ macro_rules! number {
 
 number! {
     /// A domain's number (`domid_t`, `xen/include/public/xen.h`).
-    DomId(u16)
+    DomId(u16 as u32)
 }
 number! {
     /// A local event channel port (`evtchn_port_t`, `xen/include/public/event_channel.h`).

@@ -77,15 +77,22 @@ impl Sbdf {
     #[must_use]
     pub fn virtual_key(self) -> impl fmt::Display {
         fmt::from_fn(move |f| {
-            write!(f, "{:04x}:{:02x}:{:02x}.{:02x}", self.segment, self.bus, self.device(), self.function())
+            let [segment, bus, device, function] = self.parts();
+            write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:02x}")
         })
+    }
+
+    /// Its numbers as they are formatted. Of one type, because the stub's image holds code for each type of number that is formatted.
+    fn parts(self) -> [u32; 4] {
+        [self.segment.into(), self.bus.into(), self.device().into(), self.function().into()]
     }
 
     /// Formats as a xenstore path component, the way libxl names `/libxl/pci/0000-03-00-1`.
     #[must_use]
     pub fn path_component(self) -> impl fmt::Display {
         fmt::from_fn(move |f| {
-            write!(f, "{:04x}-{:02x}-{:02x}-{:x}", self.segment, self.bus, self.device(), self.function())
+            let [segment, bus, device, function] = self.parts();
+            write!(f, "{segment:04x}-{bus:02x}-{device:02x}-{function:x}")
         })
     }
 
@@ -134,7 +141,8 @@ fn hex(text: &[u8]) -> Option<u32> {
 
 impl fmt::Display for Sbdf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04x}:{:02x}:{:02x}.{:x}", self.segment, self.bus, self.device(), self.function())
+        let [segment, bus, device, function] = self.parts();
+        write!(f, "{segment:04x}:{bus:02x}:{device:02x}.{function:x}")
     }
 }
 
