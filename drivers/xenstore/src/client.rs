@@ -62,6 +62,13 @@ impl Client {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// On a connection that another client has used, of the same transport: the first request gets the number behind `last_id`, and answers to
+    /// others are none of ours.
+    #[must_use]
+    pub fn after(last_id: u32) -> Self {
+        Self { last_id, ..Self::default() }
+    }
 }
 
 impl<const LONGEST: usize> Client<LONGEST> {

@@ -75,10 +75,10 @@ impl Permission {
 impl fmt::Display for Permission {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = match self.access {
-            Access::None => 'n',
-            Access::Read => 'r',
-            Access::Write => 'w',
-            Access::Both => 'b',
+            Access::None => "n",
+            Access::Read => "r",
+            Access::Write => "w",
+            Access::Both => "b",
         };
         write!(f, "{letter}{}", self.domid)
     }

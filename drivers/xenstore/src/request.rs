@@ -79,6 +79,8 @@ pub enum Request<'a> {
         /// A decimal number: bytes of that list.
         offset: &'a str,
     },
+    /// Ends all watches and transactions of the connection: for who takes over a ring that somebody else has used.
+    ResetWatches,
 }
 
 impl Request<'_> {
@@ -98,6 +100,7 @@ impl Request<'_> {
             Self::Write { .. } => MessageType::WRITE,
             Self::Mkdir { .. } => MessageType::MKDIR,
             Self::Remove { .. } => MessageType::REMOVE,
+            Self::ResetWatches => MessageType::RESET_WATCHES,
         }
     }
 
@@ -128,7 +131,7 @@ impl Request<'_> {
                 }
                 format!("{path}\0{token}\0").into_bytes()
             }
-            Self::TransactionStart => b"\0".to_vec(),
+            Self::TransactionStart | Self::ResetWatches => b"\0".to_vec(),
             Self::TransactionEnd { commit: true } => b"T\0".to_vec(),
             Self::TransactionEnd { commit: false } => b"F\0".to_vec(),
             Self::Write { path, value } => join(join(valid(path)?, b"\0"), value),

@@ -63,6 +63,8 @@ impl MessageType {
     pub const WATCH_EVENT: Self = Self(15);
     /// `XS_ERROR`.
     pub const ERROR: Self = Self(16);
+    /// `XS_RESET_WATCHES`.
+    pub const RESET_WATCHES: Self = Self(21);
     /// `XS_DIRECTORY_PART`, which oxenstored does not know.
     pub const DIRECTORY_PART: Self = Self(22);
 }

@@ -269,7 +269,10 @@ impl Xenstored {
         let domid = peer.domid;
         let strings = wire::strings(payload);
         let first = strings.first().copied().unwrap_or_default();
-        let has_path = !matches!(header.kind, kind::TRANSACTION_START | kind::TRANSACTION_END | kind::GET_DOMAIN_PATH);
+        let has_path = !matches!(
+            header.kind,
+            kind::TRANSACTION_START | kind::TRANSACTION_END | kind::GET_DOMAIN_PATH | kind::RESET_WATCHES
+        );
         let path = if has_path { absolute(domid, first) } else { first.to_owned() };
         if domid != DomId::DOM0
             && let Some(error) = strike(&mut self.faults, header.kind, &path)
@@ -300,6 +303,11 @@ impl Xenstored {
                 let before = peer.watches.len();
                 peer.watches.retain(|watch| watch.absolute != path || watch.token != token);
                 return if peer.watches.len() < before { Ok(b"OK\0".to_vec()) } else { Err("ENOENT") };
+            }
+            kind::RESET_WATCHES => {
+                peer.watches.clear();
+                peer.transactions.clear();
+                return Ok(b"OK\0".to_vec());
             }
             kind::TRANSACTION_START => {
                 if domid != DomId::DOM0 && peer.transactions.len() >= TRANSACTION_QUOTA {

@@ -19,6 +19,7 @@ pub(super) mod kind {
     pub(crate) const SET_PERMS: u32 = 14;
     pub(crate) const WATCH_EVENT: u32 = 15;
     pub(crate) const ERROR: u32 = 16;
+    pub(crate) const RESET_WATCHES: u32 = 21;
     pub(crate) const DIRECTORY_PART: u32 = 22;
 }
 
