@@ -18,6 +18,8 @@ const HEADER_DWORDS: usize = 16;
 const IDS: usize = dword_of(header::VENDOR_ID);
 /// The dword of Command.
 const COMMAND: usize = dword_of(header::COMMAND);
+/// In [`VirtualConfig::guest_state`]: the first address register is being sized. The bits of the others follow.
+const SIZED: u32 = 1 << 16;
 /// The dword of Header Type, and the bit that tells of further functions in it.
 const HEADER_TYPE: usize = dword_of(header::HEADER_TYPE);
 const MULTI_FUNCTION: u32 = (header::MULTI_FUNCTION as u32) << 16;
@@ -106,6 +108,32 @@ impl VirtualConfig {
         for dword in 0..HEADER_DWORDS {
             if let Some(register) = self.base_register(dword) {
                 self.set(dword, u32::MAX, register.address);
+            }
+        }
+    }
+
+    /// What its guest's writes have left here and nowhere else: our bits of Command, and from bit 16 on which address registers are being sized.
+    #[must_use]
+    pub fn guest_state(&self) -> u32 {
+        let mut state = self.own[COMMAND] & self.own_bits(COMMAND) & 0xffff;
+        let mut bit = SIZED;
+        for dword in 0..HEADER_DWORDS {
+            if let Some(register) = self.base_register(dword) {
+                state |= if self.own[dword] == register.address { 0 } else { bit };
+                bit <<= 1;
+            }
+        }
+        state
+    }
+
+    /// Brings a view that was just built to where another one was ([`VirtualConfig::guest_state`]).
+    pub fn set_guest_state(&mut self, state: u32) {
+        self.set(COMMAND, self.own_bits(COMMAND) & 0xffff, state);
+        let mut bit = SIZED;
+        for dword in 0..HEADER_DWORDS {
+            if let Some(register) = self.base_register(dword) {
+                self.set(dword, u32::MAX, if state & bit == 0 { register.address } else { register.size_mask });
+                bit <<= 1;
             }
         }
     }
