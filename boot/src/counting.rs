@@ -32,7 +32,7 @@ impl Report {
         if requests >= REQUESTS {
             let (ticks, hypercalls) =
                 (now.own_ticks - self.counted.own_ticks, now.hypercalls - self.counted.hypercalls);
-            log::info!("{requests} requests: {ticks} ticks of its own, {hypercalls} hypercalls");
+            plain_log::info!("{requests} requests: {ticks} ticks of its own, {hypercalls} hypercalls");
             // The line itself does not count.
             *self = Self { turns: 0, reads, counted: counted() };
         }

@@ -12,7 +12,7 @@ mod platform;
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::poll_list::PollList;
 use kernel::xenstore_ring::XenstoreRing;
-use kernel::{BootInfo, clock, console, events, heap, trace};
+use kernel::{BootInfo, clock, console, culprit, events, heap, survivor, trace};
 use pciback::{AdaptivePolling, Backend, Served, Shutdown};
 use platform::Xen;
 use xen_types::{Errno, Port};
@@ -21,15 +21,15 @@ kernel::image!(main);
 
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
-        log::error!(
-            "command line: \"{word}\" is not understood (known: export=vpci|slot|passthrough, config=broker|direct, log=error|warn|info|debug|trace)"
-        );
+        plain_log::error!("command line: \"{word}\" is not understood (see pcidom.cfg(5))");
     });
     log::set_max_level(options.log);
     let (major, minor) = kernel::xen_version();
-    log::info!(
-        "pcidom {} on Xen {major}.{minor}: {} KiB of memory, heap {} KiB, export={}, config={}",
+    plain_log::info!(
+        "pcidom {} on Xen {}.{}: {} KiB of memory, heap {} KiB, export={}, config={}",
         env!("CARGO_PKG_VERSION"),
+        u32::from(major),
+        u32::from(minor),
         info.nr_pages * kernel::layout::PAGE_SIZE / 1024,
         heap::usage().total / 1024,
         options.export,
@@ -38,7 +38,7 @@ fn main(info: &'static BootInfo) -> ! {
     let ring = match XenstoreRing::take() {
         Ok(ring) => ring,
         Err(error) => {
-            log::error!("no xenstore ({error}): this image runs as a guest that xl created");
+            plain_log::error!("no xenstore ({error}): this image runs as a guest that xl created");
             shutdown(ShutdownReason::Poweroff)
         }
     };
@@ -71,6 +71,7 @@ impl Stub {
     fn new(ring: XenstoreRing, options: &options::Options) -> Self {
         let &options::Options { export, is_direct, .. } = options;
         let backend = Backend::new(Xen, pciback::Options { export, is_direct, ..pciback::Options::default() });
+        survivor::allow_restart(options.restart);
         Self {
             poll_list: PollList::new(ring.port()),
             has_unfinished: false,
@@ -107,6 +108,7 @@ impl Stub {
     #[cold]
     #[inline(never)] // out of the way of requests
     fn settle(&mut self) {
+        culprit::looking_at(None);
         let due_ns = self.backend.next_deadline_ns();
         if self.has_bytes || due_ns.is_some_and(|due_ns| due_ns <= clock::now_ns()) {
             self.has_bytes = !self.control();
@@ -117,9 +119,12 @@ impl Stub {
             }
             if !self.was_ready && self.backend.is_ready() {
                 self.was_ready = true;
-                log::info!("ready, {} us after the first instruction", (clock::now_ns() - clock::start_ns()) / 1000);
+                plain_log::info!(
+                    "ready, {} us after the first instruction",
+                    (clock::now_ns() - clock::start_ns()) / 1000
+                );
                 #[cfg(feature = "counting")]
-                log::info!("until then {} ticks asleep", kernel::counting::counted().asleep_ticks);
+                plain_log::info!("until then {} ticks asleep", kernel::counting::counted().asleep_ticks);
             }
             match self.backend.shutdown_request() {
                 None => {}
@@ -150,6 +155,7 @@ impl Stub {
             self.is_settled = false;
             return false;
         }
+        culprit::serving(port);
         let served = self.backend.serve(port);
         self.is_settled &= served <= Served::Reads;
         if self.last_served != Some((port, served)) {
@@ -191,7 +197,7 @@ impl Stub {
                 client.sent(sent);
                 let received = ring.receive(&mut buffer);
                 if let Err(error) = client.feed(buffer.get(..received).unwrap_or_default()) {
-                    log::error!("xenstored breaks its protocol ({error}): every question under way is given up");
+                    plain_log::error!("xenstored breaks its protocol ({error}): every question under way is given up");
                     is_broken = true;
                 }
                 sent + received
@@ -246,7 +252,7 @@ fn cannot_sleep(error: Errno) -> ! {
 /// Ends the domain as the toolstack asked.
 fn end(reason: ShutdownReason) -> ! {
     const PATIENCE_NS: u64 = 100_000_000;
-    log::info!("ending as asked: {reason:?}");
+    plain_log::info!("ending as asked: {reason:?}");
     console::flush(PATIENCE_NS);
     shutdown(reason)
 }

@@ -4,9 +4,10 @@ use core::ptr::NonNull;
 use kernel::grants::table::GrantedPage;
 use kernel::grants::{self, GrantMapping, MapRequest};
 use kernel::mmio::MmioPage;
-use kernel::{clock, events, fixmap, heap};
+use kernel::{clock, culprit, events, fixmap, heap, survivor};
 use pciback::platform::{
-    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
+    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, Lives, Restarted, RingOffer,
+    Usage, Width,
 };
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
@@ -16,7 +17,7 @@ pub(crate) struct Xen;
 
 impl Events for Xen {
     fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
-        events::bind_interdomain(peer, remote)
+        grants::port_of(peer, remote, || events::bind_interdomain(peer, remote))
     }
 
     #[inline(always)] // for each request
@@ -34,7 +35,7 @@ impl Events for Xen {
 #[cold]
 #[inline(never)]
 fn not_notified(port: Port, error: Errno) {
-    log::error!("notifying port {port}: {error}");
+    plain_log::error!("notifying port {port}: {error}");
 }
 
 /// A page that a frontend granted.
@@ -55,7 +56,7 @@ impl Grants for Xen {
     fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<GuestPage, Errno> {
         let request = MapRequest { peer, reference: gref, writable: true };
         grants::map(request).map(GuestPage).map_err(|error| {
-            log::debug!("mapping grant {gref} of domain {peer}: {error}");
+            plain_log::debug!("mapping grant {gref} of domain {peer}: {error}");
             error.into()
         })
     }
@@ -79,6 +80,14 @@ impl ConfigSpace for EcamPage {
 impl ConfigWrite for EcamPage {
     fn is_writable(&self) -> bool {
         self.0.is_writable()
+    }
+
+    fn note(&self) -> u32 {
+        self.0.note()
+    }
+
+    fn set_note(&self, note: u32) {
+        self.0.set_note(note);
     }
 
     fn write_config(&self, offset: u16, width: Width, value: u32) {
@@ -115,8 +124,7 @@ impl Broker for Xen {
     type Ring = RingPage;
 
     fn offer_ring(&self) -> Result<RingOffer<RingPage>, Errno> {
-        let page = GrantedPage::new(DomId::DOM0, true)?;
-        let port = events::alloc_unbound(DomId::DOM0)?;
+        let (page, port) = GrantedPage::lasting(DomId::DOM0, || events::alloc_unbound(DomId::DOM0))?;
         Ok(RingOffer { gref: page.reference(), port, page: RingPage(page) })
     }
 
@@ -135,5 +143,35 @@ impl Introspection for Xen {
     fn usage(&self) -> Usage {
         let heap::Usage { used, peak, total } = heap::usage();
         Usage { heap_used: used, heap_peak: peak, heap_total: total, mapped_pages: fixmap::slots_in_use() }
+    }
+}
+
+impl Lives for Xen {
+    fn restarted(&self) -> Option<Restarted> {
+        let count = survivor::restarts();
+        (count > 0).then(|| {
+            let (last_words, crashed_ns) = survivor::last_words();
+            Restarted { count, crashed_ns, last_words }
+        })
+    }
+
+    fn is_still_mapped(&self, peer: DomId, gref: GrantRef) -> bool {
+        grants::is_unclaimed(peer, gref)
+    }
+
+    fn is_put_aside(&self, peer: DomId) -> bool {
+        survivor::is_put_aside(peer)
+    }
+
+    fn looking_at(&self, peer: Option<DomId>) {
+        culprit::looking_at(peer);
+    }
+
+    fn forget_unclaimed(&self) {
+        grants::forget_unclaimed();
+    }
+
+    fn forget_domain(&self, peer: DomId) {
+        survivor::forget_domain(peer);
     }
 }

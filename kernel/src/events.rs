@@ -89,7 +89,7 @@ pub fn notify(port: Port) -> Result<(), Errno> {
 /// Closes a port. A pending event of it is forgotten, so that the next user of the number does not see it.
 pub fn close(port: Port) {
     if let Err(error) = event_op(xen_sys::EVTCHNOP_close, &mut xen_sys::evtchn_close { port: port.0 }) {
-        log::error!("closing port {port}: {error}");
+        plain_log::error!("closing port {port}: {error}");
     }
     clear(port);
 }

@@ -1,7 +1,7 @@
 //! The heap: all memory of the domain behind the builder's page tables.
 
 use crate::layout::PAGE_SIZE;
-use crate::{paging, start_info};
+use crate::{lasting, paging, start_info};
 use alloc::alloc::{GlobalAlloc, Layout};
 use core::ptr::NonNull;
 use linked_list_allocator::Heap as List;
@@ -51,16 +51,16 @@ pub fn usage() -> Usage {
     Usage { used: list.used(), peak: *peak, total: list.size() }
 }
 
-/// Gives the heap everything behind the builder's page tables, and maps memory that the builder left unmapped.
+/// Gives the heap everything behind the builder's page tables and the lasting pages, and maps memory that the builder left unmapped.
 ///
 /// # Errors
 /// What Xen says to the new page tables; the heap works without that memory.
 ///
 /// # Safety
-/// Called once, before any allocation, when the builder's boot stack is no longer in use.
+/// Called once in each life of the image, before any allocation, when the builder's boot stack is no longer in use.
 pub(crate) unsafe fn init() -> Result<(), Errno> {
     let info = start_info::get();
-    let start = info.first_free_address();
+    let start = lasting::end();
     let mut end = start;
     while end < info.memory_end() && paging::is_mapped(end) {
         end += PAGE_SIZE;
@@ -76,7 +76,7 @@ fn extend_ram(mut address: usize) -> Result<(), Errno> {
     let end = start_info::get().memory_end();
     while address < end {
         let pages = (end - address).min(TABLE_SPAN) / PAGE_SIZE;
-        let table = allocate_page().ok_or(Errno::ENOMEM)?;
+        let table = lasting::take().ok_or(Errno::ENOMEM)?;
         let first = Pfn(((address - crate::layout::VIRT_BASE) / PAGE_SIZE) as u64);
         // SAFETY: a zeroed page of our own, aligned for u64, that no other code knows.
         paging::fill_linear_table(unsafe { table.cast().as_mut() }, first, pages)?;

@@ -26,6 +26,8 @@ pub mod number {
     pub const GRANT_TABLE_OP: u32 = xen_sys::__HYPERVISOR_grant_table_op;
     /// vCPU control.
     pub const VCPU_OP: u32 = xen_sys::__HYPERVISOR_vcpu_op;
+    /// Handlers of what is no exception.
+    pub const CALLBACK_OP: u32 = xen_sys::__HYPERVISOR_callback_op;
     /// Scheduling and shutdown.
     pub const SCHED_OP: u32 = xen_sys::__HYPERVISOR_sched_op;
     /// Event channels.

@@ -21,3 +21,8 @@ pub(crate) const FIXMAP_GROWTH_BASE: usize = 0x1000_0000;
 
 /// Most page tables that the growth area may take: 32 × 512 slots.
 pub(crate) const FIXMAP_GROWTH_TABLES: usize = 32;
+
+/// Segments of a 64-bit PV guest's kernel (`FLAT_KERNEL_CS64`, `FLAT_KERNEL_SS64`, `arch-x86/xen-x86_64.h`).
+pub(crate) const KERNEL_CS: u16 = 0xe033;
+#[cfg(not(test))]
+pub(crate) const KERNEL_SS: u16 = 0xe02b;

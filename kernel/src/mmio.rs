@@ -1,6 +1,6 @@
 //! MMIO frames that dom0 gave us iomem permission for: the ECAM pages of our functions.
 
-use crate::fixmap::FixmapEntry;
+use crate::fixmap::{self, FixmapEntry, Record};
 use crate::memory;
 use crate::paging::{self, PteFlags};
 use core::ptr::NonNull;
@@ -36,13 +36,41 @@ impl MmioPage {
     }
 
     fn map_with(mfn: Mfn, rights: PteFlags) -> Result<Self, Errno> {
+        // A life before may have mapped it already, with the same rights: the image has not changed, nor has Xen.
+        let before = fixmap::claim(&|record| matches!(record, Record::Mmio { frame, .. } if frame == mfn));
+        if let Some((slot, _)) = before {
+            return Ok(Self::mapped(slot));
+        }
         let slot = FixmapEntry::take()?;
         let flags = rights | PteFlags::PRESENT | PteFlags::NO_EXECUTE | PteFlags::NO_CACHE | PteFlags::USER_ACCESSIBLE;
         // SAFETY: the slot is ours alone and empty. Xen refuses frames that are neither ours nor granted; own memory cannot be reached this
         // way because callers pass MMIO frames, and a second read-only mapping of own memory would be read by volatile loads only.
         unsafe { paging::set_entry(slot.address(), paging::entry(mfn, flags)) }?;
+        slot.set_record(Record::Mmio { frame: mfn, note: 0 });
+        Ok(Self::mapped(slot))
+    }
+
+    fn mapped(slot: FixmapEntry) -> Self {
         let is_writable = memory::mapping_of(slot.address()).is_some_and(|mapping| mapping.writable);
-        Ok(Self { slot, is_writable })
+        Self { slot, is_writable }
+    }
+
+    /// What [`MmioPage::set_note`] was told last, in this life or the one before; 0 at first.
+    #[must_use]
+    pub fn note(&self) -> u32 {
+        match self.slot.record() {
+            Record::Mmio { note, .. } => note,
+            _ => 0,
+        }
+    }
+
+    /// Notes something about the page that a restart in place does not forget.
+    pub fn set_note(&self, note: u32) {
+        if let Record::Mmio { frame, note: before } = self.slot.record()
+            && before != note
+        {
+            self.slot.set_record(Record::Mmio { frame, note });
+        }
     }
 
     /// True where stores reach the device.
@@ -112,7 +140,7 @@ impl Drop for MmioPage {
     fn drop(&mut self) {
         // SAFETY: `self` was the only user of the mapping.
         if let Err(error) = unsafe { paging::set_entry(self.slot.address(), 0) } {
-            log::error!("unmapping MMIO at {:#x}: {error}", self.slot.address());
+            plain_log::error!("unmapping MMIO at {:#x}: {error}", self.slot.address());
         }
     }
 }

@@ -72,14 +72,31 @@ impl ByteRing {
         count
     }
 
-    /// Reads as much as there is and fits into `buffer`; returns how many bytes that were.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
+    /// How many bytes were written since the ring was made, by a counter that wraps.
+    pub(crate) fn produced(&self) -> u32 {
+        self.index(self.producer).load(Ordering::Relaxed)
+    }
+
+    /// The same of bytes that were read.
+    pub(crate) fn consumed(&self) -> u32 {
+        self.index(self.consumer).load(Ordering::Relaxed)
+    }
+
+    /// Looks at what [`ByteRing::read`] would read, and leaves it there.
+    pub(crate) fn peek(&self, buffer: &mut [u8]) -> usize {
         let count = buffer.len().min(self.filled() as usize);
-        let start = self.index(self.consumer).load(Ordering::Relaxed);
+        let start = self.consumed();
         for (index, byte) in (0u32..).zip(buffer.iter_mut().take(count)) {
             // SAFETY: inside the page (`byte`); the other end wrote it before it moved the producer index.
             *byte = unsafe { self.byte(start.wrapping_add(index)).read_volatile() };
         }
+        count
+    }
+
+    /// Reads as much as there is and fits into `buffer`; returns how many bytes that were.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
+        let count = self.peek(buffer);
+        let start = self.consumed();
         let moved = u32::try_from(count).unwrap_or(0);
         self.index(self.consumer).store(start.wrapping_add(moved), Ordering::Release);
         count

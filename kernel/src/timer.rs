@@ -52,7 +52,7 @@ fn set_timer(deadline_ns: u64) -> Result<(), Errno> {
 impl Drop for Timer {
     fn drop(&mut self) {
         if let Err(error) = self.cancel() {
-            log::error!("stopping the timer: {error}");
+            plain_log::error!("stopping the timer: {error}");
         }
         events::close(self.port);
     }

@@ -1,13 +1,13 @@
-//! CPU exceptions. Each is a bug of the image: the handler writes the place to the console and ends the domain as
-//! crashed. Nothing is resumed.
+//! CPU exceptions. Each is a bug of the image, but for the NMI, with which dom0 starts an image again that hangs (`xl trigger DOMAIN nmi`): the handler
+//! writes the place to the console and panics. Nothing is resumed.
 
-use crate::hypercall::{hypercall5, number};
+use crate::hypercall::{hypercall_op, hypercall5, number};
+use crate::layout::KERNEL_CS;
 use crate::{shared_info, trace};
 use core::arch::naked_asm;
 use xen_types::Errno;
 
-/// Kernel code segment of a 64-bit PV guest (`FLAT_KERNEL_CS64`, `arch-x86/xen-x86_64.h`).
-const KERNEL_CS: u16 = 0xe033;
+const NMI: u8 = 2;
 const PAGE_FAULT: u8 = 14;
 
 /// What Xen pushes, without the error code (`create_bounce_frame`, `xen/arch/x86/x86_64/entry.S`).
@@ -53,14 +53,33 @@ extern "C" fn report(vector: u32, stack: *const u64) -> ! {
     let address =
         if vector == PAGE_FAULT { shared_info::try_get().map_or(0, shared_info::SharedInfo::fault_address) } else { 0 };
     trace::record("trap", [u64::from(vector), frame.rip]);
-    panic!("trap {vector} at {:#x}, error {error:#x}, address {address:#x}, rsp {:#x}", frame.rip, frame.rsp);
+    if vector == NMI {
+        panic!("told to start again by an NMI, at {:#x}", frame.rip);
+    }
+    panic!(
+        "trap {} at {:#x}, error {error:#x}, address {address:#x}, rsp {:#x}",
+        u32::from(vector),
+        frame.rip,
+        frame.rsp
+    );
 }
 
 const fn trap(vector: u8, handler: extern "C" fn() -> !) -> (u8, extern "C" fn() -> !) {
     (vector, handler)
 }
 
-/// Registers a handler for every exception that kernel code can raise (`HYPERVISOR_set_trap_table`).
+/// `struct callback_register` and its numbers (`callback.h`).
+#[repr(C)]
+struct CallbackRegister {
+    kind: u16,
+    flags: u16,
+    address: u64,
+}
+
+const CALLBACKOP_REGISTER: u32 = 0;
+const CALLBACKTYPE_NMI: u16 = 4;
+
+/// Registers a handler for every exception that kernel code can raise (`HYPERVISOR_set_trap_table`), and for NMIs (`HYPERVISOR_callback_op`).
 pub(crate) fn init() -> Result<(), Errno> {
     let handlers = [
         trap(0, entry::<0>),
@@ -83,5 +102,8 @@ pub(crate) fn init() -> Result<(), Errno> {
         *slot = xen_sys::trap_info { vector, flags: 1 << 2, cs: KERNEL_CS, address: handler as usize as u64 };
     }
     // SAFETY: a table ended by an entry with address 0; Xen copies it.
-    unsafe { hypercall5(number::SET_TRAP_TABLE, table.as_ptr() as u64, 0, 0, 0, 0) }.map(drop)
+    unsafe { hypercall5(number::SET_TRAP_TABLE, table.as_ptr() as u64, 0, 0, 0, 0) }?;
+    let mut nmi = CallbackRegister { kind: CALLBACKTYPE_NMI, flags: 0, address: entry::<NMI> as *const () as u64 };
+    // SAFETY: the structure that CALLBACKOP_register takes; Xen copies it.
+    unsafe { hypercall_op(number::CALLBACK_OP, CALLBACKOP_REGISTER, &mut nmi) }.map(drop)
 }

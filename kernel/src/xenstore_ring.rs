@@ -1,16 +1,31 @@
 //! The byte transport to xenstored: the ring page of `xen/include/public/io/xs_wire.h`.
 
 use crate::ring::ByteRing;
-use crate::{events, memory, start_info};
+use crate::{events, memory, start_info, survivor};
 use core::ptr::NonNull;
 use xen_types::{Errno, Port};
 
 /// Both directions of the ring and its port.
+///
+/// A life of the image that ends may leave a message half sent or half received. Where it ends in its stream is therefore written down before the first
+/// byte of it moves ([`survivor::Facts`]), and of one to be sent the bytes too: at whatever instruction the life ended, the next one knows what is left.
 #[derive(Debug)]
 pub struct XenstoreRing {
     requests: ByteRing,
     replies: ByteRing,
     port: Port,
+    /// What comes is the end of a message that began in a life before.
+    is_in_old_message: bool,
+}
+
+/// Bytes of a message's header, and where in it the length of the rest stands (`struct xsd_sockmsg`, `xs_wire.h`).
+const HEADER: usize = 16;
+const LENGTH: core::ops::Range<usize> = 12..16;
+
+/// The length of a message with its header, as its header tells; `None` where that is not all there.
+fn length(message: &[u8]) -> Option<u32> {
+    let length = message.get(LENGTH)?.try_into().ok()?;
+    Some(u32::from_le_bytes(length).wrapping_add(16))
 }
 
 impl XenstoreRing {
@@ -27,7 +42,14 @@ impl XenstoreRing {
         let requests = unsafe { ByteRing::new(page, 0, 1024, 2048, 2052) };
         // SAFETY: as above; the other half.
         let replies = unsafe { ByteRing::new(page, 1024, 1024, 2056, 2060) };
-        Ok(Self { requests, replies, port })
+        if survivor::restarts() == 0 {
+            survivor::change(|facts| {
+                facts.sent_end = requests.produced();
+                facts.received_end = replies.consumed();
+            });
+        }
+        let is_in_old_message = survivor::facts().received_end != replies.consumed();
+        Ok(Self { requests, replies, port, is_in_old_message })
     }
 
     /// The port to wait on.
@@ -36,23 +58,64 @@ impl XenstoreRing {
         self.port
     }
 
-    /// Sends as much of `bytes` as fits; returns how many bytes that were.
+    /// Takes whole messages from the front of `bytes` for sending, each when those before it are sent; returns how many bytes that were. One that does
+    /// not fit is sent in pieces.
     pub fn send(&mut self, bytes: &[u8]) -> usize {
-        let sent = self.requests.write(bytes);
+        let mut taken = 0;
+        let mut sent = 0;
+        loop {
+            let left = survivor::facts().sent_end.wrapping_sub(self.requests.produced());
+            if left > 0 {
+                let now = self.requests.write(survivor::rest(left));
+                sent += now;
+                if now == 0 {
+                    break;
+                }
+                continue;
+            }
+            let Some(message) = bytes.get(taken..).and_then(|left| left.get(..length(left)? as usize)) else { break };
+            if !survivor::keep_rest(message, self.requests.produced()) {
+                break;
+            }
+            taken += message.len();
+        }
         self.notify_if(sent > 0);
-        sent
+        taken
     }
 
-    /// Receives as much as there is and fits; returns how many bytes that were.
+    /// Receives as much as there is and fits; returns how many bytes that were. The end of a message that began in a life before is left out.
     pub fn receive(&mut self, buffer: &mut [u8]) -> usize {
-        let received = self.replies.read(buffer);
-        self.notify_if(received > 0);
+        let mut received = 0;
+        let mut has_moved = false;
+        loop {
+            let left = survivor::facts().received_end.wrapping_sub(self.replies.consumed()) as usize;
+            if left == 0 {
+                self.is_in_old_message = false;
+                let mut header = [0; HEADER];
+                if self.replies.peek(&mut header) < HEADER {
+                    break;
+                }
+                survivor::change(|facts| {
+                    facts.received_end = facts.received_end.wrapping_add(length(&header).unwrap_or(0));
+                });
+                continue;
+            }
+            let room = buffer.get_mut(received..).unwrap_or_default();
+            let count = left.min(room.len());
+            let now = self.replies.read(room.get_mut(..count).unwrap_or_default());
+            if now == 0 {
+                break;
+            }
+            has_moved = true;
+            received += if self.is_in_old_message { 0 } else { now };
+        }
+        self.notify_if(has_moved);
         received
     }
 
     fn notify_if(&self, moved: bool) {
         if moved && let Err(error) = events::notify(self.port) {
-            log::error!("notifying xenstored: {error}");
+            plain_log::error!("notifying xenstored: {error}");
         }
     }
 }

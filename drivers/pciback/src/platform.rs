@@ -39,6 +39,12 @@ pub trait ConfigWrite: ConfigSpace {
 
     /// Writes the register at `offset` (as for reads), all of it. Nothing happens where [`ConfigWrite::is_writable`] is false.
     fn write_config(&self, offset: u16, width: Width, value: u32);
+
+    /// What [`ConfigWrite::set_note`] was told last about this function, also in a life before a restart in place; 0 at first.
+    fn note(&self) -> u32;
+
+    /// Keeps a number that a restart in place does not forget.
+    fn set_note(&self, note: u32);
 }
 
 /// Access to the configuration space of functions that dom0 gave us the ECAM page of.
@@ -105,7 +111,40 @@ pub trait Introspection {
     fn usage(&self) -> Usage;
 }
 
-/// Everything together: what a `Backend` is built on.
-pub trait Platform: Events + Grants + ConfigAccess + Broker + Clock + Introspection + 'static {}
+/// A start that was not the first in this domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// How many there were, this one included.
+    pub count: u32,
+    /// When the life before ended.
+    pub crashed_ns: u64,
+    /// What it said then, in ASCII.
+    pub last_words: &'static [u8],
+}
 
-impl<T: Events + Grants + ConfigAccess + Broker + Clock + Introspection + 'static> Platform for T {}
+/// Restarts in place (`docs/restart.md`). After one, [`Grants::map_grant`] and [`Events::bind_interdomain`] for the same numbers, [`ConfigAccess::map_config`] for
+/// the same frame and [`Broker::offer_ring`] give what the life before had, and a port that was had before is pending once.
+pub trait Lives {
+    /// The restart that began this life; `None` in the first one.
+    fn restarted(&self) -> Option<Restarted>;
+
+    /// Whether the life before had this page of `peer` mapped, and nothing was done with it in this one.
+    fn is_still_mapped(&self, peer: DomId, gref: GrantRef) -> bool;
+
+    /// Whether the image has crashed at this frontend's requests so often that it is to be served no more.
+    fn is_put_aside(&self, peer: DomId) -> bool;
+
+    /// The nodes of this frontend are looked at from now on, or those of none: to whom a crash is put down.
+    fn looking_at(&self, peer: Option<DomId>);
+
+    /// Everything that is to be taken over from the life before has been: the rest is unmapped and closed.
+    fn forget_unclaimed(&self);
+
+    /// A frontend is gone for good.
+    fn forget_domain(&self, peer: DomId);
+}
+
+/// Everything together: what a `Backend` is built on.
+pub trait Platform: Events + Grants + ConfigAccess + Broker + Clock + Introspection + Lives + 'static {}
+
+impl<T: Events + Grants + ConfigAccess + Broker + Clock + Introspection + Lives + 'static> Platform for T {}

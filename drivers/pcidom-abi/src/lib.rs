@@ -38,6 +38,8 @@ mod pirqs;
 #[cfg(feature = "stub")]
 mod pool_state;
 mod process;
+#[cfg(feature = "stub")]
+mod restarts;
 mod ring;
 mod vectors;
 mod version;
@@ -63,6 +65,8 @@ pub use pirqs::PirqSet;
 #[cfg(feature = "stub")]
 pub use pool_state::PoolState;
 pub use process::ProcessId;
+#[cfg(feature = "stub")]
+pub use restarts::Restarts;
 pub use ring::{BrokerCommand, Features};
 pub use vectors::Vectors;
 pub use version::{ANNOUNCEMENT, Fit, PartVersion, VERSION};

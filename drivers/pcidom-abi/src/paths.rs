@@ -125,8 +125,12 @@ pub mod relative {
     /// Where the stub answers, in the form of [`crate::statistics::parse_answer`].
     pub const STATISTICS: &str = "data/pcidom/statistics";
 
+    /// Where the stub says that it was started again in place: how often, the nanoseconds from the last crash until it was ready again, and its last
+    /// words then.
+    pub const RESTARTS: &str = "data/pcidom/restarts";
+
     /// The nodes of [`ANNOUNCEMENTS`].
-    pub const ANNOUNCED: [&str; 6] = [VERSION, EXPORT, RING_REF, RING_PORT, QUERY, STATISTICS];
+    pub const ANNOUNCED: [&str; 7] = [VERSION, EXPORT, RING_REF, RING_PORT, QUERY, STATISTICS, RESTARTS];
 
     paths! {
         /// Path patterns below a stub's own directory, with names for their variable components.

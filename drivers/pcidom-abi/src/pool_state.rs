@@ -6,6 +6,7 @@ use alloc::string::String;
 use core::fmt;
 
 use xen_types::DomId;
+use xenstore::number;
 
 /// The value of `pool/BDF/state`. The tool writes [`PoolState::New`], the stub everything else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +40,16 @@ impl PoolState {
             Self::Released => "released",
             Self::Unknown(_) => "",
         }
+    }
+
+    /// The guest in the node's value, and whether the device is absent: what [`PoolState::parse`] says in [`PoolState::Assigned`] and
+    /// [`PoolState::Absent`], in a fraction of its size for the stub.
+    #[must_use]
+    pub fn holder(value: &[u8]) -> Option<(DomId, bool)> {
+        let is_absent = value.starts_with(b"absent ");
+        let guest = value.strip_prefix(if is_absent { &b"absent "[..] } else { b"assigned " })?;
+        let guest = number::decimal(guest).ok()?;
+        Some((DomId(u16::try_from(guest).ok()?), is_absent))
     }
 
     /// Reads the node's value; the empty text where there is none.

@@ -1,12 +1,13 @@
 //! Maps pages that other domains grant to us.
 
 use super::GrantError;
-use crate::fixmap::FixmapEntry;
+use crate::fixmap::{self, FixmapEntry, Record};
 use crate::hypercall::{hypercall5, number};
+use crate::{events, paging};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
-use xen_types::{DomId, Errno, GrantRef};
+use xen_types::{DomId, Errno, GrantRef, Port};
 
 const GNTTABOP_MAP_GRANT_REF: u64 = 0;
 const GNTTABOP_UNMAP_GRANT_REF: u64 = 1;
@@ -91,6 +92,10 @@ impl Drop for GrantMapping {
 /// # Errors
 /// Xen's refusal, or that there is no free slot.
 pub fn map(request: MapRequest) -> Result<GrantMapping, GrantError> {
+    let is_this = |record| matches!(record, Record::Grant { domain, reference, .. } if (domain, reference) == (request.peer, request.reference));
+    if let Some((slot, Record::Grant { handle, .. })) = fixmap::claim(&is_this) {
+        return Ok(GrantMapping { slot, handle, writable: true }); // mapped by a life before, and recorded only where it is writable
+    }
     let slot = FixmapEntry::take().map_err(GrantError::Call)?;
     let mut argument = request.argument(&slot);
     let call = map_arguments(core::slice::from_mut(&mut argument));
@@ -142,7 +147,57 @@ fn finish(
 ) -> Result<GrantMapping, GrantError> {
     call.map_err(GrantError::Call)?;
     GrantError::check(argument.status)?;
-    Ok(GrantMapping { slot, handle: argument.handle, writable: request.writable })
+    let handle = argument.handle;
+    if request.writable {
+        let (domain, reference) = (request.peer, request.reference);
+        slot.set_record(Record::Grant { domain, reference, handle, port: Port(0), remote: Port(0) });
+    }
+    Ok(GrantMapping { slot, handle, writable: request.writable })
+}
+
+/// The port that goes with the page that `peer` granted: the one that is there from a life before, or the one that `bind` makes now.
+///
+/// # Errors
+/// Those of `bind`.
+pub fn port_of(peer: DomId, wanted: Port, bind: impl FnOnce() -> Result<Port, Errno>) -> Result<Port, Errno> {
+    let found = fixmap::find(&|record| matches!(record, Record::Grant { domain, .. } if domain == peer));
+    let Some((slot, Record::Grant { domain, reference, handle, port, remote })) = found else { return bind() };
+    if port.0 != 0 {
+        if remote == wanted && events::is_connected(port) {
+            events::raise(port); // a request may have come meanwhile
+            return Ok(port);
+        }
+        events::close(port);
+    }
+    let port = bind()?;
+    slot.set_record(Record::Grant { domain, reference, handle, port, remote: wanted });
+    Ok(port)
+}
+
+/// Whether a life before has mapped this page, and nobody has claimed it yet.
+#[must_use]
+pub fn is_unclaimed(peer: DomId, wanted: GrantRef) -> bool {
+    fixmap::has_unclaimed(
+        &|record| matches!(record, Record::Grant { domain, reference, .. } if (domain, reference) == (peer, wanted)),
+    )
+}
+
+/// Gives up what a life before has mapped and nobody has claimed: pages, and the ports that go with them.
+pub fn forget_unclaimed() {
+    while let Some((slot, record)) = fixmap::claim(&|_| true) {
+        match record {
+            Record::Grant { handle, port, .. } => {
+                if port.0 != 0 {
+                    events::close(port);
+                }
+                drop(GrantMapping { slot, handle, writable: true });
+            }
+            Record::Mmio { .. } | Record::Nothing => {
+                // SAFETY: nothing of this life uses the entry.
+                let _ = unsafe { paging::set_entry(slot.address(), 0) };
+            }
+        }
+    }
 }
 
 /// Unmaps several pages with one hypercall.
@@ -164,7 +219,7 @@ fn unmap_arguments(arguments: &mut [UnmapArgument]) {
     let call = unsafe { hypercall5(number::GRANT_TABLE_OP, GNTTABOP_UNMAP_GRANT_REF, pointer, count, 0, 0) };
     for argument in arguments {
         if let Err(error) = call.map_err(GrantError::Call).and_then(|_| GrantError::check(argument.status)) {
-            log::error!("unmapping grant at {:#x}: {error}", argument.host_addr);
+            plain_log::error!("unmapping grant at {:#x}: {error}", argument.host_addr);
         }
     }
 }

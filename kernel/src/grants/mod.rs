@@ -4,5 +4,5 @@ pub mod map;
 mod status;
 pub mod table;
 
-pub use map::{GrantMapping, MapRequest, map, map_batch, unmap_batch};
+pub use map::{GrantMapping, MapRequest, forget_unclaimed, is_unclaimed, map, map_batch, port_of, unmap_batch};
 pub use status::GrantError;

@@ -16,26 +16,12 @@ impl GrantError {
     pub(super) fn check(status: i16) -> Result<(), Self> {
         if status == 0 { Ok(()) } else { Err(Self::Status(status)) }
     }
-
-    const fn text(self) -> &'static str {
-        match self {
-            Self::Status(-2) => "bad domain",
-            Self::Status(-3) => "bad grant reference",
-            Self::Status(-4) => "bad handle",
-            Self::Status(-5) => "bad virtual address",
-            Self::Status(-7) => "no space",
-            Self::Status(-8) => "permission denied",
-            Self::Status(-9) => "bad page",
-            Self::Status(-12) => "try again",
-            _ => "general error",
-        }
-    }
 }
 
 impl fmt::Display for GrantError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Status(status) => write!(f, "{} (GNTST {status})", self.text()),
+            Self::Status(status) => write!(f, "GNTST {}", i32::from(*status)), // the names are in grant_table.h
             Self::Call(errno) => fmt::Display::fmt(errno, f),
         }
     }

@@ -2,16 +2,16 @@
 
 use super::GrantError;
 use crate::fixmap::FixmapEntry;
-use crate::heap;
 use crate::hypercall::{hypercall5, number};
 use crate::layout::PAGE_SIZE;
 use crate::memory;
 use crate::paging::{self, PteFlags};
+use crate::{heap, lasting, survivor};
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering};
 use spin::Mutex;
-use xen_types::{DomId, Errno, GrantRef, Mfn};
+use xen_types::{DomId, Errno, GrantRef, Mfn, Port};
 
 const GNTTABOP_SETUP_TABLE: u64 = 2;
 const GTF_PERMIT_ACCESS: u16 = 1;
@@ -94,6 +94,29 @@ impl Table {
         u32::try_from(index * 64).ok().map(|base| GrantRef(base + bit))
     }
 
+    /// Takes this entry, which is in use already.
+    fn keep(&mut self, reference: GrantRef) {
+        if let Some(word) = self.taken.get_mut(reference.0 as usize / 64) {
+            *word |= 1 << (reference.0 % 64);
+        }
+    }
+
+    /// Lets `peer` map a page.
+    fn grant(&mut self, page: NonNull<u8>, peer: DomId, writable: bool) -> Result<GrantRef, GrantError> {
+        let frame = memory::mfn_of_address(page.as_ptr() as usize).and_then(|mfn| u32::try_from(mfn.0).ok());
+        let (Some(frame), Some(reference)) = (frame, self.take()) else {
+            return Err(GrantError::Call(Errno::ENOSPC));
+        };
+        // SAFETY: a free entry inside the mapped table; Xen does not look at it before the flags say so.
+        unsafe { self.field::<u32>(reference, offset_of!(Entry, frame)).write_volatile(frame) };
+        // SAFETY: as above.
+        unsafe { self.field::<u16>(reference, offset_of!(Entry, domain)).write_volatile(peer.0) };
+        let flags = GTF_PERMIT_ACCESS | if writable { 0 } else { GTF_READONLY };
+        // Release: frame and domain are visible before the permission (grant_table.h, "Introducing a valid entry").
+        self.flags(reference).store(flags, Ordering::Release);
+        Ok(reference)
+    }
+
     fn give(&mut self, reference: GrantRef) {
         let index = reference.0 as usize;
         if let Some(word) = self.taken.get_mut(index / 64) {
@@ -122,20 +145,38 @@ impl GrantedPage {
         }
         let Some(table) = table.as_mut() else { return Err(GrantError::Call(Errno::ENOMEM)) };
         let page = heap::allocate_page().ok_or(GrantError::Call(Errno::ENOMEM))?;
-        let frame = memory::mfn_of_address(page.as_ptr() as usize).and_then(|mfn| u32::try_from(mfn.0).ok());
-        let (Some(frame), Some(reference)) = (frame, table.take()) else {
-            // SAFETY: just allocated, known to no other code.
-            unsafe { heap::free_page(page) };
-            return Err(GrantError::Call(Errno::ENOSPC));
-        };
-        // SAFETY: a free entry inside the mapped table; Xen does not look at it before the flags say so.
-        unsafe { table.field::<u32>(reference, offset_of!(Entry, frame)).write_volatile(frame) };
-        // SAFETY: as above.
-        unsafe { table.field::<u16>(reference, offset_of!(Entry, domain)).write_volatile(peer.0) };
-        let flags = GTF_PERMIT_ACCESS | if writable { 0 } else { GTF_READONLY };
-        // Release: frame and domain are visible before the permission (grant_table.h, "Introducing a valid entry").
-        table.flags(reference).store(flags, Ordering::Release);
-        Ok(Self { page, reference })
+        match table.grant(page, peer, writable) {
+            Ok(reference) => Ok(Self { page, reference }),
+            Err(error) => {
+                // SAFETY: just allocated, known to no other code.
+                unsafe { heap::free_page(page) };
+                Err(error)
+            }
+        }
+    }
+
+    /// The page that is granted to `peer` through all lives of the image, with the port that `make_port` makes for it in the first one. The page
+    /// is one of the lasting ones, and stays granted.
+    ///
+    /// # Errors
+    /// As [`GrantedPage::new`], and those of `make_port`.
+    pub fn lasting(peer: DomId, make_port: impl FnOnce() -> Result<Port, Errno>) -> Result<(Self, Port), GrantError> {
+        let mut table = TABLE.lock();
+        if table.is_none() {
+            *table = Some(Table::map()?);
+        }
+        let Some(table) = table.as_mut() else { return Err(GrantError::Call(Errno::ENOMEM)) };
+        if let Some((reference, port)) = survivor::ring() {
+            table.keep(reference);
+            let page = lasting::page(survivor::facts().ring_page).ok_or(GrantError::Call(Errno::ENOMEM))?;
+            return Ok((Self { page, reference }, port));
+        }
+        let number = survivor::facts().lasting_pages;
+        let page = lasting::take().ok_or(GrantError::Call(Errno::ENOMEM))?;
+        let reference = table.grant(page, peer, true)?;
+        let port = make_port().map_err(GrantError::Call)?;
+        survivor::keep_ring(reference, port, number);
+        Ok((Self { page, reference }, port))
     }
 
     /// The number to tell the peer.
@@ -164,7 +205,7 @@ impl Drop for GrantedPage {
             // SAFETY: ours, and the peer can neither use nor map it any more: the entry was not in use and is invalid now.
             unsafe { heap::free_page(self.page) };
         } else {
-            log::warn!("grant {} is still mapped by its peer: page lost", self.reference);
+            plain_log::warning!("grant {} is still mapped by its peer: page lost", self.reference);
         }
     }
 }

@@ -29,6 +29,47 @@ pub struct SimStub {
     xen: SimXen,
     connection: Connection,
     pending: VecDeque<Port>,
+    options: Options,
+    /// How far both streams have come in a message.
+    sent: Framing,
+    received: Framing,
+    /// The rest of a message that a life before has begun to send.
+    rest: Vec<u8>,
+    /// What comes is the rest of a message that a life before has begun to receive.
+    is_in_old_message: bool,
+}
+
+/// Bytes of a message's header (`xs_wire.h`).
+const HEADER: usize = 16;
+
+/// Where in a message a stream is.
+#[derive(Clone, Debug, Default)]
+struct Framing {
+    header: Vec<u8>,
+    left: usize,
+}
+
+impl Framing {
+    /// One more byte. True where a message ends with it.
+    fn push(&mut self, byte: u8) -> bool {
+        if self.header.len() < HEADER {
+            self.header.push(byte);
+            if let Some(length) = self.header.get(12..HEADER) {
+                self.left = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+            }
+        } else {
+            self.left -= 1;
+        }
+        let is_end = self.header.len() == HEADER && self.left == 0;
+        if is_end {
+            self.header.clear();
+        }
+        is_end
+    }
+
+    fn is_inside(&self) -> bool {
+        !self.header.is_empty()
+    }
 }
 
 impl SimStub {
@@ -47,7 +88,24 @@ impl SimStub {
             xen: xen.clone(),
             connection: xen.store().connect(domid),
             pending: VecDeque::new(),
+            options,
+            sent: Framing::default(),
+            received: Framing::default(),
+            rest: Vec::new(),
+            is_in_old_message: false,
         }
+    }
+
+    /// The image crashes here and now, and is started again in the same domain.
+    pub fn crash(&mut self) {
+        if self.rest.is_empty() && self.sent.is_inside() {
+            self.rest = self.backend.with_store(|client| client.outgoing_message().to_vec());
+        }
+        self.is_in_old_message = self.received.is_inside();
+        self.xen.crash(self.domid, true);
+        self.backend = Backend::new(self.xen.platform(self.domid), self.options);
+        self.xen.crash(self.domid, false);
+        self.pending.clear();
     }
 
     /// Its domain.
@@ -68,20 +126,40 @@ impl SimStub {
     /// When the backend does not understand what xenstored says.
     pub fn turn(&mut self, turn: Turn) -> bool {
         match turn {
+            Turn::Send(count) if !self.rest.is_empty() => {
+                let bytes: Vec<u8> = self.rest.drain(..count.min(self.rest.len())).collect();
+                for byte in &bytes {
+                    self.sent.push(*byte);
+                }
+                self.xen.store().send(self.connection, &bytes);
+                !bytes.is_empty()
+            }
             Turn::Send(count) => {
+                let sent = &mut self.sent;
                 let (xen, connection) = (&self.xen, self.connection);
                 self.backend.with_store(|client| {
                     let bytes = client.outgoing();
                     let bytes = bytes[..count.min(bytes.len())].to_vec();
                     client.sent(bytes.len());
+                    for byte in &bytes {
+                        sent.push(*byte);
+                    }
                     xen.store().send(connection, &bytes);
                     !bytes.is_empty()
                 })
             }
             Turn::Receive(count) => {
-                let bytes = self.xen.store().receive(self.connection, count);
+                let mut bytes = self.xen.store().receive(self.connection, count);
+                let is_any = !bytes.is_empty();
+                let mut old = 0;
+                for (index, byte) in bytes.iter().enumerate() {
+                    if self.received.push(*byte) && std::mem::take(&mut self.is_in_old_message) {
+                        old = index + 1;
+                    }
+                }
+                bytes.drain(..if self.is_in_old_message { bytes.len() } else { old });
                 self.backend.with_store(|client| client.feed(&bytes).expect("whole messages"));
-                !bytes.is_empty()
+                is_any
             }
             Turn::Run => {
                 self.backend.run();

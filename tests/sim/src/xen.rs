@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dom0::xen::Vector;
 use pciback::platform::{
-    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, RingOffer, Usage, Width,
+    Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, Lives, Restarted, RingOffer,
+    Usage, Width,
 };
 use pciif::{FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port, Sbdf};
@@ -83,8 +84,27 @@ pub struct Machine {
     slow: BTreeMap<Mfn, u64>,
     /// What a guest on another CPU does as soon as the stub notifies this port, so often.
     hasty: BTreeMap<(DomId, Port), Hasty>,
+    /// What a stub keeps through restarts in place.
+    survivors: BTreeMap<DomId, Survivor>,
+    /// Notes about functions, by the frames of their configuration spaces. As long as they are mapped.
+    notes: BTreeMap<Mfn, u32>,
     /// Calls that shall fail, by name: the stub's `map_grant`, `bind_interdomain`, `map_config` and `offer_ring`, and dom0's `open_config`.
     failures: Vec<(&'static str, Errno)>,
+}
+
+/// What outlives a stub's image ([`SimXen::crash`]).
+#[derive(Debug, Default)]
+struct Survivor {
+    restarts: u32,
+    crashed_ns: u64,
+    /// Pages and ports of the life before that this one has not claimed.
+    pages: Vec<(DomId, GrantRef, MappedPage)>,
+    ports: BTreeSet<Port>,
+    /// The page for the broker.
+    ring: Option<(Arc<OwnedPage>, GrantRef, Port)>,
+    /// The old image is being thrown away: what it unmaps stays noted.
+    is_dying: bool,
+    aside: BTreeSet<DomId>,
 }
 
 /// A guest that asks the same again as soon as it has its answer.
@@ -405,6 +425,40 @@ impl SimXen {
         machine.now_ns = machine.now_ns.saturating_add(by_ns);
     }
 
+    /// A stub's image is about to be thrown away, and another one to take its place in the same domain. What it holds stays for that one. Between the
+    /// two calls, `is_dying` and not, the old one is dropped.
+    ///
+    /// # Panics
+    /// When there is no such domain.
+    pub(crate) fn crash(&self, stub: DomId, is_dying: bool) {
+        let mut machine = self.machine();
+        let Machine { domains, survivors, now_ns, .. } = &mut *machine;
+        let survivor = survivors.entry(stub).or_default();
+        survivor.is_dying = is_dying;
+        if !is_dying {
+            return;
+        }
+        survivor.restarts += 1;
+        survivor.crashed_ns = *now_ns;
+        for (peer, domain) in domains.iter() {
+            for (gref, grant) in domain.grants.iter().filter(|(_, grant)| grant.to == stub) {
+                let mapped = grant.mappings.iter().find_map(Weak::upgrade);
+                let is_kept = |(owner, kept, _): &(DomId, GrantRef, MappedPage)| (owner, kept) == (peer, gref);
+                if let Some(page) = mapped.filter(|_| !survivor.pages.iter().any(is_kept)) {
+                    survivor.pages.push((*peer, *gref, page));
+                }
+            }
+        }
+        let channels = &domains.get(&stub).expect("the stub's domain").channels;
+        let ring = survivor.ring.as_ref().map(|(_, _, port)| *port);
+        survivor.ports = channels.keys().copied().filter(|port| Some(*port) != ring).collect();
+    }
+
+    /// Has a stub serve this frontend no more after its next restart, as after three crashes of it.
+    pub fn put_aside(&self, stub: DomId, frontend: DomId) {
+        self.machine().survivors.entry(stub).or_default().aside.insert(frontend);
+    }
+
     /// What a domain has in hand: pages mapped by anybody, its ports, mapped ECAM pages.
     #[must_use]
     pub fn held_by(&self, domid: DomId) -> HeldResources {
@@ -459,6 +513,18 @@ impl Events for SimPlatform {
     fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
         self.xen.failure("bind_interdomain")?;
         let mut machine = self.xen.machine();
+        let Machine { domains, survivors, .. } = &mut *machine;
+        if let (Some(domain), Some(survivor)) = (domains.get_mut(&self.domid), survivors.get_mut(&self.domid)) {
+            let is_it = |port: &&Port| {
+                let channel = domain.channels.get(port);
+                matches!(channel, Some(Channel::Bound(other, there)) if (*other, *there) == (peer, remote))
+            };
+            if let Some(port) = survivor.ports.iter().find(is_it).copied() {
+                survivor.ports.remove(&port);
+                domain.pending.insert(port);
+                return Ok(port);
+            }
+        }
         let offered = machine.domains.get_mut(&peer).ok_or(NO_SUCH_DOMAIN)?.channels.get_mut(&remote);
         offered.filter(|channel| **channel == Channel::Unbound(self.domid)).ok_or(Errno::EINVAL)?;
         let ours = machine.domains.get_mut(&self.domid).ok_or(NO_SUCH_DOMAIN)?;
@@ -492,6 +558,11 @@ impl Grants for SimPlatform {
     fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<MappedPage, Errno> {
         self.xen.failure("map_grant")?;
         let mut machine = self.xen.machine();
+        if let Some(survivor) = machine.survivors.get_mut(&self.domid)
+            && let Some(index) = survivor.pages.iter().position(|(owner, kept, _)| (*owner, *kept) == (peer, gref))
+        {
+            return Ok(survivor.pages.remove(index).2);
+        }
         let grant = machine.domains.get_mut(&peer).ok_or(NO_SUCH_DOMAIN)?.grants.get_mut(&gref);
         let grant = grant.filter(|grant| grant.to == self.domid).ok_or(Errno::EINVAL)?;
         let page = Arc::new(Arc::clone(&grant.page));
@@ -525,6 +596,14 @@ impl ConfigWrite for SimWindow {
         self.is_writable
     }
 
+    fn note(&self) -> u32 {
+        self.xen.machine().notes.get(&self.ecam).copied().unwrap_or(0)
+    }
+
+    fn set_note(&self, note: u32) {
+        self.xen.machine().notes.insert(self.ecam, note);
+    }
+
     fn write_config(&self, offset: u16, width: Width, value: u32) {
         assert!(self.is_writable, "a store to a page that is read-only: page fault");
         assert!(offset.is_multiple_of(width as u16) && offset < 4096, "{width:?} at {offset:#x}");
@@ -538,6 +617,9 @@ impl Drop for SimWindow {
         match machine.ecam_pages.get_mut(&self.ecam) {
             Some(1) => {
                 machine.ecam_pages.remove(&self.ecam);
+                if !machine.survivors.values().any(|survivor| survivor.is_dying) {
+                    machine.notes.remove(&self.ecam);
+                }
             }
             Some(count) => *count -= 1,
             None => panic!("frame {:#x} unmapped twice", self.ecam),
@@ -565,9 +647,15 @@ impl Broker for SimPlatform {
 
     fn offer_ring(&self) -> Result<RingOffer<Arc<OwnedPage>>, Errno> {
         self.xen.failure("offer_ring")?;
+        let kept = self.xen.machine().survivors.entry(self.domid).or_default().ring.clone();
+        if let Some((page, gref, port)) = kept {
+            return Ok(RingOffer { page, gref, port });
+        }
         let page = Arc::new(OwnedPage::new());
         let gref = self.xen.grant(self.domid, DomId::DOM0, Arc::clone(&page));
-        Ok(RingOffer { page, gref, port: self.xen.offer_port(self.domid, DomId::DOM0) })
+        let port = self.xen.offer_port(self.domid, DomId::DOM0);
+        self.xen.machine().survivors.entry(self.domid).or_default().ring = Some((Arc::clone(&page), gref, port));
+        Ok(RingOffer { page, gref, port })
     }
 
     fn is_connected(&self, port: Port) -> bool {
@@ -588,5 +676,40 @@ impl Introspection for SimPlatform {
         let HeldResources { pages, ecam_pages, .. } = self.xen.held_by(self.domid);
         // There is no heap of its own here.
         Usage { mapped_pages: pages + ecam_pages, ..Usage::default() }
+    }
+}
+
+impl Lives for SimPlatform {
+    fn restarted(&self) -> Option<Restarted> {
+        let machine = self.xen.machine();
+        let survivor = machine.survivors.get(&self.domid).filter(|survivor| survivor.restarts > 0)?;
+        let Survivor { restarts: count, crashed_ns, .. } = *survivor;
+        Some(Restarted { count, crashed_ns, last_words: b"the simulation" })
+    }
+
+    fn is_still_mapped(&self, peer: DomId, gref: GrantRef) -> bool {
+        let machine = self.xen.machine();
+        let pages = machine.survivors.get(&self.domid).map(|survivor| &survivor.pages);
+        pages.is_some_and(|pages| pages.iter().any(|(owner, kept, _)| (*owner, *kept) == (peer, gref)))
+    }
+
+    fn is_put_aside(&self, peer: DomId) -> bool {
+        self.xen.machine().survivors.get(&self.domid).is_some_and(|survivor| survivor.aside.contains(&peer))
+    }
+
+    fn looking_at(&self, _: Option<DomId>) {}
+
+    fn forget_unclaimed(&self) {
+        let (pages, ports) = {
+            let mut machine = self.xen.machine();
+            let survivor = machine.survivors.entry(self.domid).or_default();
+            (std::mem::take(&mut survivor.pages), std::mem::take(&mut survivor.ports))
+        };
+        drop(pages);
+        ports.into_iter().for_each(|port| self.xen.close_port(self.domid, port));
+    }
+
+    fn forget_domain(&self, peer: DomId) {
+        self.xen.machine().survivors.entry(self.domid).or_default().aside.remove(&peer);
     }
 }

@@ -14,7 +14,8 @@ use pciif::layout::MsixEntry;
 use pciif::{FrontendPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Port, Sbdf};
 
-use crate::platform::{self, Platform};
+use crate::config::{HardwareWrite, Register};
+use crate::platform::{self, Platform, Width};
 use crate::requests::{BrokerAnswer, BrokerRequest};
 
 /// Time-out of a request. Guests give up after 2 s (xen-pcifront); this leaves time for the answer, and a dom0 that is busy as much as can be had.
@@ -103,7 +104,18 @@ impl<P: Platform> Broker<P> {
     /// Makes the ring. Once, at the start.
     pub(crate) fn offer(&mut self, platform: &P) -> Result<Port, Errno> {
         let platform::RingOffer { page, gref, port } = platform.offer_ring()?;
-        self.ring = Some(Ring { gref, port, page: FrontendPage::new(page) });
+        let page = FrontendPage::new(page);
+        if page.is_active() {
+            platform.notify(port); // it may not have been told yet
+            // It is at what a life before has asked, which is asked again by who wants it: its answer is waited for, and that is all.
+            let none = HardwareWrite { register: Register::Command, offset: 0, width: Width::Byte, mask: 0, value: 0 };
+            let job = BrokerRequest::Write { now: none, then: None, failed: false };
+            let device = Sbdf::from_devfn(0, 0, 0);
+            let what = InFlight { device, job, frontend: None };
+            let deadline_ns = platform.now_ns().saturating_add(PATIENCE_NS);
+            self.state = State::Asked { what, request: job.request(device), deadline_ns };
+        }
+        self.ring = Some(Ring { gref, port, page });
         Ok(port)
     }
 
@@ -200,7 +212,7 @@ impl<P: Platform> Broker<P> {
             (State::Silent { .. }, _) => "has not answered within 1.5 s",
         };
         if !core::mem::replace(&mut self.is_absence_logged, true) {
-            log::warn!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");
+            plain_log::warning!("the broker {reason}: writes and MSI fail until `pcidom serve` is there");
         }
         Availability::Away
     }
@@ -262,7 +274,7 @@ impl<P: Platform> Broker<P> {
             }
         };
         let Some(response) = answer else {
-            let job = if what.job == BrokerRequest::Quiesce { BrokerRequest::Disable } else { what.job };
+            let job = if matches!(what.job, BrokerRequest::Quiesce) { BrokerRequest::Disable } else { what.job };
             *state = State::Silent { late: InFlight { job, frontend: None, ..what } };
             self.availability(platform); // for the log
             return Some((what, None));
@@ -288,7 +300,7 @@ impl<P: Platform> Broker<P> {
 
     fn is_here(&mut self) {
         if core::mem::take(&mut self.is_absence_logged) {
-            log::info!("the broker is there again");
+            plain_log::info!("the broker is there again");
             self.has_returned = true;
         }
     }

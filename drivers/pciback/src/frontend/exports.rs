@@ -40,7 +40,7 @@ impl<P: Platform> Exports<P> {
         self.topology.roots()
     }
 
-    /// Gives a device a virtual address, which is returned.
+    /// Gives a device a virtual address, which is returned: `exact`, where it was in a life before a restart in place, or one that is free.
     ///
     /// # Errors
     /// Why it can have none: then the pool has it again.
@@ -49,6 +49,7 @@ impl<P: Platform> Exports<P> {
         pool: &mut Pool<P>,
         mut device: Box<PoolDevice<P>>,
         requested_slot: Option<u8>,
+        exact: Option<Sbdf>,
     ) -> Result<Sbdf, Failure> {
         device.show_alone(self.topology.shows_single_functions());
         let address = device.info().sbdf();
@@ -56,7 +57,7 @@ impl<P: Platform> Exports<P> {
         let added = match u16::try_from(index) {
             Ok(id) => self
                 .topology
-                .add(DeviceId(id), address, device.traits(), requested_slot.map(|devfn| devfn >> 3))
+                .add_at(DeviceId(id), address, device.traits(), requested_slot.map(|devfn| devfn >> 3), exact)
                 .map_err(|error| Failure { errno: Errno::ENOSPC, text: format!("{address}: {error}") }),
             Err(_) => Err(Failure { errno: Errno::ENOSPC, text: format!("{address}: too many devices") }),
         };

@@ -25,6 +25,7 @@ use alloc::string::{String, ToString as _};
 use core::fmt;
 
 use xen_types::{DomId, Errno, Sbdf};
+use xenstore::XenbusState;
 
 use crate::broker_client::Broker;
 use crate::handshake::{
@@ -58,6 +59,8 @@ pub(crate) struct Frontend<P: Platform> {
     /// Where its own directory does not choose.
     export: ExportMode,
     is_direct: bool,
+    /// It has crashed the image so often that it gets nothing.
+    is_put_aside: bool,
 }
 
 impl<P: Platform> Frontend<P> {
@@ -72,6 +75,7 @@ impl<P: Platform> Frontend<P> {
             lines: Lines::NEW,
             export: options.export,
             is_direct: options.is_direct,
+            is_put_aside: false,
         }
     }
 
@@ -105,25 +109,71 @@ impl<P: Platform> Frontend<P> {
     pub(crate) fn say(&mut self, now_ns: u64, level: log::Level, text: fmt::Arguments<'_>) {
         let Some(unsaid) = self.lines.take(now_ns) else { return };
         if unsaid > 0 {
-            log::warn!("frontend {}: {unsaid} more lines like these", self.domid);
+            plain_log::warning!("frontend {}: {unsaid} more lines like these", self.domid);
         }
-        log::log!(level, "frontend {}: {text}", self.domid);
+        plain_log::tell(level, format_args!("frontend {}: {text}", self.domid));
     }
 
     /// Takes a device from the pool and gives it a virtual address, or notes why not.
-    pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>) {
+    /// With `exact` it is one that the frontend had there before a restart in place, and it stays as it was.
+    pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>, exact: Option<Sbdf>) {
         self.pacing.charge();
-        let outcome = match self.try_take(pool, address, requested_slot) {
+        let outcome = match self.try_take(pool, address, requested_slot, exact) {
             Ok(virtual_address) => Outcome::Exported(virtual_address),
             Err(failure) => Outcome::Failed(failure),
         };
         self.state.devices.insert(address, outcome);
     }
 
-    fn try_take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>) -> Result<Sbdf, Failure> {
+    fn try_take(
+        &mut self,
+        pool: &mut Pool<P>,
+        address: Sbdf,
+        requested_slot: Option<u8>,
+        exact: Option<Sbdf>,
+    ) -> Result<Sbdf, Failure> {
+        if self.is_put_aside && exact.is_none() {
+            return Err(Failure { errno: Errno::EPERM, text: "crashed the backend".to_string() });
+        }
         let mut device = pool.assign(address, self.domid)?;
-        device.reset();
-        self.exports.add(pool, device, requested_slot)
+        if exact.is_none() {
+            device.reset();
+        }
+        self.exports.add(pool, device, requested_slot, exact)
+    }
+
+    /// Takes the connection of the life before over, if there is one with these keys. True where the frontend is put aside: its requests are answered
+    /// as if its devices were gone.
+    pub(crate) fn adopt(
+        &mut self,
+        platform: &P,
+        ports: &mut PortTable,
+        broker: &mut Broker<P>,
+        keys: Option<Keys>,
+        states: [Option<XenbusState>; 2],
+    ) -> bool {
+        self.state.is_adopting = false;
+        self.is_put_aside = platform.is_put_aside(self.domid);
+        let keys = keys.filter(|keys| platform.is_still_mapped(self.domid, keys.gref));
+        for device in self.exports.devices() {
+            if keys.is_none() {
+                device.release(); // it was, or was about to be: no driver has them
+            }
+            if self.is_put_aside {
+                device.notified = Notified::Guest;
+                device.parts().0.is_absent = true;
+            }
+            device.queue_cleanup(broker);
+        }
+        let Some(keys) = keys else { return self.is_put_aside };
+        self.connect(platform, ports, keys);
+        let [own, peer] = states;
+        if let Some(connected) = self.state.connected_mut() {
+            connected.is_announced = own != Some(XenbusState::Initialised);
+            platform.notify(connected.link.port()); // an answer may be in the page that the life before could not tell of
+            connected.was_in_use = !matches!(peer, Some(XenbusState::Initialising | XenbusState::Initialised));
+        }
+        self.is_put_aside
     }
 
     /// Gives one device back. One that was taken by force leaves a driver behind that drives whatever comes to its virtual address, so nothing

@@ -155,6 +155,9 @@ impl<P: Platform> Frontend<P> {
         if executed.is_loss {
             self.signal.raise();
         }
+        if let Some(device) = executed.device.and_then(|id| self.exports.get_mut(id)) {
+            device.note(false);
+        }
         match executed.answer {
             Answer::Now(reply) => {
                 link.leave_queue();
@@ -206,6 +209,7 @@ impl<P: Platform> Frontend<P> {
                         if job.is_enable() {
                             device.cleanup = Cleanup::None; // the broker turns off what is on
                         }
+                        device.note(job.is_enable());
                         let what = InFlight { device: device.info().sbdf(), job, frontend: Some(self.domid) };
                         broker.ask(platform, what, entries);
                         link.pending = Pending::Broker(*request);
@@ -227,6 +231,7 @@ impl<P: Platform> Frontend<P> {
         if job == BrokerRequest::Disable {
             device.parts().0.interrupts = Interrupts::Off; // as the guest is notified; it happens when the broker is there
             device.cleanup = device.cleanup.max(Cleanup::Disable);
+            device.note(false);
         }
         let function = device.parts().0;
         let (reply, notice) = job.reply(verdict, request, function, None, counters);

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use xen_types::{Errno, Sbdf};
+use xenstore::XenbusState;
 
 use super::{InvalidKey, Keys};
 
@@ -27,7 +28,12 @@ pub(crate) enum Action {
         address: Sbdf,
         /// The virtual device and function that the admin would like.
         requested_slot: Option<u8>,
+        /// Where the frontend saw it before a restart in place, and goes on to see it.
+        exact: Option<Sbdf>,
     },
+    /// Take the connection over that there was before a restart in place, if there was one with these keys. With the states of both sides, ours
+    /// first.
+    Adopt(Option<Keys>, [Option<XenbusState>; 2]),
     /// Map the page and bind the port.
     Connect(Keys),
     /// Note keys that cannot be used.

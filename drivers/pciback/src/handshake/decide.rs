@@ -61,7 +61,7 @@ use super::{
 const AT_ONCE: usize = 200;
 
 /// Where no device is ever seen: the virtual address of one that could not be exported.
-const NOWHERE: Sbdf = Sbdf::from_devfn(0xffff, 0xff, 0xff);
+pub(super) const NOWHERE: Sbdf = Sbdf::from_devfn(0xffff, 0xff, 0xff);
 
 impl Action {
     /// True for what changes nothing but ourselves. Such steps are carried out before anything is written: whoever reads
@@ -82,6 +82,9 @@ impl Action {
 /// Local steps come first; the shell carries them out, decides again on new nodes, and carries the others out when no local
 /// step is left. Each changes what the next decision sees, so this comes to an end.
 pub(crate) fn decide<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
+    if frontend.is_adopting {
+        return adopt(nodes);
+    }
     let connected = frontend.is_connected();
     if nodes.own == Some(Unknown) {
         return frontend.release_everything();
@@ -119,6 +122,21 @@ pub(crate) fn decide<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Actio
         Some(Connected | Reconfiguring | Reconfigured) => inconsistent(nodes, frontend),
         Some(Unknown) | None => Vec::new(),
     }
+}
+
+/// After a restart in place: what the nodes say that the frontend had. What it was to lose or to get at that moment is decided at the next look.
+fn adopt(nodes: &Nodes) -> Vec<Action> {
+    let mut actions = Vec::new();
+    for device in &nodes.devices {
+        if let (Some(address), Ok(virtual_address)) = (device.address, device.vdev.parse())
+            && !device.is_at(Closed)
+            && virtual_address != NOWHERE
+        {
+            actions.push(Action::Take { address, requested_slot: None, exact: Some(virtual_address) });
+        }
+    }
+    actions.push(Action::Adopt(nodes.peer.keys.ok(), [nodes.own, nodes.peer.state]));
+    actions
 }
 
 /// Whether a frontend may be at `peer` while we are at `own`. What may not be is ignored, and worth a line in the log.
@@ -340,7 +358,7 @@ fn take_and_release<L>(
     let mut actions = release_unless(nodes, frontend, wanted);
     for device in &nodes.devices {
         let Some(address) = take(device) else { continue };
-        let take = Action::Take { address, requested_slot: device.requested_slot };
+        let take = Action::Take { address, requested_slot: device.requested_slot, exact: None };
         if actions.len() < AT_ONCE && !frontend.devices.contains_key(&address) && !actions.contains(&take) {
             actions.push(take);
         }
@@ -425,6 +443,7 @@ fn publish<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<(Node, String)>
     let mut count = published;
     for (number, (segment, bus)) in (0..).zip(&frontend.roots) {
         if number >= published {
+            let (segment, bus) = (u32::from(*segment), u32::from(*bus)); // as in `Sbdf`
             writes.push((Node::Root(number), format!("{segment:04x}:{bus:02x}")));
             count = number + 1;
         }

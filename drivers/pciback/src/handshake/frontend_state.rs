@@ -88,12 +88,21 @@ pub(crate) struct FrontendState<L> {
     pub(crate) stop: ShutdownStage,
     /// Our node says Closed, and nothing is held.
     pub(crate) is_idle: bool,
+    /// What it had before a restart in place is still to be taken over.
+    pub(crate) is_adopting: bool,
 }
 
 impl<L> FrontendState<L> {
     /// Nothing is held.
     pub(crate) const fn new(stop: ShutdownStage) -> Self {
-        Self { devices: LiteMap::new(), roots: Vec::new(), connection: Connection::Closed, stop, is_idle: false }
+        Self {
+            devices: LiteMap::new(),
+            roots: Vec::new(),
+            connection: Connection::Closed,
+            stop,
+            is_idle: false,
+            is_adopting: false,
+        }
     }
 
     /// Its resources while it is connected.
@@ -185,7 +194,9 @@ impl<L> FrontendState<L> {
         if nodes.root_num.is_none() {
             self.roots.clear();
         }
-        for root in in_use {
+        // After a restart in place what was published comes first, in its order.
+        let published = nodes.roots.iter().map(|root| (root.segment(), root.bus()));
+        for root in published.chain(in_use) {
             if !self.roots.contains(&root) {
                 self.roots.push(root);
             }

@@ -28,6 +28,8 @@ pub(crate) struct Nodes {
     pub(crate) num_devs: Option<u32>,
     /// The nodes of device 0, 1, … as far as `num_devs` counts them.
     pub(crate) devices: Vec<DeviceNodes>,
+    /// The virtual buses that were published, where they were read.
+    pub(crate) roots: Vec<Sbdf>,
     /// `root_num`, `None` while it is empty or missing.
     pub(crate) root_num: Option<u32>,
     /// The frontend's side.
@@ -45,6 +47,8 @@ pub(crate) struct DeviceNodes {
     pub(crate) vdev: String,
     /// `vdevfn-N`: the virtual device and function that the admin would like.
     pub(crate) requested_slot: Option<u8>,
+    /// `root-N`, as the first function there, where it was read: a virtual bus, of this number by accident.
+    pub(crate) root: Option<Sbdf>,
 }
 
 impl DeviceNodes {

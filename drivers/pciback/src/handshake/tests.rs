@@ -40,7 +40,9 @@ fn nodes(own: Option<XenbusState>, peer: Option<XenbusState>) -> Nodes {
             state: state(3),
             vdev: virt(0).virtual_key().to_string(),
             requested_slot: None,
+            root: None,
         }],
+        roots: Vec::new(),
         root_num: Some(1),
         peer: Peer { state: peer, keys: Ok(KEYS) },
     }
@@ -89,6 +91,7 @@ fn letters(actions: &[Action]) -> String {
         Action::Renew => "n".to_string(),
         Action::Take { .. } => "t".to_string(),
         Action::Connect(_) => "c".to_string(),
+        Action::Adopt(..) => "a".to_string(),
         Action::Refuse(_) => "x".to_string(),
         Action::Report(_) => "!".to_string(),
         Action::ClearReport => String::new(),
@@ -257,7 +260,7 @@ fn a_mixed_change_is_published_with_roots_and_state_at_once() {
     nodes.num_devs = Some(3);
     nodes.root_num = None;
     let steps = decide(&nodes, &frontend(true));
-    let take = |address, requested_slot| Action::Take { address, requested_slot };
+    let take = |address, requested_slot| Action::Take { address, requested_slot, exact: None };
     assert_eq!(steps, [Action::Release(real(0)), take(real(8), requested_slot), take(real(9), None)]);
 
     let failed = Outcome::Failed(Failure { errno: Errno::EBUSY, text: "assigned".to_string() });
@@ -455,7 +458,7 @@ fn listed(own: usize, entries: &[(Option<Sbdf>, Option<usize>)]) -> Nodes {
 #[test]
 fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
     let nodes = listed(2, &[(Some(real(0)), Some(1)), (Some(real(1)), Some(1))]);
-    let take = |address| Action::Take { address, requested_slot: None };
+    let take = |address| Action::Take { address, requested_slot: None, exact: None };
     assert_eq!(decide(&nodes, &nothing()), [take(real(0)), take(real(1))]);
 
     let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0))), (real(1), Outcome::Exported(virt(1)))]);
@@ -528,7 +531,7 @@ fn one_bad_device_fails_alone() {
 #[test]
 fn devices_come_and_go_at_3_without_asking() {
     let both = [(Some(real(0)), Some(3)), (Some(real(1)), Some(1))];
-    let take = Action::Take { address: real(1), requested_slot: None };
+    let take = Action::Take { address: real(1), requested_slot: None, exact: None };
     assert_eq!(decide(&listed(3, &both), &frontend(false)), [take]);
 
     let leaving = listed(3, &[(Some(real(0)), Some(5))]);
@@ -584,4 +587,28 @@ fn a_state_node_is_a_state_or_gone_or_nonsense() {
     for nonsense in [&b""[..], b"9", b"-1", b"four", b"\xff", b"4 4", b"44"] {
         assert_eq!(read_state(Some(nonsense)), None, "{nonsense:?}");
     }
+}
+
+#[test]
+fn after_a_restart_in_place_everything_that_was_published_is_taken_again_before_anything_else() {
+    let taken = |address, virtual_address| Action::Take { address, requested_slot: None, exact: Some(virtual_address) };
+    let was_exported = |number, state| DeviceNodes {
+        vdev: virt(number).virtual_key().to_string(),
+        state: self::state(state),
+        ..entry(real(number), number.into())
+    };
+    let mut nodes = nodes(self::state(4), self::state(7));
+    // Exported; leaving, and the guest has not answered; failed, which is published as nowhere; not looked at yet.
+    let nowhere = DeviceNodes { vdev: super::decide::NOWHERE.virtual_key().to_string(), ..was_exported(2, 6) };
+    nodes.devices = vec![was_exported(0, 3), was_exported(1, 5), nowhere, entry(real(3), 3)];
+    let adopting = FrontendState { is_adopting: true, ..frontend(false) };
+    let wanted = [
+        taken(real(0), virt(0)),
+        taken(real(1), virt(1)),
+        Action::Adopt(Ok::<_, InvalidKey>(KEYS).ok(), [self::state(4), self::state(7)]),
+    ];
+    assert_eq!(decide(&nodes, &adopting), wanted);
+    // Also where the nodes alone would have everything given back.
+    nodes.own = Some(XenbusState::Unknown);
+    assert!(matches!(decide(&nodes, &adopting)[..], [_, _, Action::Adopt(..)]));
 }

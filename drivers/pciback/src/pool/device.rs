@@ -24,6 +24,15 @@ pub(crate) struct PoolDevice<P: Platform> {
     pub(crate) notified: Notified,
 }
 
+/// Bits of a function's note, besides those of [`VirtualConfig::guest_state`].
+mod note {
+    pub(super) const MSI: u32 = 1 << 24;
+    pub(super) const MSI_X: u32 = 1 << 25;
+    pub(super) const DISABLE: u32 = 1 << 26;
+    pub(super) const TOUCHED: u32 = 1 << 27;
+    pub(super) const ABSENT: u32 = 1 << 28;
+}
+
 /// Who was notified that a function is gone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Notified {
@@ -41,10 +50,10 @@ impl<P: Platform> PoolDevice<P> {
     pub(crate) fn new(info: DeviceInfo, config: P::ConfigPage) -> Self {
         let (view, fault) = VirtualConfig::read_from(&info.description(), &config);
         if let Some(fault) = fault {
-            log::warn!(
+            plain_log::warning!(
                 "pool: {}: a list of its capabilities leads to {:#x}, which is none",
                 info.sbdf(),
-                fault.pointer
+                u32::from(fault.pointer)
             );
         }
         let function = AssignedFunction::new(view);
@@ -56,6 +65,38 @@ impl<P: Platform> PoolDevice<P> {
             is_queued: false,
             is_touched: false,
             notified: Notified::None,
+        }
+    }
+
+    /// Keeps what neither the hardware nor xenstore can tell after a restart in place. `is_asked`: the broker is asked to turn vectors on.
+    pub(crate) fn note(&self, is_asked: bool) {
+        let vectors = match self.function.interrupts {
+            Interrupts::Off => 0,
+            Interrupts::Msi => note::MSI,
+            Interrupts::MsiX => note::MSI_X,
+        };
+        let flag = |flag, is_set| if is_set { flag } else { 0 };
+        self.config.set_note(
+            self.function.config.guest_state()
+                | vectors
+                | flag(note::DISABLE, is_asked || self.cleanup == Cleanup::Disable)
+                | flag(note::TOUCHED, self.is_touched)
+                | flag(note::ABSENT, self.is_absent()),
+        );
+    }
+
+    /// Brings a device that a guest had before a restart in place to where it was.
+    pub(super) fn recall(&mut self, was_absent: bool) {
+        let note = self.config.note();
+        self.function.config.set_guest_state(note);
+        self.function.is_absent = was_absent || note & note::ABSENT != 0;
+        self.is_touched = note & note::TOUCHED != 0;
+        if note & note::DISABLE != 0 {
+            self.cleanup = Cleanup::Disable; // what was on then, and for whom, is not known
+        } else if note & note::MSI != 0 {
+            self.function.interrupts = Interrupts::Msi;
+        } else if note & note::MSI_X != 0 {
+            self.function.interrupts = Interrupts::MsiX;
         }
     }
 
@@ -99,6 +140,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Makes the guest's view as at the first connect.
     pub(crate) fn reset(&mut self) {
         self.function.reset();
+        self.note(false);
     }
 
     /// Whether the guest is to see it as the only function of its slot.
@@ -112,6 +154,7 @@ impl<P: Platform> PoolDevice<P> {
         if self.is_touched {
             self.cleanup = Cleanup::Quiesce;
         }
+        self.note(false);
     }
 
     /// Gives it a place in the broker's queue, if there is a cleanup to do and it has none.
@@ -138,6 +181,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Writes a register ourselves, where the page lets us.
     pub(crate) fn write(&mut self, write: &HardwareWrite) {
         self.is_touched = true;
+        self.note(false);
         let before = self.config.read_config(write.offset, write.width);
         let value = before & !write.mask | write.value;
         self.config.write_config(write.offset, write.width, value);
@@ -145,6 +189,11 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Takes note of what a job did to it.
     pub(crate) fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
+        self.conclude(job, verdict, is_delivered);
+        self.note(false);
+    }
+
+    fn conclude(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
         self.is_touched = true;
         let (interrupts, cleanup) = match (job, verdict) {
             (BrokerRequest::Write { .. }, _) => return,

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 
 use litemap::LiteMap;
 use pcidom_abi::PoolState;
@@ -45,6 +46,8 @@ struct Entry<P: Platform> {
     is_news: bool,
     /// It was gone when it was last assigned, and it was not reset since.
     was_absent: bool,
+    /// Free only until this guest, which had it before a restart in place, takes it again.
+    had_by: Option<DomId>,
     /// A guest that comes and goes moves its devices with it.
     lines: Lines,
 }
@@ -66,6 +69,8 @@ pub(crate) struct Description {
     pub(crate) online: bool,
     /// `state` is `new`: the tool has seen to it.
     pub(crate) is_new: bool,
+    /// The guest that `state` names, and whether the device was absent.
+    pub(crate) holder: Option<(DomId, bool)>,
 }
 
 /// All devices, by their real addresses.
@@ -78,6 +83,8 @@ pub(crate) struct Pool<P: Platform> {
     pub(crate) signal: Rc<Signal>,
     /// Devices must be writable.
     is_direct: bool,
+    /// Guests have not all taken again what they had before a restart in place.
+    pub(crate) is_adopting: bool,
     visited: u64,
 }
 
@@ -91,9 +98,9 @@ pub(crate) struct Dirty {
 
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
-    pub(crate) fn new(is_direct: bool) -> Self {
+    pub(crate) fn new(is_direct: bool, is_adopting: bool) -> Self {
         let (entries, dirty) = (LiteMap::new(), LiteMap::new());
-        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, visited: 0 }
+        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, is_adopting, visited: 0 }
     }
 
     /// How many devices there are, in whatever state.
@@ -122,6 +129,11 @@ impl<P: Platform> Pool<P> {
     pub(crate) fn look_at_all(&mut self) {
         self.all_dirty = true;
         self.signal.raise();
+    }
+
+    /// The same, but only together with the next look.
+    pub(crate) fn look_at_all_later(&mut self) {
+        self.all_dirty = true;
     }
 
     /// Takes the devices to read. With `all`, the devices that we know are among the addresses, whether or not they still are
@@ -156,35 +168,50 @@ impl<P: Platform> Pool<P> {
             said: String::new(),
             is_news: false,
             was_absent: false,
+            had_by: None,
             lines: Lines::NEW,
         };
+        let is_known = self.entries.contains_key(&address);
         let entry = self.entries.entry(address).or_insert_with(new);
+        if self.is_adopting
+            && !is_known
+            && let Some((domid, was_absent)) = description.holder
+        {
+            entry.had_by = Some(domid);
+            entry.was_absent = was_absent;
+            entry.place = admit(platform, &description.info, self.is_direct, Some(was_absent));
+        }
         entry.online = description.online;
         let was_free = matches!(entry.place, SlotState::Free(_));
         entry.place = match core::mem::replace(&mut entry.place, SlotState::Released) {
             place @ (SlotState::With(_) | SlotState::Leaving(..)) => place,
+            place @ SlotState::Free(_) if entry.had_by.is_some() => place,
             _ if !description.online => SlotState::Released,
             SlotState::Free(device) => match &description.info {
                 Ok(info) if info == device.info() => inspect(device),
                 // Described anew: unmap the old page first.
                 info => {
                     drop(device);
-                    admit(platform, info, self.is_direct)
+                    admit(platform, info, self.is_direct, None)
                 }
             },
             // Whatever is there now was not reset.
             place @ SlotState::Refused(_) if entry.was_absent && !description.is_new => place,
-            SlotState::Refused(_) | SlotState::Released => admit(platform, &description.info, self.is_direct),
+            SlotState::Refused(_) | SlotState::Released => admit(platform, &description.info, self.is_direct, None),
         };
-        let is_free = matches!(entry.place, SlotState::Free(_));
+        let is_free = matches!(entry.place, SlotState::Free(_)) && entry.had_by.is_none();
         entry.is_news |= !was_free && is_free;
         entry.was_absent &= !is_free;
-        entry.said = match &entry.place {
-            SlotState::Free(_) => PoolState::Free,
-            SlotState::With(domid) | SlotState::Leaving(_, domid) if entry.was_absent => PoolState::Absent(*domid),
-            SlotState::With(domid) | SlotState::Leaving(_, domid) => PoolState::Assigned(*domid),
-            SlotState::Refused(reason) => PoolState::Refused(reason.clone()),
-            SlotState::Released => PoolState::Released,
+        let holder = match &entry.place {
+            SlotState::With(domid) | SlotState::Leaving(_, domid) => Some(*domid),
+            _ => entry.had_by,
+        };
+        entry.said = match (&entry.place, holder) {
+            (SlotState::Refused(reason), _) => PoolState::Refused(reason.clone()),
+            (_, Some(domid)) if entry.was_absent => PoolState::Absent(domid),
+            (_, Some(domid)) => PoolState::Assigned(domid),
+            (SlotState::Released, _) => PoolState::Released,
+            _ => PoolState::Free,
         }
         .to_string();
         entry.said.clone()
@@ -194,9 +221,9 @@ impl<P: Platform> Pool<P> {
     pub(crate) fn say(&mut self, address: Sbdf, text: &str, now_ns: u64) {
         let Some(unsaid) = self.entries.get_mut(&address).and_then(|entry| entry.lines.take(now_ns)) else { return };
         if unsaid > 0 {
-            log::info!("pool: {address}: {unsaid} more lines like these");
+            plain_log::info!("pool: {address}: {unsaid} more lines like these");
         }
-        log::info!("pool: {address}: {text}");
+        plain_log::info!("pool: {address}: {text}");
     }
 
     /// True when `state` says what we last wanted it to.
@@ -215,15 +242,20 @@ impl<P: Platform> Pool<P> {
         let Some(entry) = self.entries.get_mut(&address) else {
             return fail(Errno::ENODEV, "is not in the pool");
         };
-        match &entry.place {
-            SlotState::With(other) | SlotState::Leaving(_, other) => {
-                return fail(Errno::EBUSY, &format!("is assigned to domain {other}"));
-            }
-            SlotState::Refused(reason) => return fail(Errno::EIO, &format!("was refused: {reason}")),
-            SlotState::Released => return fail(Errno::ENODEV, "is not in the pool"),
-            SlotState::Free(_) if !entry.online => return fail(Errno::ENODEV, "is leaving the pool"),
-            SlotState::Free(_) => {}
+        let other = match &entry.place {
+            SlotState::With(other) | SlotState::Leaving(_, other) => Some(*other),
+            _ => entry.had_by.filter(|other| *other != domid),
+        };
+        if let Some(other) = other {
+            return fail(Errno::EBUSY, &format!("is assigned to domain {other}"));
         }
+        match &entry.place {
+            SlotState::Refused(reason) => return fail(Errno::EIO, &format!("was refused: {reason}")),
+            SlotState::Free(_) if entry.online || entry.had_by.is_some() => {}
+            SlotState::Free(_) => return fail(Errno::ENODEV, "is leaving the pool"),
+            _ => return fail(Errno::ENODEV, "is not in the pool"),
+        }
+        entry.had_by = None;
         match core::mem::replace(&mut entry.place, SlotState::With(domid)) {
             SlotState::Free(device) => {
                 self.look_at(address);
@@ -247,7 +279,26 @@ impl<P: Platform> Pool<P> {
 
     /// Whether it can be assigned now.
     pub(crate) fn is_free(&self, address: Sbdf) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.online && matches!(entry.place, SlotState::Free(_)))
+        self.entries
+            .get(&address)
+            .is_some_and(|entry| entry.online && entry.had_by.is_none() && matches!(entry.place, SlotState::Free(_)))
+    }
+
+    /// All guests have taken again what they had before a restart in place: what is left comes back to the pool.
+    pub(crate) fn end_adoption(&mut self, broker: &mut Broker<P>) {
+        self.is_adopting = false;
+        let mut left = Vec::new();
+        for (_, entry) in self.entries.iter_mut() {
+            let Some(domid) = entry.had_by.take() else { continue };
+            entry.place = match core::mem::replace(&mut entry.place, SlotState::With(domid)) {
+                SlotState::Free(device) => {
+                    left.push(device);
+                    continue;
+                }
+                other => other,
+            };
+        }
+        left.into_iter().for_each(|device| self.give_back(device, broker));
     }
 
     /// A device that is assigned is gone.
@@ -318,7 +369,13 @@ impl<P: Platform> Pool<P> {
 }
 
 /// Maps a device that was described, and looks at it.
-fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct: bool) -> SlotState<P> {
+/// With `recalled` it is taken as it is: a guest had it before a restart in place, and it was absent or not.
+fn admit<P: Platform>(
+    platform: &P,
+    info: &Result<DeviceInfo, String>,
+    is_direct: bool,
+    recalled: Option<bool>,
+) -> SlotState<P> {
     let info = match info {
         Ok(info) => info.clone(),
         Err(reason) => return SlotState::Refused(reason.clone()),
@@ -327,7 +384,14 @@ fn admit<P: Platform>(platform: &P, info: &Result<DeviceInfo, String>, is_direct
         Ok(page) if is_direct && !page.is_writable() => {
             SlotState::Refused("direct mode needs mmcfg=0 on Xen's command line".to_string())
         }
-        Ok(page) => inspect(Box::new(PoolDevice::new(info, page))),
+        Ok(page) => {
+            let mut device = Box::new(PoolDevice::new(info, page));
+            if let Some(was_absent) = recalled {
+                device.recall(was_absent);
+                return SlotState::Free(device);
+            }
+            inspect(device)
+        }
         Err(errno) => SlotState::Refused(format!("cannot map its configuration space: {errno}")),
     }
 }

@@ -21,7 +21,7 @@ impl<P: Platform> Core<P> {
     pub(crate) fn offer_ring(&mut self) {
         match self.broker.offer(&self.platform) {
             Ok(port) => self.ports.insert(port, BROKER),
-            Err(errno) => log::error!("no page or port for the broker ({errno}): guests can only read"),
+            Err(errno) => plain_log::error!("no page or port for the broker ({errno}): guests can only read"),
         }
     }
 
@@ -45,6 +45,7 @@ impl<P: Platform> Core<P> {
 
     /// Takes the broker's answers and gives it what is next, as long as that is possible without waiting.
     pub(crate) fn broker_turn(&mut self) {
+        self.platform.looking_at(None);
         loop {
             if let Some((asked, answer)) = self.broker.poll(&self.platform) {
                 if answer.is_none() && asked.frontend.is_some() {
@@ -114,7 +115,7 @@ impl<P: Platform> Core<P> {
         let (mut next, mut last_told) = (first, None);
         while let Some(InFlight { device: address, job, .. }) = next {
             let holder = self.pool.holder(address);
-            if job == BrokerRequest::Quiesce
+            if matches!(job, BrokerRequest::Quiesce)
                 && let Some(device) = find(&mut self.frontends, &mut self.pool, address)
             {
                 device.give_up_quiesce();
@@ -171,7 +172,7 @@ impl<P: Platform> Core<P> {
                     broker.cleanup_answered(platform, false);
                 }
                 _ => {
-                    if (job, verdict) == (BrokerRequest::Disable, Verdict::Done) {
+                    if matches!((job, verdict), (BrokerRequest::Disable, Verdict::Done)) {
                         broker.cleanup_answered(platform, true);
                     }
                     device.queue_cleanup(broker);

@@ -36,6 +36,11 @@ use crate::signal::Signal;
 use alarms::Alarms;
 use watches::{Subject, WATCHES, frontend_path, frontend_token, subject};
 
+/// Until what xenstored has refused is asked for again.
+const RETRY_NS: u64 = 1_000_000_000;
+/// Looks at a pool of which something cannot be read, before it is taken as it is.
+const POOL_LOOKS: u8 = 3;
+
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
 
@@ -65,6 +70,14 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) frontends: Frontends<P>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
+    /// The pool was looked at once: before that, after a restart in place, no frontend is.
+    has_pool: bool,
+    /// Xenstored was told to forget the watches and transactions of the life before.
+    pub(crate) is_reset: bool,
+    /// How often it was tried to.
+    pool_looks: u8,
+    /// The frontends were listed once.
+    pub(crate) has_listed: bool,
     pub(crate) broker: Broker<P>,
     /// Raised when `backend/pci` is to be listed.
     pub(crate) list_backends: Rc<Signal>,
@@ -81,11 +94,12 @@ pub(crate) struct Core<P: Platform> {
 
 impl<P: Platform> Core<P> {
     pub(crate) fn new(platform: P, options: Options) -> Self {
+        let lives = platform.restarted().map_or(0, |restarted| restarted.count);
         Self {
             started_ns: platform.now_ns(),
             platform,
             options,
-            client: Client::new(),
+            client: Client::after(lives << 24),
             waiting: LiteMap::new(),
             alarms: Alarms::NONE,
             aside: Vec::new(),
@@ -94,7 +108,11 @@ impl<P: Platform> Core<P> {
             arrived: Vec::new(),
             frontends: Frontends::new(),
             ports: PortTable::default(),
-            pool: Pool::new(options.is_direct),
+            pool: Pool::new(options.is_direct, lives > 0),
+            has_pool: lives == 0,
+            is_reset: false,
+            pool_looks: 0,
+            has_listed: false,
             broker: Broker::default(),
             list_backends: Signal::new(),
             is_ready: false,
@@ -172,7 +190,7 @@ impl<P: Platform> Core<P> {
             }
         }
         if self.client.take_overflowed() {
-            log::warn!("too many watch events at once: looking at everything");
+            plain_log::warning!("too many watch events at once: looking at everything");
             self.pool.look_at_all();
             self.look_at_backends();
         }
@@ -208,12 +226,51 @@ impl<P: Platform> Core<P> {
         self.list_backends.raise();
     }
 
+    /// Whether frontends wait for the pool.
+    pub(crate) const fn is_pool_first(&self) -> bool {
+        !self.has_pool
+    }
+
+    /// The pool was looked at: after a restart in place it is the frontends' turn, if nothing of it is missing, or is missing for good.
+    pub(crate) fn has_looked_at_pool(&mut self, is_whole: bool) {
+        if self.has_pool {
+            return;
+        }
+        self.pool_looks += 1;
+        if is_whole || self.pool_looks > POOL_LOOKS {
+            self.has_pool = true;
+            self.list_backends.raise();
+        } else {
+            self.pool.look_at_all_later();
+            self.raise_later(Rc::clone(&self.pool.signal));
+        }
+    }
+
+    /// What could not be done is tried again a second later.
+    pub(crate) fn raise_later(&mut self, signal: Rc<Signal>) {
+        self.alarms.set(self.platform.now_ns().saturating_add(RETRY_NS), signal);
+    }
+
+    /// Ends the time after a restart in place when all frontends have taken over what they had. Not before they are known.
+    pub(crate) fn end_adoption(&mut self) {
+        if self.pool.is_adopting && self.has_listed && self.frontends.iter().all(|frontend| !frontend.state.is_adopting)
+        {
+            self.pool.end_adoption(&mut self.broker);
+            self.platform.forget_unclaimed();
+        }
+    }
+
     /// Something about a frontend may have changed. One that is not known yet is to get a task.
     pub(crate) fn look_at_frontend(&mut self, domid: DomId) {
-        let Self { frontends, arrived, options, stop, .. } = self;
+        let Self { frontends, arrived, options, stop, pool, .. } = self;
+        if !self.has_pool {
+            return; // all are listed then
+        }
         let frontend = frontends.get_or_insert_with(domid, || {
             arrived.push(domid);
-            Box::new(Frontend::new(domid, *options, *stop))
+            let mut frontend = Frontend::new(domid, *options, *stop);
+            frontend.state.is_adopting = pool.is_adopting;
+            Box::new(frontend)
         });
         frontend.signal.raise();
     }

@@ -63,7 +63,7 @@ impl<P: Platform> Task<P> {
             Ok(_) => true,
             Err(error) if error.is(xen_types::Errno::EEXIST) || error == Error::Disconnected => true, // it is set anew then
             Err(error) => {
-                log::warn!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
+                plain_log::warning!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
                 false
             }
         }
@@ -87,7 +87,11 @@ impl<P: Platform> Task<P> {
                     if signal.lower() {
                         continue; // a new directory appeared behind our reading
                     }
-                    self.handle.with(|core| core.frontends.remove(self.domid));
+                    self.handle.with(|core| {
+                        core.frontends.remove(self.domid);
+                        core.platform.forget_domain(self.domid);
+                        core.end_adoption();
+                    });
                     return;
                 }
                 Ok(Progress::Settled) => {
@@ -97,7 +101,7 @@ impl<P: Platform> Task<P> {
                     (!is_watched).then_some(POLL_NS)
                 }
                 Err(error) => {
-                    log::error!("frontend {}: xenstore: {error}", self.domid);
+                    plain_log::error!("frontend {}: xenstore: {error}", self.domid);
                     let wait_ns = retry_ns;
                     retry_ns = retry_ns.saturating_mul(2).min(MAX_RETRY_NS);
                     Some(wait_ns)
@@ -147,7 +151,9 @@ impl<P: Platform> Task<P> {
 
     async fn look(&self) -> Result<Progress, Error> {
         let transaction = Transaction::begin(&self.handle).await?;
-        let nodes = read::nodes(&self.handle, &transaction, self.domid).await?;
+        let is_adopting =
+            self.handle.with(|core| core.frontends.get_mut(self.domid).is_some_and(|it| it.state.is_adopting));
+        let nodes = read::nodes(&self.handle, &transaction, self.domid, is_adopting).await?;
         let actions = self.decide(nodes.as_ref());
         if actions.iter().any(Action::is_local) {
             self.announce(&transaction, &actions);
@@ -166,6 +172,7 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn decide(&self, nodes: Option<&Nodes>) -> Vec<Action> {
         self.handle.with(|core| {
+            core.platform.looking_at(Some(self.domid));
             let now_ns = core.platform.now_ns();
             let Some(frontend) = core.frontends.get_mut(self.domid) else { return Vec::new() };
             match nodes {
@@ -195,9 +202,11 @@ impl<P: Platform> Task<P> {
     /// The steps that concern only ourselves. The others are decided again afterwards.
     #[inline(never)]
     fn apply(&self, actions: Vec<Action>) {
+        let mut is_put_aside = false;
         self.handle.with(|core| {
             let crate::shared::Core { frontends, pool, ports, platform, broker, .. } = core;
             let Some(frontend) = frontends.get_mut(self.domid) else { return };
+            platform.looking_at(Some(self.domid)); // others had their turn meanwhile
             broker.make_room(pool.len());
             for action in actions {
                 match action {
@@ -206,13 +215,23 @@ impl<P: Platform> Task<P> {
                     Action::Release(address) => frontend.release(pool, broker, address, false),
                     Action::Seize(address) => frontend.release(pool, broker, address, true),
                     Action::Renew => frontend.renew(),
-                    Action::Take { address, requested_slot } => frontend.take(pool, address, requested_slot),
+                    Action::Take { address, requested_slot, exact } => {
+                        frontend.take(pool, address, requested_slot, exact);
+                    }
+                    Action::Adopt(keys, states) => {
+                        is_put_aside = frontend.adopt(platform, ports, broker, keys, states);
+                    }
                     Action::Connect(keys) => frontend.connect(platform, ports, keys),
                     Action::Refuse(invalid) => frontend.refuse(invalid),
                     Action::Report(_) | Action::ClearReport | Action::Write(_) => {}
                 }
             }
+            core.end_adoption();
         });
+        if is_put_aside {
+            let text = "crashed the backend three times: not served".to_string();
+            self.report(&Failure { errno: xen_types::Errno::EIO, text });
+        }
     }
 
     /// Carries out what is for others to see. The reason of a failure is there before the state that tells of it.
@@ -253,7 +272,7 @@ impl<P: Platform> Task<P> {
                 }
                 Action::Write(nodes) => {
                     for (node, value) in nodes {
-                        log::debug!("frontend {}: {node} = {value}", self.domid);
+                        plain_log::debug!("frontend {}: {node} = {value}", self.domid);
                         let node = node.to_string();
                         let (path, value) = (path::child(&dir, &node), value.as_bytes());
                         answers.push((node, transaction.ask(&Request::Write { path: &path, value })));

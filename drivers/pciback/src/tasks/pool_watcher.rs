@@ -12,17 +12,16 @@ use crate::platform::Platform;
 use crate::pool::{Cause, Description, DeviceInfo};
 use crate::shared::Handle;
 
-/// Until a node of the pool can be read again.
-const RETRY_NS: u64 = 1_000_000_000;
-
 /// Runs for ever.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let signal = handle.with(|core| Rc::clone(&core.pool.signal));
     loop {
         signal.wait().await;
         let mut dirty = handle.with(|core| core.pool.take_dirty());
-        if dirty.all {
+        let mut is_all = dirty.all;
+        if is_all {
             let listing = handle.ask(TxId::NONE, &Request::Directory { path: paths::relative::POOL }).await;
+            is_all = listing.is_ok() || listing.as_ref().is_err_and(|error| error.is(Errno::ENOENT));
             let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
             for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
                 dirty.addresses.insert(address, Cause::Other);
@@ -30,14 +29,15 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         }
         for (address, cause) in dirty.addresses {
             if let Err(error) = look(&handle, address, cause).await {
-                log::error!("pool: {address}: xenstore: {error}");
+                plain_log::error!("pool: {address}: xenstore: {error}");
+                is_all = false;
                 handle.with(|core| {
                     core.pool.mark(address);
-                    let now_ns = core.platform.now_ns();
-                    core.alarms.set(now_ns.saturating_add(RETRY_NS), Rc::clone(&signal));
+                    core.raise_later(Rc::clone(&signal));
                 });
             }
         }
+        handle.with(|core| core.has_looked_at_pool(is_all));
     }
 }
 
@@ -68,6 +68,7 @@ fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> Str
         info: describe(address, nodes),
         online: nodes.decimal(pool::ONLINE).is_some_and(|online| online != 0),
         is_new: nodes.get(pool::STATE) == Some(PoolState::New.word().as_bytes()),
+        holder: nodes.get(pool::STATE).and_then(PoolState::holder),
     };
     handle.with(|core| {
         core.look_after(address);

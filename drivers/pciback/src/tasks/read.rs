@@ -19,7 +19,10 @@ use crate::shared::Handle;
 const OURS: [&str; 7] =
     [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, EXPORT];
 /// Our nodes about one device, each with `-N` behind it.
-const DEVICE: [&str; 4] = ["dev", "state", "vdev", REQUESTED_SLOT];
+const DEVICE: &[&str] = &["dev", "state", "vdev", REQUESTED_SLOT];
+/// The same after a restart in place, with what else was published under such numbers.
+const DEVICE_AND_ROOT: &[&str] = &["dev", "state", "vdev", REQUESTED_SLOT, ROOT];
+const ROOT: &str = "root";
 /// The frontend's nodes, `state` first: it writes its keys before that.
 const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key::MAGIC];
 
@@ -34,6 +37,7 @@ pub(crate) async fn nodes<P: Platform>(
     handle: &Handle<P>,
     transaction: &Transaction<P>,
     domid: DomId,
+    with_roots: bool,
 ) -> Result<Option<Nodes>, Error> {
     let dir = path::relative::backend_dir(domid);
     let peer_dir = path::frontend_dir(domid);
@@ -45,11 +49,15 @@ pub(crate) async fn nodes<P: Platform>(
         return Ok(None);
     }
     let count = ours.decimal(key::NUM_DEVS).unwrap_or(0).min(MAX_DEVICES);
-    let devices = devices(handle, transaction, &dir, count).await?;
+    let (names, roots) =
+        if with_roots { (DEVICE_AND_ROOT, ours.decimal(key::ROOT_NUM).unwrap_or(0)) } else { (DEVICE, 0) };
+    let mut devices = devices(handle, transaction, &dir, count.max(roots.min(MAX_DEVICES)), names).await?;
+    let roots = devices.iter().map_while(|device| device.root).collect();
+    devices.truncate(count as usize);
 
     // If the frontend will not let us read a node, it has not told us.
     let theirs = theirs.values(&[Errno::ENOENT, Errno::EACCES]).await?;
-    Ok(Some(understand(domid, &peer_dir, &ours, devices, &theirs)))
+    Ok(Some(Nodes { roots, ..understand(domid, &peer_dir, &ours, devices, &theirs) }))
 }
 
 /// Parses the values of both directories.
@@ -66,6 +74,7 @@ fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNo
         export: export.and_then(Result::ok),
         num_devs: ours.decimal(key::NUM_DEVS),
         devices,
+        roots: Vec::new(),
         root_num: ours.decimal(key::ROOT_NUM),
         peer: Peer {
             state: read_state(theirs.get(key::STATE)),
@@ -79,12 +88,13 @@ async fn devices<P: Platform>(
     transaction: &Transaction<P>,
     dir: &str,
     count: u32,
+    names: &'static [&'static str],
 ) -> Result<Vec<DeviceNodes>, Error> {
     let mut devices = Vec::new();
     let mut first = 0;
     while first < count {
         let next = count.min(first + DEVICES_AT_ONCE);
-        let ask = |index| handle.read(transaction.id(), dir, &DEVICE, &format!("-{index}"));
+        let ask = |index| handle.read(transaction.id(), dir, names, &format!("-{index}"));
         for asked in (first..next).map(ask).collect::<Vec<_>>() {
             devices.push(understand_device(&asked.values(&[Errno::ENOENT]).await?));
         }
@@ -103,6 +113,7 @@ fn understand_device(device: &Values) -> DeviceNodes {
         requested_slot: device
             .get(REQUESTED_SLOT)
             .and_then(|value| u8::try_from(number::hexadecimal(value).ok()?).ok()),
+        root: device.text(ROOT).and_then(|root| format!("{root}:00.0").parse().ok()),
     }
 }
 

@@ -33,12 +33,14 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             Ok("poweroff" | "halt") => Shutdown::Poweroff,
             Ok("reboot") => Shutdown::Reboot,
             _ => {
-                log::warn!("{path} asks for something that this domain cannot do (only poweroff, halt and reboot)");
+                plain_log::warning!(
+                    "{path} asks for something that this domain cannot do (only poweroff, halt and reboot)"
+                );
                 continue;
             }
         };
         match handle.ask(TxId::NONE, &Request::Write { path, value: b"" }).await {
-            Err(error) if !error.is(Errno::ENOENT) => log::warn!("cannot acknowledge {path}: {error}"),
+            Err(error) if !error.is(Errno::ENOENT) => plain_log::warning!("cannot acknowledge {path}: {error}"),
             _ => {}
         }
         for (stop, patience_ns) in [(ShutdownStage::Asked, PATIENCE_NS), (ShutdownStage::Now, LAST_NS)] {

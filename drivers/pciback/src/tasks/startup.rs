@@ -3,12 +3,12 @@
 use alloc::string::ToString as _;
 use alloc::vec::Vec;
 
-use pcidom_abi::paths;
+use pcidom_abi::{Restarts, paths};
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
 use super::store::Answer;
-use crate::platform::Platform;
+use crate::platform::{Platform, Restarted};
 use crate::shared::watches::WATCHES;
 use crate::shared::{Core, Handle};
 
@@ -19,10 +19,21 @@ const RETRY_NS: u64 = 1_000_000_000;
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     handle.with(Core::offer_ring);
     while let Err(error) = announce(&handle).await {
-        log::error!("cannot announce this stub: {error}");
+        plain_log::error!("cannot announce this stub: {error}");
         handle.sleep_until(handle.now_ns().saturating_add(RETRY_NS)).await;
     }
     handle.with(|core| core.is_ready = true);
+    tell_restart(&handle);
+}
+
+/// Says that this life is not the first one.
+#[inline(never)] // as below
+fn tell_restart<P: Platform>(handle: &Handle<P>) {
+    let (restarted, now_ns) = handle.with(|core| (core.platform.restarted(), core.platform.now_ns()));
+    if let Some(Restarted { count, crashed_ns, last_words }) = restarted {
+        let value = Restarts::value(count, now_ns - crashed_ns, last_words);
+        drop(handle.ask(TxId::NONE, &Request::Write { path: paths::relative::RESTARTS, value: &value }));
+    }
 }
 
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
@@ -47,9 +58,14 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
 fn ask_everything<P: Platform>(handle: &Handle<P>) -> (Answer<P>, Vec<Answer<P>>) {
     let (export, ring) = handle.with(|core| (core.options.export, core.broker.offered()));
     let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
+    let mut asked = Vec::new();
+    // Not again when it has to be announced again: others have set watches by then.
+    if handle.with(|core| core.pool.is_adopting && !core::mem::replace(&mut core.is_reset, true)) {
+        asked.push(ask(&Request::ResetWatches)); // and with them the transactions, of the life before
+    }
     let domain = ask(&Request::Read { path: relative::DOMID });
     // What is there already comes as the event that every new watch begins with.
-    let mut asked: Vec<_> = WATCHES.iter().map(|(path, token)| ask(&Request::Watch { path, token })).collect();
+    asked.extend(WATCHES.iter().map(|(path, token)| ask(&Request::Watch { path, token })));
     let mut write = |path, value: &str| asked.push(ask(&Request::Write { path, value: value.as_bytes() }));
     write(paths::relative::EXPORT, &export.to_string());
     if let Some((gref, port)) = ring {

@@ -91,6 +91,21 @@ impl Topology {
         traits: Traits,
         wanted_slot: Option<u8>,
     ) -> Result<Sbdf, TopologyError> {
+        self.add_at(id, physical, traits, wanted_slot, None)
+    }
+
+    /// As [`Topology::add`], but at `exact` where that is given: where the function was in a life before a restart in place.
+    ///
+    /// # Errors
+    /// As [`Topology::add`].
+    pub fn add_at(
+        &mut self,
+        id: DeviceId,
+        physical: Sbdf,
+        traits: Traits,
+        wanted_slot: Option<u8>,
+        exact: Option<Sbdf>,
+    ) -> Result<Sbdf, TopologyError> {
         if traits.is_bridge {
             return Err(TopologyError::Bridge);
         }
@@ -98,13 +113,14 @@ impl Topology {
             return Err(TopologyError::Present(entry.address));
         }
         let address = match self.mode {
+            _ if exact.is_some() => exact,
             ExportMode::Vpci => vpci::place(&self.entries, physical, traits, wanted_slot),
             ExportMode::Slot => slot::place(&self.entries, wanted_slot),
             ExportMode::Passthrough => Some(physical),
         }
         .ok_or(TopologyError::Full)?;
         // The toolstack has made the nodes of as many buses as there are devices for, and retired addresses are none of these.
-        if self.mode == ExportMode::Slot {
+        if self.mode == ExportMode::Slot && exact.is_none() {
             let live = self.entries.iter().filter(|entry| entry.id != RETIRED);
             let (count, last_bus) = live.fold((0, 0), |(count, _), entry| (count + 1, entry.address.bus()));
             if address.bus() > last_bus && usize::from(address.bus()) > count / slot::SLOTS_PER_BUS {

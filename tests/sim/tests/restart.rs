@@ -1,0 +1,313 @@
+//! The image crashes and is started again in the same domain: no guest notices (docs/restart.md).
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+use pciback::Options;
+use pciif::{Command, ErrorCode, Request};
+use sim::SimXen;
+use sim::random::Random;
+use sim::stub::Turn;
+use sim::world::{STUB, World, device_id};
+use xen_types::{DomId, Sbdf};
+
+const A: Sbdf = Sbdf::from_devfn(0, 3, 0);
+const B: Sbdf = Sbdf::from_devfn(0, 5, 0x10);
+const C: Sbdf = Sbdf::from_devfn(0, 6, 0x20);
+
+/// The ids that a guest finds for a real device.
+fn ids(address: Sbdf) -> u32 {
+    u32::from(device_id(address)) << 16 | 0x8086
+}
+
+/// A stub with these devices, which have MSI and MSI-X, in its pool.
+fn world(devices: &[Sbdf]) -> World {
+    World::with(SimXen::new(), devices, Options::default(), |function| function.with_interrupts(4))
+}
+
+fn slot(slot: u8) -> Sbdf {
+    Sbdf::from_devfn(0, 0, slot << 3)
+}
+
+fn read(world: &mut World, guest: DomId, at: Sbdf, offset: i32) -> Option<(i32, u32)> {
+    world.ask(guest, &Request::conf_read(at, offset, 4)).map(|response| (response.err, response.value))
+}
+
+/// All nodes of our directory for a guest.
+fn nodes(world: &World, guest: DomId) -> Vec<Option<String>> {
+    let names = ["state", "num_devs", "root_num", "root-0", "vdev-0", "state-0", "vdev-1", "state-1", "vdev-2"];
+    names.iter().map(|name| world.tool.backend(guest, name)).collect()
+}
+
+#[test]
+fn connections_devices_and_what_a_guest_had_written_outlive_a_crash() {
+    let mut world = world(&[A, B, C]);
+    world.broker.start();
+    let (first, second) = (world.connect(5, &[A, B]), world.connect(6, &[C]));
+    let before = (nodes(&world, first), nodes(&world, second), world.pool_states(), world.xen.held_by(STUB));
+    // A base address register is being sized, and decode is on.
+    world.ask(first, &Request::conf_write(slot(0), 0x10, 4, u32::MAX)).unwrap();
+    world.ask(first, &Request::conf_write(slot(0), 4, 2, 0x0406)).unwrap();
+    let seen: Vec<_> = [0, 4, 0x10, 0x14].map(|offset| read(&mut world, first, slot(0), offset)).into();
+    for _ in 0..3 {
+        world.stub.crash();
+        world.settle();
+        assert_eq!((nodes(&world, first), nodes(&world, second), world.pool_states(), world.xen.held_by(STUB)), before);
+        let now: Vec<_> = [0, 4, 0x10, 0x14].map(|offset| read(&mut world, first, slot(0), offset)).into();
+        assert_eq!(now, seen);
+        assert_eq!(read(&mut world, second, slot(0), 0), Some((0, ids(C))));
+    }
+    let restarts = world.tool.read(&format!("/local/domain/{STUB}/data/pcidom/restarts")).unwrap();
+    assert_eq!(restarts, "3 0 the simulation");
+    // And it all comes to its end as ever.
+    for guest in [first, second] {
+        world.destroy(guest);
+        world.tool.remove_dirs(guest);
+    }
+    world.settle_deadlines(100);
+    world.assert_clean();
+}
+
+#[test]
+fn a_request_that_waits_in_the_page_is_answered_by_the_next_life() {
+    let mut world = world(&[A]);
+    let guest = world.connect(5, &[A]);
+    world.guest(guest).publish(&Request::conf_read(slot(0), 0, 4));
+    world.stub.crash();
+    world.settle();
+    let response = world.guest(guest).response().unwrap();
+    assert_eq!((response.err, response.value), (0, ids(A)));
+}
+
+#[test]
+fn interrupts_that_were_on_are_known_and_one_that_was_being_turned_on_comes() {
+    let mut world = world(&[A, B]);
+    world.broker.start();
+    let guest = world.connect(5, &[A, B]);
+    let msi = Request::new(Command::EnableMsi, slot(0));
+    assert_eq!(world.ask(guest, &msi).unwrap().err, 0);
+    world.stub.crash();
+    world.settle();
+    assert_eq!(world.xen.pirqs().len(), 1, "what is on stays on");
+    assert_eq!(world.ask(guest, &msi).unwrap().err, ErrorCode::OpFailed.raw(), "a second time, as without a crash");
+    assert_eq!(world.ask(guest, &Request::new(Command::DisableMsi, slot(0))).unwrap().err, 0);
+    assert_eq!(world.xen.pirqs().len(), 0);
+    // The broker has the request when the image dies; it answers before or after that.
+    for is_answered in [false, true] {
+        world.guest(guest).publish(&msi);
+        world.stub.serve();
+        if is_answered {
+            world.broker.step();
+        }
+        world.stub.crash();
+        world.settle();
+        assert_eq!(world.guest(guest).response().map(|response| response.err), Some(0), "{is_answered}");
+        assert_eq!(world.xen.pirqs().len(), 1, "{is_answered}");
+        assert_eq!(world.ask(guest, &Request::new(Command::DisableMsi, slot(0))).unwrap().err, 0);
+        assert_eq!(world.xen.pirqs().len(), 0, "{is_answered}");
+    }
+}
+
+#[test]
+fn devices_of_a_guest_that_died_meanwhile_come_back_quiesced() {
+    let mut world = world(&[A, B]);
+    world.broker.start();
+    let guest = world.connect(5, &[A, B]);
+    world.ask(guest, &Request::conf_write(slot(0), 4, 2, 0x0406)).unwrap();
+    world.destroy(guest);
+    world.tool.remove_dirs(guest);
+    world.stub.crash();
+    world.settle_deadlines(100);
+    world.assert_clean();
+    assert!(world.pool_states().values().all(|state| state == "free"), "{:?}", world.pool_states());
+}
+
+#[test]
+fn a_frontend_that_is_put_aside_gets_errors_and_the_others_are_served() {
+    let mut world = world(&[A, B]);
+    let (bad, good) = (world.connect(5, &[A]), world.connect(6, &[B]));
+    world.xen.put_aside(STUB, bad);
+    world.stub.crash();
+    world.settle();
+    assert_eq!(read(&mut world, bad, slot(0), 0).map(|(err, _)| err), Some(ErrorCode::DevNotFound.raw()));
+    assert_eq!(read(&mut world, good, slot(0), 0), Some((0, ids(B))));
+    assert!(world.tool.error(bad).unwrap().contains("crashed the backend"), "{:?}", world.tool.error(bad));
+    assert_eq!(world.states(bad).1, 4);
+}
+
+#[test]
+fn a_frontend_that_is_put_aside_gets_no_further_device_and_no_new_connection() {
+    let mut world = world(&[A, B]);
+    let bad = world.connect(5, &[A]);
+    world.xen.put_aside(STUB, bad);
+    world.stub.crash();
+    world.settle();
+    world.tool.hot_attach(bad, &[(B, None)]);
+    world.settle();
+    assert_eq!(world.tool.entries(bad)[1], (B, "6".to_string()));
+    assert_eq!(world.tool.pool_state(B).as_deref(), Some("free"));
+}
+
+#[test]
+fn a_driver_that_left_while_the_image_was_down_leaves_its_devices_quiesced() {
+    let mut world = world(&[A]);
+    world.broker.start();
+    let guest = world.connect(5, &[A]);
+    assert_eq!(world.ask(guest, &Request::conf_write(slot(0), 4, 2, 0x0406)).unwrap().err, 0);
+    assert_eq!(world.ask(guest, &Request::new(Command::EnableMsi, slot(0))).unwrap().err, 0);
+    // It closes, and its keys are those of no page that is mapped.
+    world.guest(guest).unload();
+    world.guest(guest).forget();
+    for key in ["pci-op-ref", "event-channel"] {
+        world.guest(guest).write(key, "4000").unwrap();
+    }
+    world.stub.crash();
+    world.settle_deadlines(20);
+    assert_eq!(world.xen.pirqs().len(), 0, "vectors of a driver that is gone");
+    let is_quiesced = world.xen.with_function(sim::tool::ecam(A), |function| function.is_quiesced());
+    assert_eq!(is_quiesced, Some(true));
+}
+
+#[test]
+fn msi_that_a_guest_turned_off_without_a_broker_goes_off_in_the_next_life() {
+    let mut world = world(&[A]);
+    world.broker.start();
+    let guest = world.connect(5, &[A]);
+    let msi = Request::new(Command::EnableMsi, slot(0));
+    assert_eq!(world.ask(guest, &msi).unwrap().err, 0);
+    world.broker.kill();
+    world.work();
+    assert_eq!(world.ask(guest, &Request::new(Command::DisableMsi, slot(0))).unwrap().err, 0);
+    world.stub.crash();
+    world.settle();
+    world.broker.start();
+    world.settle_deadlines(20);
+    assert_eq!(world.xen.pirqs().len(), 0);
+    assert_eq!(world.ask(guest, &msi).unwrap().err, 0);
+}
+
+#[test]
+fn what_xenstored_refuses_at_first_is_taken_over_later() {
+    // XS_DIRECTORY and XS_READ.
+    for (kind, path) in [(1, "3/pool"), (1, "3/backend/pci"), (2, "pool/0000-00-03-0/ecam")] {
+        let mut world = world(&[A, B]);
+        let guests = [world.connect(5, &[A]), world.connect(6, &[B])];
+        let held = world.xen.held_by(STUB);
+        let fault = xenstored::Fault { kind: Some(kind), path_end: path.to_string(), error: "EAGAIN", times: 1 };
+        world.xen.store().inject(fault);
+        world.stub.crash();
+        world.settle_deadlines(10);
+        for (guest, device) in guests.into_iter().zip([A, B]) {
+            assert_eq!(read(&mut world, guest, slot(0), 0), Some((0, ids(device))), "{kind} {path}");
+            assert_eq!(world.states(guest), ("4".to_string(), 4), "{kind} {path}");
+            assert_eq!(world.tool.error(guest), None, "{kind} {path}");
+        }
+        assert_eq!(world.xen.held_by(STUB), held, "{kind} {path}");
+    }
+}
+
+/// What a guest, the tool and the broker do in one life, step by step: connect, hot-plug, interrupts, writes, unplug.
+fn story(crash_at: Option<usize>) -> (World, Vec<Option<(i32, u32)>>) {
+    let mut world = world(&[A, B, C]);
+    world.broker.start();
+    let mut turn = 0;
+    let mut answers = Vec::new();
+    let mut go = |world: &mut World| {
+        for _ in 0..400 {
+            let has_moved = world.steps(10);
+            world.broker.step();
+            turn += 1;
+            if Some(turn) == crash_at {
+                world.stub.crash();
+            }
+            if !has_moved && crash_at.is_none_or(|at| at < turn) {
+                break;
+            }
+        }
+        world.settle_deadlines(5);
+    };
+    let guest = world.create_guest(5);
+    world.guest(guest).scans_everything = false;
+    world.tool.attach(guest, &[A]);
+    go(&mut world);
+    world.guest(guest).publish(&Request::conf_write(slot(0), 4, 2, 0x0406));
+    go(&mut world);
+    answers.push(world.guest(guest).response().map(|response| (response.err, response.value)));
+    world.guest(guest).publish(&Request::new(Command::EnableMsi, slot(0)));
+    go(&mut world);
+    answers.push(world.guest(guest).response().map(|response| (response.err, 0)));
+    world.tool.hot_attach(guest, &[(B, None), (C, None)]);
+    go(&mut world);
+    world.tool.hot_detach(guest, &[A]);
+    go(&mut world);
+    world.tool.remove_entries(guest, &[A]);
+    go(&mut world);
+    for at in 0..3 {
+        answers.push(read(&mut world, guest, slot(at), 0));
+    }
+    (world, answers)
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_life_changes_nothing_that_a_guest_sees() {
+    let (world, wanted) = story(None);
+    let guest = DomId(5);
+    let ending = (nodes(&world, guest), world.pool_states(), world.xen.held_by(STUB), world.xen.pirqs());
+    assert_eq!(world.states(guest), ("4".to_string(), 4));
+    let mut crashes = 0;
+    // Every third step; each with `LIVES=` in the environment, as in schedules.rs.
+    let every = if std::env::var_os("LIVES").is_some() { 1 } else { 3 };
+    for at in (1..2_000).step_by(every) {
+        let (world, answers) = story(Some(at));
+        if world.tool.read(&format!("/local/domain/{STUB}/data/pcidom/restarts")).is_none() {
+            break; // the story was over before
+        }
+        crashes += 1;
+        assert_eq!(answers, wanted, "crash at {at}");
+        let now = (nodes(&world, guest), world.pool_states(), world.xen.held_by(STUB), world.xen.pirqs());
+        assert_eq!(now, ending, "crash at {at}");
+        assert_eq!(world.tool.error(guest), None, "crash at {at}");
+    }
+    assert!(crashes > 50 / every, "{crashes}");
+}
+
+#[test]
+fn many_crashes_at_any_moment_leave_nothing_behind() {
+    for seed in 0..40 {
+        println!("seed {seed}");
+        let mut random = Random::new(seed);
+        let mut world = world(&[A, B, C]);
+        world.broker.start();
+        let guests = [world.connect(5, &[A]), world.connect(6, &[B, C])];
+        for _ in 0..60 {
+            let count = random.below(600);
+            match random.below(12) {
+                0 => world.stub.crash(),
+                1..4 => drop(world.stub.turn(Turn::Run)),
+                4..6 => drop(world.stub.turn(Turn::Send(count))),
+                6..8 => drop(world.stub.turn(Turn::Receive(count))),
+                8 => drop(world.stub.turn(Turn::Serve)),
+                9 => drop(world.broker.step()),
+                10 => {
+                    let guest = guests[random.below(2)];
+                    if world.guest(guest).response().is_some() {
+                        world.guest(guest).publish(&Request::conf_read(slot(0), 0, 4));
+                    }
+                }
+                _ => {
+                    let World { stub, guests: all, .. } = &mut world;
+                    all.values_mut().for_each(|guest| {
+                        guest.step(stub);
+                    });
+                }
+            }
+        }
+        world.settle_deadlines(20);
+        for (guest, device) in guests.into_iter().zip([A, B]) {
+            assert_eq!(world.states(guest), ("4".to_string(), 4), "seed {seed}");
+            assert_eq!(read(&mut world, guest, slot(0), 0), Some((0, ids(device))), "seed {seed}");
+            world.destroy(guest);
+            world.tool.remove_dirs(guest);
+        }
+        world.settle_deadlines(100);
+        world.assert_clean();
+    }
+}
