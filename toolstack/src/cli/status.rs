@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pcidom_abi::statistics::QueryKind;
-use pcidom_abi::{PartVersion, paths, statistics};
+use pcidom_abi::{PartVersion, Restarts, paths, statistics};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use xen_types::DomId;
@@ -33,6 +33,8 @@ pub(crate) struct Status {
     /// Number of its contract with the other parts; None where it names one that is no number.
     stub_contract: Option<u32>,
     export: Option<String>,
+    /// Restarts of its image in place; None where there was none.
+    restarts: Option<RestartsEntry>,
     memory_kib: Option<u64>,
     broker: Broker,
     command: Part,
@@ -40,6 +42,26 @@ pub(crate) struct Status {
     frontends: Vec<Frontend>,
     /// None when the stub did not answer.
     statistics: Option<Statistics>,
+}
+
+/// What the stub says about its restarts in place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct RestartsEntry {
+    count: u32,
+    /// From the last crash until it was ready again.
+    took_ns: u64,
+    last_words: String,
+}
+
+impl RestartsEntry {
+    fn read(host: &Host, stub: DomId) -> Result<Option<Self>, Error> {
+        let text = host.read(&paths::of_stub(stub, paths::relative::RESTARTS))?.unwrap_or_default();
+        Ok(Restarts::parse(&text).ok().map(|Restarts { count, took_ns, last_words }| {
+            // The stub may have written anything, and this goes to a terminal.
+            let last_words = last_words.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect();
+            Self { count, took_ns, last_words }
+        }))
+    }
 }
 
 /// `pcidom serve`.
@@ -138,6 +160,7 @@ pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
         stub_version: release,
         stub_contract,
         export,
+        restarts: RestartsEntry::read(host, stub.id)?,
         memory_kib: memory.and_then(|text| text.parse().ok()),
         broker: Broker {
             running: pid.is_some(),
@@ -219,6 +242,9 @@ impl Status {
         );
         let labels = [backend, ("domain", &id), ("version", &version), ("export", &export)];
         metrics.value("pcidom_backend_info", &labels, 1);
+        metrics.begin("pcidom_restarts_total", Kind::Counter, "Restarts of the backend's image in its domain");
+        let restarts = self.restarts.as_ref().map_or(0, |restarts| restarts.count);
+        metrics.value("pcidom_restarts_total", &[backend], restarts);
         if let Some(kib) = self.memory_kib {
             metrics.begin("pcidom_memory_bytes", Kind::Gauge, "Memory of the backend's domain");
             metrics.value("pcidom_memory_bytes", &[backend], kib.saturating_mul(1024));
@@ -275,6 +301,10 @@ impl Status {
         {
             lines.push(line("uptime", duration(Duration::from_nanos(uptime))));
             lines.push(line("heap", format!("{used} of {total} bytes, {peak} at most")));
+        }
+        if let Some(RestartsEntry { count, took_ns, last_words }) = &self.restarts {
+            let took_ms = Duration::from_nanos(*took_ns).as_millis();
+            lines.push(line("restarts", format!("{count}, the last in {took_ms} ms: {last_words}")));
         }
         lines.push(line(
             "broker",

@@ -21,10 +21,13 @@ fn the_page_is_of_this_release() {
 fn every_word_of_the_stub_is_described() {
     let source = include_str!("../../../boot/src/options.rs");
     let page = plain(CONFIGURATION);
-    for word in ["export", "config", "log"] {
+    for word in ["export", "config", "log", "restart"] {
         assert!(source.contains(&format!("strip_prefix(\"{word}=\")")) && page.contains(&format!("{word}=")), "{word}");
     }
-    assert_eq!(source.matches("strip_prefix(").count(), 3, "and no other");
+    assert_eq!(source.matches("strip_prefix(").count(), 4, "and no other");
+    for word in ["limited", "always", "never"] {
+        assert!(source.contains(&format!("\"{word}\"")) && page.contains(word), "{word}");
+    }
     for mode in ["vpci", "slot", "passthrough"] {
         assert!(mode.parse::<pcidom_abi::ExportMode>().is_ok() && page.contains(&format!("export={mode}")), "{mode}");
     }

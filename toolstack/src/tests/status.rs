@@ -64,10 +64,28 @@ fn a_collector_reads_the_same() {
     let statistics = samples.iter().filter(|(name, ..)| {
         ["_total", "_in_use", "_seconds"].iter().any(|end| name.ends_with(end)) || name.starts_with("pcidom_heap_")
     });
-    assert_eq!(statistics.count(), pcidom_abi::statistics::COUNT);
+    // And the restarts, which are no statistic of its.
+    assert_eq!(statistics.count(), pcidom_abi::statistics::COUNT + 1);
+    assert_eq!(value("pcidom_restarts_total", &[]), 0.0);
     let silent = parse(&crate::cli::status::status(&Machine::new().host, "pcidom").unwrap().prometheus());
     assert!(silent.contains(&("pcidom_up".to_owned(), vec![("backend".to_owned(), "pcidom".to_owned())], 0.0)));
     assert_eq!(parse(&prometheus_down("other")).len(), 2);
+}
+
+#[test]
+fn restarts_in_place_are_shown_with_their_last_words() {
+    let machine = MachineWithStub::new();
+    let shown = |machine: &MachineWithStub| {
+        let status = status(&machine.host, "pcidom").unwrap();
+        let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+        (status.text().lines().find(|line| line.starts_with("restarts")).map(str::to_owned), json["restarts"].clone())
+    };
+    assert_eq!(shown(&machine), (None, serde_json::Value::Null));
+    let node = format!("/local/domain/{STUB}/data/pcidom/restarts");
+    machine.with_peers(|peers| peers.tool.write(&node, "2 22146000 kernel/src/traps.rs:57: trap\u{1b}[2J 14"));
+    let (text, json) = shown(&machine);
+    assert_eq!(text.unwrap(), "restarts              2, the last in 22 ms: kernel/src/traps.rs:57: trap?[2J 14");
+    assert_eq!((json["count"].as_u64(), json["took_ns"].as_u64()), (Some(2), Some(22_146_000)));
 }
 
 #[test]
