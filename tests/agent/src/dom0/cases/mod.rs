@@ -25,6 +25,7 @@ mod no_iommu;
 mod one_guest;
 mod other_systems;
 mod pool;
+mod restart;
 mod scale;
 mod slow_guests;
 mod stub;
@@ -51,6 +52,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     direct::READ_ONLY,
     errors::CASES,
     misbehaving::CASES,
+    restart::CASES,
 ];
 
 /// More on such a host, in a boot of their own.
