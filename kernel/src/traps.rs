@@ -1,6 +1,7 @@
 //! CPU exceptions. Each is a bug of the image, but for the NMI, with which dom0 starts an image again that hangs (`xl trigger DOMAIN nmi`): the handler
 //! writes the place to the console and panics. Nothing is resumed.
 
+use crate::culprit::looking_at;
 use crate::hypercall::{hypercall_op, hypercall5, number};
 use crate::layout::KERNEL_CS;
 use crate::{shared_info, trace};
@@ -54,6 +55,7 @@ extern "C" fn report(vector: u32, stack: *const u64) -> ! {
         if vector == PAGE_FAULT { shared_info::try_get().map_or(0, shared_info::SharedInfo::fault_address) } else { 0 };
     trace::record("trap", [u64::from(vector), frame.rip]);
     if vector == NMI {
+        looking_at(None); // it is put down to no frontend
         panic!("told to start again by an NMI, at {:#x}", frame.rip);
     }
     panic!(
