@@ -103,4 +103,5 @@ pub(crate) const CHOSEN: &[&str] = &[
     "a_detach_follows_the_sequence_of_2008_write_by_write",
     "devices_come_and_go_in_one_transition",
     "pcidom_create_makes_a_guest_that_has_its_devices",
+    "a_guest_reads_on_and_moves_data_while_the_backend_is_started_again_thirty_times",
 ];
