@@ -112,8 +112,8 @@ impl ConfigAccess for Xen {
 #[derive(Debug)]
 pub(crate) struct RingPage(GrantedPage);
 
-// SAFETY: (1) the page stays where it is while the grant lives; (2) it is a page of the heap, which is writable; (3) the grant hands its
-// address out to no other code.
+// SAFETY: (1) the page stays where it is through all lives of the image; (2) it is one of the lasting pages (kernel::lasting), which are
+// writable; (3) the grant hands its address out to no other code.
 unsafe impl pciif::SharedPage for RingPage {
     fn base(&self) -> NonNull<u8> {
         self.0.base()

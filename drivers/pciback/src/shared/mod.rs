@@ -74,7 +74,7 @@ pub(crate) struct Core<P: Platform> {
     has_pool: bool,
     /// Xenstored was told to forget the watches and transactions of the life before.
     pub(crate) is_reset: bool,
-    /// How often it was tried to.
+    /// How often the pool was looked at until then.
     pool_looks: u8,
     /// The frontends were listed once.
     pub(crate) has_listed: bool,
