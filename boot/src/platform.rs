@@ -1,7 +1,7 @@
 //! Implements the backend's traits on Xen.
 
 use core::ptr::NonNull;
-use kernel::grants::table::GrantedPage;
+use kernel::grants::table::LastingPage;
 use kernel::grants::{self, GrantMapping, MapRequest};
 use kernel::mmio::MmioPage;
 use kernel::{clock, culprit, events, fixmap, heap, survivor};
@@ -110,7 +110,7 @@ impl ConfigAccess for Xen {
 
 /// The page that dom0's broker maps.
 #[derive(Debug)]
-pub(crate) struct RingPage(GrantedPage);
+pub(crate) struct RingPage(LastingPage);
 
 // SAFETY: (1) the page stays where it is through all lives of the image; (2) it is one of the lasting pages (kernel::lasting), which are
 // writable; (3) the grant hands its address out to no other code.
@@ -124,8 +124,8 @@ impl Broker for Xen {
     type Ring = RingPage;
 
     fn offer_ring(&self) -> Result<RingOffer<RingPage>, Errno> {
-        let (page, port) = GrantedPage::lasting(DomId::DOM0, || events::alloc_unbound(DomId::DOM0))?;
-        Ok(RingOffer { gref: page.reference(), port, page: RingPage(page) })
+        let page = LastingPage::take(DomId::DOM0, || events::alloc_unbound(DomId::DOM0))?;
+        Ok(RingOffer { gref: page.reference, port: page.port, page: RingPage(page) })
     }
 
     fn is_connected(&self, port: Port) -> bool {

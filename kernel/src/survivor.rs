@@ -12,9 +12,12 @@ use xen_types::{DomId, GrantRef, Port};
 
 use crate::layout::FIXMAP_GROWTH_TABLES;
 
-/// Crashes that are remembered, and how close together they are to be taken for one bug that comes again.
-const CRASHES: usize = 3;
-const CLOSE_NS: u64 = 60_000_000_000;
+/// How many crashes within how long are taken for one bug that comes again.
+const CLOSE: (usize, u64) = (3, 60_000_000_000);
+/// The same for those that began with one frontend: it could otherwise go on for ever, a little more slowly.
+const SPREAD: (usize, u64) = (CRASHES, 3_600_000_000_000);
+/// Crashes that are remembered.
+const CRASHES: usize = 10;
 /// Frontends that can be put aside. With more of them something else is wrong.
 const ASIDE: usize = 4;
 /// Bytes of the last words.
@@ -230,7 +233,7 @@ impl fmt::Write for Words<'_> {
 }
 
 /// Takes note of a crash. True where the image is to be started again: not when it comes for the third time within a minute with no frontend that
-/// all three have in common; one that they have in common is put aside.
+/// all three have in common; one that they have in common is put aside, and so is one that ten within an hour have in common.
 #[inline(never)]
 pub(crate) fn crashed(now_ns: u64, culprit: Option<DomId>, words: fmt::Arguments<'_>) -> bool {
     if !is_sound() || facts().may_restart == 0 {
@@ -245,19 +248,57 @@ pub(crate) fn crashed(now_ns: u64, culprit: Option<DomId>, words: fmt::Arguments
         facts.crashed_ns = now_ns;
         facts.crashes.rotate_left(1);
         facts.crashes[CRASHES - 1] = Crash { at_ns: now_ns, culprit };
-        let [first, ..] = facts.crashes;
-        if first.at_ns != 0 && now_ns.saturating_sub(first.at_ns) < CLOSE_NS {
-            let is_one = culprit != 0
-                && !facts.aside.contains(&culprit)
-                && facts.crashes.iter().all(|crash| crash.culprit == culprit);
-            match facts.aside.iter_mut().find(|aside| **aside == 0) {
-                Some(aside) if is_one => {
-                    *aside = culprit;
-                    facts.crashes = [NO_CRASH; CRASHES];
-                }
-                _ => is_allowed = facts.may_restart == Restart::Always as u64,
-            }
+        let mut is_one = false;
+        for (count, within_ns) in [SPREAD, CLOSE] {
+            let crashes = facts.crashes.get(CRASHES - count..).unwrap_or_default();
+            let is_again = crashes.iter().all(|crash| crash.at_ns != 0 && now_ns - crash.at_ns < within_ns);
+            is_one |= is_again && crashes.iter().all(|crash| crash.culprit == culprit);
+            is_allowed &= !is_again || count != CLOSE.0;
         }
+        if is_one
+            && culprit != 0
+            && !facts.aside.contains(&culprit)
+            && let Some(aside) = facts.aside.iter_mut().find(|aside| **aside == 0)
+        {
+            *aside = culprit;
+            facts.crashes = [NO_CRASH; CRASHES];
+            is_allowed = true;
+        }
+        is_allowed |= facts.may_restart == Restart::Always as u64;
     });
     is_allowed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    /// One test, because what survives exists once.
+    #[test]
+    fn a_frontend_that_crashes_the_image_again_and_again_is_put_aside_and_anything_else_that_does_ends_the_domain() {
+        let crash =
+            |second: u64, domain: Option<u16>| crashed(second * SECOND_NS, domain.map(DomId), format_args!("it"));
+        assert!(!crash(1, None), "not before it is allowed");
+        allow_restart(Restart::Limited);
+        // Three within a minute with nobody in common: the third is the last.
+        assert!(crash(10, None) && crash(30, Some(5)) && !crash(60, None));
+        // Further apart they go on for ever, whoever they began with in turn.
+        assert!((2..40).all(|number| crash(100 * number, (number % 2 == 0).then_some(5))));
+        // Three with one in common.
+        assert!(crash(10_001, Some(5)) && crash(10_002, Some(5)) && !is_put_aside(DomId(5)));
+        assert!(crash(10_003, Some(5)) && is_put_aside(DomId(5)));
+        assert_eq!(last_words(), (&b"it"[..], 10_003 * SECOND_NS));
+        // Ten within an hour, never three within a minute.
+        assert!((0..9).all(|number| crash(20_000 + 31 * number, Some(6))) && !is_put_aside(DomId(6)));
+        assert!(crash(20_300, Some(6)) && is_put_aside(DomId(6)));
+        // Ten within more than an hour are none of that.
+        assert!((0..30).all(|number| crash(30_000 + 401 * number, Some(7))) && !is_put_aside(DomId(7)));
+        forget_domain(DomId(5));
+        assert!(!is_put_aside(DomId(5)) && is_put_aside(DomId(6)));
+        allow_restart(Restart::Always);
+        assert!((0..5).all(|number| crash(50_000 + number, None)));
+        assert!(is_sound() && restarts() > 80);
+    }
 }

@@ -125,6 +125,48 @@ impl Table {
     }
 }
 
+/// The page that is granted to a domain, and the port that goes with it, through all lives of the image. It is none of the heap's, and nothing ever
+/// ends the grant: unlike a [`GrantedPage`] it has no `Drop`.
+#[derive(Debug)]
+pub struct LastingPage {
+    page: NonNull<u8>,
+    /// The numbers to tell the peer.
+    pub reference: GrantRef,
+    /// Our port.
+    pub port: Port,
+}
+
+impl LastingPage {
+    /// Grants a page of [`lasting`] to `peer`, with the port that `make_port` makes for it; in later lives, what the first one has granted and made.
+    ///
+    /// # Errors
+    /// As [`GrantedPage::new`], and those of `make_port`.
+    pub fn take(peer: DomId, make_port: impl FnOnce() -> Result<Port, Errno>) -> Result<Self, GrantError> {
+        let mut table = TABLE.lock();
+        if table.is_none() {
+            *table = Some(Table::map()?);
+        }
+        let Some(table) = table.as_mut() else { return Err(GrantError::Call(Errno::ENOMEM)) };
+        if let Some((reference, port)) = survivor::ring() {
+            table.keep(reference);
+            let page = lasting::page(survivor::facts().ring_page).ok_or(GrantError::Call(Errno::ENOMEM))?;
+            return Ok(Self { page, reference, port });
+        }
+        let number = survivor::facts().lasting_pages;
+        let page = lasting::take().ok_or(GrantError::Call(Errno::ENOMEM))?;
+        let reference = table.grant(page, peer, true)?;
+        let port = make_port().map_err(GrantError::Call)?;
+        survivor::keep_ring(reference, port, number);
+        Ok(Self { page, reference, port })
+    }
+
+    /// The page, which is there for ever and shared with the peer.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.page
+    }
+}
+
 /// A zeroed page of our own that another domain may map. Dropping it ends the grant; while the peer has it mapped, page and
 /// entry are kept (and lost), since Xen would refuse to reuse them safely.
 #[derive(Debug)]
@@ -153,30 +195,6 @@ impl GrantedPage {
                 Err(error)
             }
         }
-    }
-
-    /// The page that is granted to `peer` through all lives of the image, with the port that `make_port` makes for it in the first one. The page
-    /// is one of the lasting ones, and stays granted.
-    ///
-    /// # Errors
-    /// As [`GrantedPage::new`], and those of `make_port`.
-    pub fn lasting(peer: DomId, make_port: impl FnOnce() -> Result<Port, Errno>) -> Result<(Self, Port), GrantError> {
-        let mut table = TABLE.lock();
-        if table.is_none() {
-            *table = Some(Table::map()?);
-        }
-        let Some(table) = table.as_mut() else { return Err(GrantError::Call(Errno::ENOMEM)) };
-        if let Some((reference, port)) = survivor::ring() {
-            table.keep(reference);
-            let page = lasting::page(survivor::facts().ring_page).ok_or(GrantError::Call(Errno::ENOMEM))?;
-            return Ok((Self { page, reference }, port));
-        }
-        let number = survivor::facts().lasting_pages;
-        let page = lasting::take().ok_or(GrantError::Call(Errno::ENOMEM))?;
-        let reference = table.grant(page, peer, true)?;
-        let port = make_port().map_err(GrantError::Call)?;
-        survivor::keep_ring(reference, port, number);
-        Ok((Self { page, reference }, port))
     }
 
     /// The number to tell the peer.
