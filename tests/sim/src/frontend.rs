@@ -1,5 +1,6 @@
 //! A guest with Linux's pcifront (docs/protocol.md §1.1, §2.3) or another driver, as far as a host test needs it.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use pciif::layout::MsixEntry;
@@ -39,6 +40,8 @@ pub struct SimFrontend {
     pub goodbyes: Vec<(Sbdf, Option<i32>)>,
     /// Looks at every function of its buses, as Linux does; otherwise at the first two slots.
     pub scans_everything: bool,
+    /// The states that it went to, one after the other.
+    pub states: RefCell<Vec<u32>>,
 }
 
 impl SimFrontend {
@@ -54,6 +57,7 @@ impl SimFrontend {
             kind: Kind::Linux,
             goodbyes: Vec::new(),
             scans_everything: true,
+            states: RefCell::new(Vec::new()),
         }
     }
 
@@ -86,6 +90,7 @@ impl SimFrontend {
 
     /// Goes to a state.
     pub fn set_state(&self, state: u32) {
+        self.states.borrow_mut().push(state);
         let _ = self.write("state", state.to_string()); // a guest whose directory is gone does nothing
     }
 

@@ -1,11 +1,12 @@
 //! The backend under test, with a shell that moves bytes and events for it: whole, or piece by piece.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pciback::{Backend, Options, Served};
 use xen_types::{DomId, Port};
 
-use crate::xen::{SimPlatform, SimXen};
+use crate::xen::{Crashed, SimPlatform, SimXen};
 use xenstored::Connection;
 
 /// One turn of the shell.
@@ -37,7 +38,15 @@ pub struct SimStub {
     rest: Vec<u8>,
     /// What comes is the rest of a message that a life before has begun to receive.
     is_in_old_message: bool,
+    /// Turns so far that had something to do, and the one in which the image crashes.
+    turns: usize,
+    crash_at: Option<usize>,
+    /// The control plane has something to do.
+    has_news: bool,
 }
+
+/// How many bytes a turn that the image crashes in has moved before that: half a header, one, or some more.
+const MOVED: [usize; 3] = [7, 16, 21];
 
 /// Bytes of a message's header (`xs_wire.h`).
 const HEADER: usize = 16;
@@ -93,16 +102,35 @@ impl SimStub {
             received: Framing::default(),
             rest: Vec::new(),
             is_in_old_message: false,
+            turns: 0,
+            crash_at: None,
+            has_news: true,
         }
+    }
+
+    /// Turns so far that had something to do.
+    #[must_use]
+    pub const fn turns(&self) -> usize {
+        self.turns
+    }
+
+    /// Has the image crash in the turn with this number, with a message half sent or half received where that turn moves bytes.
+    pub const fn crash_at(&mut self, turn: usize) {
+        self.crash_at = Some(turn);
     }
 
     /// The image crashes here and now, and is started again in the same domain.
     pub fn crash(&mut self) {
+        self.xen.crash(self.domid, true);
+        self.restart();
+    }
+
+    /// The image has crashed, and is started again.
+    fn restart(&mut self) {
         if self.rest.is_empty() && self.sent.is_inside() {
             self.rest = self.backend.with_store(|client| client.outgoing_message().to_vec());
         }
         self.is_in_old_message = self.received.is_inside();
-        self.xen.crash(self.domid, true);
         self.backend = Backend::new(self.xen.platform(self.domid), self.options);
         self.xen.crash(self.domid, false);
         self.pending.clear();
@@ -125,6 +153,39 @@ impl SimStub {
     /// # Panics
     /// When the backend does not understand what xenstored says.
     pub fn turn(&mut self, turn: Turn) -> bool {
+        let has_news = turn == Turn::Run && (self.has_news || self.is_due());
+        let may_crash = self.crash_at == Some(self.turns);
+        let moved = MOVED[self.turns % MOVED.len()];
+        let turn = match turn {
+            Turn::Send(count) if may_crash => Turn::Send(moved.min(count)),
+            Turn::Receive(count) if may_crash => Turn::Receive(moved.min(count)),
+            turn => turn,
+        };
+        match catch_unwind(AssertUnwindSafe(|| self.take_turn(turn))) {
+            Ok(moved) => {
+                self.has_news = moved || self.has_news && turn != Turn::Run;
+                if !moved && !has_news {
+                    return false;
+                }
+                self.turns += 1;
+                if !may_crash {
+                    return moved;
+                }
+                self.crash();
+            }
+            Err(cause) if cause.is::<Crashed>() => self.restart(),
+            Err(cause) => resume_unwind(cause),
+        }
+        self.has_news = true;
+        true
+    }
+
+    /// Whether the control plane has something to do by itself.
+    fn is_due(&self) -> bool {
+        self.backend.next_deadline_ns().is_some_and(|deadline_ns| deadline_ns <= self.xen.now_ns())
+    }
+
+    fn take_turn(&mut self, turn: Turn) -> bool {
         match turn {
             Turn::Send(count) if !self.rest.is_empty() => {
                 let bytes: Vec<u8> = self.rest.drain(..count.min(self.rest.len())).collect();
@@ -187,7 +248,7 @@ impl SimStub {
 
     /// Serves what is pending.
     pub fn serve(&mut self) {
-        while self.serve_one() {}
+        while self.turn(Turn::Serve) {}
     }
 
     fn serve_one(&mut self) -> bool {

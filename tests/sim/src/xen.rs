@@ -104,8 +104,15 @@ struct Survivor {
     ring: Option<(Arc<OwnedPage>, GrantRef, Port)>,
     /// The old image is being thrown away: what it unmaps stays noted.
     is_dying: bool,
+    /// The image crashes at one of its calls: when so many moments before and after calls have passed.
+    crash_in: Option<usize>,
+    /// Such moments so far.
+    moments: usize,
     aside: BTreeSet<DomId>,
 }
+
+/// What the unwinding of an image that crashes at a call carries.
+pub(crate) struct Crashed;
 
 /// A guest that asks the same again as soon as it has its answer.
 #[derive(Clone, Debug)]
@@ -454,6 +461,19 @@ impl SimXen {
         survivor.ports = channels.keys().copied().filter(|port| Some(*port) != ring).collect();
     }
 
+    /// Has a stub's image crash at the moment with this number ([`SimXen::moments`]): even ones are before its calls, odd ones after.
+    pub fn crash_at_call(&self, stub: DomId, moment: usize) {
+        let mut machine = self.machine();
+        let survivor = machine.survivors.entry(stub).or_default();
+        survivor.crash_in = moment.checked_sub(survivor.moments);
+    }
+
+    /// Moments before and after calls of a stub so far.
+    #[must_use]
+    pub fn moments(&self, stub: DomId) -> usize {
+        self.machine().survivors.get(&stub).map_or(0, |survivor| survivor.moments)
+    }
+
     /// Has a stub serve this frontend no more after its next restart, as after three crashes of it.
     pub fn put_aside(&self, stub: DomId, frontend: DomId) {
         self.machine().survivors.entry(stub).or_default().aside.insert(frontend);
@@ -509,8 +529,32 @@ pub struct SimPlatform {
     domid: DomId,
 }
 
-impl Events for SimPlatform {
-    fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
+impl SimPlatform {
+    /// Makes a call, before or after which the image may crash.
+    fn call<R>(&self, call: impl FnOnce() -> R) -> R {
+        self.may_crash();
+        let result = call();
+        self.may_crash();
+        result
+    }
+
+    fn may_crash(&self) {
+        {
+            let mut machine = self.xen.machine();
+            let survivor = machine.survivors.entry(self.domid).or_default();
+            survivor.moments += 1;
+            let left = survivor.crash_in;
+            survivor.crash_in = left.and_then(|left| left.checked_sub(1));
+            if left != Some(0) {
+                return;
+            }
+        }
+        // Now, so that what the unwinding drops stays for the next life.
+        self.xen.crash(self.domid, true);
+        std::panic::resume_unwind(Box::new(Crashed));
+    }
+
+    fn bind(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
         self.xen.failure("bind_interdomain")?;
         let mut machine = self.xen.machine();
         let Machine { domains, survivors, .. } = &mut *machine;
@@ -536,7 +580,7 @@ impl Events for SimPlatform {
         Ok(port)
     }
 
-    fn notify(&self, port: Port) {
+    fn raise(&self, port: Port) {
         self.xen.notify(self.domid, port);
         let mut machine = self.xen.machine();
         if let Some(hasty) = machine.hasty.get_mut(&(self.domid, port))
@@ -547,15 +591,7 @@ impl Events for SimPlatform {
         }
     }
 
-    fn close(&self, port: Port) {
-        self.xen.close_port(self.domid, port);
-    }
-}
-
-impl Grants for SimPlatform {
-    type Page = MappedPage;
-
-    fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<MappedPage, Errno> {
+    fn map(&self, peer: DomId, gref: GrantRef) -> Result<MappedPage, Errno> {
         self.xen.failure("map_grant")?;
         let mut machine = self.xen.machine();
         if let Some(survivor) = machine.survivors.get_mut(&self.domid)
@@ -569,6 +605,58 @@ impl Grants for SimPlatform {
         grant.mappings.retain(|mapping| mapping.strong_count() > 0);
         grant.mappings.push(Arc::downgrade(&page));
         Ok(page)
+    }
+
+    fn map_page(&self, ecam: Mfn, for_writing: bool) -> Result<SimWindow, Errno> {
+        self.xen.failure("map_config")?;
+        let mut machine = self.xen.machine();
+        if !machine.iomem.contains(&(self.domid, ecam)) {
+            return Err(Errno::EPERM);
+        }
+        *machine.ecam_pages.entry(ecam).or_default() += 1;
+        let is_writable = for_writing && machine.is_ecam_writable;
+        Ok(SimWindow { xen: self.xen.clone(), ecam, is_writable })
+    }
+
+    fn is_bound(&self, port: Port) -> bool {
+        let machine = self.xen.machine();
+        let channel = machine.domains.get(&self.domid).and_then(|domain| domain.channels.get(&port));
+        matches!(channel.expect("a port of its own"), Channel::Bound(DomId::DOM0, _))
+    }
+
+    fn offer(&self) -> Result<RingOffer<Arc<OwnedPage>>, Errno> {
+        self.xen.failure("offer_ring")?;
+        let kept = self.xen.machine().survivors.entry(self.domid).or_default().ring.clone();
+        if let Some((page, gref, port)) = kept {
+            return Ok(RingOffer { page, gref, port });
+        }
+        let page = Arc::new(OwnedPage::new());
+        let gref = self.xen.grant(self.domid, DomId::DOM0, Arc::clone(&page));
+        let port = self.xen.offer_port(self.domid, DomId::DOM0);
+        self.xen.machine().survivors.entry(self.domid).or_default().ring = Some((Arc::clone(&page), gref, port));
+        Ok(RingOffer { page, gref, port })
+    }
+}
+
+impl Events for SimPlatform {
+    fn bind_interdomain(&self, peer: DomId, remote: Port) -> Result<Port, Errno> {
+        self.call(|| self.bind(peer, remote))
+    }
+
+    fn notify(&self, port: Port) {
+        self.call(|| self.raise(port));
+    }
+
+    fn close(&self, port: Port) {
+        self.call(|| self.xen.close_port(self.domid, port));
+    }
+}
+
+impl Grants for SimPlatform {
+    type Page = MappedPage;
+
+    fn map_grant(&self, peer: DomId, gref: GrantRef) -> Result<MappedPage, Errno> {
+        self.call(|| self.map(peer, gref))
     }
 }
 
@@ -631,14 +719,7 @@ impl ConfigAccess for SimPlatform {
     type ConfigPage = SimWindow;
 
     fn map_config(&self, ecam: Mfn, for_writing: bool) -> Result<SimWindow, Errno> {
-        self.xen.failure("map_config")?;
-        let mut machine = self.xen.machine();
-        if !machine.iomem.contains(&(self.domid, ecam)) {
-            return Err(Errno::EPERM);
-        }
-        *machine.ecam_pages.entry(ecam).or_default() += 1;
-        let is_writable = for_writing && machine.is_ecam_writable;
-        Ok(SimWindow { xen: self.xen.clone(), ecam, is_writable })
+        self.call(|| self.map_page(ecam, for_writing))
     }
 }
 
@@ -646,22 +727,11 @@ impl Broker for SimPlatform {
     type Ring = Arc<OwnedPage>;
 
     fn offer_ring(&self) -> Result<RingOffer<Arc<OwnedPage>>, Errno> {
-        self.xen.failure("offer_ring")?;
-        let kept = self.xen.machine().survivors.entry(self.domid).or_default().ring.clone();
-        if let Some((page, gref, port)) = kept {
-            return Ok(RingOffer { page, gref, port });
-        }
-        let page = Arc::new(OwnedPage::new());
-        let gref = self.xen.grant(self.domid, DomId::DOM0, Arc::clone(&page));
-        let port = self.xen.offer_port(self.domid, DomId::DOM0);
-        self.xen.machine().survivors.entry(self.domid).or_default().ring = Some((Arc::clone(&page), gref, port));
-        Ok(RingOffer { page, gref, port })
+        self.call(|| self.offer())
     }
 
     fn is_connected(&self, port: Port) -> bool {
-        let machine = self.xen.machine();
-        let channel = machine.domains.get(&self.domid).and_then(|domain| domain.channels.get(&port));
-        matches!(channel.expect("a port of its own"), Channel::Bound(DomId::DOM0, _))
+        self.call(|| self.is_bound(port))
     }
 }
 

@@ -2,6 +2,9 @@
 //! things go wrong. Nothing may ever be served to a guest that has no right to it; when the dust has settled, no change is half done and nothing is
 //! left behind.
 //!
+//! The same with an image that crashes and is started again in place (docs/restart.md): once somewhere in each of many schedules, and in every turn and at
+//! every call of some.
+//!
 //! `SCHEDULES=` in the environment asks for another number of them; `SEED=` for the one that failed, which the failure names.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -29,7 +32,7 @@ use xenstored::Fault as StoreFault;
 struct Counter(AtomicI64);
 
 /// Allocations that were not given back, of each test; the first number is everybody else's.
-static LIVE: [Counter; 3] = [const { Counter(AtomicI64::new(0)) }; 3];
+static LIVE: [Counter; 5] = [const { Counter(AtomicI64::new(0)) }; 5];
 
 thread_local! {
     /// Whose allocations this thread makes.
@@ -88,8 +91,14 @@ const PLACES: [u8; 8] = [0, 1, 8, 9, 0x10, 0x11, 0x18, 0x19];
 const STEPS: usize = 32;
 /// Schedules that one machine goes through.
 const SCHEDULES_A_WORLD: u64 = 50;
-/// Schedules in each of the two tests below.
+/// Schedules in each of the first two tests below.
 const SCHEDULES: u64 = 50_000;
+/// For how many of these there is one in which the image crashes once, and one that is played again and again, with a crash at each step of it.
+const FOR_A_CRASH: u64 = 40;
+const FOR_A_CRASH_AT_EACH_STEP: u64 = 25_000;
+/// A crash is somewhere in so many turns of the shell, or moments before and after calls to Xen: about those of a schedule.
+const TURNS: usize = 400;
+const MOMENTS: usize = 100;
 
 fn function() -> Function {
     Function::endpoint(0x8086, 1).with_interrupts(8)
@@ -241,6 +250,25 @@ impl Play {
         self.world.xen.clear_failures(); // those are meant for the stub
         self.world.broker.kill();
         self.world.broker.start();
+    }
+
+    /// The image crashes once in what comes next.
+    fn crash_somewhere(&mut self, random: &mut Random) {
+        let World { stub, xen, .. } = &mut self.world;
+        match random.below(2) {
+            0 => stub.crash_at(stub.turns() + random.below(TURNS)),
+            _ => xen.crash_at_call(STUB, xen.moments(STUB) + random.below(MOMENTS)),
+        }
+    }
+
+    /// One schedule, from an empty machine to an empty machine.
+    fn once(&mut self) {
+        for _ in 0..STEPS {
+            self.act();
+        }
+        self.settle();
+        self.assert_settled();
+        self.end();
     }
 
     /// One thing that one of those involved does.
@@ -416,21 +444,20 @@ impl Drop for Seed {
 }
 
 /// Plays these schedules in the test with this number.
-fn play(test: usize, seeds: std::ops::Range<u64>) {
+fn play(test: usize, seeds: std::ops::Range<u64>, crashes: bool) {
     OWN.set(test);
     let seeds = number("SEED").map_or(seeds, |seed| seed..seed + 1);
     for seed in seeds.filter(|seed| seed.is_multiple_of(SCHEDULES_A_WORLD) || number("SEED").is_some()) {
         // A failing schedule is one of those that its machine went through: all of them are done again.
         let seed = Seed(seed - seed % SCHEDULES_A_WORLD);
         let mut play = Play::new(seed.0);
+        let mut random = Random::new(!seed.0);
         let mut live = 0;
         for schedule in 0..SCHEDULES_A_WORLD {
-            for _ in 0..STEPS {
-                play.act();
+            if crashes {
+                play.crash_somewhere(&mut random);
             }
-            play.settle();
-            play.assert_settled();
-            play.end();
+            play.once();
             // Tables grow to the size that they need, and stay so.
             let now = LIVE[test].0.load(Relaxed);
             if schedule < SCHEDULES_A_WORLD / 2 {
@@ -449,10 +476,39 @@ fn schedules() -> u64 {
 
 #[test]
 fn whatever_happens_in_whatever_order_nothing_is_shared_stuck_or_left() {
-    play(1, 0..schedules());
+    play(1, 0..schedules(), false);
 }
 
 #[test]
 fn whatever_happens_in_any_other_order_nothing_is_shared_stuck_or_left() {
-    play(2, schedules()..2 * schedules());
+    play(2, schedules()..2 * schedules(), false);
+}
+
+#[test]
+fn whatever_happens_around_a_crash_nothing_is_shared_stuck_or_left() {
+    play(3, 0..(schedules() / FOR_A_CRASH).max(1), true);
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_schedule_leaves_nothing_shared_stuck_or_left() {
+    OWN.set(4);
+    for seed in 0..(schedules() / FOR_A_CRASH_AT_EACH_STEP).max(1) {
+        let whole = Play::new(seed);
+        let (first_turn, first_moment) = (whole.world.stub.turns(), whole.world.xen.moments(STUB));
+        let mut whole = whole;
+        whole.once();
+        let turns = (first_turn..whole.world.stub.turns()).map(|turn| (Some(turn), None));
+        let moments = (first_moment..whole.world.xen.moments(STUB)).map(|moment| (None, Some(moment)));
+        for (turn, moment) in turns.chain(moments) {
+            let mut play = Play::new(seed);
+            println!("schedule {seed}, crash in turn {turn:?} or at moment {moment:?}");
+            if let Some(turn) = turn {
+                play.world.stub.crash_at(turn);
+            }
+            if let Some(moment) = moment {
+                play.world.xen.crash_at_call(STUB, moment);
+            }
+            play.once();
+        }
+    }
 }

@@ -122,6 +122,7 @@ fn devices_that_come_and_go_take_nothing_with_them() {
             world.settle_deadlines(50);
             // The guest's own notes are not the stub's memory.
             world.guest(guest).goodbyes = Vec::new();
+            world.guest(guest).states.take();
         });
         assert_eq!(world.states(guest), ("4".to_string(), 4));
         IN_USE.with(Cell::get)

@@ -204,21 +204,30 @@ fn what_xenstored_refuses_at_first_is_taken_over_later() {
     }
 }
 
-/// What a guest, the tool and the broker do in one life, step by step: connect, hot-plug, interrupts, writes, unplug.
-fn story(crash_at: Option<usize>) -> (World, Vec<Option<(i32, u32)>>) {
+/// Where the image crashes in a [`story`].
+#[derive(Clone, Copy, Debug)]
+enum Crash {
+    Never,
+    /// In the turn of the shell with this number: before it acts, or with some bytes of a message moved.
+    Turn(usize),
+    /// Before or after one of its calls to Xen.
+    Call(usize),
+}
+
+/// What a guest, the tool and the broker do in one life, step by step: connect, hot-plug, interrupts, writes, unplug, plug the same again.
+fn story(crash: Crash) -> (World, Vec<Option<(i32, u32)>>) {
     let mut world = world(&[A, B, C]);
     world.broker.start();
-    let mut turn = 0;
+    match crash {
+        Crash::Never => {}
+        Crash::Turn(number) => world.stub.crash_at(number),
+        Crash::Call(number) => world.xen.crash_at_call(STUB, number),
+    }
     let mut answers = Vec::new();
-    let mut go = |world: &mut World| {
+    let go = |world: &mut World| {
         for _ in 0..400 {
             let has_moved = world.steps(10);
-            world.broker.step();
-            turn += 1;
-            if Some(turn) == crash_at {
-                world.stub.crash();
-            }
-            if !has_moved && crash_at.is_none_or(|at| at < turn) {
+            if !world.broker.step() && !has_moved {
                 break;
             }
         }
@@ -240,33 +249,48 @@ fn story(crash_at: Option<usize>) -> (World, Vec<Option<(i32, u32)>>) {
     go(&mut world);
     world.tool.remove_entries(guest, &[A]);
     go(&mut world);
+    // One that is to leave, and to come at once.
+    world.tool.hot_change(guest, &[(B, None)], &[B]);
+    go(&mut world);
+    world.tool.remove_entries(guest, &[B]);
+    go(&mut world);
     for at in 0..3 {
         answers.push(read(&mut world, guest, slot(at), 0));
     }
     (world, answers)
 }
 
+/// What is left of a story: nodes, the pool, resources, vectors, the guest's states, and the answers that it got.
+fn ending((world, answers): &(World, Vec<Option<(i32, u32)>>)) -> String {
+    let guest = DomId(5);
+    let states = world.guests[&guest].states.borrow().clone();
+    let (held, pirqs) = (world.xen.held_by(STUB), world.xen.pirqs());
+    format!(
+        "{:?}\n{:?}\n{held:?} {pirqs:?} {:?} {states:?} {answers:?}",
+        nodes(world, guest),
+        world.pool_states(),
+        world.tool.error(guest)
+    )
+}
+
 #[test]
 fn a_crash_at_any_step_of_a_life_changes_nothing_that_a_guest_sees() {
-    let (world, wanted) = story(None);
-    let guest = DomId(5);
-    let ending = (nodes(&world, guest), world.pool_states(), world.xen.held_by(STUB), world.xen.pirqs());
-    assert_eq!(world.states(guest), ("4".to_string(), 4));
-    let mut crashes = 0;
-    // Every third step; each with `LIVES=` in the environment, as in schedules.rs.
+    let whole = story(Crash::Never);
+    let wanted = ending(&whole);
+    assert_eq!(whole.0.states(DomId(5)), ("4".to_string(), 4));
+    // Every third step; each with `LIVES=` in the environment.
     let every = if std::env::var_os("LIVES").is_some() { 1 } else { 3 };
-    for at in (1..2_000).step_by(every) {
-        let (world, answers) = story(Some(at));
-        if world.tool.read(&format!("/local/domain/{STUB}/data/pcidom/restarts")).is_none() {
-            break; // the story was over before
-        }
-        crashes += 1;
-        assert_eq!(answers, wanted, "crash at {at}");
-        let now = (nodes(&world, guest), world.pool_states(), world.xen.held_by(STUB), world.xen.pirqs());
-        assert_eq!(now, ending, "crash at {at}");
-        assert_eq!(world.tool.error(guest), None, "crash at {at}");
+    let first = world(&[A, B, C]).stub.turns();
+    let turns = (first + 1..whole.0.stub.turns()).step_by(every).map(Crash::Turn);
+    let calls = (0..whole.0.xen.moments(STUB)).map(Crash::Call);
+    let mut crashes = 0;
+    for crash in turns.chain(calls) {
+        let story = story(crash);
+        crashes += usize::from(story.0.tool.read(&format!("/local/domain/{STUB}/data/pcidom/restarts")).is_some());
+        assert_eq!(ending(&story), wanted, "{crash:?}");
     }
-    assert!(crashes > 50 / every, "{crashes}");
+    println!("{crashes} crashes");
+    assert!(crashes > 400 / every, "{crashes}");
 }
 
 #[test]

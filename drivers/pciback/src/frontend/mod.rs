@@ -115,8 +115,13 @@ impl<P: Platform> Frontend<P> {
     }
 
     /// Takes a device from the pool and gives it a virtual address, or notes why not.
-    /// With `exact` it is one that the frontend had there before a restart in place, and it stays as it was.
+    /// With `exact` it is one that the frontend had there before a restart in place, and it stays as it was. Not one that it had released by then, or
+    /// has taken for another entry: what becomes of that is decided as ever.
+    #[inline(never)] // its one caller is large already
     pub(crate) fn take(&mut self, pool: &mut Pool<P>, address: Sbdf, requested_slot: Option<u8>, exact: Option<Sbdf>) {
+        if exact.is_some() && !pool.was_with(address, self.domid) {
+            return;
+        }
         self.pacing.charge();
         let outcome = match self.try_take(pool, address, requested_slot, exact) {
             Ok(virtual_address) => Outcome::Exported(virtual_address),

@@ -69,7 +69,7 @@ pub(crate) struct Description {
     pub(crate) online: bool,
     /// `state` is `new`: the tool has seen to it.
     pub(crate) is_new: bool,
-    /// The guest that `state` names, and whether the device was absent.
+    /// While a life before is taken over: the guest that `state` names, and whether the device was absent.
     pub(crate) holder: Option<(DomId, bool)>,
 }
 
@@ -83,8 +83,6 @@ pub(crate) struct Pool<P: Platform> {
     pub(crate) signal: Rc<Signal>,
     /// Devices must be writable.
     is_direct: bool,
-    /// Guests have not all taken again what they had before a restart in place.
-    pub(crate) is_adopting: bool,
     visited: u64,
 }
 
@@ -98,9 +96,9 @@ pub(crate) struct Dirty {
 
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
-    pub(crate) fn new(is_direct: bool, is_adopting: bool) -> Self {
+    pub(crate) fn new(is_direct: bool) -> Self {
         let (entries, dirty) = (LiteMap::new(), LiteMap::new());
-        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, is_adopting, visited: 0 }
+        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, visited: 0 }
     }
 
     /// How many devices there are, in whatever state.
@@ -173,10 +171,7 @@ impl<P: Platform> Pool<P> {
         };
         let is_known = self.entries.contains_key(&address);
         let entry = self.entries.entry(address).or_insert_with(new);
-        if self.is_adopting
-            && !is_known
-            && let Some((domid, was_absent)) = description.holder
-        {
+        if !is_known && let Some((domid, was_absent)) = description.holder {
             entry.had_by = Some(domid);
             entry.was_absent = was_absent;
             entry.place = admit(platform, &description.info, self.is_direct, Some(was_absent));
@@ -277,6 +272,12 @@ impl<P: Platform> Pool<P> {
         }
     }
 
+    /// Whether this frontend had it before a restart in place, and has not taken it again.
+    #[inline(never)] // once
+    pub(crate) fn was_with(&self, address: Sbdf, domid: DomId) -> bool {
+        self.entries.get(&address).is_some_and(|entry| entry.had_by == Some(domid))
+    }
+
     /// Whether it can be assigned now.
     pub(crate) fn is_free(&self, address: Sbdf) -> bool {
         self.entries
@@ -286,7 +287,6 @@ impl<P: Platform> Pool<P> {
 
     /// All guests have taken again what they had before a restart in place: what is left comes back to the pool.
     pub(crate) fn end_adoption(&mut self, broker: &mut Broker<P>) {
-        self.is_adopting = false;
         let mut left = Vec::new();
         for (_, entry) in self.entries.iter_mut() {
             let Some(domid) = entry.had_by.take() else { continue };

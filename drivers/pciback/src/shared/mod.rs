@@ -2,11 +2,13 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | [`adoption`] | taking over what was there before a restart in place |
 //! | [`watches`] | what we watch in xenstore, and what an event is about |
 //! | [`alarms`] | signals that are raised when their time has come |
 //! | [`broker_turn`] | the broker's answers, and what it is asked next |
 //! | [`statistics`] | how the stub is, for dom0 |
 
+mod adoption;
 pub(crate) mod alarms;
 mod broker_turn;
 mod statistics;
@@ -33,13 +35,12 @@ use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
 use crate::requests::Counters;
 use crate::signal::Signal;
+use adoption::Adoption;
 use alarms::Alarms;
 use watches::{Subject, WATCHES, frontend_path, frontend_token, subject};
 
 /// Until what xenstored has refused is asked for again.
 const RETRY_NS: u64 = 1_000_000_000;
-/// Looks at a pool of which something cannot be read, before it is taken as it is.
-const POOL_LOOKS: u8 = 3;
 
 /// Transactions at a time. Xenstored allows an unprivileged domain ten.
 const TRANSACTIONS: u32 = 4;
@@ -70,14 +71,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) frontends: Frontends<P>,
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
-    /// The pool was looked at once: before that, after a restart in place, no frontend is.
-    has_pool: bool,
-    /// Xenstored was told to forget the watches and transactions of the life before.
-    pub(crate) is_reset: bool,
-    /// How often the pool was looked at until then.
-    pool_looks: u8,
-    /// The frontends were listed once.
-    pub(crate) has_listed: bool,
+    pub(crate) adoption: Adoption,
     pub(crate) broker: Broker<P>,
     /// Raised when `backend/pci` is to be listed.
     pub(crate) list_backends: Rc<Signal>,
@@ -108,11 +102,8 @@ impl<P: Platform> Core<P> {
             arrived: Vec::new(),
             frontends: Frontends::new(),
             ports: PortTable::default(),
-            pool: Pool::new(options.is_direct, lives > 0),
-            has_pool: lives == 0,
-            is_reset: false,
-            pool_looks: 0,
-            has_listed: false,
+            pool: Pool::new(options.is_direct),
+            adoption: if lives > 0 { Adoption::Watched } else { Adoption::Done },
             broker: Broker::default(),
             list_backends: Signal::new(),
             is_ready: false,
@@ -226,50 +217,21 @@ impl<P: Platform> Core<P> {
         self.list_backends.raise();
     }
 
-    /// Whether frontends wait for the pool.
-    pub(crate) const fn is_pool_first(&self) -> bool {
-        !self.has_pool
-    }
-
-    /// The pool was looked at: after a restart in place it is the frontends' turn, if nothing of it is missing, or is missing for good.
-    pub(crate) fn has_looked_at_pool(&mut self, is_whole: bool) {
-        if self.has_pool {
-            return;
-        }
-        self.pool_looks += 1;
-        if is_whole || self.pool_looks > POOL_LOOKS {
-            self.has_pool = true;
-            self.list_backends.raise();
-        } else {
-            self.pool.look_at_all_later();
-            self.raise_later(Rc::clone(&self.pool.signal));
-        }
-    }
-
     /// What could not be done is tried again a second later.
     pub(crate) fn raise_later(&mut self, signal: Rc<Signal>) {
         self.alarms.set(self.platform.now_ns().saturating_add(RETRY_NS), signal);
     }
 
-    /// Ends the time after a restart in place when all frontends have taken over what they had. Not before they are known.
-    pub(crate) fn end_adoption(&mut self) {
-        if self.pool.is_adopting && self.has_listed && self.frontends.iter().all(|frontend| !frontend.state.is_adopting)
-        {
-            self.pool.end_adoption(&mut self.broker);
-            self.platform.forget_unclaimed();
-        }
-    }
-
     /// Something about a frontend may have changed. One that is not known yet is to get a task.
     pub(crate) fn look_at_frontend(&mut self, domid: DomId) {
-        let Self { frontends, arrived, options, stop, pool, .. } = self;
-        if !self.has_pool {
+        if self.is_pool_first() {
             return; // all are listed then
         }
+        let Self { frontends, arrived, options, stop, adoption, .. } = self;
         let frontend = frontends.get_or_insert_with(domid, || {
             arrived.push(domid);
             let mut frontend = Frontend::new(domid, *options, *stop);
-            frontend.state.is_adopting = pool.is_adopting;
+            frontend.state.is_adopting = adoption.is_under_way();
             Box::new(frontend)
         });
         frontend.signal.raise();

@@ -1,7 +1,6 @@
 //! Finds the frontends when an event did not name one: at the start, when a whole tree was removed, when events were lost.
 
 use alloc::rc::Rc;
-use alloc::vec::Vec;
 
 use xen_types::{DomId, Errno};
 use xenstore::{Request, TxId, directory_entries, path::relative};
@@ -17,22 +16,25 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         if handle.with(|core| core.is_pool_first()) {
             continue; // there is a signal when the pool is there
         }
-        let listing = handle.ask(TxId::NONE, &Request::Directory { path: relative::BACKEND_ROOT }).await;
-        // ENOENT is the ordinary case before the first frontend. Whatever it is, the next event brings us back here.
-        let listing = match listing {
-            Ok(listing) => listing,
-            Err(error) if error.is(Errno::ENOENT) => Vec::new(),
-            Err(_) => {
-                handle.with(|core| core.raise_later(Rc::clone(&signal)));
-                continue;
-            }
-        };
+        // What a life before has said about a frontend whose directory went meanwhile is to go too: its task sees to that.
+        let mut is_whole = true;
+        for path in [relative::BACKEND_ROOT, relative::ERROR_ROOT] {
+            let listing = handle.ask(TxId::NONE, &Request::Directory { path }).await;
+            handle.with(|core| match listing {
+                Ok(listing) => directory_entries(&listing)
+                    .filter_map(|name| name.parse().ok())
+                    .for_each(|domid| core.look_at_frontend(DomId(domid))),
+                // ENOENT is the ordinary case before the first frontend. Whatever it is, the next event brings us back here.
+                Err(error) if error.is(Errno::ENOENT) => {}
+                Err(_) => is_whole = false,
+            });
+        }
         handle.with(|core| {
-            for domid in directory_entries(&listing).filter_map(|name| name.parse().ok()) {
-                core.look_at_frontend(DomId(domid));
+            if is_whole {
+                core.has_listed();
+            } else {
+                core.raise_later(Rc::clone(&signal));
             }
-            core.has_listed = true;
-            core.end_adoption();
         });
     }
 }

@@ -64,7 +64,7 @@ async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> R
 /// Brings the pool in line with what the nodes say, and says what `state` shall be.
 #[inline(never)] // its caller is a task, in which everything costs more
 fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> String {
-    let description = Description {
+    let mut description = Description {
         info: describe(address, nodes),
         online: nodes.decimal(pool::ONLINE).is_some_and(|online| online != 0),
         is_new: nodes.get(pool::STATE) == Some(PoolState::New.word().as_bytes()),
@@ -72,6 +72,9 @@ fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> Str
     };
     handle.with(|core| {
         core.look_after(address);
+        if !core.adoption.is_under_way() {
+            description.holder = None;
+        }
         let wanted = core.pool.described(&core.platform, address, description);
         if core.pool.take_news(address) {
             core.retry_failed(address);

@@ -60,7 +60,7 @@ fn ask_everything<P: Platform>(handle: &Handle<P>) -> (Answer<P>, Vec<Answer<P>>
     let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
     let mut asked = Vec::new();
     // Not again when it has to be announced again: others have set watches by then.
-    if handle.with(|core| core.pool.is_adopting && !core::mem::replace(&mut core.is_reset, true)) {
+    if handle.with(Core::take_reset) {
         asked.push(ask(&Request::ResetWatches)); // and with them the transactions, of the life before
     }
     let domain = ask(&Request::Read { path: relative::DOMID });

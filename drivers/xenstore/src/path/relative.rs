@@ -9,6 +9,9 @@ use crate::number;
 
 /// Where all backends are.
 pub const BACKEND_ROOT: &str = "backend/pci";
+
+/// The directory above all error nodes of the stub ([`error_node`]).
+pub const ERROR_ROOT: &str = "error/backend/pci";
 /// The domain's own number (libxl writes it).
 pub const DOMID: &str = "domid";
 /// How a domain is asked to shut down (Xen's `docs/misc/xenstore-paths.pandoc`, `control/shutdown`).
@@ -23,7 +26,7 @@ pub fn backend_dir(frontend: DomId) -> String {
 /// Where the backend reports what went wrong with one frontend: `error/backend/pci/F/0/error`.
 #[must_use]
 pub fn error_node(frontend: DomId) -> String {
-    format!("error/{BACKEND_ROOT}/{frontend}/0/error")
+    format!("{ERROR_ROOT}/{frontend}/0/error")
 }
 
 /// Takes apart the path of a watch event under [`BACKEND_ROOT`]: whose backend directory it is in and what follows

@@ -1,0 +1,77 @@
+//! Taking over what a life before a restart in place has left (`docs/restart.md`): which stage that is at, and what leads to the next.
+
+use alloc::rc::Rc;
+
+use super::Core;
+use crate::platform::Platform;
+
+/// Looks at a pool of which something cannot be read, before it is taken as it is.
+const POOL_LOOKS: u8 = 3;
+
+/// The stages, one after the other. A first life has nothing to take over: it begins with the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adoption {
+    /// Xenstored still has the watches and transactions of the life before.
+    Watched,
+    /// The pool is looked at; so often it was, and something of it could not be read. No frontend is looked at yet.
+    Pool { looks: u8 },
+    /// The frontends are being listed.
+    Listing,
+    /// Each takes over what it had.
+    Frontends,
+    /// All have, and what was left is given up.
+    Done,
+}
+
+impl Adoption {
+    /// Whether devices and frontends are still to be taken as the life before had them.
+    pub(crate) const fn is_under_way(self) -> bool {
+        !matches!(self, Self::Done)
+    }
+}
+
+impl<P: Platform> Core<P> {
+    /// True once in a life that is not the first: xenstored is to forget the watches and transactions of the life before.
+    pub(crate) fn take_reset(&mut self) -> bool {
+        let is_first = self.adoption == Adoption::Watched;
+        if is_first {
+            self.adoption = Adoption::Pool { looks: 0 };
+        }
+        is_first
+    }
+
+    /// Whether frontends wait for the pool.
+    pub(crate) const fn is_pool_first(&self) -> bool {
+        matches!(self.adoption, Adoption::Watched | Adoption::Pool { .. })
+    }
+
+    /// The pool was looked at: it is the frontends' turn, if nothing of it is missing, or is missing for good.
+    pub(crate) fn has_looked_at_pool(&mut self, is_whole: bool) {
+        let Adoption::Pool { looks } = self.adoption else { return };
+        if is_whole || looks == POOL_LOOKS {
+            self.adoption = Adoption::Listing;
+            self.list_backends.raise();
+        } else {
+            self.adoption = Adoption::Pool { looks: looks + 1 };
+            self.pool.look_at_all_later();
+            self.raise_later(Rc::clone(&self.pool.signal));
+        }
+    }
+
+    /// All frontends are known.
+    pub(crate) fn has_listed(&mut self) {
+        if self.adoption == Adoption::Listing {
+            self.adoption = Adoption::Frontends;
+        }
+        self.end_adoption();
+    }
+
+    /// Ends it when all frontends have taken over what they had.
+    pub(crate) fn end_adoption(&mut self) {
+        if self.adoption == Adoption::Frontends && self.frontends.iter().all(|frontend| !frontend.state.is_adopting) {
+            self.adoption = Adoption::Done;
+            self.pool.end_adoption(&mut self.broker);
+            self.platform.forget_unclaimed();
+        }
+    }
+}
