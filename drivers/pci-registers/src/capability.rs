@@ -51,6 +51,8 @@ pub mod power {
     pub const D2: u16 = 2;
     /// D3hot, from and to which a change takes 10 ms (§5.6.1).
     pub const D3: u16 = 3;
+    /// PMCSR: the function keeps its registers on the way from D3hot to D0 (§3.2.4).
+    pub const NO_SOFT_RESET: u16 = 1 << 3;
     /// PMCSR: what Data shows.
     pub const DATA_SELECT: u16 = 0xf << 9;
     /// PMCSR: a PME is pending; cleared by a one.
@@ -145,6 +147,12 @@ pub mod express {
     pub const DOWNSTREAM_PORT: u16 = 6 << 4;
     /// Device Capabilities (§7.5.3.3).
     pub const DEVICE_CAPABILITIES: u16 = 4;
+    /// Device Capabilities: the largest payload, 128 bytes for 0, twice as much for each number above.
+    pub const PAYLOAD_SUPPORTED: u32 = 7;
+    /// Device Control (§7.5.3.4).
+    pub const DEVICE_CONTROL: u16 = 8;
+    /// Device Control: the payload size in use, as in Device Capabilities.
+    pub const PAYLOAD: u16 = 7 << 5;
     /// Device Capabilities: how many bits of the function number may be used for more requester ids.
     pub const PHANTOM_FUNCTIONS: u32 = 3 << 3;
 

@@ -12,6 +12,7 @@
 //! | [`pool`], [`PoolState`] | the description of each device for its stub, and the stub's answer |
 //! | [`Vectors`], [`PirqSet`] | interrupts in the device database |
 //! | [`PermittedWrites`] | what the broker may write to a device for its guest |
+//! | [`Pristine`] | a function's configuration before any guest had it: a file of dom0's |
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |
 //! | [`statistics`] | queries to a stub and its answers |
 //! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
@@ -37,6 +38,9 @@ mod phase;
 mod pirqs;
 #[cfg(feature = "stub")]
 mod pool_state;
+mod pristine;
+#[cfg(feature = "commands")]
+mod pristine_file;
 mod process;
 #[cfg(feature = "stub")]
 mod restarts;
@@ -64,6 +68,7 @@ pub use phase::Phase;
 pub use pirqs::PirqSet;
 #[cfg(feature = "stub")]
 pub use pool_state::PoolState;
+pub use pristine::{Payload, Pristine, SavedKind, SavedRegister};
 pub use process::ProcessId;
 #[cfg(feature = "stub")]
 pub use restarts::Restarts;

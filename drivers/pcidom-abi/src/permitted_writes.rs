@@ -219,17 +219,8 @@ impl FromStr for PermittedWrites {
 impl PermittedWrites {
     /// Takes one word in; `None` where it is none.
     fn take(&mut self, word: &str, identity: &mut Option<Identity>) -> Option<()> {
-        let mut fields = word.split(':');
-        let name = fields.next()?;
-        let mut numbers = [None; 4];
-        for (number, digits) in numbers.iter_mut().zip(fields.by_ref()) {
-            *number = Some(hexadecimal(digits)?);
-        }
-        if fields.next().is_some() {
-            return None;
-        }
         let capabilities = &mut self.capabilities;
-        match (name, numbers) {
+        match numbers(word)? {
             ("identity", [Some(ids), Some(class), None, _]) => once(identity, Identity { ids, class }),
             ("power", [Some(at), None, ..]) => once(&mut capabilities.power, conventional(at)?),
             ("msi", [Some(at), Some(vectors), None, _]) => {
@@ -258,8 +249,19 @@ impl PermittedWrites {
     }
 }
 
+/// A word's name and its numbers; `None` where it is none.
+pub(crate) fn numbers(word: &str) -> Option<(&str, [Option<u32>; 4])> {
+    let mut fields = word.split(':');
+    let name = fields.next()?;
+    let mut numbers = [None; 4];
+    for (number, digits) in numbers.iter_mut().zip(fields.by_ref()) {
+        *number = Some(hexadecimal(digits)?);
+    }
+    fields.next().is_none().then_some((name, numbers))
+}
+
 /// Keeps what was not there yet.
-fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
+pub(crate) fn once<T>(place: &mut Option<T>, value: T) -> Option<()> {
     place.replace(value).is_none().then_some(())
 }
 
@@ -268,7 +270,7 @@ fn up_to(number: u32, most: u32) -> Option<u32> {
 }
 
 /// An offset of a capability in the conventional space.
-fn conventional(offset: u32) -> Option<u16> {
+pub(crate) fn conventional(offset: u32) -> Option<u16> {
     aligned(offset, CONVENTIONAL..EXTENDED)
 }
 

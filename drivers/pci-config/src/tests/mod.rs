@@ -6,6 +6,7 @@ mod inventory;
 mod lists;
 mod permitted_writes;
 mod policy;
+mod pristine;
 mod sweep;
 mod table;
 mod vectors;
