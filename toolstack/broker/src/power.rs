@@ -2,13 +2,9 @@
 
 use std::time::Duration;
 
-use pci_registers::header::{
-    BASE_ADDRESS_0, CACHE_LINE_SIZE, COMMAND, EXPANSION_ROM, INTERRUPT_LINE, IO_FLAGS, LATENCY_TIMER, MEMORY_FLAGS,
-    ROM_FLAGS,
-};
+use pci_registers::header::{CACHE_LINE_SIZE, COMMAND, INTERRUPT_LINE, LATENCY_TIMER};
 use pci_registers::{command, power};
 use pcidom_abi::Capabilities;
-use xen_types::{Resource, ResourceKind};
 
 use crate::resources::DeviceResources;
 use dom0::Dom0;
@@ -31,8 +27,8 @@ pub(crate) fn is_awake(config: &Config, capabilities: &Capabilities) -> Result<b
     }
 }
 
-/// Writes PMCSR and waits as long as the device needs. True when the device may have lost its registers and got its header back:
-/// messages are gone then. The header comes back as it was if `is_in_use` says so after the wait; else quiesced, without bus mastering and INTx.
+/// Writes PMCSR and waits as long as the device needs. True when the device may have lost its registers and got them back: what was saved when it came
+/// into its pool where it says that it loses them, and its header in any case. Messages are gone then. The header comes back as it was if `is_in_use` says so after the wait; else quiesced, without bus mastering and INTx.
 /// It comes back in any case: who has taken the device meanwhile has found it awake, and restores nothing.
 pub(crate) fn write_pmcsr(
     host: &Dom0,
@@ -42,7 +38,8 @@ pub(crate) fn write_pmcsr(
     value: u32,
     is_in_use: impl FnOnce() -> Result<bool, Error>,
 ) -> Result<bool, Error> {
-    let (from, to) = (config.read(offset, Width::Word)? & STATE, value & STATE);
+    let pmcsr = config.read(offset, Width::Word)?;
+    let (from, to) = (pmcsr & STATE, value & STATE);
     // A device in D3hot still answers; what it loses, it loses on the way back (PCI PM 1.2 §5.4.1).
     let header = Header::read(config)?;
     config.write(offset, Width::Word, value)?;
@@ -59,6 +56,13 @@ pub(crate) fn write_pmcsr(
             Ok(true) => header.command,
             _ => header.command & !u32::from(command::BUS_MASTER) | u32::from(command::INTX_DISABLE),
         };
+        // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
+        let addresses = if resources.is_virtual() { &[] } else { resources.resources.as_slice() };
+        let is_lost = pmcsr & u32::from(power::NO_SOFT_RESET) == 0;
+        match host.sysfs.pristine(resources.device).filter(|_| is_lost) {
+            Some(pristine) => drop(host.sysfs.restore(config, addresses, &pristine, false)?),
+            None => config.restore_addresses(addresses)?,
+        }
         header.restore(config, resources, command)?;
         answer?;
     }
@@ -99,30 +103,11 @@ impl Header {
         Ok(Self { command, bytes })
     }
 
-    /// Addresses before decoders.
+    /// When the addresses are there.
     fn restore(&self, config: &Config, resources: &DeviceResources, command: u32) -> Result<(), Error> {
-        // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
-        for (index, resource) in resources.resources.iter().filter(|_| !resources.is_virtual()) {
-            restore_address(config, *index, *resource)?;
-        }
         for (offset, value) in self.bytes {
             config.write(offset, Width::Byte, value)?;
         }
         config.write(COMMAND, Width::Word, command | u32::from(resources.decode().bits()))
     }
-}
-
-fn restore_address(config: &Config, index: u8, resource: Resource) -> Result<(), Error> {
-    let (offset, flags) = match resource.kind() {
-        ResourceKind::Rom => (EXPANSION_ROM, ROM_FLAGS), // its enable bit stays off
-        ResourceKind::Io => (BASE_ADDRESS_0 + 4 * u16::from(index), IO_FLAGS),
-        _ => (BASE_ADDRESS_0 + 4 * u16::from(index), MEMORY_FLAGS),
-    };
-    let [low, high] = [resource.start(), resource.start() >> 32].map(|half| u32::try_from(half & 0xffff_ffff));
-    let restore = |offset, want: u32, flags: u32| match config.read(offset, Width::Dword)? {
-        old if old & !flags == want => Ok(()),
-        _ => config.write(offset, Width::Dword, want),
-    };
-    restore(offset, low.unwrap_or_default(), flags)?;
-    if resource.kind().is_64bit() { restore(offset + 4, high.unwrap_or_default(), 0) } else { Ok(()) }
 }

@@ -80,6 +80,47 @@ fn a_device_that_wakes_has_its_header_again() {
 }
 
 #[test]
+fn a_device_that_loses_its_registers_in_its_sleep_has_all_of_them_again() {
+    // Power management says whether it does (No_Soft_Reset); one that keeps them keeps what its guest wrote.
+    for keeps in [0, 8] {
+        let bench = Bench::new();
+        let process = bench.process();
+        let mut broker = bench.start(&process);
+        let saved =
+            "identity:0:0\nplain:60:4:ffffff00:2937000\nopen:64:4:ffffffff:77\nplain:d:1:ff:20\nplain:4:2:3f8:140\n";
+        bench.machine.tree.write(format!("pristine/{NVME}"), saved);
+        bench.set_config(NVME, |config| {
+            config.set_word(PMCSR, 0x0003 | keeps);
+            config.set_word(4, 0x0040 | 0x0406);
+            config.set(0x60, &[0x55; 8]);
+            config.bytes[0x0d] = 0;
+        });
+        assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, PMCSR, 2, 0, 3), &[]), success(0));
+        let config = bench.config(NVME);
+        let lost = keeps == 0;
+        assert_eq!(config.bytes[0x60..0x64], if lost { [0x55, 0x70, 0x93, 0x02] } else { [0x55; 4] });
+        assert_eq!(config.bytes[0x64..0x68], [0x55; 4], "a vendor's own");
+        assert_eq!((config.word(0x10), config.word(0x12)), (0, 0xc000), "addresses in any case");
+        // What the guest has in Command counts, and its latency timer.
+        assert_eq!((config.word(4), config.bytes[0x0d]), (0x0446, 0));
+    }
+}
+
+#[test]
+fn a_card_that_is_not_the_one_that_was_saved_gets_nothing_of_it() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    for saved in ["identity:1:2\nplain:60:4:ffffff00:2937000\n", "nonsense", "identity:0:0\nplain:61:4:1:1\n"] {
+        bench.machine.tree.write(format!("pristine/{NVME}"), saved);
+        bench.set_config(NVME, |config| config.set_word(PMCSR, 3));
+        let before = bench.config(NVME).bytes[0x60..0x64].to_vec();
+        assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, PMCSR, 2, 0, 3), &[]), success(0));
+        assert_eq!(bench.config(NVME).bytes[0x60..0x64], before, "{saved}");
+    }
+}
+
+#[test]
 fn a_device_that_slept_with_vectors_has_them_again() {
     let bench = Bench::new();
     let process = bench.process();

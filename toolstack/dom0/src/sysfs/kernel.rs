@@ -3,7 +3,10 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where functions' saved configurations are, one a file with the address as its name. They live as long as dom0: longer than broker and commands.
+pub const PRISTINE: &str = "/run/pcidom/pristine";
 
 /// The kernel's files. What is said here of each is what Linux does with it.
 pub trait Kernel {
@@ -31,6 +34,11 @@ pub trait Kernel {
     /// The kernel's.
     fn open_config(&self, path: &Path) -> io::Result<Box<dyn ConfigFile>> {
         Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
+    }
+
+    /// Where functions' saved configurations are: no files of the kernel's, but as good as those for whoever reads them.
+    fn pristine_folder(&self) -> PathBuf {
+        PathBuf::from(PRISTINE)
     }
 
     /// Whether a write to this attribute was begun, by whomever, and is under way still ([`super::try_take_writer`]).

@@ -4,10 +4,11 @@
 
 mod config;
 mod kernel;
+mod pristine;
 pub mod resource;
 
 pub use config::{Config, Decode, Width};
-pub use kernel::{ConfigFile, Kernel};
+pub use kernel::{ConfigFile, Kernel, PRISTINE};
 
 use std::io;
 use std::path::{Path, PathBuf};
