@@ -111,6 +111,8 @@ pub(crate) enum Error {
     NameTaken { name: String, device: Sbdf },
     #[error("{0} is gone: nothing answers there, though dom0's kernel has not noticed")]
     Gone(Sbdf),
+    #[error("{0} answers with ones since its reset")]
+    LostByReset(Sbdf),
     #[error("{0} is a bridge, and only endpoints can be given to a guest")]
     Bridge(Sbdf),
     #[error("{device} has {count} virtual functions, which whoever has it can turn off")]
@@ -288,6 +290,9 @@ impl Error {
             Self::Host(HostError::ResetHangs(_)) => {
                 "when it has come to an end, any command goes on with the device; else the host has to be restarted"
                     .to_owned()
+            }
+            Self::LostByReset(_) => {
+                "a reset of another kind (`reset_method` of the device in sysfs) or a power cycle may bring it back".to_owned()
             }
             Self::HasVirtualFunctions { device, .. } => {
                 format!("give guests the virtual ones, or write 0 to /sys/bus/pci/devices/{device}/sriov_numvfs first")

@@ -103,7 +103,7 @@ impl Error {
             Self::NoSuchDevice(_) => "E_NO_DEVICE",
             Self::NoSuchName(_) => "E_NO_NAME",
             Self::NameTaken { .. } => "E_NAME_TAKEN",
-            Self::Gone(_) => "E_DEVICE_GONE",
+            Self::Gone(_) | Self::LostByReset(_) => "E_DEVICE_GONE",
             Self::Bridge(_) => "E_BRIDGE",
             Self::HasVirtualFunctions { .. } => "E_HAS_VIRTUAL_FUNCTIONS",
             Self::PhysicalFunctionAway { .. } => "E_PHYSICAL_FUNCTION_AWAY",

@@ -20,7 +20,8 @@ pub enum DeviceNode {
     Policy,
     /// What the broker may write to the device for its guest: [`crate::PermittedWrites`]. Absent while no guest has the device.
     PermittedWrites,
-    /// [`DeviceNode::RESET_DONE`]: the device was reset since a guest last had it.
+    /// What became of the reset since a guest last had the device: [`DeviceNode::RESET_DONE`], perhaps with a blank and Linux's names of methods with commas
+    /// between, or one of the other words. Absent where somebody may have used it since.
     Reset,
     /// The interrupts that the device had before they were unmapped: a [`crate::PirqSet`].
     Pirqs,
@@ -65,8 +66,14 @@ impl DeviceNode {
         Self::Mended,
     ];
 
-    /// The value of [`DeviceNode::Reset`].
+    /// In [`DeviceNode::Reset`]: it was reset.
     pub const RESET_DONE: &str = "done";
+    /// In [`DeviceNode::Reset`]: there is no way to reset it; its registers were written back.
+    pub const RESET_NO_METHOD: &str = "no-method";
+    /// In [`DeviceNode::Reset`]: no method succeeded.
+    pub const RESET_FAILED: &str = "failed";
+    /// In [`DeviceNode::Reset`]: it answers with ones since its reset.
+    pub const RESET_LOST: &str = "lost";
 
     /// The value of [`DeviceNode::Intx`].
     pub const INTX_OFF: &str = "off";

@@ -38,4 +38,4 @@ pub use process::FakeProcesses;
 pub use scripts::GuestScript;
 pub use store::FakeStore;
 pub use tree::TempTree;
-pub use world::{Killed, Mapped, World};
+pub use world::{Killed, Mapped, ResetOutcome, World};

@@ -17,6 +17,15 @@ pub const LOWEST_PIRQ: u32 = 24;
 /// How a killed process unwinds.
 pub struct Killed;
 
+/// What a method of a reset comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetOutcome {
+    /// This error.
+    Error(i32),
+    /// The kernel says that it succeeded, and the device reads as ones until another one does.
+    Ones,
+}
+
 /// A mapped vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapped {
@@ -72,6 +81,10 @@ pub struct World {
     pub resetting: BTreeSet<String>,
     /// Devices whose registers cannot be reached after their next reset.
     pub lost_by_reset: BTreeSet<String>,
+    /// What methods of devices come to that do not just succeed.
+    pub reset_outcomes: BTreeMap<(String, String), ResetOutcome>,
+    /// What a reset leaves of a device's registers.
+    pub after_reset: Option<fn(&mut Vec<u8>)>,
     pub notes: Vec<String>,
     pub traces: Vec<String>,
     /// Changes so far, and the one that fails.

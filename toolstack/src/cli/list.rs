@@ -73,6 +73,8 @@ pub(crate) struct DeviceEntry {
     name: Option<String>,
     /// Problems of the guard that keeps xl off it: `missing`, `names 6`, `mended 2`.
     guard: Option<String>,
+    /// What became of the reset of a free device: `done flr`, `no-method`, `failed`, `lost`.
+    reset: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -100,7 +102,10 @@ fn look_ahead(host: &Host, records: &[Record]) -> Result<(), Error> {
     let mut nodes = Vec::new();
     let (mut domains, mut connections) = (BTreeSet::new(), BTreeSet::new());
     for Record { device, stub, frontend, .. } in records.iter().copied() {
-        nodes.extend([DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy].map(|node| node.of(device)));
+        nodes.extend(
+            [DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy, DeviceNode::Reset]
+                .map(|node| node.of(device)),
+        );
         nodes.extend([guard::node(device), guard::mended_node(device), parking::name_node(device)]);
         nodes.extend([paths::pool_dir(stub, device), paths::pool_state_node(stub, device)]);
         domains.extend([Some(stub), frontend].into_iter().flatten());
@@ -175,6 +180,7 @@ fn parked_entry(host: &Host, device: Sbdf) -> Result<DeviceEntry, Error> {
         physical_function: host.sysfs.physical_function(device).map(|physical| physical.to_string()),
         name: host.read(&parking::name_node(device))?,
         guard: None,
+        reset: None,
     })
 }
 
@@ -190,6 +196,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         persistent: of_the_tool(DeviceNode::Persistent)?,
         policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
         guard: guard_word(host, record, guard)?,
+        reset: of_the_tool(DeviceNode::Reset)?,
         ..parked_entry(host, record.device)?
     };
     let Some(guest) = record.frontend else {
@@ -294,7 +301,31 @@ fn note(entry: &DeviceEntry) -> String {
     let word = problem.or(leaked).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
     let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));
-    word.into_iter().chain(entry.policy.clone()).chain(physical).chain(guard).collect::<Vec<_>>().join(", ")
+    let reset = entry.reset.as_deref().and_then(reset_words);
+    word.into_iter()
+        .chain(entry.policy.clone())
+        .chain(physical)
+        .chain(guard)
+        .chain(reset)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What became of a reset, for people; nothing where it is not known how the device was reset.
+fn reset_words(note: &str) -> Option<String> {
+    Some(match note {
+        DeviceNode::RESET_NO_METHOD => "cannot be reset".to_owned(),
+        DeviceNode::RESET_FAILED => "its reset failed".to_owned(),
+        DeviceNode::RESET_LOST => "lost by its reset".to_owned(),
+        done => {
+            let methods = done.strip_prefix(DeviceNode::RESET_DONE)?.trim();
+            if methods.is_empty() {
+                return None;
+            }
+            // Of several it was one.
+            format!("reset by {}", methods.replace(',', " or "))
+        }
+    })
 }
 
 fn row(entry: &DeviceEntry) -> [String; 8] {

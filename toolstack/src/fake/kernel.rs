@@ -3,9 +3,12 @@
 use std::io;
 use std::path::Path;
 
-use fakes::FakeKernel;
+use fakes::{FakeKernel, ResetOutcome, World};
 
 use crate::sysfs::Writes;
+
+/// There is no such reset.
+const ENOTTY: i32 = 25;
 
 fn no_device() -> io::Error {
     io::Error::from_raw_os_error(19) // ENODEV
@@ -52,16 +55,49 @@ impl Writes for FakeKernel {
                     world.resetting.insert(driver.to_owned());
                     return Err(io::ErrorKind::TimedOut.into());
                 }
+                let config = path.with_file_name("config");
+                let methods = std::fs::read_to_string(path.with_file_name("reset_method")).unwrap_or_default();
+                let mut ended = Err(io::Error::from_raw_os_error(ENOTTY));
+                // The next one is tried where one says that there is no such thing (`__pci_reset_function_locked`).
+                for method in if methods.is_empty() { vec![""] } else { methods.split_whitespace().collect() } {
+                    ended = reset_by(&mut world, driver, method, &config);
+                    if ended.as_ref().err().and_then(io::Error::raw_os_error) != Some(ENOTTY) {
+                        break;
+                    }
+                }
+                ended?;
                 world.resets.push(driver.to_owned());
                 if world.lost_by_reset.remove(driver) {
-                    let config = path.with_file_name("config");
                     std::fs::rename(&config, config.with_extension("lost"))?;
                 }
                 Ok(())
             }
+            "reset_method" if path.exists() => std::fs::write(path, format!("{text}\n")),
             _ => Err(no_device()),
         }
     }
+}
+
+/// One method of a device's reset.
+fn reset_by(world: &mut World, device: &str, method: &str, config: &Path) -> io::Result<()> {
+    let silent = config.with_extension("silent");
+    match world.reset_outcomes.get(&(device.to_owned(), method.to_owned())) {
+        Some(ResetOutcome::Error(errno)) => return Err(io::Error::from_raw_os_error(*errno)),
+        Some(ResetOutcome::Ones) => {
+            if !silent.exists() {
+                std::fs::copy(config, &silent)?;
+            }
+            return std::fs::write(config, [0xff; 4096]);
+        }
+        None if silent.exists() => std::fs::rename(silent, config)?,
+        None => {}
+    }
+    if let Some(change) = world.after_reset {
+        let mut bytes = std::fs::read(config)?;
+        change(&mut bytes);
+        std::fs::write(config, bytes)?;
+    }
+    Ok(())
 }
 
 /// What `driver_override` says.

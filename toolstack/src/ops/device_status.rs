@@ -10,6 +10,7 @@ use crate::host::domain;
 use crate::ops::parking;
 use crate::records::device_table;
 use crate::records::guard;
+use crate::records::reset_note::{self, ResetNote};
 use crate::sysfs::PCIBACK;
 
 /// Asks for what stands in xenstore about some devices, for all of them together, during [`dom0::Dom0::at_one_moment`]: whoever looks at one of them then finds
@@ -42,8 +43,8 @@ pub(crate) struct DeviceStatus {
     pub(crate) has_slot: bool,
     /// The stub that has it in its pool.
     pub(crate) stub: Option<DomainName>,
-    /// It was reset since it came into the pool.
-    pub(crate) was_reset: bool,
+    /// What became of its reset since it came into the pool.
+    pub(crate) reset: Option<ResetNote>,
     /// It is noted for which backend it is, whether that is there or not.
     pub(crate) has_backend: bool,
     /// Linux knows a way to reset this function alone.
@@ -66,7 +67,7 @@ impl DeviceStatus {
             noted_driver: parking::noted_driver(host, device)?,
             has_slot: is_there && host.sysfs.has_pciback_slot(device)?,
             stub: record.map(|record| domain::named(host, record.stub)).transpose()?,
-            was_reset: device_table::was_reset(host, device)?,
+            reset: reset_note::load(host, device)?,
             has_backend: device_table::backend(host, device)?.is_some(),
             can_reset: host.sysfs.can_reset(device),
         })

@@ -10,13 +10,13 @@ use xen_types::{DomId, Sbdf};
 use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
-use crate::device::reset::Reset;
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::patience;
 use crate::records::device_table;
+use crate::records::reset_note::ResetNote;
 use crate::store::Change;
 use crate::xen::{Frames, Permission as Right};
 
@@ -49,7 +49,7 @@ pub(crate) fn entry(
     host: &Host,
     owner: &DomainName,
     resources: &DeviceResources,
-    reset: Reset,
+    reset: Option<&ResetNote>,
 ) -> Result<Vec<Change>, Error> {
     let stub = owner.id;
     let readable = [Permission::none(DomId::DOM0), Permission::read(stub)];
@@ -79,7 +79,7 @@ pub(crate) fn entry(
     changes.push(Change::write(node(ONLINE), 1));
     changes.extend(Change::node(node(pool::STATE), PoolState::New, &writable));
     changes.extend(device_table::enter(resources.device, owner));
-    changes.push(device_table::note_reset(resources.device, reset == Reset::Done));
+    changes.push(device_table::note_reset(resources.device, reset));
     Ok(changes)
 }
 

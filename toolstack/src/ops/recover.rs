@@ -10,6 +10,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::audit;
+use crate::device::pristine;
 use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
@@ -82,6 +83,7 @@ pub(crate) fn reclaim(host: &Host) -> Result<Vec<Reclaimed>, Error> {
         (records, remembered) = device_table::load_all(host)?;
     }
     guard::mend(host, &records)?;
+    pristine::save_all_missing(host, records.iter().map(|record| record.device));
     remove_stale_directories(host, &records)?;
     reattach::reattach_all(host, &records, &remembered)?;
     Ok(reclaimed)

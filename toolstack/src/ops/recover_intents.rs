@@ -3,6 +3,7 @@
 use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
+use crate::device::pristine;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
@@ -49,6 +50,7 @@ fn recover_one(host: &Host, device: Sbdf, intent: &Intent) -> Result<bool, Error
             executor::execute(host, &Plan::undone(plan::pool::to_host(&status, *rebind)))?;
             let forgotten = device_table::forget(host, device)?.into_iter().chain(parking::forget_name(device));
             host.commit(&forgotten.collect::<Vec<_>>())?;
+            pristine::forget(host, device)?;
             host.note(&format!("removed {device}, as an interrupted command was about to"));
         }
         Intent::Add { from, stub } => {
@@ -56,6 +58,7 @@ fn recover_one(host: &Host, device: Sbdf, intent: &Intent) -> Result<bool, Error
             if from.as_deref() != Some(PCIBACK) {
                 parking::unpark(host, device, from.as_deref())?;
             }
+            pristine::forget(host, device)?;
             host.note(&format!("{device} is where it was before a command was interrupted"));
         }
     }

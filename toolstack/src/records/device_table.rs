@@ -17,7 +17,7 @@ use crate::host::Host;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::export::ExportMode;
 use crate::records::guard;
-pub(crate) use crate::records::reset_note::{forget_reset, note_reset, was_reset};
+pub(crate) use crate::records::reset_note::{forget_reset, note_reset};
 use crate::store::Change;
 
 /// All devices of stubs, in their order ([`Host::table`]).

@@ -8,6 +8,7 @@ pub(crate) mod fuzz;
 pub(crate) mod identity;
 mod mcfg;
 mod pending;
+mod pristine;
 mod reserved;
 mod survey;
 mod virtual_functions;

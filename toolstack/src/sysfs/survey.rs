@@ -46,8 +46,19 @@ impl Sysfs {
         Ok(all.filter(|other| *other != device && (other.same_slot(device) || same_bus(*other))).collect())
     }
 
+    /// The methods in the order in which Linux tries them; empty where it does not say.
+    pub(crate) fn reset_methods_in_turn(&self, device: Sbdf) -> Vec<String> {
+        let text = fs::read_to_string(self.device_dir(device).join("reset_method")).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Has Linux try these methods alone, names with blanks between.
+    pub(crate) fn set_reset_methods(&self, device: Sbdf, methods: &str) -> Result<(), Error> {
+        self.write(&self.device_dir(device).join("reset_method"), methods)
+    }
+
     /// The bridge that the device is behind; none on a root bus.
-    fn parent(&self, device: Sbdf) -> Option<Sbdf> {
+    pub(crate) fn parent(&self, device: Sbdf) -> Option<Sbdf> {
         self.device_dir(device).canonicalize().ok()?.parent()?.file_name()?.to_str()?.parse().ok()
     }
 

@@ -9,6 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use ::dom0::lock::Lock;
 use ::dom0::sysfs::try_take_writer;
 
@@ -30,7 +32,7 @@ fn begin_within(limit: Duration, folder: &Path, path: &Path, text: &'static str)
     };
     Pending::new(move || match running.wait(limit)? {
         Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
+        Ok(output) => Err(error_of(String::from_utf8_lossy(&output.stderr).trim())),
         Err(Late) => {
             lock.leave();
             Err(io::ErrorKind::TimedOut.into())
@@ -38,10 +40,20 @@ fn begin_within(limit: Duration, folder: &Path, path: &Path, text: &'static str)
     })
 }
 
+/// What the kernel said, by the last words of the program that wrote: those that it answers where a method is not there, or cannot be used now.
+fn error_of(text: &str) -> io::Error {
+    let known = [Errno::NOTTY, Errno::AGAIN].map(io::Error::from).into_iter().find(|error| {
+        let words = error.to_string();
+        words.split(" (os error").next().is_some_and(|words| text.ends_with(words))
+    });
+    known.unwrap_or_else(|| io::Error::other(text.to_owned()))
+}
+
 fn start(folder: &Path, path: &Path, text: &str) -> io::Result<(Lock, Running)> {
     let lock = try_take_writer(folder, path)?.ok_or(io::ErrorKind::ResourceBusy)?;
     let mut command = Command::new("sh");
-    command.args(["-c", "printf %s \"$1\" > \"$0\""]).arg(path).arg(text);
+    // Not the shell's own `printf`, which does not say why it could not write.
+    command.args(["-c", "exec printf %s \"$1\" > \"$0\""]).arg(path).arg(text).env("LC_ALL", "C");
     let running = Running::start(&mut command, Stdio::from(lock.file().try_clone()?))?;
     Ok((lock, running))
 }
@@ -63,6 +75,18 @@ mod tests {
         assert!(!is_under_way(tree.path(), &path));
         let error = begin(tree.path(), &tree.path().join("none/reset"), "1").wait().unwrap_err();
         assert!(error.kind() == io::ErrorKind::Other && !error.to_string().is_empty(), "{error:?}");
+    }
+
+    #[test]
+    fn the_kernels_reasons_to_try_another_method_are_understood() {
+        let said = |words: &str| error_of(&format!("printf: write error: {words}")).raw_os_error();
+        assert_eq!(said("Inappropriate ioctl for device"), Some(25));
+        assert_eq!(said("Resource temporarily unavailable"), Some(11));
+        assert_eq!(said("Input/output error"), None);
+        // No such thing as writing there: what the program says is taken over.
+        let tree = TempTree::new();
+        let error = begin(tree.path(), std::path::Path::new("/dev/full"), "1").wait().unwrap_err();
+        assert!(error.to_string().contains("No space left on device"), "{error}");
     }
 
     #[test]

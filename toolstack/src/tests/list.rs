@@ -12,7 +12,7 @@ fn the_table_says_what_is_where() {
     assert_eq!(
         table(&devices(&machine.host, None).unwrap()),
         "DEVICE        VDEV          GUEST    BACKEND    FRONTEND   STUB        PHASE     NOTE\n\
-         0000:00:05.0  -             -        -          -          pcidom (3)  pool      free\n\
+         0000:00:05.0  -             -        -          -          pcidom (3)  pool      free, cannot be reset\n\
          0000:00:06.0  0000:00:00.0  web (5)  Connected  Connected  pcidom (3)  attached  assigned 5\n\
          0000:00:07.0  -             -        -          -          pcidom (3)  pool      free"
     );
@@ -50,7 +50,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "policy": null,
       "physical_function": null,
       "name": null,
-      "guard": null
+      "guard": null,
+      "reset": null
     }
   ]
 }"#

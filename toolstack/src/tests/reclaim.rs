@@ -3,7 +3,7 @@
 use super::{add_all, attach_to_web, attached, detach_from_web};
 use crate::fake::{E1000, EDU, Machine, NVME, STUB, WEB, device};
 use crate::ops::recover::reclaim;
-use pcidom_abi::paths;
+use pcidom_abi::{DeviceNode, paths};
 use xen_types::DomId;
 
 const ALL: [&str; 3] = [E1000, EDU, NVME];
@@ -73,11 +73,15 @@ fn free_devices_of_a_dead_stub_are_parked_ones() {
     machine.with(|world| world.destroy(STUB));
     reclaim(&machine.host).unwrap();
     // It is known of them that they were reset, and need not be again for the next stub.
-    let note = format!("{}/reset", paths::device_dir(device(NVME)));
+    let note = |name| DeviceNode::Reset.of(device(name));
     machine.with(|world| {
-        assert_eq!(world.value(&note), Some("done"));
-        world.remove(&note);
+        assert_eq!(world.value(&note(NVME)), Some("done"));
+        for name in [E1000, EDU, NVME] {
+            world.remove(&note(name));
+        }
     });
+    // So is what they were like before any guest.
+    std::fs::remove_dir_all(machine.tree.path().join("pristine")).unwrap();
     machine.dump_but_config().assert_same(&before.dump_but_config(), "");
     machine.assert_no_violations();
 }

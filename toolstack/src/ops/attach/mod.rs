@@ -31,6 +31,7 @@ use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::{self, Keep};
 use crate::records::export::{Export, ExportMode};
 use crate::records::quirks;
+use crate::records::reset_note;
 
 /// Devices to attach, and the guest.
 #[derive(Clone, Debug)]
@@ -197,8 +198,9 @@ impl Checked {
                 Some(_) => is_fresh(host, spec.device, resources.decode())?,
                 None => host.sysfs.can_reset(spec.device),
             };
+            let reset = reset_note::load(host, spec.device)?;
             let persistent = if self.keeps.is_some() { Keep::load(host, spec.device)? } else { None };
-            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, persistent });
+            devices.push(AttachedDevice { spec: spec.clone(), resources, is_fresh, reset, persistent });
         }
         Ok(devices)
     }

@@ -23,6 +23,7 @@ use crate::records::directories::{self, Ends};
 use crate::records::entries::Entries;
 use crate::records::export::Export;
 use crate::records::guard;
+use crate::records::reset_note::{self, ResetNote};
 use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
 use crate::sysfs::Decode;
@@ -53,6 +54,7 @@ pub(super) fn unreserve(
     guest: DomId,
     devices: &[Sbdf],
     before: &[(Sbdf, Option<Keep>)],
+    resets: &[(Sbdf, ResetNote)],
 ) -> Result<(), Error> {
     let (mut changes, mut leaked) = (Vec::new(), None);
     for (device, keep) in before {
@@ -61,7 +63,14 @@ pub(super) fn unreserve(
     for device in devices.iter().copied() {
         match device_table::load_one(host, device)? {
             Some(record) if record.phase == Phase::Leaked => leaked = Some(device),
-            _ => changes.extend(device_table::unreserve(host, device)?),
+            _ => {
+                changes.extend(device_table::unreserve(host, device)?);
+                // Where the device was reset once more, that counts.
+                let note = resets.iter().find(|(other, _)| *other == device).map(|(_, note)| note);
+                if note.is_some() && reset_note::load(host, device)?.is_none() {
+                    changes.push(device_table::note_reset(device, note));
+                }
+            }
         }
     }
     host.commit(&changes)?;
@@ -74,8 +83,12 @@ pub(super) fn reset_for_guest(host: &Host, device: Sbdf, decode: Decode, is_fres
         return Ok(());
     }
     host.sysfs.config(device)?.walk_and_quiesce(decode)?;
-    if reset(host, device, decode)? == Reset::NoMethod {
-        host.note(&format!("{device} cannot be reset by itself; it was quiesced through its registers instead"));
+    match reset(host, device, decode)? {
+        Reset::Lost => return Err(Error::LostByReset(device)),
+        Reset::NoMethod => {
+            host.note(&format!("{device} cannot be reset by itself; it was quiesced through its registers instead"));
+        }
+        Reset::Done(_) | Reset::Failed => {}
     }
     Ok(())
 }
@@ -83,7 +96,7 @@ pub(super) fn reset_for_guest(host: &Host, device: Sbdf, decode: Decode, is_fres
 /// Resets a device that a guest may have had. By now it cannot reach the device any more.
 pub(super) fn reset_after_guest(host: &Host, stub: &DomainName, device: Sbdf, decode: Decode) -> Result<(), Error> {
     let reset = reset(host, device, decode)?;
-    host.commit(&[device_table::note_reset(device, reset == Reset::Done)])?;
+    host.commit(&[device_table::note_reset(device, Some(&reset.note()))])?;
     match pool::state(host, stub.id, device)? {
         PoolState::Refused(_) => super::pool::look_again(host, stub, device),
         _ => Ok(()),

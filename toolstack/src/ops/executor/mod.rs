@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use xen_types::Sbdf;
 
 use crate::audit;
+use crate::device::pristine;
 use crate::device::quiesce::release as release_devices;
-use crate::device::reset::{Reset, Resetting};
+use crate::device::reset::Resetting;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::needs;
@@ -26,6 +27,7 @@ use crate::ops::parking;
 use crate::ops::plan::{Failure, OnFailure, Plan, Step};
 use crate::ops::pool::{self as pool_nodes, STUB_PATIENCE};
 use crate::records::device_table::{self, Phase};
+use crate::records::reset_note::ResetNote;
 use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
 use crate::xen::Permission;
@@ -54,7 +56,7 @@ pub(crate) struct Executor<'a> {
     /// Steps to be undone.
     done: Vec<Step>,
     /// Results of the resets of devices that came into the pool.
-    resets: BTreeMap<Sbdf, Reset>,
+    resets: BTreeMap<Sbdf, Option<ResetNote>>,
     /// Resets under way.
     resetting: Vec<(Sbdf, Resetting)>,
     /// State of a guest's connection with its new devices.
@@ -188,6 +190,7 @@ impl<'a> Executor<'a> {
             Step::RestoreOverride { device, admins } => host.sysfs.set_driver_override(*device, admins)?,
             Step::Quarantine { device, .. } => parking::quarantine(host, *device)?,
             Step::EndQuarantine { device } => return parking::end_quarantine(host, *device),
+            Step::SaveConfiguration { device, is_known } => pristine::save(host, *device, *is_known)?,
             Step::QuiesceAndReset { device, decode } => {
                 self.resets.insert(*device, pool::quiesce_and_reset(host, *device, *decode)?);
             }
@@ -195,19 +198,25 @@ impl<'a> Executor<'a> {
                 pool_nodes::set_config_space(host, stub.id, *device, *permission)?;
             }
             Step::EnterPool { stub, device, .. } => {
-                let reset = self.resets.get(device).copied().unwrap_or(Reset::Failed);
+                let reset = self.resets.get(device).and_then(Option::as_ref);
                 pool::enter(host, stub, *device, reset)?;
             }
             Step::AwaitVerdict { stub, device } => pool_nodes::await_verdict(host, stub, *device)?,
             Step::LeavePool { stub, resources, .. } => pool::take_back(host, stub, resources.device)?,
-            Step::RemovePoolEntry { stub, device } => host.commit(&pool_nodes::removal(host, stub.id, *device)?)?,
+            Step::RemovePoolEntry { stub, device } => {
+                host.commit(&pool_nodes::removal(host, stub.id, *device)?)?;
+                pristine::forget(host, *device)?;
+            }
             Step::ForgetDriver { device, .. } => host.commit(&parking::set_driver(*device, None))?,
             Step::RecordAdded { intents, remembered, backend, name } => {
                 let noted = remembered.iter().flat_map(|device| device_table::remember(*device, backend));
                 let named = name.iter().map(|(device, name)| Change::write(parking::name_node(*device), name));
                 host.commit(&intent_log::done(intents).into_iter().chain(noted).chain(named).collect::<Vec<_>>())?;
             }
-            Step::RecordRemoved { devices } => host.commit(&pool::forget(host, devices)?)?,
+            Step::RecordRemoved { devices } => {
+                host.commit(&pool::forget(host, devices)?)?;
+                devices.iter().try_for_each(|device| pristine::forget(host, *device))?;
+            }
 
             Step::Reserve { stub, guest, devices, keeps, .. } => {
                 attach::reserve(host, stub.id, guest.id, devices, keeps.as_deref())?;
@@ -307,6 +316,10 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::BindDriver { device, driver } => host.sysfs.unbind(*device, driver),
         Step::Quarantine { device, was_parked: false } => parking::end_quarantine(host, *device).map(drop),
         Step::EndQuarantine { device } => parking::quarantine(host, *device),
+        // Nobody has touched it since it was free in its pool.
+        Step::RemovePoolEntry { device, .. } => pristine::save(host, *device, true),
+        Step::SaveConfiguration { is_known: true, .. } => Ok(()),
+        Step::SaveConfiguration { device, is_known: false } => host.sysfs.forget_pristine(*device),
         Step::ConfigSpace { stub, device, permission } => {
             let opposite = match permission {
                 Permission::Allow => Permission::Revoke,
@@ -315,11 +328,13 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
             pool_nodes::set_config_space(host, stub.id, *device, opposite)
         }
         Step::EnterPool { stub, device, had_reset, had_backend } => {
-            pool::leave(host, stub, *device, *had_reset, *had_backend)
+            pool::leave(host, stub, *device, had_reset.as_ref(), *had_backend)
         }
-        Step::LeavePool { stub, resources, reset } => pool::enter_again(host, stub, resources, *reset),
+        Step::LeavePool { stub, resources, reset } => pool::enter_again(host, stub, resources, reset.as_ref()),
         Step::ForgetDriver { device, path } => host.commit(&parking::set_driver(*device, Some(path.clone()))),
-        Step::Reserve { guest, devices, before, .. } => attach::unreserve(host, guest.id, devices, before),
+        Step::Reserve { guest, devices, before, resets, .. } => {
+            attach::unreserve(host, guest.id, devices, before, resets)
+        }
         Step::SetPolicy { stub, device, .. } => pool::look_again(host, stub, *device),
         Step::Reset { stub, device, decode, .. } => attach::reset_after_guest(host, stub, *device, *decode),
         Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.walk_and_quiesce(*decode)?),
@@ -335,7 +350,6 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         | Step::Quarantine { was_parked: true, .. }
         | Step::QuiesceAndReset { .. }
         | Step::AwaitVerdict { .. }
-        | Step::RemovePoolEntry { .. }
         | Step::RecordAdded { .. }
         | Step::RecordRemoved { .. }
         | Step::TellNeeds { .. }

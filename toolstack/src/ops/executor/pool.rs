@@ -2,7 +2,7 @@
 
 use xen_types::Sbdf;
 
-use crate::device::reset::{Reset, is_fresh, reset};
+use crate::device::reset::{is_fresh, reset};
 use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
@@ -11,21 +11,22 @@ use crate::ops::parking;
 use crate::ops::pool::{self, await_verdict};
 use crate::records::device_table;
 use crate::records::guard;
+use crate::records::reset_note::{self, ResetNote};
 use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
 use crate::sysfs::Decode;
 
-/// Stops a device and resets it, unless it is as its last reset left it.
-pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Reset, Error> {
+/// Stops a device and resets it, unless it is as its last reset left it. What is to be noted of that.
+pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Result<Option<ResetNote>, Error> {
     if is_fresh(host, device, decode)? {
-        return Ok(Reset::Done);
+        return reset_note::load(host, device);
     }
     host.sysfs.config(device)?.walk_and_quiesce(decode)?;
-    reset(host, device, decode)
+    Ok(Some(reset(host, device, decode)?.note()))
 }
 
 /// Describes a device to the stub. One that was reset here needs no reset before a guest gets it.
-pub(super) fn enter(host: &Host, stub: &DomainName, device: Sbdf, reset: Reset) -> Result<(), Error> {
+pub(super) fn enter(host: &Host, stub: &DomainName, device: Sbdf, reset: Option<&ResetNote>) -> Result<(), Error> {
     // Only a parked device has an interrupt for sure: xen-pciback enables it.
     let resources = DeviceResources::gather(host, device)?;
     guard::commit(host, &[device], &pool::entry(host, stub, &resources, reset)?)
@@ -36,14 +37,12 @@ pub(super) fn leave(
     host: &Host,
     stub: &DomainName,
     device: Sbdf,
-    had_reset: bool,
+    had_reset: Option<&ResetNote>,
     had_backend: bool,
 ) -> Result<(), Error> {
     let released = pool::ask_back(host, stub, device);
     let mut changes = pool::leave(stub.id, device);
-    if !had_reset {
-        changes.push(device_table::note_reset(device, false));
-    }
+    changes.push(device_table::note_reset(device, had_reset));
     changes.extend(match had_backend {
         true => device_table::lose_stub(host, device)?,
         false => device_table::forget(host, device)?,
@@ -65,7 +64,7 @@ pub(super) fn enter_again(
     host: &Host,
     stub: &DomainName,
     resources: &DeviceResources,
-    reset: Reset,
+    reset: Option<&ResetNote>,
 ) -> Result<(), Error> {
     let device = resources.device;
     host.commit(&pool::removal(host, stub.id, device)?)?;

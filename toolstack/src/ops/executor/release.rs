@@ -5,7 +5,7 @@ use std::time::Duration;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::{XenbusState, path};
 
-use crate::device::reset::{Reset, Resetting};
+use crate::device::reset::Resetting;
 use crate::error::{DomainName, Error, HostError, StateName};
 use crate::host::Host;
 use crate::host::domain;
@@ -94,10 +94,10 @@ pub(super) fn return_to_pool(
                 stuck.get_or_insert(error);
                 continue;
             }
-            (Ok(reset), Looked::Through) => reset,
-            (Ok(_), Looked::Away) => Reset::Failed,
+            (Ok(reset), Looked::Through) => Some(reset.note()),
+            (Ok(_), Looked::Away) => None,
         };
-        changes.push(device_table::note_reset(device, reset == Reset::Done));
+        changes.push(device_table::note_reset(device, reset.as_ref()));
     }
     for device in devices.iter().copied() {
         if is_stub_there {

@@ -10,6 +10,7 @@ use crate::ops::patience::Patience;
 use crate::records::device_spec::{DeviceSpec, RdmPolicy};
 use crate::records::device_table::Keep;
 use crate::records::export::Export;
+use crate::records::reset_note::ResetNote;
 
 /// The request, and what was found on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub(crate) struct AttachedDevice {
     pub(crate) resources: DeviceResources,
     /// It is as its last reset left it.
     pub(crate) is_fresh: bool,
+    /// What became of its last reset.
+    pub(crate) reset: Option<ResetNote>,
     /// Its persistent assignment now.
     pub(crate) persistent: Option<Keep>,
 }
@@ -54,6 +57,7 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
         devices: devices.clone(),
         keeps: input.keeps.clone(),
         before: if input.keeps.is_some() { before.collect() } else { Vec::new() },
+        resets: input.devices.iter().filter_map(|device| Some((device.spec.device, device.reset.clone()?))).collect(),
     }];
     for spec in specs.iter().filter(|spec| !spec.policy.is_default()) {
         let (device, policy) = (spec.device, spec.policy);

@@ -15,7 +15,6 @@ use pci_config::Policy;
 use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
-use crate::device::reset::Reset;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
 use crate::ops::connect::Until;
@@ -23,6 +22,7 @@ use crate::ops::patience::Patience;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::Keep;
 use crate::records::export::Export;
+use crate::records::reset_note::ResetNote;
 use crate::sysfs::Decode;
 use crate::xen::{Frames, Permission, Ports};
 
@@ -131,6 +131,11 @@ pub(crate) enum Step {
     EndQuarantine {
         device: Sbdf,
     },
+    /// Saves the device's configuration as the one that it gets back after resets and guests. Of one that `is_known` what was saved when it first came counts.
+    SaveConfiguration {
+        device: Sbdf,
+        is_known: bool,
+    },
     /// Of a device on its way into a pool.
     QuiesceAndReset {
         device: Sbdf,
@@ -147,7 +152,7 @@ pub(crate) enum Step {
     EnterPool {
         stub: DomainName,
         device: Sbdf,
-        had_reset: bool,
+        had_reset: Option<ResetNote>,
         had_backend: bool,
     },
     /// Waits until the stub has looked at the device, and found it fit.
@@ -159,7 +164,7 @@ pub(crate) enum Step {
     LeavePool {
         stub: DomainName,
         resources: DeviceResources,
-        reset: Reset,
+        reset: Option<ResetNote>,
     },
     RemovePoolEntry {
         stub: DomainName,
@@ -190,6 +195,8 @@ pub(crate) enum Step {
         devices: Vec<Sbdf>,
         keeps: Option<Vec<Keep>>,
         before: Vec<(Sbdf, Option<Keep>)>,
+        /// What was noted of their resets.
+        resets: Vec<(Sbdf, ResetNote)>,
     },
     /// Tells stub and broker what the guest may do besides what any guest may.
     SetPolicy {

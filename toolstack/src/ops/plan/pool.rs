@@ -4,7 +4,6 @@ use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
 use super::{Plan, Step};
-use crate::device::reset::Reset;
 use crate::error::DomainName;
 use crate::ops::device_status::DeviceStatus;
 use crate::sysfs::PCIBACK;
@@ -115,12 +114,13 @@ fn hand_over(status: &DeviceStatus, stub: &DomainName) -> Vec<Step> {
     // What left a pool just now has no notes any more.
     let is_new = status.stub.is_none();
     vec![
+        Step::SaveConfiguration { device, is_known: !is_new || status.has_backend },
         Step::QuiesceAndReset { device, decode: status.resources.decode() },
         Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
         Step::EnterPool {
             stub: stub.clone(),
             device,
-            had_reset: is_new && status.was_reset,
+            had_reset: status.reset.clone().filter(|_| is_new),
             had_backend: is_new && status.has_backend,
         },
         Step::AwaitVerdict { stub, device },
@@ -130,9 +130,8 @@ fn hand_over(status: &DeviceStatus, stub: &DomainName) -> Vec<Step> {
 /// A free device out of the pool of its stub.
 pub(crate) fn from_pool(status: &DeviceStatus, stub: &DomainName) -> Vec<Step> {
     let (device, stub) = (status.device(), stub.clone());
-    let reset = if status.was_reset { Reset::Done } else { Reset::Failed };
     vec![
-        Step::LeavePool { stub: stub.clone(), resources: status.resources.clone(), reset },
+        Step::LeavePool { stub: stub.clone(), resources: status.resources.clone(), reset: status.reset.clone() },
         Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Revoke },
         Step::RemovePoolEntry { stub, device },
     ]

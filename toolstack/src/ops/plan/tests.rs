@@ -8,7 +8,6 @@ use xen_types::{DomId, Mfn, Sbdf};
 use super::attach::{AttachInput, AttachedDevice};
 use super::release::{Assignment, Connection, Known, Rights};
 use super::{Looked, OnFailure, Plan, Right, Step};
-use crate::device::reset::Reset;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
 use crate::ops::connect::Until;
@@ -17,6 +16,7 @@ use crate::ops::patience::Patience;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::device_table::Keep;
 use crate::records::export::Export;
+use crate::records::reset_note::ResetNote;
 use crate::sysfs::{Decode, PCIBACK};
 use crate::xen::{Frames, Permission, Ports};
 
@@ -62,7 +62,13 @@ fn memory(first: u64, count: u64) -> Right {
 }
 
 fn attached(resources: DeviceResources) -> AttachedDevice {
-    AttachedDevice { spec: DeviceSpec::plain(resources.device), resources, is_fresh: true, persistent: None }
+    AttachedDevice {
+        spec: DeviceSpec::plain(resources.device),
+        resources,
+        is_fresh: true,
+        reset: None,
+        persistent: None,
+    }
 }
 
 fn input(devices: Vec<AttachedDevice>) -> AttachInput {
@@ -107,6 +113,7 @@ fn one_device_goes_to_a_guest_registers_first_and_directories_last() {
                 devices: vec![device],
                 keeps: Some(Vec::new()),
                 before: vec![(device, None)],
+                resets: Vec::new(),
             },
             Step::Reset { stub: stub.clone(), device, decode: MEMORY, is_fresh: true },
             Step::PrepareForDriver { device, decode: MEMORY },
@@ -361,7 +368,7 @@ fn with_driver(resources: DeviceResources) -> DeviceStatus {
         noted_driver: None,
         has_slot: false,
         stub: None,
-        was_reset: false,
+        reset: None,
         has_backend: false,
         can_reset: true,
     }
@@ -372,7 +379,7 @@ fn parked(resources: DeviceResources) -> DeviceStatus {
 }
 
 fn pooled(resources: DeviceResources) -> DeviceStatus {
-    DeviceStatus { stub: Some(stub()), was_reset: true, has_backend: true, ..parked(resources) }
+    DeviceStatus { stub: Some(stub()), reset: Some(ResetNote::done("flr")), has_backend: true, ..parked(resources) }
 }
 
 fn steps(plan: Plan) -> Vec<Step> {
@@ -393,9 +400,10 @@ fn a_device_comes_from_its_driver_into_the_pool() {
             Step::AddSlot { device },
             Step::BindDriver { device, driver: PCIBACK.to_owned() },
             Step::Quarantine { device, was_parked: false },
+            Step::SaveConfiguration { device, is_known: false },
             Step::QuiesceAndReset { device, decode: MEMORY },
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
-            Step::EnterPool { stub: stub.clone(), device, had_reset: false, had_backend: false },
+            Step::EnterPool { stub: stub.clone(), device, had_reset: None, had_backend: false },
             Step::AwaitVerdict { stub, device },
             Step::RecordAdded {
                 intents: vec![device],
@@ -420,8 +428,8 @@ fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
     let stray = DeviceStatus { driver: None, ..pooled(disk()) };
     let plan = steps(super::pool::add(&[stray], Some(&stub()), "pcidom", None));
     let device = disk().device;
-    let leave = Step::LeavePool { stub: stub(), resources: disk(), reset: Reset::Done };
-    let enter = Step::EnterPool { stub: stub(), device, had_reset: false, had_backend: false };
+    let leave = Step::LeavePool { stub: stub(), resources: disk(), reset: Some(ResetNote::done("flr")) };
+    let enter = Step::EnterPool { stub: stub(), device, had_reset: None, had_backend: false };
     let place = |wanted: &Step| plan.iter().position(|step| step == wanted).unwrap_or_else(|| panic!("{plan:#?}"));
     assert!(place(&leave) < place(&enter));
     assert!(!plan.iter().any(|step| matches!(step, Step::UnbindDriver { .. } | Step::AddSlot { .. })));
@@ -470,7 +478,7 @@ fn a_device_goes_back_to_the_driver_that_had_it() {
         steps(super::pool::remove(std::slice::from_ref(&given), true)),
         [
             Step::NoteIntents { intents: vec![(device, Intent::Remove { rebind: true })] },
-            Step::LeavePool { stub: stub.clone(), resources: disk(), reset: Reset::Done },
+            Step::LeavePool { stub: stub.clone(), resources: disk(), reset: Some(ResetNote::done("flr")) },
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Revoke },
             Step::RemovePoolEntry { stub, device },
             Step::EndQuarantine { device },

@@ -70,6 +70,7 @@ impl Display for Step {
             }
             Self::Quarantine { device, .. } => write!(f, "put the DMA of {device} into quarantine"),
             Self::EndQuarantine { device } => write!(f, "end the quarantine of {device}"),
+            Self::SaveConfiguration { device, .. } => write!(f, "save the configuration of {device}"),
             Self::QuiesceAndReset { device, .. } => write!(f, "quiesce and reset {device}"),
             Self::ConfigSpace { stub, device, permission: Permission::Allow } => {
                 write!(f, "let {stub} read the configuration space of {device}")
