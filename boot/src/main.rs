@@ -11,13 +11,22 @@ mod platform;
 
 use kernel::control::{ShutdownReason, shutdown};
 use kernel::poll_list::PollList;
+use kernel::survivor::Restart;
 use kernel::xenstore_ring::XenstoreRing;
 use kernel::{BootInfo, clock, console, culprit, events, heap, survivor, trace};
 use pciback::{AdaptivePolling, Backend, Served, Shutdown};
+use pcidom_abi::image;
 use platform::Xen;
 use xen_types::{Errno, Port};
 
 kernel::image!(main);
+kernel::replaceable!(image::LAYOUT, pcidom_abi::VERSION);
+
+const _: () = assert!(survivor::OFFSETS[0] == image::SUM && survivor::OFFSETS[1] == image::MAY_RESTART);
+const _: () = assert!(survivor::OFFSETS[2] == image::RESTARTS && survivor::OFFSETS[3] == image::CRASHED_NS);
+const _: () = assert!(survivor::OFFSETS[4] == image::WORDS_LEN && survivor::OFFSETS[5] == image::WORDS.start);
+const _: () = assert!(survivor::OFFSETS[6] == image::FACTS_END && survivor::Restart::Never as u64 == image::NEVER);
+const _: () = assert!(survivor::Restart::Trial as u64 == image::TRIAL);
 
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {
@@ -61,6 +70,8 @@ struct Stub {
     due_ns: Option<u64>,
     /// Nothing but reads has happened since `due_ns` and `poll_list` were brought up to date.
     is_settled: bool,
+    /// What a crash leads to as soon as it is ready. Until then it is what it was in the life before, and the end in the first one.
+    restart: Restart,
     was_ready: bool,
     /// The last entry of the trace about this, which a burst of the same has once.
     last_served: Option<(Port, Served)>,
@@ -69,9 +80,8 @@ struct Stub {
 
 impl Stub {
     fn new(ring: XenstoreRing, options: &options::Options) -> Self {
-        let &options::Options { export, is_direct, .. } = options;
+        let &options::Options { export, is_direct, restart, .. } = options;
         let backend = Backend::new(Xen, pciback::Options { export, is_direct, ..pciback::Options::default() });
-        survivor::allow_restart(options.restart);
         Self {
             poll_list: PollList::new(ring.port()),
             has_unfinished: false,
@@ -80,6 +90,7 @@ impl Stub {
             has_bytes: true,
             due_ns: None,
             is_settled: false,
+            restart,
             was_ready: false,
             last_served: None,
             polling: AdaptivePolling::default(),
@@ -119,6 +130,7 @@ impl Stub {
             }
             if !self.was_ready && self.backend.is_ready() {
                 self.was_ready = true;
+                survivor::allow_restart(self.restart);
                 plain_log::info!(
                     "ready, {} us after the first instruction",
                     (clock::now_ns() - clock::start_ns()) / 1000

@@ -151,6 +151,7 @@ impl Lives for Xen {
         let count = survivor::restarts();
         (count > 0).then(|| {
             let (last_words, crashed_ns) = survivor::last_words();
+            let crashed_ns = if crashed_ns == 0 { clock::start_ns() } else { crashed_ns };
             Restarted { count, crashed_ns, last_words }
         })
     }

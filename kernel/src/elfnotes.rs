@@ -2,9 +2,19 @@
 //!
 //! No HYPERCALL_PAGE: a 64-bit PV guest may use `syscall` directly (see `hypercall.rs`), and the page would cost 4 KiB of image and memory.
 
-#![cfg(not(test))]
-
 use crate::layout::VIRT_BASE;
+
+/// Puts the note into the image by which dom0 knows that it can take the place of another one in a running domain: the numbers of its layout and of its
+/// contract with the other parts (`pcidom_abi::image`).
+#[macro_export]
+macro_rules! replaceable {
+    ($layout:expr, $contract:expr) => {
+        // SAFETY: `.note.Xen` is a section of notes (linker.ld); this is one, and a whole number of four bytes long.
+        #[unsafe(link_section = ".note.Xen")]
+        #[used]
+        static REPLACEABLE: $crate::Note<[u32; 2], 8> = $crate::Note::named(*b"pcidom\0\0", 7, 1, [$layout, $contract]);
+    };
+}
 
 unsafe extern "C" {
     /// Xen's entry into the image (`entry.rs`).
@@ -13,20 +23,29 @@ unsafe extern "C" {
 
 /// One note (System V ABI, "Note Section"): name and descriptor begin at multiples of four, so nothing in it is aligned to more.
 #[repr(C, packed(4))]
-struct Note<T> {
+#[derive(Debug)]
+pub struct Note<T, const NAME: usize = 4> {
     name_bytes: u32,
     descriptor_bytes: u32,
     kind: u32,
-    name: [u8; 4],
+    name: [u8; NAME],
     descriptor: T,
 }
 
 impl<T> Note<T> {
     /// `kind` is one of `XEN_ELFNOTE_*`.
     const fn new(kind: u32, descriptor: T) -> Self {
+        Self::named(*b"Xen\0", 4, kind, descriptor)
+    }
+}
+
+impl<T, const NAME: usize> Note<T, NAME> {
+    /// A note of a name with its NUL, `name_bytes` long, padded to a multiple of four.
+    #[must_use]
+    pub const fn named(name: [u8; NAME], name_bytes: u32, kind: u32, descriptor: T) -> Self {
         #[expect(clippy::cast_possible_truncation, reason = "descriptors are a few dozen bytes")]
         let descriptor_bytes = size_of::<T>() as u32;
-        Self { name_bytes: 4, descriptor_bytes, kind, name: *b"Xen\0", descriptor }
+        Self { name_bytes, descriptor_bytes, kind, name, descriptor }
     }
 }
 

@@ -15,9 +15,9 @@ mod start {
     use core::arch::global_asm;
 
     // At entry rsi points at start_info and rsp at the builder's boot stack of one page, which we leave (xen-x86_64.h, "start-of-day").
+    // `_restart` is the first thing of every image, so that dom0 knows where it is (`pcidom_abi::image`).
     global_asm!(
-        ".pushsection .bss.stack, \"aw\", @nobits",
-        ".balign 4096",
+        ".pushsection .bss.stack, \"aw\", @nobits", // at the beginning of a page (linker.ld)
         ".globl __stack_guard",
         "__stack_guard:",
         ".skip 4096",
@@ -25,13 +25,6 @@ mod start {
         "__stack_top:",
         ".popsection",
         ".pushsection .text.start, \"ax\", @progbits",
-        ".globl _start",
-        "_start:",
-        "cld",
-        "mov [rip + __start_info], rsi",
-        "lea rsi, [rip + __data_start]",
-        "lea rdi, [rip + __data_copy]", // all is writable yet
-        "jmp 2f",
         // A restart in place: all data as in the file.
         ".globl _restart",
         "_restart:",
@@ -71,8 +64,15 @@ mod start {
         "mov rdi, [rip + __start_info]",
         "call pcidom_main", // the image's; see `image!`
         "ud2",
+        ".globl _start",
+        "_start:",
+        "cld",
+        "mov [rip + __start_info], rsi",
+        "lea rsi, [rip + __data_start]",
+        "lea rdi, [rip + __data_copy]", // all is writable yet
+        "jmp 2b",
         ".popsection",
-        ".pushsection .kept, \"aw\", @nobits",
+        ".pushsection .kept.start, \"aw\", @nobits",
         ".balign 8",
         "__start_info:",
         ".skip 8",

@@ -75,7 +75,7 @@ struct Records(UnsafeCell<[[u64; 2]; FIXMAP_SLOTS]>);
 // SAFETY: one vCPU and no upcalls; records are read and written as a whole, in this file, by functions that do not call each other meanwhile.
 unsafe impl Sync for Records {}
 
-#[cfg_attr(not(test), unsafe(link_section = ".kept"))] // SAFETY: zero bytes, which is what the builder fills it with (linker.ld)
+#[cfg_attr(not(test), unsafe(link_section = ".kept.records"))] // SAFETY: zero bytes, which is what the builder fills it with (linker.ld)
 static FIRST_RECORDS: Records = Records(UnsafeCell::new([[0; 2]; FIXMAP_SLOTS]));
 
 /// Page tables: the one that is there from the start, and those of the growth.

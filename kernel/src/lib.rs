@@ -19,6 +19,7 @@ pub mod control;
 #[cfg(feature = "counting")]
 pub mod counting;
 pub mod culprit;
+#[cfg(not(test))]
 mod elfnotes;
 mod entry;
 pub mod events;
@@ -46,5 +47,7 @@ pub mod traps;
 mod tsc;
 pub mod xenstore_ring;
 
+#[cfg(not(test))]
+pub use elfnotes::Note;
 pub use entry::{init, xen_version};
 pub use start_info::BootInfo;

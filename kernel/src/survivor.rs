@@ -1,12 +1,13 @@
 //! What outlives a restart in place (`docs/restart.md`): the few facts that neither Xen nor xenstore nor the hardware can tell the image
 //! after its data were made new.
 //!
-//! They lie in `.kept`, which the entry code clears never (`entry.rs`, `linker.ld`). What is mapped in each fixmap entry is in the entries'
+//! They lie in `.kept.facts`, which the entry code clears never (`entry.rs`, `linker.ld`). What is mapped in each fixmap entry is in the entries'
 //! records ([`crate::fixmap`]). Everything is a number with a check sum over it: what a bug has scribbled over is found, and the domain ends then
 //! as crashed instead of going on with it.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write as _};
+use core::mem::offset_of;
 
 use xen_types::{DomId, GrantRef, Port};
 
@@ -35,14 +36,19 @@ struct Crash {
     culprit: u64,
 }
 
-/// Everything but the rest of the message that is under way, which has a place of its own because it is long.
+/// Everything but the rest of the message that is under way, which has a place of its own because it is long. A next image reads it as this one has
+/// left it: whoever changes a field here or in [`crate::fixmap`] raises `LAYOUT` in `pcidom_abi::image`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
-    /// A [`Restart`].
+    /// A [`Restart`]. This one and those up to `words` are what dom0 changes when it starts an image ([`OFFSETS`]).
     may_restart: u64,
     /// How often the image was started again.
     restarts: u64,
+    /// When the life before ended; 0 where dom0 has ended it, which does not know our clock.
+    crashed_ns: u64,
+    words_len: u64,
+    words: [u8; WORDS],
     /// Pages of the lasting ones that are in use ([`crate::lasting`]).
     pub(crate) lasting_pages: u64,
     /// Page tables of the fixmap's growth, and the numbers of the lasting pages at which their records begin.
@@ -54,9 +60,6 @@ pub(crate) struct Facts {
     pub(crate) ring_page: u64,
     crashes: [Crash; CRASHES],
     aside: [u64; ASIDE],
-    words: [u8; WORDS],
-    words_len: u64,
-    crashed_ns: u64,
     /// Where the message to xenstored that is being sent ends, and the one from it that is being received, by the rings' counters.
     pub(crate) sent_end: u32,
     pub(crate) received_end: u32,
@@ -67,10 +70,22 @@ const _: () = assert!(size_of::<Facts>().is_multiple_of(8) && align_of::<Facts>(
 
 #[repr(C)]
 struct Survivor {
-    facts: UnsafeCell<Facts>,
     sum: UnsafeCell<u64>,
+    facts: UnsafeCell<Facts>,
     rest: UnsafeCell<[u8; LONGEST]>,
 }
+
+/// Where the sum and the facts are that dom0 changes, in bytes from the beginning: the sum (0 for "not known"), [`Restart`], how often, when, how many
+/// bytes of last words, the words; and where the facts end.
+pub const OFFSETS: [usize; 7] = [
+    offset_of!(Survivor, sum),
+    offset_of!(Survivor, facts) + offset_of!(Facts, may_restart),
+    offset_of!(Survivor, facts) + offset_of!(Facts, restarts),
+    offset_of!(Survivor, facts) + offset_of!(Facts, crashed_ns),
+    offset_of!(Survivor, facts) + offset_of!(Facts, words_len),
+    offset_of!(Survivor, facts) + offset_of!(Facts, words),
+    offset_of!(Survivor, rest),
+];
 
 // SAFETY: one vCPU and no upcalls; every access is in a function of this file that calls nothing that comes back to it, so no two overlap. A panic
 // in between ends the life whose access it was.
@@ -78,11 +93,15 @@ unsafe impl Sync for Survivor {}
 
 const NO_CRASH: Crash = Crash { at_ns: 0, culprit: 0 };
 
-#[cfg_attr(not(test), unsafe(link_section = ".kept"))] // SAFETY: zero bytes, which is what the builder fills it with (linker.ld)
+#[cfg_attr(not(test), unsafe(link_section = ".kept.facts"))] // SAFETY: zero bytes, which is what the builder fills it with (linker.ld)
 static SURVIVOR: Survivor = Survivor {
+    sum: UnsafeCell::new(0),
     facts: UnsafeCell::new(Facts {
         may_restart: 0,
         restarts: 0,
+        crashed_ns: 0,
+        words_len: 0,
+        words: [0; WORDS],
         lasting_pages: 0,
         grown_tables: 0,
         grown_records: [0; FIXMAP_GROWTH_TABLES],
@@ -90,13 +109,9 @@ static SURVIVOR: Survivor = Survivor {
         ring_page: 0,
         crashes: [NO_CRASH; CRASHES],
         aside: [0; ASIDE],
-        words: [0; WORDS],
-        words_len: 0,
-        crashed_ns: 0,
         sent_end: 0,
         received_end: 0,
     }),
-    sum: UnsafeCell::new(0),
     rest: UnsafeCell::new([0; LONGEST]),
 };
 
@@ -174,6 +189,13 @@ pub enum Restart {
     Limited = 1,
     /// The entry, however often.
     Always = 2,
+    /// Sleep: dom0 has put this image in the place of another one, and puts that back if this one does not come up.
+    Trial = 3,
+}
+
+/// Whether dom0 waits for this image to come up, with another one at hand.
+pub(crate) fn is_on_trial() -> bool {
+    facts().may_restart == Restart::Trial as u64
 }
 
 /// What a crash leads to from now on.
@@ -181,7 +203,7 @@ pub fn allow_restart(restart: Restart) {
     change(|facts| facts.may_restart = restart as u64);
 }
 
-/// What the image said at its last crash, in ASCII, and when it was.
+/// What the image said at its last crash, in ASCII, and when it was; 0 where dom0 has started it again.
 #[must_use]
 pub fn last_words() -> (&'static [u8], u64) {
     let facts = facts();
@@ -236,7 +258,7 @@ impl fmt::Write for Words<'_> {
 /// all three have in common; one that they have in common is put aside, and so is one that ten within an hour have in common.
 #[inline(never)]
 pub(crate) fn crashed(now_ns: u64, culprit: Option<DomId>, words: fmt::Arguments<'_>) -> bool {
-    if !is_sound() || facts().may_restart == 0 {
+    if !is_sound() || !matches!(facts().may_restart, 1 | 2) {
         return false;
     }
     let culprit = culprit.map_or(0, |domain| u64::from(domain.0) + 1);

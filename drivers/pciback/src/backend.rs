@@ -112,10 +112,10 @@ impl<P: Platform> Backend<P> {
         if self.executor.is_woken() { Some(0) } else { self.core.with(|core| core.next_alarm_ns()) }
     }
 
-    /// True when the stub has announced itself in xenstore.
+    /// True when the stub has announced itself in xenstore and, after a restart in place, taken over what the life before has left.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.core.with(|core| core.is_ready)
+        self.core.with(|core| core.is_ready && !core.adoption.is_under_way())
     }
 
     /// What the toolstack has asked the domain to do, once it is acknowledged and the frontends are closed.

@@ -16,6 +16,7 @@
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |
 //! | [`statistics`] | queries to a stub and its answers |
 //! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
+//! | [`image`] | where a running stub has its image, and what outlives a start of it |
 //! | [`PartVersion`], [`ANNOUNCEMENT`] | what each part says of itself, and who understands whom |
 //!
 //! The nodes of a frontend's and a backend's directory are libxl's and the guests' own: they are in the crate `xenstore`. One node there is
@@ -48,6 +49,8 @@ mod ring;
 mod vectors;
 mod version;
 
+#[cfg(feature = "stub")]
+pub mod image;
 pub mod paths;
 pub mod pool;
 #[cfg(feature = "stub")]

@@ -9,6 +9,8 @@ use object::{
     read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader},
 };
 
+use pcidom_abi::image as layout;
+
 use crate::{
     notes::{self, Value},
     tally::Tally,
@@ -24,13 +26,14 @@ const BUDGET: &str = "tests/bench/image-budget";
 pub(crate) fn run(image: &Path) -> Result<bool> {
     let stripped = Image::read(image)?;
     let symbols = Image::read(&image.with_extension("debug.elf"))?;
-    let checks: [(&str, Result<String>); 7] = [
+    let checks: [(&str, Result<String>); 8] = [
         ("image_has_no_undefined_symbol", symbols.no_undefined_symbol()),
         ("image_has_no_relocation", symbols.no_relocation().and_then(|_| stripped.no_relocation())),
         ("image_needs_no_loader", stripped.no_loader_segment()),
         ("image_lies_where_one_mib_suffices", stripped.in_place()),
         ("image_has_no_segment_writable_and_executable", stripped.write_xor_execute()),
         ("image_has_the_elf_notes", stripped.has_notes()),
+        ("image_can_take_the_place_of_another", symbols.is_laid_out().and_then(|()| stripped.has_own_note())),
         ("image_is_within_its_budget", stripped.within_budget()),
     ];
     let mut sum = Tally::default();
@@ -157,6 +160,41 @@ impl Image {
         let runs = |segment: &Segment| segment.virt.contains(&entry) && segment.flags.contains(PF_X);
         ensure!(self.loaded()?.iter().any(runs), "ENTRY {entry:x} is not in code");
         Ok(String::new())
+    }
+
+    /// Everything that another image relies on is where the contract says.
+    fn is_laid_out(&self) -> Result<()> {
+        let elf = ElfFile64::<Endianness>::parse(&*self.bytes)?;
+        for (name, wanted) in [
+            ("_restart", layout::TEXT.start),
+            ("__text_end", layout::TEXT.end),
+            ("__data_copy", layout::RODATA.start),
+            ("__rodata_end", layout::RODATA.end),
+            ("__data_start", layout::DATA.start),
+            // The names of these two have the path around them, and a hash.
+            ("8SURVIVOR", layout::FACTS),
+            ("13FIRST_RECORDS", layout::RECORDS),
+            ("__start_info", layout::START_INFO),
+            ("__stack_guard", layout::STACK.start - 0x1000),
+            ("__stack_top", layout::STACK.end),
+            ("__image_end", layout::END),
+        ] {
+            let is_it = |symbol: &str| symbol == name || !name.starts_with('_') && symbol.contains(name);
+            let found = elf.symbols().find(|symbol| symbol.name().is_ok_and(is_it));
+            let found = found.with_context(|| format!("no symbol {name}"))?.address();
+            ensure!(found == wanted, "{name} is at {found:#x}, and layout {} has {wanted:#x}", layout::LAYOUT);
+        }
+        // The domain builder puts its own pages behind the last segment.
+        let end = self.loaded()?.iter().map(|segment| segment.virt.end).max();
+        ensure!(end == Some(layout::END), "the last segment ends at {end:x?}");
+        Ok(())
+    }
+
+    fn has_own_note(&self) -> Result<String> {
+        let numbers = [layout::LAYOUT, pcidom_abi::VERSION];
+        let note = notes::own(&self.bytes)?.context("no note of its own")?;
+        ensure!(note == numbers.map(u32::to_le_bytes).concat(), "its own note is {note:x?}, not {numbers:?}");
+        Ok(format!(" (layout {}, contract {})", layout::LAYOUT, pcidom_abi::VERSION))
     }
 
     fn within_budget(&self) -> Result<String> {

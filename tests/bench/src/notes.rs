@@ -6,6 +6,7 @@ use object::{
     elf::{FileHeader64, PT_NOTE},
     read::elf::{FileHeader, ProgramHeader},
 };
+use pcidom_abi::image as layout;
 
 /// The names of `XEN_ELFNOTE_*`, by number.
 const NAMES: [&str; 19] = [
@@ -54,6 +55,23 @@ pub(crate) fn read(image: &[u8]) -> Result<Vec<(&'static str, Value)>> {
         }
     }
     Ok(found)
+}
+
+/// What the note says by which an image can take the place of another (`pcidom_abi::image`).
+pub(crate) fn own(image: &[u8]) -> Result<Option<Vec<u8>>> {
+    let header = FileHeader64::<Endianness>::parse(image)?;
+    let endian = header.endian()?;
+    for segment in header.program_headers(endian, image)?.iter().filter(|segment| segment.p_type(endian) == PT_NOTE) {
+        let Some(mut notes) = segment.notes(endian, image)? else { continue };
+        while let Some(note) = notes.next()? {
+            if note.name() == layout::NOTE_OWNER.strip_suffix(b"\0").unwrap_or_default()
+                && note.n_type(endian).0 == layout::NOTE_TYPE
+            {
+                return Ok(Some(note.desc().to_vec()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn value(name: &str, content: &[u8]) -> Result<Value> {
