@@ -1,5 +1,6 @@
 //! Why a command fails: one line that names the device, the side and the cause, and what to try.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) use ::dom0::domain::DomainName;
@@ -96,6 +97,12 @@ pub(crate) enum Error {
     StubSilent { stub: DomainName, after: Duration, waiting_for: String },
     #[error("the backend {0} went away")]
     StubWentAway(DomainName),
+    #[error("the image of {stub} cannot be started again in place: {why}")]
+    NotReplaceable { stub: DomainName, why: String },
+    #[error("{} cannot take the place of the image that runs: {why}", .image.display())]
+    UnfitImage { image: PathBuf, why: String },
+    #[error("{} did not come up in {stub} within {}; {after}", .image.display(), Seconds(*.within))]
+    UpgradeFailed { stub: DomainName, image: PathBuf, within: Duration, after: String },
     #[error("the pool of {stub} has {devices} devices, and cannot have more")]
     PoolFull { stub: DomainName, devices: usize },
 
@@ -252,6 +259,12 @@ impl Error {
             Self::StubNotRunning(_) => {
                 "start it with `xl create`, or name the domain that serves PCI with --backend".to_owned()
             }
+            Self::NotReplaceable { .. } => {
+                "nothing was changed; when no guest has devices of it, `systemctl restart pcidom-backend` creates it anew from the image that is installed"
+                    .to_owned()
+            }
+            Self::UnfitImage { .. } => "nothing was changed; give it the pcidom.elf of a release whose layout and contract are this command's".to_owned(),
+            Self::UpgradeFailed { stub, .. } => format!("`pcidom logs --backend {}` shows what it said", stub.id),
             Self::PoolFull { .. } => "start another driver domain for the rest, and name it with --backend".to_owned(),
             Self::OtherVersion { part: Part::Broker, fit: Fit::Older, .. } => {
                 "`systemctl restart pcidom` starts the broker that is installed".to_owned()

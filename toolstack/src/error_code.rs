@@ -3,7 +3,7 @@
 use crate::error::{Error, HostError};
 
 /// Codes and their meaning, for the manual and for docs/schema/result.json.
-pub const ERROR_CODES: [(&str, &str); 64] = [
+pub const ERROR_CODES: [(&str, &str); 67] = [
     ("E_ALREADY_ASSIGNED", "another guest has the device"),
     ("E_BACKEND_GAVE_UP", "the backend gave up the guest's connection"),
     ("E_BACKEND_GONE", "the guest has devices of a backend that is gone"),
@@ -39,6 +39,7 @@ pub const ERROR_CODES: [(&str, &str); 64] = [
     ("E_NOT_CLOSED", "the guest has not closed its frontend, whose backend is gone"),
     ("E_NOT_IN_TIME", "what `wait` waits for did not come in time"),
     ("E_NOT_PV", "the guest is not PV"),
+    ("E_NOT_REPLACEABLE", "the image of the backend cannot be started again in place, and nothing was changed"),
     ("E_NOT_YET_USED", "the guest runs and does not use its devices yet; they stay attached"),
     ("E_NO_BACKEND", "the backend is not running"),
     ("E_NO_DEVICE", "there is no such device"),
@@ -62,8 +63,10 @@ pub const ERROR_CODES: [(&str, &str); 64] = [
     ("E_SHARED_PAGE", "the device has registers in one page with another's"),
     ("E_STILL_THERE", "a guest that was destroyed does not go away"),
     ("E_UNFIT_GUEST", "this domain cannot get devices"),
+    ("E_UNFIT_IMAGE", "the file is no image that can take the place of the one that runs, and nothing was changed"),
     ("E_UNHEALTHY", "doctor found something that failed"),
     ("E_UNSETTLED", "another command is moving the device"),
+    ("E_UPGRADE_FAILED", "the new image did not come up, and the one before was put back"),
     ("E_USAGE", "the command line makes no sense"),
     ("E_USED_BY_DOM0", "dom0 needs the device: a mounted file system, swap, its only network card"),
     ("E_XENSTORE", "xenstored refused a request, or does not answer"),
@@ -94,6 +97,9 @@ impl Error {
             Self::StubNotRunning(_) => "E_NO_BACKEND",
             Self::StubNotReady(_) => "E_BACKEND_NOT_READY",
             Self::OtherVersion { .. } => "E_OTHER_VERSION",
+            Self::NotReplaceable { .. } => "E_NOT_REPLACEABLE",
+            Self::UnfitImage { .. } => "E_UNFIT_IMAGE",
+            Self::UpgradeFailed { .. } => "E_UPGRADE_FAILED",
             Self::StubRefuses { .. } => "E_BACKEND_REFUSES",
             Self::StubSilent { .. } => "E_BACKEND_SILENT",
             Self::StubWentAway(_) => "E_BACKEND_WENT_AWAY",

@@ -86,6 +86,8 @@ pub struct Machine {
     hasty: BTreeMap<(DomId, Port), Hasty>,
     /// What a stub keeps through restarts in place.
     survivors: BTreeMap<DomId, Survivor>,
+    /// Domains that were interrupted by an NMI.
+    interrupted: Vec<DomId>,
     /// Notes about functions, by the frames of their configuration spaces. As long as they are mapped.
     notes: BTreeMap<Mfn, u32>,
     /// Calls that shall fail, by name: the stub's `map_grant`, `bind_interdomain`, `map_config` and `offer_ring`, and dom0's `open_config`.
@@ -472,6 +474,17 @@ impl SimXen {
     #[must_use]
     pub fn moments(&self, stub: DomId) -> usize {
         self.machine().survivors.get(&stub).map_or(0, |survivor| survivor.moments)
+    }
+
+    /// An NMI for this domain.
+    pub(crate) fn interrupt(&self, domain: DomId) {
+        self.machine().interrupted.push(domain);
+    }
+
+    /// The domains that were interrupted by an NMI since the last call.
+    #[must_use]
+    pub fn take_interrupted(&self) -> Vec<DomId> {
+        std::mem::take(&mut self.machine().interrupted)
     }
 
     /// Has a stub serve this frontend no more after its next restart, as after three crashes of it.

@@ -38,6 +38,17 @@ impl Hypervisor for FakeHypervisor {
         Ok(seen(&self.0.borrow(), id))
     }
 
+    fn send_nmi(&self, domain: DomId) -> Outcome {
+        self.change("xc_domain_send_trigger", domain, |world| {
+            // It may be interrupted again meanwhile.
+            if let Some(mut act) = world.on_nmi.take() {
+                act(world, domain);
+                world.on_nmi.get_or_insert(act);
+            }
+            Ok(())
+        })
+    }
+
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
         let call = "xc_physdev_unmap_pirq";
         let key = (domain, pirq.0);

@@ -16,6 +16,10 @@ pub struct FakeMemory {
     pub levels: BTreeMap<u64, u8>,
     pub roots: BTreeMap<DomId, u64>,
     pub channels: BTreeMap<(DomId, u32), Pirq>,
+    /// What is in some frames.
+    pub pages: BTreeMap<u64, [u8; 4096]>,
+    /// Where an NMI leads a domain to.
+    pub nmi_entries: BTreeMap<DomId, u64>,
     /// How often each domain was stopped and not let go on.
     pub pauses: BTreeMap<DomId, u32>,
     /// How long each domain has run.

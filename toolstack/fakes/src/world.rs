@@ -41,6 +41,9 @@ pub type Incident = Box<dyn FnMut(&mut World) -> bool>;
 /// Something that happens at a certain moment.
 pub type Once = Box<dyn FnOnce(&mut World)>;
 
+/// What a domain does when an NMI interrupts it.
+pub type OnNmi = Box<dyn FnMut(&mut World, DomId)>;
+
 /// What happens while xl makes the guest with an id.
 pub type DuringCreate = Box<dyn Fn(&str)>;
 
@@ -134,6 +137,8 @@ pub struct World {
     pub guest: GuestScript,
     pub incidents: Vec<Incident>,
     pub memory: FakeMemory,
+    /// What happens when an NMI interrupts a domain.
+    pub on_nmi: Option<OnNmi>,
 }
 
 impl World {

@@ -29,7 +29,7 @@ use xen_types::{DomId, Port};
 
 pub(crate) use crate::records::device_table::forget_pirqs;
 pub(crate) use leaks::LeakedMappings;
-pub(crate) use paused::recover;
+pub(crate) use paused::{recover, while_paused};
 pub(crate) use pirqs::note_pirqs;
 
 use crate::device::resources::DeviceResources;
@@ -40,7 +40,6 @@ use crate::host::settings::Audit;
 use crate::records::device_table;
 use crate::xen::{Channel, HypercallError, says_gone};
 use leaks::{Found, count};
-use paused::while_paused;
 use registers::{Registers, Wanted};
 
 /// Looks for what is left of each of these devices, after the rights to them were taken back: mappings of their registers in `guest`

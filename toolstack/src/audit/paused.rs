@@ -37,7 +37,7 @@ fn is_why(note: &PauseNote, ran: Duration) -> bool {
 ///
 /// # Errors
 /// The outer ones are those of stopping it and of letting it go on.
-pub(super) fn while_paused<T>(
+pub(crate) fn while_paused<T>(
     host: &Host,
     domain: &DomainName,
     mut look: impl FnMut() -> Result<T, HypercallError>,

@@ -105,6 +105,24 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "json")]
         prometheus: bool,
     },
+    /// Start the image of a driver domain again in the same domain; its guests keep their devices
+    Restart {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put another image into a driver domain that runs; its guests keep their devices. One that does not come up is taken back
+    Upgrade {
+        /// Name or id of the driver domain
+        #[arg(long, value_name = "NAME", default_value = "pcidom")]
+        backend: String,
+        #[command(flatten)]
+        output: Output,
+        /// The image; without it, the one that kernel= in /etc/xen/pcidom.cfg names
+        image: Option<PathBuf>,
+    },
     /// Wait until something is as it should be
     #[command(subcommand)]
     Wait(WaitCommand),
@@ -180,6 +198,8 @@ impl Command {
             Self::Create(args) => ("create", args.output),
             Self::Detach(args) => ("detach", args.output),
             Self::Reclaim { output, .. } => ("reclaim", *output),
+            Self::Restart { output, .. } => ("restart", *output),
+            Self::Upgrade { output, .. } => ("upgrade", *output),
             Self::Assignable(AssignableCommand::Add(args)) => ("assignable add", args.output),
             Self::Assignable(AssignableCommand::Remove { output, .. }) => ("assignable remove", *output),
             Self::Wait(
@@ -587,6 +607,9 @@ mod tests {
             ("assignable add --json 00:05.0", "assignable add"),
             ("assignable remove --json 00:05.0", "assignable remove"),
             ("reclaim --json", "reclaim"),
+            ("restart --json", "restart"),
+            ("upgrade --json", "upgrade"),
+            ("upgrade --json pcidom.elf", "upgrade"),
             ("wait ready --json", "wait"),
             ("wait free --json 00:05.0", "wait"),
             ("wait attached --json web 00:05.0", "wait"),

@@ -24,6 +24,7 @@ use crate::ops::maintenance::{self, SavedPlan};
 use crate::ops::named_devices;
 use crate::ops::plan::Plan;
 use crate::ops::recover;
+use crate::ops::replace;
 use crate::ops::versions;
 use crate::ops::wait::{self, Awaited};
 
@@ -97,6 +98,16 @@ pub(crate) fn run(host: &Host, command: &Command, report: &mut Report) -> Result
                 (false, false) => status.text(),
             })?;
             status.check()
+        }
+        Command::Restart { backend, .. } => {
+            host.lock_commands(None)?;
+            report.started(&replace::restart(host, backend)?)
+        }
+        Command::Upgrade { backend, image, .. } => {
+            host.lock_commands(None)?;
+            let installed = || replace::installed(&host.root);
+            let image = image.clone().map_or_else(installed, Ok)?;
+            report.started(&replace::upgrade(host, backend, &image)?)
         }
         Command::Logs { backend, lines } => print(&logs::logs(host, backend, *lines)?),
         Command::Wait(command) => {

@@ -38,6 +38,8 @@ mod tests {
                 "status",
                 "completions",
                 "backend",
+                "restart",
+                "upgrade",
                 "force",
             ] {
                 assert!(script.contains(word), "{shell}: no {word}");

@@ -12,6 +12,5 @@ pub(crate) mod report;
 pub(crate) mod resident;
 pub(crate) mod show;
 pub(crate) mod status;
-pub(crate) mod stub_query;
 mod turn;
 pub(crate) mod xl_words;

@@ -1,10 +1,13 @@
 //! What a command that changes something answers with `--json` (docs/schema/result.json): one object, whatever became of it.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::cli::print::print;
 use crate::error::Error;
 use crate::ops::plan::Plan;
+use crate::ops::replace::Started;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -24,8 +27,21 @@ pub(crate) struct Report {
     /// With `--dry-run`, what would be done.
     steps: Vec<String>,
     notes: Vec<String>,
+    /// Of `restart` and `upgrade`.
+    started: Option<StartedEntry>,
     #[serde(skip)]
     is_wanted: bool,
+}
+
+/// An image that was started again.
+#[derive(Clone, Debug, Serialize)]
+struct StartedEntry {
+    stub: u16,
+    release: String,
+    before: String,
+    took_ns: u64,
+    took_inside_ns: u64,
+    frontends: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +65,7 @@ impl Report {
             hint: None,
             steps: Vec::new(),
             notes: Vec::new(),
+            started: None,
             is_wanted,
         }
     }
@@ -63,6 +80,24 @@ impl Report {
         self.outcome = Outcome::Planned;
         self.steps.extend(steps);
         if self.is_wanted { Ok(()) } else { print(&text()) }
+    }
+
+    /// What became of a stub whose image was started again: printed, or kept for the end.
+    pub(crate) fn started(&mut self, started: &Started) -> Result<(), Error> {
+        let Started { stub, release, before, took, took_inside, frontends } = started;
+        if !self.is_wanted {
+            return print(&started.to_string());
+        }
+        let nanoseconds = |time: &Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.started = Some(StartedEntry {
+            stub: stub.id.0,
+            release: release.clone(),
+            before: before.clone(),
+            took_ns: nanoseconds(took),
+            took_inside_ns: nanoseconds(took_inside),
+            frontends: *frontends,
+        });
+        Ok(())
     }
 
     /// The JSON form, where it is wanted.

@@ -12,13 +12,13 @@ use xen_types::{DomId, Sbdf};
 
 use crate::cli::columns::columns;
 use crate::cli::list::{self, DomainEntry};
-use crate::cli::stub_query;
 use crate::device::resources::DeviceResources;
 use crate::device::state;
 use crate::error::Error;
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::pool;
+use crate::ops::stub_query;
 use crate::records::device_table;
 use crate::records::export::{Export, ExportMode};
 use crate::sysfs::ConfigWalk as _;

@@ -11,13 +11,13 @@ use xenstore::{XenbusState, path};
 
 use crate::cli::list::DomainEntry;
 use crate::cli::prometheus::{Kind, Metrics};
-use crate::cli::stub_query;
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::host::lock;
 use crate::ops::attach::find_stub;
 use crate::ops::pool::PoolState;
+use crate::ops::stub_query;
 use crate::ops::versions;
 use crate::records::directories::Ends;
 

@@ -7,7 +7,7 @@ use fakes::FakeHypervisor;
 use fakes::hypervisor::{Outcome, assignable, refuse};
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use crate::xen::{Domctls, Frames, Inspect, Permission, Ports};
+use crate::xen::{Domctls, Frames, Images, Inspect, Permission, Ports};
 
 /// Gives or takes rights one by one. Taking one that is not there is a bug of the tool unless it cannot know.
 fn set<R: Ord + Debug>(
@@ -31,6 +31,10 @@ fn set<R: Ord + Debug>(
 
 impl Domctls for FakeHypervisor {
     fn inspect(&self) -> &dyn Inspect {
+        self
+    }
+
+    fn images(&self) -> &dyn Images {
         self
     }
 

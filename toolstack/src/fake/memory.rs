@@ -6,7 +6,7 @@ use fakes::FakeHypervisor;
 use fakes::hypervisor::{Outcome, refuse, seen};
 use xen_types::{DomId, Errno, Mfn, Port};
 
-use crate::xen::{BATCH, Channel, DomainInfo, FrameType, Inspect, Table};
+use crate::xen::{BATCH, Channel, DomainInfo, FrameType, Images, Inspect, Page, Table};
 
 impl Inspect for FakeHypervisor {
     fn next_domain(&self, from: DomId) -> Outcome<Option<(DomId, DomainInfo)>> {
@@ -102,6 +102,46 @@ impl Inspect for FakeHypervisor {
                 return Ok(None);
             }
             Ok(Some(memory.channels.get(&(domain, port.0)).map_or(Channel::Other, |pirq| Channel::Pirq(*pirq))))
+        })
+    }
+}
+
+impl Images for FakeHypervisor {
+    fn read_pages(&self, domain: DomId, frames: &[Mfn]) -> Outcome<Vec<Page>> {
+        let world = self.0.borrow();
+        let page = |frame: &Mfn| match world.memory.frames.get(&frame.0) {
+            Some((owner, None)) if *owner == domain => {
+                Ok(world.memory.pages.get(&frame.0).copied().unwrap_or([0; 4096]))
+            }
+            Some((owner, Some(entries))) if *owner == domain => {
+                let mut page = [0; 4096];
+                for (index, entry) in entries {
+                    page[index * 8..index * 8 + 8].copy_from_slice(&entry.to_le_bytes());
+                }
+                Ok(page)
+            }
+            _ => refuse("xenforeignmemory_map", Errno::EINVAL),
+        };
+        frames.iter().map(page).collect()
+    }
+
+    fn write_pages(&self, domain: DomId, pages: &[(Mfn, &Page)]) -> Outcome {
+        if pages.iter().any(|(frame, _)| self.0.borrow().memory.frames.get(&frame.0) != Some(&(domain, None))) {
+            return refuse("xenforeignmemory_map", Errno::EINVAL);
+        }
+        self.change("xenforeignmemory_map", domain, |world| {
+            if !seen(world, domain).is_some_and(|info| info.paused) {
+                world.violations.push(format!("memory of domain {domain} was changed while it ran"));
+            }
+            world.memory.pages.extend(pages.iter().map(|(frame, page)| (frame.0, **page)));
+            Ok(())
+        })
+    }
+
+    fn set_nmi_entry(&self, domain: DomId, entry: u64) -> Outcome {
+        self.change("xc_vcpu_setcontext", domain, |world| {
+            world.memory.nmi_entries.insert(domain, entry);
+            Ok(())
         })
     }
 }

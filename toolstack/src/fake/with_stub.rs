@@ -23,7 +23,7 @@ use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
 use crate::sysfs::{Sysfs, Width};
-use crate::xen::{DomainInfo, Domctls, Frames, HypercallError, Hypervisor, Inspect, Permission, Ports};
+use crate::xen::{DomainInfo, Domctls, Frames, HypercallError, Hypervisor, Images, Inspect, Permission, Ports};
 
 /// Everybody but the tool.
 pub(crate) struct Peers {
@@ -262,6 +262,10 @@ impl Hypervisor for SimHypervisor {
         LOWEST_PIRQ.into()..=TOP_PIRQ.into()
     }
 
+    fn send_nmi(&self, domain: DomId) -> Outcome {
+        self.fake.send_nmi(domain)
+    }
+
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
         self.fake.test_assign(domain, device)
     }
@@ -269,6 +273,10 @@ impl Hypervisor for SimHypervisor {
 
 impl Domctls for SimHypervisor {
     fn inspect(&self) -> &dyn Inspect {
+        &self.fake
+    }
+
+    fn images(&self) -> &dyn Images {
         &self.fake
     }
 

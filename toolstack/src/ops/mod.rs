@@ -22,6 +22,8 @@ pub(crate) mod reattach;
 pub(crate) mod recover;
 pub(crate) mod recover_intents;
 pub(crate) mod release;
+pub(crate) mod replace;
+pub(crate) mod stub_query;
 pub(crate) mod unfinished_guests;
 pub(crate) mod versions;
 pub(crate) mod wait;

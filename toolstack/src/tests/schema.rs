@@ -3,6 +3,8 @@
 //! The validator knows the keywords that these schemas use and refuses any other: a crate that knows all of JSON Schema brings seventy
 //! more with it.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{add_all, attach_to_web, attached, request};
@@ -11,9 +13,10 @@ use crate::cli::report::Report;
 use crate::cli::show::show;
 use crate::cli::status::status;
 use crate::doctor::{Opened, examine};
-use crate::error::Error;
+use crate::error::{DomainName, Error};
 use crate::fake::{EDU, Machine, MachineWithStub, STUB, WEB, device};
 use crate::ops::attach::attach;
+use crate::ops::replace::Started;
 
 /// Fails with the place where the document is not what the schema says.
 #[track_caller]
@@ -166,6 +169,16 @@ fn what_became_of_a_command_is_as_described() {
     assert_eq!(
         (&json["error"], &json["hint"]),
         (&"there is no guest web".into(), &"`xl list` shows the guests".into())
+    );
+    let mut report = Report::new("restart", true);
+    let stub = DomainName { id: STUB, name: None };
+    let (release, took) = ("0.1.0".to_owned(), Duration::from_millis(3));
+    let started = Started { stub, before: release.clone(), release, took, took_inside: took, frontends: Some(3) };
+    report.started(&started).unwrap();
+    assert_valid(RESULT, &report.finish(&Ok(()), Vec::new()).unwrap());
+    assert_eq!(
+        started.to_string(),
+        "domain 3 runs 0.1.0 and serves 3 frontends; it was away for 3 ms, 3000 us of them for its own start"
     );
     assert!(Report::new("create", false).finish(&Ok(()), Vec::new()).is_none(), "nobody has asked for it");
     let schema = parse(RESULT);

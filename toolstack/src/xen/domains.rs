@@ -6,6 +6,7 @@ use std::time::Duration;
 use ::dom0::xen::library::{check, last_errno};
 use xen_types::{DomId, Errno, Mfn, Pirq, Port};
 
+use super::images::{Images, Page};
 use super::inspect::{BATCH, Channel, FrameType, Inspect, Table};
 use super::inspector::{Context, EvtchnStatus};
 use super::libxc::Libxc;
@@ -27,6 +28,10 @@ const PFINFO_L4TAB: u64 = 0x4 << 28;
 /// registers, 256 traps of 16, LDT, 16 frames and the size of the GDT, kernel stack, and three more control registers. A CPU of 32 bits has
 /// something else there, of which Xen says that it is no root table.
 const CONTEXT_CR3: usize = 5008 / 8;
+
+/// `trap_ctxt[2].address` of the same structure, where an NMI leads to (`register_guest_nmi_callback`, `xen/arch/x86/pv/traps.c`): the traps begin at byte 720,
+/// and the address is the second half of an entry.
+const CONTEXT_NMI_ENTRY: usize = (720 + 2 * 16 + 8) / 8;
 
 /// `EVTCHNSTAT_pirq` (`xen/include/public/event_channel.h`).
 const STATUS_PIRQ: u32 = 3;
@@ -122,6 +127,29 @@ impl Inspect for Libxc {
             Err(HypercallError { errno: Errno::EINVAL, .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+// As above.
+impl Images for Libxc {
+    fn read_pages(&self, domain: DomId, frames: &[Mfn]) -> Result<Vec<Page>, HypercallError> {
+        self.inspector()?.memory.read(domain, frames)
+    }
+
+    fn write_pages(&self, domain: DomId, pages: &[(Mfn, &Page)]) -> Result<(), HypercallError> {
+        self.inspector()?.memory.write(domain, pages)
+    }
+
+    fn set_nmi_entry(&self, domain: DomId, entry: u64) -> Result<(), HypercallError> {
+        let functions = &self.inspector()?.functions;
+        let mut context: Context = [0; 1024];
+        // SAFETY: `context` has room for the structure of any release, and is written during the call only.
+        let done = unsafe { (functions.getcontext)(self.handle(), domain.0.into(), 0, &raw mut context) };
+        check("xc_vcpu_getcontext", done)?;
+        context[CONTEXT_NMI_ENTRY] = entry;
+        // SAFETY: what the library has filled in just now, but for one number; it is only read.
+        let done = unsafe { (functions.setcontext)(self.handle(), domain.0.into(), 0, &raw const context) };
+        check("xc_vcpu_setcontext", done)
     }
 }
 

@@ -12,7 +12,7 @@ use ::dom0::xen::{Handle, Hypervisor};
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
 use super::inspector::Inspector;
-use super::{DomainInfo, Domctls, Frames, HypercallError, Inspect, OpenError, Permission, Ports, XenVersion};
+use super::{DomainInfo, Domctls, Frames, HypercallError, Images, Inspect, OpenError, Permission, Ports, XenVersion};
 
 /// Room for one `xc_physinfo_t` (112 bytes in 4.17), whatever later releases add.
 type Scratch = [u32; 1024];
@@ -99,6 +99,10 @@ impl Hypervisor for Libxc {
         self.base.unmap_pirq(domain, pirq)
     }
 
+    fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
+        self.base.send_nmi(domain)
+    }
+
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError> {
         self.base.test_assign(domain, device)
     }
@@ -107,6 +111,10 @@ impl Hypervisor for Libxc {
 // In every call below the handle is open until `base` is dropped, and numbers are passed by value; what else matters is said there.
 impl Domctls for Libxc {
     fn inspect(&self) -> &dyn Inspect {
+        self
+    }
+
+    fn images(&self) -> &dyn Images {
         self
     }
 

@@ -1,6 +1,6 @@
 //! What only commands ask of the hypervisor; what the broker asks too is in the crate `dom0`.
 //!
-//! [`Domctls`] is the seam, with [`Inspect`] for looking into guests: the real one calls libxenctrl, the tests have a strict fake that
+//! [`Domctls`] is the seam, with [`Inspect`] for looking into guests and [`Images`] for changing what a driver domain runs: the real one calls libxenctrl, the tests have a strict fake that
 //! keeps every domain's rights and fails on a right that is taken back twice. This folder holds the only code of the crate that says
 //! `unsafe`: calls into C.
 
@@ -8,6 +8,7 @@
 mod domains;
 #[expect(unsafe_code, reason = "calls into libxenforeignmemory, a C library")]
 mod foreign;
+mod images;
 mod inspect;
 mod inspector;
 #[expect(unsafe_code, reason = "calls into libxenctrl, a C library")]
@@ -16,6 +17,7 @@ mod libxc;
 mod signals;
 
 pub(crate) use ::dom0::xen::{DomainInfo, HypercallError, Hypervisor, OpenError, XenVersion};
+pub(crate) use images::{Images, Page};
 pub(crate) use inspect::{BATCH, Channel, FrameType, Inspect, Table, says_gone};
 pub(crate) use libxc::Libxc;
 pub(crate) use signals::{Mask, StopSignal, block_all, listen, noted_signal};
@@ -47,6 +49,9 @@ pub(crate) enum Permission {
 pub(crate) trait Domctls: Hypervisor {
     /// Looking into domains.
     fn inspect(&self) -> &dyn Inspect;
+
+    /// Changing what a domain runs.
+    fn images(&self) -> &dyn Images;
 
     /// Whether the host has an IOMMU that Xen uses, `directio` in `xl info` (`xc_physinfo`).
     fn has_iommu(&self) -> Result<bool, HypercallError>;

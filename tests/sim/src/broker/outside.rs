@@ -57,6 +57,11 @@ impl Hypervisor for Outside {
         }
     }
 
+    fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
+        self.xen().interrupt(domain);
+        Ok(())
+    }
+
     fn vector_pirqs(&self) -> std::ops::RangeInclusive<u32> {
         LOWEST_PIRQ.into()..=TOP_PIRQ.into()
     }

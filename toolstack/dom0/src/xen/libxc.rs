@@ -38,6 +38,7 @@ struct Functions {
     getinfolist: unsafe extern "C" fn(Handle, u32, c_uint, *mut Scratch) -> c_int,
     unmap_pirq: unsafe extern "C" fn(Handle, u32, c_int) -> c_int,
     test_assign: unsafe extern "C" fn(Handle, u32, u32) -> c_int,
+    send_trigger: unsafe extern "C" fn(Handle, u32, u32, u32) -> c_int,
 }
 
 /// An open hypervisor interface.
@@ -69,6 +70,7 @@ impl Libxc {
             getinfolist: library_symbol!(library, "xc_domain_getinfolist"),
             unmap_pirq: library_symbol!(library, "xc_physdev_unmap_pirq"),
             test_assign: library_symbol!(library, "xc_test_assign_device"),
+            send_trigger: library_symbol!(library, "xc_domain_send_trigger"),
         };
         // SAFETY: a logger that lives for ever (`silent`), no flags.
         let handle = unsafe { open(silent(), silent(), 0) };
@@ -137,6 +139,13 @@ impl Hypervisor for Libxc {
         let pirq = c_int::try_from(pirq.0).map_err(|_| HypercallError { call, errno: Errno::EINVAL })?;
         // SAFETY: numbers only.
         check(call, unsafe { (self.functions.unmap_pirq)(self.handle, domain.0.into(), pirq) })
+    }
+
+    fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
+        /// `XEN_DOMCTL_SENDTRIGGER_NMI` (`xen/include/public/domctl.h`).
+        const NMI: u32 = 0;
+        // SAFETY: numbers only.
+        check("xc_domain_send_trigger", unsafe { (self.functions.send_trigger)(self.handle, domain.0.into(), NMI, 0) })
     }
 
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError> {

@@ -75,6 +75,12 @@ pub trait Hypervisor {
     /// Xen's: why not.
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;
 
+    /// Interrupts a domain's first CPU with an NMI, which wakes it if it sleeps (`xc_domain_send_trigger`).
+    ///
+    /// # Errors
+    /// Xen's.
+    fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError>;
+
     /// Where a guest's vectors are. Xen gives out numbers from the end of the guest's own downwards, wherever that is
     /// (`get_free_pirqs`, `xen/arch/x86/irq.c`); below are the GSIs, of which there are 16 at least. Higher ones do not fit into
     /// `pciif.h`'s answer to a guest.
