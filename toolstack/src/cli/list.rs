@@ -17,7 +17,7 @@ use crate::ops::pool::{self, PoolState};
 use crate::records::device_table::{self, Record};
 use crate::records::directories::{self, end_state};
 use crate::records::guard;
-use crate::sysfs::PCIBACK;
+use crate::sysfs::{ErrorCounters, PCIBACK};
 use pcidom_broker::guard::{Guard, is_taken, look};
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
@@ -75,6 +75,8 @@ pub(crate) struct DeviceEntry {
     guard: Option<String>,
     /// What became of the reset of a free device: `done flr`, `no-method`, `failed`, `lost`.
     reset: Option<String>,
+    /// Errors that it has reported to dom0's kernel; none where it reports no errors.
+    errors: Option<ErrorCounters>,
 }
 
 #[derive(Serialize)]
@@ -181,6 +183,7 @@ fn parked_entry(host: &Host, device: Sbdf) -> Result<DeviceEntry, Error> {
         name: host.read(&parking::name_node(device))?,
         guard: None,
         reset: None,
+        errors: host.sysfs.error_counters(device),
     })
 }
 
@@ -301,12 +304,14 @@ fn note(entry: &DeviceEntry) -> String {
     let word = problem.or(leaked).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));
     let guard = entry.guard.as_ref().map(|guard| format!("guard {guard}"));
+    let errors = entry.errors.as_ref().filter(|errors| !errors.is_clean()).map(|errors| format!("errors: {errors}"));
     let reset = entry.reset.as_deref().and_then(reset_words);
     word.into_iter()
         .chain(entry.policy.clone())
         .chain(physical)
         .chain(guard)
         .chain(reset)
+        .chain(errors)
         .collect::<Vec<_>>()
         .join(", ")
 }

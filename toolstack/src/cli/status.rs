@@ -19,7 +19,9 @@ use crate::ops::attach::find_stub;
 use crate::ops::pool::PoolState;
 use crate::ops::stub_query;
 use crate::ops::versions;
+use crate::records::device_table;
 use crate::records::directories::Ends;
+use crate::sysfs::ErrorCounters;
 
 /// Version of the JSON form; grows when a field changes its meaning or goes away.
 const JSON_VERSION: u32 = 1;
@@ -39,6 +41,8 @@ pub(crate) struct Status {
     broker: Broker,
     command: Part,
     devices: Devices,
+    /// Devices of its pool that have reported errors.
+    errors: Vec<DeviceErrors>,
     frontends: Vec<Frontend>,
     /// None when the stub did not answer.
     statistics: Option<Statistics>,
@@ -89,6 +93,14 @@ struct Devices {
     refused: u32,
     /// New, released, vanished, or on their way.
     other: u32,
+}
+
+/// Errors that a device has reported to dom0's kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct DeviceErrors {
+    device: String,
+    #[serde(flatten)]
+    counters: ErrorCounters,
 }
 
 /// A guest that the stub has a directory for.
@@ -170,6 +182,7 @@ pub(crate) fn status(host: &Host, backend: &str) -> Result<Status, Error> {
         },
         command: Part { version: own.release, contract: own.contract },
         devices: devices(host, stub.id)?,
+        errors: errors(host, stub.id)?,
         frontends: frontends(host, stub.id)?,
         statistics: stub_query::ask(host, stub.id, QueryKind::Statistics)?.map(Statistics::new),
         stub: stub.into(),
@@ -189,6 +202,13 @@ fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
         *count += 1;
     }
     Ok(devices)
+}
+
+fn errors(host: &Host, stub: DomId) -> Result<Vec<DeviceErrors>, Error> {
+    let of_stub = device_table::load(host)?.into_iter().filter(|record| record.stub == stub);
+    let counted = of_stub.filter_map(|record| Some((record.device, host.sysfs.error_counters(record.device)?)));
+    let with_errors = counted.filter(|(_, counters)| !counters.is_clean());
+    Ok(with_errors.map(|(device, counters)| DeviceErrors { device: device.to_string(), counters }).collect())
 }
 
 fn frontends(host: &Host, stub: DomId) -> Result<Vec<Frontend>, Error> {
@@ -254,6 +274,17 @@ impl Status {
         for (state, count) in [("free", free), ("assigned", assigned), ("refused", refused), ("other", other)] {
             metrics.value("pcidom_devices", &[backend, ("state", state)], count);
         }
+        metrics.begin(
+            "pcidom_device_errors_total",
+            Kind::Counter,
+            "Errors that a device has reported to dom0's kernel",
+        );
+        for DeviceErrors { device, counters: ErrorCounters { correctable, nonfatal, fatal, .. } } in &self.errors {
+            for (severity, count) in [("correctable", correctable), ("nonfatal", nonfatal), ("fatal", fatal)] {
+                let labels = [backend, ("device", device), ("severity", severity)];
+                metrics.value("pcidom_device_errors_total", &labels, count);
+            }
+        }
         for (metric, help) in [
             ("pcidom_frontend_devices", "Devices of a guest"),
             ("pcidom_frontend_connected", "Whether both ends of a guest's connection are connected"),
@@ -318,6 +349,9 @@ impl Status {
         lines.push(line("command", version(Some(&self.command.version), self.command.contract)));
         let Devices { free, assigned, refused, other } = self.devices;
         lines.push(line("devices", format!("{free} free, {assigned} assigned, {refused} refused, {other} other")));
+        for DeviceErrors { device, counters } in &self.errors {
+            lines.push(line("errors", format!("{device}: {counters}")));
+        }
         for Frontend { guest, backend_state, frontend_state, devices, error } in &self.frontends {
             let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             let plural = if *devices == 1 { "" } else { "s" };

@@ -41,6 +41,7 @@ pub(super) fn checks(host: &Host, device: Sbdf) -> Vec<Check> {
             host.sysfs.ecam_frame(device).map(|_| Check::ok("ecam", "its configuration space is in a window")),
         ),
         reset(host, device),
+        errors(host, device),
         Check::of("group", group(host, device)),
         Check::of("acs", acs(host, device)),
         Check::of("registers", pages(host, device)),
@@ -153,6 +154,20 @@ fn reset(host: &Host, device: Sbdf) -> Check {
         ),
         "yes" => Check::ok("reset", "it can be reset"),
         methods => Check::ok("reset", format!("it can be reset ({methods})")),
+    }
+}
+
+/// Errors that it has reported: correctable ones tell of a bad link, others have cost somebody data.
+fn errors(host: &Host, device: Sbdf) -> Check {
+    const NAME: &str = "errors";
+    match host.sysfs.error_counters(device) {
+        None => Check::ok(NAME, "it reports none, or dom0's kernel counts none"),
+        Some(counters) if counters.is_clean() => Check::ok(NAME, "it has reported none"),
+        Some(counters) => Check::warning(
+            NAME,
+            format!("it has reported {counters}"),
+            "`dmesg` in dom0 has them; look at slot, cable and firmware",
+        ),
     }
 }
 

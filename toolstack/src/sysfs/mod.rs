@@ -3,6 +3,7 @@
 //!
 //! Everything written goes through [`Writes`], so that tests run on a folder with a fake kernel that answers writes as Linux does.
 
+mod errors;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 pub(crate) mod identity;
@@ -18,6 +19,7 @@ mod writer;
 pub(crate) use ::dom0::sysfs::{Decode, Kernel, PCIBACK, Width};
 pub(crate) use walk::ConfigWalk;
 
+pub(crate) use errors::ErrorCounters;
 pub(crate) use pending::Pending;
 
 use std::fs;

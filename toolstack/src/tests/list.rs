@@ -51,7 +51,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "physical_function": null,
       "name": null,
       "guard": null,
-      "reset": null
+      "reset": null,
+      "errors": null
     }
   ]
 }"#

@@ -109,3 +109,39 @@ fn a_stub_that_is_not_there_is_told_apart_from_one_that_is_not_ready() {
     machine.with(|world| world.remove("/local/domain/3/data/pcidom"));
     assert!(matches!(status(&machine.host, "pcidom"), Err(Error::StubNotReady(_))));
 }
+
+#[test]
+fn errors_of_devices_are_counted_wherever_one_looks() {
+    let machine = MachineWithStub::new();
+    crate::ops::assignable::add(&machine.host, &[E1000, EDU, NVME].map(device), "pcidom").unwrap();
+    let put = |name: &str, correctable: u32, fatal: u32| {
+        let dir = format!("bus/pci/devices/{name}");
+        let tree = &machine.machine.tree;
+        tree.write(
+            format!("{dir}/aer_dev_correctable"),
+            format!("BadTLP {correctable}\nTOTAL_ERR_COR {correctable}\n"),
+        );
+        tree.write(format!("{dir}/aer_dev_nonfatal"), "TOTAL_ERR_NONFATAL 0\n");
+        tree.write(format!("{dir}/aer_dev_fatal"), format!("MalfTLP {fatal}\nTOTAL_ERR_FATAL {fatal}\n"));
+    };
+    put(EDU, 3, 1);
+    put(NVME, 0, 0);
+    let words = "1 fatal, 3 correctable (fatal MalfTLP 1, correctable BadTLP 3)";
+    let status = status(&machine.host, "pcidom").unwrap();
+    assert!(status.text().contains(&format!("{EDU}: {words}")), "{}", status.text());
+    let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+    assert_eq!(json["errors"].as_array().unwrap().len(), 1);
+    assert_eq!((&json["errors"][0]["device"], &json["errors"][0]["fatal"]), (&EDU.into(), &1.into()));
+    let metric = |severity: &str| {
+        let labels = [("backend", "pcidom"), ("device", EDU), ("severity", severity)];
+        let labels = labels.map(|(label, text)| (label.to_owned(), text.to_owned())).to_vec();
+        parse(&status.prometheus())
+            .into_iter()
+            .find(|(name, own, _)| name == "pcidom_device_errors_total" && *own == labels)
+    };
+    assert_eq!([metric("correctable"), metric("fatal")].map(|sample| sample.unwrap().2), [3.0, 1.0]);
+    let listed = crate::cli::list::devices(&machine.host, None).unwrap();
+    let table = crate::cli::list::table(&listed);
+    assert!(table.lines().any(|line| line.starts_with(EDU) && line.ends_with(&format!("errors: {words}"))), "{table}");
+    assert_eq!(table.matches("errors:").count(), 1);
+}
