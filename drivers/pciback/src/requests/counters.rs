@@ -1,6 +1,6 @@
 //! Request counters.
 
-/// A count that stays at its greatest value instead of starting over.
+/// A count, which no time is long enough to bring to its greatest value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count(u64);
 
@@ -8,7 +8,7 @@ impl Count {
     /// One more.
     #[inline(always)]
     pub const fn bump(&mut self) {
-        self.0 = self.0.saturating_add(1);
+        self.0 = self.0.wrapping_add(1);
     }
 
     /// How many there were.

@@ -282,17 +282,28 @@ fn borrowed_twice() -> ! {
 }
 
 /// A task's way to the [`Core`].
-pub(crate) struct Handle<P: Platform>(Rc<RefCell<Core<P>>>);
+pub(crate) struct Handle<P: Platform>(Shared<P>);
+
+/// The image's core lasts as long as the image, so nothing in it has to count who uses the core, or to know how one is dropped.
+#[cfg(feature = "endless")]
+type Shared<P> = &'static RefCell<Core<P>>;
+#[cfg(not(feature = "endless"))]
+type Shared<P> = Rc<RefCell<Core<P>>>;
 
 impl<P: Platform> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
+        Self(Shared::clone(&self.0))
     }
 }
 
 impl<P: Platform> Handle<P> {
     pub(crate) fn new(core: Core<P>) -> Self {
-        Self(Rc::new(RefCell::new(core)))
+        let core = RefCell::new(core);
+        #[cfg(feature = "endless")]
+        let core = &*Box::leak(Box::new(core));
+        #[cfg(not(feature = "endless"))]
+        let core = Rc::new(core);
+        Self(core)
     }
 
     /// Works on the core. `work` cannot wait, and gets the core itself and no handle to borrow it a second time with: that,
