@@ -162,7 +162,7 @@ pub(crate) fn init() {
 /// Waits until the other end has taken everything, at most `patience_ns`. For crash dumps.
 pub fn flush(patience_ns: u64) {
     const STEP_NS: u64 = 1_000_000;
-    let end = clock::now_ns().saturating_add(patience_ns);
+    let end = clock::now_ns() + patience_ns;
     while clock::now_ns() < end {
         let Some(console) = CONSOLE.try_lock() else { return };
         match &console.output {

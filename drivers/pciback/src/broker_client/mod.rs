@@ -112,7 +112,7 @@ impl<P: Platform> Broker<P> {
             let job = BrokerRequest::Write { now: none, then: None, failed: false };
             let device = Sbdf::from_devfn(0, 0, 0);
             let what = InFlight { device, job, frontend: None };
-            let deadline_ns = platform.now_ns().saturating_add(PATIENCE_NS);
+            let deadline_ns = platform.now_ns() + PATIENCE_NS;
             self.state = State::Asked { what, request: job.request(device), deadline_ns };
         }
         self.ring = Some(Ring { gref, port, page });
@@ -173,7 +173,7 @@ impl<P: Platform> Broker<P> {
         }
         let wait_ns = RETRY_NS << self.refusals.min(MAX_RETRY_SHIFT);
         self.refusals = self.refusals.saturating_add(1);
-        let at_ns = platform.now_ns().saturating_add(wait_ns);
+        let at_ns = platform.now_ns() + wait_ns;
         // One device's refusals put off no other's.
         self.retry_ns = Some(self.retry_ns.map_or(at_ns, |earlier| earlier.min(at_ns)));
     }
@@ -223,7 +223,7 @@ impl<P: Platform> Broker<P> {
         let request = what.job.request(what.device);
         ring.page.publish_with_entries(&request, entries);
         platform.notify(ring.port);
-        self.state = State::Asked { what, request, deadline_ns: platform.now_ns().saturating_add(PATIENCE_NS) };
+        self.state = State::Asked { what, request, deadline_ns: platform.now_ns() + PATIENCE_NS };
     }
 
     /// A frontend is disconnected: it waits for nothing any more.

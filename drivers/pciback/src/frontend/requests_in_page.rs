@@ -101,7 +101,7 @@ impl<P: Platform> Frontend<P> {
             if took_ns > TURN_NS
                 && let Some(connected) = self.state.connected_mut()
             {
-                connected.link.put_aside(now_ns.saturating_add(took_ns.min(MAX_ASIDE_NS)));
+                connected.link.put_aside(now_ns + took_ns.min(MAX_ASIDE_NS));
                 return Served::Slow;
             }
         }

@@ -219,7 +219,7 @@ impl<P: Platform> Core<P> {
 
     /// What could not be done is tried again a second later.
     pub(crate) fn raise_later(&mut self, signal: Rc<Signal>) {
-        self.alarms.set(self.platform.now_ns().saturating_add(RETRY_NS), signal);
+        self.alarms.set(self.platform.now_ns() + RETRY_NS, signal);
     }
 
     /// Something about a frontend may have changed. One that is not known yet is to get a task.

@@ -110,7 +110,7 @@ impl<P: Platform> Task<P> {
             let alarm = wait_ns.map(|wait_ns| {
                 self.handle.with(|core| {
                     let now_ns = core.platform.now_ns();
-                    core.alarms.set(now_ns.saturating_add(wait_ns), Rc::clone(&signal))
+                    core.alarms.set(now_ns + wait_ns, Rc::clone(&signal))
                 })
             });
             signal.wait().await;

@@ -48,9 +48,9 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
                 break;
             }
             handle.with(|core| core.close_all(stop));
-            let deadline_ns = handle.now_ns().saturating_add(patience_ns);
+            let deadline_ns = handle.now_ns() + patience_ns;
             while !handle.with(Core::is_closed) && handle.now_ns() < deadline_ns {
-                handle.sleep_until(handle.now_ns().saturating_add(STEP_NS)).await;
+                handle.sleep_until(handle.now_ns() + STEP_NS).await;
             }
         }
         handle.with(|core| core.shutdown = Some(request));

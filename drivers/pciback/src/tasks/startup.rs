@@ -20,7 +20,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     handle.with(Core::offer_ring);
     while let Err(error) = announce(&handle).await {
         plain_log::error!("cannot announce this stub: {error}");
-        handle.sleep_until(handle.now_ns().saturating_add(RETRY_NS)).await;
+        handle.sleep_until(handle.now_ns() + RETRY_NS).await;
     }
     handle.with(|core| core.is_ready = true);
     tell_restart(&handle);
