@@ -5,6 +5,7 @@ pub(crate) use pcidom_broker::DeviceResources;
 use xen_types::{Mfn, ResourceKind, Sbdf};
 
 use crate::host::Host;
+use crate::sysfs::legacy_list;
 use crate::xen::{Frames, Ports};
 
 const PAGE_BYTES: u64 = 4096;
@@ -29,6 +30,19 @@ pub(crate) fn shared_page(device: &DeviceResources, others: &[Frames]) -> Option
         (first.0 < (a.first.0 + a.count).min(b.first.0 + b.count)).then_some(first.0 * PAGE_BYTES)
     };
     frames(device).find_map(|mine| others.iter().find_map(|theirs| overlap(mine, *theirs)))
+}
+
+/// Whether a file with the ranges of all functions shows that none of these devices has registers in a page of one that is not among `wanted`. False does
+/// not say the opposite: the file may be missing, or not tell enough.
+pub(crate) fn share_nothing(host: &Host, devices: &[DeviceResources], wanted: &[Sbdf]) -> bool {
+    let text = std::fs::read_to_string(host.root.join("proc/bus/pci/devices")).unwrap_or_default();
+    let Some(lines) = legacy_list::parse(&text) else { return false };
+    let is_at = |line: &legacy_list::Line, device: Sbdf| (device.bus(), device.devfn()) == (line.bus, line.devfn);
+    // Each has one line, unless another segment has a function at the same place.
+    let is_certain = wanted.iter().all(|device| lines.iter().filter(|line| is_at(line, *device)).count() == 1);
+    let others = lines.iter().filter(|line| !wanted.iter().any(|device| is_at(line, *device)));
+    let memory = others.flat_map(|line| &line.memory).map(|(first, last)| pages(*first, *last)).collect::<Vec<_>>();
+    is_certain && devices.iter().all(|device| shared_page(device, &memory).is_none())
 }
 
 /// The pages of memory in which another device may have registers. None, and a note, where its files make no sense: what they say is no

@@ -7,6 +7,7 @@ mod errors;
 #[cfg(feature = "fuzz")]
 pub(crate) mod fuzz;
 pub(crate) mod identity;
+pub(crate) mod legacy_list;
 mod mcfg;
 mod pending;
 mod pristine;

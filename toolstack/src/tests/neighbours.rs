@@ -375,3 +375,44 @@ fn a_policy_that_the_stub_refuses_is_not_for_the_next_guest() {
     attach_to_web(&machine, &[EDU]).unwrap();
     machine.assert_no_violations();
 }
+
+/// A line of `/proc/bus/pci/devices` with one range of memory.
+fn legacy_line(place: &str, start: u64, size: u64) -> String {
+    format!(
+        "{place}\t8086100e\t15\t{start:16x}{none}\t{size:16x}{none}\te1000\n",
+        none = "\t               0".repeat(6)
+    )
+}
+
+#[test]
+fn files_of_others_are_read_only_where_the_list_of_all_functions_does_not_show_enough() {
+    let other = "0000:00:09.0";
+    let own = legacy_line("0030", 0xfea0_0000, 0x10_0000);
+    let is_read = |list: &str| {
+        let machine = Machine::new();
+        machine.add_function(other, "0x020000", "r8169", 22, &[]);
+        set(&machine, other, "resource", "nonsense\n");
+        machine.tree.write("root/proc/bus/pci/devices", list);
+        attach_to_web(&machine, &[EDU]).unwrap();
+        notes(&machine).iter().any(|note| note.contains("is left out where pages are compared"))
+    };
+    let apart = legacy_line("0048", 0xfe00_0000, 0x1000);
+    assert!(!is_read(&format!("{own}{apart}")));
+    // It does not have the device, or another segment has one at the same place.
+    assert!(is_read(&apart));
+    assert!(is_read(&format!("{own}{own}{apart}")));
+    assert!(is_read(&format!("{own}{apart}what?\n")));
+    // The list has the same page, for which sysfs may have another reason.
+    assert!(is_read(&format!("{own}{}", legacy_line("0048", 0xfea0_0800, 0x100))));
+}
+
+#[test]
+fn a_page_of_two_in_the_list_of_all_functions_is_looked_for_in_sysfs() {
+    let machine = Machine::new();
+    machine.add_function("0000:00:08.0", "0x00ff00", "pciback", 16, &[(0xfe80_0000, 0x100, 0x200)]);
+    machine.add_function("0000:00:09.0", "0x00ff00", "", 16, &[(0xfe80_0100, 0x100, 0x200)]);
+    let list = legacy_line("0040", 0xfe80_0000, 0x100) + &legacy_line("0048", 0xfe80_0100, 0x100);
+    machine.tree.write("root/proc/bus/pci/devices", list);
+    let error = attach_to_web(&machine, &["00:08.0"]).unwrap_err();
+    assert_eq!(error.to_string(), "0000:00:08.0 shares the memory page 0xfe800000 with 0000:00:09.0");
+}

@@ -4,7 +4,7 @@ use pcidom_abi::paths;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::path;
 
-use crate::device::resources::{DeviceResources, pages_of_other, shared_page};
+use crate::device::resources::{DeviceResources, pages_of_other, share_nothing, shared_page};
 use crate::device::state;
 use crate::device::virtual_functions;
 use crate::error::{Doing, DomainName, Error, HostError};
@@ -124,11 +124,14 @@ pub(super) fn check_device(host: &Host, spec: &DeviceSpec, guest: &DomainName, s
 
 /// No page of the devices may hold registers of a device that stays outside of the guest. `others` are those that it has.
 pub(super) fn check_pages(host: &Host, devices: &[DeviceSpec], others: &[Sbdf]) -> Result<(), Error> {
-    let wanted = |device| devices.iter().any(|spec| spec.device == device) || others.contains(&device);
     let own =
         devices.iter().map(|spec| DeviceResources::of_registers(host, spec.device)).collect::<Result<Vec<_>, _>>()?;
-    // There may be hundreds: each is looked at once.
-    for other in host.sysfs.devices()?.into_iter().filter(|other| !wanted(*other)) {
+    let known: Vec<Sbdf> = devices.iter().map(|spec| spec.device).chain(others.iter().copied()).collect();
+    // There may be hundreds, with a file each.
+    if share_nothing(host, &own, &known) {
+        return Ok(());
+    }
+    for other in host.sysfs.devices()?.into_iter().filter(|other| !known.contains(other)) {
         let pages = pages_of_other(host, other);
         for resources in &own {
             if let Some(page) = shared_page(resources, &pages) {
