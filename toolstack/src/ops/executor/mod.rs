@@ -197,9 +197,11 @@ impl<'a> Executor<'a> {
             Step::ConfigSpace { stub, device, permission } => {
                 pool_nodes::set_config_space(host, stub.id, *device, *permission)?;
             }
-            Step::EnterPool { stub, device, .. } => {
-                let reset = self.resets.get(device).and_then(Option::as_ref);
-                pool::enter(host, stub, *device, reset)?;
+            Step::EnterPool { stub, devices } => {
+                let reset = |device| self.resets.get(&device).and_then(Option::as_ref);
+                let devices: Vec<(Sbdf, Option<&ResetNote>)> =
+                    devices.iter().map(|entering| (entering.device, reset(entering.device))).collect();
+                pool::enter(host, stub, &devices)?;
             }
             Step::AwaitVerdict { stub, device } => pool_nodes::await_verdict(host, stub, *device)?,
             Step::LeavePool { stub, resources, .. } => pool::take_back(host, stub, resources.device)?,
@@ -327,8 +329,10 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
             };
             pool_nodes::set_config_space(host, stub.id, *device, opposite)
         }
-        Step::EnterPool { stub, device, had_reset, had_backend } => {
-            pool::leave(host, stub, *device, had_reset.as_ref(), *had_backend)
+        Step::EnterPool { stub, devices } => {
+            // Each, whatever becomes of the others.
+            let left: Vec<_> = devices.iter().map(|entering| pool::leave(host, stub, entering)).collect();
+            left.into_iter().collect()
         }
         Step::LeavePool { stub, resources, reset } => pool::enter_again(host, stub, resources, reset.as_ref()),
         Step::ForgetDriver { device, path } => host.commit(&parking::set_driver(*device, Some(path.clone()))),

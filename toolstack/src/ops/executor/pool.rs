@@ -8,6 +8,7 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::ops::intent_log;
 use crate::ops::parking;
+use crate::ops::plan::Entering;
 use crate::ops::pool::{self, await_verdict};
 use crate::records::device_table;
 use crate::records::guard;
@@ -25,21 +26,22 @@ pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Re
     Ok(Some(reset(host, device, decode)?.note()))
 }
 
-/// Describes a device to the stub. One that was reset here needs no reset before a guest gets it.
-pub(super) fn enter(host: &Host, stub: &DomainName, device: Sbdf, reset: Option<&ResetNote>) -> Result<(), Error> {
-    // Only a parked device has an interrupt for sure: xen-pciback enables it.
-    let resources = DeviceResources::gather(host, device)?;
-    guard::commit(host, &[device], &pool::entry(host, stub, &resources, reset)?)
+/// Describes devices to the stub. One that was reset here needs no reset before a guest gets it.
+pub(super) fn enter(host: &Host, stub: &DomainName, devices: &[(Sbdf, Option<&ResetNote>)]) -> Result<(), Error> {
+    let mut changes = Vec::new();
+    for (device, reset) in devices.iter().copied() {
+        // Only a parked device has an interrupt for sure: xen-pciback enables it.
+        let resources = DeviceResources::gather(host, device)?;
+        changes.extend(pool::entry(host, stub, &resources, reset)?);
+    }
+    let names: Vec<Sbdf> = devices.iter().map(|(device, _)| *device).collect();
+    guard::commit(host, &names, &changes)
 }
 
-/// Undoes [`enter`].
-pub(super) fn leave(
-    host: &Host,
-    stub: &DomainName,
-    device: Sbdf,
-    had_reset: Option<&ResetNote>,
-    had_backend: bool,
-) -> Result<(), Error> {
+/// Undoes [`enter`] for one of them.
+pub(super) fn leave(host: &Host, stub: &DomainName, entering: &Entering) -> Result<(), Error> {
+    let Entering { device, had_reset, had_backend } = entering;
+    let (device, had_reset, had_backend) = (*device, had_reset.as_ref(), *had_backend);
     let released = pool::ask_back(host, stub, device);
     let mut changes = pool::leave(stub.id, device);
     changes.push(device_table::note_reset(device, had_reset));

@@ -84,6 +84,14 @@ pub(crate) enum Looked {
     Away,
 }
 
+/// A device that enters a pool, and what there was of it before: a note of its reset, and of its backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entering {
+    pub(crate) device: Sbdf,
+    pub(crate) had_reset: Option<ResetNote>,
+    pub(crate) had_backend: bool,
+}
+
 /// One thing to do. [`crate::ops::executor`] says how, and what undoes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
@@ -147,13 +155,10 @@ pub(crate) enum Step {
         device: Sbdf,
         permission: Permission,
     },
-    /// Describes the device to the stub, with the registers and the interrupt that dom0 sees then. The flags say what there was of the device
-    /// before: a note of its reset, and of its backend.
+    /// Describes the devices to the stub, all at once, with the registers and the interrupts that dom0 sees then.
     EnterPool {
         stub: DomainName,
-        device: Sbdf,
-        had_reset: Option<ResetNote>,
-        had_backend: bool,
+        devices: Vec<Entering>,
     },
     /// Waits until the stub has looked at the device, and found it fit.
     AwaitVerdict {

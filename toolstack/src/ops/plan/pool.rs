@@ -3,7 +3,7 @@
 use pcidom_abi::Intent;
 use xen_types::{DomId, Sbdf};
 
-use super::{Plan, Step};
+use super::{Entering, Plan, Step};
 use crate::error::DomainName;
 use crate::ops::device_status::DeviceStatus;
 use crate::sysfs::PCIBACK;
@@ -14,16 +14,14 @@ use crate::xen::Permission;
 pub(crate) fn add(devices: &[DeviceStatus], stub: Option<&DomainName>, backend: &str, name: Option<&str>) -> Plan {
     let mut steps = Vec::new();
     let intents = note_intents(devices, stub.map(|stub| stub.id), &mut steps);
-    for status in devices {
-        match &status.stub {
-            Some(_) if status.is_parked() => continue,
-            // Somebody took it from xen-pciback: it is prepared anew.
-            Some(owner) => steps.extend(from_pool(status, owner)),
-            None => {}
-        }
+    let wanted: Vec<&DeviceStatus> =
+        devices.iter().filter(|status| status.stub.is_none() || !status.is_parked()).collect();
+    for status in &wanted {
+        // Somebody took it from xen-pciback: it is prepared anew.
+        steps.extend(status.stub.iter().flat_map(|owner| from_pool(status, owner)));
         steps.extend(park(status));
-        steps.extend(stub.into_iter().flat_map(|stub| hand_over(status, stub)));
     }
+    steps.extend(stub.into_iter().flat_map(|stub| hand_over(&wanted, stub)));
     let remembered = if stub.is_none() { devices.iter().map(DeviceStatus::device).collect() } else { Vec::new() };
     let name = devices.first().zip(name).map(|(facts, name)| (facts.device(), name.to_owned()));
     steps.push(Step::RecordAdded { intents, remembered, backend: backend.to_owned(), name });
@@ -44,15 +42,15 @@ pub(crate) fn remove(devices: &[DeviceStatus], rebind: bool) -> Plan {
 pub(crate) fn to_attach(devices: &[DeviceStatus], stub: &DomainName) -> (Plan, Vec<Sbdf>) {
     let mut steps = Vec::new();
     let intents = note_intents(devices, Some(stub.id), &mut steps);
-    let new = || devices.iter().filter(|status| status.stub.is_none());
-    steps.extend(new().flat_map(park));
-    steps.extend(new().flat_map(|status| hand_over(status, stub)));
+    let new: Vec<&DeviceStatus> = devices.iter().filter(|status| status.stub.is_none()).collect();
+    steps.extend(new.iter().flat_map(|status| park(status)));
+    steps.extend(hand_over(&new, stub));
     (Plan::undone(steps), intents)
 }
 
 /// A parked device into the pool of the stub that it is for.
 pub(crate) fn to_pool(status: &DeviceStatus, stub: &DomainName) -> Plan {
-    Plan::undone([park(status), hand_over(status, stub)].concat())
+    Plan::undone([park(status), hand_over(&[status], stub)].concat())
 }
 
 /// Begins a plan with the intents of these devices, if there are any. Whose they are.
@@ -108,23 +106,28 @@ fn bind(status: &DeviceStatus, driver: &str) -> Vec<Step> {
     }
 }
 
-/// A parked device to the stub, which must find it fit.
-fn hand_over(status: &DeviceStatus, stub: &DomainName) -> Vec<Step> {
-    let (device, stub) = (status.device(), stub.clone());
+/// Parked devices to the stub, which must find each of them fit.
+fn hand_over(devices: &[&DeviceStatus], stub: &DomainName) -> Vec<Step> {
     // What left a pool just now has no notes any more.
-    let is_new = status.stub.is_none();
-    vec![
-        Step::SaveConfiguration { device, is_known: !is_new || status.has_backend },
-        Step::QuiesceAndReset { device, decode: status.resources.decode() },
-        Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
-        Step::EnterPool {
-            stub: stub.clone(),
-            device,
-            had_reset: status.reset.clone().filter(|_| is_new),
-            had_backend: is_new && status.has_backend,
-        },
-        Step::AwaitVerdict { stub, device },
-    ]
+    let is_new = |status: &DeviceStatus| status.stub.is_none();
+    let mut steps = Vec::new();
+    for status in devices {
+        let device = status.device();
+        steps.push(Step::SaveConfiguration { device, is_known: !is_new(status) || status.has_backend });
+        steps.push(Step::QuiesceAndReset { device, decode: status.resources.decode() });
+        steps.push(Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow });
+    }
+    let entering = |status: &&DeviceStatus| Entering {
+        device: status.device(),
+        had_reset: status.reset.clone().filter(|_| is_new(status)),
+        had_backend: is_new(status) && status.has_backend,
+    };
+    if !devices.is_empty() {
+        steps.push(Step::EnterPool { stub: stub.clone(), devices: devices.iter().map(entering).collect() });
+    }
+    let await_verdict = |status: &&DeviceStatus| Step::AwaitVerdict { stub: stub.clone(), device: status.device() };
+    steps.extend(devices.iter().map(await_verdict));
+    steps
 }
 
 /// A free device out of the pool of its stub.

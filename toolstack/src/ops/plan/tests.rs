@@ -7,7 +7,7 @@ use xen_types::{DomId, Mfn, Sbdf};
 
 use super::attach::{AttachInput, AttachedDevice};
 use super::release::{Assignment, Connection, Known, Rights};
-use super::{Looked, OnFailure, Plan, Right, Step};
+use super::{Entering, Looked, OnFailure, Plan, Right, Step};
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
 use crate::ops::connect::Until;
@@ -382,6 +382,11 @@ fn pooled(resources: DeviceResources) -> DeviceStatus {
     DeviceStatus { stub: Some(stub()), reset: Some(ResetNote::done("flr")), has_backend: true, ..parked(resources) }
 }
 
+fn enter(devices: &[Sbdf]) -> Step {
+    let entering = |device: &Sbdf| Entering { device: *device, had_reset: None, had_backend: false };
+    Step::EnterPool { stub: stub(), devices: devices.iter().map(entering).collect() }
+}
+
 fn steps(plan: Plan) -> Vec<Step> {
     assert_eq!(plan.on_failure, OnFailure::Undo);
     plan.steps
@@ -403,7 +408,7 @@ fn a_device_comes_from_its_driver_into_the_pool() {
             Step::SaveConfiguration { device, is_known: false },
             Step::QuiesceAndReset { device, decode: MEMORY },
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
-            Step::EnterPool { stub: stub.clone(), device, had_reset: None, had_backend: false },
+            enter(&[device]),
             Step::AwaitVerdict { stub, device },
             Step::RecordAdded {
                 intents: vec![device],
@@ -429,10 +434,19 @@ fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
     let plan = steps(super::pool::add(&[stray], Some(&stub()), "pcidom", None));
     let device = disk().device;
     let leave = Step::LeavePool { stub: stub(), resources: disk(), reset: Some(ResetNote::done("flr")) };
-    let enter = Step::EnterPool { stub: stub(), device, had_reset: None, had_backend: false };
+    let enter = enter(&[device]);
     let place = |wanted: &Step| plan.iter().position(|step| step == wanted).unwrap_or_else(|| panic!("{plan:#?}"));
     assert!(place(&leave) < place(&enter));
     assert!(!plan.iter().any(|step| matches!(step, Step::UnbindDriver { .. } | Step::AddSlot { .. })));
+}
+
+#[test]
+fn devices_enter_a_pool_at_once_and_are_waited_for_together() {
+    let plan = steps(super::pool::add(&[parked(card()), parked(disk())], Some(&stub()), "pcidom", None));
+    let (card, disk) = (card().device, disk().device);
+    let last = &plan[plan.len() - 4..plan.len() - 1];
+    let verdict = |device| Step::AwaitVerdict { stub: stub(), device };
+    assert_eq!(last, [enter(&[card, disk]), verdict(card), verdict(disk)]);
 }
 
 #[test]

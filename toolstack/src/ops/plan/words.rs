@@ -78,7 +78,10 @@ impl Display for Step {
             Self::ConfigSpace { stub, device, permission: Permission::Revoke } => {
                 write!(f, "forbid {stub} to read the configuration space of {device}")
             }
-            Self::EnterPool { stub, device, .. } => write!(f, "enter {device} into the pool of {stub}"),
+            Self::EnterPool { stub, devices } => {
+                let devices: Vec<Sbdf> = devices.iter().map(|entering| entering.device).collect();
+                write!(f, "enter {} into the pool of {stub}", list(&devices))
+            }
             Self::AwaitVerdict { stub, device } => write!(f, "wait until {stub} has checked {device}"),
             Self::LeavePool { stub, resources, .. } => write!(f, "have {stub} let go of {}", resources.device),
             Self::RemovePoolEntry { stub, device } => write!(f, "remove {device} from the pool of {stub}"),
