@@ -137,6 +137,7 @@ SBIN := $(DESTDIR)$(PREFIX)/sbin
 BOOT := $(DESTDIR)$(PREFIX)/lib/xen/boot
 UNIT := $(DESTDIR)$(PREFIX)/lib/systemd/system
 UNITS := pcidom.service pcidom-backend.service pcidom-guests.service pcidom-reclaim.path pcidom-reclaim.service
+RULES := $(DESTDIR)$(PREFIX)/lib/udev/rules.d
 MAN := $(DESTDIR)$(PREFIX)/share/man
 SHARE := $(DESTDIR)$(PREFIX)/share
 DOC := $(SHARE)/doc/pcidom
@@ -146,6 +147,9 @@ install: ## Install what `make` built: command, image, units, man pages, complet
 	install -D -m 755 build/pcidom $(SBIN)/pcidom
 	install -D -m 644 build/pcidom.elf $(BOOT)/pcidom.elf
 	install -d $(UNIT) $(DOC)/examples
+	install -d $(RULES)
+	sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/60-pcidom.rules > $(RULES)/60-pcidom.rules
+	chmod 644 $(RULES)/60-pcidom.rules
 	for unit in $(UNITS); do sed 's,/usr/local/sbin,$(PREFIX)/sbin,' dist/$$unit > $(UNIT)/$$unit; done
 	sed 's,/usr/lib/xen/boot,$(PREFIX)/lib/xen/boot,' examples/pcidom.cfg > $(DOC)/examples/pcidom.cfg
 	install -m 644 examples/guest.cfg dist/pcidom.conf dist/modules-load.conf $(DOC)/examples

@@ -11,6 +11,7 @@ fail() {
 for file in \
 	sbin/pcidom lib/xen/boot/pcidom.elf lib/systemd/system/pcidom.service \
 	lib/systemd/system/pcidom-backend.service lib/systemd/system/pcidom-guests.service \
+	lib/udev/rules.d/60-pcidom.rules \
 	lib/systemd/system/pcidom-reclaim.path lib/systemd/system/pcidom-reclaim.service \
 	share/man/man8/pcidom.8 share/man/man5/pcidom.cfg.5 \
 	share/bash-completion/completions/pcidom share/zsh/site-functions/_pcidom share/fish/vendor_completions.d/pcidom.fish \
@@ -25,6 +26,7 @@ for line in "pcidom.service:pcidom serve --reclaim=trigger" "pcidom-reclaim.serv
 	unit=${line%%:*}
 	grep -q "^ExecStart=/usr/sbin/${line#*:}\$" "$prefix/lib/systemd/system/$unit" || fail "$unit starts something else"
 done
+grep -q 'RUN+="/usr/sbin/pcidom repair ' "$prefix/lib/udev/rules.d/60-pcidom.rules" || fail "udev runs something else"
 grep -q '"/usr/lib/xen/boot/pcidom.elf"' "$prefix/share/doc/pcidom/examples/pcidom.cfg" || fail "the example boots something else"
 bash -n "$prefix/share/bash-completion/completions/pcidom" || fail "bash does not understand its completions"
 # What bash would offer behind `pcidom a`.

@@ -18,7 +18,7 @@ lintian --fail-on error,warning --suppress-tags bogus-mail-host,mail-address-loo
 in_deb=$(dpkg-deb --contents "$deb" | awk '$1 !~ /^d/ { sub(/^\./, "", $6); sub(/\.gz$/, "", $6); print $6 }')
 in_rpm=$(rpm --query --package --list "$rpm" | sed 's/\.gz$//')
 for file in \
-	/usr/sbin/pcidom /usr/lib/xen/boot/pcidom.elf /usr/lib/modules-load.d/pcidom.conf /etc/xen/pcidom.cfg /etc/pcidom/pcidom.conf \
+	/usr/sbin/pcidom /usr/lib/xen/boot/pcidom.elf /usr/lib/modules-load.d/pcidom.conf /usr/lib/udev/rules.d/60-pcidom.rules /etc/xen/pcidom.cfg /etc/pcidom/pcidom.conf \
 	/usr/share/man/man8/pcidom.8 /usr/share/man/man5/pcidom.cfg.5 /usr/share/bash-completion/completions/pcidom \
 	/usr/share/zsh/site-functions/_pcidom /usr/share/fish/vendor_completions.d/pcidom.fish /usr/share/doc/pcidom/schema/status.json; do
 	echo "$in_deb" | grep -qx "$file" || fail "the Debian package lacks $file"

@@ -8,7 +8,7 @@ use xen_types::{DomId, Sbdf};
 use super::allow::{self, Allowed, Asked};
 use super::assignment::Assigned;
 use super::failure::Failure;
-use super::interrupts::Work;
+use super::interrupts::{Work, switch_on};
 use super::power;
 use super::quiesce;
 use super::vectors::{self, Noted, Vectors};
@@ -171,7 +171,7 @@ fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
         return Ok(());
     }
     work.physdev.restore(work.assigned.device)?;
-    work.switch_on(&work.vectors)
+    Ok(switch_on(&work.config, &work.capabilities, &work.vectors)?)
 }
 
 fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>, intx_off: bool) -> Result<Answer, Failure> {

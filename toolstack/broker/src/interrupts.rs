@@ -138,7 +138,7 @@ impl Work<'_> {
         let mut mapped = Vectors::None;
         let done = map(&mut mapped)
             .and_then(|()| check_expressible(&mapped))
-            .and_then(|()| self.switch_on(&mapped))
+            .and_then(|()| switch_on(&self.config, &self.capabilities, &mapped).map_err(Failure::from))
             .and_then(|()| self.assigned.check_after(self.host, &vectors::store(&mapped, device)));
         match done {
             Ok(()) => Ok(mapped),
@@ -157,21 +157,6 @@ impl Work<'_> {
         })
     }
 
-    /// Turns MSI or MSI-X on in the device.
-    pub(crate) fn switch_on(&self, mapped: &Vectors) -> Result<(), Failure> {
-        match (mapped, self.capabilities.msi, self.capabilities.msix) {
-            (Vectors::Msi(_), Some(Msi { at, .. }), _) => {
-                self.config.change_word(at + msi::CONTROL, |control| control | msi::ENABLE)?;
-            }
-            (Vectors::Msix(_), _, Some(Msix { at, .. })) => {
-                self.config.change_word(at + msix::CONTROL, |control| control & !msix::MASK_ALL | msix::ENABLE)?;
-            }
-            _ => return Ok(()),
-        }
-        self.config.change_word(COMMAND, |command| command | INTX_DISABLE)?;
-        Ok(())
-    }
-
     /// Undoes what was just done; the device may be nobody's by now.
     fn take_down(&self, noted: &Noted) -> Result<(), Failure> {
         let device = self.assigned.device;
@@ -180,6 +165,23 @@ impl Work<'_> {
         vectors::remove(self.host, device)?;
         Ok(())
     }
+}
+
+/// Turns MSI or MSI-X on in the device.
+///
+/// # Errors
+/// The kernel's.
+pub fn switch_on(config: &Config, capabilities: &Capabilities, mapped: &Vectors) -> Result<(), Error> {
+    match (mapped, capabilities.msi, capabilities.msix) {
+        (Vectors::Msi(_), Some(Msi { at, .. }), _) => {
+            config.change_word(at + msi::CONTROL, |control| control | msi::ENABLE)?;
+        }
+        (Vectors::Msix(_), _, Some(Msix { at, .. })) => {
+            config.change_word(at + msix::CONTROL, |control| control & !msix::MASK_ALL | msix::ENABLE)?;
+        }
+        _ => return Ok(()),
+    }
+    config.change_word(COMMAND, |command| command | INTX_DISABLE)
 }
 
 /// Whether the stub can tell the guest: `pciif.h` has 16 bits for the pirq of an MSI-X entry, and 0 means "none".

@@ -53,7 +53,7 @@ use xen_types::{DomId, Port};
 use xenstore::{Permission, path};
 
 pub use guards::replaced;
-pub use interrupts::{Settle, unmap};
+pub use interrupts::{Settle, switch_on, unmap};
 pub use manager::Manager;
 pub use quiesce::quiesce_device;
 pub use reclaim::Reclaimer;

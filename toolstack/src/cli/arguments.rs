@@ -172,6 +172,12 @@ pub(crate) enum Command {
         #[arg(value_parser = PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse::<Shell>()))]
         shell: Shell,
     },
+    /// Give devices back what they lost while their guests had them: after an error that dom0's kernel has recovered them from. udev has this done by itself
+    Repair {
+        /// The devices
+        #[arg(required = true, value_name = "BDF", value_parser = parse_function)]
+        devices: Vec<Sbdf>,
+    },
     /// Take devices back from guests that are gone, and finish or undo what killed commands began. The broker has this done by itself, and every command that changes something does it first
     Reclaim {
         /// Change nothing; print what there is to put right

@@ -1,5 +1,6 @@
 //! Dispatches from the command line to the command.
 
+use ::dom0::xen::Libxencall;
 use xen_types::Sbdf;
 
 use crate::cli::arguments::{AddArgs, AssignableCommand, AttachArgs, Command, DetachArgs, DoctorArgs, WaitCommand};
@@ -13,8 +14,9 @@ use crate::cli::status;
 use crate::cli::turn::changing;
 use crate::create;
 use crate::doctor::{self, Opened};
-use crate::error::Error;
+use crate::error::{Error, HostError};
 use crate::host::Host;
+use crate::host::open;
 use crate::host::settings::Settings;
 use crate::ops::assignable;
 use crate::ops::attach::{self, Following, Until};
@@ -24,6 +26,7 @@ use crate::ops::maintenance::{self, SavedPlan};
 use crate::ops::named_devices;
 use crate::ops::plan::Plan;
 use crate::ops::recover;
+use crate::ops::repair;
 use crate::ops::replace;
 use crate::ops::versions;
 use crate::ops::wait::{self, Awaited};
@@ -128,6 +131,10 @@ pub(crate) fn run(host: &Host, command: &Command, report: &mut Report) -> Result
             report.lines(outstanding, || if text.is_empty() { "nothing is to be put right".to_owned() } else { text })
         }
         Command::Reclaim { .. } => changing(host, None, |_| Ok(())),
+        Command::Repair { devices } => {
+            let physdev = Libxencall::open(open::version()?).map_err(|error| HostError::NoHost(error.to_string()))?;
+            print(&repair::repair_all(host, &physdev, devices)?.join("\n"))
+        }
         Command::Backend(args) => resident::backend(host, args),
         Command::Autostart { backend, folder } => resident::autostart(host, backend, folder),
         Command::Identify { devices } => {

@@ -38,6 +38,7 @@ mod tests {
                 "status",
                 "completions",
                 "backend",
+                "repair",
                 "restart",
                 "upgrade",
                 "force",

@@ -33,7 +33,7 @@ pub(crate) fn release(host: &Host, guest: DomId, devices: &[Sbdf], resources: &[
 }
 
 /// Gives a broker that is just changing a device's vectors the time to finish: it answers within one second.
-fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
+pub(crate) fn await_rest(host: &Host, device: Sbdf) -> Result<Vectors, Error> {
     const PATIENCE: Duration = Duration::from_millis(1500);
     let rest = host.wait_for(&[vectors::vectors_node(device)], PATIENCE, || {
         let vectors = vectors::load(host, device)?;

@@ -161,7 +161,7 @@ fn in_turn(host: &Host, device: Sbdf, end: Result<(), Error>) -> Result<Reset, E
 }
 
 /// Whether the device answers, or comes to it within a second.
-fn answers(host: &Host, device: Sbdf) -> Result<bool, Error> {
+pub(crate) fn answers(host: &Host, device: Sbdf) -> Result<bool, Error> {
     let is_there = || Ok::<_, Error>(!state::is_gone(&host.sysfs.config(device)?)?);
     for pause in LOOK_AGAIN {
         if is_there()? {

@@ -22,6 +22,7 @@ pub(crate) mod reattach;
 pub(crate) mod recover;
 pub(crate) mod recover_intents;
 pub(crate) mod release;
+pub(crate) mod repair;
 pub(crate) mod replace;
 pub(crate) mod stub_query;
 pub(crate) mod unfinished_guests;

@@ -28,6 +28,7 @@ mod questions;
 mod random;
 mod reclaim;
 mod refusals;
+mod repair;
 mod replace;
 mod resets;
 mod schema;

@@ -1,0 +1,138 @@
+//! `pcidom repair`: gives devices back what they lost while a guest had them. dom0's kernel resets a bus after a fatal error and tells the drivers, which
+//! then write back what their devices had (`Documentation/PCI/pci-error-recovery.rst` in Linux). xen-pciback does that for its own guests only, so a
+//! device of ours comes back without addresses, decoding and messages, and its guest goes on with one that is dead.
+
+use ::dom0::sysfs::Config;
+use ::dom0::xen::Physdev;
+use pci_registers::{command, header};
+use pcidom_abi::DeviceNode;
+use pcidom_broker::{Vectors, switch_on};
+use xen_types::{DomId, Sbdf};
+
+use crate::device::quiesce::await_rest;
+use crate::device::resources::DeviceResources;
+use crate::device::{pristine, reset};
+use crate::error::{Doing as _, Error, HostError};
+use crate::host::Host;
+use crate::ops::pool;
+use crate::records::device_table::{self, Phase, Record};
+use crate::sysfs::{ConfigWalk as _, Width};
+
+/// How often a guest may change its vectors meanwhile.
+const ROUNDS: usize = 3;
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repaired {
+    /// It has its registers again.
+    Restored,
+    /// It had lost nothing.
+    Sound,
+    /// No guest has it; it is free and as it should be.
+    Free,
+    /// It is in no pool, or a command is moving it, which sees to it.
+    NotOurs,
+}
+
+/// Looks at one device and writes back what it has lost.
+///
+/// # Errors
+/// [`Error::Gone`] where it does not answer.
+pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result<Repaired, Error> {
+    let Some(record) = device_table::load_one(host, device)? else { return Ok(Repaired::NotOurs) };
+    let guest = match (record.phase, record.frontend) {
+        (Phase::Pool, None) => None,
+        (Phase::Attached, Some(guest)) => Some(guest),
+        _ => return Ok(Repaired::NotOurs),
+    };
+    if !host.sysfs.exists(device) || !reset::answers(host, device)? {
+        return Err(Error::Gone(device));
+    }
+    let (config, resources) = (host.sysfs.config(device)?, DeviceResources::gather(host, device)?);
+    let Some(guest) = guest else {
+        pristine::restore(host, device, &config, true)?;
+        config.walk_and_quiesce(resources.decode())?;
+        host.commit(&[pool::look_again(record.stub, device)])?;
+        return Ok(Repaired::Free);
+    };
+    if !has_lost(&config, &resources)? {
+        return Ok(Repaired::Sound);
+    }
+    pristine::restore(host, device, &config, true)?;
+    let mut vectors = await_rest(host, device)?;
+    for _ in 0..ROUNDS {
+        switch_on_again(host, physdev, &config, &resources, &vectors)?;
+        let now = await_rest(host, device)?;
+        if now == vectors {
+            break;
+        }
+        vectors = now;
+    }
+    if !is_still(host, &record, guest)? {
+        // A command has taken it back, and may have quiesced it before this.
+        config.walk_and_quiesce(resources.decode())?;
+        return Ok(Repaired::NotOurs);
+    }
+    Ok(Repaired::Restored)
+}
+
+/// A function whose decoders are off has been reset: no guest can turn them off, which it is shown as its own. A virtual function has none.
+fn has_lost(config: &Config, resources: &DeviceResources) -> Result<bool, Error> {
+    let wanted = u32::from(resources.decode().bits());
+    Ok(resources.is_virtual() || config.read(header::COMMAND, Width::Word)? & wanted != wanted)
+}
+
+/// Decoders on, messages and Enable as they were. Bus mastering is left to the guest's driver, which has to set the device up anew before it is of any use.
+fn switch_on_again(
+    host: &Host,
+    physdev: &dyn Physdev,
+    config: &Config,
+    resources: &DeviceResources,
+    vectors: &Vectors,
+) -> Result<(), Error> {
+    let device = resources.device;
+    let intx_off = if host.exists(&DeviceNode::Intx.of(device))? { command::INTX_DISABLE } else { 0 };
+    config.change_word(header::COMMAND, |command| command | resources.decode().bits() | intx_off)?;
+    if vectors.pirqs().is_empty() {
+        return Ok(());
+    }
+    physdev.restore(device).doing(|| format!("write the messages of {device}"))?;
+    let capabilities = config.capabilities()?;
+    Ok(switch_on(config, &capabilities, vectors)?)
+}
+
+fn is_still(host: &Host, record: &Record, guest: DomId) -> Result<bool, Error> {
+    let now = device_table::load_one(host, record.device)?;
+    Ok(now.is_some_and(|now| now.phase == Phase::Attached && (now.stub, now.frontend) == (record.stub, Some(guest))))
+}
+
+/// For people.
+pub(crate) fn words(device: Sbdf, repaired: Repaired) -> String {
+    match repaired {
+        Repaired::Restored => format!("{device} had lost its registers and has them again"),
+        Repaired::Sound => format!("{device} has lost nothing"),
+        Repaired::Free => format!("{device} is free and as it should be"),
+        Repaired::NotOurs => format!("{device} is in no pool, or on its way: nothing was done"),
+    }
+}
+
+/// Repairs several; one that cannot be keeps no other from it.
+///
+/// # Errors
+/// The first one's.
+pub(crate) fn repair_all(host: &Host, physdev: &dyn Physdev, devices: &[Sbdf]) -> Result<Vec<String>, Error> {
+    let (mut done, mut first) = (Vec::new(), Ok(()));
+    for device in devices.iter().copied() {
+        match repair(host, physdev, device) {
+            Ok(repaired) => done.push(words(device, repaired)),
+            // Such a reset goes on, and whoever reads there waits for it.
+            Err(error) => {
+                if !matches!(error, Error::Host(HostError::ResetHangs(_))) {
+                    host.note(&format!("{device} is not repaired: {error}"));
+                }
+                first = first.and(Err(error));
+            }
+        }
+    }
+    first.map(|()| done)
+}
