@@ -25,8 +25,8 @@ kernel::replaceable!(image::LAYOUT, pcidom_abi::VERSION);
 const _: () = assert!(survivor::OFFSETS[0] == image::SUM && survivor::OFFSETS[1] == image::MAY_RESTART);
 const _: () = assert!(survivor::OFFSETS[2] == image::RESTARTS && survivor::OFFSETS[3] == image::CRASHED_NS);
 const _: () = assert!(survivor::OFFSETS[4] == image::WORDS_LEN && survivor::OFFSETS[5] == image::WORDS.start);
-const _: () = assert!(survivor::OFFSETS[6] == image::FACTS_END && survivor::Restart::Never as u64 == image::NEVER);
-const _: () = assert!(survivor::Restart::Trial as u64 == image::TRIAL);
+const _: () = assert!(survivor::OFFSETS[6] == image::FACTS_END && Restart::Never as u64 == image::NEVER);
+const _: () = assert!(Restart::Trial as u64 == image::TRIAL && Restart::Failed as u64 == image::FAILED);
 
 fn main(info: &'static BootInfo) -> ! {
     let options = options::parse(info.command_line(), |word| {

@@ -16,7 +16,7 @@ pub enum ShutdownReason {
 
 /// Ends the domain; an image on trial that has crashed sleeps instead, until dom0 has put the one before it back.
 pub fn shutdown(reason: ShutdownReason) -> ! {
-    while reason == ShutdownReason::Crash && survivor::is_on_trial() {
+    while reason == ShutdownReason::Crash && survivor::has_failed_trial() {
         let _ = events::wait(&[], None);
     }
     loop {

@@ -191,11 +191,17 @@ pub enum Restart {
     Always = 2,
     /// Sleep: dom0 has put this image in the place of another one, and puts that back if this one does not come up.
     Trial = 3,
+    /// Sleep, and it has come to that.
+    Failed = 4,
 }
 
-/// Whether dom0 waits for this image to come up, with another one at hand.
-pub(crate) fn is_on_trial() -> bool {
-    facts().may_restart == Restart::Trial as u64
+/// Says that this image has crashed, if dom0 waits for it to come up with another one at hand. Whether it does.
+pub(crate) fn has_failed_trial() -> bool {
+    let is_on_trial = facts().may_restart >= Restart::Trial as u64;
+    if is_on_trial {
+        allow_restart(Restart::Failed);
+    }
+    is_on_trial
 }
 
 /// What a crash leads to from now on.

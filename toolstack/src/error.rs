@@ -101,8 +101,8 @@ pub(crate) enum Error {
     NotReplaceable { stub: DomainName, why: String },
     #[error("{} cannot take the place of the image that runs: {why}", .image.display())]
     UnfitImage { image: PathBuf, why: String },
-    #[error("{} did not come up in {stub} within {}; {after}", .image.display(), Seconds(*.within))]
-    UpgradeFailed { stub: DomainName, image: PathBuf, within: Duration, after: String },
+    #[error("{} did not come up in {stub}; {after}", .image.display())]
+    UpgradeFailed { stub: DomainName, image: PathBuf, after: String },
     #[error("the pool of {stub} has {devices} devices, and cannot have more")]
     PoolFull { stub: DomainName, devices: usize },
 

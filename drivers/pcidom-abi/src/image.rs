@@ -41,6 +41,8 @@ pub const MAY_RESTART: usize = 8;
 pub const NEVER: u64 = 0;
 /// An image that crashes before it is ready sleeps, so that the one before it can be put back. It ends that by itself when it is ready.
 pub const TRIAL: u64 = 3;
+/// An image has crashed on trial, and sleeps.
+pub const FAILED: u64 = 4;
 /// How often an image was started in place.
 pub const RESTARTS: usize = 16;
 /// When the life before ended; 0 where it is not known.

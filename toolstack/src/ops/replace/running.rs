@@ -117,7 +117,7 @@ impl Facts {
     fn check_permission(&self) -> Result<(), String> {
         match self.may_restart() {
             layout::NEVER => Err("it has restart=never on its command line, or is not ready".to_owned()),
-            layout::TRIAL => Err("it was put there a moment ago and is not ready yet".to_owned()),
+            layout::TRIAL | layout::FAILED => Err("it was put there a moment ago and is not ready yet".to_owned()),
             _ => Ok(()),
         }
     }
