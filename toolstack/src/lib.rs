@@ -94,9 +94,9 @@ pub fn main() -> ExitCode {
 
 fn run_on_host(cli: &cli::arguments::Cli, terminal: Rc<Terminal>, report: &mut Report) -> Result<(), error::Error> {
     let version = host::open::check()?;
-    if let cli::arguments::Command::Serve { reclaim, .. } = &cli.command {
+    if let cli::arguments::Command::Serve { reclaim, no_watchdog, .. } = &cli.command {
         let request = matches!(reclaim, cli::arguments::Reclaiming::Trigger).then(host::lock::reclaim_request);
-        return pcidom_broker::serve(version, cli.verbose > 0, request).map_err(|error| match error {
+        return pcidom_broker::serve(version, cli.verbose > 0, request, !no_watchdog).map_err(|error| match error {
             error::HostError::BrokerRuns => error::Error::BrokerRuns(host::lock::broker_pid()),
             error => error.into(),
         });

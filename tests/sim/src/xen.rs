@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use dom0::xen::Vector;
 use pciback::platform::{
@@ -88,6 +89,8 @@ pub struct Machine {
     survivors: BTreeMap<DomId, Survivor>,
     /// Domains that were interrupted by an NMI.
     interrupted: Vec<DomId>,
+    /// How long domains' processors have run, as far as a test says so.
+    ran: BTreeMap<DomId, Duration>,
     /// Notes about functions, by the frames of their configuration spaces. As long as they are mapped.
     notes: BTreeMap<Mfn, u32>,
     /// Calls that shall fail, by name: the stub's `map_grant`, `bind_interdomain`, `map_config` and `offer_ring`, and dom0's `open_config`.
@@ -474,6 +477,16 @@ impl SimXen {
     #[must_use]
     pub fn moments(&self, stub: DomId) -> usize {
         self.machine().survivors.get(&stub).map_or(0, |survivor| survivor.moments)
+    }
+
+    /// For how long the domain's processor has run.
+    pub(crate) fn run_time(&self, domain: DomId) -> Duration {
+        self.machine().ran.get(&domain).copied().unwrap_or_default()
+    }
+
+    /// The domain's processor runs for so long. Time passes by itself.
+    pub fn run_for(&self, domain: DomId, time: Duration) {
+        *self.machine().ran.entry(domain).or_default() += time;
     }
 
     /// An NMI for this domain.

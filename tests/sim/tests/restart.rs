@@ -1,6 +1,8 @@
 //! The image crashes and is started again in the same domain: no guest notices (docs/restart.md).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
+use std::time::Duration;
+
 use pciback::Options;
 use pciif::{Command, ErrorCode, Request};
 use sim::SimXen;
@@ -334,4 +336,37 @@ fn many_crashes_at_any_moment_leave_nothing_behind() {
         world.settle_deadlines(100);
         world.assert_clean();
     }
+}
+
+#[test]
+fn an_image_that_hangs_is_started_again_and_the_guest_that_waits_has_its_answer() {
+    const LOOK: Duration = Duration::from_millis(400);
+    let mut world = world(&[A]);
+    world.broker.is_watchdog = true;
+    world.broker.start();
+    let guest = world.connect(5, &[A]);
+    let look = |world: &mut World| {
+        world.xen.run_for(STUB, LOOK);
+        world.xen.advance_ns(u64::try_from(LOOK.as_nanos()).unwrap());
+        world.broker.step();
+    };
+    // Busy for half a minute, and it answers.
+    for _ in 0..75 {
+        look(&mut world);
+        world.settle();
+    }
+    assert_eq!(world.xen.take_interrupted(), []);
+    // It is given the processor and does nothing.
+    let begun_ns = world.xen.now_ns();
+    world.guest(guest).publish(&Request::conf_read(slot(0), 0, 4));
+    let interrupted = (0..10).find_map(|_| {
+        look(&mut world);
+        world.xen.take_interrupted().pop()
+    });
+    assert_eq!(interrupted, Some(STUB));
+    assert!(world.xen.now_ns() - begun_ns < 1_600_000_001, "pcifront waits for two seconds");
+    world.stub.crash(); // what an NMI does to an image
+    world.settle();
+    let response = world.guest(guest).response().unwrap();
+    assert_eq!((response.err, response.value), (0, ids(A)));
 }

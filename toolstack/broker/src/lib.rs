@@ -12,6 +12,7 @@
 //! | `table` | the device database in memory: who is to be served, and what is to be put right |
 //! | `reclaim` | devices of guests that are gone |
 //! | `guards` | what keeps xl off our devices |
+//! | `watchdog` | has the image of a stub started again that hangs |
 //! | `manager` | what systemd is told |
 //!
 //! No decision about a request comes from memory: each one reads its device's nodes, and what is mapped stands in xenstore before and after each
@@ -39,6 +40,7 @@ mod ring;
 mod serve;
 mod table;
 pub mod vectors;
+mod watchdog;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -70,6 +72,7 @@ use records::{Phase, Record};
 use ring::{Announced, Ring};
 use table::Table;
 use vectors::Noted;
+use watchdog::Watchdog;
 
 /// Events of one kind taken in one turn; the rest waits until the stubs were served.
 const EVENTS_A_TURN: usize = 64;
@@ -107,6 +110,8 @@ pub struct Broker<'a, R: Rings> {
     looked: Duration,
     retry: Retry,
     guards: Guards,
+    /// Where hangs are looked for.
+    watchdog: Option<Watchdog>,
     more_events: bool,
 }
 
@@ -136,11 +141,17 @@ impl<'a, R: Rings> Broker<'a, R> {
             looked: now,
             retry: Retry::default(),
             guards: Guards::new(),
+            watchdog: None,
             more_events: false,
         };
         broker.table.forget();
         broker.look_if_due()?;
         Ok(broker)
+    }
+
+    /// From now on stubs whose image hangs are interrupted, which starts it again.
+    pub fn watch_for_hangs(&mut self) {
+        self.watchdog = Some(Watchdog::default());
     }
 
     /// Takes the events that are there, serves every stub that asks once, and looks after what changed.
@@ -180,7 +191,19 @@ impl<'a, R: Rings> Broker<'a, R> {
             let looked = self.look_at_guards();
             self.tolerate(looked)?;
         }
+        if self.watchdog_at().is_some_and(|at| at <= host.elapsed())
+            && let Some(watchdog) = &mut self.watchdog
+        {
+            let served: Vec<DomId> = self.rings.keys().copied().collect();
+            let looked = watchdog.look(host, &served, &mut self.log);
+            self.tolerate(looked)?;
+        }
         Ok(())
+    }
+
+    /// When to look for hangs: while there is a stub.
+    fn watchdog_at(&self) -> Option<Duration> {
+        self.watchdog.as_ref().filter(|_| !self.rings.is_empty()).map(Watchdog::at)
     }
 
     /// Without xenstore nothing works. Everything else may be better the next time: a node can go while others are read.
@@ -202,7 +225,7 @@ impl<'a, R: Rings> Broker<'a, R> {
         if self.more_events || self.rings.values().any(|ring| ring.look) {
             return Some(Duration::ZERO);
         }
-        let at = self.look_at.into_iter().chain(self.guards.at()).min();
+        let at = self.look_at.into_iter().chain(self.guards.at()).chain(self.watchdog_at()).min();
         at.map(|at| at.saturating_sub(self.outside.host.elapsed()))
     }
 

@@ -20,11 +20,16 @@ use super::reclaim::{OwnCommand, RequestFile};
 use super::{Broker, Outside, Reclaimer};
 
 /// Serves stubs until it is told to stop. Devices are taken back by whoever waits for the file `reclaim_request`, or by this program,
-/// started as `pcidom reclaim`.
+/// started as `pcidom reclaim`. Stubs that hang are interrupted where `is_watchdog` says so.
 ///
 /// # Errors
 /// What this host lacks, [`Error::BrokerRuns`], and those after which nothing would work any more.
-pub fn serve(version: XenVersion, is_verbose: bool, reclaim_request: Option<PathBuf>) -> Result<(), Error> {
+pub fn serve(
+    version: XenVersion,
+    is_verbose: bool,
+    reclaim_request: Option<PathBuf>,
+    is_watchdog: bool,
+) -> Result<(), Error> {
     let manager = Manager::from_environment();
     let _lock = Lock::try_take_in(lock::folder(), lock::BROKER)?.ok_or(Error::BrokerRuns)?;
     let unusable = |error: &dyn std::fmt::Display| Error::NoHost(error.to_string());
@@ -47,6 +52,9 @@ pub fn serve(version: XenVersion, is_verbose: bool, reclaim_request: Option<Path
         reclaimer,
     };
     let mut broker = Broker::start(outside)?;
+    if is_watchdog {
+        broker.watch_for_hangs();
+    }
     host.note(&status);
     manager.ready(&status);
     let mut sources = vec![signals.as_fd(), rings.as_fd(), news.as_fd()];

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
@@ -36,6 +37,11 @@ impl FakeHypervisor {
 impl Hypervisor for FakeHypervisor {
     fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
         Ok(seen(&self.0.borrow(), id))
+    }
+
+    fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
+        let world = self.0.borrow();
+        Ok(world.domains.get(&domain).map(|_| world.memory.ran.get(&domain).copied().unwrap_or_default()))
     }
 
     fn send_nmi(&self, domain: DomId) -> Outcome {

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use xen_types::{DomId, Mfn, Port};
 
@@ -75,10 +74,6 @@ impl Inspect for Machine<'_> {
 
     fn unpause(&self, _: DomId) -> Result<(), HypercallError> {
         Ok(())
-    }
-
-    fn run_time(&self, _: DomId) -> Result<Option<Duration>, HypercallError> {
-        Ok(None)
     }
 
     fn highest_frame(&self) -> Result<Mfn, HypercallError> {

@@ -86,7 +86,7 @@ fn note(host: &Host, domain: DomId, stage: PauseStage) -> Result<Change, Error> 
 
 /// One that is gone has never run.
 fn run_time(host: &Host, domain: DomId) -> Result<Duration, Error> {
-    let ran = host.hypervisor.inspect().run_time(domain);
+    let ran = host.hypervisor.run_time(domain);
     ran.map(Option::unwrap_or_default).doing(|| format!("asking how long domain {domain} has run"))
 }
 

@@ -148,6 +148,9 @@ pub(crate) enum Command {
         /// How `pcidom reclaim` is started when a guest is gone
         #[arg(long, value_name = "HOW", value_enum, default_value = "spawn")]
         reclaim: Reclaiming,
+        /// Do not interrupt a driver domain that is busy and does not answer, which starts its image again
+        #[arg(long)]
+        no_watchdog: bool,
     },
     /// Run the host's driver domain: create it, give it the devices of /etc/pcidom/pcidom.conf, and end when it has ended. Until SIGTERM, which ends the domain unless guests have devices of it
     Backend(BackendArgs),
@@ -668,7 +671,12 @@ mod tests {
 
     #[test]
     fn the_broker_needs_no_words() {
-        for line in ["pcidom serve", "pcidom serve --foreground", "pcidom serve --reclaim=trigger"] {
+        for line in [
+            "pcidom serve",
+            "pcidom serve --foreground",
+            "pcidom serve --reclaim=trigger",
+            "pcidom serve --no-watchdog",
+        ] {
             assert!(matches!(parse(line).unwrap().command, Command::Serve { .. }), "{line}");
         }
     }

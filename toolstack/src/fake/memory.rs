@@ -1,7 +1,5 @@
 //! The host's memory as Xen lets commands look at it.
 
-use std::time::Duration;
-
 use fakes::FakeHypervisor;
 use fakes::hypervisor::{Outcome, refuse, seen};
 use xen_types::{DomId, Errno, Mfn, Port};
@@ -38,11 +36,6 @@ impl Inspect for FakeHypervisor {
 
     fn root_table(&self, domain: DomId) -> Option<Mfn> {
         self.0.borrow().memory.roots.get(&domain).copied().map(Mfn)
-    }
-
-    fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
-        let world = self.0.borrow();
-        Ok(world.domains.get(&domain).map(|_| world.memory.ran.get(&domain).copied().unwrap_or_default()))
     }
 
     fn highest_frame(&self) -> Outcome<Mfn> {

@@ -262,6 +262,10 @@ impl Hypervisor for SimHypervisor {
         LOWEST_PIRQ.into()..=TOP_PIRQ.into()
     }
 
+    fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
+        self.fake.run_time(domain)
+    }
+
     fn send_nmi(&self, domain: DomId) -> Outcome {
         self.fake.send_nmi(domain)
     }

@@ -1,7 +1,6 @@
 //! The real [`Inspect`].
 
 use core::ffi::{c_uint, c_ulong};
-use std::time::Duration;
 
 use ::dom0::xen::library::{check, last_errno};
 use xen_types::{DomId, Errno, Mfn, Pirq, Port};
@@ -66,10 +65,6 @@ impl Inspect for Libxc {
     fn unpause(&self, domain: DomId) -> Result<(), HypercallError> {
         // SAFETY: numbers only.
         check("xc_domain_unpause", unsafe { (self.inspector()?.functions.unpause)(self.handle(), domain.0.into()) })
-    }
-
-    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
-        Ok(self.base.first_domain(domain)?.filter(|(id, ..)| *id == domain).map(|(.., ran)| ran))
     }
 
     fn highest_frame(&self) -> Result<Mfn, HypercallError> {

@@ -1,7 +1,5 @@
 //! Inspects other domains through Xen, without their cooperation.
 
-use std::time::Duration;
-
 use xen_types::{DomId, Errno, Mfn, Pirq, Port};
 
 use super::{DomainInfo, HypercallError};
@@ -47,10 +45,6 @@ pub(crate) trait Inspect {
 
     /// Undoes one [`Inspect::pause`] (`xc_domain_unpause`).
     fn unpause(&self, domain: DomId) -> Result<(), HypercallError>;
-
-    /// For how long a domain's processors have run in all; `None` when there is no such domain (`xc_domain_getinfolist`). It does not pass
-    /// while the domain is stopped.
-    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError>;
 
     /// No frame of memory has a higher number (`xc_maximum_ram_page`).
     fn highest_frame(&self) -> Result<Mfn, HypercallError>;

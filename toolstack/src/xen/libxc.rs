@@ -5,6 +5,7 @@
 
 use core::ffi::{c_int, c_ulong};
 use std::cell::OnceCell;
+use std::time::Duration;
 
 use ::dom0::library_symbol;
 use ::dom0::xen::library::check;
@@ -97,6 +98,10 @@ impl Hypervisor for Libxc {
 
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Result<(), HypercallError> {
         self.base.unmap_pirq(domain, pirq)
+    }
+
+    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
+        self.base.run_time(domain)
     }
 
     fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {

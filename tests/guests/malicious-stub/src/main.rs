@@ -2,7 +2,8 @@
 //! `malicious stub: NAME err=N` for each thing that it tried, and `malicious stub: done` at the end.
 //!
 //! Its command line names devices: `msi=BDF msix=BDF` for those that the broker's table says are its own (with MSI and with MSI-X), `foreign=BDF`
-//! for another stub's.
+//! for another stub's. With `hang` it asks for nothing and hangs as soon as the broker is there, and says `malicious stub: started again` when its image
+//! is.
 #![no_std]
 #![no_main]
 
@@ -13,6 +14,7 @@ mod ring;
 mod targets;
 
 use kernel::control::{ShutdownReason, shutdown};
+use kernel::survivor::{self, Restart};
 use kernel::{clock, console, events};
 use pcidom_abi::paths;
 use platform::RingTransport;
@@ -42,6 +44,11 @@ fn main(info: &'static kernel::BootInfo) -> ! {
 }
 
 fn run(command_line: &str) -> Result<(), &'static str> {
+    let hangs = command_line.split(' ').any(|word| word == "hang");
+    if hangs && survivor::restarts() > 0 {
+        log::info!("malicious stub: started again");
+        return Ok(());
+    }
     let targets = Targets::parse(command_line).ok_or("the command line does not name its targets")?;
     let mut store = Store::new(RingTransport::take().map_err(|_| "no xenstore")?);
     let mut ring = Ring::offer().map_err(|_| "no page for the broker")?;
@@ -56,6 +63,13 @@ fn run(command_line: &str) -> Result<(), &'static str> {
     };
     announce(ring.reference(), ring.port())?;
     ring.wait_for_broker()?;
+    if hangs {
+        survivor::allow_restart(Restart::Always);
+        log::info!("malicious stub: hangs");
+        loop {
+            core::hint::spin_loop();
+        }
+    }
     for attempt in attempts::all(&targets) {
         let err = ring.ask(&attempt.request, &attempt.entries)?;
         log::info!("malicious stub: {} err={err}", attempt.name);

@@ -82,6 +82,8 @@ pub struct SimBroker {
     lie: Option<(Request, Fault)>,
     /// What goes wrong with the next requests.
     pub faults: VecDeque<Fault>,
+    /// It watches for hangs from its next start on.
+    pub is_watchdog: bool,
     /// Commands that were taken from the page, with the devices.
     pub log: Vec<(u32, Sbdf)>,
 }
@@ -98,6 +100,7 @@ impl SimBroker {
             lines: Lines::default(),
             lie: None,
             faults: VecDeque::new(),
+            is_watchdog: false,
             log: Vec::new(),
         }
     }
@@ -122,10 +125,10 @@ impl SimBroker {
         assert!(self.running.is_none(), "one broker");
         self.lines.take();
         let [requests, watches] = [(), ()].map(|()| self.xen.store().connect_socket());
-        let (xen, lines) = (self.xen.clone(), self.lines.clone());
+        let (xen, lines, is_watchdog) = (self.xen.clone(), self.lines.clone(), self.is_watchdog);
         let main = move |syscalls: &Rc<Syscalls>| {
             let outside = Outside { xen, syscalls: Rc::clone(syscalls) };
-            serve(&outside, requests, watches, lines).map_err(|error| error.to_string())
+            serve(&outside, requests, watches, lines, is_watchdog).map_err(|error| error.to_string())
         };
         let process = Process::start(main);
         self.running = Some(Running { process, watches, due_ns: None, is_interrupted: false });
@@ -271,7 +274,13 @@ pub(crate) fn quiesce(xen: &SimXen, guest: DomId, device: Sbdf) {
 }
 
 /// `pcidom serve`, but for what it opens.
-fn serve(outside: &Outside, requests: Connection, watches: Connection, lines: Lines) -> Result<(), dom0::Error> {
+fn serve(
+    outside: &Outside,
+    requests: Connection,
+    watches: Connection,
+    lines: Lines,
+    is_watchdog: bool,
+) -> Result<(), dom0::Error> {
     let host = open(outside, requests, lines);
     let watches = StoreConnection::new(Socket::new(outside.clone(), watches));
     let rings = SimRings::new(outside.clone());
@@ -283,6 +292,9 @@ fn serve(outside: &Outside, requests: Connection, watches: Connection, lines: Li
         processes: &NoProcesses,
         reclaimer: &NoReclaimer,
     })?;
+    if is_watchdog {
+        broker.watch_for_hangs();
+    }
     loop {
         outside.syscalls.poll(broker.idle());
         broker.turn()?;

@@ -57,6 +57,11 @@ impl Hypervisor for Outside {
         }
     }
 
+    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
+        let xen = self.xen();
+        Ok(xen.has_domain(domain).then(|| xen.run_time(domain)))
+    }
+
     fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
         self.xen().interrupt(domain);
         Ok(())

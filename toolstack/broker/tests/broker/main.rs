@@ -4,6 +4,7 @@
 mod config_writes;
 mod death;
 mod guards;
+mod hangs;
 mod hostile;
 mod life;
 mod many;

@@ -141,6 +141,10 @@ impl Hypervisor for Libxc {
         check(call, unsafe { (self.functions.unmap_pirq)(self.handle, domain.0.into(), pirq) })
     }
 
+    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
+        Ok(self.first_domain(domain)?.filter(|(id, ..)| *id == domain).map(|(.., ran)| ran))
+    }
+
     fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
         /// `XEN_DOMCTL_SENDTRIGGER_NMI` (`xen/include/public/domctl.h`).
         const NMI: u32 = 0;

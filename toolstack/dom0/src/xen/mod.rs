@@ -28,6 +28,7 @@ pub use signals::{Signal, SignalSet, Signals, number};
 pub use version::XenVersion;
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use xen_types::{DomId, Errno, GrantRef, Pirq, Port, Sbdf};
 
@@ -74,6 +75,13 @@ pub trait Hypervisor {
     /// # Errors
     /// Xen's: why not.
     fn test_assign(&self, domain: DomId, device: Sbdf) -> Result<(), HypercallError>;
+
+    /// For how long a domain's processors have run in all; `None` when there is no such domain (`xc_domain_getinfolist`). It does not pass
+    /// while the domain is stopped.
+    ///
+    /// # Errors
+    /// Xen's.
+    fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError>;
 
     /// Interrupts a domain's first CPU with an NMI, which wakes it if it sleeps (`xc_domain_send_trigger`).
     ///

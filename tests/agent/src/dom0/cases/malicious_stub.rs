@@ -14,7 +14,10 @@ use crate::dom0::{
     services::SHARE,
 };
 
-pub(super) const CASES: &[Case] = &[Case::new("a_malicious_stub_is_refused_everything_that_is_not_its_own", malicious)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("a_malicious_stub_is_refused_everything_that_is_not_its_own", malicious),
+    Case::new("a_stub_that_hangs_is_started_again_by_the_broker", hanging),
+];
 
 /// What it tries, and the answer (`pciif.h`). "Its own" ones show that the broker serves it at all.
 const ANSWERS: &[(&str, &str)] = &[
@@ -77,7 +80,7 @@ fn malicious(fixture: &mut Fixture) -> Result<()> {
     let spaces = spaces()?;
     let mut tried = Vec::new();
     let lines = fixture.broker_lines(|fixture| {
-        let malicious = start(fixture)?;
+        let malicious = start(fixture, "")?;
         tried = said(fixture, &malicious)?;
         Ok(())
     })?;
@@ -100,25 +103,48 @@ fn malicious(fixture: &mut Fixture) -> Result<()> {
     ensure!(Irqs::now(fixture)?.messages() == irqs, "messages were mapped");
     ensure!(self::spaces()? == spaces, "a register has changed");
     // The real stub has not noticed.
-    let malicious =
-        fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
-    for device in [EDU, NVME] {
-        fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
-    }
-    fixture.destroy(&malicious)?;
+    end(fixture)?;
     let guest = fixture.guest_with("after", &ALL)?;
     ensure!(fixture.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
     ensure!(fixture.domains.contains(&stub), "the stub is another one");
     fixture.destroy(&guest)
 }
 
+/// Its processor is busy and it answers nothing: the broker has Xen interrupt it, and its image is started again.
+fn hanging(fixture: &mut Fixture) -> Result<()> {
+    fixture.stub_with_pool()?;
+    for device in [EDU, NVME] {
+        fixture.free(device)?;
+    }
+    fixture.pcidom(&["assignable", "remove", EDU, NVME])?;
+    let lines = fixture.broker_lines(|fixture| {
+        let hanging = start(fixture, "hang")?;
+        let said = said(fixture, &hanging)?;
+        ensure!(said == ["hangs", "started again", "done"], "it said {said:?}");
+        Ok(())
+    })?;
+    let told = |line: &&String| line.contains("hangs and is interrupted");
+    ensure!(lines.iter().filter(told).count() == 1, "the broker said {lines:?}");
+    end(fixture)
+}
+
+/// Takes it away, with what the broker's table has of it.
+fn end(fixture: &mut Fixture) -> Result<()> {
+    let malicious =
+        fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
+    for device in [EDU, NVME] {
+        fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
+    }
+    fixture.destroy(&malicious)
+}
+
 const NAME: &str = "malicious";
 
 /// Starts it and has the broker's table say that it serves two devices, to itself.
-fn start(fixture: &mut Fixture) -> Result<Domain> {
+fn start(fixture: &mut Fixture, words: &str) -> Result<Domain> {
     let description = format!(
         "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/malicious-stub.elf\"\nmemory = 2\nvcpus = 1\n\
-         extra = \"msi={EDU} msix={NVME} foreign={E1000}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
+         extra = \"msi={EDU} msix={NVME} foreign={E1000} {words}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
     );
     let malicious = fixture.create_paused(NAME, &description)?;
     let id = malicious.id.to_string();
