@@ -2,8 +2,8 @@
 
 use alloc::rc::Rc;
 use core::cell::Cell;
-use core::future::poll_fn;
-use core::task::{Poll, Waker};
+use core::future::{Future, poll_fn};
+use core::task::{Context, Poll, Waker};
 
 /// Raised any number of times, seen once: however often a guest touches a watched node, there is one flag for it and never a
 /// queue (XSA-349).
@@ -33,14 +33,16 @@ impl Signal {
     }
 
     /// Waits until the flag is raised and lowers it.
-    pub(crate) async fn wait(&self) {
-        poll_fn(|cx| {
-            if self.raised.replace(false) {
-                return Poll::Ready(());
-            }
-            self.waiter.set(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await;
+    pub(crate) fn wait(&self) -> impl Future<Output = ()> {
+        poll_fn(|cx| self.poll_wait(cx))
+    }
+
+    /// As [`Signal::wait`].
+    pub(crate) fn poll_wait(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.lower() {
+            return Poll::Ready(());
+        }
+        self.waiter.set(Some(cx.waker().clone()));
+        Poll::Pending
     }
 }

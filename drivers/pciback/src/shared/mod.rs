@@ -19,6 +19,7 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::future::{Future, poll_fn};
 use core::task::Waker;
 
 use litemap::LiteMap;
@@ -322,9 +323,9 @@ impl<P: Platform> Handle<P> {
     }
 
     /// Waits until `deadline_ns`.
-    pub(crate) async fn sleep_until(&self, deadline_ns: u64) {
+    pub(crate) fn sleep_until(&self, deadline_ns: u64) -> impl Future<Output = ()> + use<P> {
         let signal = Signal::new();
         self.with(|core| core.alarms.set(deadline_ns, Rc::clone(&signal)));
-        signal.wait().await;
+        poll_fn(move |cx| signal.poll_wait(cx))
     }
 }

@@ -6,24 +6,28 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use pcidom_abi::{PoolState, paths, pool};
-use xen_types::DomId;
-use xenstore::{Error, Request, TxId, path};
+use xen_types::{DomId, Errno};
+use xenstore::{Error, Request, TxId, XenbusState, path};
 
-use super::read;
+use super::read::Reading;
 use super::store::{Answer, Transaction};
+use super::values::Answers;
 use crate::handshake::{Action, Failure, Nodes, decide};
 use crate::platform::Platform;
 use crate::shared::Handle;
 use crate::shared::watches::{frontend_path, frontend_token};
+use crate::signal::Signal;
 
 /// First wait after xenstored refused something; doubles each time.
 const RETRY_NS: u64 = 250_000_000;
 /// The longest of these waits.
 const MAX_RETRY_NS: u64 = 32_000_000_000;
+/// The answer to a commit of what others have changed.
+const NOT_COMMITTED: &[Errno] = &[Errno::EAGAIN];
 /// Polling interval for a frontend whose node could not be watched (xenstored limits our watches).
 const POLL_NS: u64 = 1_000_000_000;
 
-/// Result of one round.
+/// Result of one look.
 enum Progress {
     /// Something was done: look again.
     Again,
@@ -33,19 +37,51 @@ enum Progress {
     Gone,
 }
 
-/// Runs as long as there is a BE dir for the frontend.
+/// What the task does next.
+enum Next {
+    Look,
+    /// Nothing until its signal is raised, or until this time.
+    Wait(Option<u64>),
+    End,
+}
+
+/// Runs as long as there is a BE dir for the frontend. Whenever something may have changed it looks at the nodes.
+///
+/// It waits at few places, and leaves the work between them to functions: each place costs some hundred bytes of the image, and more with each value that
+/// outlives it.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let task = Task { handle, domid };
-    let is_watched = task.watch().await;
-    task.run_handshake(is_watched).await;
-    if is_watched {
-        drop(task.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
+    let answer = task.ask(&Request::Watch { path: &frontend_path(domid), token: &frontend_token(domid) }).await;
+    let is_watched = task.is_watched(answer);
+    let Some(signal) = task.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(domid)?.signal))) else { return };
+    let mut retry_ns = RETRY_NS;
+    loop {
+        let mut next = task.may_look();
+        if matches!(next, Next::Look) {
+            let mut look = Look::new(&task, Transaction::room(&task.handle).await);
+            let result = loop {
+                let answered = (&mut look.answers).await;
+                if let Some(result) = look.go_on(answered) {
+                    break result;
+                }
+            };
+            drop(look);
+            next = task.next(result, &mut retry_ns, is_watched, &signal);
+        }
+        match next {
+            Next::Look => {}
+            Next::End => break,
+            Next::Wait(deadline_ns) => {
+                let set = |deadline_ns| task.handle.with(|core| core.alarms.set(deadline_ns, Rc::clone(&signal)));
+                let alarm = deadline_ns.map(set);
+                signal.wait().await;
+                if let Some(alarm) = alarm {
+                    task.handle.with(|core| core.alarms.cancel(&alarm));
+                }
+            }
+        }
     }
-    // Whatever we said about it is of no use now, and each node counts against our quota.
-    let error_dir = path::relative::error_node(domid);
-    if let Some(error_dir) = error_dir.strip_suffix("/0/error") {
-        drop(task.ask(&Request::Remove { path: error_dir }));
-    }
+    task.end(is_watched);
 }
 
 struct Task<P: Platform> {
@@ -58,10 +94,11 @@ impl<P: Platform> Task<P> {
         self.handle.ask(TxId::NONE, request)
     }
 
-    async fn watch(&self) -> bool {
-        match self.ask(&Request::Watch { path: &frontend_path(self.domid), token: &frontend_token(self.domid) }).await {
+    /// Whether the frontend's state is watched: the answer to that question.
+    fn is_watched(&self, answer: Result<Vec<u8>, Error>) -> bool {
+        match answer {
             Ok(_) => true,
-            Err(error) if error.is(xen_types::Errno::EEXIST) || error == Error::Disconnected => true, // it is set anew then
+            Err(error) if error.is(Errno::EEXIST) || error == Error::Disconnected => true, // it is set anew then
             Err(error) => {
                 plain_log::warning!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
                 false
@@ -69,54 +106,60 @@ impl<P: Platform> Task<P> {
         }
     }
 
-    /// Looks at the nodes whenever something may have changed, until the directory is gone.
-    async fn run_handshake(&self, is_watched: bool) {
-        let Some(signal) = self.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(self.domid)?.signal))) else {
-            return;
-        };
-        let mut retry_ns = RETRY_NS;
-        loop {
-            self.report_losses();
-            self.pace().await;
-            let wait_ns = match self.look().await {
-                Ok(Progress::Again) => {
-                    retry_ns = RETRY_NS;
-                    continue;
-                }
-                Ok(Progress::Gone) => {
-                    if signal.lower() {
-                        continue; // a new directory appeared behind our reading
-                    }
-                    self.handle.with(|core| {
-                        core.frontends.remove(self.domid);
-                        core.platform.forget_domain(self.domid);
-                        core.end_adoption();
-                    });
-                    return;
-                }
-                Ok(Progress::Settled) => {
-                    self.handle
-                        .with(|core| core.frontends.get_mut(self.domid).map(|frontend| frontend.pacing.settled()));
-                    retry_ns = RETRY_NS;
-                    (!is_watched).then_some(POLL_NS)
-                }
-                Err(error) => {
-                    plain_log::error!("frontend {}: xenstore: {error}", self.domid);
-                    let wait_ns = retry_ns;
-                    retry_ns = retry_ns.saturating_mul(2).min(MAX_RETRY_NS);
-                    Some(wait_ns)
-                }
-            };
-            let alarm = wait_ns.map(|wait_ns| {
-                self.handle.with(|core| {
-                    let now_ns = core.platform.now_ns();
-                    core.alarms.set(now_ns + wait_ns, Rc::clone(&signal))
-                })
-            });
-            signal.wait().await;
-            if let Some(alarm) = alarm {
-                self.handle.with(|core| core.alarms.cancel(&alarm));
+    /// Whether it is to look now. A frontend that touches its nodes more often than any real one has to wait, so that the others do not.
+    #[inline(never)] // its caller is a task, in which everything costs more
+    fn may_look(&self) -> Next {
+        self.report_losses();
+        let wait = self.handle.with(|core| {
+            let now_ns = core.platform.now_ns();
+            core.frontends.get_mut(self.domid).map_or(Ok(()), |frontend| frontend.may_look(now_ns))
+        });
+        wait.map_or_else(|deadline_ns| Next::Wait(Some(deadline_ns)), |()| Next::Look)
+    }
+
+    /// What is next after a look.
+    #[inline(never)] // as above
+    fn next(&self, result: Result<Progress, Error>, retry_ns: &mut u64, is_watched: bool, signal: &Signal) -> Next {
+        let wait_ns = match result {
+            Err(error) => {
+                plain_log::error!("frontend {}: xenstore: {error}", self.domid);
+                let wait_ns = *retry_ns;
+                *retry_ns = (wait_ns * 2).min(MAX_RETRY_NS);
+                Some(wait_ns)
             }
+            // A new directory may have appeared behind our reading.
+            Ok(Progress::Gone) if !signal.lower() => {
+                self.handle.with(|core| {
+                    core.frontends.remove(self.domid);
+                    core.platform.forget_domain(self.domid);
+                    core.end_adoption();
+                });
+                return Next::End;
+            }
+            Ok(Progress::Gone) => return Next::Look,
+            Ok(progress) => {
+                *retry_ns = RETRY_NS;
+                if matches!(progress, Progress::Again) {
+                    return Next::Look;
+                }
+                self.handle.with(|core| core.frontends.get_mut(self.domid).map(|frontend| frontend.pacing.settled()));
+                (!is_watched).then_some(POLL_NS)
+            }
+        };
+        Next::Wait(wait_ns.map(|wait_ns| self.handle.now_ns() + wait_ns))
+    }
+
+    /// Leaves nothing behind.
+    #[inline(never)] // as above
+    fn end(&self, is_watched: bool) {
+        let domid = self.domid;
+        if is_watched {
+            drop(self.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
+        }
+        // Whatever we said about it is of no use now, and each node counts against our quota.
+        let error_dir = path::relative::error_node(domid);
+        if let Some(error_dir) = error_dir.strip_suffix("/0/error") {
+            drop(self.ask(&Request::Remove { path: error_dir }));
         }
     }
 
@@ -132,40 +175,6 @@ impl<P: Platform> Task<P> {
         });
         if let Some(failure) = failure {
             self.report(&failure);
-        }
-    }
-
-    /// A frontend that touches its nodes more often than any real one has to wait, so that the others do not.
-    async fn pace(&self) {
-        loop {
-            let wait = self.handle.with(|core| {
-                let now_ns = core.platform.now_ns();
-                core.frontends.get_mut(self.domid).map_or(Ok(()), |frontend| frontend.may_look(now_ns))
-            });
-            match wait {
-                Ok(()) => return,
-                Err(deadline_ns) => self.handle.sleep_until(deadline_ns).await,
-            }
-        }
-    }
-
-    async fn look(&self) -> Result<Progress, Error> {
-        let transaction = Transaction::begin(&self.handle).await?;
-        let is_adopting =
-            self.handle.with(|core| core.frontends.get_mut(self.domid).is_some_and(|it| it.state.is_adopting));
-        let nodes = read::nodes(&self.handle, &transaction, self.domid, is_adopting).await?;
-        let actions = self.decide(nodes.as_ref());
-        if actions.iter().any(Action::is_local) {
-            self.announce(&transaction, &actions);
-            // Nothing is given away or taken on the word of nodes that were not all true at once.
-            if transaction.commit().await? {
-                self.apply(actions);
-            }
-            return Ok(Progress::Again);
-        }
-        match nodes {
-            Some(nodes) => self.write(transaction, &nodes, actions).await,
-            None => Ok(Progress::Gone),
         }
     }
 
@@ -230,58 +239,8 @@ impl<P: Platform> Task<P> {
         });
         if is_put_aside {
             let text = "crashed the backend three times: not served".to_string();
-            self.report(&Failure { errno: xen_types::Errno::EIO, text });
+            self.report(&Failure { errno: Errno::EIO, text });
         }
-    }
-
-    /// Carries out what is for others to see. The reason of a failure is there before the state that tells of it.
-    async fn write(&self, transaction: Transaction<P>, nodes: &Nodes, actions: Vec<Action>) -> Result<Progress, Error> {
-        let next = actions.iter().find_map(Action::state);
-        let answers = self.ask_to_write(&transaction, actions);
-        if answers.is_empty() {
-            return Ok(Progress::Settled);
-        }
-        for (node, answer) in answers {
-            if let Err(error) = answer.await {
-                let errno = if let Error::Store(errno) = error { errno } else { xen_types::Errno::EIO };
-                self.report(&Failure { errno, text: format!("cannot write {node}") });
-                return Err(error);
-            }
-        }
-        if transaction.commit().await?
-            && let Some(state) = next
-        {
-            self.handle
-                .with(|core| core.frontends.get_mut(self.domid).map(|frontend| frontend.state.said(state, nodes)));
-        }
-        Ok(Progress::Again)
-    }
-
-    /// Asks for everything at once: xenstored does it in this order. What concerns the error node is best effort and not waited
-    /// for; with or without it, the state tells that something is wrong.
-    #[inline(never)]
-    fn ask_to_write(&self, transaction: &Transaction<P>, actions: Vec<Action>) -> Vec<(String, Answer<P>)> {
-        let dir = path::relative::backend_dir(self.domid);
-        let mut answers = Vec::new();
-        for action in actions {
-            match action {
-                Action::Report(failure) => self.report(&failure),
-                Action::ClearReport => {
-                    let path = path::relative::error_node(self.domid);
-                    drop(self.ask(&Request::Remove { path: &path })); // ENOENT is what we want
-                }
-                Action::Write(nodes) => {
-                    for (node, value) in nodes {
-                        plain_log::debug!("frontend {}: {node} = {value}", self.domid);
-                        let node = node.to_string();
-                        let (path, value) = (path::child(&dir, &node), value.as_bytes());
-                        answers.push((node, transaction.ask(&Request::Write { path: &path, value })));
-                    }
-                }
-                _ => {}
-            }
-        }
-        answers
     }
 
     /// Says what went wrong, in the log and in the error node.
@@ -296,5 +255,146 @@ impl<P: Platform> Task<P> {
         let text = format!("{} {}", failure.errno.0, failure.text);
         let path = path::relative::error_node(self.domid);
         drop(self.ask(&Request::Write { path: &path, value: text.as_bytes() }));
+    }
+}
+
+/// One look at the nodes, and what is done about them. Each step begins when all that the one before has asked for is answered.
+struct Look<'a, P: Platform> {
+    task: &'a Task<P>,
+    answers: Answers<P>,
+    transaction: Transaction<P>,
+    step: Step,
+    reading: Reading,
+    /// What is done when nothing has changed meanwhile.
+    actions: Vec<Action>,
+    /// The nodes that are being written.
+    written: Vec<String>,
+    /// What we say with that, if anything, in our `state`.
+    state: Option<XenbusState>,
+}
+
+/// What a [`Look`] waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Begin,
+    Read,
+    /// Nothing is given away or taken on the word of nodes that were not all true at once.
+    Confirm,
+    Write,
+    Commit,
+}
+
+impl<'a, P: Platform> Look<'a, P> {
+    #[inline(never)] // its caller is a task, in which everything costs more
+    fn new(task: &'a Task<P>, transaction: Transaction<P>) -> Self {
+        let mut answers = Answers::NONE;
+        answers.add(transaction.begin(), &[]);
+        let is_adopting =
+            task.handle.with(|core| core.frontends.get_mut(task.domid).is_some_and(|it| it.state.is_adopting));
+        Self {
+            task,
+            answers,
+            transaction,
+            step: Step::Begin,
+            reading: Reading::new(task.domid, is_adopting),
+            actions: Vec::new(),
+            written: Vec::new(),
+            state: None,
+        }
+    }
+
+    /// Goes on with what was answered. `None` when there is more to wait for.
+    #[inline(never)] // as above
+    fn go_on(&mut self, answered: Result<(), Error>) -> Option<Result<Progress, Error>> {
+        if let Err(error) = answered {
+            if let Some(node) = self.written.get(self.answers.values.len())
+                && self.step == Step::Write
+            {
+                let errno = if let Error::Store(errno) = error { errno } else { Errno::EIO };
+                self.task.report(&Failure { errno, text: format!("cannot write {node}") });
+            }
+            return Some(Err(error));
+        }
+        let values = core::mem::take(&mut self.answers.values);
+        let first = values.first().and_then(Option::as_deref);
+        match self.step {
+            Step::Begin => {
+                if let Err(error) = self.transaction.begun(first.unwrap_or_default()) {
+                    return Some(Err(error));
+                }
+                self.reading.ask(&self.task.handle, self.transaction.id(), &mut self.answers);
+                self.step = Step::Read;
+            }
+            Step::Read => {
+                self.reading.take(&self.task.handle, self.transaction.id(), &mut self.answers, &values);
+                if self.answers.is_empty() {
+                    return self.act();
+                }
+            }
+            Step::Confirm => {
+                if first.is_some() {
+                    self.task.apply(core::mem::take(&mut self.actions));
+                }
+                return Some(Ok(Progress::Again));
+            }
+            Step::Write => {
+                self.answers.add(self.transaction.commit(), NOT_COMMITTED);
+                self.step = Step::Commit;
+            }
+            Step::Commit => {
+                if let (Some(_), Some(state), Some(nodes)) = (first, self.state, &self.reading.nodes) {
+                    self.task.handle.with(|core| {
+                        core.frontends.get_mut(self.task.domid).map(|frontend| frontend.state.said(state, nodes))
+                    });
+                }
+                return Some(Ok(Progress::Again));
+            }
+        }
+        None
+    }
+
+    /// Decides on what was read, and begins to do it.
+    fn act(&mut self) -> Option<Result<Progress, Error>> {
+        let actions = self.task.decide(self.reading.nodes.as_ref());
+        if actions.iter().any(Action::is_local) {
+            self.task.announce(&self.transaction, &actions);
+            self.actions = actions;
+            self.answers.add(self.transaction.commit(), NOT_COMMITTED);
+            self.step = Step::Confirm;
+            return None;
+        }
+        if self.reading.nodes.is_none() {
+            return Some(Ok(Progress::Gone));
+        }
+        self.state = actions.iter().find_map(Action::state);
+        self.ask_to_write(actions);
+        self.step = Step::Write;
+        self.answers.is_empty().then_some(Ok(Progress::Settled))
+    }
+
+    /// Asks for everything at once, for others to see: xenstored does it in this order, so the reason of a failure is there before the state that tells of
+    /// it. What concerns the error node is best effort and not waited for; with or without it, the state tells that something is wrong.
+    fn ask_to_write(&mut self, actions: Vec<Action>) {
+        let task = self.task;
+        let dir = path::relative::backend_dir(task.domid);
+        for action in actions {
+            match action {
+                Action::Report(failure) => task.report(&failure),
+                Action::ClearReport => {
+                    let path = path::relative::error_node(task.domid);
+                    drop(task.ask(&Request::Remove { path: &path })); // ENOENT is what we want
+                }
+                Action::Write(nodes) => {
+                    for (node, value) in nodes {
+                        plain_log::debug!("frontend {}: {node} = {value}", task.domid);
+                        let node = node.to_string();
+                        let (path, value) = (path::child(&dir, &node), value.as_bytes());
+                        self.answers.add(self.transaction.ask(&Request::Write { path: &path, value }), &[]);
+                        self.written.push(node);
+                    }
+                }
+                _ => {}
+            }
+        }
     }
 }

@@ -5,9 +5,10 @@ use alloc::string::{String, ToString as _};
 
 use pcidom_abi::{PoolState, paths, pool};
 use xen_types::{Errno, Sbdf};
-use xenstore::{Error, Request, TxId, directory_entries, path};
+use xenstore::{Request, TxId, directory_entries, path};
 
-use super::values::Values;
+use super::store::Answer;
+use super::values::{Answers, Value, Values};
 use crate::platform::Platform;
 use crate::pool::{Cause, Description, DeviceInfo};
 use crate::shared::Handle;
@@ -28,7 +29,17 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             }
         }
         for (address, cause) in dirty.addresses {
-            if let Err(error) = look(&handle, address, cause).await {
+            let mut answers = Answers::NONE;
+            let dir = paths::relative::pool_dir(address);
+            answers.read(&handle, TxId::NONE, &dir, &pool::NODES, "", &[Errno::ENOENT]);
+            let mut result = (&mut answers).await;
+            if result.is_ok()
+                && let Some(answer) = look(&handle, address, cause, &answers.values)
+            {
+                answers.add(answer, &[]);
+                result = (&mut answers).await;
+            }
+            if let Err(error) = result {
                 plain_log::error!("pool: {address}: xenstore: {error}");
                 is_all = false;
                 handle.with(|core| {
@@ -41,29 +52,29 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     }
 }
 
-async fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause) -> Result<(), Error> {
-    let dir = paths::relative::pool_dir(address);
-    let nodes = handle.read(TxId::NONE, &dir, &pool::NODES, "").values(&[Errno::ENOENT]).await?;
+/// Takes note of the nodes of a device, and asks for its `state` to be written if it is to say something else.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause, values: &[Value]) -> Option<Answer<P>> {
+    let nodes = Values { names: &pool::NODES, values };
     if nodes.get(pool::ECAM).is_none() && nodes.get(pool::ONLINE).is_none() {
         handle.with(|core| core.pool.removed(address));
-        return Ok(());
+        return None;
     }
     // Our own answer is no reason to look at the device: one that keeps changing its mind would keep us looking for ever.
     if cause == Cause::State && handle.with(|core| core.pool.has_said(address, nodes.get(pool::STATE))) {
-        return Ok(());
+        return None;
     }
-    let wanted = update(handle, address, &nodes);
-    if nodes.get(pool::STATE) != Some(wanted.as_bytes()) {
-        handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
-        let path = path::child(&dir, pool::STATE);
-        handle.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }).await?;
+    let wanted = update(handle, address, nodes);
+    if nodes.get(pool::STATE) == Some(wanted.as_bytes()) {
+        return None;
     }
-    Ok(())
+    handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
+    let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
+    Some(handle.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }))
 }
 
 /// Brings the pool in line with what the nodes say, and says what `state` shall be.
-#[inline(never)] // its caller is a task, in which everything costs more
-fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> String {
+fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: Values<'_>) -> String {
     let mut description = Description {
         info: describe(address, nodes),
         online: nodes.decimal(pool::ONLINE).is_some_and(|online| online != 0),
@@ -83,7 +94,7 @@ fn update<P: Platform>(handle: &Handle<P>, address: Sbdf, nodes: &Values) -> Str
     })
 }
 
-fn describe(address: Sbdf, nodes: &Values) -> Result<DeviceInfo, String> {
+fn describe(address: Sbdf, nodes: Values<'_>) -> Result<DeviceInfo, String> {
     let told = pool::Description::read(|name| nodes.get(name)).map_err(|error| error.to_string())?;
     DeviceInfo::new(address, told).map_err(|error| error.to_string())
 }

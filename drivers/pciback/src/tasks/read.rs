@@ -7,10 +7,9 @@ use alloc::vec::Vec;
 use pcidom_abi::EXPORT;
 use xen_types::{DomId, Errno};
 use xenstore::path::{self, key};
-use xenstore::{Error, TxId, XenbusState, number};
+use xenstore::{TxId, XenbusState, number};
 
-use super::store::Transaction;
-use super::values::{REQUESTED_SLOT, Values};
+use super::values::{Answers, REQUESTED_SLOT, Value, Values};
 use crate::handshake::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 use crate::platform::Platform;
 use crate::shared::Handle;
@@ -29,51 +28,85 @@ const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key:
 /// Devices whose nodes are asked for in one go: what bounds the memory for questions under way.
 const DEVICES_AT_ONCE: u32 = 16;
 
-/// Reads both directories. Ours is read within `transaction`, so that its commit tells whether all of it was true at one
-/// moment (the toolstack moves entries about, §1.3); the frontend's is not, or it could keep us from ever committing.
-///
-/// `None` when there is no such directory of ours.
-pub(crate) async fn nodes<P: Platform>(
-    handle: &Handle<P>,
-    transaction: &Transaction<P>,
+/// A reading of both directories of a frontend, in steps: [`Reading::ask`], then [`Reading::take`] with each lot of answers until it asks for no more.
+pub(crate) struct Reading {
     domid: DomId,
-    with_roots: bool,
-) -> Result<Option<Nodes>, Error> {
-    let dir = path::relative::backend_dir(domid);
-    let peer_dir = path::frontend_dir(domid);
-    let ours = handle.read(transaction.id(), &dir, &OURS, "");
-    let theirs = handle.read(TxId::NONE, &peer_dir, &THEIRS, "");
+    /// Our nodes about each device.
+    device: &'static [&'static str],
+    /// How many devices' nodes are to be read.
+    count: u32,
+    /// How many of them are devices and not roots only.
+    devices: usize,
+    /// What was read so far. `None` when there is no such directory of ours, and at the start.
+    pub(crate) nodes: Option<Nodes>,
+}
 
-    let ours = ours.values(&[Errno::ENOENT]).await?;
-    if [key::STATE, key::FRONTEND, key::NUM_DEVS].iter().all(|name| ours.get(name).is_none()) {
-        return Ok(None);
+impl Reading {
+    /// Nothing is read.
+    pub(crate) fn new(domid: DomId, with_roots: bool) -> Self {
+        let device = if with_roots { DEVICE_AND_ROOT } else { DEVICE };
+        Self { domid, device, count: 0, devices: 0, nodes: None }
     }
-    let count = ours.decimal(key::NUM_DEVS).unwrap_or(0).min(MAX_DEVICES);
-    let (names, roots) =
-        if with_roots { (DEVICE_AND_ROOT, ours.decimal(key::ROOT_NUM).unwrap_or(0)) } else { (DEVICE, 0) };
-    let mut devices = devices(handle, transaction, &dir, count.max(roots.min(MAX_DEVICES)), names).await?;
-    let roots = devices.iter().map_while(|device| device.root).collect();
-    devices.truncate(count as usize);
 
-    // If the frontend will not let us read a node, it has not told us.
-    let theirs = theirs.values(&[Errno::ENOENT, Errno::EACCES]).await?;
-    Ok(Some(Nodes { roots, ..understand(domid, &peer_dir, &ours, devices, &theirs) }))
+    /// Begins with the nodes that are not about devices. Ours are read within `transaction`, so that its commit tells whether all of it was true at
+    /// one moment (the toolstack moves entries about, §1.3); the frontend's are not, or it could keep us from ever committing.
+    pub(crate) fn ask<P: Platform>(&self, handle: &Handle<P>, transaction: TxId, answers: &mut Answers<P>) {
+        let dir = path::relative::backend_dir(self.domid);
+        answers.read(handle, transaction, &dir, &OURS, "", &[Errno::ENOENT]);
+        // If the frontend will not let us read a node, it has not told us.
+        let dir = path::frontend_dir(self.domid);
+        answers.read(handle, TxId::NONE, &dir, &THEIRS, "", &[Errno::ENOENT, Errno::EACCES]);
+    }
+
+    /// Takes what was answered, and asks for the nodes of the next devices. There is nothing more to ask when all is read.
+    pub(crate) fn take<P: Platform>(
+        &mut self,
+        handle: &Handle<P>,
+        transaction: TxId,
+        answers: &mut Answers<P>,
+        values: &[Value],
+    ) {
+        if let Some(nodes) = &mut self.nodes {
+            let devices = values.chunks(self.device.len());
+            let understand = |values| understand_device(Values { names: self.device, values });
+            nodes.devices.extend(devices.map(understand));
+        } else if let Some((ours, theirs)) = values.split_at_checked(OURS.len()) {
+            let (ours, theirs) = (Values { names: &OURS, values: ours }, Values { names: &THEIRS, values: theirs });
+            if [key::STATE, key::FRONTEND, key::NUM_DEVS].iter().all(|name| ours.get(name).is_none()) {
+                return;
+            }
+            let nodes = understand(self.domid, ours, theirs);
+            let count = nodes.num_devs.unwrap_or(0).min(MAX_DEVICES);
+            let roots = if self.device.len() > DEVICE.len() { nodes.root_num.unwrap_or(0) } else { 0 };
+            self.count = count.max(roots.min(MAX_DEVICES));
+            self.devices = count as usize;
+            self.nodes = Some(nodes);
+        }
+        let Some(nodes) = &mut self.nodes else { return };
+        let dir = path::relative::backend_dir(self.domid);
+        for index in (nodes.devices.len() as u32..self.count).take(DEVICES_AT_ONCE as usize) {
+            answers.read(handle, transaction, &dir, self.device, &format!("-{index}"), &[Errno::ENOENT]);
+        }
+        if answers.is_empty() {
+            nodes.roots = nodes.devices.iter().map_while(|device| device.root).collect();
+            nodes.devices.truncate(self.devices);
+        }
+    }
 }
 
 /// Parses the values of both directories.
-#[inline(never)] // its caller is a task, in which everything costs more
-fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNodes>, theirs: &Values) -> Nodes {
+fn understand(domid: DomId, ours: Values<'_>, theirs: Values<'_>) -> Nodes {
     let export = ours.text(EXPORT).map(str::parse);
     Nodes {
         own: read_state(ours.get(key::STATE)),
         online: ours.decimal(key::ONLINE).is_some_and(|online| online != 0),
         frontend: match export {
             Some(Err(_)) => Err("export is no mode that we know".into()),
-            _ => check_frontend(domid, peer_dir, ours),
+            _ => check_frontend(domid, &path::frontend_dir(domid), ours),
         },
         export: export.and_then(Result::ok),
         num_devs: ours.decimal(key::NUM_DEVS),
-        devices,
+        devices: Vec::new(),
         roots: Vec::new(),
         root_num: ours.decimal(key::ROOT_NUM),
         peer: Peer {
@@ -83,29 +116,8 @@ fn understand(domid: DomId, peer_dir: &str, ours: &Values, devices: Vec<DeviceNo
     }
 }
 
-async fn devices<P: Platform>(
-    handle: &Handle<P>,
-    transaction: &Transaction<P>,
-    dir: &str,
-    count: u32,
-    names: &'static [&'static str],
-) -> Result<Vec<DeviceNodes>, Error> {
-    let mut devices = Vec::new();
-    let mut first = 0;
-    while first < count {
-        let next = count.min(first + DEVICES_AT_ONCE);
-        let ask = |index| handle.read(transaction.id(), dir, names, &format!("-{index}"));
-        for asked in (first..next).map(ask).collect::<Vec<_>>() {
-            devices.push(understand_device(&asked.values(&[Errno::ENOENT]).await?));
-        }
-        first = next;
-    }
-    Ok(devices)
-}
-
 /// Parses the values of one device's nodes.
-#[inline(never)] // as above
-fn understand_device(device: &Values) -> DeviceNodes {
+fn understand_device(device: Values<'_>) -> DeviceNodes {
     DeviceNodes {
         address: device.text("dev").and_then(|text| text.parse().ok()),
         state: device.get("state").map(XenbusState::parse),
@@ -119,7 +131,7 @@ fn understand_device(device: &Values) -> DeviceNodes {
 
 /// Which directory the frontend has follows from the name of ours; the nodes must agree, or the toolstack made a mistake that we
 /// will not build on. A path that a guest wrote is never followed.
-fn check_frontend(domid: DomId, want: &str, ours: &Values) -> Result<(), String> {
+fn check_frontend(domid: DomId, want: &str, ours: Values<'_>) -> Result<(), String> {
     match (ours.text(key::FRONTEND), ours.decimal(key::FRONTEND_ID)) {
         (Some(path), Some(id)) if path == want && id == u32::from(domid.0) => Ok(()),
         (Some(_), Some(_)) => Err(format!("frontend or frontend-id do not name {want}")),

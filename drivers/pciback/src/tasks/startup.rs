@@ -1,13 +1,12 @@
 //! Start-up: sets the stub's watches and announces it.
 
 use alloc::string::ToString as _;
-use alloc::vec::Vec;
 
 use pcidom_abi::{Restarts, paths};
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::store::Answer;
+use super::values::{Answers, Value};
 use crate::platform::{Platform, Restarted};
 use crate::shared::watches::WATCHES;
 use crate::shared::{Core, Handle};
@@ -38,39 +37,43 @@ fn tell_restart<P: Platform>(handle: &Handle<P>) {
 
 async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     // All in one round trip, and the version in another.
-    let (domain, asked) = ask_everything(handle);
-    let domain = domain.await.ok().and_then(|number| core::str::from_utf8(&number).ok()?.parse().ok());
-    handle.with(|core| core.options.domain = domain.map(DomId));
-    for answer in asked {
-        match answer.await {
-            Err(error) if !error.is(Errno::EEXIST) => return Err(error), // a watch exists when this is not the first try
-            _ => {}
-        }
-    }
+    let mut answers = ask_everything(handle);
+    (&mut answers).await?;
+    tell_domain(handle, &answers.values);
     // Last: who sees it may rely on everything above.
     let version = pcidom_abi::ANNOUNCEMENT.as_bytes();
-    handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version }).await?;
-    Ok(())
+    answers.add(handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version }), &[]);
+    answers.await
+}
+
+/// Takes note of our domain's number, which was asked for first.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn tell_domain<P: Platform>(handle: &Handle<P>, values: &[Value]) {
+    let number = values.first().and_then(Option::as_deref);
+    let domain = number.and_then(|number| core::str::from_utf8(number).ok()?.parse().ok());
+    handle.with(|core| core.options.domain = domain.map(DomId));
 }
 
 /// Asks for our domain's number, sets the watches and writes what we announce.
 #[inline(never)] // its caller is a task, in which everything costs more
-fn ask_everything<P: Platform>(handle: &Handle<P>) -> (Answer<P>, Vec<Answer<P>>) {
+fn ask_everything<P: Platform>(handle: &Handle<P>) -> Answers<P> {
     let (export, ring) = handle.with(|core| (core.options.export, core.broker.offered()));
     let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
-    let mut asked = Vec::new();
+    let mut asked = Answers::NONE;
+    asked.add(ask(&Request::Read { path: relative::DOMID }), &[Errno::ENOENT, Errno::EACCES]);
     // Not again when it has to be announced again: others have set watches by then.
     if handle.with(Core::take_reset) {
-        asked.push(ask(&Request::ResetWatches)); // and with them the transactions, of the life before
+        asked.add(ask(&Request::ResetWatches), &[]); // and with them the transactions, of the life before
     }
-    let domain = ask(&Request::Read { path: relative::DOMID });
-    // What is there already comes as the event that every new watch begins with.
-    asked.extend(WATCHES.iter().map(|(path, token)| ask(&Request::Watch { path, token })));
-    let mut write = |path, value: &str| asked.push(ask(&Request::Write { path, value: value.as_bytes() }));
+    // What is there already comes as the event that every new watch begins with. It exists when this is not the first try.
+    for (path, token) in WATCHES {
+        asked.add(ask(&Request::Watch { path, token }), &[Errno::EEXIST]);
+    }
+    let mut write = |path, value: &str| asked.add(ask(&Request::Write { path, value: value.as_bytes() }), &[]);
     write(paths::relative::EXPORT, &export.to_string());
     if let Some((gref, port)) = ring {
         write(paths::relative::RING_REF, &gref.to_string());
         write(paths::relative::RING_PORT, &port.to_string());
     }
-    (domain, asked)
+    asked
 }

@@ -79,25 +79,30 @@ pub(crate) struct Transaction<P: Platform> {
 }
 
 impl<P: Platform> Transaction<P> {
-    /// Begins one, as soon as there is room for it among those that xenstored allows us.
-    pub(crate) async fn begin(handle: &Handle<P>) -> Result<Self, Error> {
+    /// Room for one among those that xenstored allows us, as soon as there is any.
+    pub(crate) fn room(handle: &Handle<P>) -> impl Future<Output = Self> {
         poll_fn(|cx| {
-            handle.with(|core| match core.free_transactions.checked_sub(1) {
-                Some(left) => {
-                    core.free_transactions = left;
-                    Poll::Ready(())
+            let is_free = handle.with(|core| {
+                let left = core.free_transactions.checked_sub(1);
+                match left {
+                    Some(left) => core.free_transactions = left,
+                    None => core.transaction_queue.push_back(cx.waker().clone()),
                 }
-                None => {
-                    core.transaction_queue.push_back(cx.waker().clone());
-                    Poll::Pending
-                }
-            })
+                left.is_some()
+            });
+            if is_free { Poll::Ready(Self { handle: handle.clone(), id: None }) } else { Poll::Pending }
         })
-        .await;
-        let mut transaction = Self { handle: handle.clone(), id: None };
-        let answer = handle.ask(TxId::NONE, &Request::TransactionStart).await?;
-        transaction.id = Some(transaction_id(&answer)?);
-        Ok(transaction)
+    }
+
+    /// Begins it. With the answer, [`Transaction::begun`] is to be called.
+    pub(crate) fn begin(&self) -> Answer<P> {
+        self.handle.ask(TxId::NONE, &Request::TransactionStart)
+    }
+
+    /// It has begun: this is the answer.
+    pub(crate) fn begun(&mut self, answer: &[u8]) -> Result<(), Error> {
+        self.id = Some(transaction_id(answer)?);
+        Ok(())
     }
 
     /// What to ask with, so that it is within the transaction.
@@ -110,15 +115,11 @@ impl<P: Platform> Transaction<P> {
         self.handle.ask(self.id(), request)
     }
 
-    /// Ends it and keeps its changes. False when xenstored did not, because others changed what was read in it.
-    pub(crate) async fn commit(mut self) -> Result<bool, Error> {
+    /// Ends it and keeps its changes. `EAGAIN` when xenstored did not, because others changed what was read in it.
+    pub(crate) fn commit(&mut self) -> Answer<P> {
         let end = self.ask(&Request::TransactionEnd { commit: true });
         self.id = None;
-        match end.await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is(xen_types::Errno::EAGAIN) => Ok(false),
-            Err(error) => Err(error),
-        }
+        end
     }
 }
 
