@@ -25,7 +25,7 @@
 //! The same at 7 with new keys.
 //! (b) nothing while the keys are the ones that were refused: what failed with them would fail again.
 //! (c) it saw our 7 before our 4 (Linux since 2022, §2.3). Without keys that can be used: as column 1.
-//! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not, or at 5 with a device that we have. It
+//! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not or could not have, or at 5 or 6 with a device that we have. It
 //! came when we had just connected or were at 8, and the frontend must take part in it.
 //! (e) 8 and nothing else when the frontend is still at the 7 that we have answered with 8 already: it may not have looked at the new
 //! entries. It goes to 4, and (d) begins a second round.
@@ -36,7 +36,7 @@
 //! a connection, a device is released as soon as its entry is at 5 or gone, and taken at the next 2.
 //!
 //! With `online`=0 the toolstack removes the device for good: in column 6, and in column 1 from state 4 on, everything is given back
-//! (`dr6`), 3 brings nothing back from 5 and 6, and 8 is followed by 5. A `frontend` node that names another directory than that of
+//! (`dr6`), 3 brings nothing back from 5 and 6, and 8 is followed by 5, with the frontend at 3 or 4. A `frontend` node that names another directory than that of
 //! our domain ends in `dr5` with the reason in the error node.
 //!
 //! When the stub itself comes to its end, a frontend with a connection is brought to 5 (from column 7 by way of 8) and served until it
@@ -252,7 +252,8 @@ fn in_use<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     match (nodes.own, nodes.peer.state) {
         (Some(Connected | Reconfiguring), Some(Reconfiguring)) => reconfigure(nodes, frontend),
         (Some(Closing), Some(Reconfiguring)) if !nodes.online => transition(Vec::new(), nodes, Reconfigured),
-        (Some(Reconfigured), Some(Connected)) if !nodes.online => transition(Vec::new(), nodes, Closing),
+        // It is at Initialised when it began anew, and a restart in place of ours has missed how.
+        (Some(Reconfigured), Some(Connected | Initialised)) if !nodes.online => transition(Vec::new(), nodes, Closing),
         (Some(Connected | Reconfigured), Some(Connected)) => {
             let next = if nodes.online && is_pending(nodes, frontend) { Reconfiguring } else { Connected };
             transition(Vec::new(), nodes, next)
@@ -275,8 +276,13 @@ fn reconfigure<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
 
 /// Whether there is anything to do that the frontend must take part in.
 fn is_pending<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> bool {
-    let is_new = |device: &DeviceNodes| device.is_at(Initialising);
-    nodes.devices.iter().any(is_new) || !take_and_release(nodes, frontend, appended).is_empty()
+    let is_new = |(index, device): (usize, &DeviceNodes)| {
+        // What became of it was found before the frontend was there to be told.
+        let is_untold = device.address.is_some_and(|address| frontend.devices.contains_key(&address))
+            && device.is_at(if failure(nodes, frontend, index).is_none() { Closed } else { Initialised });
+        device.is_at(Initialising) || is_untold
+    };
+    nodes.devices.iter().enumerate().any(is_new) || !take_and_release(nodes, frontend, appended).is_empty()
 }
 
 /// The frontend closes, and may come back for the devices that are still meant for it.

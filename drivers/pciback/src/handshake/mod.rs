@@ -17,4 +17,6 @@ pub(crate) use keys::{InvalidKey, Keys};
 pub(crate) use nodes::{DeviceNodes, MAX_DEVICES, Nodes, Peer, read_state};
 
 #[cfg(test)]
+mod exhaustive;
+#[cfg(test)]
 mod tests;

@@ -306,7 +306,7 @@ fn with_online_0_a_reconfiguration_ends_in_5() {
         frontend.devices.insert(real(1), Outcome::Exported(virt(1)));
     };
     //                         gone 1   2  3  4  5  6   7  8  nonsense
-    assert_row("8, offline", " dr6  dr6 -  -  5  d5 dr6 -  -  -", 8, offline, true);
+    assert_row("8, offline", " dr6  dr6 -  5  5  d5 dr6 -  -  -", 8, offline, true);
     assert_row("7, offline", " dr6  dr6 -  -  -  d5 dr6 8  -  -", 7, offline, true);
     assert_row("5, offline", " dr6  dr6 -  -  -  d  dr6 8  -  -", 5, offline, true);
 }
@@ -611,4 +611,36 @@ fn after_a_restart_in_place_everything_that_was_published_is_taken_again_before_
     // Also where the nodes alone would have everything given back.
     nodes.own = Some(XenbusState::Unknown);
     assert!(matches!(decide(&nodes, &adopting)[..], [_, _, Action::Adopt(..)]));
+}
+
+/// Found by `exhaustive`.
+#[test]
+fn what_became_of_an_entry_before_the_frontend_was_there_is_told_in_a_round_of_its_own() {
+    let nodes = |number: usize| {
+        let mut nodes = nodes(state(4), state(4));
+        nodes.devices[0].state = state(number);
+        nodes
+    };
+    let failed = || {
+        let outcome = Outcome::Failed(Failure { errno: Errno::ENODEV, text: "gone".to_string() });
+        FrontendState { devices: LiteMap::from_iter([(real(0), outcome)]), ..frontend(true) }
+    };
+    assert_eq!(letters(&decide(&nodes(3), &frontend(true))), "-");
+    assert_eq!(letters(&decide(&nodes(6), &failed())), "-");
+    assert_eq!(letters(&decide(&nodes(6), &frontend(true))), "7", "it had failed, and could be had then");
+    assert_eq!(letters(&decide(&nodes(3), &failed())), "7", "another one had it");
+    // One that stands there twice is had for its first entry, and has failed for the second.
+    let mut twice = nodes(3);
+    twice.devices.push(DeviceNodes { state: state(6), ..twice.devices[0].clone() });
+    twice.num_devs = Some(2);
+    assert_eq!(letters(&decide(&twice, &frontend(true))), "-");
+}
+
+/// Found by `exhaustive`.
+#[test]
+fn what_ends_for_good_ends_from_8_also_where_the_frontend_began_anew() {
+    for (peer, wanted) in [(2, "-"), (3, "5"), (4, "5"), (7, "-"), (8, "-"), (9, "-")] {
+        let nodes = Nodes { online: false, ..nodes(state(8), state(peer)) };
+        assert_eq!(letters(&decide(&nodes, &frontend(true))), wanted, "{peer}");
+    }
 }
