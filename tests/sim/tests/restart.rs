@@ -245,6 +245,7 @@ fn story(crash: Crash) -> (World, Vec<Option<(i32, u32)>>) {
     world.guest(guest).publish(&Request::new(Command::EnableMsi, slot(0)));
     go(&mut world);
     answers.push(world.guest(guest).response().map(|response| (response.err, 0)));
+    answers.push(u32::try_from(world.xen.pirqs().len()).ok().map(|vectors| (0, vectors)));
     world.tool.hot_attach(guest, &[(B, None), (C, None)]);
     go(&mut world);
     world.tool.hot_detach(guest, &[A]);

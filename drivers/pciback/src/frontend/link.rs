@@ -84,12 +84,6 @@ impl<P: Platform> Link<P> {
         }
     }
 
-    /// Writes the reply to a request, and says so.
-    pub(super) fn reply(&self, platform: &P, request: &Request, reply: Reply<'_>) {
-        self.page.reply(request, reply);
-        platform.notify(self.port);
-    }
-
     /// Has the frontend stand aside until then.
     pub(super) fn put_aside(&mut self, aside_until_ns: u64) {
         let has_losses = self.delay.is_some_and(|delay| delay.has_losses);

@@ -248,7 +248,8 @@ impl<P: Platform> Frontend<P> {
         Some(request)
     }
 
-    /// Answers a request that the broker had, unless the frontend has given up on it. True when it was answered.
+    /// Answers a request that the broker had, unless the frontend has given up on it. True when it was answered. It is notified
+    /// ([`Frontend::notify`]) when what its device is like now is noted: a life that comes after this one must not know less than the guest.
     pub(crate) fn answer(
         &mut self,
         platform: &P,
@@ -256,16 +257,30 @@ impl<P: Platform> Frontend<P> {
         reply: Reply<'_>,
         notice: Option<LogOnce>,
     ) -> bool {
-        let is_there = self.state.connected().is_some_and(|connected| connected.link.page.still_carries(request));
+        let Some(connected) = self.state.connected() else { return false };
+        let is_there = connected.link.page.still_carries(request);
         if is_there {
-            self.reply(platform, request, reply, notice);
+            connected.link.page.reply(request, reply);
+            self.tell(platform, request, notice);
         }
         is_there
     }
 
+    /// Says that there is an answer in the page.
+    pub(crate) fn notify(&self, platform: &P) {
+        if let Some(connected) = self.state.connected() {
+            platform.notify(connected.link.port());
+        }
+    }
+
     fn reply(&mut self, platform: &P, request: &Request, reply: Reply<'_>, notice: Option<LogOnce>) {
         let Some(connected) = self.state.connected() else { return };
-        connected.link.reply(platform, request, reply);
+        connected.link.page.reply(request, reply);
+        self.notify(platform);
+        self.tell(platform, request, notice);
+    }
+
+    fn tell(&mut self, platform: &P, request: &Request, notice: Option<LogOnce>) {
         if let Some(notice) = notice {
             self.say(platform.now_ns(), log::Level::Info, format_args!("{request}: {notice}"));
         }

@@ -179,6 +179,9 @@ impl<P: Platform> Core<P> {
                 }
             }
         }
+        if let Some(frontend) = asked.frontend.and_then(|domid| frontends.get_mut(domid)) {
+            frontend.notify(platform);
+        }
         pool.settle(asked.device);
     }
 }
