@@ -63,9 +63,32 @@ pub fn bind_interdomain(peer: DomId, remote: Port) -> Result<Port, Errno> {
 /// as it was after [`alloc_unbound`], and the same peer may bind it again (`evtchn_close`, `xen/common/event_channel.c`).
 #[must_use]
 pub fn is_connected(port: Port) -> bool {
-    let nothing = xen_sys::evtchn_status__bindgen_ty_1 { pirq: 0 };
-    let mut argument = xen_sys::evtchn_status { dom: DomId::SELF.0, port: port.0, status: 0, vcpu: 0, u: nothing };
-    event_op(xen_sys::EVTCHNOP_status, &mut argument).is_ok() && argument.status == xen_sys::EVTCHNSTAT_interdomain
+    matches!(other_end(port), Ok(Some(_)))
+}
+
+/// What a port of ours is bound to in another domain, if it is.
+///
+/// # Errors
+/// `EINVAL` for a number that is above those that were ever in use.
+#[inline(never)] // its callers are two
+fn other_end(port: Port) -> Result<Option<(DomId, Port)>, Errno> {
+    let interdomain = xen_sys::evtchn_status__bindgen_ty_1__bindgen_ty_2 { dom: 0, port: 0 };
+    let u = xen_sys::evtchn_status__bindgen_ty_1 { interdomain };
+    let mut argument = xen_sys::evtchn_status { dom: DomId::SELF.0, port: port.0, status: 0, vcpu: 0, u };
+    event_op(xen_sys::EVTCHNOP_status, &mut argument)?;
+    // SAFETY: numbers, all of which were written above; with this status they are what their names say.
+    let xen_sys::evtchn_status__bindgen_ty_1__bindgen_ty_2 { dom, port } = unsafe { argument.u.interdomain };
+    Ok((argument.status == xen_sys::EVTCHNSTAT_interdomain).then_some((DomId(dom), Port(port))))
+}
+
+/// The port of ours that is bound to this one, if there is one. A hypercall for each port that we ever had.
+#[cold]
+pub(crate) fn find_bound(peer: DomId, remote: Port) -> Option<Port> {
+    (1..)
+        .map(Port)
+        .map_while(|port| Some((port, other_end(port).ok()?)))
+        .find(|(_, end)| *end == Some((peer, remote)))
+        .map(|(port, _)| port)
 }
 
 /// Binds a virtual interrupt of our vCPU.

@@ -3,7 +3,7 @@
 use super::GrantError;
 use crate::fixmap::{self, FixmapEntry, Record};
 use crate::hypercall::{hypercall5, number};
-use crate::{events, paging};
+use crate::{events, paging, survivor};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
@@ -155,7 +155,8 @@ fn finish(
     Ok(GrantMapping { slot, handle, writable: request.writable })
 }
 
-/// The port that goes with the page that `peer` granted: the one that is there from a life before, or the one that `bind` makes now.
+/// The port that goes with the page that `peer` granted: the one that is there from a life before, or the one that `bind` makes now. Also one that a life before
+/// has bound and did not come to write down.
 ///
 /// # Errors
 /// Those of `bind`.
@@ -169,7 +170,10 @@ pub fn port_of(peer: DomId, wanted: Port, bind: impl FnOnce() -> Result<Port, Er
         }
         events::close(port);
     }
-    let port = bind()?;
+    let port = match bind() {
+        Err(error) if survivor::restarts() > 0 => events::find_bound(peer, wanted).ok_or(error)?,
+        bound => bound?,
+    };
     slot.set_record(Record::Grant { domain, reference, handle, port, remote: wanted });
     Ok(port)
 }
