@@ -15,6 +15,9 @@ AND_CHOSEN_ON ?=
 MACHINES ?= 1
 # How many cycles, for soak.
 CYCLES ?= 10000
+# How many crashes, for crash-soak, and MANY=1 for sixty-four guests.
+CRASHES ?= 10000
+MANY ?=
 # V=1 shows commands and consoles.
 V ?=
 # For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
@@ -44,7 +47,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak test-matrix image-check run clean distclean
+.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak crash-soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -72,10 +75,10 @@ fuzz: ## Fuzz each target for TIME=60 seconds: executions, new code, findings (T
 test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds; CASE=part of a name selects)
 	@$(BENCH) fast --case '$(CASE)'
 
-test-full: stub malicious-stub frontend tool agent ## Suites with Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects, ALONE=1 takes all down between cases)
+test-full: stub faults malicious-stub frontend tool agent ## Suites with Xen, Linux dom0, the stub, Linux guests (CASE=part of a name selects, ALONE=1 takes all down between cases)
 	@$(BENCH) full --case '$(CASE)' $(if $(ALONE),--alone) $(if $(AND_CHOSEN_ON),--and-chosen-on $(AND_CHOSEN_ON)) --machines $(MACHINES)
 
-test-chosen: stub malicious-stub frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
+test-chosen: stub faults malicious-stub frontend tool agent ## Chosen cases of the full suite in one boot (DEBIAN=13, CASE=)
 	@$(BENCH) chosen --case '$(CASE)'
 
 test-debian: stub tool man agent ## A Debian host with systemd and Xen: this tree's package installed, booted with, upgraded, purged (DEBIAN=13, CASE=; needs root)
@@ -89,6 +92,9 @@ cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name 
 
 soak: stub malicious-stub frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
+
+crash-soak: stub malicious-stub frontend tool agent ## Crash the stub 10,000 times (CRASHES=) with guests at work (MANY=1: sixty-four), in a boot of its own; takes hours
+	@$(BENCH) crash-soak --crashes $(CRASHES) $(if $(MANY),--many)
 
 bench: stub counting malicious-stub frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) benchmark --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
@@ -193,6 +199,12 @@ stub: setup
 	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/kernel -p pcidom-stub
 	@$(call update,$(TARGET_DIR)/kernel/$(TRIPLE)/release/pcidom-stub,build/pcidom.debug.elf)
 	@strip -o build/pcidom.elf.$$$$ build/pcidom.debug.elf && mv build/pcidom.elf.$$$$ build/pcidom.elf
+
+# The stub's image that crashes where a case wants it; as below.
+faults: setup
+	@mkdir -p build
+	$(IMAGES) build --locked --release --target-dir $(TARGET_DIR)/faults -p pcidom-stub --features faults
+	@$(call update,$(TARGET_DIR)/faults/$(TRIPLE)/release/pcidom-stub,build/pcidom-faults.elf)
 
 # The stub's image with counters. Features change what its dependencies are built as, hence a folder of its own.
 counting: setup

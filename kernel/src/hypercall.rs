@@ -57,6 +57,8 @@ const fn result(rax: i64) -> Result<u64, Errno> {
 pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u64) -> Result<u64, Errno> {
     #[cfg(feature = "counting")]
     let entered = crate::counting::enter();
+    #[cfg(feature = "faults")]
+    crate::faults::at(crate::faults::Place::Before);
     let rax: i64;
     // SAFETY: register use is as the ABI asks (module doc); memory is assumed changed (no `nomem`); what the operation does is the
     // caller's promise.
@@ -76,6 +78,8 @@ pub unsafe fn hypercall5(number: u32, a1: u64, a2: u64, a3: u64, a4: u64, a5: u6
     }
     #[cfg(feature = "counting")]
     crate::counting::leave(entered);
+    #[cfg(feature = "faults")]
+    crate::faults::at(crate::faults::Place::After);
     result(rax)
 }
 

@@ -23,6 +23,8 @@ pub mod culprit;
 mod elfnotes;
 mod entry;
 pub mod events;
+#[cfg(feature = "faults")]
+mod faults;
 pub mod fixmap;
 mod frames;
 pub mod grants;

@@ -98,6 +98,8 @@ impl XenstoreRing {
                 survivor::change(|facts| {
                     facts.received_end = facts.received_end.wrapping_add(length(&header).unwrap_or(0));
                 });
+                #[cfg(feature = "faults")]
+                crate::faults::at(crate::faults::Place::Answer);
                 continue;
             }
             let room = buffer.get_mut(received..).unwrap_or_default();
@@ -110,6 +112,8 @@ impl XenstoreRing {
             received += if self.is_in_old_message { 0 } else { now };
         }
         self.notify_if(has_moved);
+        #[cfg(feature = "faults")]
+        crate::faults::hear(buffer.get(..received).unwrap_or_default());
         received
     }
 

@@ -93,6 +93,8 @@ pub(crate) enum Kind {
     Benchmark,
     /// As most cases have it, for as long as it takes.
     Soak,
+    /// As [`Kind::Scale`], for as long as it takes.
+    ScaleSoak,
     /// For benchmarks by the instruction clock. With one CPU the scheduler's rate limit (1 ms) would hide everything else.
     Instructions,
 }
@@ -114,6 +116,7 @@ impl Kind {
             Self::Scale => "scale",
             Self::Neighbours => "neighbours",
             Self::Soak => "soak",
+            Self::ScaleSoak => "scale-soak",
             Self::Benchmark => "benchmark",
             Self::Instructions => "instructions",
         }
@@ -131,7 +134,17 @@ impl Kind {
             | Self::Scale
             | Self::Neighbours
             | Self::Soak
+            | Self::ScaleSoak
             | Self::Benchmark => "",
+        }
+    }
+
+    /// Images of the stub that it needs beside the one that is shipped.
+    fn more_images(self) -> &'static [&'static str] {
+        match self {
+            Self::Instructions => &[layout::COUNTING_IMAGE],
+            Self::Full | Self::Chosen => &[layout::FAULTS_IMAGE],
+            _ => &[],
         }
     }
 
@@ -155,7 +168,7 @@ impl Kind {
             | Self::Scale
             | Self::Neighbours => LIMIT,
             Self::Benchmark | Self::Instructions => BENCHMARK_LIMIT,
-            Self::Soak => SOAK_LIMIT,
+            Self::Soak | Self::ScaleSoak => SOAK_LIMIT,
         }
     }
 }
@@ -205,8 +218,7 @@ impl Boot<'_> {
         let (images, dir) = (self.images, &self.log_dir());
         layout::prepare_logs(dir)?;
         let initramfs = dir.join("dom0.cpio");
-        let counting = (self.kind == Kind::Instructions).then_some(layout::COUNTING_IMAGE);
-        images.dom0_for_run(&self.plan, counting, &initramfs)?;
+        images.dom0_for_run(&self.plan, self.kind.more_images(), &initramfs)?;
         let share = dir.join("share");
         fs::create_dir(&share)?;
         let socket = dir.join("qmp");
@@ -301,7 +313,7 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
         fs::write(&rom, [&[0x55, 0xaa][..], &[0; ROM_BYTES - 2]].concat())?;
         device(&format!("pvscsi,addr=f,romfile={}", rom.display()));
     }
-    if kind == Kind::Scale {
+    if matches!(kind, Kind::Scale | Kind::ScaleSoak) {
         for port in 0..PORTS {
             let (slot, function) = (0x10 + port / 8, port % 8);
             device(&format!(

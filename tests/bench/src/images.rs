@@ -127,8 +127,8 @@ impl Images {
     }
 
     /// Writes dom0's whole initramfs for one run: the fixed part, the agent and what is under test, with `plan` telling the
-    /// agent what to do. `counting` is the stub's image with counters, where the run needs it.
-    pub(crate) fn dom0_for_run(&self, plan: &str, counting: Option<&str>, to: &Path) -> Result<()> {
+    /// agent what to do. `more` are images of the stub beside the one that is shipped, where the run needs them.
+    pub(crate) fn dom0_for_run(&self, plan: &str, more: &[&str], to: &Path) -> Result<()> {
         let guest_file = to.with_file_name("guest-run.cpio");
         guest_run_archive()?.write(&guest_file)?;
 
@@ -141,8 +141,9 @@ impl Images {
         archive.data("etc/xen/pcidom.cfg", fs::read("examples/pcidom.cfg")?);
         archive.data("etc/xen/guest.cfg", fs::read("examples/guest.cfg")?);
         archive.program("usr/lib/xen/boot/pcidom.elf", Path::new(layout::STUB_IMAGE))?;
-        if let Some(image) = counting {
-            archive.program("usr/lib/xen/boot/pcidom-counting.elf", Path::new(image))?;
+        for image in more {
+            let name = image.trim_start_matches("build/");
+            archive.program(&format!("usr/lib/xen/boot/{name}"), Path::new(image))?;
         }
         archive.program("usr/lib/xen/boot/malicious-stub.elf", Path::new(layout::MALICIOUS_STUB_IMAGE))?;
         archive.program("usr/lib/xen/boot/frontend.elf", Path::new(layout::FRONTEND_IMAGE))?;

@@ -21,6 +21,8 @@ pub(crate) const MALICIOUS_STUB_IMAGE: &str = "build/malicious-stub.elf";
 pub(crate) const FRONTEND_IMAGE: &str = "build/frontend.elf";
 /// The stub's image with counters of its hypercalls and its own time.
 pub(crate) const COUNTING_IMAGE: &str = "build/pcidom-counting.elf";
+/// The stub's image that crashes where a case wants it.
+pub(crate) const FAULTS_IMAGE: &str = "build/pcidom-faults.elf";
 /// The figures of the last `make bench`.
 pub(crate) const FIGURES: &str = "build/bench.json";
 /// The chart made of them.

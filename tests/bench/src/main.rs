@@ -100,6 +100,15 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         cycles: u32,
     },
+    /// Crashes the stub many times, and shows that no guest notices
+    CrashSoak {
+        /// How often
+        #[arg(long, default_value_t = 10_000)]
+        crashes: u32,
+        /// With sixty-four guests instead of two
+        #[arg(long)]
+        many: bool,
+    },
     /// Measures pcidom and xen-pciback in turn
     Benchmark {
         /// Time to measure in
@@ -195,6 +204,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
+        What::CrashSoak { crashes, many } => soak::crash(release, *crashes, *many, verbose),
         What::Benchmark { clocks, rounds, only, keep } => {
             benchmark::run(release, &benchmark::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)
         }

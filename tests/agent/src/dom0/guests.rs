@@ -50,6 +50,13 @@ pub(crate) struct Request {
     command: String,
 }
 
+impl Request {
+    /// Who does it.
+    pub(crate) fn guest(&self) -> &Domain {
+        &self.guest
+    }
+}
+
 impl Fixture {
     /// Creates a guest and leaves it paused.
     pub(crate) fn create_guest(&mut self, name: &str, options: GuestOptions) -> Result<Domain> {

@@ -4,6 +4,7 @@ mod attaching;
 mod benchmark;
 mod broker;
 mod cases;
+mod crashes;
 mod demo;
 mod devices;
 mod domain;
@@ -36,7 +37,7 @@ use fixture::Fixture;
 use report::Report;
 
 /// Brings dom0 up and carries out the plan: one line, `demo`, a suite with what is wanted of its cases, as in `full case=PARTS alone=0`, how many cycles, as in
-/// `soak CYCLES`, or what to measure, as in `benchmark ROUNDS GROUPS`.
+/// `soak CYCLES`, how many crashes, as in `crash-soak CRASHES`, or what to measure, as in `benchmark ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
     let (suite, options) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
@@ -48,7 +49,8 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
     let mut fixture = Fixture::new()?;
     match suite {
         "demo" => demo::run(&mut fixture, &mut report),
-        "soak" => soak::run(options, &mut fixture, &mut report),
+        "soak" => soak::cycles(options, &mut fixture, &mut report),
+        "crash-soak" | "scale-crash-soak" => soak::crashes(suite, options, &mut fixture, &mut report),
         "benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), options),
         "instructions" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), options),
         "scale-benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Scale, options),

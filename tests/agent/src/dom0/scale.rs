@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::{
     fixture::Fixture,
-    guests::Domain,
+    guests::{Domain, Request},
     small_guests::{self, Found},
     stub,
 };
@@ -27,9 +27,9 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// Brings a stub and all of them up.
-    pub(crate) fn gather(fixture: &mut Fixture) -> Result<Self> {
-        fixture.start_stub_with(stub::NAME, "", &format!("memory = {STUB_MIB}\n"))?;
+    /// Brings a stub with these words on its command line, and all of them up.
+    pub(crate) fn gather(fixture: &mut Fixture, words: &str) -> Result<Self> {
+        fixture.start_stub_with(stub::NAME, words, &format!("memory = {STUB_MIB}\n"))?;
         let names: Vec<String> = (0..GUESTS).map(|number| format!("small{number}")).collect();
         let files = names.iter().map(|name| small_guests::configure(name, "mini-os")).collect::<Result<Vec<_>>>()?;
         let deadline = fixture.deadline;
@@ -83,13 +83,33 @@ impl Scale {
 
     /// These guests work on their devices at the same time, for so long. What each of them says.
     pub(crate) fn stress(&self, fixture: &mut Fixture, who: Range<usize>, milliseconds: u32) -> Result<Vec<String>> {
+        let requests = self.begin_stress(fixture, who, milliseconds)?;
+        Self::end_stress(fixture, &requests)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Range<usize> {
+        0..self.guests.len()
+    }
+
+    /// Has these guests begin to work.
+    pub(crate) fn begin_stress(
+        &self,
+        fixture: &mut Fixture,
+        who: Range<usize>,
+        milliseconds: u32,
+    ) -> Result<Vec<Request>> {
         let command = format!("stress {milliseconds}");
-        let guests = self.guests.get(who).unwrap_or_default();
-        let requests = guests.iter().map(|guest| fixture.ask(guest, &command)).collect::<Result<Vec<_>>>()?;
+        self.guests.get(who).unwrap_or_default().iter().map(|guest| fixture.ask(guest, &command)).collect()
+    }
+
+    /// What each says in the end. No answer that they got was wrong.
+    pub(crate) fn end_stress(fixture: &mut Fixture, requests: &[Request]) -> Result<Vec<String>> {
         let mut answers = Vec::new();
-        for (guest, request) in guests.iter().zip(&requests) {
+        for request in requests {
             let answer = String::from_utf8(fixture.answer_well(request)?)?;
-            ensure!(answer.contains(" turns, 0 wrong, ") && !answer.starts_with("0 "), "{}: {answer}", guest.name);
+            let is_right = answer.contains(" turns, 0 wrong, ") && !answer.starts_with("0 ");
+            ensure!(is_right, "{}: {answer}", request.guest().name);
             answers.push(answer);
         }
         Ok(answers)

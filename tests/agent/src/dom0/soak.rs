@@ -1,18 +1,32 @@
-//! `make soak`: as many cycles of attach and detach as were asked for.
+//! `make soak`: as many cycles of attach and detach as were asked for. `make crash-soak`: as many crashes of the stub.
 
 use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{cases::cycles, fixture::Fixture, report::Report};
+use super::{cases, crashes, fixture::Fixture, report::Report};
 
-/// Runs them as one case.
-pub(crate) fn run(cycles: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
-    let name = format!("nothing_grows_in_{cycles}_cycles_of_attach_and_detach");
-    let cycles = cycles.parse()?;
-    report.start(&name)?;
+/// Something that is done so often and tells how far it has come.
+type Often = fn(&mut Fixture, u32, &mut dyn FnMut(&str) -> Result<()>) -> Result<()>;
+
+/// Runs cycles as one case.
+pub(crate) fn cycles(count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let name = format!("nothing_grows_in_{count}_cycles_of_attach_and_detach");
+    run(&name, cases::cycles, count, fixture, report)
+}
+
+/// The same with crashes: with few guests, or with sixty-four.
+pub(crate) fn crashes(suite: &str, count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let (who, work): (_, Often) =
+        if suite == "crash-soak" { ("two", crashes::with_few) } else { ("sixty_four", crashes::with_many) };
+    run(&format!("{count}_crashes_of_the_stub_are_not_noticed_by_{who}_guests"), work, count, fixture, report)
+}
+
+fn run(name: &str, work: Often, count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let count = count.parse()?;
+    report.start(name)?;
     let started = Instant::now();
-    let result = self::cycles(fixture, cycles, &mut |progress| report.line(format_args!("progress {progress}")));
-    report.end(&name, started.elapsed(), &result)?;
+    let result = work(fixture, count, &mut |progress| report.line(format_args!("progress {progress}")));
+    report.end(name, started.elapsed(), &result)?;
     report.close()
 }

@@ -11,6 +11,7 @@ mod data;
 mod direct;
 mod errors;
 mod export;
+mod faults;
 mod hotplug;
 pub(crate) mod installed;
 mod interrupted;
@@ -32,7 +33,7 @@ mod stub;
 mod two_guests;
 
 pub(crate) use case::Case;
-pub(crate) use hotplug::cycles::cycles;
+pub(crate) use hotplug::cycles::{cycles, figures};
 
 /// Cases on a host with an IOMMU.
 pub(crate) const FULL: &[&[Case]] = &[
@@ -53,6 +54,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     errors::CASES,
     misbehaving::CASES,
     restart::CASES,
+    faults::CASES,
 ];
 
 /// More on such a host, in a boot of their own.
@@ -103,5 +105,5 @@ pub(crate) const CHOSEN: &[&str] = &[
     "a_detach_follows_the_sequence_of_2008_write_by_write",
     "devices_come_and_go_in_one_transition",
     "pcidom_create_makes_a_guest_that_has_its_devices",
-    "a_guest_reads_on_and_moves_data_while_the_backend_is_started_again_thirty_times",
+    "guests_read_move_data_and_get_devices_while_the_backend_crashes_a_hundred_times",
 ];

@@ -3,11 +3,12 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::Case;
 use crate::{
     dom0::{
+        crashes::{self, interrupt, restarts},
         devices::{EDU, NVME},
         fixture::Fixture,
         guests::Domain,
@@ -20,8 +21,8 @@ use crate::{
 pub(super) const CASES: &[Case] = &[
     Case::within(
         Duration::from_mins(4),
-        "a_guest_reads_on_and_moves_data_while_the_backend_is_started_again_thirty_times",
-        thirty_times,
+        "guests_read_move_data_and_get_devices_while_the_backend_crashes_a_hundred_times",
+        a_hundred_times,
     ),
     Case::within(Duration::from_mins(4), "devices_come_and_go_while_the_backend_is_started_again", while_devices_move),
     Case::within(
@@ -56,61 +57,9 @@ fn begin(fixture: &mut Fixture) -> Result<(Domain, Domain)> {
     Ok((stub, guest))
 }
 
-/// How often the stub says that it was started again, and how long the last time took.
-fn restarts(fixture: &mut Fixture, stub: &Domain) -> Result<(u32, Duration)> {
-    let Some(text) = fixture.store.text(&stub.node("data/pcidom/restarts"))?.filter(|text| !text.is_empty()) else {
-        return Ok((0, Duration::ZERO));
-    };
-    let mut words = text.split(' ');
-    let mut number = || words.next().context("too short")?.parse::<u64>().context("no number");
-    let (count, took) = (number()?, number()?);
-    Ok((u32::try_from(count)?, Duration::from_nanos(took)))
-}
-
-/// Has Xen interrupt the stub, and waits until it is there again.
-fn interrupt(fixture: &mut Fixture, stub: &Domain) -> Result<Duration> {
-    let (before, _) = restarts(fixture, stub)?;
-    fixture.xl(&["trigger", NAME, "nmi"])?;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        let (count, took) = restarts(fixture, stub)?;
-        if count > before {
-            ensure!(count == before + 1, "{count} restarts after {before}");
-            return Ok(took);
-        }
-        ensure!(Instant::now() < deadline, "the stub does not come back");
-        sleep(Duration::from_millis(1));
-    }
-}
-
-fn thirty_times(fixture: &mut Fixture) -> Result<()> {
-    let (stub, guest) = begin(fixture)?;
-    let address = fixture.virtual_address(&guest, EDU)?;
-    // Twice, so that what the first restart adds (its node) is there.
-    interrupt(fixture, &stub)?;
-    let before = Snapshot::take(fixture, &stub)?;
-    let heap = |fixture: &mut Fixture| fixture.pcidom(&["status", "--json"]);
-    println!("agent: {}", heap(fixture)?);
-    let mut times = Vec::new();
-    for round in 0..10u64 {
-        let reads = fixture.ask(&guest, &format!("read-often /sys/bus/pci/devices/{address}/config 0 3000"))?;
-        for _ in 0..3 {
-            times.push(interrupt(fixture, &stub)?);
-            sleep(Duration::from_millis(37 * round));
-        }
-        fixture.answer_well(&reads)?;
-        let seed = 77 + round;
-        fixture.in_guest(&guest, &format!("disk-write /dev/nvme0n1 {seed} 1"))?;
-        fixture.in_guest(&guest, &format!("disk-check /dev/nvme0n1 {seed} 1"))?;
-        fixture.expect_connected(&guest)?;
-    }
-    times.sort();
-    println!("agent: from crash to ready: {times:?}");
-    let log = String::from_utf8_lossy(&fixture.in_guest(&guest, "dmesg")?).into_owned();
-    ensure!(!log.contains("not responding"), "the guest has waited in vain: {log}");
-    println!("agent: {}", heap(fixture)?);
-    let after = Snapshot::take(fixture, &stub)?;
-    before.compare_but(&after, &["data/pcidom/restarts", "data/pcidom/statistics"])
+/// A hundred crashes under load.
+fn a_hundred_times(fixture: &mut Fixture) -> Result<()> {
+    crashes::with_few(fixture, 100, &mut |_| Ok(()))
 }
 
 fn while_devices_move(fixture: &mut Fixture) -> Result<()> {

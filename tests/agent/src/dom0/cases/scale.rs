@@ -22,7 +22,7 @@ const MILLISECONDS: u32 = 10_000;
 const FEW: u8 = 4;
 
 fn scale(fixture: &mut Fixture) -> Result<()> {
-    let scale = Scale::gather(fixture)?;
+    let scale = Scale::gather(fixture, "")?;
     scale.expect_own_devices(fixture)?;
     let answers = scale.stress(fixture, 0..usize::from(GUESTS), MILLISECONDS)?;
     println!("agent: the first of {GUESTS}: {}", answers[0]);

@@ -28,7 +28,7 @@ const DISK: &str = "/dev/nvme0n1";
 
 /// Figures that must be after many cycles what they were before. Memory in KiB.
 #[derive(Debug, PartialEq, Eq)]
-struct Figures(BTreeMap<String, u64>);
+pub(crate) struct Figures(BTreeMap<String, u64>);
 
 /// Five rounds: the figures are exact, so what grows by one a round shows as well as after fifty. `make soak` does as many as are asked for.
 fn few(fixture: &mut Fixture) -> Result<()> {
@@ -78,7 +78,7 @@ fn round(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
 impl Figures {
     /// Memory may be a little more: what allocators keep, and the room that lists in the stub once needed (they come to rest:
     /// `tests/sim/tests/memory.rs`). Everything else is the same.
-    fn compare(&self, later: &Self) -> Result<()> {
+    pub(crate) fn compare(&self, later: &Self) -> Result<()> {
         for (name, before) in &self.0 {
             let after = later.0.get(name).copied().unwrap_or_default();
             let is_fine = match name.as_str() {
@@ -92,7 +92,7 @@ impl Figures {
     }
 }
 
-fn figures(fixture: &mut Fixture, guest: &Domain) -> Result<Figures> {
+pub(crate) fn figures(fixture: &mut Fixture, guest: &Domain) -> Result<Figures> {
     let mut all = BTreeMap::new();
     let mut note = |name: &str, value: u64| {
         all.insert(name.to_owned(), value);
