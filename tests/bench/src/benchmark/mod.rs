@@ -74,7 +74,7 @@ pub(crate) fn run(release: &Release, plan: &Plan<'_>, verbose: bool) -> Result<b
     for (scene, kind, rounds) in scenes {
         let left_out = if kind == Kind::Instructions { Clocks::Real } else { Clocks::Instructions };
         if plan.clocks == left_out
-            || kind == Kind::Scale && !plan.wants("scale")
+            || kind == Kind::Scale && !plan.wants("scale") && !plan.wants("restart")
             || plan.only == "scale" && kind != Kind::Scale
         {
             continue;

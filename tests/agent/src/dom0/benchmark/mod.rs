@@ -14,6 +14,7 @@ mod interrupts;
 mod load;
 mod plug;
 mod reads;
+mod restart;
 mod scale;
 mod stub;
 
@@ -118,6 +119,9 @@ impl Session<'_> {
             self.optional("busy", |session| session.measure_reads_with_busy_dom0(default))?;
             self.optional("cpu", |session| session.measure_cpu(default))?;
             self.optional("data", |session| session.measure_data(default))?;
+        }
+        if self.who == Contestant::Pcidom {
+            self.optional("restart", |session| session.measure_restart(default))?;
         }
         self.measure_detach(default)?;
         self.measure_attach(native)?;

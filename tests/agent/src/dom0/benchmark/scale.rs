@@ -17,10 +17,14 @@ impl Session<'_> {
     pub(super) fn scale(&mut self, rounds: u32) -> Result<()> {
         self.who = Contestant::Pcidom;
         self.fixture.set_limit(LIMIT);
-        let scale = Scale::gather(self.fixture)?;
+        let scale = Scale::gather(self.fixture, "restart=always")?;
         for round in 0..rounds {
             self.round = round;
             self.report.line(format_args!("round {} of {rounds}: {GUESTS} guests", round + 1))?;
+            self.optional("restart", |session| session.measure_restart_with_many(&scale))?;
+            if !self.wants("scale") {
+                continue;
+            }
             for (name, who) in [("idle", 0..1), ("busy", 0..usize::from(GUESTS))] {
                 self.fixture.set_limit(LIMIT);
                 let answers = scale.stress(self.fixture, who, MILLISECONDS)?;
@@ -35,7 +39,7 @@ impl Session<'_> {
 }
 
 /// The number behind this word.
-fn time(answer: &str, percentile: &str) -> Result<f64> {
+pub(super) fn time(answer: &str, percentile: &str) -> Result<f64> {
     let mut words = answer.split(' ').skip_while(|word| *word != percentile);
     let number = words.nth(1).with_context(|| format!("no {percentile} in {answer:?}"))?;
     Ok(number.parse()?)
