@@ -296,6 +296,34 @@ fn a_crash_at_any_step_of_a_life_changes_nothing_that_a_guest_sees() {
     assert!(crashes > 400 / every, "{crashes}");
 }
 
+/// After the crash it is given back once, because its entry has no address yet, and taken again.
+#[test]
+fn a_crash_while_a_device_comes_that_nobody_could_quiesce_has_it_come_all_the_same() {
+    for moment in 0..40 {
+        let mut world = world(&[A, B]);
+        world.broker.start();
+        let guest = world.connect(5, &[B, A]);
+        assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0402)).unwrap().err, 0);
+        world.broker.kill();
+        world.tool.hot_detach(guest, &[A]);
+        world.settle_deadlines(10);
+        world.tool.remove_entries(guest, &[A]);
+        world.settle_deadlines(10);
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+        world.broker.start();
+        world.settle_deadlines(10);
+        world.stub.crash_at(world.stub.turns() + moment);
+        world.tool.hot_attach(guest, &[(A, None)]);
+        world.settle_deadlines(10);
+        assert_eq!(
+            world.tool.entries(guest)[1],
+            (A, "3".to_string()),
+            "crash at {moment}: {:?}",
+            world.tool.error(guest)
+        );
+    }
+}
+
 #[test]
 fn many_crashes_at_any_moment_leave_nothing_behind() {
     for seed in 0..40 {
