@@ -53,7 +53,7 @@ struct Entry<P: Platform> {
 }
 
 /// Why the nodes of a device are to be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
     /// `state` has changed, and perhaps only because we wrote it.
     State,
@@ -76,10 +76,8 @@ pub(crate) struct Description {
 /// All devices, by their real addresses.
 pub(crate) struct Pool<P: Platform> {
     entries: LiteMap<Sbdf, Entry<P>>,
-    /// Devices whose nodes must be read.
-    dirty: LiteMap<Sbdf, Cause>,
-    all_dirty: bool,
-    /// Raised with either.
+    dirty: Dirty,
+    /// Raised when there is something dirty.
     pub(crate) signal: Rc<Signal>,
     /// Devices must be writable.
     is_direct: bool,
@@ -87,18 +85,29 @@ pub(crate) struct Pool<P: Platform> {
 }
 
 /// Devices whose nodes must be read.
+#[derive(Default)]
 pub(crate) struct Dirty {
-    /// These.
-    pub(crate) addresses: LiteMap<Sbdf, Cause>,
+    /// These, each once.
+    pub(crate) addresses: Vec<(Sbdf, Cause)>,
     /// And all that are in the store.
     pub(crate) all: bool,
+}
+
+impl Dirty {
+    /// One more device.
+    #[inline(never)] // many callers
+    pub(crate) fn add(&mut self, address: Sbdf, cause: Cause) {
+        match self.addresses.iter_mut().find(|(other, _)| *other == address) {
+            Some((_, other)) => *other = cause.max(*other),
+            None => self.addresses.push((address, cause)),
+        }
+    }
 }
 
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
     pub(crate) fn new(is_direct: bool) -> Self {
-        let (entries, dirty) = (LiteMap::new(), LiteMap::new());
-        Self { entries, dirty, all_dirty: false, signal: Signal::new(), is_direct, visited: 0 }
+        Self { entries: LiteMap::new(), dirty: Dirty::default(), signal: Signal::new(), is_direct, visited: 0 }
     }
 
     /// How many devices there are, in whatever state.
@@ -108,43 +117,40 @@ impl<P: Platform> Pool<P> {
 
     /// The nodes of one device may have changed, or ought to.
     pub(crate) fn look_at(&mut self, address: Sbdf) {
-        self.dirty.insert(address, Cause::Other);
+        self.mark(address);
         self.signal.raise();
     }
 
     /// The `state` of one device has changed.
     pub(crate) fn look_at_state(&mut self, address: Sbdf) {
-        self.dirty.entry(address).or_insert(Cause::State);
+        self.dirty.add(address, Cause::State);
         self.signal.raise();
     }
 
     /// As [`Pool::look_at`], but only together with the next look.
     pub(crate) fn mark(&mut self, address: Sbdf) {
-        self.dirty.insert(address, Cause::Other);
+        self.dirty.add(address, Cause::Other);
     }
 
     /// The nodes of any device may have changed.
     pub(crate) fn look_at_all(&mut self) {
-        self.all_dirty = true;
+        self.dirty.all = true;
         self.signal.raise();
     }
 
     /// The same, but only together with the next look.
     pub(crate) fn look_at_all_later(&mut self) {
-        self.all_dirty = true;
+        self.dirty.all = true;
     }
 
     /// Takes the devices to read. With `all`, the devices that we know are among the addresses, whether or not they still are
     /// in the store.
     pub(crate) fn take_dirty(&mut self) -> Dirty {
-        let mut addresses = core::mem::take(&mut self.dirty);
-        let all = core::mem::take(&mut self.all_dirty);
-        if all {
-            for address in self.entries.keys() {
-                addresses.insert(*address, Cause::Other);
-            }
+        let mut dirty = core::mem::take(&mut self.dirty);
+        if dirty.all {
+            self.entries.keys().for_each(|address| dirty.add(*address, Cause::Other));
         }
-        Dirty { addresses, all }
+        dirty
     }
 
     /// The nodes of a device are gone.

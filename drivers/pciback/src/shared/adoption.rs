@@ -54,7 +54,8 @@ impl<P: Platform> Core<P> {
         } else {
             self.adoption = Adoption::Pool { looks: looks + 1 };
             self.pool.look_at_all_later();
-            self.raise_later(Rc::clone(&self.pool.signal));
+            let signal = Rc::clone(&self.pool.signal);
+            self.raise_later(&signal);
         }
     }
 

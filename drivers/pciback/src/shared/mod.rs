@@ -22,7 +22,6 @@ use core::cell::RefCell;
 use core::future::{Future, poll_fn};
 use core::task::Waker;
 
-use litemap::LiteMap;
 use xen_types::{DomId, Port, Sbdf};
 use xenstore::{Client, ReqId, Request, TxId, WatchEvent};
 
@@ -61,7 +60,7 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) options: Options,
     pub(crate) client: Client,
     /// Tasks that wait for answers of xenstored.
-    pub(crate) waiting: LiteMap<ReqId, Waker>,
+    waiting: Vec<(ReqId, Waker)>,
     pub(crate) alarms: Alarms,
     /// Ports that were set aside, and until when.
     aside: Vec<(u64, Port)>,
@@ -95,7 +94,7 @@ impl<P: Platform> Core<P> {
             platform,
             options,
             client: Client::after(lives << 24),
-            waiting: LiteMap::new(),
+            waiting: Vec::new(),
             alarms: Alarms::NONE,
             aside: Vec::new(),
             free_transactions: TRANSACTIONS,
@@ -169,6 +168,19 @@ impl<P: Platform> Core<P> {
         }
     }
 
+    /// A task is to be woken by the answer to a question. Each waits for one at a time, so there are as few as tasks.
+    pub(crate) fn wait_for(&mut self, id: ReqId, waker: Waker) {
+        self.wait_no_more(id);
+        self.waiting.push((id, waker));
+    }
+
+    /// Whom the answer to a question was to wake.
+    #[inline(never)] // three callers
+    pub(crate) fn wait_no_more(&mut self, id: ReqId) -> Option<Waker> {
+        let place = self.waiting.iter().position(|(other, _)| *other == id)?;
+        Some(self.waiting.swap_remove(place).1)
+    }
+
     /// Raises what is due.
     pub(crate) fn ring_alarms(&mut self) {
         self.alarms.ring(|| self.platform.now_ns());
@@ -177,7 +189,7 @@ impl<P: Platform> Core<P> {
     /// Passes on what xenstored has said: wakes who waits for an answer, raises the flags that events are about.
     pub(crate) fn dispatch(&mut self) {
         while let Some(id) = self.client.take_answered() {
-            if let Some(waker) = self.waiting.remove(&id) {
+            if let Some(waker) = self.wait_no_more(id) {
                 waker.wake();
             }
         }
@@ -219,7 +231,7 @@ impl<P: Platform> Core<P> {
     }
 
     /// What could not be done is tried again a second later.
-    pub(crate) fn raise_later(&mut self, signal: Rc<Signal>) {
+    pub(crate) fn raise_later(&mut self, signal: &Rc<Signal>) {
         self.alarms.set(self.platform.now_ns() + RETRY_NS, signal);
     }
 
@@ -325,7 +337,7 @@ impl<P: Platform> Handle<P> {
     /// Waits until `deadline_ns`.
     pub(crate) fn sleep_until(&self, deadline_ns: u64) -> impl Future<Output = ()> + use<P> {
         let signal = Signal::new();
-        self.with(|core| core.alarms.set(deadline_ns, Rc::clone(&signal)));
+        self.with(|core| core.alarms.set(deadline_ns, &signal));
         poll_fn(move |cx| signal.poll_wait(cx))
     }
 }

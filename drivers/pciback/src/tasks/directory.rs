@@ -33,7 +33,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             if is_whole {
                 core.has_listed();
             } else {
-                core.raise_later(Rc::clone(&signal));
+                core.raise_later(&signal);
             }
         });
     }

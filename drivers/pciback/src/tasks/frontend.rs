@@ -40,8 +40,8 @@ enum Progress {
 /// What the task does next.
 enum Next {
     Look,
-    /// Nothing until its signal is raised, or until this time.
-    Wait(Option<u64>),
+    /// Nothing until its signal is raised.
+    Wait,
     End,
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let Some(signal) = task.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(domid)?.signal))) else { return };
     let mut retry_ns = RETRY_NS;
     loop {
-        let mut next = task.may_look();
+        let mut next = task.may_look(&signal);
         if matches!(next, Next::Look) {
             let mut look = Look::new(&task, Transaction::room(&task.handle).await);
             let result = loop {
@@ -71,14 +71,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
         match next {
             Next::Look => {}
             Next::End => break,
-            Next::Wait(deadline_ns) => {
-                let set = |deadline_ns| task.handle.with(|core| core.alarms.set(deadline_ns, Rc::clone(&signal)));
-                let alarm = deadline_ns.map(set);
-                signal.wait().await;
-                if let Some(alarm) = alarm {
-                    task.handle.with(|core| core.alarms.cancel(&alarm));
-                }
-            }
+            Next::Wait => signal.wait().await,
         }
     }
     task.end(is_watched);
@@ -108,18 +101,21 @@ impl<P: Platform> Task<P> {
 
     /// Whether it is to look now. A frontend that touches its nodes more often than any real one has to wait, so that the others do not.
     #[inline(never)] // its caller is a task, in which everything costs more
-    fn may_look(&self) -> Next {
+    fn may_look(&self, signal: &Rc<Signal>) -> Next {
         self.report_losses();
-        let wait = self.handle.with(|core| {
+        self.handle.with(|core| {
+            core.alarms.cancel(signal);
             let now_ns = core.platform.now_ns();
-            core.frontends.get_mut(self.domid).map_or(Ok(()), |frontend| frontend.may_look(now_ns))
-        });
-        wait.map_or_else(|deadline_ns| Next::Wait(Some(deadline_ns)), |()| Next::Look)
+            let Some(frontend) = core.frontends.get_mut(self.domid) else { return Next::Look };
+            let Err(deadline_ns) = frontend.may_look(now_ns) else { return Next::Look };
+            core.alarms.set(deadline_ns, signal);
+            Next::Wait
+        })
     }
 
     /// What is next after a look.
     #[inline(never)] // as above
-    fn next(&self, result: Result<Progress, Error>, retry_ns: &mut u64, is_watched: bool, signal: &Signal) -> Next {
+    fn next(&self, result: Result<Progress, Error>, retry_ns: &mut u64, is_watched: bool, signal: &Rc<Signal>) -> Next {
         let wait_ns = match result {
             Err(error) => {
                 plain_log::error!("frontend {}: xenstore: {error}", self.domid);
@@ -146,7 +142,10 @@ impl<P: Platform> Task<P> {
                 (!is_watched).then_some(POLL_NS)
             }
         };
-        Next::Wait(wait_ns.map(|wait_ns| self.handle.now_ns() + wait_ns))
+        if let Some(wait_ns) = wait_ns {
+            self.handle.with(|core| core.alarms.set(core.platform.now_ns() + wait_ns, signal));
+        }
+        Next::Wait
     }
 
     /// Leaves nothing behind.

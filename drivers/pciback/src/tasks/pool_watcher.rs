@@ -25,7 +25,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             is_all = listing.is_ok() || listing.as_ref().is_err_and(|error| error.is(Errno::ENOENT));
             let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
             for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
-                dirty.addresses.insert(address, Cause::Other);
+                dirty.add(address, Cause::Other);
             }
         }
         for (address, cause) in dirty.addresses {
@@ -44,7 +44,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
                 is_all = false;
                 handle.with(|core| {
                     core.pool.mark(address);
-                    core.raise_later(Rc::clone(&signal));
+                    core.raise_later(&signal);
                 });
             }
         }

@@ -26,7 +26,7 @@ const ROOT: &str = "root";
 const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key::MAGIC];
 
 /// Devices whose nodes are asked for in one go: what bounds the memory for questions under way.
-const DEVICES_AT_ONCE: u32 = 16;
+const DEVICES_AT_ONCE: usize = 16;
 
 /// A reading of both directories of a frontend, in steps: [`Reading::ask`], then [`Reading::take`] with each lot of answers until it asks for no more.
 pub(crate) struct Reading {
@@ -34,7 +34,7 @@ pub(crate) struct Reading {
     /// Our nodes about each device.
     device: &'static [&'static str],
     /// How many devices' nodes are to be read.
-    count: u32,
+    count: usize,
     /// How many of them are devices and not roots only.
     devices: usize,
     /// What was read so far. `None` when there is no such directory of ours, and at the start.
@@ -78,13 +78,13 @@ impl Reading {
             let nodes = understand(self.domid, ours, theirs);
             let count = nodes.num_devs.unwrap_or(0).min(MAX_DEVICES);
             let roots = if self.device.len() > DEVICE.len() { nodes.root_num.unwrap_or(0) } else { 0 };
-            self.count = count.max(roots.min(MAX_DEVICES));
+            self.count = count.max(roots.min(MAX_DEVICES)) as usize;
             self.devices = count as usize;
             self.nodes = Some(nodes);
         }
         let Some(nodes) = &mut self.nodes else { return };
         let dir = path::relative::backend_dir(self.domid);
-        for index in (nodes.devices.len() as u32..self.count).take(DEVICES_AT_ONCE as usize) {
+        for index in (nodes.devices.len()..self.count).take(DEVICES_AT_ONCE) {
             answers.read(handle, transaction, &dir, self.device, &format!("-{index}"), &[Errno::ENOENT]);
         }
         if answers.is_empty() {

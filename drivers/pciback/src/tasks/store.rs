@@ -42,7 +42,7 @@ impl<P: Platform> Future for Answer<P> {
             State::Waiting(id) => self.handle.with(|core| {
                 let answer = core.client.take_reply(*id);
                 if answer.is_none() {
-                    core.waiting.insert(*id, cx.waker().clone());
+                    core.wait_for(*id, cx.waker().clone());
                 }
                 answer
             }),
@@ -64,7 +64,7 @@ impl<P: Platform> Drop for Answer<P> {
     fn drop(&mut self) {
         if let State::Waiting(id) = self.state {
             self.handle.with(|core| {
-                core.waiting.remove(&id);
+                core.wait_no_more(id);
                 core.client.forget(id);
             });
         }
