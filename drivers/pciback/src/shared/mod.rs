@@ -153,17 +153,19 @@ impl<P: Platform> Core<P> {
     pub(crate) fn reset_store(&mut self) {
         self.client.reset();
         let domids: Vec<DomId> = self.frontends.iter().map(Frontend::domid).collect();
-        WATCHES.iter().for_each(|(path, token)| self.watch(path, token));
-        domids.into_iter().for_each(|domid| self.watch(&frontend_path(domid), &frontend_token(domid)));
+        // A watch that is there already is as good.
+        let mut watch = |path: &str, token: &str| self.tell(TxId::NONE, &Request::Watch { path, token });
+        WATCHES.iter().for_each(|(path, token)| watch(path, token));
+        domids.into_iter().for_each(|domid| watch(&frontend_path(domid), &frontend_token(domid)));
         self.pool.look_at_all();
         self.look_at_backends();
         self.shutdown_signal.raise();
     }
 
-    /// Sets a watch without waiting for the answer: one that is there already is as good.
-    #[inline(never)]
-    fn watch(&mut self, path: &str, token: &str) {
-        if let Ok(id) = self.client.submit(TxId::NONE, &Request::Watch { path, token }) {
+    /// Asks xenstored for something, whatever is answered.
+    #[inline(never)] // its callers are large already
+    pub(crate) fn tell(&mut self, tx: TxId, request: &Request<'_>) {
+        if let Ok(id) = self.client.submit(tx, request) {
             self.client.forget(id);
         }
     }

@@ -35,12 +35,7 @@ impl<P: Platform> Core<P> {
             }
         }
         // A command without an answer asks again.
-        if let Ok(id) = self
-            .client
-            .submit(TxId::NONE, &Request::Write { path: paths::relative::STATISTICS, value: text.as_bytes() })
-        {
-            self.client.forget(id);
-        }
+        self.tell(TxId::NONE, &Request::Write { path: paths::relative::STATISTICS, value: text.as_bytes() });
     }
 
     /// Denied-write counters of a device; none if it is unassigned.

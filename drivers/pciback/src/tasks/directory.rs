@@ -5,6 +5,8 @@ use alloc::rc::Rc;
 use xen_types::{DomId, Errno};
 use xenstore::{Request, TxId, directory_entries, path::relative};
 
+use super::store::Answers;
+use super::values::Value;
 use crate::platform::Platform;
 use crate::shared::Handle;
 
@@ -17,18 +19,13 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             continue; // there is a signal when the pool is there
         }
         // What a life before has said about a frontend whose directory went meanwhile is to go too: its task sees to that.
-        let mut is_whole = true;
+        // ENOENT is the ordinary case before the first frontend. Whatever else it is, the next event brings us back here.
+        let mut answers = Answers::new(&handle);
         for path in [relative::BACKEND_ROOT, relative::ERROR_ROOT] {
-            let listing = handle.ask(TxId::NONE, &Request::Directory { path }).await;
-            handle.with(|core| match listing {
-                Ok(listing) => directory_entries(&listing)
-                    .filter_map(|name| name.parse().ok())
-                    .for_each(|domid| core.look_at_frontend(DomId(domid))),
-                // ENOENT is the ordinary case before the first frontend. Whatever it is, the next event brings us back here.
-                Err(error) if error.is(Errno::ENOENT) => {}
-                Err(_) => is_whole = false,
-            });
+            answers.ask(TxId::NONE, &Request::Directory { path }, &[Errno::ENOENT]);
         }
+        let is_whole = (&mut answers).await.is_ok();
+        look_at_listed(&handle, &answers.values);
         handle.with(|core| {
             if is_whole {
                 core.has_listed();
@@ -36,5 +33,14 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
                 core.raise_later(&signal);
             }
         });
+    }
+}
+
+/// Looks at the frontends that are in these listings.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn look_at_listed<P: Platform>(handle: &Handle<P>, listings: &[Value]) {
+    let names = listings.iter().flatten().flat_map(|listing| directory_entries(listing));
+    for domid in names.filter_map(|name| name.parse().ok()) {
+        handle.with(|core| core.look_at_frontend(DomId(domid)));
     }
 }

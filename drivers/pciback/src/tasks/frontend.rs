@@ -10,8 +10,7 @@ use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, XenbusState, path};
 
 use super::read::Reading;
-use super::store::{Answer, Transaction};
-use super::values::Answers;
+use super::store::{Answers, Transaction};
 use crate::handshake::{Action, Failure, Nodes, decide};
 use crate::platform::Platform;
 use crate::shared::Handle;
@@ -22,8 +21,6 @@ use crate::signal::Signal;
 const RETRY_NS: u64 = 250_000_000;
 /// The longest of these waits.
 const MAX_RETRY_NS: u64 = 32_000_000_000;
-/// The answer to a commit of what others have changed.
-const NOT_COMMITTED: &[Errno] = &[Errno::EAGAIN];
 /// Polling interval for a frontend whose node could not be watched (xenstored limits our watches).
 const POLL_NS: u64 = 1_000_000_000;
 
@@ -51,8 +48,7 @@ enum Next {
 /// outlives it.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let task = Task { handle, domid };
-    let answer = task.ask(&Request::Watch { path: &frontend_path(domid), token: &frontend_token(domid) }).await;
-    let is_watched = task.is_watched(answer);
+    let is_watched = task.is_watched(task.watch().await);
     let Some(signal) = task.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(domid)?.signal))) else { return };
     let mut retry_ns = RETRY_NS;
     loop {
@@ -83,15 +79,19 @@ struct Task<P: Platform> {
 }
 
 impl<P: Platform> Task<P> {
-    fn ask(&self, request: &Request<'_>) -> Answer<P> {
-        self.handle.ask(TxId::NONE, request)
+    /// Watches the frontend's state.
+    #[inline(never)] // its caller is a task, in which everything costs more
+    fn watch(&self) -> Answers<P> {
+        let (path, token) = (&frontend_path(self.domid), &frontend_token(self.domid));
+        let mut answers = Answers::new(&self.handle);
+        answers.ask(TxId::NONE, &Request::Watch { path, token }, &[Errno::EEXIST]);
+        answers
     }
 
-    /// Whether the frontend's state is watched: the answer to that question.
-    fn is_watched(&self, answer: Result<Vec<u8>, Error>) -> bool {
-        match answer {
-            Ok(_) => true,
-            Err(error) if error.is(Errno::EEXIST) || error == Error::Disconnected => true, // it is set anew then
+    /// Whether that is done.
+    fn is_watched(&self, answered: Result<(), Error>) -> bool {
+        match answered {
+            Ok(()) | Err(Error::Disconnected) => true, // it is set anew then
             Err(error) => {
                 plain_log::warning!("frontend {}: cannot watch its state, looking every second: {error}", self.domid);
                 false
@@ -148,17 +148,22 @@ impl<P: Platform> Task<P> {
         Next::Wait
     }
 
+    /// Asks xenstored for something, whatever is answered.
+    fn tell(&self, request: &Request<'_>) {
+        self.handle.tell(TxId::NONE, request);
+    }
+
     /// Leaves nothing behind.
     #[inline(never)] // as above
     fn end(&self, is_watched: bool) {
         let domid = self.domid;
         if is_watched {
-            drop(self.ask(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) }));
+            self.tell(&Request::Unwatch { path: &frontend_path(domid), token: &frontend_token(domid) });
         }
         // Whatever we said about it is of no use now, and each node counts against our quota.
         let error_dir = path::relative::error_node(domid);
         if let Some(error_dir) = error_dir.strip_suffix("/0/error") {
-            drop(self.ask(&Request::Remove { path: error_dir }));
+            self.tell(&Request::Remove { path: error_dir });
         }
     }
 
@@ -196,13 +201,13 @@ impl<P: Platform> Task<P> {
     /// Says of devices that are about to be taken that they are assigned. In the transaction that takes them: so a toolstack that has removed an
     /// entry and finds the device free may rely on it. Best effort, like all that the pool's task can mend.
     #[inline(never)]
-    fn announce(&self, transaction: &Transaction<P>, actions: &[Action]) {
+    fn announce(&self, transaction: TxId, actions: &[Action]) {
         for action in actions {
             let Action::Take { address, .. } = *action else { continue };
             if self.handle.with(|core| core.pool.is_free(address)) {
                 let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
                 let value = PoolState::Assigned(self.domid).to_string();
-                drop(transaction.ask(&Request::Write { path: &path, value: value.as_bytes() }));
+                self.handle.tell(transaction, &Request::Write { path: &path, value: value.as_bytes() });
             }
         }
     }
@@ -253,7 +258,7 @@ impl<P: Platform> Task<P> {
         });
         let text = format!("{} {}", failure.errno.0, failure.text);
         let path = path::relative::error_node(self.domid);
-        drop(self.ask(&Request::Write { path: &path, value: text.as_bytes() }));
+        self.tell(&Request::Write { path: &path, value: text.as_bytes() });
     }
 }
 
@@ -286,8 +291,8 @@ enum Step {
 impl<'a, P: Platform> Look<'a, P> {
     #[inline(never)] // its caller is a task, in which everything costs more
     fn new(task: &'a Task<P>, transaction: Transaction<P>) -> Self {
-        let mut answers = Answers::NONE;
-        answers.add(transaction.begin(), &[]);
+        let mut answers = Answers::new(&task.handle);
+        answers.ask(TxId::NONE, &Request::TransactionStart, &[]);
         let is_adopting =
             task.handle.with(|core| core.frontends.get_mut(task.domid).is_some_and(|it| it.state.is_adopting));
         Self {
@@ -321,11 +326,11 @@ impl<'a, P: Platform> Look<'a, P> {
                 if let Err(error) = self.transaction.begun(first.unwrap_or_default()) {
                     return Some(Err(error));
                 }
-                self.reading.ask(&self.task.handle, self.transaction.id(), &mut self.answers);
+                self.reading.ask(self.transaction.id(), &mut self.answers);
                 self.step = Step::Read;
             }
             Step::Read => {
-                self.reading.take(&self.task.handle, self.transaction.id(), &mut self.answers, &values);
+                self.reading.take(self.transaction.id(), &mut self.answers, &values);
                 if self.answers.is_empty() {
                     return self.act();
                 }
@@ -337,7 +342,7 @@ impl<'a, P: Platform> Look<'a, P> {
                 return Some(Ok(Progress::Again));
             }
             Step::Write => {
-                self.answers.add(self.transaction.commit(), NOT_COMMITTED);
+                self.transaction.commit(&mut self.answers);
                 self.step = Step::Commit;
             }
             Step::Commit => {
@@ -356,9 +361,9 @@ impl<'a, P: Platform> Look<'a, P> {
     fn act(&mut self) -> Option<Result<Progress, Error>> {
         let actions = self.task.decide(self.reading.nodes.as_ref());
         if actions.iter().any(Action::is_local) {
-            self.task.announce(&self.transaction, &actions);
+            self.task.announce(self.transaction.id(), &actions);
             self.actions = actions;
-            self.answers.add(self.transaction.commit(), NOT_COMMITTED);
+            self.transaction.commit(&mut self.answers);
             self.step = Step::Confirm;
             return None;
         }
@@ -381,14 +386,14 @@ impl<'a, P: Platform> Look<'a, P> {
                 Action::Report(failure) => task.report(&failure),
                 Action::ClearReport => {
                     let path = path::relative::error_node(task.domid);
-                    drop(task.ask(&Request::Remove { path: &path })); // ENOENT is what we want
+                    task.tell(&Request::Remove { path: &path }); // ENOENT is what we want
                 }
                 Action::Write(nodes) => {
                     for (node, value) in nodes {
                         plain_log::debug!("frontend {}: {node} = {value}", task.domid);
                         let node = node.to_string();
                         let (path, value) = (path::child(&dir, &node), value.as_bytes());
-                        self.answers.add(self.transaction.ask(&Request::Write { path: &path, value }), &[]);
+                        self.answers.ask(self.transaction.id(), &Request::Write { path: &path, value }, &[]);
                         self.written.push(node);
                     }
                 }

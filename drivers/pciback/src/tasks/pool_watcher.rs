@@ -2,15 +2,16 @@
 
 use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
+use alloc::vec::Vec;
 
 use pcidom_abi::{PoolState, paths, pool};
 use xen_types::{Errno, Sbdf};
 use xenstore::{Request, TxId, directory_entries, path};
 
-use super::store::Answer;
-use super::values::{Answers, Value, Values};
+use super::store::Answers;
+use super::values::{Value, Values};
 use crate::platform::Platform;
-use crate::pool::{Cause, Description, DeviceInfo};
+use crate::pool::{Cause, Description, DeviceInfo, Dirty};
 use crate::shared::Handle;
 
 /// Runs for ever.
@@ -21,23 +22,19 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         let mut dirty = handle.with(|core| core.pool.take_dirty());
         let mut is_all = dirty.all;
         if is_all {
-            let listing = handle.ask(TxId::NONE, &Request::Directory { path: paths::relative::POOL }).await;
-            is_all = listing.is_ok() || listing.as_ref().is_err_and(|error| error.is(Errno::ENOENT));
-            let listing = listing.unwrap_or_default(); // none yet: the watch tells when there is
-            for address in directory_entries(&listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
-                dirty.add(address, Cause::Other);
-            }
+            // None yet: the watch tells when there is.
+            let mut answers = Answers::new(&handle);
+            answers.ask(TxId::NONE, &Request::Directory { path: paths::relative::POOL }, &[Errno::ENOENT]);
+            is_all = (&mut answers).await.is_ok();
+            add_listed(&mut dirty, &answers.values);
         }
         for (address, cause) in dirty.addresses {
-            let mut answers = Answers::NONE;
-            let dir = paths::relative::pool_dir(address);
-            answers.read(&handle, TxId::NONE, &dir, &pool::NODES, "", &[Errno::ENOENT]);
+            let mut answers = Answers::new(&handle);
+            answers.read(TxId::NONE, &paths::relative::pool_dir(address), &pool::NODES, "", &[Errno::ENOENT]);
             let mut result = (&mut answers).await;
-            if result.is_ok()
-                && let Some(answer) = look(&handle, address, cause, &answers.values)
-            {
-                answers.add(answer, &[]);
-                result = (&mut answers).await;
+            if result.is_ok() {
+                look(&handle, address, cause, &mut answers);
+                result = answers.await;
             }
             if let Err(error) = result {
                 plain_log::error!("pool: {address}: xenstore: {error}");
@@ -52,25 +49,32 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     }
 }
 
-/// Takes note of the nodes of a device, and asks for its `state` to be written if it is to say something else.
+/// Adds the devices that are in a listing of the pool.
 #[inline(never)] // its caller is a task, in which everything costs more
-fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause, values: &[Value]) -> Option<Answer<P>> {
-    let nodes = Values { names: &pool::NODES, values };
+fn add_listed(dirty: &mut Dirty, values: &[Value]) {
+    let listing = values.iter().flatten().next().map(Vec::as_slice).unwrap_or_default();
+    for address in directory_entries(listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
+        dirty.add(address, Cause::Other);
+    }
+}
+
+/// Takes note of the nodes of a device, and asks for its `state` to be written if it is to say something else.
+#[inline(never)] // as above
+fn look<P: Platform>(handle: &Handle<P>, address: Sbdf, cause: Cause, answers: &mut Answers<P>) {
+    let nodes = Values { names: &pool::NODES, values: &answers.values };
     if nodes.get(pool::ECAM).is_none() && nodes.get(pool::ONLINE).is_none() {
-        handle.with(|core| core.pool.removed(address));
-        return None;
+        return handle.with(|core| core.pool.removed(address));
     }
     // Our own answer is no reason to look at the device: one that keeps changing its mind would keep us looking for ever.
     if cause == Cause::State && handle.with(|core| core.pool.has_said(address, nodes.get(pool::STATE))) {
-        return None;
+        return;
     }
     let wanted = update(handle, address, nodes);
-    if nodes.get(pool::STATE) == Some(wanted.as_bytes()) {
-        return None;
+    if nodes.get(pool::STATE) != Some(wanted.as_bytes()) {
+        handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
+        let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
+        answers.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }, &[]);
     }
-    handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
-    let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
-    Some(handle.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }))
 }
 
 /// Brings the pool in line with what the nodes say, and says what `state` shall be.

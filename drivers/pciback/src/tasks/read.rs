@@ -9,10 +9,10 @@ use xen_types::{DomId, Errno};
 use xenstore::path::{self, key};
 use xenstore::{TxId, XenbusState, number};
 
-use super::values::{Answers, REQUESTED_SLOT, Value, Values};
+use super::store::Answers;
+use super::values::{REQUESTED_SLOT, Value, Values};
 use crate::handshake::{DeviceNodes, Keys, MAX_DEVICES, Nodes, Peer, read_state};
 use crate::platform::Platform;
-use crate::shared::Handle;
 
 /// Our nodes, besides those of the devices.
 const OURS: [&str; 7] =
@@ -50,22 +50,16 @@ impl Reading {
 
     /// Begins with the nodes that are not about devices. Ours are read within `transaction`, so that its commit tells whether all of it was true at
     /// one moment (the toolstack moves entries about, §1.3); the frontend's are not, or it could keep us from ever committing.
-    pub(crate) fn ask<P: Platform>(&self, handle: &Handle<P>, transaction: TxId, answers: &mut Answers<P>) {
+    pub(crate) fn ask<P: Platform>(&self, transaction: TxId, answers: &mut Answers<P>) {
         let dir = path::relative::backend_dir(self.domid);
-        answers.read(handle, transaction, &dir, &OURS, "", &[Errno::ENOENT]);
+        answers.read(transaction, &dir, &OURS, "", &[Errno::ENOENT]);
         // If the frontend will not let us read a node, it has not told us.
         let dir = path::frontend_dir(self.domid);
-        answers.read(handle, TxId::NONE, &dir, &THEIRS, "", &[Errno::ENOENT, Errno::EACCES]);
+        answers.read(TxId::NONE, &dir, &THEIRS, "", &[Errno::ENOENT, Errno::EACCES]);
     }
 
     /// Takes what was answered, and asks for the nodes of the next devices. There is nothing more to ask when all is read.
-    pub(crate) fn take<P: Platform>(
-        &mut self,
-        handle: &Handle<P>,
-        transaction: TxId,
-        answers: &mut Answers<P>,
-        values: &[Value],
-    ) {
+    pub(crate) fn take<P: Platform>(&mut self, transaction: TxId, answers: &mut Answers<P>, values: &[Value]) {
         if let Some(nodes) = &mut self.nodes {
             let devices = values.chunks(self.device.len());
             let understand = |values| understand_device(Values { names: self.device, values });
@@ -85,7 +79,7 @@ impl Reading {
         let Some(nodes) = &mut self.nodes else { return };
         let dir = path::relative::backend_dir(self.domid);
         for index in (nodes.devices.len()..self.count).take(DEVICES_AT_ONCE) {
-            answers.read(handle, transaction, &dir, self.device, &format!("-{index}"), &[Errno::ENOENT]);
+            answers.read(transaction, &dir, self.device, &format!("-{index}"), &[Errno::ENOENT]);
         }
         if answers.is_empty() {
             nodes.roots = nodes.devices.iter().map_while(|device| device.root).collect();

@@ -8,6 +8,7 @@ use alloc::rc::Rc;
 use xen_types::Errno;
 use xenstore::{Request, TxId, path::relative, text};
 
+use super::store::Answers;
 use crate::handshake::ShutdownStage;
 use crate::platform::Platform;
 use crate::shared::{Core, Handle, Shutdown};
@@ -24,36 +25,73 @@ const STEP_NS: u64 = 20_000_000;
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let path = relative::CONTROL_SHUTDOWN;
     let signal = handle.with(|core| Rc::clone(&core.shutdown_signal));
-    loop {
+    let request = loop {
         signal.wait().await;
+        let mut answers = Answers::new(&handle);
+        answers.ask(TxId::NONE, &Request::Read { path }, &[]);
         // Missing until it is asked for. Whatever else is wrong, the next request fires the watch again.
-        let Ok(value) = handle.ask(TxId::NONE, &Request::Read { path }).await else { continue };
-        let request = match text(&value).map(str::trim_ascii) {
-            Ok("") => continue,
-            Ok("poweroff" | "halt") => Shutdown::Poweroff,
-            Ok("reboot") => Shutdown::Reboot,
-            _ => {
-                plain_log::warning!(
-                    "{path} asks for something that this domain cannot do (only poweroff, halt and reboot)"
-                );
-                continue;
+        if (&mut answers).await.is_ok()
+            && let Some(request) = asked_for(&mut answers)
+        {
+            if let Err(error) = answers.await {
+                plain_log::warning!("cannot acknowledge {path}: {error}");
             }
-        };
-        match handle.ask(TxId::NONE, &Request::Write { path, value: b"" }).await {
-            Err(error) if !error.is(Errno::ENOENT) => plain_log::warning!("cannot acknowledge {path}: {error}"),
-            _ => {}
+            break request;
         }
-        for (stop, patience_ns) in [(ShutdownStage::Asked, PATIENCE_NS), (ShutdownStage::Now, LAST_NS)] {
-            if stop == ShutdownStage::Now && handle.with(Core::is_closed) {
-                break;
-            }
-            handle.with(|core| core.close_all(stop));
-            let deadline_ns = handle.now_ns() + patience_ns;
-            while !handle.with(Core::is_closed) && handle.now_ns() < deadline_ns {
-                handle.sleep_until(handle.now_ns() + STEP_NS).await;
-            }
+    };
+    let mut closing = Closing { stage: ShutdownStage::No, deadline_ns: 0 };
+    while let Some(next_ns) = closing.step(&handle) {
+        handle.sleep_until(next_ns).await;
+    }
+    handle.with(|core| core.shutdown = Some(request));
+}
+
+/// What the node asks for, if it is something that we can do. Then the node is being emptied.
+#[inline(never)] // its caller is a task, in which everything costs more
+fn asked_for<P: Platform>(answers: &mut Answers<P>) -> Option<Shutdown> {
+    let path = relative::CONTROL_SHUTDOWN;
+    let value = answers.values.iter().flatten().next().map(|value| text(value).map(str::trim_ascii));
+    let request = match value? {
+        Ok("") => return None,
+        Ok("poweroff" | "halt") => Shutdown::Poweroff,
+        Ok("reboot") => Shutdown::Reboot,
+        _ => {
+            plain_log::warning!(
+                "{path} asks for something that this domain cannot do (only poweroff, halt and reboot)"
+            );
+            return None;
         }
-        handle.with(|core| core.shutdown = Some(request));
-        return;
+    };
+    answers.ask(TxId::NONE, &Request::Write { path, value: b"" }, &[Errno::ENOENT]);
+    Some(request)
+}
+
+/// The frontends being closed.
+struct Closing {
+    stage: ShutdownStage,
+    /// When the stage ends, closed or not.
+    deadline_ns: u64,
+}
+
+impl Closing {
+    /// Goes on. Until when to wait, or `None` at the end.
+    #[inline(never)] // as above
+    fn step<P: Platform>(&mut self, handle: &Handle<P>) -> Option<u64> {
+        let now_ns = handle.now_ns();
+        loop {
+            if self.stage != ShutdownStage::No && handle.with(Core::is_closed) {
+                return None;
+            }
+            if now_ns < self.deadline_ns {
+                return Some(now_ns + STEP_NS);
+            }
+            let (stage, patience_ns) = match self.stage {
+                ShutdownStage::No => (ShutdownStage::Asked, PATIENCE_NS),
+                ShutdownStage::Asked => (ShutdownStage::Now, LAST_NS),
+                ShutdownStage::Now => return None,
+            };
+            *self = Self { stage, deadline_ns: now_ns + patience_ns };
+            handle.with(|core| core.close_all(stage));
+        }
     }
 }

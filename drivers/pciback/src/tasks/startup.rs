@@ -6,7 +6,8 @@ use pcidom_abi::{Restarts, paths};
 use xen_types::{DomId, Errno};
 use xenstore::{Error, Request, TxId, path::relative};
 
-use super::values::{Answers, Value};
+use super::store::Answers;
+use super::values::Value;
 use crate::platform::{Platform, Restarted};
 use crate::shared::watches::WATCHES;
 use crate::shared::{Core, Handle};
@@ -31,7 +32,7 @@ fn tell_restart<P: Platform>(handle: &Handle<P>) {
     let (restarted, now_ns) = handle.with(|core| (core.platform.restarted(), core.platform.now_ns()));
     if let Some(Restarted { count, crashed_ns, last_words }) = restarted {
         let value = Restarts::value(count, now_ns - crashed_ns, last_words);
-        drop(handle.ask(TxId::NONE, &Request::Write { path: paths::relative::RESTARTS, value: &value }));
+        handle.tell(TxId::NONE, &Request::Write { path: paths::relative::RESTARTS, value: &value });
     }
 }
 
@@ -42,7 +43,7 @@ async fn announce<P: Platform>(handle: &Handle<P>) -> Result<(), Error> {
     tell_domain(handle, &answers.values);
     // Last: who sees it may rely on everything above.
     let version = pcidom_abi::ANNOUNCEMENT.as_bytes();
-    answers.add(handle.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version }), &[]);
+    answers.ask(TxId::NONE, &Request::Write { path: paths::relative::VERSION, value: version }, &[]);
     answers.await
 }
 
@@ -58,18 +59,17 @@ fn tell_domain<P: Platform>(handle: &Handle<P>, values: &[Value]) {
 #[inline(never)] // its caller is a task, in which everything costs more
 fn ask_everything<P: Platform>(handle: &Handle<P>) -> Answers<P> {
     let (export, ring) = handle.with(|core| (core.options.export, core.broker.offered()));
-    let ask = |request: &Request<'_>| handle.ask(TxId::NONE, request);
-    let mut asked = Answers::NONE;
-    asked.add(ask(&Request::Read { path: relative::DOMID }), &[Errno::ENOENT, Errno::EACCES]);
+    let mut asked = Answers::new(handle);
+    asked.ask(TxId::NONE, &Request::Read { path: relative::DOMID }, &[Errno::ENOENT, Errno::EACCES]);
     // Not again when it has to be announced again: others have set watches by then.
     if handle.with(Core::take_reset) {
-        asked.add(ask(&Request::ResetWatches), &[]); // and with them the transactions, of the life before
+        asked.ask(TxId::NONE, &Request::ResetWatches, &[]); // and with them the transactions, of the life before
     }
     // What is there already comes as the event that every new watch begins with. It exists when this is not the first try.
     for (path, token) in WATCHES {
-        asked.add(ask(&Request::Watch { path, token }), &[Errno::EEXIST]);
+        asked.ask(TxId::NONE, &Request::Watch { path, token }, &[Errno::EEXIST]);
     }
-    let mut write = |path, value: &str| asked.add(ask(&Request::Write { path, value: value.as_bytes() }), &[]);
+    let mut write = |path, value: &str| asked.ask(TxId::NONE, &Request::Write { path, value: value.as_bytes() }, &[]);
     write(paths::relative::EXPORT, &export.to_string());
     if let Some((gref, port)) = ring {
         write(paths::relative::RING_REF, &gref.to_string());
