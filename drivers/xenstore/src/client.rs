@@ -11,7 +11,7 @@ use crate::outgoing::Outgoing;
 use crate::parser::Parser;
 use crate::reply;
 use crate::request::Request;
-use crate::wire::{MAX_PAYLOAD, Message, MessageType, ReqId, TxId};
+use crate::wire::{Header, MAX_PAYLOAD, Message, MessageType, ReqId, TxId};
 
 /// Counters of unexpected messages, which were dropped. All zero on a healthy connection, but for `coalesced`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,12 +77,12 @@ impl<const LONGEST: usize> Client<LONGEST> {
     /// # Errors
     /// [`Error::InvalidPath`] or [`Error::TooLong`] for a request that cannot be right; nothing is queued then.
     pub fn submit(&mut self, tx: TxId, request: &Request<'_>) -> Result<ReqId, Error> {
-        let kind = request.kind();
-        let req_id = self.free_id();
-        let message = Message { kind, req_id, tx_id: tx, payload: request.payload()? };
-        self.outgoing.push(req_id, &message.encode().ok_or(Error::TooLong)?);
-        self.requests.insert(req_id, Open::Waiting(kind));
-        Ok(req_id)
+        let payload = request.payload()?;
+        let length = u32::try_from(payload.len()).map_err(|_| Error::TooLong)?;
+        let header = Header { kind: request.kind(), req_id: self.free_id(), tx_id: tx, length };
+        self.outgoing.push(header.req_id, &header.encode(), &payload);
+        self.requests.insert(header.req_id, Open::Waiting(header.kind));
+        Ok(header.req_id)
     }
 
     /// Bytes that want to be sent, oldest first. More may follow at any [`Client::submit`], [`Client::feed`] or [`Client::forget`].
@@ -112,7 +112,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), ProtocolError> {
         while let Some(message) = self.parser.next_message(&mut bytes)? {
             if message.kind == MessageType::WATCH_EVENT {
-                self.watch_event(&message.payload);
+                self.watch_event(message.payload);
             } else {
                 self.answer(message);
             }
@@ -209,12 +209,12 @@ impl<const LONGEST: usize> Client<LONGEST> {
         }
     }
 
-    fn watch_event(&mut self, payload: &[u8]) {
-        let Some((path, token)) = WatchEvent::decode(payload) else {
+    fn watch_event(&mut self, payload: Vec<u8>) {
+        if WatchEvent::decode(&payload).is_none() {
             self.stats.malformed_event += 1;
             return;
-        };
-        match self.events.push(path, token) {
+        }
+        match self.events.push(payload) {
             Queued::New => {}
             Queued::Coalesced => self.stats.coalesced += 1,
             Queued::Overflowed => self.stats.overflowed += 1,

@@ -2,6 +2,7 @@
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::str;
 
 /// Something changed at or below a watched node.
@@ -37,7 +38,8 @@ pub(crate) enum Queued {
 /// then. A guest can make any number of different ones, so what does not fit is only remembered as "something was lost".
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
-    events: VecDeque<WatchEvent>,
+    /// The payloads of the messages, which are events.
+    events: VecDeque<Vec<u8>>,
     bytes: usize,
     overflowed: bool,
 }
@@ -47,24 +49,25 @@ impl EventQueue {
     /// Paths can be 3 KiB long, and a domain can have as little as 1 MiB of memory.
     pub(crate) const MAX_BYTES: usize = 64 * 1024;
 
-    pub(crate) fn push(&mut self, path: &str, token: &str) -> Queued {
-        if self.events.iter().any(|event| event.path == path && event.token == token) {
+    pub(crate) fn push(&mut self, payload: Vec<u8>) -> Queued {
+        if self.events.contains(&payload) {
             return Queued::Coalesced;
         }
-        let bytes = self.bytes.saturating_add(path.len()).saturating_add(token.len());
+        let bytes = self.bytes + payload.len();
         if self.events.len() >= Self::MAX_EVENTS || bytes > Self::MAX_BYTES {
             self.overflowed = true;
             return Queued::Overflowed;
         }
         self.bytes = bytes;
-        self.events.push_back(WatchEvent { path: path.into(), token: token.into() });
+        self.events.push_back(payload);
         Queued::New
     }
 
     pub(crate) fn pop(&mut self) -> Option<WatchEvent> {
-        let event = self.events.pop_front()?;
-        self.bytes = self.bytes.saturating_sub(event.path.len() + event.token.len());
-        Some(event)
+        let payload = self.events.pop_front()?;
+        self.bytes -= payload.len();
+        let (path, token) = WatchEvent::decode(&payload)?;
+        Some(WatchEvent { path: path.into(), token: token.into() })
     }
 
     pub(crate) fn take_overflowed(&mut self) -> bool {
@@ -76,14 +79,18 @@ impl EventQueue {
 mod tests {
     use super::*;
 
+    fn event(path: &str, token: &str) -> Vec<u8> {
+        format!("{path}\0{token}\0").into_bytes()
+    }
+
     #[test]
     fn equal_events_are_queued_once_and_again_after_they_were_taken() {
         let mut queue = EventQueue::default();
-        assert_eq!(queue.push("a", "t"), Queued::New);
-        assert_eq!(queue.push("a", "u"), Queued::New);
-        assert_eq!(queue.push("a", "t"), Queued::Coalesced);
+        assert_eq!(queue.push(event("a", "t")), Queued::New);
+        assert_eq!(queue.push(event("a", "u")), Queued::New);
+        assert_eq!(queue.push(event("a", "t")), Queued::Coalesced);
         assert_eq!(queue.pop(), Some(WatchEvent { path: "a".into(), token: "t".into() }));
-        assert_eq!(queue.push("a", "t"), Queued::New);
+        assert_eq!(queue.push(event("a", "t")), Queued::New);
         assert_eq!(queue.pop().map(|event| event.token), Some("u".into()));
         assert_eq!(queue.pop().map(|event| event.token), Some("t".into()));
         assert_eq!(queue.pop(), None);
@@ -94,14 +101,14 @@ mod tests {
     fn too_many_events_leave_a_mark_once() {
         let mut queue = EventQueue::default();
         for number in 0..EventQueue::MAX_EVENTS {
-            assert_eq!(queue.push(&number.to_string(), "t"), Queued::New);
+            assert_eq!(queue.push(event(&number.to_string(), "t")), Queued::New);
         }
-        assert_eq!(queue.push("one more", "t"), Queued::Overflowed);
-        assert_eq!(queue.push("0", "t"), Queued::Coalesced);
+        assert_eq!(queue.push(event("one more", "t")), Queued::Overflowed);
+        assert_eq!(queue.push(event("0", "t")), Queued::Coalesced);
         assert!(queue.take_overflowed());
         assert!(!queue.take_overflowed());
         assert_eq!(queue.pop().map(|event| event.path), Some("0".into()));
-        assert_eq!(queue.push("one more", "t"), Queued::New);
+        assert_eq!(queue.push(event("one more", "t")), Queued::New);
     }
 
     #[test]
@@ -111,9 +118,9 @@ mod tests {
         let fits = EventQueue::MAX_BYTES / 3073;
         for round in 0..3 {
             for number in 0..fits {
-                assert_eq!(queue.push(&long(round * fits + number), "t"), Queued::New);
+                assert_eq!(queue.push(event(&long(round * fits + number), "t")), Queued::New);
             }
-            assert_eq!(queue.push(&long(usize::MAX), "t"), Queued::Overflowed);
+            assert_eq!(queue.push(event(&long(usize::MAX), "t")), Queued::Overflowed);
             while queue.pop().is_some() {}
         }
     }

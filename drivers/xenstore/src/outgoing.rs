@@ -17,9 +17,10 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    pub(crate) fn push(&mut self, id: ReqId, message: &[u8]) {
-        self.bytes.extend_from_slice(message);
-        self.messages.push_back((id, message.len()));
+    pub(crate) fn push(&mut self, id: ReqId, header: &[u8], payload: &[u8]) {
+        self.bytes.extend_from_slice(header);
+        self.bytes.extend_from_slice(payload);
+        self.messages.push_back((id, header.len() + payload.len()));
     }
 
     /// Everything that is unsent.
@@ -72,9 +73,9 @@ mod tests {
 
     fn three() -> Outgoing {
         let mut outgoing = Outgoing::default();
-        outgoing.push(ReqId(1), b"first");
-        outgoing.push(ReqId(2), b"second");
-        outgoing.push(ReqId(3), b"third");
+        outgoing.push(ReqId(1), b"fi", b"rst");
+        outgoing.push(ReqId(2), b"sec", b"ond");
+        outgoing.push(ReqId(3), b"third", b"");
         outgoing
     }
 
@@ -99,7 +100,7 @@ mod tests {
         let mut outgoing = three();
         outgoing.sent(usize::MAX);
         assert_eq!(outgoing.all(), b"");
-        outgoing.push(ReqId(4), b"next");
+        outgoing.push(ReqId(4), b"", b"next");
         assert_eq!(outgoing.first_message(), b"next");
     }
 

@@ -22,19 +22,21 @@ pub fn validate(path: &str) -> Result<(), Error> {
     if path.len() > limit {
         return Err(Error::TooLong);
     }
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-/_@".contains(&byte);
-    let ends_well = path == "/" || !path.ends_with('/');
-    let has_empty = path.as_bytes().windows(2).any(|pair| pair == b"//");
-    if path.is_empty() || !ends_well || has_empty || !path.bytes().all(good) {
-        return Err(Error::InvalidPath);
+    let mut before = 0;
+    for byte in path.bytes() {
+        let is_good = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@');
+        if !is_good || (byte, before) == (b'/', b'/') {
+            return Err(Error::InvalidPath);
+        }
+        before = byte;
     }
-    Ok(())
+    if before == 0 || before == b'/' && path.len() > 1 { Err(Error::InvalidPath) } else { Ok(()) }
 }
 
 /// A node below another: `dir/name`.
 #[must_use]
 pub fn child(dir: &str, name: &str) -> String {
-    if dir.ends_with('/') { format!("{dir}{name}") } else { format!("{dir}/{name}") }
+    format!("{}/{name}", dir.strip_suffix('/').unwrap_or(dir))
 }
 
 /// The event that fires when a domain appears (watch it; dom0 only).

@@ -1,6 +1,5 @@
 //! Requests to xenstored, checked before they are sent.
 
-use alloc::format;
 use alloc::vec::Vec;
 
 use crate::error::Error;
@@ -109,43 +108,33 @@ impl Request<'_> {
     /// # Errors
     /// [`Error::InvalidPath`] or [`Error::TooLong`]: xenstored would refuse it, or drop the connection.
     pub fn payload(&self) -> Result<Vec<u8>, Error> {
-        let payload = match *self {
+        let list;
+        // The path and its end, a token, and what follows.
+        let (path, rest, token): (&str, &[u8], &str) = match *self {
+            Self::TransactionStart | Self::ResetWatches => return Ok(b"\0".to_vec()),
+            Self::TransactionEnd { commit } => return Ok(if commit { b"T\0" } else { b"F\0" }.to_vec()),
             Self::Directory { path }
             | Self::Read { path }
             | Self::GetPermissions { path }
             | Self::Mkdir { path }
-            | Self::Remove { path } => join(valid(path)?, b"\0"),
+            | Self::Remove { path } => (path, b"", ""),
             Self::SetPermissions { path, permissions } => {
-                let list = Permission::encode_list(permissions);
-                join(join(valid(path)?, b"\0"), list.as_bytes())
+                list = Permission::encode_list(permissions);
+                (path, list.as_bytes(), "")
             }
             Self::Watch { path, token }
             | Self::Unwatch { path, token }
-            | Self::DirectoryPart { path, offset: token } => {
-                path::validate(path)?;
-                if token.bytes().any(|byte| byte == 0) {
-                    return Err(Error::InvalidPath);
-                }
-                if token.len() > MAX_TOKEN {
-                    return Err(Error::TooLong);
-                }
-                format!("{path}\0{token}\0").into_bytes()
-            }
-            Self::TransactionStart | Self::ResetWatches => b"\0".to_vec(),
-            Self::TransactionEnd { commit: true } => b"T\0".to_vec(),
-            Self::TransactionEnd { commit: false } => b"F\0".to_vec(),
-            Self::Write { path, value } => join(join(valid(path)?, b"\0"), value),
+            | Self::DirectoryPart { path, offset: token } => (path, b"\0", token),
+            Self::Write { path, value } => (path, value, ""),
         };
+        path::validate(path)?;
+        if token.bytes().any(|byte| byte == 0) {
+            return Err(Error::InvalidPath);
+        }
+        if token.len() > MAX_TOKEN {
+            return Err(Error::TooLong);
+        }
+        let payload = [path.as_bytes(), b"\0", token.as_bytes(), rest].concat();
         if payload.len() > MAX_PAYLOAD { Err(Error::TooLong) } else { Ok(payload) }
     }
-}
-
-fn valid(path: &str) -> Result<Vec<u8>, Error> {
-    path::validate(path)?;
-    Ok(path.as_bytes().to_vec())
-}
-
-fn join(mut front: Vec<u8>, back: &[u8]) -> Vec<u8> {
-    front.extend_from_slice(back);
-    front
 }
