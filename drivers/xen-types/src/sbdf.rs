@@ -6,12 +6,11 @@ use core::str::FromStr;
 /// The address of a PCI function, real or as a guest sees it.
 ///
 /// Displays in libxl's form for `dev-N`: `0000:03:00.1`. [`Sbdf::virtual_key`] gives the form of `vdev-N`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sbdf {
-    segment: u16,
-    bus: u8,
-    /// Device in bits 7:3, function in bits 2:0, as `pciif.h` and PCI itself pack them.
-    devfn: u8,
+    /// Segment in bits 31:16, bus in bits 15:8, device in bits 7:3, function in bits 2:0. Addresses are compared in many places of the stub's image; as
+    /// one number that takes one instruction.
+    number: u32,
 }
 
 impl Sbdf {
@@ -21,55 +20,55 @@ impl Sbdf {
         if device > 0x1f || function > 7 {
             return None;
         }
-        Some(Self { segment, bus, devfn: device << 3 | function })
+        Some(Self::from_devfn(segment, bus, device << 3 | function))
     }
 
     /// Builds an address from segment, bus and the packed device/function byte; every value is valid.
     #[must_use]
     pub const fn from_devfn(segment: u16, bus: u8, devfn: u8) -> Self {
-        Self { segment, bus, devfn }
+        Self { number: (segment as u32) << 16 | (bus as u32) << 8 | devfn as u32 }
     }
 
     /// PCI segment ("domain" in Linux and in `pciif.h`).
     #[must_use]
     pub const fn segment(self) -> u16 {
-        self.segment
+        (self.number >> 16) as u16
     }
 
     /// Bus number.
     #[must_use]
     pub const fn bus(self) -> u8 {
-        self.bus
+        self.number.to_le_bytes()[1]
     }
 
     /// Device ("slot") number, 0 to 31.
     #[must_use]
     pub const fn device(self) -> u8 {
-        self.devfn >> 3
+        self.devfn() >> 3
     }
 
     /// Function number, 0 to 7.
     #[must_use]
     pub const fn function(self) -> u8 {
-        self.devfn & 7
+        self.devfn() & 7
     }
 
     /// Device and function packed into a byte: `device << 3 | function`.
     #[must_use]
     pub const fn devfn(self) -> u8 {
-        self.devfn
+        self.number.to_le_bytes()[0]
     }
 
     /// The 32-bit form of Xen's domctls (`machine_sbdf`, `xen/include/public/domctl.h`).
     #[must_use]
     pub const fn machine_sbdf(self) -> u32 {
-        (self.segment as u32) << 16 | (self.bus as u32) << 8 | self.devfn as u32
+        self.number
     }
 
     /// True when both are functions of one physical slot.
     #[must_use]
     pub const fn same_slot(self, other: Self) -> bool {
-        self.segment == other.segment && self.bus == other.bus && self.devfn >> 3 == other.devfn >> 3
+        self.number >> 3 == other.number >> 3
     }
 
     /// Formats as `vdev-N` wants it: like the real address but with two function digits, `0000:00:00.01`
@@ -84,7 +83,7 @@ impl Sbdf {
 
     /// Its numbers as they are formatted. Of one type, because the stub's image holds code for each type of number that is formatted.
     fn parts(self) -> [u32; 4] {
-        [self.segment.into(), self.bus.into(), self.device().into(), self.function().into()]
+        [self.segment().into(), self.bus().into(), self.device().into(), self.function().into()]
     }
 
     /// Formats as a xenstore path component, the way libxl names `/libxl/pci/0000-03-00-1`.
@@ -137,6 +136,12 @@ fn hex(text: &[u8]) -> Option<u32> {
     let text = text.get(blanks..)?;
     let digits = text.strip_prefix(b"0x").or_else(|| text.strip_prefix(b"0X")).unwrap_or(text);
     crate::hexadecimal(digits).and_then(|value| u32::try_from(value).ok())
+}
+
+impl fmt::Debug for Sbdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for Sbdf {
