@@ -81,7 +81,6 @@ pub(crate) fn at(place: Place) {
 }
 
 fn strike() -> ! {
-    crate::culprit::looking_at(None); // or its frontend would be put aside after three
     match KIND.load(Ordering::Relaxed) {
         // SAFETY: it raises a trap, whose handler does not return.
         1 => unsafe { asm!("ud2") },

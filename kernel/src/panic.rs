@@ -27,8 +27,10 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     console::break_lock();
     let (file, line) = info.location().map_or(("?", 0), |place| (place.file(), place.line()));
     plain_log::error!("PANIC at {file}:{line}: {}", info.message());
+    // An image that crashes where it is told to puts no frontend aside.
+    let culprit = if cfg!(feature = "faults") { None } else { culprit() };
     // Without a wait: frontends wait.
-    if survivor::crashed(clock::now_ns(), culprit(), format_args!("{file}:{line}: {}", info.message())) {
+    if survivor::crashed(clock::now_ns(), culprit, format_args!("{file}:{line}: {}", info.message())) {
         say_trace(false);
         plain_log::warning!("restarting in place");
         // SAFETY: the entry code makes stack and data new; what is left of this life is what `survivor` and the fixmap's records say, which the

@@ -1,34 +1,13 @@
-//! Taking over what a life before a restart in place has left (`docs/restart.md`): which stage that is at, and what leads to the next.
+//! Taking over what a life before a restart in place has left (`docs/restart.md`): what leads from one stage to the next.
 
 use alloc::rc::Rc;
 
 use super::Core;
+use super::adoption_stage::Adoption;
 use crate::platform::Platform;
 
 /// Looks at a pool of which something cannot be read, before it is taken as it is.
 const POOL_LOOKS: u8 = 3;
-
-/// The stages, one after the other. A first life has nothing to take over: it begins with the last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Adoption {
-    /// Xenstored still has the watches and transactions of the life before.
-    Watched,
-    /// The pool is looked at; so often it was, and something of it could not be read. No frontend is looked at yet.
-    Pool { looks: u8 },
-    /// The frontends are being listed.
-    Listing,
-    /// Each takes over what it had.
-    Frontends,
-    /// All have, and what was left is given up.
-    Done,
-}
-
-impl Adoption {
-    /// Whether devices and frontends are still to be taken as the life before had them.
-    pub(crate) const fn is_under_way(self) -> bool {
-        !matches!(self, Self::Done)
-    }
-}
 
 impl<P: Platform> Core<P> {
     /// True once in a life that is not the first: xenstored is to forget the watches and transactions of the life before.

@@ -2,13 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`adoption`] | taking over what was there before a restart in place |
+//! | [`adoption`], [`adoption_stage`] | taking over what was there before a restart in place, and its stages |
 //! | [`watches`] | what we watch in xenstore, and what an event is about |
 //! | [`alarms`] | signals that are raised when their time has come |
 //! | [`broker_turn`] | the broker's answers, and what it is asked next |
 //! | [`statistics`] | how the stub is, for dom0 |
 
 mod adoption;
+mod adoption_stage;
 pub(crate) mod alarms;
 mod broker_turn;
 mod statistics;
@@ -35,7 +36,7 @@ use crate::platform::Platform;
 use crate::pool::{Pool, PoolDevice};
 use crate::requests::Counters;
 use crate::signal::Signal;
-use adoption::Adoption;
+use adoption_stage::Adoption;
 use alarms::Alarms;
 use watches::{Subject, WATCHES, frontend_path, frontend_token, subject};
 
