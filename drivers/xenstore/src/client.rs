@@ -1,6 +1,5 @@
 //! The client: turns requests into bytes and bytes into answers and events. It does no I/O and never waits.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use litemap::LiteMap;
@@ -48,8 +47,9 @@ pub struct Client<const LONGEST: usize = MAX_PAYLOAD> {
     parser: Parser<LONGEST>,
     outgoing: Outgoing,
     requests: LiteMap<ReqId, Open>,
-    /// In order of the answers; all of them are `Open::Answered`.
-    answered: VecDeque<ReqId>,
+    /// In order of the answers; all of them are `Open::Answered`. Queues here are vectors: they are short, and each type in a `VecDeque` is some hundred
+    /// bytes of the stub's image.
+    answered: Vec<ReqId>,
     events: EventQueue,
     last_id: u32,
     watches: usize,
@@ -140,7 +140,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
     /// A request that was answered since the last call, in order of the answers, for an executor that has to know
     /// whom to wake. The answer itself stays for [`Client::take_reply`].
     pub fn take_answered(&mut self) -> Option<ReqId> {
-        self.answered.pop_front()
+        if self.answered.is_empty() { None } else { Some(self.answered.remove(0)) }
     }
 
     /// The oldest watch event.
@@ -183,7 +183,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
             match open {
                 Open::Waiting(kind) => {
                     *open = Open::Answered(*kind, Err(Error::Disconnected));
-                    self.answered.push_back(*id);
+                    self.answered.push(*id);
                 }
                 // The id in the answer may soon be another's transaction.
                 Open::Answered(MessageType::TRANSACTION_START, answer) => *answer = Err(Error::Disconnected),
@@ -252,7 +252,7 @@ impl<const LONGEST: usize> Client<LONGEST> {
         };
         if wanted {
             *open = Open::Answered(kind, answer);
-            self.answered.push_back(id);
+            self.answered.push(id);
         } else {
             self.requests.remove(&id);
             self.discard(kind, answer);

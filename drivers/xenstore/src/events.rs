@@ -1,6 +1,5 @@
 //! Bounded queue of watch events.
 
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::str;
@@ -39,7 +38,7 @@ pub(crate) enum Queued {
 #[derive(Debug, Default)]
 pub(crate) struct EventQueue {
     /// The payloads of the messages, which are events.
-    events: VecDeque<Vec<u8>>,
+    events: Vec<Vec<u8>>,
     bytes: usize,
     overflowed: bool,
 }
@@ -59,12 +58,15 @@ impl EventQueue {
             return Queued::Overflowed;
         }
         self.bytes = bytes;
-        self.events.push_back(payload);
+        self.events.push(payload);
         Queued::New
     }
 
     pub(crate) fn pop(&mut self) -> Option<WatchEvent> {
-        let payload = self.events.pop_front()?;
+        if self.events.is_empty() {
+            return None;
+        }
+        let payload = self.events.remove(0);
         self.bytes -= payload.len();
         let (path, token) = WatchEvent::decode(&payload)?;
         Some(WatchEvent { path: path.into(), token: token.into() })

@@ -1,6 +1,5 @@
 //! Requests on their way to the transport.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::wire::ReqId;
@@ -13,14 +12,14 @@ pub(crate) struct Outgoing {
     /// ring has 1 KiB) does not copy the rest each time.
     sent: usize,
     /// Ids of the messages in order, and the unsent bytes of each.
-    messages: VecDeque<(ReqId, usize)>,
+    messages: Vec<(ReqId, usize)>,
 }
 
 impl Outgoing {
     pub(crate) fn push(&mut self, id: ReqId, header: &[u8], payload: &[u8]) {
         self.bytes.extend_from_slice(header);
         self.bytes.extend_from_slice(payload);
-        self.messages.push_back((id, header.len() + payload.len()));
+        self.messages.push((id, header.len() + payload.len()));
     }
 
     /// Everything that is unsent.
@@ -30,22 +29,24 @@ impl Outgoing {
 
     /// The unsent part of the oldest message.
     pub(crate) fn first_message(&self) -> &[u8] {
-        let length = self.messages.front().map_or(0, |(_, unsent)| *unsent);
+        let length = self.messages.first().map_or(0, |(_, unsent)| *unsent);
         self.all().get(..length).unwrap_or_default()
     }
 
     pub(crate) fn sent(&mut self, count: usize) {
         let mut count = count.min(self.all().len());
         self.sent += count;
-        while let Some((_, unsent)) = self.messages.front_mut() {
+        let mut done = 0;
+        for (_, unsent) in &mut self.messages {
             let part = count.min(*unsent);
             *unsent -= part;
             count -= part;
             if *unsent > 0 {
                 break;
             }
-            self.messages.pop_front();
+            done += 1;
         }
+        self.messages.drain(..done);
         if self.sent * 2 >= self.bytes.len() {
             self.bytes.drain(..self.sent);
             self.sent = 0;

@@ -7,7 +7,7 @@
 //! request that took too long stays in the page as a `query` of the same device, and nothing else is asked before the page is
 //! free again: whichever of the two is answered then, and by which broker, a broker is there.
 
-use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use pcidom_abi::BrokerCommand;
 use pciif::layout::MsixEntry;
@@ -64,10 +64,11 @@ pub(crate) enum Availability {
 pub(crate) struct Broker<P: Platform> {
     ring: Option<Ring<P>>,
     state: State,
+    // The queues are vectors: they are short, and each type in a `VecDeque` is some hundred bytes of the image.
     /// Functions with a cleanup to do, each once: all but those that it was not there for, and some that need none any more.
-    cleanups: VecDeque<Sbdf>,
+    cleanups: Vec<Sbdf>,
     /// Frontends in the order in which they came, each once. Some wait no longer.
-    waiting: VecDeque<DomId>,
+    waiting: Vec<DomId>,
     /// The log says that it is not there.
     is_absence_logged: bool,
     /// It is there again, or may do now what it refused, and what is still to be done is to be looked for.
@@ -86,7 +87,7 @@ struct Ring<P: Platform> {
 
 impl<P: Platform> Default for Broker<P> {
     fn default() -> Self {
-        let (cleanups, waiting) = (VecDeque::new(), VecDeque::new());
+        let (cleanups, waiting) = (Vec::new(), Vec::new());
         Self {
             ring: None,
             state: State::Idle,
@@ -157,12 +158,12 @@ impl<P: Platform> Broker<P> {
 
     /// Takes note of a function that has a cleanup to do, and is not noted yet.
     pub(crate) fn queue_cleanup(&mut self, device: Sbdf) {
-        self.cleanups.push_back(device);
+        self.cleanups.push(device);
     }
 
     /// The function that has waited longest for its cleanup, not to be asked about again. The caller clears its `is_queued`.
     pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
-        self.cleanups.pop_front()
+        if self.cleanups.is_empty() { None } else { Some(self.cleanups.remove(0)) }
     }
 
     /// It has done a clean-up, or has refused one that it is to be asked for again.
@@ -190,12 +191,12 @@ impl<P: Platform> Broker<P> {
 
     /// Gives a frontend the last place in the queue.
     pub(crate) fn queue(&mut self, domid: DomId) {
-        self.waiting.push_back(domid);
+        self.waiting.push(domid);
     }
 
     /// The frontend that has waited longest. The caller clears its `is_queued`.
     pub(crate) fn next_waiting(&mut self) -> Option<DomId> {
-        self.waiting.pop_front()
+        if self.waiting.is_empty() { None } else { Some(self.waiting.remove(0)) }
     }
 
     /// True once after it has come back: functions may have cleanups to do that were not noted.
@@ -229,12 +230,8 @@ impl<P: Platform> Broker<P> {
     /// A frontend is disconnected: it waits for nothing any more.
     pub(crate) fn remove(&mut self, domid: DomId) {
         self.forget(domid);
-        for _ in 0..self.waiting.len() {
-            if let Some(waiting) = self.waiting.pop_front()
-                && waiting != domid
-            {
-                self.waiting.push_back(waiting);
-            }
+        if let Some(place) = self.waiting.iter().position(|waiting| *waiting == domid) {
+            self.waiting.remove(place);
         }
     }
 

@@ -16,7 +16,6 @@ mod statistics;
 pub(crate) mod watches;
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -66,7 +65,7 @@ pub(crate) struct Core<P: Platform> {
     /// Ports that were set aside, and until when.
     aside: Vec<(u64, Port)>,
     pub(crate) free_transactions: u32,
-    pub(crate) transaction_queue: VecDeque<Waker>,
+    pub(crate) transaction_queue: Vec<Waker>,
     /// Frontends that have no task yet.
     arrived: Vec<DomId>,
     pub(crate) frontends: Frontends<P>,
@@ -99,7 +98,7 @@ impl<P: Platform> Core<P> {
             alarms: Alarms::NONE,
             aside: Vec::new(),
             free_transactions: TRANSACTIONS,
-            transaction_queue: VecDeque::new(),
+            transaction_queue: Vec::new(),
             arrived: Vec::new(),
             frontends: Frontends::new(),
             ports: PortTable::default(),
@@ -139,13 +138,9 @@ impl<P: Platform> Core<P> {
         let mut due = Vec::new();
         if !self.aside.is_empty() {
             let now_ns = self.platform.now_ns();
-            self.aside.retain(|(deadline_ns, port)| {
-                let is_due = *deadline_ns <= now_ns;
-                if is_due {
-                    due.push(*port);
-                }
-                !is_due
-            });
+            while let Some(place) = self.aside.iter().position(|(deadline_ns, _)| *deadline_ns <= now_ns) {
+                due.push(self.aside.remove(place).1);
+            }
         }
         due
     }

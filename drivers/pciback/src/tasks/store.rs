@@ -119,7 +119,7 @@ impl<P: Platform> Transaction<P> {
                 let left = core.free_transactions.checked_sub(1);
                 match left {
                     Some(left) => core.free_transactions = left,
-                    None => core.transaction_queue.push_back(cx.waker().clone()),
+                    None => core.transaction_queue.push(cx.waker().clone()),
                 }
                 left.is_some()
             });
@@ -152,8 +152,8 @@ impl<P: Platform> Drop for Transaction<P> {
                 core.tell(self.id, &Request::TransactionEnd { commit: false });
             }
             core.free_transactions += 1;
-            if let Some(waker) = core.transaction_queue.pop_front() {
-                waker.wake();
+            if !core.transaction_queue.is_empty() {
+                core.transaction_queue.remove(0).wake();
             }
         });
     }
