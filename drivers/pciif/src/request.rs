@@ -88,15 +88,17 @@ impl fmt::Display for Request {
             None => write!(f, "command {}", self.cmd)?,
         }
         // The packed form where it does not split into device and function.
-        match u8::try_from(self.devfn) {
-            Ok(devfn) => write!(f, " {:04x}:{:02x}:{:02x}.{:x}", self.domain, self.bus, devfn >> 3, devfn & 7)?,
-            Err(_) => write!(f, " {:04x}:{:02x} devfn {:#x}", self.domain, self.bus, self.devfn)?,
+        write!(f, " {:04x}:{:02x}", self.domain, self.bus)?;
+        match self.devfn {
+            0..=0xff => write!(f, ":{:02x}.{:x}", self.devfn >> 3, self.devfn & 7)?,
+            _ => write!(f, " devfn {:#x}", self.devfn)?,
         }
-        match self.command() {
-            Some(Command::ConfRead) => write!(f, " offset {:#x} size {}", self.offset, self.size),
-            Some(Command::ConfWrite) => {
-                write!(f, " offset {:#x} size {} value {:#x}", self.offset, self.size, self.value)
-            }
+        let command = self.command();
+        if let Some(Command::ConfRead | Command::ConfWrite) = command {
+            write!(f, " offset {:#x} size {}", self.offset, self.size)?;
+        }
+        match command {
+            Some(Command::ConfWrite) => write!(f, " value {:#x}", self.value),
             Some(Command::EnableMsix) => write!(f, " entries {}", self.value),
             _ => Ok(()),
         }

@@ -206,7 +206,10 @@ impl<P: Platform> Frontend<P> {
             return;
         }
         self.exports.devices().for_each(PoolDevice::reset);
-        self.state.devices.retain(|_, outcome| matches!(outcome, Outcome::Exported(_)));
+        let is_failed = |(_, outcome): &(&Sbdf, &Outcome)| matches!(outcome, Outcome::Failed(_));
+        while let Some(address) = self.state.devices.iter().find(is_failed).map(|(address, _)| *address) {
+            self.state.devices.remove(&address);
+        }
         self.state.change_connection(Connection::Renewed);
     }
 

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 
 use crate::signal::Signal;
 
-/// Signals to raise, each with its time. They are as few as there are tasks, and looked at when something else is done too.
+/// Signals to raise, each with its time. They are as few as there are tasks, and looked at when something else is done too. (`Vec::retain` would be twice the
+/// code.)
 pub(crate) struct Alarms(Vec<(u64, Rc<Signal>)>);
 
 impl Alarms {
@@ -19,7 +20,9 @@ impl Alarms {
 
     /// Takes the alarms of a signal back that have not rung. Who wakes for another reason must, or alarms add up.
     pub(crate) fn cancel(&mut self, signal: &Rc<Signal>) {
-        self.0.retain(|(_, other)| !Rc::ptr_eq(other, signal));
+        while let Some(place) = self.0.iter().position(|(_, other)| Rc::ptr_eq(other, signal)) {
+            self.0.swap_remove(place);
+        }
     }
 
     /// Alarms that have not rung.
@@ -38,12 +41,8 @@ impl Alarms {
             return;
         }
         let now_ns = now_ns();
-        self.0.retain(|(deadline_ns, signal)| {
-            let is_due = *deadline_ns <= now_ns;
-            if is_due {
-                signal.raise();
-            }
-            !is_due
-        });
+        while let Some(place) = self.0.iter().position(|(deadline_ns, _)| *deadline_ns <= now_ns) {
+            self.0.swap_remove(place).1.raise();
+        }
     }
 }

@@ -65,12 +65,15 @@ impl Executor {
         if !self.any_woken.swap(false, Ordering::Relaxed) {
             return false;
         }
-        self.tasks.retain_mut(|task| {
-            if !task.flag.woken.swap(false, Ordering::Relaxed) {
-                return true;
+        let mut place = 0;
+        while let Some(task) = self.tasks.get_mut(place) {
+            let is_woken = task.flag.woken.swap(false, Ordering::Relaxed);
+            if is_woken && task.future.as_mut().poll(&mut Context::from_waker(&task.waker)).is_ready() {
+                drop(self.tasks.remove(place));
+            } else {
+                place += 1;
             }
-            task.future.as_mut().poll(&mut Context::from_waker(&task.waker)).is_pending()
-        });
+        }
         true
     }
 
