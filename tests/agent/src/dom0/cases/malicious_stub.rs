@@ -80,7 +80,7 @@ fn malicious(fixture: &mut Fixture) -> Result<()> {
     let spaces = spaces()?;
     let mut tried = Vec::new();
     let lines = fixture.broker_lines(|fixture| {
-        let malicious = start(fixture, "")?;
+        let malicious = start(fixture, NAME, "")?;
         tried = said(fixture, &malicious)?;
         Ok(())
     })?;
@@ -103,7 +103,7 @@ fn malicious(fixture: &mut Fixture) -> Result<()> {
     ensure!(Irqs::now(fixture)?.messages() == irqs, "messages were mapped");
     ensure!(self::spaces()? == spaces, "a register has changed");
     // The real stub has not noticed.
-    end(fixture)?;
+    end(fixture, NAME)?;
     let guest = fixture.guest_with("after", &ALL)?;
     ensure!(fixture.addresses_in(&guest)?.len() == ALL.len(), "not all devices are back");
     ensure!(fixture.domains.contains(&stub), "the stub is another one");
@@ -118,20 +118,20 @@ fn hanging(fixture: &mut Fixture) -> Result<()> {
     }
     fixture.pcidom(&["assignable", "remove", EDU, NVME])?;
     let lines = fixture.broker_lines(|fixture| {
-        let hanging = start(fixture, "hang")?;
+        let hanging = start(fixture, HANGING, "hang")?;
         let said = said(fixture, &hanging)?;
         ensure!(said == ["hangs", "started again", "done"], "it said {said:?}");
         Ok(())
     })?;
     let told = |line: &&String| line.contains("hangs and is interrupted");
     ensure!(lines.iter().filter(told).count() == 1, "the broker said {lines:?}");
-    end(fixture)
+    end(fixture, HANGING)
 }
 
 /// Takes it away, with what the broker's table has of it.
-fn end(fixture: &mut Fixture) -> Result<()> {
+fn end(fixture: &mut Fixture, name: &str) -> Result<()> {
     let malicious =
-        fixture.domains.iter().find(|domain| domain.name == NAME).cloned().context("the malicious stub is gone")?;
+        fixture.domains.iter().find(|domain| domain.name == name).cloned().context("the malicious stub is gone")?;
     for device in [EDU, NVME] {
         fixture.store.remove(&format!("/tool/pcidom/device/{}", component(device)))?;
     }
@@ -139,14 +139,15 @@ fn end(fixture: &mut Fixture) -> Result<()> {
 }
 
 const NAME: &str = "malicious";
+const HANGING: &str = "hanging";
 
 /// Starts it and has the broker's table say that it serves two devices, to itself.
-fn start(fixture: &mut Fixture, words: &str) -> Result<Domain> {
+fn start(fixture: &mut Fixture, name: &str, words: &str) -> Result<Domain> {
     let description = format!(
-        "name = \"{NAME}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/malicious-stub.elf\"\nmemory = 2\nvcpus = 1\n\
+        "name = \"{name}\"\ntype = \"pv\"\nkernel = \"/usr/lib/xen/boot/malicious-stub.elf\"\nmemory = 2\nvcpus = 1\n\
          extra = \"msi={EDU} msix={NVME} foreign={E1000} {words}\"\non_crash = \"destroy\"\non_reboot = \"destroy\"\n"
     );
-    let malicious = fixture.create_paused(NAME, &description)?;
+    let malicious = fixture.create_paused(name, &description)?;
     let id = malicious.id.to_string();
     for device in [EDU, NVME] {
         fixture.store.write(&malicious.node(&format!("pool/{}", component(device))), b"")?;
@@ -156,7 +157,7 @@ fn start(fixture: &mut Fixture, words: &str) -> Result<Domain> {
             fixture.store.write(&format!("{dir}/{node}"), value.as_bytes())?;
         }
     }
-    fixture.xl(&["unpause", NAME])?;
+    fixture.xl(&["unpause", name])?;
     Ok(malicious)
 }
 
