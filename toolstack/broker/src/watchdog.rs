@@ -135,12 +135,12 @@ mod tests {
     fn findings(looks: &[(u64, u64, bool)]) -> Vec<Finding> {
         let (mut at, mut ran) = (Duration::from_secs(9), Duration::from_secs(3));
         let mut seen = Seen::first(at, ran);
-        let mut look = |&(passed, worked, is_answered): &(u64, u64, bool)| {
+        let look = |&(passed, worked, is_answered): &(u64, u64, bool)| {
             at += Duration::from_millis(passed);
             ran += Duration::from_millis(worked);
             seen.judge(at, ran, is_answered)
         };
-        looks.iter().map(|what| look(what)).collect()
+        looks.iter().map(look).collect()
     }
 
     #[test]
