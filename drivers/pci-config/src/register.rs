@@ -1,6 +1,6 @@
 //! Types of a policy row: register, who answers reads, what a write does.
 
-use pci_registers::{bist, command, msix, power, vpd};
+use pci_registers::{advanced_features, bist, command, express, msix, power, vpd};
 
 /// Who answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub enum Read {
     Command,
     /// Our copy, with PME support reading as none: no guest gets a PME (docs/protocol.md §6.4).
     PowerCapabilities,
+    /// Our copy, without the function level reset, which no guest gets: it would believe that one has happened whose write was dropped.
+    DeviceCapabilities,
+    /// The same of the Advanced Features capability.
+    AdvancedFeatures,
     /// MSI-X control: the size of the table is ours, as it is no larger for a guest than a frontend can ask for.
     TableSize,
 }
@@ -22,7 +26,7 @@ impl Read {
     pub(crate) const fn own(self) -> u32 {
         match self {
             Self::Device => 0,
-            Self::Copy | Self::PowerCapabilities => u32::MAX,
+            Self::Copy | Self::PowerCapabilities | Self::DeviceCapabilities | Self::AdvancedFeatures => u32::MAX,
             Self::Command => 0xffff & !COMMAND_DEVICE,
             Self::TableSize => TABLE_SIZE,
         }
@@ -30,7 +34,12 @@ impl Read {
 
     /// Virtual bits that are copied from the device; the others read 0.
     pub(crate) const fn copied(self) -> u32 {
-        if matches!(self, Self::PowerCapabilities) { !(power::PME_SUPPORT as u32) } else { self.own() }
+        match self {
+            Self::PowerCapabilities => !(power::PME_SUPPORT as u32),
+            Self::DeviceCapabilities => !express::FUNCTION_LEVEL_RESET,
+            Self::AdvancedFeatures => !(advanced_features::FUNCTION_LEVEL_RESET as u32),
+            _ => self.own(),
+        }
     }
 }
 

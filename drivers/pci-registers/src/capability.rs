@@ -153,6 +153,8 @@ pub mod express {
     pub const DEVICE_CONTROL: u16 = 8;
     /// Device Control: the payload size in use, as in Device Capabilities.
     pub const PAYLOAD: u16 = 7 << 5;
+    /// Device Capabilities: the function resets itself when it is told to.
+    pub const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
     /// Device Capabilities: how many bits of the function number may be used for more requester ids.
     pub const PHANTOM_FUNCTIONS: u32 = 3 << 3;
 
@@ -161,6 +163,12 @@ pub mod express {
     pub const fn bytes(capabilities: u16) -> u16 {
         if capabilities & VERSION < 2 { 0x14 } else { 0x3c }
     }
+}
+
+/// Advanced Features of conventional PCI (PCI Advanced Capabilities ECN).
+pub mod advanced_features {
+    /// Length and capabilities, behind the header: the function resets itself when it is told to.
+    pub const FUNCTION_LEVEL_RESET: u16 = 1 << 9;
 }
 
 /// Access Control Services (PCIe 5.0 §7.7.8), an extended capability of ports.

@@ -10,7 +10,7 @@ pub mod capability;
 pub mod header;
 mod space;
 
-pub use capability::{acs, express, extended_id, id, msi, msix, pci_x, power, sr_iov, vpd};
+pub use capability::{acs, advanced_features, express, extended_id, id, msi, msix, pci_x, power, sr_iov, vpd};
 pub use header::{bist, command, status};
 pub use space::{ConfigSpace, Width};
 

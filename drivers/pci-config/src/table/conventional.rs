@@ -117,7 +117,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Dwords(2),
         &[
             unlogged_id_and_next("PCI AF ECN"),
-            register(2, 2, "Length, AF Capabilities", DEVICE, Write::Drop, 0, "PCI AF ECN"),
+            register(2, 2, "Length, AF Capabilities", Read::AdvancedFeatures, Write::Drop, 0, "PCI AF ECN"),
             register(4, 2, "AF Control, Status", DEVICE, Write::Drop, 0, "PCI AF ECN"), // function level reset
         ],
     ),

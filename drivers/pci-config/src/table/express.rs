@@ -20,7 +20,15 @@ pub(super) const BLOCK: Block = block(
     &[
         unlogged_id_and_next("PCIe 5.0 §7.5.3.1"),
         locked(express::CAPABILITIES, 2, "PCI Express Capabilities", "PCIe 5.0 §7.5.3.2"),
-        locked(express::DEVICE_CAPABILITIES, 4, "Device Capabilities", "PCIe 5.0 §7.5.3.3"),
+        register(
+            express::DEVICE_CAPABILITIES,
+            4,
+            "Device Capabilities",
+            Read::DeviceCapabilities,
+            Write::Drop,
+            0,
+            "PCIe 5.0 §7.5.3.3",
+        ),
         // Relaxed ordering and the size of read requests, which drivers tune. Not: error reporting, payload size, extended tags, phantom
         // functions (other requesters' ids), auxiliary power, no snoop, function level reset.
         register(0x08, 2, "Device Control", DEVICE, Write::Drop, 0x7010, "PCIe 5.0 §7.5.3.4"),

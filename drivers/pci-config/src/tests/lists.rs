@@ -46,7 +46,9 @@ fn guests_walk(config: &VirtualConfig, hw: &impl ConfigSpace) -> (Found, Found) 
 fn a_sound_list_is_shown_as_it_is() {
     let hw = server_card();
     let config = assign(&network_card_known().with_policy(SHOWN), &hw);
-    for offset in (0..0x1000).step_by(4).filter(|offset| !matches!(offset, 0x04 | 0x10..=0x24 | 0x30 | 0x3c | 0x40)) {
+    for offset in
+        (0..0x1000).step_by(4).filter(|offset| !matches!(offset, 0x04 | 0x10..=0x24 | 0x30 | 0x3c | 0x40 | 0xb8))
+    {
         let real = hw.read_config(u16::try_from(offset).expect("in the space"), Width::Dword);
         assert_eq!(config.read(&hw, offset, 4), Ok(real), "{offset:#x}");
     }

@@ -220,6 +220,25 @@ fn vital_product_data_is_read_and_not_written() {
 }
 
 #[test]
+fn no_guest_is_told_that_its_function_resets_itself() {
+    let mut card = crate::fakes::server_card();
+    card.set(0x64, &0x1000_8fc2_u32.to_le_bytes());
+    card.set(0xba, &[0x06, 0x03]);
+    let known = Known::new(&[], 0);
+    let mut config = super::assign(&known, &card);
+    let read = |config: &VirtualConfig, offset, size| config.read(&card, offset, size).unwrap();
+    assert_eq!(read(&config, 0x64, 4), 0x0000_8fc2);
+    assert_eq!(config.read_dword(&card, 0x64), Some(0x0000_8fc2));
+    assert_eq!((read(&config, 0x67, 1), read(&config, 0x60, 2)), (0, 0xa010), "and the list goes on");
+    assert_eq!((read(&config, 0xba, 2), read(&config, 0xb8, 2)), (0x0106, 0xc013));
+    // Whoever writes there all the same reaches nothing.
+    for (offset, value) in [(0x68, 0x8000), (0xbc, 1)] {
+        let written = config.write(&card, offset, 2, value);
+        assert!(written.is_ok_and(|outcome| outcome.hardware().next().is_none()), "{offset:#x}");
+    }
+}
+
+#[test]
 fn power_management_hides_pme_and_changes_states() {
     let mut guest = Guest::card();
     assert_eq!(guest.read(0x42, 2), 0x07c3);
@@ -325,15 +344,23 @@ fn what_cannot_change_is_read_once() {
     let mut guest = Guest::card();
     let constant =
         [(0, 4), (8, 4), (0x0e, 1), (0x28, 4), (0x2c, 4), (0x34, 1), (0x3c, 4), (0x40, 4), (0x50, 2), (0x60, 2)];
-    let constant =
-        constant.into_iter().chain([(0x70, 2), (0x74, 4), (0x78, 4), (0x80, 2), (0x98, 2), (0x10, 4), (0x30, 4)]);
+    let constant = constant.into_iter().chain([
+        (0x70, 2),
+        (0x74, 4),
+        (0x78, 4),
+        (0x80, 2),
+        (0x84, 4),
+        (0x98, 2),
+        (0x10, 4),
+        (0x30, 4),
+    ]);
     let before: Vec<_> = constant.clone().map(|(offset, size)| guest.read(offset, size)).collect();
     guest.hw.bytes.fill(0x5a);
     guest.hw.reads.set(0);
     let after: Vec<_> = constant.map(|(offset, size)| guest.read(offset, size)).collect();
     assert_eq!(before, after);
     assert_eq!(guest.hw.reads.get(), 0);
-    assert_eq!(guest.read(0x84, 4), 0x5a5a_5a5a, "the rest is the hardware's");
+    assert_eq!(guest.read(0x88, 4), 0x5a5a_5a5a, "the rest is the hardware's");
 }
 
 #[test]

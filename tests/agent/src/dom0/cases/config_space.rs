@@ -53,11 +53,15 @@ fn virtualised(device: &str, real: &[u8]) -> Result<BTreeMap<usize, (u32, u32)>>
     if let Some(at) = capability(real, 0x01)? {
         fields.insert(at, (0xf800_0000, 0));
     }
+    // PCI Express: no function level reset.
+    if let Some(at) = capability(real, 0x10)? {
+        fields.insert(at + 4, (1 << 28, 0));
+    }
     Ok(fields)
 }
 
 /// The offset of a capability.
-fn capability(config: &[u8], id: u8) -> Result<Option<usize>> {
+pub(super) fn capability(config: &[u8], id: u8) -> Result<Option<usize>> {
     let byte = |at: usize| config.get(at).copied().context("a capability outside of configuration space");
     let mut at = usize::from(byte(0x34)? & 0xfc);
     for _ in 0..48 {
