@@ -26,6 +26,7 @@ mod no_iommu;
 mod one_guest;
 mod other_systems;
 mod pool;
+mod repair;
 mod restart;
 mod scale;
 mod slow_guests;
@@ -43,6 +44,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     stub::CASES,
     two_guests::CASES,
     data::CASES,
+    repair::CASES,
     network::CASES,
     broker_death::CASES,
     broker_stopped::CASES,
