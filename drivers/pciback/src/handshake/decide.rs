@@ -364,9 +364,9 @@ fn take_and_release<L>(
     let mut actions = release_unless(nodes, frontend, wanted);
     for device in &nodes.devices {
         let Some(address) = take(device) else { continue };
-        let take = Action::Take { address, requested_slot: device.requested_slot, exact: None };
-        if actions.len() < AT_ONCE && !frontend.devices.contains_key(&address) && !actions.contains(&take) {
-            actions.push(take);
+        let is_taken = |action: &Action| matches!(action, Action::Take { address: other, .. } if *other == address);
+        if actions.len() < AT_ONCE && !frontend.devices.contains_key(&address) && !actions.iter().any(is_taken) {
+            actions.push(Action::Take { address, requested_slot: device.requested_slot, exact: None });
         }
     }
     actions

@@ -476,6 +476,15 @@ fn everything_listed_is_taken_then_published_with_roots_and_state_at_once() {
     assert_eq!(decide(&nodes, &now), [Action::Write(want)]);
 }
 
+/// The second would fail, and nobody would know any more that the frontend has the device.
+#[test]
+fn a_device_that_is_listed_twice_is_taken_once_though_its_entries_want_different_slots() {
+    let mut nodes = listed(2, &[(Some(real(0)), Some(1)), (Some(real(0)), Some(1))]);
+    nodes.devices[1].requested_slot = Some(0x28);
+    let take = Action::Take { address: real(0), requested_slot: None, exact: None };
+    assert_eq!(decide(&nodes, &nothing()), [take]);
+}
+
 #[test]
 fn a_device_state_that_says_no_state_is_written_and_one_that_is_missing_is_not() {
     let devices = LiteMap::from_iter([(real(0), Outcome::Exported(virt(0)))]);
