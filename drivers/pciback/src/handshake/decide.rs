@@ -25,7 +25,7 @@
 //! The same at 7 with new keys.
 //! (b) nothing while the keys are the ones that were refused: what failed with them would fail again.
 //! (c) it saw our 7 before our 4 (Linux since 2022, §2.3). Without keys that can be used: as column 1.
-//! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not or could not have, or at 5 or 6 with a device that we have. It
+//! (d) 7 when something is pending: an entry at 1, or at 3 with a device that we have not or could not have, or at 5 with a device that we have. It
 //! came when we had just connected or were at 8, and the frontend must take part in it.
 //! (e) 8 and nothing else when the frontend is still at the 7 that we have answered with 8 already: it may not have looked at the new
 //! entries. It goes to 4, and (d) begins a second round.
@@ -277,9 +277,8 @@ fn reconfigure<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
 /// Whether there is anything to do that the frontend must take part in.
 fn is_pending<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> bool {
     let is_new = |(index, device): (usize, &DeviceNodes)| {
-        // What became of it was found before the frontend was there to be told.
-        let is_untold = device.address.is_some_and(|address| frontend.devices.contains_key(&address))
-            && device.is_at(if failure(nodes, frontend, index).is_none() { Closed } else { Initialised });
+        // Somebody else had it by then, and the frontend was not there to be told.
+        let is_untold = device.is_at(Initialised) && failure(nodes, frontend, index).is_some();
         device.is_at(Initialising) || is_untold
     };
     nodes.devices.iter().enumerate().any(is_new) || !take_and_release(nodes, frontend, appended).is_empty()

@@ -507,7 +507,11 @@ impl World {
         for entry in world.entries() {
             let held = world.held[usize::from(entry.device)];
             let is_told = match held {
-                Held::Exported => (entry.state, entry.vdev) == (INITIALISED, VirtualNode::Right),
+                // One that had failed, and was taken as the frontend came, is not told before the toolstack's next round: a frontend that knows no rounds
+                // must see none of ours.
+                Held::Exported => {
+                    entry.state == CLOSED || (entry.state, entry.vdev) == (INITIALISED, VirtualNode::Right)
+                }
                 // What has failed stays so while the frontend runs, also when it could be had by now.
                 Held::Failed | Held::No => entry.state == CLOSED,
             };
