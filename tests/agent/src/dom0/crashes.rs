@@ -89,7 +89,8 @@ pub(crate) fn with_few(fixture: &mut Fixture, count: u32, progress: &mut dyn FnM
     ensure!(moves > 0, "no device came and went");
     interrupt(fixture, &stub)?;
     before.compare_but(&Snapshot::take(fixture, &stub)?, &CHANGING)?;
-    figures_before.compare(&figures(fixture, &disk)?)
+    // Each life has a heap of its own, in which lists have the room that this one needed.
+    figures_before.without("stub's heap_used").compare(&figures(fixture, &disk)?)
 }
 
 /// What two guests do meanwhile.

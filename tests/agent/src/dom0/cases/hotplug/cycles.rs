@@ -76,6 +76,12 @@ fn round(fixture: &mut Fixture, guest: &Domain) -> Result<()> {
 }
 
 impl Figures {
+    /// All but this one.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
     /// Memory may be a little more: what allocators keep, and the room that lists in the stub once needed (they come to rest:
     /// `tests/sim/tests/memory.rs`). Everything else is the same.
     pub(crate) fn compare(&self, later: &Self) -> Result<()> {
