@@ -142,7 +142,6 @@ impl<P: Platform> Frontend<P> {
         }
         let mut device = pool.assign(address, self.domid)?;
         if exact.is_none() {
-            device.is_touched = false; // by the guest before, where no broker could quiesce it and it was found to be so
             device.reset();
         }
         self.exports.add(pool, device, requested_slot, exact)

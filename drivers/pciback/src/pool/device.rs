@@ -125,6 +125,13 @@ impl<P: Platform> PoolDevice<P> {
         check_quiesced(&self.config).map_err(|error| error.to_string())
     }
 
+    /// Whoever quiesced it: nothing is left of its guest, also for the next life. In the moment in which it is given to the next guest a crash would
+    /// otherwise have it quiesced again, and the next guest wait in vain.
+    pub(crate) fn found_quiesced(&mut self) {
+        self.is_touched = false;
+        self.note(false);
+    }
+
     /// Whether it is known to be gone.
     pub(crate) const fn is_absent(&self) -> bool {
         self.function.is_absent

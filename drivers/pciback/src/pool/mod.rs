@@ -403,9 +403,12 @@ fn admit<P: Platform>(
 }
 
 /// A device that is here: free, or refused and unmapped when it is not fit to be assigned.
-fn inspect<P: Platform>(device: Box<PoolDevice<P>>) -> SlotState<P> {
+fn inspect<P: Platform>(mut device: Box<PoolDevice<P>>) -> SlotState<P> {
     match device.check() {
-        Ok(()) => SlotState::Free(device),
+        Ok(()) => {
+            device.found_quiesced();
+            SlotState::Free(device)
+        }
         Err(reason) => SlotState::Refused(reason),
     }
 }

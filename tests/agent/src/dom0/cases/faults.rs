@@ -150,7 +150,7 @@ fn requests(fixture: &mut Fixture) -> Result<()> {
         Ok(())
     })?;
     let mut seed = 0;
-    campaign.walk(fixture, "MSI-X off and on", (5, 6), &mut |fixture| {
+    campaign.walk(fixture, "MSI-X off and on", (9, 4), &mut |fixture| {
         seed += 1;
         fixture.in_guest(&guest, "reload nvme 1")?;
         fixture.await_disk(&guest, DISK)?;
@@ -169,7 +169,7 @@ fn handshakes(fixture: &mut Fixture) -> Result<()> {
     campaign.want(fixture, "panic-before-1")?;
     campaign.want(fixture, "panic-none-1")?;
     let before = Snapshot::take(fixture, &campaign.stub)?;
-    campaign.walk(fixture, "a detach and an attach", (31, 12), &mut |fixture| {
+    campaign.walk(fixture, "a detach and an attach", (61, 6), &mut |fixture| {
         fixture.detach(&guest, &[EDU])?;
         fixture.expect_free(EDU)?;
         fixture.attach(&guest, &[EDU])?;
