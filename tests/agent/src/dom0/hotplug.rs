@@ -58,7 +58,13 @@ impl Fixture {
         let stub = self.stub()?;
         let owner = self.store.text(&format!("/tool/pcidom/device/{}/frontend", component(device)))?;
         if let Some(guest) = owner {
-            self.pcidom(&["detach", &guest, device])?;
+            let taken = self.pcidom(&["detach", &guest, device]);
+            // A guest that has just ended: the broker has begun to take its devices back.
+            if self.store.text(&format!("/local/domain/{guest}/domid"))?.is_some() {
+                taken?;
+            } else {
+                self.pcidom(&["reclaim"])?;
+            }
         }
         if self.pool_state(&stub, device)?.is_none() {
             self.pcidom(&["assignable", "add", device])?;
