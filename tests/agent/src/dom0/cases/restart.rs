@@ -64,7 +64,7 @@ fn a_hundred_times(fixture: &mut Fixture) -> Result<()> {
 
 fn while_devices_move(fixture: &mut Fixture) -> Result<()> {
     let (stub, guest) = begin(fixture)?;
-    for _ in 0..4 {
+    for _ in 0..2 {
         interrupt(fixture, &stub)?;
         fixture.detach(&guest, &[NVME])?;
         interrupt(fixture, &stub)?;
