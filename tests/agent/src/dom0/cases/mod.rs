@@ -107,5 +107,5 @@ pub(crate) const CHOSEN: &[&str] = &[
     "a_detach_follows_the_sequence_of_2008_write_by_write",
     "devices_come_and_go_in_one_transition",
     "pcidom_create_makes_a_guest_that_has_its_devices",
-    "guests_read_move_data_and_get_devices_while_the_backend_crashes_a_hundred_times",
+    "the_image_is_started_again_and_replaced_by_command_while_a_guest_reads_and_moves_data",
 ];
