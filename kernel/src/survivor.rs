@@ -37,7 +37,7 @@ struct Crash {
 }
 
 /// Everything but the rest of the message that is under way, which has a place of its own because it is long. A next image reads it as this one has
-/// left it: whoever changes a field here or in [`crate::fixmap`] raises `LAYOUT` in `pcidom_abi::image`.
+/// left it: a change of a field here or in [`crate::fixmap`] raises `LAYOUT` in `pcidom_abi::image`.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Facts {
@@ -310,9 +310,9 @@ mod tests {
             |second: u64, domain: Option<u16>| crashed(second * SECOND_NS, domain.map(DomId), format_args!("it"));
         assert!(!crash(1, None), "not before it is allowed");
         allow_restart(Restart::Limited);
-        // Three within a minute with nobody in common: the third is the last.
+        // Three within a minute with no frontend in common: the third is the last.
         assert!(crash(10, None) && crash(30, Some(5)) && !crash(60, None));
-        // Further apart they go on for ever, whoever they began with in turn.
+        // Further apart they go on for ever, if they began with different frontends.
         assert!((2..40).all(|number| crash(100 * number, (number % 2 == 0).then_some(5))));
         // Three with one in common.
         assert!(crash(10_001, Some(5)) && crash(10_002, Some(5)) && !is_put_aside(DomId(5)));

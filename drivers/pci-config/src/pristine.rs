@@ -2,7 +2,7 @@
 //! are written. The command saves them when a function comes into a pool; the broker has neither this table nor the walk.
 //!
 //! Not in it:
-//! - base address registers, which come from dom0's kernel, and Bus Master, INTx Disable and decoding of Command: whoever restores says what those are to be,
+//! - base address registers, which come from dom0's kernel, and Bus Master, INTx Disable and decoding of Command: the caller that restores sets them,
 //! - status registers, and what is written to start something (BIST, VPD Address, function level resets, retraining),
 //! - what Xen switches for the IOMMU (ATS, PRI, PASID): it may have changed since,
 //! - a vendor's own registers (but for those that `permissive=1` opens), Virtual Channels beyond the first, and Slot Control and DPC, which only ports have.
@@ -40,7 +40,7 @@ const LINK_CONTROL_2: u16 = 0x30;
 
 /// Registers of conventional capabilities. Those of PCI Express come behind the extended ones: error masks are right before errors are reported, latencies
 /// before their messages are sent, substates of L1 before L1 (PCIe 5.0 §5.5.4).
-const CONVENTIONAL: [(u16, &[Row]); 3] = [
+static CONVENTIONAL: [(u16, &[Row]); 3] = [
     (
         id::POWER_MANAGEMENT,
         &[(
@@ -58,7 +58,7 @@ const CONVENTIONAL: [(u16, &[Row]); 3] = [
 ];
 
 /// Registers of extended capabilities that have as many in every function (PCIe 5.0).
-const EXTENDED: [(u16, &[Row]); 14] = [
+static EXTENDED: [(u16, &[Row]); 14] = [
     (
         // Advanced Error Reporting: masks and severities (§7.8.4.3 to 7.8.4.6), and which checksums are made and checked (§7.8.4.7).
         0x0001,
@@ -136,7 +136,7 @@ const HEADER: [Row; 3] = [
     (header::INTERRUPT_LINE, Width::Byte, 0xff, 0),
 ];
 
-/// Command without what whoever restores it decides.
+/// Command without the bits that the caller that restores it sets.
 const COMMAND: u32 =
     0x07ff & !(command::IO_DECODE | command::MEMORY_DECODE | command::BUS_MASTER | command::INTX_DISABLE) as u32;
 
@@ -158,15 +158,13 @@ pub fn save_pristine(hw: &impl ConfigSpace) -> Pristine {
         }
     }
     for capability in &conventional {
-        let rows = CONVENTIONAL.iter().find(|(id, _)| *id == capability.id).map_or(&[][..], |(_, rows)| rows);
-        save.rows(SavedKind::Plain, capability.offset, rows);
+        save.rows(SavedKind::Plain, capability.offset, rows_of(&CONVENTIONAL, capability));
         if capability.id == id::MSI {
             save.msi(capability);
         }
     }
     for capability in &extended {
-        let rows = EXTENDED.iter().find(|(id, _)| *id == capability.id).map_or(&[][..], |(_, rows)| rows);
-        save.rows(SavedKind::Plain, capability.offset, rows);
+        save.rows(SavedKind::Plain, capability.offset, rows_of(&EXTENDED, capability));
     }
     for capability in conventional.iter().filter(|capability| capability.id == id::PCI_EXPRESS) {
         save.express(capability);
@@ -175,6 +173,11 @@ pub fn save_pristine(hw: &impl ConfigSpace) -> Pristine {
     save.open();
     save.rows(SavedKind::Plain, header::COMMAND, &[(0, Width::Word, COMMAND, 0)]);
     Pristine { identity, payload: None, registers: save.registers }
+}
+
+/// The registers of a capability by a table; none where it has no row.
+fn rows_of(table: &'static [(u16, &[Row])], capability: &Capability) -> &'static [Row] {
+    table.iter().find(|(id, _)| *id == capability.id).map_or(&[], |(_, rows)| rows)
 }
 
 struct Save<'a, H> {
@@ -212,7 +215,7 @@ impl<H: ConfigSpace> Save<'_, H> {
         }
     }
 
-    /// Off, and the message as it was: one that a guest's interrupt was is of no use to anybody.
+    /// Off, and the message as it was: a guest's own message means nothing after it.
     fn msi(&mut self, capability: &Capability) {
         let control = capability.control();
         let bits = u32::from(msi::ENABLE | MULTIPLE_ENABLE);

@@ -36,7 +36,8 @@ fn save_missing(host: &Host, device: Sbdf) -> Result<(), Error> {
 
 /// As [`save_missing`] for devices that are in pools or with guests; what cannot be saved is told and keeps no command from its work.
 pub(crate) fn save_all_missing(host: &Host, devices: impl Iterator<Item = Sbdf>) {
-    for device in devices.filter(|device| !host.sysfs.has_pristine(*device)) {
+    let saved = host.sysfs.saved();
+    for device in devices.filter(|device| !saved.contains(device)) {
         if let Err(error) = save_missing(host, device) {
             host.note(&format!("the configuration of {device} is not saved: {error}"));
         }

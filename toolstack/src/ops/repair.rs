@@ -125,7 +125,7 @@ pub(crate) fn repair_all(host: &Host, physdev: &dyn Physdev, devices: &[Sbdf]) -
     for device in devices.iter().copied() {
         match repair(host, physdev, device) {
             Ok(repaired) => done.push(words(device, repaired)),
-            // Such a reset goes on, and whoever reads there waits for it.
+            // Such a reset goes on, and a read there would wait for it.
             Err(error) => {
                 if !matches!(error, Error::Host(HostError::ResetHangs(_))) {
                     host.note(&format!("{device} is not repaired: {error}"));

@@ -1,5 +1,6 @@
 //! Files of devices' saved configurations: written here, read by the broker too.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -17,12 +18,13 @@ impl Sysfs {
         self.kernel.pristine_folder().join(device.to_string())
     }
 
-    /// Whether something is saved of the device.
-    pub(crate) fn has_pristine(&self, device: Sbdf) -> bool {
-        self.pristine_file(device).exists()
+    /// Devices of which something is saved.
+    pub(crate) fn saved(&self) -> BTreeSet<Sbdf> {
+        let files = fs::read_dir(self.kernel.pristine_folder()).into_iter().flatten();
+        files.filter_map(|file| file.ok()?.file_name().to_str()?.parse().ok()).collect()
     }
 
-    /// Saves what the device is to have after resets. Whoever reads it finds all of it or what was there before.
+    /// Saves what the device is to have after resets. A reader finds all of it, or what was there before.
     pub(crate) fn save_pristine(&self, device: Sbdf, pristine: &Pristine) -> Result<(), Error> {
         let path = self.pristine_file(device);
         let written = replace(&path, &pristine.to_string());

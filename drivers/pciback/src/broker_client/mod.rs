@@ -163,7 +163,7 @@ impl<P: Platform> Broker<P> {
 
     /// The function that has waited longest for its cleanup, not to be asked about again. The caller clears its `is_queued`.
     pub(crate) fn next_cleanup(&mut self) -> Option<Sbdf> {
-        if self.cleanups.is_empty() { None } else { Some(self.cleanups.remove(0)) }
+        take_first(&mut self.cleanups)
     }
 
     /// It has done a clean-up, or has refused one that it is to be asked for again.
@@ -196,7 +196,7 @@ impl<P: Platform> Broker<P> {
 
     /// The frontend that has waited longest. The caller clears its `is_queued`.
     pub(crate) fn next_waiting(&mut self) -> Option<DomId> {
-        if self.waiting.is_empty() { None } else { Some(self.waiting.remove(0)) }
+        take_first(&mut self.waiting)
     }
 
     /// True once after it has come back: functions may have cleanups to do that were not noted.
@@ -301,4 +301,9 @@ impl<P: Platform> Broker<P> {
             self.has_returned = true;
         }
     }
+}
+
+/// The first of a queue.
+fn take_first<T>(queue: &mut Vec<T>) -> Option<T> {
+    if queue.is_empty() { None } else { Some(queue.remove(0)) }
 }

@@ -277,7 +277,7 @@ fn reconfigure<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
 /// Whether there is anything to do that the frontend must take part in.
 fn is_pending<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> bool {
     let is_new = |(index, device): (usize, &DeviceNodes)| {
-        // Somebody else had it by then, and the frontend was not there to be told.
+        // Another guest had it by then, and the frontend was not there to be told.
         let is_untold = device.is_at(Initialised) && failure(nodes, frontend, index).is_some();
         device.is_at(Initialising) || is_untold
     };

@@ -296,7 +296,7 @@ impl World {
             Action::Adopt(found, [own, peer]) => {
                 frontend.is_adopting = false;
                 let is_same = self.is_mapped && found == keys(KeyNodes::Good).ok();
-                self.is_mapped = false; // what nobody claims is unmapped
+                self.is_mapped = false; // unclaimed mappings are unmapped
                 // The same for devices.
                 for (device, was_held) in (0..).zip(&mut self.was_held) {
                     *was_held &= frontend.devices.contains_key(&real(device));
@@ -406,7 +406,7 @@ impl World {
         moves
     }
 
-    /// The last device is given to another guest, or comes back: then nobody is refused it any longer.
+    /// The last device is given to another guest, or comes back: then its refusal is forgotten.
     fn with_available(mut self, is_available: bool) -> Self {
         if self.was_held[1] {
             return self;
@@ -450,13 +450,13 @@ impl World {
             .then(|| self.without_entry(index))
     }
 
-    /// Everybody does their part until nobody has anything to do.
+    /// Backend, frontend and toolstack act until none of them has anything to do.
     fn together(mut self) -> Self {
         for _ in 0..60 {
             self = self.at_rest();
             self = match self.move_of_linux().or_else(|| self.move_of_patient_toolstack()) {
                 Some(next) => next,
-                // It was asked for while nobody could take part, or an entry is new that was not told.
+                // It was asked for while the frontend was not connected, or an entry is new that was not told.
                 None if self.own == CONNECTED && self.peer == CONNECTED && self.has_news() => {
                     Self { own: RECONFIGURING, ..self }
                 }
@@ -493,7 +493,7 @@ impl World {
         world.check();
         let has_nothing = |world: &Self| world.held == [Held::No; 2] && !world.is_mapped;
         if world.stop != 0 || !world.online {
-            // A frontend that is nowhere, or says what nobody understands, is not waited for by the toolstack.
+            // The toolstack does not wait for a frontend that is gone or whose state is none.
             if [INITIALISED, CONNECTED, CLOSING, CLOSED, RECONFIGURING].contains(&self.peer) {
                 assert!(world.own == CLOSED && has_nothing(&world), "it does not close: {self:?} to {world:?}");
             }

@@ -125,8 +125,8 @@ impl<P: Platform> PoolDevice<P> {
         check_quiesced(&self.config).map_err(|error| error.to_string())
     }
 
-    /// Whoever quiesced it: nothing is left of its guest, also for the next life. In the moment in which it is given to the next guest a crash would
-    /// otherwise have it quiesced again, and the next guest wait in vain.
+    /// Its registers are those of a quiesced device: it is noted as not touched by a guest, also for a restart in place. A crash while it is assigned to the next
+    /// guest would otherwise have it quiesced again, and fail that assignment.
     pub(crate) fn found_quiesced(&mut self) {
         self.is_touched = false;
         self.note(false);

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{
     cases::figures,
-    devices::{E1000E, EDU, NVME, attribute},
+    devices::{self, E1000E, EDU, NVME},
     fixture::Fixture,
     guests::{Domain, Request},
     scale::Scale,
@@ -24,6 +24,8 @@ use super::{
 use crate::store::Store;
 
 const DISK: &str = "/dev/nvme0n1";
+/// Until the stub is there again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Crashes between two looks at what guests say.
 const ROUND: u32 = 10;
 /// A round takes a few seconds.
@@ -48,11 +50,12 @@ pub(crate) fn restarts(fixture: &mut Fixture, stub: &Domain) -> Result<(u32, Dur
 pub(crate) fn interrupt(fixture: &mut Fixture, stub: &Domain) -> Result<Duration> {
     let (before, _) = restarts(fixture, stub)?;
     fixture.xl(&["trigger", NAME, "nmi"])?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let (count, took) = restarts(fixture, stub)?;
         if count > before {
             ensure!(count == before + 1, "{count} restarts after {before}");
+            ensure!(took < PATIENCE, "it says that it was ready after {took:?}");
             return Ok(took);
         }
         ensure!(Instant::now() < deadline, "the stub does not come back");
@@ -98,7 +101,7 @@ struct Load {
     reader: Domain,
     disk: Domain,
     config: String,
-    ids: Vec<u8>,
+    ids: [u8; 4],
     seed: u32,
     reads: Option<Request>,
     is_over: Arc<AtomicBool>,
@@ -108,9 +111,7 @@ struct Load {
 
 impl Load {
     fn start(fixture: &mut Fixture, reader: Domain, disk: Domain, stub: &Domain) -> Result<Self> {
-        let hex =
-            |name| Ok::<_, anyhow::Error>(u16::from_str_radix(attribute(EDU, name)?.trim_start_matches("0x"), 16)?);
-        let ids = [hex("vendor")?.to_le_bytes(), hex("device")?.to_le_bytes()].concat();
+        let ids = devices::ids(EDU)?.to_le_bytes();
         let config = format!("/sys/bus/pci/devices/{}/config", fixture.virtual_address(&reader, EDU)?);
         let is_over = Arc::new(AtomicBool::new(false));
         let nodes = [&reader, &disk]

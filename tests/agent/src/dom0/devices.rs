@@ -73,6 +73,13 @@ pub(crate) fn attribute(device: &str, name: &str) -> Result<String> {
     Ok(fs::read_to_string(&path).with_context(|| format!("reading {path}"))?.trim_end().to_owned())
 }
 
+/// Vendor and device of a device as configuration space has them in its first dword.
+pub(crate) fn ids(device: &str) -> Result<u32> {
+    let hex =
+        |name| Ok::<_, anyhow::Error>(u32::from_str_radix(attribute(device, name)?.trim_start_matches("0x"), 16)?);
+    Ok(hex("device")? << 16 | hex("vendor")?)
+}
+
 /// A device's configuration space as dom0 reads it: 256 bytes, or 4,096 of a PCI Express device.
 pub(crate) fn config(device: &str) -> Result<Vec<u8>> {
     let path = format!("{}/config", sysfs(device));

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::{
-    devices::attribute,
+    devices::{self, attribute},
     fixture::Fixture,
     guests::{Domain, example_without},
 };
@@ -22,10 +22,9 @@ impl Found {
     /// What a device is in dom0, as it must be found at this address.
     pub(crate) fn expected(device: &str, address: &str) -> Result<Self> {
         let hex = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16);
-        let ids = hex(&attribute(device, "device")?)? << 16 | hex(&attribute(device, "vendor")?)?;
         let resources = attribute(device, "resource")?;
         let bar = resources.split_whitespace().next().context("no resources")?;
-        Ok(Self { address: address.to_owned(), ids: ids.try_into()?, bar: hex(bar)?.try_into()? })
+        Ok(Self { address: address.to_owned(), ids: devices::ids(device)?, bar: hex(bar)?.try_into()? })
     }
 }
 

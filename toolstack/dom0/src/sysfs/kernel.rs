@@ -36,7 +36,7 @@ pub trait Kernel {
         Ok(Box::new(OpenOptions::new().read(true).write(true).open(path)?))
     }
 
-    /// Where functions' saved configurations are: no files of the kernel's, but as good as those for whoever reads them.
+    /// Where functions' saved configurations are: no files of the kernel's, but read like those.
     fn pristine_folder(&self) -> PathBuf {
         PathBuf::from(PRISTINE)
     }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::dom0::{
     crashes::expect_unnoticed,
-    devices::{EDU, NVME, attribute},
+    devices::{self, EDU, NVME},
     fixture::Fixture,
     guests::Domain,
     services::SHARE,
@@ -131,11 +131,7 @@ fn requests(fixture: &mut Fixture) -> Result<()> {
     campaign.want(fixture, "panic-none-1")?;
     let before = Snapshot::take(fixture, &campaign.stub)?;
     let config = format!("/sys/bus/pci/devices/{}/config", fixture.virtual_address(&guest, EDU)?);
-    let ids = {
-        let hex =
-            |name| Ok::<_, anyhow::Error>(u16::from_str_radix(attribute(EDU, name)?.trim_start_matches("0x"), 16)?);
-        [hex("vendor")?.to_le_bytes(), hex("device")?.to_le_bytes()].concat()
-    };
+    let ids = devices::ids(EDU)?.to_le_bytes();
     campaign.walk(fixture, "a read", (1, 6), &mut |fixture| {
         let read = fixture.in_guest(&guest, &format!("read-often {config} 0 1"))?;
         ensure!(read == ids, "it reads {read:02x?}");

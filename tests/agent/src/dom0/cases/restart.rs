@@ -45,12 +45,12 @@ pub(super) const CASES: &[Case] = &[
 /// The image that the stub was built with.
 const IMAGE: &str = "/usr/lib/xen/boot/pcidom.elf";
 
-/// A stub that starts again however often, and a guest with a disk whose driver uses several vectors.
-fn begin(fixture: &mut Fixture) -> Result<(Domain, Domain)> {
+/// A stub with these words on its command line, and a guest with a disk whose driver uses several vectors.
+fn begin(fixture: &mut Fixture, words: &str) -> Result<(Domain, Domain)> {
     fixture.clear();
     fixture.set_limit(Duration::from_mins(4));
     fixture.broker()?;
-    let stub = fixture.start_stub(NAME, "restart=always")?;
+    let stub = fixture.start_stub(NAME, words)?;
     let guest = fixture.guest_with("reader", &[NVME, EDU])?;
     fixture.in_guest(&guest, "load nvme")?;
     fixture.await_disk(&guest, "/dev/nvme0n1")?;
@@ -63,7 +63,7 @@ fn a_hundred_times(fixture: &mut Fixture) -> Result<()> {
 }
 
 fn while_devices_move(fixture: &mut Fixture) -> Result<()> {
-    let (stub, guest) = begin(fixture)?;
+    let (stub, guest) = begin(fixture, "restart=always")?;
     for _ in 0..2 {
         interrupt(fixture, &stub)?;
         fixture.detach(&guest, &[NVME])?;
@@ -154,14 +154,8 @@ fn started(fixture: &Fixture, words: &[&str]) -> Result<(String, Duration)> {
 }
 
 fn by_command(fixture: &mut Fixture) -> Result<()> {
-    fixture.clear();
-    fixture.set_limit(Duration::from_mins(4));
-    fixture.broker()?;
-    // As it is by default: starts that somebody asks for are no crashes, of which the third would end the domain.
-    let stub = fixture.stub()?;
-    let guest = fixture.guest_with("reader", &[NVME, EDU])?;
-    fixture.in_guest(&guest, "load nvme")?;
-    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    // As it is by default: starts by command are no crashes, of which the third would end the domain.
+    let (stub, guest) = begin(fixture, "")?;
     let address = fixture.virtual_address(&guest, EDU)?;
     let own = fixture.store.text(&stub.node("data/pcidom/version"))?.context("no version")?;
     let release = own.split(' ').next().context("no release")?.to_owned();
@@ -202,13 +196,7 @@ fn by_command(fixture: &mut Fixture) -> Result<()> {
 }
 
 fn unfit_images(fixture: &mut Fixture) -> Result<()> {
-    fixture.clear();
-    fixture.set_limit(Duration::from_mins(4));
-    fixture.broker()?;
-    let stub = fixture.stub()?;
-    let guest = fixture.guest_with("reader", &[NVME, EDU])?;
-    fixture.in_guest(&guest, "load nvme")?;
-    fixture.await_disk(&guest, "/dev/nvme0n1")?;
+    let (stub, guest) = begin(fixture, "")?;
     let address = fixture.virtual_address(&guest, EDU)?;
     let note = |layout: u8, contract: u8| [b"pcidom\0\0", &[layout, 0, 0, 0, contract, 0, 0, 0][..]].concat();
     for (file, why) in [

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::dom0::{
     attaching::Attaching,
-    devices::{E1000, EDU, attribute},
+    devices::{self, E1000, EDU},
     fixture::Fixture,
     guests::{Domain, GuestOptions},
 };
@@ -48,8 +48,7 @@ fn open(fixture: &mut Fixture, guest: &Domain, stub: u16) -> Result<()> {
 
 fn reads(fixture: &mut Fixture, guest: &Domain, address: &str, device: &str) -> Result<()> {
     let found = fixture.in_guest(guest, &format!("front-read {address} 0"))?;
-    let digits = |name: &str| Ok::<_, anyhow::Error>(attribute(device, name)?.trim_start_matches("0x").to_owned());
-    let wanted = digits("device")? + &digits("vendor")?;
+    let wanted = format!("{:08x}", devices::ids(device)?);
     ensure!(found == wanted.as_bytes(), "it reads {:?}, not {wanted}", String::from_utf8_lossy(&found));
     Ok(())
 }

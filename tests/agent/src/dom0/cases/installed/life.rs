@@ -42,6 +42,11 @@ fn multi_user(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
+/// Whether a line of `pcidom list` has a free device: its last column begins with that, and says how the device was reset.
+fn is_free(line: &str) -> bool {
+    line.rsplit("  ").next().is_some_and(|note| note == "free" || note.starts_with("free, reset by "))
+}
+
 fn readme(fixture: &mut Fixture) -> Result<()> {
     fs::write(GUEST_CONFIG, guest_config(GUEST, "05:00.0"))?;
     let commands = fs::read_to_string(format!("{SHARE}/readme"))?;
@@ -54,7 +59,7 @@ fn readme(fixture: &mut Fixture) -> Result<()> {
         }
         if command.ends_with("pcidom list") {
             let line = output.lines().find(|line| line.starts_with(DEVICE)).context("the pool has lost the device")?;
-            ensure!(line.contains(" free"), "after the detach: {output}");
+            ensure!(is_free(line), "after the detach: {output}");
         }
     }
     let list = fixture.pcidom(&["list", GUEST])?;
@@ -74,9 +79,7 @@ fn readme(fixture: &mut Fixture) -> Result<()> {
 fn go_back(fixture: &mut Fixture) -> Result<Domain> {
     let guest = fixture.running_guest()?;
     fixture.destroy(&guest)?;
-    fixture.until("the device is not free", || {
-        Ok(fixture.pcidom(&["list"])?.lines().any(|line| line.contains(" free")))
-    })?;
+    fixture.until("the device is not free", || Ok(fixture.pcidom(&["list"])?.lines().any(is_free)))?;
     fixture.type_in("package-before", "sudo apt install -y --allow-downgrades ./pcidom_*_amd64.deb")?;
     let stub = fixture.driver_domain()?;
     fixture.run("systemctl", &["restart", BACKEND.0])?;
