@@ -86,6 +86,8 @@ pub enum Reason {
     Hidden,
     /// The device is permissive.
     Permissive,
+    /// The guest turns MSI and MSI-X on and off by itself.
+    InterruptControl,
     /// These quirks.
     Quirks(Vec<Quirk>),
 }
@@ -101,7 +103,10 @@ impl fmt::Display for Reason {
             Self::Table(Write::Base) => "reads as the size after ones were written; the address stays",
             Self::Table(Write::PowerState) => "power states, data select, PME status",
             Self::Table(Write::VpdAddress) => "asks for a read; writing VPD is refused",
-            Self::Table(Write::InterruptControl) => "a change is refused: vectors are asked for in their own way",
+            Self::Table(Write::MsiControl | Write::MsixControl) => {
+                "a change is refused: vectors are asked for in their own way, but with interrupt-control=1"
+            }
+            Self::InterruptControl => "open by interrupt-control=1, one kind of interrupts at a time",
             Self::Table(Write::Ignore) => "dropped; drivers write it and need no effect",
             Self::NoResource => "claims nothing",
             Self::NoSelfTest => "the device has no self-test",
@@ -303,6 +308,11 @@ impl VirtualConfig {
                     entry.reason = Reason::NoResource;
                 }
             }
+            Write::MsiControl | Write::MsixControl if self.layout.policy_flags.controls_interrupts() => {
+                entry.device_bits = write.interrupt_bits();
+                entry.reason = Reason::InterruptControl;
+            }
+            Write::MsiControl | Write::MsixControl => entry.openable_bits = write.interrupt_bits(),
             Write::Bist if entry.value & u32::from(bist::CAPABLE) == 0 => {
                 entry.device_bits = 0;
                 entry.reason = Reason::NoSelfTest;

@@ -20,6 +20,8 @@ pub enum Register {
     PowerState,
     /// VPD address: a read of vital product data.
     VpdAddress,
+    /// MSI or MSI-X control, where the guest's device model has the interrupts (`interrupt-control=1`).
+    InterruptControl,
     /// None of these: the broker knows whether the device's own policy opens it.
     Open,
 }
@@ -32,6 +34,7 @@ impl fmt::Display for Register {
             Self::Bist => "BIST",
             Self::PowerState => "power state",
             Self::VpdAddress => "VPD address",
+            Self::InterruptControl => "interrupt control",
             Self::Open => "a register that the policy opens",
         })
     }
@@ -87,7 +90,7 @@ impl WriteOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Denied {
     /// Enable or mask bits of MSI or MSI-X. Linux guests try that around every `enable_msix` and do not mind; not worth a
-    /// line in the log.
+    /// line in the log. With `interrupt-control=1`: two kinds of interrupts at once.
     #[error("interrupt control is not the guest's to change")]
     InterruptControl,
     /// Writing vital product data, which would outlive the guest.

@@ -12,7 +12,7 @@ use crate::packed::Line;
 use crate::policy::Policy;
 use crate::register::{COMMAND_DEVICE, MAX_ENTRIES, Write};
 use crate::walk::Capability;
-use crate::writable_mask::{WritableMask, interrupt_registers};
+use crate::writable_mask::{WritableMask, interrupt_registers, message_registers};
 
 /// Dwords of the space in which single registers are permitted: the header and conventional capabilities.
 const CONVENTIONAL_DWORDS: u16 = 64;
@@ -26,7 +26,8 @@ impl Write {
             Self::Bist => Some(WriteKind::Bist),
             Self::PowerState => Some(WriteKind::PowerState),
             Self::VpdAddress => Some(WriteKind::VpdAddress),
-            Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::InterruptControl => None,
+            Self::MsiControl | Self::MsixControl => Some(WriteKind::InterruptControl),
+            Self::Drop | Self::DropStatus | Self::Ignore | Self::Base => None,
         }
     }
 
@@ -36,6 +37,7 @@ impl Write {
             Self::Command if is_permissive => self.device_bits() | COMMAND_DEVICE,
             // All of the register, as it starts a transfer: the bit that would make it a write is always named, as zero.
             Self::VpdAddress => self.device_bits() | vpd::WRITE as u32,
+            Self::MsiControl | Self::MsixControl => self.interrupt_bits(),
             _ => self.device_bits(),
         }
     }
@@ -56,15 +58,19 @@ impl Write {
 pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrites {
     let (layout, all, _) = Layout::read_from(hw, policy.policy_flags());
     let interrupts: Vec<Range<u16>> = all.iter().filter_map(interrupt_registers).collect();
+    let messages: Vec<Range<u16>> = all.iter().filter_map(message_registers).collect();
     // A guest that writes the messages of another function can send its interrupts. Capabilities of a sound device do not overlap.
-    let is_free = |offset: u16, bytes: u16| {
-        interrupts.iter().all(|registers| offset >= registers.end || offset + bytes <= registers.start)
+    let owners = |all: &[Range<u16>], offset: u16, bytes: u16| {
+        all.iter().filter(|registers| offset < registers.end && offset + bytes > registers.start).count()
     };
     let has_test = hw.read_config(header::BIST, Width::Byte) & u32::from(bist::CAPABLE) != 0;
     let first = |id| all.iter().find(|capability| capability.id == id).map(|capability| capability.offset);
     let is_first = |write: &PermittedWrite| match write.kind {
         WriteKind::PowerState => first(id::POWER_MANAGEMENT).is_some_and(|at| write.offset == at + power::PMCSR),
         WriteKind::VpdAddress => first(id::VPD).is_some_and(|at| write.offset == at + vpd::ADDRESS),
+        WriteKind::InterruptControl => [(id::MSI, msi::CONTROL), (id::MSI_X, msix::CONTROL)]
+            .into_iter()
+            .any(|(id, control)| first(id).is_some_and(|at| write.offset == at + control)),
         _ => true,
     };
     let mut registers = Vec::new();
@@ -72,9 +78,13 @@ pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrit
         for line in layout.lines(dword.into()) {
             let write = register(line, dword, policy.permissive);
             registers.extend(write.filter(|write| {
-                is_free(write.offset, write.width as u16)
-                    && is_first(write)
-                    && (write.kind != WriteKind::Bist || has_test)
+                let is_allowed = match write.kind {
+                    WriteKind::InterruptControl => {
+                        policy.interrupt_control && owners(&messages, write.offset, write.width as u16) == 1
+                    }
+                    _ => owners(&interrupts, write.offset, write.width as u16) == 0,
+                };
+                is_allowed && is_first(write) && (write.kind != WriteKind::Bist || has_test)
             }));
         }
     }
@@ -84,7 +94,7 @@ pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrit
     };
     let capabilities = capabilities(&all, policy, hw);
     let mut list = PermittedWrites { identity, capabilities, registers, ranges: Vec::new() };
-    list.capabilities.power = list.capabilities.power.filter(|at| is_free(at + power::PMCSR, 2));
+    list.capabilities.power = list.capabilities.power.filter(|at| owners(&interrupts, at + power::PMCSR, 2) == 0);
     if policy.policy_flags().passes_on() {
         open(&mut list, policy, &WritableMask::new(hw, policy));
     }

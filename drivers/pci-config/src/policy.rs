@@ -118,19 +118,29 @@ impl FromStr for Quirk {
 pub struct Policy {
     /// Permissive: every bit may be written with which the guest can harm only its own device.
     pub permissive: bool,
+    /// The guest's device model maps vectors by itself and turns MSI and MSI-X on and off, as xen-pciback's `allow_interrupt_control` has it: for
+    /// HVM guests, whose device model runs in a stub domain.
+    pub interrupt_control: bool,
     /// Hidden capabilities.
     pub hidden: Hidden,
     /// Registers that may be written besides.
     quirks: [Option<Quirk>; MAX_QUIRKS],
 }
 
+/// The word for [`Policy::interrupt_control`].
+const INTERRUPT_CONTROL_WORD: &str = "interrupt-control";
 /// Quirks of one device.
 const MAX_QUIRKS: usize = 8;
 
+/// The first of the numbers of [`PolicyFlags`], bit by bit.
+const PASSES_ON: u64 = PERMISSIVE | 1;
+const PERMISSIVE: u64 = 2;
+const INTERRUPT_CONTROL: u64 = 4;
+
 /// The part of a policy that the driver domain needs.
 ///
-/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, a bit for each
-/// hidden conventional capability's id, and a bit for each hidden extended one's.
+/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, and 4 more where
+/// the guest has interrupt control; a bit for each hidden conventional capability's id, and a bit for each hidden extended one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyFlags([u64; 3]);
 
@@ -156,12 +166,17 @@ impl PolicyFlags {
 
     /// Whether a write that would be dropped is passed on: the broker knows what of it is open.
     pub(crate) const fn passes_on(self) -> bool {
-        self.0[0] != 0
+        self.0[0] & PASSES_ON != 0
     }
 
     /// Whether the device is permissive, which means something for Command.
     pub(crate) const fn is_permissive(self) -> bool {
-        self.0[0] > 1
+        self.0[0] & PERMISSIVE != 0
+    }
+
+    /// Whether the guest turns MSI and MSI-X on and off by itself.
+    pub(crate) const fn controls_interrupts(self) -> bool {
+        self.0[0] & INTERRUPT_CONTROL != 0
     }
 
     /// Whether a guest does not see such a capability.
@@ -189,13 +204,8 @@ impl Policy {
     /// Where there is, and its value makes no sense.
     pub fn take(&mut self, word: &str, value: &str) -> Result<bool, BadPolicy> {
         match word {
-            "permissive" => {
-                self.permissive = match value {
-                    "0" => false,
-                    "1" => true,
-                    _ => return Err(BadPolicy),
-                }
-            }
+            "permissive" => self.permissive = yes_or_no(value)?,
+            INTERRUPT_CONTROL_WORD => self.interrupt_control = yes_or_no(value)?,
             "hide" | "show" => {
                 let (is_extended, digits) = value.strip_prefix('x').map_or((false, value), |digits| (true, digits));
                 let id = hexadecimal(digits).and_then(|id| u16::try_from(id).ok()).ok_or(BadPolicy)?;
@@ -230,8 +240,9 @@ impl Policy {
     /// The part of it that the driver domain needs.
     #[must_use]
     pub fn policy_flags(&self) -> PolicyFlags {
-        let passes_on = if self.permissive { 2 } else { self.quirks().next().is_some().into() };
-        PolicyFlags([passes_on, self.hidden.conventional.into(), self.hidden.extended])
+        let passes_on = if self.permissive { PERMISSIVE } else { self.quirks().next().is_some().into() };
+        let interrupt_control = if self.interrupt_control { INTERRUPT_CONTROL } else { 0 };
+        PolicyFlags([passes_on | interrupt_control, self.hidden.conventional.into(), self.hidden.extended])
     }
 
     /// Registers that may be written besides.
@@ -258,6 +269,9 @@ impl FromStr for Policy {
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "permissive={}", u8::from(self.permissive))?;
+        if self.interrupt_control {
+            write!(f, ",{INTERRUPT_CONTROL_WORD}=1")?;
+        }
         for (is_extended, id) in (1..32).map(|id| (false, id)).chain((1..64).map(|id| (true, id))) {
             let is_hidden = self.hidden.contains(is_extended, id);
             if is_hidden != Hidden::default().contains(is_extended, id) {
@@ -266,6 +280,15 @@ impl fmt::Display for Policy {
             }
         }
         self.quirks().try_for_each(|quirk| write!(f, ",quirk={quirk}"))
+    }
+}
+
+/// A word that says yes or no.
+fn yes_or_no(value: &str) -> Result<bool, BadPolicy> {
+    match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err(BadPolicy),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Types of a policy row: register, who answers reads, what a write does.
 
-use pci_registers::{advanced_features, bist, command, express, msix, power, vpd};
+use pci_registers::{advanced_features, bist, command, express, msi, msix, power, vpd};
 
 /// Who answers a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +80,10 @@ pub enum Write {
     PowerState,
     /// VPD address: to the hardware where it asks for a read (§6.5).
     VpdAddress,
-    /// MSI or MSI-X control: refused where it would change something (§6.6).
-    InterruptControl,
+    /// MSI control: refused where it would change something (§6.6), but for what interrupt control opens.
+    MsiControl,
+    /// The same of MSI-X.
+    MsixControl,
 }
 
 impl Write {
@@ -101,7 +103,17 @@ impl Write {
             Self::Bist => bist::START as u32,
             Self::PowerState => (power::STATE | power::DATA_SELECT | power::PME_STATUS) as u32,
             Self::VpdAddress => !vpd::WRITE as u32,
-            Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::InterruptControl => 0,
+            Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::MsiControl | Self::MsixControl => 0,
+        }
+    }
+
+    /// The bits that a guest may change besides whose device model maps vectors by itself (`interrupt-control=1`).
+    #[must_use]
+    pub const fn interrupt_bits(self) -> u32 {
+        match self {
+            Self::MsiControl => msi::ENABLE as u32,
+            Self::MsixControl => (msix::ENABLE | msix::MASK_ALL) as u32,
+            _ => 0,
         }
     }
 }

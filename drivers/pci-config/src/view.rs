@@ -180,14 +180,14 @@ impl VirtualConfig {
     /// Number of MSI vectors, a power of two up to 32; 0 without the capability (PCI Local Bus 3.0 §6.8.1.3).
     #[must_use]
     pub fn msi_vectors(&self, hw: &impl ConfigSpace) -> u32 {
-        self.interrupt_control(id::MSI, hw).map_or(0, msi::vectors)
+        self.interrupt_control(Write::MsiControl, hw).map_or(0, msi::vectors)
     }
 
     /// Entries of the MSI-X table that a guest sees, up to [`MAX_ENTRIES`]; 0 without the capability (PCI Local Bus 3.0 §6.8.2.3).
     #[must_use]
     pub fn msix_entries(&self, hw: &impl ConfigSpace) -> u32 {
         let shown = |control| msix::entries(control).min(MAX_ENTRIES).into();
-        self.interrupt_control(id::MSI_X, hw).map_or(0, shown)
+        self.interrupt_control(Write::MsixControl, hw).map_or(0, shown)
     }
 
     /// Makes a table that is too large for a frontend as large as can be, in our copy of the capability's first dword.
@@ -199,11 +199,8 @@ impl VirtualConfig {
     }
 
     /// The control word of one of the interrupt capabilities.
-    fn interrupt_control(&self, id: u16, hw: &impl ConfigSpace) -> Option<u16> {
-        let is_it = |dword: &usize| {
-            let is_control = self.layout.lines(*dword).iter().any(|line| line.write == Write::InterruptControl);
-            is_control && self.own.get(*dword).is_some_and(|own| own & 0xff == id.into())
-        };
+    pub(crate) fn interrupt_control(&self, control: Write, hw: &impl ConfigSpace) -> Option<u16> {
+        let is_it = |dword: &usize| self.layout.lines(*dword).iter().any(|line| line.write == control);
         let dword = (HEADER_DWORDS..DWORDS).find(is_it)?;
         let offset = u16::try_from(dword * 4).ok()? + msi::CONTROL; // MSI-X has it at the same place
         Some(low(hw.read_config(offset, Width::Word)))

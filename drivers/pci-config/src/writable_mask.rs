@@ -213,6 +213,16 @@ pub(crate) fn interrupt_registers(capability: &Capability) -> Option<Range<u16>>
     Some(capability.offset..capability.offset + bytes)
 }
 
+/// The same without masks and pending bits of MSI.
+pub(crate) fn message_registers(capability: &Capability) -> Option<Range<u16>> {
+    let registers = interrupt_registers(capability)?;
+    let end = match capability.id {
+        id::MSI => registers.start + msi::bytes(capability.control() & !msi::HAS_MASKS),
+        _ => registers.end,
+    };
+    Some(registers.start..end)
+}
+
 /// The table's block for a capability.
 pub(crate) fn block_of(is_extended: bool, capability: &Capability) -> Option<&'static Block> {
     blocks().find(|block| match block.place {

@@ -1,6 +1,6 @@
 //! Configuration writes: the part that stays in our copy, and the part for the hardware.
 
-use pci_registers::{ConfigSpace, bist, command, power, vpd};
+use pci_registers::{ConfigSpace, bist, command, msi, msix, power, vpd};
 
 use crate::access::Access;
 use crate::outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
@@ -74,6 +74,9 @@ impl VirtualConfig {
                 differ = differ & !INTX_DISABLE | (real ^ after) & written & INTX_DISABLE;
             }
             let change = Change { before, after, written, differ };
+            if self.layout.policy_flags.controls_interrupts() && self.mixes_interrupts(line.write, &change, hw) {
+                return Err(Denied::InterruptControl.into());
+            }
             if let Some((register, mask)) = self.apply(line, access.dword, &change)? {
                 outcome.push(HardwareWrite {
                     register,
@@ -92,6 +95,18 @@ impl VirtualConfig {
             outcome.push(HardwareWrite { register: Register::Open, offset, width, mask, value: value & mask });
         }
         Ok(outcome)
+    }
+
+    /// Whether a write would have the function send two kinds of interrupts at once. MSI and MSI-X may be turned on while the line is: they take
+    /// its place (PCI Local Bus 3.0 §6.8), and Linux turns the line off behind them.
+    fn mixes_interrupts(&self, register: Write, change: &Change, hw: &impl ConfigSpace) -> bool {
+        let is_on = |control, enable| self.interrupt_control(control, hw).is_some_and(|control| control & enable != 0);
+        let turns_on = |enable: u16| change.differ & change.after & u32::from(enable) != 0;
+        let line_on = register == Write::Command && change.differ & !change.after & INTX_DISABLE != 0;
+        let msi_on = register == Write::MsiControl && turns_on(msi::ENABLE);
+        let msix_on = register == Write::MsixControl && turns_on(msix::ENABLE);
+        (line_on || msi_on) && is_on(Write::MsixControl, msix::ENABLE)
+            || (line_on || msix_on) && is_on(Write::MsiControl, msi::ENABLE)
     }
 
     /// Changes what is ours; returns which bits of which register remain for the hardware.
@@ -126,8 +141,13 @@ impl VirtualConfig {
             Write::VpdAddress if after & VPD_WRITE != 0 => return Err(Denied::VpdWrite),
             // The same address again is a new read.
             Write::VpdAddress => (Register::VpdAddress, 0xffff),
-            Write::InterruptControl if differ != 0 => return Err(Denied::InterruptControl),
-            Write::InterruptControl => return Ok(None),
+            Write::MsiControl | Write::MsixControl => {
+                let is_open = self.layout.policy_flags.controls_interrupts();
+                if differ & !(if is_open { line.write.interrupt_bits() } else { 0 }) != 0 {
+                    return Err(Denied::InterruptControl);
+                }
+                (Register::InterruptControl, differ)
+            }
         };
         Ok((mask != 0).then_some((register, mask)))
     }

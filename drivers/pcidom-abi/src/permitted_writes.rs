@@ -21,7 +21,7 @@ use crate::Malformed;
 /// | `msi:AT:VECTORS` | [`Msi`] |
 /// | `msix:AT:ENTRIES:BAR` | [`Msix`] |
 /// | `sriov:AT` | [`Capabilities::sr_iov`] |
-/// | `KIND:OFFSET:WIDTH:MASK:ZEROS` | a [`PermittedWrite`]; the kinds are `plain`, `command`, `bist`, `pmcsr`, `vpd` and `open` |
+/// | `KIND:OFFSET:WIDTH:MASK:ZEROS` | a [`PermittedWrite`]; the kinds are `plain`, `command`, `bist`, `pmcsr`, `vpd`, `interrupts` and `open` |
 /// | `range:OFFSET:DWORDS:MASK:ZEROS` | a [`PermittedRange`] |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermittedWrites {
@@ -99,12 +99,23 @@ pub enum WriteKind {
     PowerState,
     /// VPD Address: bit 15 would make a read of the data a write.
     VpdAddress,
+    /// MSI or MSI-X control of a device whose guest's device model maps vectors by itself: one kind of interrupts at a time, and MSI only where Xen has
+    /// written a message.
+    InterruptControl,
     /// The admin has opened these bits: of a write that reaches more than them the rest is left out.
     Open,
 }
 
 impl WriteKind {
-    const ALL: [Self; 6] = [Self::Plain, Self::Command, Self::Bist, Self::PowerState, Self::VpdAddress, Self::Open];
+    const ALL: [Self; 7] = [
+        Self::Plain,
+        Self::Command,
+        Self::Bist,
+        Self::PowerState,
+        Self::VpdAddress,
+        Self::InterruptControl,
+        Self::Open,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -113,6 +124,7 @@ impl WriteKind {
             Self::Bist => "bist",
             Self::PowerState => "pmcsr",
             Self::VpdAddress => "vpd",
+            Self::InterruptControl => "interrupts",
             Self::Open => "open",
         }
     }
@@ -162,6 +174,12 @@ pub struct TooLong(pub usize);
 impl PermittedWrites {
     /// The longest value: a message to xenstored has 4096 bytes with the node's path in them (`XENSTORE_PAYLOAD_MAX`, `io/xs_wire.h`).
     pub const MAX_BYTES: usize = 3840;
+
+    /// Whether the guest's device model maps vectors by itself and turns MSI and MSI-X on and off, so that nobody else may.
+    #[must_use]
+    pub fn gives_interrupt_control(&self) -> bool {
+        self.registers.iter().any(|register| register.kind == WriteKind::InterruptControl)
+    }
 
     /// As the node has it.
     ///

@@ -63,7 +63,9 @@ pub(crate) fn execute(
         Err(_) => without_list(command, &config)?,
     };
     let capabilities = permitted.capabilities;
-    let work = Work { host, physdev, assigned, vectors: Vectors::from_node(vectors.as_deref()), config, capabilities };
+    let controls_interrupts = permitted.gives_interrupt_control();
+    let vectors = Vectors::from_node(vectors.as_deref());
+    let work = Work { host, physdev, assigned, vectors, config, capabilities, controls_interrupts };
     let intx_off = intx.is_some();
     match command {
         BrokerCommand::ConfWrite => write(&work, request, &permitted),
@@ -116,11 +118,13 @@ fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Res
         match write.kind {
             WriteKind::PowerState => change_power_state(work, write.offset, new)?,
             WriteKind::Command => write_command(work, write, new)?,
+            WriteKind::InterruptControl => work.write_control(write, new)?,
             _ => work.config.write(write.offset, write.width, new)?,
         }
     }
     // The other registers can hurt nobody.
-    if allowed.iter().any(|write| matches!(write.kind, WriteKind::Command | WriteKind::Open)) {
+    let needs_look = |kind| matches!(kind, WriteKind::Command | WriteKind::InterruptControl | WriteKind::Open);
+    if allowed.iter().any(|write| needs_look(write.kind)) {
         check_after(work)?;
     }
     Ok(Answer::default())
@@ -141,6 +145,9 @@ fn change_power_state(work: &Work<'_>, pmcsr: u16, new: u32) -> Result<(), Failu
 /// While vectors are mapped INTx Disable stays, and what the guest wants is noted for afterwards.
 fn write_command(work: &Work<'_>, write: &Allowed, mut new: u32) -> Result<(), Failure> {
     const INTX_DISABLE: u32 = command::INTX_DISABLE as u32;
+    if work.controls_interrupts && write.mask & INTX_DISABLE != 0 && new & INTX_DISABLE == 0 {
+        work.check_no_messages("asked for the interrupt line beside MSI or MSI-X")?;
+    }
     if write.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None {
         work.host.commit(&[vectors::set_intx_off(work.assigned.device, new & INTX_DISABLE != 0)])?;
         new |= INTX_DISABLE;
@@ -167,6 +174,10 @@ fn check_after(work: &Work<'_>) -> Result<(), Failure> {
 
 /// A device that came back from D3hot has forgotten its messages.
 fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
+    if work.controls_interrupts {
+        // Whose they are only Xen knows; the guest turns them on again.
+        return Ok(work.physdev.restore(work.assigned.device)?);
+    }
     if work.vectors.pirqs().is_empty() {
         return Ok(());
     }

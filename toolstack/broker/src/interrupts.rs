@@ -15,6 +15,7 @@ use pci_registers::{msi, msix};
 use pcidom_abi::{Capabilities, Msi, Msix};
 use xen_types::{DomId, Errno, Pirq, Resource, ResourceKind, Sbdf};
 
+use super::allow::Allowed;
 use super::assignment::Assigned;
 use super::failure::Failure;
 use super::power;
@@ -35,9 +36,63 @@ pub(crate) struct Work<'a> {
     pub(crate) vectors: Vectors,
     pub(crate) config: Config,
     pub(crate) capabilities: Capabilities,
+    /// The guest's device model maps vectors by itself: this broker maps none, and turns MSI and MSI-X on only at a guest's write.
+    pub(crate) controls_interrupts: bool,
 }
 
 impl Work<'_> {
+    /// Writes MSI or MSI-X control for a guest whose device model maps vectors by itself. One kind of interrupts at a time. MSI is turned on only where
+    /// Xen has a vector for it, since it sends whatever message stands there; the entries of an MSI-X table are masked unless Xen has mapped them, and
+    /// no guest can write there (`msix_capability_init`, `xen/arch/x86/msi.c`).
+    pub(crate) fn write_control(&self, write: &Allowed, new: u32) -> Result<(), Failure> {
+        let is_msi = |msi: &Msi| write.offset == msi.at + msi::CONTROL;
+        let msi = self.capabilities.msi.filter(is_msi);
+        let enable = u32::from(if msi.is_some() { msi::ENABLE } else { msix::ENABLE });
+        let was_on = self.config.read(write.offset, write.width)? & enable != 0;
+        if !was_on && new & enable != 0 {
+            self.check_no_messages("asked for MSI and MSI-X together")?;
+            if !power::is_awake(&self.config, &self.capabilities)? {
+                return Err(Failure::NotAllowed("asked for MSI or MSI-X of a device that sleeps"));
+            }
+            if let Some(Msi { at, .. }) = msi
+                && !self.has_message(at)?
+            {
+                return Err(Failure::NotAllowed("asked for MSI without a vector that Xen has mapped"));
+            }
+        }
+        Ok(self.config.write(write.offset, write.width, new)?)
+    }
+
+    /// Refuses where MSI or MSI-X is on.
+    pub(crate) fn check_no_messages(&self, why: &'static str) -> Result<(), Failure> {
+        let places = [
+            self.capabilities.msi.map(|msi| (msi.at + msi::CONTROL, msi::ENABLE)),
+            self.capabilities.msix.map(|msix| (msix.at + msix::CONTROL, msix::ENABLE)),
+        ];
+        for (control, enable) in places.into_iter().flatten() {
+            if self.config.read(control, Width::Word)? & u32::from(enable) != 0 {
+                return Err(Failure::NotAllowed(why));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether Xen has a vector of MSI for the device. Nobody else writes its message: what is left of an old one is cleared, and Xen writes the one
+    /// that it knows again, if there is any.
+    fn has_message(&self, at: u16) -> Result<bool, Failure> {
+        self.config.write(at + msi::ADDRESS, Width::Dword, 0)?;
+        self.physdev.restore(self.assigned.device)?;
+        Ok(self.config.read(at + msi::ADDRESS, Width::Dword)? != 0)
+    }
+
+    /// Refuses to map vectors for a guest whose device model does it.
+    fn check_maps(&self) -> Result<(), Failure> {
+        if self.controls_interrupts {
+            return Err(Failure::Refused("asked for vectors that the guest's device model maps by itself"));
+        }
+        Ok(())
+    }
+
     /// Maps `count` consecutive vectors and turns MSI on; the first pirq. `intx_off`, here and below: whether the guest wanted INTx off when
     /// the first vector came.
     pub(crate) fn enable_msi(&self, count: u32, intx_off: bool) -> Result<Pirq, Failure> {
@@ -45,6 +100,7 @@ impl Work<'_> {
         if !count.is_power_of_two() || count > msi.vectors {
             return Err(Failure::Refused("asked for more MSI vectors than the device has"));
         }
+        self.check_maps()?;
         self.check_awake()?;
         let enabled = self.replace(intx_off, |mapped| {
             let first = self.physdev.map(self.assigned.guest, self.assigned.device, Vector::Msi { count })?;
@@ -61,6 +117,7 @@ impl Work<'_> {
         if indexes.is_empty() || distinct.len() != indexes.len() || indexes.iter().any(|index| *index >= msix.entries) {
             return Err(Failure::Refused("asked for MSI-X entries that the table does not have"));
         }
+        self.check_maps()?;
         let sysfs = &self.host.sysfs;
         let table_bar = table_bar(msix, &sysfs.resources(self.assigned.device)?)
             .ok_or(Failure::Refused("asked for MSI-X of a device whose table dom0 does not know"))?;

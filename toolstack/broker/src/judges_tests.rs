@@ -12,12 +12,14 @@ use pcidom_abi::{PermittedWrites, WriteKind};
 
 use super::*;
 
-const POLICIES: [&str; 6] = [
+const POLICIES: [&str; 8] = [
     "permissive=0",
     "permissive=1",
     "permissive=0,hide=1,hide=3,hide=5,hide=x1",
     "permissive=1,hide=1,hide=9,hide=11,hide=xb,show=x10",
     "permissive=0,quirk=e4:2:ff0f,quirk=e6:1:f0,quirk=68:2:ffff,quirk=104:4:ffff,quirk=9c:1:81",
+    "permissive=0,interrupt-control=1",
+    "permissive=1,interrupt-control=1,hide=11",
     "permissive=0,hide=3,quirk=6:2:f900,quirk=44:2:ffff,quirk=ffc:4:80000001",
 ];
 
@@ -121,9 +123,18 @@ fn what_the_stub_passes_on_the_broker_carries_out() {
 fn reachable(hw: &Memory, known: &Known, policy: &Policy, list: &PermittedWrites) -> BTreeSet<(u32, bool)> {
     let writable = WritableMask::new(hw, policy);
     let mut all = BTreeSet::new();
-    for ones in [false, true] {
+    let controls: Vec<u16> = list
+        .registers
+        .iter()
+        .filter(|register| register.kind == WriteKind::InterruptControl)
+        .map(|register| register.offset / 4)
+        .collect();
+    // The line is turned on only where neither MSI nor MSI-X is on.
+    let passes = [(false, false), (true, true), (true, false)];
+    for (ones, are_controls_ones) in passes.into_iter().take(if controls.is_empty() { 2 } else { 3 }) {
         let mut hw = hw.clone();
         for register in &list.registers {
+            let ones = if register.kind == WriteKind::InterruptControl { are_controls_ones } else { ones };
             for (place, _) in bits(register.offset, register.mask, 0) {
                 let (byte, bit) = (usize::try_from(place / 8).expect("small"), 1 << (place % 8));
                 hw.bytes[byte] = if ones { hw.bytes[byte] | bit } else { hw.bytes[byte] & !bit };
@@ -133,7 +144,11 @@ fn reachable(hw: &Memory, known: &Known, policy: &Policy, list: &PermittedWrites
         let mut config = fresh.clone();
         for (offset, size) in accesses(fresh.size()) {
             let single = (0..8 * u32::from(size)).map(|bit| 1 << bit);
-            for value in single.flat_map(|value: u32| [value, !value]).chain([0, u32::MAX]) {
+            // Beside bits of these that may change are others that must stay.
+            let is_control = controls.contains(&(offset / 4));
+            let now = is_control.then(|| fresh.read(&hw, offset.into(), size.into()).expect("an access"));
+            let values = |value: u32| [Some(value), Some(!value), now.map(|now| now ^ value)].into_iter().flatten();
+            for value in single.flat_map(values).chain([0, u32::MAX]) {
                 if offset < 0x40 {
                     config = fresh.clone(); // some registers of the header are ours
                 }

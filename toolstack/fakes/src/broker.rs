@@ -112,6 +112,14 @@ impl Physdev for FakePhysdev {
 
     fn restore(&self, device: Sbdf) -> Result<(), HypercallError> {
         self.restored.borrow_mut().push(device);
+        let is_msi = |mapped: &Mapped| mapped.device == device && matches!(mapped.vector, Vector::Msi { .. });
+        if self.world.borrow().vectors.values().any(is_msi) {
+            let mut config = self.config(device);
+            let at = config.capability(0x05).unwrap();
+            config.set_word(at + 4, 0xf000);
+            config.set_word(at + 6, 0xfee0);
+            self.tree.write(format!("bus/pci/devices/{device}/config"), config.bytes);
+        }
         Ok(())
     }
 }

@@ -46,7 +46,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Control,
         &[
             id_and_next("PCI 3.0 §6.8.1"),
-            register(msi::CONTROL, 2, "Message Control", DEVICE, Write::InterruptControl, 0, "PCI 3.0 §6.8.1.3"),
+            register(msi::CONTROL, 2, "Message Control", DEVICE, Write::MsiControl, 0, "PCI 3.0 §6.8.1.3"),
             register(msi::ADDRESS, 4, "Message Address", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1.4"),
             // Upper address or data, data or mask, mask or pending, pending: as the control word says.
             register(8, 4, "Message +8", DEVICE, Write::Drop, 0, "PCI 3.0 §6.8.1"),
@@ -86,15 +86,7 @@ pub(super) const BLOCKS: [Block; 16] = [
         Length::Dwords(3),
         &[
             id_and_next("PCI 3.0 §6.8.2"),
-            register(
-                msix::CONTROL,
-                2,
-                "Message Control",
-                Read::TableSize,
-                Write::InterruptControl,
-                0,
-                "PCI 3.0 §6.8.2.3",
-            ),
+            register(msix::CONTROL, 2, "Message Control", Read::TableSize, Write::MsixControl, 0, "PCI 3.0 §6.8.2.3"),
             register(msix::TABLE, 4, "Table Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.4"),
             register(msix::PENDING, 4, "PBA Offset, BIR", COPY, Write::Drop, 0, "PCI 3.0 §6.8.2.5"),
         ],

@@ -27,7 +27,8 @@ fn line(block: &Block, row: &Row) -> Option<String> {
         name => name,
     };
     let any = row.write.device_bits();
-    let (more, is_told) = (row.permissive & !any, matches!(row.write, Write::Base | Write::InterruptControl));
+    let more = row.permissive & !any | row.write.interrupt_bits();
+    let is_told = row.write == Write::Base;
     let what = if row.write.is_drop() { "dropped otherwise".to_owned() } else { Reason::Table(row.write).to_string() };
     let (place, bytes) = (place(block, &format!("{:02x}", row.at)), row.bytes);
     let source = row.source;

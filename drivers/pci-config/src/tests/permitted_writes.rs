@@ -67,6 +67,23 @@ fn what_is_hidden_is_not_in_it() {
 }
 
 #[test]
+fn interrupt_control_stands_in_it_where_the_policy_gives_it() {
+    let (hw, policy) = (network_card(), "permissive=0,interrupt-control=1");
+    let with = list(&hw, policy);
+    assert!(with.ends_with(" interrupts:62:2:1:0 interrupts:72:2:c000:0"), "{with}");
+    assert_eq!(list(&hw, "permissive=1").matches("interrupts:").count(), 0);
+    assert_eq!(list(&hw, &format!("{policy},hide=5")).matches("interrupts:").count(), 1);
+    // A second capability of a kind, and one whose registers lie in the other's.
+    let mut hw = Memory::of(&[0x86, 0x80], true);
+    hw.set(0x34, &[0x50]);
+    hw.set(0x50, &[0x05, 0x54, 0x00, 0x01]);
+    hw.set(0x54, &[0x11, 0x80]);
+    hw.set(0x80, &[0x05, 0x00]);
+    let text = list(&hw, policy);
+    assert!(text.contains("interrupts:52:") && text.matches("interrupts:").count() == 1, "{text}");
+}
+
+#[test]
 fn a_capability_list_cannot_lay_a_register_over_vectors() {
     // Power management's PMCSR is where MSI's address, MSI-X's control or MSI-X's table is.
     for (msi, msix) in [(0x44, 0x80), (0x80, 0x44), (0x80, 0x3c + 4)] {

@@ -19,6 +19,11 @@ impl Guest {
         Self { config: assign(&network_card_known(), &hw), hw }
     }
 
+    fn with_policy(policy: &str) -> Self {
+        let hw = network_card();
+        Self { config: assign(&network_card_known().with_policy(policy), &hw), hw }
+    }
+
     fn with(resources: &[(usize, &str)]) -> Self {
         let hw = network_card();
         Self { config: assign(&Known::new(resources, 0), &hw), hw }
@@ -266,6 +271,47 @@ fn interrupt_control_may_be_written_only_as_it_is() {
     assert!(guest.write(0x72, 2, 0x0004).is_empty());
     assert_eq!(guest.refusal(0x72, 2, 0xc004), WriteError::Denied(Denied::InterruptControl));
     assert_eq!(guest.refusal(0x73, 1, 0x80), WriteError::Denied(Denied::InterruptControl));
+}
+
+/// As xen-pciback's `allow_interrupt_control`: Enable and the function mask, one kind of interrupts at a time.
+#[test]
+fn a_device_model_turns_on_one_kind_of_interrupts_at_a_time() {
+    let control = |guest: &mut Guest, offset, size, value| {
+        guest
+            .config
+            .write(&guest.hw, offset, size, value)
+            .map(|outcome| outcome.hardware().copied().collect::<Vec<_>>())
+    };
+    let denied = Err(WriteError::Denied(Denied::InterruptControl));
+    let mut guest = Guest::with_policy("permissive=0,interrupt-control=1");
+    let write = |offset, mask, value| Ok(vec![word(Register::InterruptControl, offset, mask, value)]);
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0181), write(0x62, 1, 1));
+    assert_eq!(control(&mut guest, 0x60, 4, 0x0181_0000), write(0x62, 1, 1), "whatever the width");
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0180), Ok(vec![]), "as it is");
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0191), denied, "the number of vectors is Xen's");
+    assert_eq!(control(&mut guest, 0x72, 2, 0xc004), write(0x72, 0xc000, 0xc000));
+    assert_eq!(control(&mut guest, 0x73, 1, 0x40), write(0x72, 0x4000, 0x4000));
+    assert_eq!(control(&mut guest, 0x72, 2, 0xc005), denied, "the size of the table");
+    // MSI-X is on.
+    guest.hw.set(0x72, &[0x04, 0x80]);
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0181), denied);
+    assert_eq!(control(&mut guest, 0x72, 2, 0xc004), write(0x72, 0x4000, 0x4000));
+    assert_eq!(control(&mut guest, 0x04, 2, 0x0404), Ok(vec![word(Register::Command, 4, 0x0400, 0x0400)]));
+    guest.hw.set(0x04, &[0x04, 0x04]);
+    assert_eq!(control(&mut guest, 0x04, 2, 0x0004), denied, "the line beside it");
+    assert_eq!(control(&mut guest, 0x04, 2, 0x0400), Ok(vec![word(Register::Command, 4, 0x0004, 0)]));
+    assert_eq!(control(&mut guest, 0x72, 2, 0x0004), write(0x72, 0x8000, 0));
+    // MSI is on, or nothing.
+    guest.hw.set(0x72, &[0x04, 0x00]);
+    assert_eq!(control(&mut guest, 0x04, 2, 0x0004), Ok(vec![word(Register::Command, 4, 0x0400, 0)]));
+    guest.hw.set(0x62, &[0x81, 0x01]);
+    assert_eq!(control(&mut guest, 0x04, 2, 0x0004), denied);
+    assert_eq!(control(&mut guest, 0x72, 2, 0x8004), denied);
+    assert_eq!(control(&mut guest, 0x72, 2, 0x4004), write(0x72, 0x4000, 0x4000), "a mask alone");
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0180), write(0x62, 1, 0));
+    // Hidden, it is nobody's.
+    let mut guest = Guest::with_policy("permissive=0,interrupt-control=1,hide=5");
+    assert_eq!(control(&mut guest, 0x62, 2, 0x0181), Ok(vec![]));
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl<P: Platform> Frontend<P> {
             // Not before it is quiesced: what is written now would be undone. Not what takes time, or care for bits that clear by ones.
             BrokerRequest::Write { now, then, .. }
                 if self.is_direct
-                    && !matches!(now.register, Register::PowerState | Register::Open)
+                    && !matches!(now.register, Register::PowerState | Register::InterruptControl | Register::Open)
                     && device.cleanup != Cleanup::Quiesce =>
             {
                 [Some(now), then].iter().flatten().for_each(|write| device.write(write));

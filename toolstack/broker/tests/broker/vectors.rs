@@ -1,6 +1,7 @@
 //! Vectors, as a stub asks for them.
 
 use super::*;
+use dom0::xen::{Physdev as _, Vector};
 use pcidom_abi::paths;
 
 fn exhausted() -> Heard {
@@ -72,6 +73,56 @@ fn msi_is_one_vector_or_a_block() {
     assert_eq!(bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsi, E1000), &[]), success(0));
     assert_eq!(bench.mapped(E1000).len(), 0);
     bench.assert_sound();
+}
+
+/// The device model of an HVM guest maps vectors by itself, and writes the control words.
+#[test]
+fn a_device_model_turns_msi_on_where_xen_has_a_vector_and_nothing_beside_it() {
+    let bench = Bench::new();
+    bench.permit(E1000, "permissive=0,interrupt-control=1");
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let mut ask = |request: Request| bench.ask(&mut broker, STUB, &request, &[]);
+    let msi = |value| conf_write(E1000, MSI + 2, 2, value, 1);
+    let msix = |value| conf_write(E1000, MSIX + 2, 2, value, 0xc000);
+    let line = |value| conf_write(E1000, COMMAND, 2, value, INTX_OFF.into());
+    let denied = refused(ErrorCode::AccessDenied);
+    // There is a message, of a vector that somebody had once.
+    bench.set_config(E1000, |config| config.set_word(MSI + 6, 0xfee0));
+    assert_eq!(ask(msi(1)), denied);
+    assert_eq!((bench.config(E1000).word(MSI + 2) & 1, bench.config(E1000).word(MSI + 6)), (0, 0));
+    let mapped = bench.physdev.map(WEB, device(E1000), Vector::Msi { count: 1 }).unwrap();
+    assert_eq!(ask(msi(1)), success(0));
+    assert_eq!((bench.config(E1000).word(MSI + 2) & 1, bench.config(E1000).word(MSI + 6)), (1, 0xfee0));
+    assert_eq!((ask(msix(0x8000)), ask(line(0))), (denied.clone(), denied.clone()));
+    assert_eq!((ask(msix(0x4000)), ask(line(0x400)), ask(line(0))), (success(0), success(0), denied.clone()));
+    assert_eq!((ask(msi(0)), ask(line(0))), (success(0), success(0)));
+    bench.machine.host.hypervisor.unmap_pirq(WEB, mapped).unwrap();
+    // Entries of MSI-X are masked until Xen maps them, so a driver may turn it on before.
+    assert_eq!((ask(msix(0xc000)), ask(msi(1)), ask(msix(0x8000)), ask(line(0))), {
+        (success(0), denied.clone(), success(0), denied.clone())
+    });
+    assert_eq!(bench.config(E1000).word(MSIX + 2) & 0xc000, 0x8000);
+    // It maps nothing for such a guest.
+    assert_eq!(ask(request(BrokerCommand::EnableMsi, E1000)), refused(ErrorCode::OpFailed));
+    assert_eq!(ask(request(BrokerCommand::Quiesce, E1000)), success(0));
+    bench.assert_sound();
+    // Neither is any of it another guest's.
+    assert_eq!(ask(conf_write(NVME, MSIX + 2, 2, 0x8000, 0x8000)), denied);
+}
+
+#[test]
+fn a_device_model_has_its_vectors_again_when_its_device_wakes() {
+    let bench = Bench::new();
+    bench.permit(NVME, "permissive=0,interrupt-control=1");
+    bench.set_config(NVME, |config| config.set_word(PM + 4, 3));
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, MSIX + 2, 2, 0x8000, 0xc000), &[]).code, {
+        ErrorCode::AccessDenied
+    });
+    assert_eq!(bench.ask(&mut broker, STUB, &conf_write(NVME, PM + 4, 2, 0, 3), &[]), success(0));
+    assert_eq!(*bench.physdev.restored.borrow(), [device(NVME)]);
 }
 
 #[test]
