@@ -36,11 +36,16 @@ pub fn mfn_of_address(address: usize) -> Option<Mfn> {
     mfn_of(pfn_of_address(address)?)
 }
 
-/// The own frame behind a machine frame, by search: for the few frames that Xen names at start.
+/// Xen's table of the frame behind each machine frame, which every PV guest can read (`MACH2PHYS_VIRT_START`, `arch-x86/xen-x86_64.h`).
+const MACHINE_TO_PHYS: usize = 0xffff_8000_0000_0000;
+
+/// The own frame behind a machine frame, for one that a page table of ours or `start_info` names.
 #[must_use]
-pub fn pfn_of(mfn: Mfn) -> Option<Pfn> {
-    let pages = start_info::get().nr_pages as u64;
-    (0..pages).map(Pfn).find(|&pfn| mfn_of(pfn) == Some(mfn))
+pub(crate) fn pfn_of(mfn: Mfn) -> Option<Pfn> {
+    let index = usize::try_from(mfn.0).ok()?;
+    // SAFETY: Xen maps the table with an entry for each frame of the machine's memory, and both sources name only such.
+    let pfn = Pfn(unsafe { (MACHINE_TO_PHYS as *const u64).wrapping_add(index).read_volatile() });
+    (mfn_of(pfn) == Some(mfn)).then_some(pfn)
 }
 
 /// Address of an own frame that Xen names by its machine number (xenstore and console rings, page tables).

@@ -6,7 +6,7 @@ use core::ops::Range;
 use xen_types::{Errno, Mfn};
 
 pub(crate) use crate::frames::address_of_own_mfn;
-pub use crate::frames::{address_of, mfn_of, mfn_of_address, pfn_of, pfn_of_address};
+pub use crate::frames::{address_of, mfn_of, mfn_of_address, pfn_of_address};
 
 /// How an address is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
