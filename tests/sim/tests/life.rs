@@ -174,7 +174,11 @@ fn who_waits_for_a_device_gets_it_when_it_comes_back_and_as_new() {
         let World { stub, guests, .. } = &mut world;
         guests[&guest].ask(stub, &Request::conf_write(FIRST, 0x10, 4, u32::MAX));
     }
+    // Once a guest is connected, it is the tool's turn to offer the device again.
+    let waiting = world.guests.remove(&next).unwrap();
     world.tool.request_close(guest);
+    world.settle();
+    world.guests.insert(next, waiting);
     world.settle();
     let World { stub, guests, .. } = &mut world;
     let bar = guests[&next].ask(stub, &Request::conf_read(FIRST, 0x10, 4)).map(|response| response.value);

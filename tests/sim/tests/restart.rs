@@ -299,12 +299,13 @@ fn a_crash_at_any_step_of_a_life_changes_nothing_that_a_guest_sees() {
 /// After the crash it is given back once, because its entry has no address yet, and taken again.
 #[test]
 fn a_crash_while_a_device_comes_that_nobody_could_quiesce_has_it_come_all_the_same() {
-    for moment in 0..40 {
+    for moment in 0..120 {
         let mut world = world(&[A, B]);
         world.broker.start();
         let guest = world.connect(5, &[B, A]);
-        assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0402)).unwrap().err, 0);
+        assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0406)).unwrap().err, 0);
         world.broker.kill();
+        world.quiesce(guest, A); // by a command in dom0
         world.tool.hot_detach(guest, &[A]);
         world.settle_deadlines(10);
         world.tool.remove_entries(guest, &[A]);
@@ -314,6 +315,11 @@ fn a_crash_while_a_device_comes_that_nobody_could_quiesce_has_it_come_all_the_sa
         world.settle_deadlines(10);
         world.stub.crash_at(world.stub.turns() + moment);
         world.tool.hot_attach(guest, &[(A, None)]);
+        // It is not refused in between either: a command that waits for it would fail.
+        for _ in 0..200 {
+            world.steps(5);
+            assert_eq!(world.tool.error(guest), None, "crash at {moment}");
+        }
         world.settle_deadlines(10);
         assert_eq!(
             world.tool.entries(guest)[1],

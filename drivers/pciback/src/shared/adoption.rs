@@ -2,6 +2,8 @@
 
 use alloc::rc::Rc;
 
+use xenstore::{Request, TxId};
+
 use super::Core;
 use super::adoption_stage::Adoption;
 use crate::platform::Platform;
@@ -10,18 +12,19 @@ use crate::platform::Platform;
 const POOL_LOOKS: u8 = 3;
 
 impl<P: Platform> Core<P> {
-    /// True once in a life that is not the first: xenstored is to forget the watches and transactions of the life before.
-    pub(crate) fn take_reset(&mut self) -> bool {
-        let is_first = self.adoption == Adoption::Watched;
-        if is_first {
-            self.adoption = Adoption::Pool { looks: 0 };
+    /// In a life that is not the first: has xenstored forget the watches and transactions of the life before, and looks at the pool. False in the first.
+    pub(crate) fn begin_adoption(&mut self) -> bool {
+        let is_under_way = self.adoption.is_under_way();
+        if is_under_way {
+            self.tell(TxId::NONE, &Request::ResetWatches);
+            self.pool.look_at_all();
         }
-        is_first
+        is_under_way
     }
 
     /// Whether frontends wait for the pool.
     pub(crate) const fn is_pool_first(&self) -> bool {
-        matches!(self.adoption, Adoption::Watched | Adoption::Pool { .. })
+        matches!(self.adoption, Adoption::Pool { .. })
     }
 
     /// The pool was looked at: it is the frontends' turn, if nothing of it is missing, or is missing for good.
@@ -52,6 +55,7 @@ impl<P: Platform> Core<P> {
             self.adoption = Adoption::Done;
             self.pool.end_adoption(&mut self.broker);
             self.platform.forget_unclaimed();
+            self.adopted.raise();
         }
     }
 }

@@ -3,8 +3,6 @@
 /// The stages, one after the other. A first life has nothing to take over: it begins with the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Adoption {
-    /// Xenstored still has the watches and transactions of the life before.
-    Watched,
     /// The pool is looked at; so often it was, and something of it could not be read. No frontend is looked at yet.
     Pool { looks: u8 },
     /// The frontends are being listed.

@@ -72,6 +72,8 @@ pub(crate) struct Core<P: Platform> {
     pub(crate) ports: PortTable,
     pub(crate) pool: Pool<P>,
     pub(crate) adoption: Adoption,
+    /// Raised when that is over.
+    pub(crate) adopted: Rc<Signal>,
     pub(crate) broker: Broker<P>,
     /// Raised when `backend/pci` is to be listed.
     pub(crate) list_backends: Rc<Signal>,
@@ -103,7 +105,8 @@ impl<P: Platform> Core<P> {
             frontends: Frontends::new(),
             ports: PortTable::default(),
             pool: Pool::new(options.is_direct),
-            adoption: if lives > 0 { Adoption::Watched } else { Adoption::Done },
+            adoption: if lives > 0 { Adoption::Pool { looks: 0 } } else { Adoption::Done },
+            adopted: Signal::new(),
             broker: Broker::default(),
             list_backends: Signal::new(),
             is_ready: false,

@@ -48,10 +48,13 @@ enum Next {
 /// outlives it.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
     let task = Task { handle, domid };
-    let is_watched = task.is_watched(task.watch().await);
+    let mut is_watched = None;
     let Some(signal) = task.handle.with(|core| Some(Rc::clone(&core.frontends.get_mut(domid)?.signal))) else { return };
     let mut retry_ns = RETRY_NS;
     loop {
+        if is_watched.is_none() && !task.is_adopting() {
+            is_watched = Some(task.is_watched(task.watch().await));
+        }
         let mut next = task.may_look(&signal);
         if matches!(next, Next::Look) {
             let mut look = Look::new(&task, Transaction::room(&task.handle).await);
@@ -62,7 +65,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
                 }
             };
             drop(look);
-            next = task.next(result, &mut retry_ns, is_watched, &signal);
+            next = task.next(result, &mut retry_ns, is_watched == Some(true), &signal);
         }
         match next {
             Next::Look => {}
@@ -70,7 +73,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
             Next::Wait => signal.wait().await,
         }
     }
-    task.end(is_watched);
+    task.end(is_watched == Some(true));
 }
 
 struct Task<P: Platform> {
@@ -79,6 +82,11 @@ struct Task<P: Platform> {
 }
 
 impl<P: Platform> Task<P> {
+    /// Whether it is to take over what the life before has left. Its guest waits: the watch comes later, and with it the event that tells what was missed.
+    fn is_adopting(&self) -> bool {
+        self.handle.with(|core| core.frontends.get_mut(self.domid).is_some_and(|it| it.state.is_adopting))
+    }
+
     /// Watches the frontend's state.
     #[inline(never)] // its caller is a task, in which everything costs more
     fn watch(&self) -> Answers<P> {
@@ -293,14 +301,12 @@ impl<'a, P: Platform> Look<'a, P> {
     fn new(task: &'a Task<P>, transaction: Transaction<P>) -> Self {
         let mut answers = Answers::new(&task.handle);
         answers.ask(TxId::NONE, &Request::TransactionStart, &[]);
-        let is_adopting =
-            task.handle.with(|core| core.frontends.get_mut(task.domid).is_some_and(|it| it.state.is_adopting));
         Self {
             task,
             answers,
             transaction,
             step: Step::Begin,
-            reading: Reading::new(task.domid, is_adopting),
+            reading: Reading::new(task.domid, task.is_adopting()),
             actions: Vec::new(),
             written: Vec::new(),
             state: None,

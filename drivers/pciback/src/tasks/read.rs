@@ -19,8 +19,8 @@ const OURS: [&str; 7] =
     [key::STATE, key::FRONTEND, key::FRONTEND_ID, key::ONLINE, key::NUM_DEVS, key::ROOT_NUM, EXPORT];
 /// Our nodes about one device, each with `-N` behind it.
 const DEVICE: &[&str] = &["dev", "state", "vdev", REQUESTED_SLOT];
-/// The same after a restart in place, with what else was published under such numbers.
-const DEVICE_AND_ROOT: &[&str] = &["dev", "state", "vdev", REQUESTED_SLOT, ROOT];
+/// The same after a restart in place, when no device gets a slot yet, with what else was published under such numbers.
+const DEVICE_AND_ROOT: &[&str] = &["dev", "state", "vdev", ROOT];
 const ROOT: &str = "root";
 /// The frontend's nodes, `state` first: it writes its keys before that.
 const THEIRS: [&str; 4] = [key::STATE, key::PCI_OP_REF, key::EVENT_CHANNEL, key::MAGIC];
@@ -71,7 +71,7 @@ impl Reading {
             }
             let nodes = understand(self.domid, ours, theirs);
             let count = nodes.num_devs.unwrap_or(0).min(MAX_DEVICES);
-            let roots = if self.device.len() > DEVICE.len() { nodes.root_num.unwrap_or(0) } else { 0 };
+            let roots = if self.device.contains(&ROOT) { nodes.root_num.unwrap_or(0) } else { 0 };
             self.count = count.max(roots.min(MAX_DEVICES)) as usize;
             self.devices = count as usize;
             self.nodes = Some(nodes);

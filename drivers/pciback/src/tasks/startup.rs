@@ -1,5 +1,6 @@
 //! Start-up: sets the stub's watches and announces it.
 
+use alloc::rc::Rc;
 use alloc::string::ToString as _;
 
 use pcidom_abi::{Restarts, paths};
@@ -15,9 +16,20 @@ use crate::shared::{Core, Handle};
 /// Until xenstored takes it.
 const RETRY_NS: u64 = 1_000_000_000;
 
-/// Runs once.
+/// Until everything is announced though what a life before has left is not all taken over: xenstored refuses something again and again.
+const ADOPTION_NS: u64 = 1_000_000_000;
+
+/// Runs once. In a life that is not the first, frontends wait for what they had, and nobody for what is announced: it stands there.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     handle.with(Core::offer_ring);
+    if handle.with(Core::begin_adoption) {
+        let adopted = handle.with(|core| {
+            core.alarms.set(core.platform.now_ns() + ADOPTION_NS, &core.adopted);
+            Rc::clone(&core.adopted)
+        });
+        adopted.wait().await;
+        handle.with(|core| core.alarms.cancel(&adopted));
+    }
     while let Err(error) = announce(&handle).await {
         plain_log::error!("cannot announce this stub: {error}");
         handle.sleep_until(handle.now_ns() + RETRY_NS).await;
@@ -61,10 +73,6 @@ fn ask_everything<P: Platform>(handle: &Handle<P>) -> Answers<P> {
     let (export, ring) = handle.with(|core| (core.options.export, core.broker.offered()));
     let mut asked = Answers::new(handle);
     asked.ask(TxId::NONE, &Request::Read { path: relative::DOMID }, &[Errno::ENOENT, Errno::EACCES]);
-    // Not again when it has to be announced again: others have set watches by then.
-    if handle.with(Core::take_reset) {
-        asked.ask(TxId::NONE, &Request::ResetWatches, &[]); // and with them the transactions, of the life before
-    }
     // What is there already comes as the event that every new watch begins with. It exists when this is not the first try.
     for (path, token) in WATCHES {
         asked.ask(TxId::NONE, &Request::Watch { path, token }, &[Errno::EEXIST]);
