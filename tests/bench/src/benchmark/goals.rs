@@ -26,6 +26,7 @@ const GOALS: &[(&str, Goal)] = &[
     ("nvme_random_read_iops", Goal::Same(0.03)),
     ("restart_to_answer_icount_ms", Goal::Value(10.0)),
     ("restart_to_answer_64_ms", Goal::Value(100.0)),
+    ("upgrade_command_ms", Goal::Value(250.0)),
     ("image_size_bytes", Goal::Value(131_072.0)),
     ("stub_memory_mib", Goal::Value(1.0)),
     ("stub_instructions_per_read", Goal::Value(400.0)),

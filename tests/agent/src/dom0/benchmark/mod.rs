@@ -120,9 +120,6 @@ impl Session<'_> {
             self.optional("cpu", |session| session.measure_cpu(default))?;
             self.optional("data", |session| session.measure_data(default))?;
         }
-        if self.who == Contestant::Pcidom {
-            self.optional("restart", |session| session.measure_restart(default))?;
-        }
         self.measure_detach(default)?;
         self.measure_attach(native)?;
         self.measure_reads(native, "_native")?;
@@ -130,7 +127,11 @@ impl Session<'_> {
         if self.clock == Clock::Real {
             self.optional("boot", Self::measure_boot)?;
         }
-        self.leave()
+        self.leave()?;
+        if self.who == Contestant::Pcidom {
+            self.optional("restart", |session| session.measure_restart(default))?;
+        }
+        Ok(())
     }
 
     fn wants(&self, group: &str) -> bool {
