@@ -47,7 +47,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak crash-soak test-matrix image-check run clean distclean
+.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak crash-soak crash-walk test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -90,13 +90,16 @@ test-debian: stub tool man agent ## A Debian host with systemd and Xen: this tre
 cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)
 	@$(BENCH) cases --case '$(CASE)'
 
-soak: stub malicious-stub frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
+soak: stub faults malicious-stub frontend tool agent ## Attach and detach a device 10,000 times (CYCLES=), in a boot of its own; takes hours
 	@$(BENCH) soak --cycles $(CYCLES)
 
-crash-soak: stub malicious-stub frontend tool agent ## Crash the stub 10,000 times (CRASHES=) with guests at work (MANY=1: sixty-four), in a boot of its own; takes hours
+crash-soak: stub faults malicious-stub frontend tool agent ## Crash the stub 10,000 times (CRASHES=) with guests at work (MANY=1: sixty-four), in a boot of its own; takes hours
 	@$(BENCH) crash-soak --crashes $(CRASHES) $(if $(MANY),--many)
 
-bench: stub counting malicious-stub frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
+crash-walk: stub faults malicious-stub frontend tool agent ## Crash the stub before and after each hypercall and at each message of a request, a detach, an attach and a connect (CASE=), in a boot of its own
+	@$(BENCH) crash-walk --case '$(CASE)'
+
+bench: stub counting faults malicious-stub frontend tool agent ## Measure pcidom and xen-pciback in turn: a table, build/bench.json (half an hour; CLOCKS=, ROUNDS=, ONLY=)
 	@$(BENCH) benchmark --clocks $(CLOCKS) --rounds $(ROUNDS) --only '$(ONLY)' $(if $(KEEP),--keep)
 
 bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg

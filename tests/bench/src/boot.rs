@@ -142,8 +142,8 @@ impl Kind {
     /// Images of the stub that it needs beside the one that is shipped.
     fn more_images(self) -> &'static [&'static str] {
         match self {
-            Self::Instructions => &[layout::COUNTING_IMAGE],
-            Self::Full | Self::Chosen => &[layout::FAULTS_IMAGE],
+            Self::Instructions => &[layout::COUNTING_IMAGE, layout::FAULTS_IMAGE],
+            Self::Full | Self::Chosen | Self::Soak | Self::Benchmark => &[layout::FAULTS_IMAGE],
             _ => &[],
         }
     }

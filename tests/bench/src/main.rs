@@ -109,6 +109,12 @@ enum What {
         #[arg(long)]
         many: bool,
     },
+    /// Crashes the stub at each place that it comes to, and shows that no guest notices
+    CrashWalk {
+        /// Only walks whose names contain this
+        #[arg(long, default_value = "")]
+        case: String,
+    },
     /// Measures pcidom and xen-pciback in turn
     Benchmark {
         /// Time to measure in
@@ -204,6 +210,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
+        What::CrashWalk { case } => soak::walk(release, case, verbose),
         What::CrashSoak { crashes, many } => soak::crash(release, *crashes, *many, verbose),
         What::Benchmark { clocks, rounds, only, keep } => {
             benchmark::run(release, &benchmark::Plan { clocks: *clocks, rounds: *rounds, only, keep: *keep }, verbose)

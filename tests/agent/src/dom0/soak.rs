@@ -1,4 +1,5 @@
-//! `make soak`: as many cycles of attach and detach as were asked for. `make crash-soak`: as many crashes of the stub.
+//! `make soak`: as many cycles of attach and detach as were asked for. `make crash-soak`: as many crashes of the stub. `make crash-walk`: a crash at each place
+//! that it comes to.
 
 use std::time::Instant;
 
@@ -20,6 +21,17 @@ pub(crate) fn crashes(suite: &str, count: &str, fixture: &mut Fixture, report: &
     let (who, work): (_, Often) =
         if suite == "crash-soak" { ("two", crashes::with_few) } else { ("sixty_four", crashes::with_many) };
     run(&format!("{count}_crashes_of_the_stub_are_not_noticed_by_{who}_guests"), work, count, fixture, report)
+}
+
+/// Crashes at each place that the stub comes to.
+pub(crate) fn walks(filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    for (name, work) in cases::WALKS.into_iter().filter(|(name, _)| name.contains(filter)) {
+        report.start(name)?;
+        let started = Instant::now();
+        let result = work(fixture);
+        report.end(name, started.elapsed(), &result)?;
+    }
+    report.close()
 }
 
 fn run(name: &str, work: Often, count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {

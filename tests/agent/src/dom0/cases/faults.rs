@@ -12,26 +12,23 @@ use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
+    attaching::Attaching,
     crashes::expect_unnoticed,
-    devices::{self, EDU, NVME},
+    devices::{self, E1000, EDU, NVME},
     fixture::Fixture,
-    guests::Domain,
+    guests::{Domain, GuestOptions},
     services::SHARE,
     snapshot::Snapshot,
     stub::NAME,
 };
 
 pub(super) const CASES: &[Case] = &[
-    Case::within(
-        Duration::from_mins(8),
-        "a_crash_before_and_after_each_call_of_a_request_is_not_noticed_by_the_guest",
-        requests,
-    ),
-    Case::within(
-        Duration::from_mins(8),
-        "a_crash_at_calls_of_detach_and_attach_is_not_noticed_by_the_guest",
-        handshakes,
-    ),
+    Case::within(LIMIT, "a_crash_before_and_after_each_call_of_a_request_is_not_noticed_by_the_guest", |fixture| {
+        requests(fixture, false)
+    }),
+    Case::within(LIMIT, "a_crash_at_calls_of_detach_and_attach_is_not_noticed_by_the_guest", |fixture| {
+        handshakes(fixture, false)
+    }),
 ];
 
 const IMAGE: &str = "kernel = \"/usr/lib/xen/boot/pcidom-faults.elf\"\n";
@@ -39,11 +36,15 @@ const DISK: &str = "/dev/nvme0n1";
 /// Places to crash at, and kinds of crashes, by the words of `kernel/src/faults.rs`.
 const PLACES: [&str; 3] = ["before", "after", "answer"];
 const KINDS: [&str; 3] = ["panic", "ud", "pf"];
+/// For one crash and what is done then, and for a case.
+const LIMIT: Duration = Duration::from_mins(8);
 /// More places than anything comes to.
 const MOST: usize = 400;
 
 /// A stub that crashes where it is told to, and its console.
 struct Campaign {
+    /// At each place that there is, and not only at some.
+    is_whole: bool,
     stub: Domain,
     log: File,
     /// What the console says behind the last wish.
@@ -53,14 +54,14 @@ struct Campaign {
 }
 
 impl Campaign {
-    fn begin(fixture: &mut Fixture) -> Result<Self> {
+    fn begin(fixture: &mut Fixture, is_whole: bool) -> Result<Self> {
         fixture.clear();
-        fixture.set_limit(Duration::from_mins(8));
+        fixture.set_limit(LIMIT);
         fixture.broker()?;
         let stub = fixture.start_stub_with(NAME, "restart=always", IMAGE)?;
         let mut log = File::open(format!("{SHARE}/console/guest-{NAME}.log"))?;
         log.seek(SeekFrom::End(0))?;
-        Ok(Self { stub, log, text: String::new(), crashes: 0, worst: Duration::ZERO })
+        Ok(Self { is_whole, stub, log, text: String::new(), crashes: 0, worst: Duration::ZERO })
     }
 
     /// Has the stub crash at a place, and waits until it says that it will. How often it has crashed between the wish before and this one.
@@ -96,10 +97,12 @@ impl Campaign {
         (every, least): (usize, usize),
         work: &mut dyn FnMut(&mut Fixture) -> Result<()>,
     ) -> Result<()> {
+        let every = if self.is_whole { 1 } else { every };
         let mut crashes = 0;
         for place in PLACES {
             for number in (1..MOST).step_by(every) {
                 let wish = format!("{}-{place}-{number}", KINDS[number / every % KINDS.len()]);
+                fixture.set_limit(LIMIT);
                 self.want(fixture, &wish)?;
                 let started = Instant::now();
                 work(fixture).with_context(|| format!("{what}, with {wish}"))?;
@@ -122,8 +125,8 @@ impl Campaign {
 /// Facts that change with each crash.
 const CHANGING: [&str; 3] = ["data/pcidom/restarts", "data/pcidom/statistics", "data/pcidom/query"];
 
-fn requests(fixture: &mut Fixture) -> Result<()> {
-    let mut campaign = Campaign::begin(fixture)?;
+fn requests(fixture: &mut Fixture, is_whole: bool) -> Result<()> {
+    let mut campaign = Campaign::begin(fixture, is_whole)?;
     let guest = fixture.guest_with("reader", &[NVME, EDU])?;
     fixture.in_guest(&guest, "load nvme")?;
     fixture.await_disk(&guest, DISK)?;
@@ -159,8 +162,8 @@ fn requests(fixture: &mut Fixture) -> Result<()> {
     before.compare_but(&Snapshot::take(fixture, &campaign.stub)?, &CHANGING)
 }
 
-fn handshakes(fixture: &mut Fixture) -> Result<()> {
-    let mut campaign = Campaign::begin(fixture)?;
+fn handshakes(fixture: &mut Fixture, is_whole: bool) -> Result<()> {
+    let mut campaign = Campaign::begin(fixture, is_whole)?;
     let guest = fixture.guest_with("reader", &[NVME, EDU])?;
     campaign.want(fixture, "panic-before-1")?;
     campaign.want(fixture, "panic-none-1")?;
@@ -175,3 +178,46 @@ fn handshakes(fixture: &mut Fixture) -> Result<()> {
     println!("agent: {} crashes", campaign.crashes);
     before.compare_but(&Snapshot::take(fixture, &campaign.stub)?, &CHANGING)
 }
+
+/// A frontend connects anew each time, as after a kexec.
+fn connects(fixture: &mut Fixture, is_whole: bool) -> Result<()> {
+    let mut campaign = Campaign::begin(fixture, is_whole)?;
+    fixture.in_pool(E1000)?;
+    let modules = "xen-gntalloc,xen-evtchn";
+    let other = fixture.create_guest("other", GuestOptions { modules, ..GuestOptions::default() })?;
+    fixture.unpause(&other)?;
+    let attaching = Attaching::start(&other, E1000)?;
+    fixture.await_backend(&other, "3")?;
+    let connect = |fixture: &mut Fixture, stub: u16| {
+        fixture.in_guest(&other, &format!("front-open {stub}"))?;
+        fixture.in_guest(&other, "front-state 3")?;
+        fixture.await_backend(&other, "4")?;
+        fixture.in_guest(&other, "front-state 4")?;
+        fixture.in_guest(&other, "front-read 0000:00:00.0 0").map(drop)
+    };
+    let stub = campaign.stub.id;
+    connect(fixture, stub)?;
+    attaching.finish(fixture.deadline)?;
+    campaign.walk(fixture, "a connect", (5, 12), &mut |fixture| {
+        fixture.in_guest(&other, "front-state 1")?;
+        fixture.await_backend(&other, "3")?;
+        connect(fixture, stub)
+    })?;
+    println!("agent: {} crashes", campaign.crashes);
+    fixture.destroy(&other)?;
+    fixture.pcidom(&["reclaim"])?;
+    fixture.await_freed(&other)?;
+    fixture.expect_free(E1000)
+}
+
+/// What is done with a crash at each place, with its name.
+pub(crate) type Walk = (&'static str, fn(&mut Fixture) -> Result<()>);
+
+/// Everything that the cases do with a crash at some places, and connections.
+pub(crate) const WALKS: [Walk; 3] = [
+    ("a_crash_at_each_place_of_a_request_is_not_noticed_by_the_guest", |fixture| requests(fixture, true)),
+    ("a_crash_at_each_place_of_a_detach_and_an_attach_is_not_noticed_by_the_guest", |fixture| {
+        handshakes(fixture, true)
+    }),
+    ("a_crash_at_each_place_of_a_connect_is_not_noticed_by_the_frontend", |fixture| connects(fixture, true)),
+];

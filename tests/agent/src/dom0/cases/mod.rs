@@ -33,6 +33,8 @@ mod slow_guests;
 mod stub;
 mod two_guests;
 
+pub(crate) use faults::WALKS;
+
 pub(crate) use case::Case;
 pub(crate) use hotplug::cycles::{cycles, figures};
 
