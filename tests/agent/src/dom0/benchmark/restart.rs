@@ -21,7 +21,7 @@ const FAULTS: &str = "/usr/lib/xen/boot/pcidom-faults.elf";
 const CRASHES: [bool; 3] = [false, true, true];
 /// The hypercall at which it crashes: what dom0 does to say so is over by then. (An NMI of `xl trigger` would have dom0 at the end of a process when it is
 /// to answer the stub, on the one CPU of the instruction clock.)
-const CRASH_AT: u32 = 3_000;
+const CRASH_AT: u32 = 1_000;
 /// A guest reads for so long; the stub crashes somewhere in the middle.
 const READS_MS: u32 = 2_000;
 const BEFORE: Duration = Duration::from_millis(500);
