@@ -57,8 +57,14 @@ pub(crate) enum Error {
     NoSuchGuest(String),
     #[error("{0} has no UUID, by which devices could follow it")]
     NoUuid(DomainName),
-    #[error("{0} is not a PV guest, and PCI devices of a driver domain reach PV guests only")]
+    #[error(
+        "{0} is not a PV guest and has no stub domain with its device model: PCI devices of a driver domain do not reach it"
+    )]
     NotPv(DomainName),
+    #[error("{guest}: its device model did not {what}: {said}")]
+    DeviceModel { guest: DomainName, what: String, said: String },
+    #[error("{guest} did not let go of {} within {}", list(.devices), Seconds(*.after))]
+    NotUnplugged { guest: DomainName, devices: Vec<Sbdf>, after: Duration },
     #[error("{0} has this uuid already")]
     GuestExists(DomainName),
     #[error("another pcidom command is creating a guest with the uuid of {0}")]
@@ -219,6 +225,7 @@ impl Error {
                 ExitCause::NotPermitted
             }
             Self::GuestSilent { .. }
+            | Self::NotUnplugged { .. }
             | Self::GuestHalfClosed { .. }
             | Self::NotClosed { .. }
             | Self::NotInTime { .. }
@@ -238,7 +245,16 @@ impl Error {
             Self::NoPciback => "modprobe xen-pciback".to_owned(),
             Self::BrokerRuns(_) => "one serves all driver domains of a host; end that one to start another".to_owned(),
             Self::NoSuchGuest(_) => "`xl list` shows the guests".to_owned(),
-            Self::NotPv(_) => "create the guest with type=\"pv\"".to_owned(),
+            Self::NotPv(_) => {
+                "create the guest with type=\"pv\", or an HVM guest with device_model_stubdomain_override=1 and a Linux stub domain (docs/hvm.md)"
+                    .to_owned()
+            }
+            Self::NotUnplugged { .. } => {
+                "the guest needs PCI hot-plug by ACPI (Linux: acpiphp) and must run; --timeout gives it longer, --force takes the devices".to_owned()
+            }
+            Self::DeviceModel { .. } => {
+                "look at the console of the guest's stub domain; it needs the xen-pcifront driver and a QEMU with Xen's passthrough (docs/hvm.md)".to_owned()
+            }
             Self::NoPassthrough { .. } => {
                 "put passthrough=\"enabled\" and e820_host=1 into the guest's xl.cfg and create it anew".to_owned()
             }

@@ -3,7 +3,7 @@
 use crate::error::{Error, HostError};
 
 /// Codes and their meaning, for the manual and for docs/schema/result.json.
-pub const ERROR_CODES: [(&str, &str); 67] = [
+pub const ERROR_CODES: [(&str, &str); 68] = [
     ("E_ALREADY_ASSIGNED", "another guest has the device"),
     ("E_BACKEND_GAVE_UP", "the backend gave up the guest's connection"),
     ("E_BACKEND_GONE", "the guest has devices of a backend that is gone"),
@@ -17,6 +17,7 @@ pub const ERROR_CODES: [(&str, &str); 67] = [
     ("E_CHANGED_MEANWHILE", "somebody else changed xenstore meanwhile"),
     ("E_CONFIG", "a configuration, a settings file or a plan makes no sense"),
     ("E_DEVICE_GONE", "nothing answers at the device's address"),
+    ("E_DEVICE_MODEL", "the device model of an HVM guest did not do what it was asked for"),
     ("E_DEVICE_REPLACED", "another device is at the address now"),
     ("E_EXPORT_FAILED", "the backend could not export the device"),
     ("E_FILE", "the kernel refused something with a file"),
@@ -38,7 +39,7 @@ pub const ERROR_CODES: [(&str, &str); 67] = [
     ("E_NOT_ATTACHED", "the guest does not have the device"),
     ("E_NOT_CLOSED", "the guest has not closed its frontend, whose backend is gone"),
     ("E_NOT_IN_TIME", "what `wait` waits for did not come in time"),
-    ("E_NOT_PV", "the guest is not PV"),
+    ("E_NOT_PV", "the guest is not PV and has no stub domain"),
     ("E_NOT_REPLACEABLE", "the image of the backend cannot be started again in place, and nothing was changed"),
     ("E_NOT_YET_USED", "the guest runs and does not use its devices yet; they stay attached"),
     ("E_NO_BACKEND", "the backend is not running"),
@@ -83,6 +84,7 @@ impl Error {
             Self::NoSuchGuest(_) => "E_NO_GUEST",
             Self::NoUuid(_) => "E_NO_UUID",
             Self::NotPv(_) => "E_NOT_PV",
+            Self::DeviceModel { .. } => "E_DEVICE_MODEL",
             Self::GuestExists(_) => "E_GUEST_EXISTS",
             Self::BeingCreated(_) => "E_BEING_CREATED",
             Self::NotYetUsed { .. } => "E_NOT_YET_USED",
@@ -124,7 +126,7 @@ impl Error {
             Self::NotAttached { .. } => "E_NOT_ATTACHED",
             Self::Leaked { .. } => "E_LEAKED",
             Self::OtherExport { .. } => "E_OTHER_EXPORT",
-            Self::GuestSilent { .. } => "E_GUEST_SILENT",
+            Self::GuestSilent { .. } | Self::NotUnplugged { .. } => "E_GUEST_SILENT",
             Self::GuestHalfClosed { .. } => "E_GUEST_HALF_CLOSED",
             Self::NotClosed { .. } => "E_NOT_CLOSED",
             Self::GuestRefused { .. } => "E_GUEST_REFUSED",

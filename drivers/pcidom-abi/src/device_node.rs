@@ -14,6 +14,8 @@ pub enum DeviceNode {
     Stub,
     /// The id of the guest that has the device or is getting it; absent while it is free.
     Frontend,
+    /// Of a device for an HVM guest, whose [`DeviceNode::Frontend`] is its stub domain: the guest's id. Absent for PV guests.
+    Target,
     /// A [`crate::Phase`].
     Phase,
     /// The policy of the assignment, in the words of `pcidom attach`; absent for the default one.
@@ -47,9 +49,10 @@ pub enum DeviceNode {
 
 impl DeviceNode {
     /// Every node.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Stub,
         Self::Frontend,
+        Self::Target,
         Self::Phase,
         Self::Policy,
         Self::PermittedWrites,
@@ -84,6 +87,7 @@ impl DeviceNode {
         match self {
             Self::Stub => "stub",
             Self::Frontend => "frontend",
+            Self::Target => "target",
             Self::Phase => "phase",
             Self::Policy => "policy",
             Self::PermittedWrites => "permitted-writes",

@@ -77,6 +77,18 @@ pub fn error_node(backend: DomId, frontend: DomId) -> String {
     child(&domain_path(backend), &relative::error_node(frontend))
 }
 
+/// Where libxl keeps which domain the device model of an HVM guest runs in; `0` is dom0.
+#[must_use]
+pub fn device_model_node(guest: DomId) -> String {
+    child(&domain_path(guest), "image/device-model-domid")
+}
+
+/// Where libxl keeps which guest a stub domain with a device model is for.
+#[must_use]
+pub fn target_node(stub_domain: DomId) -> String {
+    child(&domain_path(stub_domain), "target")
+}
+
 /// xl's directory for a device: `/libxl/pci/BDF`, with `domid` and `driver_path` in it.
 #[must_use]
 pub fn libxl_pci_dir(device: Sbdf) -> String {

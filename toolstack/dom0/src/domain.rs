@@ -66,6 +66,54 @@ pub fn find(host: &Dom0, wanted: &str) -> Result<Option<(DomainName, DomainInfo)
     Names::read(host)?.find(host, wanted)
 }
 
+/// The stub domain in which the device model of an HVM guest runs: it has the frontend of the guest's PCI devices. `None` where there is none, which is so for
+/// PV guests, and where the device model runs in dom0.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn stub_domain(host: &Dom0, guest: DomId) -> Result<Option<DomainName>, Error> {
+    let id = host.read(&path::device_model_node(guest))?.and_then(|id| id.parse().ok()).map(DomId);
+    match id.filter(|id| *id != DomId::DOM0) {
+        // Numbers come again: it must say the same of the guest.
+        Some(id) if is_alive(host, id)? && target(host, id)?.is_some_and(|target| target.id == guest) => {
+            Ok(Some(named(host, id)?))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The guest that a stub domain with a device model is for; `None` where it is no such domain.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn target(host: &Dom0, stub_domain: DomId) -> Result<Option<DomainName>, Error> {
+    let id = host.read(&path::target_node(stub_domain))?.and_then(|id| id.parse().ok()).map(DomId);
+    id.map(|id| named(host, id)).transpose()
+}
+
+/// As [`find`], of a guest the domain that has the frontend of its PCI devices: of an HVM guest its stub domain, where it has one.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn find_frontend(host: &Dom0, wanted: &str) -> Result<Option<(DomainName, DomainInfo)>, Error> {
+    find(host, wanted)?.map(|found| frontend(host, found)).transpose()
+}
+
+/// The same of a domain that was found.
+///
+/// # Errors
+/// Xen's and xenstore's.
+pub fn frontend(host: &Dom0, found: (DomainName, DomainInfo)) -> Result<(DomainName, DomainInfo), Error> {
+    let (guest, info) = found;
+    if info.hvm
+        && let Some(stub_domain) = stub_domain(host, guest.id)?
+        && let Some(info) = self::info(host, stub_domain.id)?
+    {
+        return Ok((stub_domain, info));
+    }
+    Ok((guest, info))
+}
+
 /// Names of domains in xenstore, at one moment.
 pub struct Names(Vec<DomainName>);
 

@@ -266,6 +266,12 @@ fn use_devices(world: &mut World, tree: &TempTree, guest: DomId) -> bool {
     true
 }
 
+/// Whose DMA a device does that a domain sees: its own, or of a stub domain its guest's.
+fn dma_owner(world: &World, domain: DomId) -> DomId {
+    let guest = world.stub_domains.iter().find(|(_, stub_domain)| **stub_domain == domain);
+    guest.map_or(domain, |(guest, _)| *guest)
+}
+
 /// It scans its buses, and its drivers get to work.
 fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
     let backend = its_backend(world, guest);
@@ -275,7 +281,7 @@ fn find_devices(world: &mut World, tree: &TempTree, guest: DomId) {
         if state != "3" {
             continue;
         }
-        if world.owners.get(&device) != Some(&guest) {
+        if world.owners.get(&device) != Some(&dma_owner(world, guest)) {
             world.violations.push(format!("domain {guest} sees {device} and does not own it"));
         }
         world.guest.seen.insert((guest, vdev));
@@ -297,7 +303,9 @@ fn lose_devices(world: &mut World, tree: &TempTree, guest: DomId) {
         if vdev.parse::<Sbdf>().is_err() {
             world.violations.push(format!("{device} shall leave domain {guest} and has no address there"));
         }
-        if world.owners.get(&device) != Some(&guest) && tree.path().join(format!("bus/pci/devices/{device}")).exists() {
+        if world.owners.get(&device) != Some(&dma_owner(world, guest))
+            && tree.path().join(format!("bus/pci/devices/{device}")).exists()
+        {
             world.violations.push(format!("{device} was taken from domain {guest} before it was told"));
         }
         world.guest.seen.remove(&(guest, vdev));

@@ -133,6 +133,11 @@ pub struct World {
     /// Signals are put off.
     pub undisturbed: bool,
 
+    /// The stub domains of HVM guests, by guest.
+    pub stub_domains: BTreeMap<DomId, DomId>,
+    /// What device models show to their guests, by its name there.
+    pub plugged: BTreeSet<(DomId, String)>,
+
     pub stub: StubScript,
     pub guest: GuestScript,
     pub incidents: Vec<Incident>,
@@ -224,6 +229,21 @@ impl World {
         });
     }
 
+    /// What `xl create` makes of an HVM guest: a second domain with its device model, which runs already.
+    pub fn add_stub_domain(&mut self, guest: DomId) -> DomId {
+        let id = DomId(self.domains.keys().map(|id| id.0).max().unwrap_or_default() + 1);
+        let name = self.value(&format!("/local/domain/{guest}/name")).unwrap_or_default().to_owned();
+        self.add_domain(id, &format!("{name}-dm"));
+        self.passthrough.remove(&id);
+        self.write(&xenstore::path::device_model_node(guest), &id.to_string());
+        self.write(&xenstore::path::target_node(id), &guest.to_string());
+        if let Some(info) = self.domains.get_mut(&guest) {
+            info.hvm = true;
+        }
+        self.stub_domains.insert(guest, id);
+        id
+    }
+
     /// What `xl destroy` and Xen do: the domain, its rights and its xenstore directory are gone.
     pub fn destroy(&mut self, domain: DomId) {
         self.domains.remove(&domain);
@@ -247,6 +267,7 @@ impl World {
             format!("irqs {:?} pirqs {:?} vectors {:?}", self.irqs, self.pirqs, self.vectors),
             format!("owners {:?}", self.owners),
             format!("watches {:?}", self.watches),
+            format!("plugged {:?}", self.plugged),
         ];
         self.store.dump().into_iter().chain(rights).chain(self.memory.dump()).collect()
     }

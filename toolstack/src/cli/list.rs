@@ -90,7 +90,9 @@ pub(crate) fn devices(host: &Host, guest: Option<&str>) -> Result<Vec<DeviceEntr
     host.at_one_moment(|| {
         let guest = match guest {
             None => None,
-            Some(wanted) => Some(domain::find(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0),
+            Some(wanted) => {
+                Some(domain::find_frontend(host, wanted)?.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?.0)
+            }
         };
         let mut records = device_table::load(host)?;
         records.retain(|record| guest.as_ref().is_none_or(|guest| record.frontend == Some(guest.id)));

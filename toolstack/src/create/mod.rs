@@ -108,7 +108,7 @@ fn build(
     host.trace(&format!("xl create -p {}", plan.source));
     host.aside(|| host.xl.create_paused(&plan.text, &plan.uuid, &plan.source, &request.for_xl))?;
     let guest = unfinished_guests::find(host, &plan.uuid)?.ok_or_else(|| Error::NoSuchGuest(plan.name.clone()))?;
-    host.adopt(guest.id)?;
+    host.adopt(domain::stub_domain(host, guest.id)?.map_or(guest.id, |stub_domain| stub_domain.id))?;
     // Only now: others may have moved them meanwhile.
     for spec in devices {
         homes.push((spec.device, Home::of(host, spec.device)?));
@@ -186,6 +186,9 @@ fn await_use(host: &Host, request: &Request, guest: &DomainName, devices: &[Devi
     let devices: Vec<Sbdf> = devices.iter().map(|spec| spec.device).collect();
     let Some(first) = devices.first() else { return Ok(()) };
     let record = device_table::load_one(host, *first)?.ok_or_else(|| Error::GuestWentAway(guest.clone()))?;
+    if device_table::target(host, *first)?.is_some() {
+        return Ok(()); // its stub domain uses them already
+    }
     let stub = domain::named(host, record.stub)?;
     terminal::begin(|| format!("wait until {guest} uses its devices"));
     let patience = Patience::new(request.timeout, devices.len());

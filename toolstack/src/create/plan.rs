@@ -26,9 +26,20 @@ fn uuid(config: &Config) -> Result<String, SyntaxError> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// The kind of a guest that can have devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Pv,
+    /// HVM, with its device model in a Linux stub domain.
+    Hvm,
+}
+
 /// The kind of guest that the configuration is about, as xl reads it: `type` counts, else the older `builder` and `pvh`; without any
 /// of them it is PV.
-fn must_be_pv(config: &Config) -> Result<(), SyntaxError> {
+///
+/// # Errors
+/// It is one that cannot have devices.
+fn kind(config: &Config) -> Result<Kind, SyntaxError> {
     let value = |name| match config.get(name)? {
         Some((line, Value::Text(text))) => Ok(Some((line, text))),
         Some((line, Value::List(_))) => {
@@ -37,24 +48,44 @@ fn must_be_pv(config: &Config) -> Result<(), SyntaxError> {
         None => Ok(None),
     };
     let refused = |line, setting: String| {
-        let what = format!("{setting}: this guest is not PV, and PCI devices of a driver domain reach PV guests only");
+        let what = format!(
+            "{setting}: PCI devices of a driver domain reach PV guests, and HVM guests with their device model in a stub domain"
+        );
         Err(SyntaxError { line, what })
     };
+    let of_hvm = |line, setting: String| {
+        if !config.flag("device_model_stubdomain_override")? {
+            let what = format!(
+                "{setting}: PCI devices of a driver domain reach an HVM guest through a Linux stub domain with its device model only: \
+                 device_model_stubdomain_override=1, stubdomain_kernel=, stubdomain_ramdisk= (docs/hvm.md)"
+            );
+            return Err(SyntaxError { line, what });
+        }
+        match value("device_model_version")? {
+            Some((line, version)) if version != "qemu-xen" => {
+                let what = format!(
+                    "device_model_version = {version:?}: it must be \"qemu-xen\" for PCI devices of a driver domain"
+                );
+                Err(SyntaxError { line, what })
+            }
+            _ => Ok(Kind::Hvm),
+        }
+    };
     if let Some((line, kind)) = value("type")? {
-        return if kind.starts_with("pv") && !kind.starts_with("pvh") {
-            Ok(())
-        } else {
-            refused(line, format!("type = {kind:?}"))
+        return match kind.as_str() {
+            kind if kind.starts_with("hvm") => of_hvm(line, format!("type = {kind:?}")),
+            kind if kind.starts_with("pv") && !kind.starts_with("pvh") => Ok(Kind::Pv),
+            kind => refused(line, format!("type = {kind:?}")),
         };
     }
     if let Some((line, builder)) = value("builder")?
         && builder.starts_with("hvm")
     {
-        return refused(line, format!("builder = {builder:?}"));
+        return of_hvm(line, format!("builder = {builder:?}"));
     }
     match value("pvh")? {
         Some((line, text)) if config.flag("pvh")? => refused(line, format!("pvh = {text}")),
-        _ => Ok(()),
+        _ => Ok(Kind::Pv),
     }
 }
 
@@ -91,8 +122,16 @@ pub(crate) struct Plan {
     pub(super) source: String,
 }
 
-/// Settings that a guest with devices needs, and the line that sets each.
-const NEEDS: [(&str, &str); 2] = [("passthrough", "passthrough = \"enabled\""), ("e820_host", "e820_host = 1")];
+impl Kind {
+    /// Settings that a guest with devices needs, and the line that sets each. A memory map with a hole for registers HVM guests have anyhow.
+    fn needs(self) -> &'static [(&'static str, &'static str)] {
+        const ALL: [(&str, &str); 2] = [("passthrough", "passthrough = \"enabled\""), ("e820_host", "e820_host = 1")];
+        match self {
+            Self::Pv => &ALL,
+            Self::Hvm => ALL.split_at(1).0,
+        }
+    }
+}
 
 impl Plan {
     /// Reads the configuration.
@@ -142,9 +181,7 @@ impl Plan {
             let what = |error| Error::Config { place: place(line), what: format!("{text:?}: {error}") };
             devices.push(request.map_err(what)?);
         }
-        if !devices.is_empty() {
-            must_be_pv(&config).map_err(wrong)?;
-        }
+        let needs = if devices.is_empty() { &[] } else { kind(&config).map_err(wrong)?.needs() };
         let mut plan = Self {
             name,
             uuid: uuid(&config).map_err(wrong)?,
@@ -153,8 +190,8 @@ impl Plan {
             added: Vec::new(),
             source: source.to_owned(),
         };
-        for (needed, setting) in NEEDS {
-            if !plan.devices.is_empty() && config.get(needed).map_err(wrong)?.is_none() {
+        for (needed, setting) in needs {
+            if config.get(needed).map_err(wrong)?.is_none() {
                 plan.added.push(setting);
                 plan.add(setting);
             }
@@ -274,6 +311,18 @@ mod tests {
     }
 
     #[test]
+    fn an_hvm_guest_with_a_stub_domain_needs_passthrough_only() {
+        for kind in ["type='hvm'", "builder='hvm'"] {
+            let stub_domain = "device_model_stubdomain_override=1\ndevice_model_version='qemu-xen'";
+            let plan = plan(&format!("name='web'\n{kind}\n{stub_domain}\npci=['00:07.0']"), &[]).unwrap();
+            assert_eq!(plan.added, ["passthrough = \"enabled\""]);
+        }
+        let traditional = "type='hvm'\ndevice_model_stubdomain_override=1\ndevice_model_version='qemu-xen-traditional'";
+        let error = error(&format!("name='web'\n{traditional}\npci=['00:07.0']"), &[]);
+        assert!(error.starts_with("web.cfg:4: device_model_version = \"qemu-xen-traditional\""), "{error}");
+    }
+
+    #[test]
     fn a_guest_of_another_kind_is_refused_with_its_line() {
         let with = |settings: &str| format!("name='web'\n{settings}\npci=['00:07.0']");
         for (settings, line) in [
@@ -285,7 +334,8 @@ mod tests {
             ("builder='generic'\ntype='hvm'", "web.cfg:3: type = \"hvm\""),
         ] {
             let error = error(&with(settings), &[]);
-            assert!(error.starts_with(line) && error.contains("not PV"), "{settings}: {error}");
+            let want = if settings.contains("hvm") { "device_model_stubdomain_override=1" } else { "reach PV guests" };
+            assert!(error.starts_with(line) && error.contains(want), "{settings}: {error}");
         }
         assert!(error(&with(""), &["type='hvm'"]).starts_with("\"type='hvm'\": type ="));
         for settings in ["", "type='pv'", "builder='generic'", "builder='linux'", "type='pv'\nbuilder='hvm'", "pvh=0"] {

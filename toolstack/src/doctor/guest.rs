@@ -25,7 +25,15 @@ pub(super) fn checks(host: &Host, name: &str) -> Vec<Check> {
         return vec![Check::failed("guest", "it is dom0, which has the devices by itself", "name a guest")];
     }
     if info.hvm {
-        return vec![Check::error("guest", &Error::NotPv(guest))];
+        return match domain::stub_domain(host, guest.id) {
+            Ok(Some(stub_domain)) => vec![
+                Check::ok("guest", format!("{guest} is an HVM guest, with its device model in {stub_domain}")),
+                Check::of("passthrough", passthrough(host, &guest, host.xl.configuration(guest.id).as_ref())),
+                Check::of("connection", connection(host, &stub_domain)),
+            ],
+            Ok(None) => vec![Check::error("guest", &Error::NotPv(guest))],
+            Err(error) => vec![Check::error("guest", &error.into())],
+        };
     }
     let config = host.xl.configuration(guest.id);
     vec![

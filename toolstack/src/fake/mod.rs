@@ -10,7 +10,8 @@ mod with_stub;
 mod xl;
 
 pub(crate) use fakes::{
-    DB, Dump, E1000, EDU, GuestScript, Killed, NVME, PHYSICAL, SATA, STUB, TempTree, WEB, World, device, mcfg_table,
+    DB, Dump, E1000, EDU, GuestScript, HVM, Killed, NVME, PHYSICAL, SATA, STUB, TempTree, WEB, World, device,
+    mcfg_table,
 };
 pub(crate) use machine::Machine;
 pub(crate) use with_stub::MachineWithStub;

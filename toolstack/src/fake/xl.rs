@@ -51,6 +51,10 @@ impl Toolstack for FakeXl {
         if config.text("passthrough").unwrap().as_deref() != Some("enabled") {
             world.passthrough.remove(&id);
         }
+        if config.text("type").unwrap().as_deref() == Some("hvm") {
+            assert!(config.flag("device_model_stubdomain_override").unwrap(), "{source}");
+            world.add_stub_domain(id);
+        }
         Ok(())
     }
 
@@ -91,6 +95,52 @@ impl Toolstack for FakeXl {
         Ok(None)
     }
 
+    fn device_model(&self, guest: DomId, command: &serde_json::Value) -> Result<serde_json::Value, String> {
+        let mut world = self.0.borrow_mut();
+        let Some(stub_domain) = world.stub_domains.get(&guest).copied() else { return Err("no socket".to_owned()) };
+        let text = |key: &str| command["arguments"][key].as_str().unwrap_or_default().to_owned();
+        let (id, name) = (text("id"), command["execute"].as_str().unwrap());
+        if name != "query-pci" && world.change_fails() {
+            return Err("failed (injected)".to_owned());
+        }
+        match name {
+            "device_add" => {
+                let device: xen_types::Sbdf = text("hostaddr").parse().unwrap();
+                // QEMU looks for it where the stub domain sees it, and needs all rights.
+                let is_theirs = pcidom_abi::PoolState::Assigned(stub_domain).text();
+                let is_there = world.value(&pcidom_abi::paths::pool_state_node(super::STUB, device))
+                    == Some(&is_theirs)
+                    && world.value(&xenstore::path::child(&xenstore::path::frontend_dir(stub_domain), "state"))
+                        == Some("4");
+                let has_rights = [guest, stub_domain].iter().all(|domain| {
+                    world.iomem.iter().any(|(other, _)| other == domain)
+                        && world.irqs.iter().any(|(other, _)| other == domain)
+                });
+                if !is_there || !has_rights || world.owners.get(&device) != Some(&guest) {
+                    return Err("Could not open the device".to_owned());
+                }
+                if text("driver") != "xen-pci-passthrough" || !world.plugged.insert((guest, id.clone())) {
+                    world.violations.push(format!("{command}"));
+                }
+            }
+            "device_del" => {
+                if !world.plugged.contains(&(guest, id.clone())) {
+                    return Err(format!("Device '{id}' not found"));
+                }
+                if !world.guest.keeps {
+                    world.plugged.remove(&(guest, id));
+                }
+            }
+            "query-pci" => {
+                let ids = world.plugged.iter().filter(|(other, _)| *other == guest).map(|(_, id)| id);
+                let devices: Vec<_> = ids.map(|id| serde_json::json!({ "slot": 3, "qdev_id": id })).collect();
+                return Ok(serde_json::json!([{ "bus": 0, "devices": devices }]));
+            }
+            _ => world.violations.push(format!("{command}")),
+        }
+        Ok(serde_json::json!({}))
+    }
+
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
         const ALL: &str =
             r#"{ "kernel": "/boot/vmlinuz", "cmdline": "iommu=soft", "type.pv": { "e820_host": "True" } }"#;
@@ -121,8 +171,11 @@ impl Toolstack for FakeXl {
         if world.change_fails() {
             return refuse("destroy", "failed (injected)");
         }
-        world.destroy(domain);
-        world.passthrough.remove(&domain);
+        for domain in world.stub_domains.remove(&domain).into_iter().chain([domain]) {
+            world.destroy(domain);
+            world.passthrough.remove(&domain);
+        }
+        world.plugged.retain(|(guest, _)| *guest != domain);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod lock;
 pub(crate) mod needs;
 pub(crate) mod open;
 pub(crate) mod process;
+mod qmp;
 pub(crate) mod settings;
 pub(crate) mod terminal;
 pub(crate) mod xl;
@@ -187,7 +188,7 @@ impl Host {
     /// The locks', and those of looking for `guest`.
     pub(crate) fn lock_commands(&self, guest: Option<&str>) -> Result<(), Error> {
         let find = || match guest {
-            Some(guest) => Ok(domain::find(self, guest)?.map(|(guest, _)| guest.id)),
+            Some(guest) => Ok(domain::find_frontend(self, guest)?.map(|(guest, _)| guest.id)),
             None => Ok(None),
         };
         let waiting = || self.note("waiting for another pcidom command to end");

@@ -12,6 +12,7 @@ use xen_types::DomId;
 use crate::error::Seconds;
 use crate::error::{Error, HostError};
 use crate::host::child::{Late, Running};
+use crate::host::qmp;
 
 /// The toolstack that this host's guests are made with.
 pub(crate) trait Toolstack {
@@ -36,6 +37,9 @@ pub(crate) trait Toolstack {
 
     /// Ends a domain at once.
     fn destroy(&self, domain: DomId) -> Result<(), Error>;
+
+    /// Has the device model of an HVM guest carry out one command of QMP, and answers what it returned, or what it said instead.
+    fn device_model(&self, guest: DomId, command: &serde_json::Value) -> Result<serde_json::Value, String>;
 
     /// A domain's configuration as libxl records it.
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value>;
@@ -106,6 +110,10 @@ impl Toolstack for Xl {
         xl("destroy", &[&domain.to_string()], Stdio::null(), FOR_MEMORY)
     }
 
+    fn device_model(&self, guest: DomId, command: &serde_json::Value) -> Result<serde_json::Value, String> {
+        qmp::execute(&Path::new(QMP_SOCKETS).join(format!("qmp-libxl-{guest}")), command)
+    }
+
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {
         saved_configuration(Path::new(USERDATA), domain)
             .or_else(|| serde_json::from_str(&ask("xl", &["list", "-l", &domain.to_string()])?).ok())
@@ -125,6 +133,9 @@ impl Toolstack for Xl {
         ask("xenstore-control", &["quota"])
     }
 }
+
+/// Where libxl has the sockets of device models (`libxl__qemu_qmp_path`, `tools/libs/light/libxl_internal.c`).
+const QMP_SOCKETS: &str = "/var/run/xen";
 
 /// Where libxl keeps what it has to know of domains (`XEN_LIB_DIR`; `userdata_path` in `tools/libs/light/libxl_dom.c`).
 const USERDATA: &str = "/var/lib/xen";

@@ -53,7 +53,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
 
 /// What [`detach`] would do where the guest lets go. Everything that can be refused is.
 pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
-    if domain::find(host, &request.guest)?.is_none()
+    if domain::find_frontend(host, &request.guest)?.is_none()
         && let Some(assignment) = find_gone(host, request)?
     {
         // The command would find that done by what it puts right first.
@@ -101,6 +101,7 @@ fn find_gone(host: &Host, request: &Request) -> Result<Option<Assignment>, Error
         stub: domain::named(host, stub)?,
         guest: DomainName { id: guest, name },
         guest_alive: false,
+        target: device_table::target(host, device)?,
         devices,
         staying: Vec::new(),
         connection: Connection::Gone,
@@ -109,7 +110,8 @@ fn find_gone(host: &Host, request: &Request) -> Result<Option<Assignment>, Error
 }
 
 fn find(host: &Host, request: &Request) -> Result<Found, Error> {
-    let (guest, _) = domain::find(host, &request.guest)?.ok_or_else(|| Error::NoSuchGuest(request.guest.clone()))?;
+    let found = domain::find_frontend(host, &request.guest)?;
+    let (guest, _) = found.ok_or_else(|| Error::NoSuchGuest(request.guest.clone()))?;
     let records = device_table::load(host)?;
     let named = request.devices.iter().copied().map(|device| {
         let theirs = |record: &&Record| record.device == device && record.frontend == Some(guest.id);
@@ -125,6 +127,7 @@ fn find(host: &Host, request: &Request) -> Result<Found, Error> {
     if stub_alive && !request.force {
         versions::check_stub(host, &stub)?;
     }
+    let target = device_table::target(host, first.device)?;
     let assignment = |is_wanted: fn(&&Record) -> bool| {
         let devices: Vec<Sbdf> = named.iter().filter(is_wanted).map(|record| record.device).collect();
         Assignment {
@@ -132,6 +135,7 @@ fn find(host: &Host, request: &Request) -> Result<Found, Error> {
             stub_alive,
             guest: guest.clone(),
             guest_alive: true,
+            target: target.clone(),
             staying: device_table::others(&records, guest.id, &devices),
             devices,
             connection: Connection::Stays,

@@ -67,7 +67,7 @@ pub(crate) fn holders(host: &Host, guest: Option<&str>) -> Result<Vec<Holder>, E
 /// Devices that a living guest uses. What was taken from one and is still held is not to be given to it again.
 fn used(host: &Host, guest: Option<&str>) -> Result<Vec<Record>, Error> {
     let wanted = match guest {
-        Some(name) => Some(domain::find(host, name)?.ok_or_else(|| Error::NoSuchGuest(name.to_owned()))?.0.id),
+        Some(name) => Some(domain::find_frontend(host, name)?.ok_or_else(|| Error::NoSuchGuest(name.to_owned()))?.0.id),
         None => None,
     };
     let mut used = Vec::new();
@@ -95,9 +95,11 @@ impl SavedPlan {
             };
             let export = Export::find(host, record.stub, &name, true, None)?;
             let stub = domain::named(host, record.stub)?;
+            // Its stub domain is another one each time.
+            let name = device_table::target(host, record.device)?.map_or(name, |target| target.guest);
             let entry = SavedGuest {
+                uuid: domain::uuid(host, name.id)?,
                 guest: called(name),
-                uuid: domain::uuid(host, guest)?,
                 backend: called(stub),
                 export: export.is_chosen.then_some(export.mode),
                 persistent: keep.is_some(),
@@ -158,10 +160,11 @@ impl SavedGuest {
 
     /// The devices that it does not have (again).
     pub(crate) fn missing(&self, host: &Host, guest: DomId) -> Result<Vec<DeviceSpec>, Error> {
+        let frontend = domain::stub_domain(host, guest)?.map_or(guest, |stub_domain| stub_domain.id);
         let mut missing = Vec::new();
         for spec in self.specs().map_err(Error::Usage)? {
             let owner = device_table::load_one(host, spec.device)?.and_then(|record| record.frontend);
-            if owner != Some(guest) {
+            if owner != Some(frontend) {
                 missing.push(spec);
             }
         }
@@ -201,5 +204,6 @@ fn spec(host: &Host, stub: DomId, guest: DomId, device: Sbdf) -> Result<DeviceSp
         spec.vslot = devfn.map(|devfn| devfn >> 3);
     }
     spec.policy = device_table::policy(host, device)?.unwrap_or(spec.policy);
+    spec.policy.interrupt_control = false; // as its guest needs it
     Ok(spec)
 }

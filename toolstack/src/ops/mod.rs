@@ -5,6 +5,7 @@ pub(crate) mod attach;
 pub(crate) mod close;
 pub(crate) mod connect;
 pub(crate) mod detach;
+pub(crate) mod device_model;
 pub(crate) mod device_status;
 pub(crate) mod dom0_use;
 pub(crate) mod driver_domain;

@@ -79,7 +79,7 @@ pub(crate) fn to_attach(host: &Host, requests: &[DeviceRequest]) -> Result<Vec<D
 /// The devices to take from `guest`. Of a slot only those that it has.
 pub(crate) fn to_detach(host: &Host, requests: &[DeviceRequest], guest: &str) -> Result<Vec<Sbdf>, Error> {
     // One that is gone has given its devices back, or is about to; then whoever has them is it.
-    let guest = domain::find(host, guest)?.map(|(guest, _)| guest.id);
+    let guest = domain::find_frontend(host, guest)?.map(|(guest, _)| guest.id);
     let theirs = |frontend: DomId| guest.is_none_or(|guest| guest == frontend);
     let mut devices = Vec::new();
     for request in requests {

@@ -15,6 +15,7 @@ use crate::error::{DomainName, Error, list};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect;
+use crate::ops::device_model;
 use crate::ops::hot_unplug::{self, Answer, IfSilent, UnplugRequest, phases, request_release};
 use crate::ops::intent_log;
 use crate::ops::plan::release::{Assignment, Connection, Rights};
@@ -22,7 +23,7 @@ use crate::ops::pool::{self, PoolState, STUB_PATIENCE};
 use crate::ops::reattach;
 use crate::ops::recover_intents;
 use crate::ops::release;
-use crate::records::device_table::{self, Phase, Record};
+use crate::records::device_table::{self, Phase, Record, Target};
 use crate::records::directories::{self, Ends};
 use crate::records::entries::Entries;
 use crate::records::guard;
@@ -178,8 +179,18 @@ fn settle(
     // What was being detached is not to come back.
     let stays_persistent = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
     let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
-    let mut assignment =
-        Assignment { stub, stub_alive, guest: name, guest_alive, devices, staying, connection, stays_persistent };
+    let target = devices.first().map(|device| device_table::target(host, *device)).transpose()?.flatten();
+    let mut assignment = Assignment {
+        stub,
+        stub_alive,
+        guest: name,
+        guest_alive,
+        target,
+        devices,
+        staying,
+        connection,
+        stays_persistent,
+    };
     if guest_alive && stub_alive {
         let (attaching, detaching) = (at(&[Phase::Attaching]), at(&[Phase::Detaching]));
         let kept = settled(host, &assignment, &attaching, &detaching)?;
@@ -210,6 +221,9 @@ fn settle(
 /// go.
 fn settled(host: &Host, assignment: &Assignment, attaching: &[Sbdf], detaching: &[Sbdf]) -> Result<Vec<Sbdf>, Error> {
     let (stub, guest) = (&assignment.stub, &assignment.guest);
+    if assignment.target.is_some() {
+        return Ok(Vec::new()); // nobody knows how far its device model was
+    }
     if hot_unplug::cancel(host, stub, guest, detaching)? {
         return Ok(detaching.to_vec());
     }
@@ -240,6 +254,11 @@ fn keep(host: &Host, assignment: &mut Assignment, devices: &[Sbdf]) -> Result<()
 
 /// The guest shall not use the devices any more. One that does not let go of what it was just given loses it all the same.
 fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
+    if let Some(Target { guest, is_alive: true }) = &assignment.target
+        && let Err(error) = device_model::unplug(host, guest, &assignment.devices, STUB_PATIENCE)
+    {
+        host.note(&format!("{error}; it loses them"));
+    }
     let request = UnplugRequest {
         stub: &assignment.stub,
         guest: &assignment.guest,

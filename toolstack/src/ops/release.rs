@@ -29,7 +29,7 @@ pub(crate) fn take_back(host: &Host, assignment: &Assignment, rights: Rights) ->
 /// What [`take_back`] would do, and the devices that would stay on their way because neither dom0 nor the pool says what they have.
 pub(crate) fn plan(host: &Host, assignment: &Assignment, rights: Rights) -> Result<(Plan, Vec<(Sbdf, Error)>), Error> {
     let (mut known, unknown) = gather(host, assignment);
-    if assignment.guest_alive {
+    if !assignment.alive().is_empty() {
         known.kept = GuestRights::of(&DeviceResources::of_others(host, assignment.stub.id, &assignment.staying)?);
     }
     Ok((plan::release::release(assignment, &known, rights, looked(host)), unknown))

@@ -60,7 +60,7 @@ fn nodes(host: &Host, awaited: &Awaited) -> Result<Vec<String>, Error> {
         }
         Awaited::Free { .. } => Vec::new(),
         Awaited::Attached { guest, .. } => {
-            let found = domain::find(host, guest)?;
+            let found = domain::find_frontend(host, guest)?;
             found.map(|(guest, _)| path::frontend_dir(guest.id)).into_iter().collect()
         }
     })
@@ -79,7 +79,7 @@ fn is_there(host: &Host, awaited: &Awaited) -> Result<bool, Error> {
             })
         }),
         Awaited::Attached { guest, devices } => {
-            let Some((guest, _)) = domain::find(host, guest)? else { return Ok(false) };
+            let Some((guest, _)) = domain::find_frontend(host, guest)? else { return Ok(false) };
             all(devices, |device| {
                 let Some(record) = device_table::load_one(host, device)? else { return Ok(false) };
                 if (record.frontend, record.phase) != (Some(guest.id), Phase::Attached) {

@@ -7,13 +7,14 @@ use pci_config::Policy;
 use pcidom_abi::{DeviceNode, paths};
 use pcidom_broker::due::{keep_node, silence_node};
 pub(crate) use pcidom_broker::guard::libxl_owner;
-use pcidom_broker::records::backend_node;
 pub(crate) use pcidom_broker::records::{Phase, Record, UnassignedEntry, backend, load_one};
+use pcidom_broker::records::{backend_node, parse_id};
 use xen_types::{DomId, Sbdf};
 use xenstore::Permission;
 
 use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
+use crate::host::domain;
 use crate::records::device_spec::DeviceSpec;
 use crate::records::export::ExportMode;
 use crate::records::guard;
@@ -92,14 +93,21 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let gone = {
-        use DeviceNode::{Frontend, Intx, Leaked, Mended, Phase, Stub, Vectors};
-        [Stub, Frontend, Phase, Leaked, Vectors, Intx, Mended]
+        use DeviceNode::{Frontend, Intx, Leaked, Mended, Phase, Stub, Target, Vectors};
+        [Stub, Frontend, Target, Phase, Leaked, Vectors, Intx, Mended]
     };
     let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();
     changes.extend(forget_policy(device));
     changes.push(forget_pirqs(device));
     changes.extend(load_one(host, device)?.iter().flat_map(guard::lift));
     Ok(changes)
+}
+
+/// An HVM guest that has devices through its stub domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) guest: DomainName,
+    pub(crate) is_alive: bool,
 }
 
 /// Which guest a device persistent, by its id that outlives a reboot, and with which options.
@@ -181,7 +189,7 @@ pub(crate) fn set_phase(device: Sbdf, phase: Phase) -> Change {
 }
 
 /// Notes that a guest is getting the device of this stub, for us and for xl, unless xl has it by now.
-pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
+pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId, target: Option<DomId>) -> Vec<Change> {
     let mut changes = vec![guard::expect(device, Some(stub))];
     changes.extend(guard::pass(device, stub, guest));
     changes.extend([
@@ -189,13 +197,23 @@ pub(crate) fn reserve(device: Sbdf, stub: DomId, guest: DomId) -> Vec<Change> {
         forget_reset(device),
         set_phase(device, Phase::Attaching),
     ]);
+    changes.extend(target.map(|target| Change::write(DeviceNode::Target.of(device), target)));
     changes
+}
+
+/// The HVM guest whose stub domain has the device, and whether it is alive; `None` where a PV guest has it.
+pub(crate) fn target(host: &Host, device: Sbdf) -> Result<Option<Target>, Error> {
+    let node = DeviceNode::Target.of(device);
+    let Some(value) = host.read(&node)? else { return Ok(None) };
+    let guest = domain::named(host, parse_id(&node, value)?)?;
+    Ok(Some(Target { is_alive: domain::is_alive(host, guest.id)?, guest }))
 }
 
 /// Notes that no guest has the device any more: for xl its stub has it.
 pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error> {
     let mut changes = vec![
         Change::remove(DeviceNode::Frontend.of(device)),
+        Change::remove(DeviceNode::Target.of(device)),
         Change::remove(DeviceNode::Leaked.of(device)),
         forget_pirqs(device),
         set_phase(device, Phase::Pool),

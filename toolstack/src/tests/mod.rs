@@ -13,6 +13,7 @@ mod export;
 mod golden;
 mod guard;
 mod hotplug;
+mod hvm;
 mod killed;
 mod list;
 mod maintenance;

@@ -32,7 +32,7 @@ fn guests_that_cannot_have_devices() {
     let machine = Machine::new();
     says(
         &refused(&machine, "windows", &[E1000]),
-        "windows (domain 7) is not a PV guest, and PCI devices of a driver domain reach PV guests only",
+        "windows (domain 7) is not a PV guest and has no stub domain with its device model: PCI devices of a driver domain do not reach it",
     );
     says(
         &refused(&machine, "0", &[E1000]),

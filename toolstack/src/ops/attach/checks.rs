@@ -37,15 +37,40 @@ pub(super) fn ready(host: &Host, wanted: &str, found: Option<(DomainName, Domain
     Ok(stub)
 }
 
-/// The domain that was `found` under the name, which must be a PV guest that has no PCI devices, or such of this stub. Whether it has a
-/// connection to the stub.
+/// A guest that devices can be given to.
+pub(super) struct Found {
+    /// The domain with the frontend: a PV guest, or the stub domain of an HVM guest.
+    pub(super) frontend: DomainName,
+    /// The HVM guest.
+    pub(super) target: Option<DomainName>,
+    /// Whether the frontend has a connection to the stub.
+    pub(super) has_connection: bool,
+}
+
+/// The domain that was `found` under the name, which must be a PV guest or an HVM guest with a stub domain, and have no PCI devices, or such of this
+/// stub. A stub domain's name means its guest.
 pub(super) fn find_guest(
     host: &Host,
     wanted: &str,
     found: Option<(DomainName, DomainInfo)>,
     stub: DomId,
-) -> Result<(DomainName, bool), Error> {
-    let (guest, info) = found.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
+) -> Result<Found, Error> {
+    let found = found.ok_or_else(|| Error::NoSuchGuest(wanted.to_owned()))?;
+    let (named, is_hvm) = (found.0.clone(), found.1.hvm);
+    let (frontend, info) = domain::frontend(host, found)?;
+    let target = if is_hvm { Some(named) } else { domain::target(host, frontend.id)? };
+    let has_connection = check_frontend(host, &frontend, info, stub)?;
+    if let Some(target) = &target
+        && domain::info(host, target.id)?.is_none_or(|info| info.dying || info.shutdown)
+    {
+        return Err(Error::UnfitGuest { guest: target.clone(), why: "it has shut down" });
+    }
+    Ok(Found { frontend, target, has_connection })
+}
+
+/// Whether the frontend of a domain that is fit for one has a connection to the stub.
+fn check_frontend(host: &Host, guest: &DomainName, info: DomainInfo, stub: DomId) -> Result<bool, Error> {
+    let guest = guest.clone();
     let unfit = |guest, why| Err(Error::UnfitGuest { guest, why });
     if guest.id == DomId::DOM0 {
         return unfit(guest, "it is dom0, which has the devices by itself");
@@ -60,7 +85,7 @@ pub(super) fn find_guest(
         return Err(Error::NotPv(guest));
     }
     let Some(backend) = host.read(&path::child(&path::frontend_dir(guest.id), "backend-id"))? else {
-        return Ok((guest, false));
+        return Ok(false);
     };
     let backend_id = backend.parse().map(DomId);
     if backend_id != Ok(stub) && host.exists(&path::backend_dir(stub, guest.id))? {
@@ -70,7 +95,7 @@ pub(super) fn find_guest(
         Ok(DomId::DOM0) => Err(Error::ServedByDom0 { guest }),
         Ok(id) if !domain::is_alive(host, id)? => Err(Error::BackendGone { guest }),
         // Its directory may be the one of a dead stub that had the same number.
-        Ok(id) if id == stub && host.exists(&path::backend_dir(stub, guest.id))? => Ok((guest, true)),
+        Ok(id) if id == stub && host.exists(&path::backend_dir(stub, guest.id))? => Ok(true),
         Ok(id) if id == stub => Err(Error::BackendGone { guest }),
         Ok(id) => Err(Error::ServedByOther { guest, backend: domain::named(host, id)? }),
         Err(_) => Err(HostError::Nonsense { place: path::frontend_dir(guest.id), value: backend }.into()),

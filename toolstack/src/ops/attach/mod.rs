@@ -85,8 +85,11 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     let stub = checks::ready(host, &request.backend, names.find(host, &request.backend)?)?;
     versions::check_stub(host, &stub)?;
     let found = names.find(host, &request.guest)?;
-    let (guest, has_connection) = checks::find_guest(host, &request.guest, found, stub.id)?;
-    let export = Export::find(host, stub.id, &guest, has_connection, request.export)?;
+    let checks::Found { frontend: guest, target, has_connection } =
+        checks::find_guest(host, &request.guest, found, stub.id)?;
+    // QEMU looks for a device at its real address.
+    let mode = if target.is_some() { Some(ExportMode::Passthrough) } else { request.export };
+    let export = Export::find(host, stub.id, &guest, has_connection, mode)?;
     if !host.sysfs.has_pciback() {
         return Err(Error::NoPciback);
     }
@@ -103,9 +106,12 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     let names = || request.devices.iter().map(|spec| spec.device);
     host.at_one_moment(|| {
         look_ahead(host, stub.id, names())?;
-        request.devices.iter().try_for_each(|spec| checks::check_device(host, spec, &guest, &stub))
+        request
+            .devices
+            .iter()
+            .try_for_each(|spec| checks::check_device(host, spec, target.as_ref().unwrap_or(&guest), &stub))
     })?;
-    for spec in request.devices.iter().filter(|spec| spec.msitranslate) {
+    for spec in request.devices.iter().filter(|spec| spec.msitranslate && target.is_none()) {
         host.note(&format!("{}: msitranslate=1 means nothing for a PV guest and is ignored", spec.device));
     }
     dom0_use::check(host, &request.devices.iter().map(|spec| spec.device).collect::<Vec<_>>())?;
@@ -117,6 +123,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     }
     let keeps = match request.following {
         Following::Yes => {
+            let guest = target.as_ref().unwrap_or(&guest);
             let uuid = domain::uuid(host, guest.id)?.ok_or_else(|| Error::NoUuid(guest.clone()))?;
             let mode = export.is_chosen.then(|| export.mode.parse().ok()).flatten();
             let keep = |spec: &DeviceSpec| Keep { guest: uuid.clone(), spec: spec.clone(), export: mode };
@@ -125,6 +132,10 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
         Following::No => Some(Vec::new()),
         Following::Already => None,
     };
+    let mut request = request.clone();
+    for spec in &mut request.devices {
+        spec.policy.interrupt_control = target.is_some();
+    }
     let to_pool = host.at_one_moment(|| {
         look_ahead(host, stub.id, names())?;
         let mut to_pool = Vec::new();
@@ -137,18 +148,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     })?;
     pool::check_room(host, &stub, to_pool.len())?;
     let (to_pool, intents) = plan::pool::to_attach(&to_pool, &stub);
-    Ok(Checked {
-        request: request.clone(),
-        stub,
-        guest,
-        export,
-        others,
-        has_connection,
-        keeps,
-        patience,
-        to_pool,
-        intents,
-    })
+    Ok(Checked { request, stub, guest, target, export, others, has_connection, keeps, patience, to_pool, intents })
 }
 
 /// A request that has passed all checks.
@@ -157,6 +157,8 @@ struct Checked {
     request: Request,
     stub: DomainName,
     guest: DomainName,
+    /// The HVM guest whose stub domain `guest` is.
+    target: Option<DomainName>,
     export: Export,
     /// Devices that the guest has already.
     others: Vec<Sbdf>,
@@ -177,13 +179,15 @@ impl Checked {
         Ok(plan::attach::attach(&AttachInput {
             stub: self.stub.clone(),
             guest: self.guest.clone(),
+            target: self.target.clone(),
             has_connection: self.has_connection,
             export: self.export.clone(),
             devices,
             has: GuestRights::of(&DeviceResources::of_others(host, self.stub.id, &self.others)?),
             keeps: self.keeps.clone(),
             patience: self.patience,
-            until: self.request.until,
+            // Its device model finds nothing before the stub domain does.
+            until: if self.target.is_some() { Until::Used } else { self.request.until },
             intents: self.intents.clone(),
         }))
     }

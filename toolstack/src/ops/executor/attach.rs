@@ -33,11 +33,12 @@ use crate::xen::Permission;
 pub(super) fn reserve(
     host: &Host,
     stub: DomId,
-    guest: DomId,
+    (guest, target): (DomId, Option<DomId>),
     devices: &[Sbdf],
     keeps: Option<&[Keep]>,
 ) -> Result<(), Error> {
-    let mut changes: Vec<_> = devices.iter().flat_map(|device| device_table::reserve(*device, stub, guest)).collect();
+    let reserve = |device: &Sbdf| device_table::reserve(*device, stub, guest, target);
+    let mut changes: Vec<_> = devices.iter().flat_map(reserve).collect();
     if let Some(keeps) = keeps {
         changes.extend(devices.iter().flat_map(|device| device_table::forget_keep(*device)));
         changes.extend(keeps.iter().flat_map(Keep::store));

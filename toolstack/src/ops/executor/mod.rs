@@ -20,6 +20,7 @@ use crate::host::needs;
 use crate::host::terminal;
 use crate::ops::close;
 use crate::ops::connect::{self, Connection};
+use crate::ops::device_model;
 use crate::ops::hot_unplug::{self, phases};
 use crate::ops::in_use::{self, Leaks};
 use crate::ops::intent_log;
@@ -220,8 +221,9 @@ impl<'a> Executor<'a> {
                 devices.iter().try_for_each(|device| pristine::forget(host, *device))?;
             }
 
-            Step::Reserve { stub, guest, devices, keeps, .. } => {
-                attach::reserve(host, stub.id, guest.id, devices, keeps.as_deref())?;
+            Step::Reserve { stub, guest, target, devices, keeps, .. } => {
+                let guests = (guest.id, target.as_ref().map(|target| target.id));
+                attach::reserve(host, stub.id, guests, devices, keeps.as_deref())?;
             }
             Step::SetPolicy { stub, device, policy } => {
                 host.commit(&pool_nodes::set_policy(stub.id, *device, policy))?;
@@ -246,10 +248,14 @@ impl<'a> Executor<'a> {
             Step::AwaitGuest { stub, guest, devices, patience, until } => {
                 self.connection = Some(connect::await_connection(host, stub, guest, devices, *patience, *until)?);
             }
+            Step::Plug { target, device } => device_model::plug(host, target, device)?,
             Step::RecordAttached { devices, intents } => {
                 host.commit(&[phases(devices, Phase::Attached), intent_log::done(intents)].concat())?;
             }
 
+            Step::Unplug { target, devices, timeout, by_force } => {
+                release::unplug(host, target, devices, *timeout, *by_force)?;
+            }
             Step::AskGuest { stub, guest, devices, timeout, by_force } => {
                 release::ask_guest(host, (stub, guest), devices, *timeout, *by_force)?;
             }
@@ -346,6 +352,7 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::AuditOnUndo { guest, resources } => in_use::note_leaks(host, guest, resources).map(drop),
         Step::Grant { guest, right } => attach::set_right(host, guest.id, *right, Permission::Revoke, step),
         Step::Assign { guest, device, .. } => attach::unassign(host, guest.id, *device, step),
+        Step::Plug { target, device } => device_model::unplug(host, target, &[device.device], STUB_PATIENCE),
         Step::WriteDirectories { stub, guest, resources, .. } => {
             attach::remove_directories(host, stub, guest.id, resources)
         }
@@ -359,6 +366,7 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         | Step::TellNeeds { .. }
         | Step::AwaitGuest { .. }
         | Step::RecordAttached { .. }
+        | Step::Unplug { .. }
         | Step::AskGuest { .. }
         | Step::RecordDetaching { .. }
         | Step::CloseOrphan { .. }

@@ -9,12 +9,33 @@ use crate::device::reset::Resetting;
 use crate::error::{DomainName, Error, HostError, StateName};
 use crate::host::Host;
 use crate::host::domain;
+use crate::ops::device_model;
 use crate::ops::hot_unplug::{Answer, IfSilent, UnplugRequest, phases, request_release};
 use crate::ops::plan::Looked;
 use crate::ops::pool;
 use crate::records::device_table::{self, Phase};
 use crate::records::directories::{self, Ends};
 use crate::store::Change;
+
+/// Has an HVM guest let go of devices.
+///
+/// # Errors
+/// It did not, or its device model did nothing; unless the devices are taken `by_force`.
+pub(super) fn unplug(
+    host: &Host,
+    target: &DomainName,
+    devices: &[Sbdf],
+    timeout: Duration,
+    by_force: bool,
+) -> Result<(), Error> {
+    match device_model::unplug(host, target, devices, timeout) {
+        Err(error @ (Error::DeviceModel { .. } | Error::NotUnplugged { .. })) if by_force => {
+            host.note(&format!("{error}; it loses them"));
+            Ok(())
+        }
+        unplugged => unplugged,
+    }
+}
 
 /// Asks the guest to let go, and waits until it has.
 ///

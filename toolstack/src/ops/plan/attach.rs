@@ -16,7 +16,10 @@ use crate::records::reset_note::ResetNote;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AttachInput {
     pub(crate) stub: DomainName,
+    /// The guest, or its stub domain.
     pub(crate) guest: DomainName,
+    /// The HVM guest whose stub domain that is: its are the device's DMA and, as the stub domain's, the rights.
+    pub(crate) target: Option<DomainName>,
     /// The guest is connected to the stub already.
     pub(crate) has_connection: bool,
     pub(crate) export: Export,
@@ -46,7 +49,7 @@ pub(crate) struct AttachedDevice {
 
 /// From the pool to the guest.
 pub(crate) fn attach(input: &AttachInput) -> Plan {
-    let AttachInput { stub, guest, export, patience, .. } = input;
+    let AttachInput { stub, guest, target, export, patience, .. } = input;
     let devices: Vec<Sbdf> = input.devices.iter().map(|device| device.spec.device).collect();
     let specs: Vec<DeviceSpec> = input.devices.iter().map(|device| device.spec.clone()).collect();
     let resources: Vec<DeviceResources> = input.devices.iter().map(|device| device.resources.clone()).collect();
@@ -54,6 +57,7 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
     let mut steps = vec![Step::Reserve {
         stub: stub.clone(),
         guest: guest.clone(),
+        target: target.clone(),
         devices: devices.clone(),
         keeps: input.keeps.clone(),
         before: if input.keeps.is_some() { before.collect() } else { Vec::new() },
@@ -73,13 +77,16 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
     steps.push(Step::PermitWrites { devices: specs.clone() });
     steps.push(Step::AuditOnUndo { guest: guest.clone(), resources: resources.clone() });
     let rights = GuestRights::of(&resources).without(&input.has);
-    steps.extend(Right::all(&rights).into_iter().map(|right| Step::Grant { guest: guest.clone(), right }));
+    for guest in [Some(guest), target.as_ref()].into_iter().flatten() {
+        steps.extend(Right::all(&rights).into_iter().map(|right| Step::Grant { guest: guest.clone(), right }));
+    }
     steps.extend(specs.iter().map(|spec| Step::Assign {
-        guest: guest.clone(),
+        guest: target.as_ref().unwrap_or(guest).clone(),
         device: spec.device,
         is_relaxed: spec.rdm_policy == RdmPolicy::Relaxed,
     }));
     let (stub, guest, export) = (stub.clone(), guest.clone(), export.clone());
+    let plugged: Vec<DeviceSpec> = if target.is_some() { specs.clone() } else { Vec::new() };
     steps.push(match input.has_connection {
         true => Step::AddEntries {
             stub: stub.clone(),
@@ -96,6 +103,10 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
         steps.push(Step::TellNeeds { guest: guest.clone() });
     }
     steps.push(Step::AwaitGuest { stub, guest, devices: devices.clone(), patience: *patience, until: input.until });
+    if let Some(target) = target {
+        let plug = |device| Step::Plug { target: target.clone(), device };
+        steps.extend(plugged.iter().cloned().map(plug));
+    }
     steps.push(Step::RecordAttached { devices, intents: input.intents.clone() });
     Plan::undone(steps)
 }

@@ -197,6 +197,8 @@ pub(crate) enum Step {
     Reserve {
         stub: DomainName,
         guest: DomainName,
+        /// The HVM guest whose stub domain `guest` is.
+        target: Option<DomainName>,
         devices: Vec<Sbdf>,
         keeps: Option<Vec<Keep>>,
         before: Vec<(Sbdf, Option<Keep>)>,
@@ -269,12 +271,24 @@ pub(crate) enum Step {
         patience: Patience,
         until: Until,
     },
+    /// Has the device model show the device to an HVM guest.
+    Plug {
+        target: DomainName,
+        device: DeviceSpec,
+    },
     RecordAttached {
         devices: Vec<Sbdf>,
         intents: Vec<Sbdf>,
     },
 
     // From a guest.
+    /// Has an HVM guest let go of the devices, and its device model with it. One that does not loses them `by_force`.
+    Unplug {
+        target: DomainName,
+        devices: Vec<Sbdf>,
+        timeout: Duration,
+        by_force: bool,
+    },
     /// Asks the guest to let go of the devices, and waits until it has. It is asked no more where it does nothing, unless its devices are taken
     /// `by_force`.
     AskGuest {
@@ -378,7 +392,7 @@ impl Step {
 
     /// Whether a signal may stop it in its midst: it waits, and undoes itself what it has begun.
     pub(crate) fn is_interruptible(&self) -> bool {
-        matches!(self, Self::AskGuest { .. } | Self::AwaitGuest { .. })
+        matches!(self, Self::AskGuest { .. } | Self::AwaitGuest { .. } | Self::Unplug { .. })
     }
 
     /// Whether all is done but a note of that: then a signal comes too late.

@@ -7,6 +7,7 @@ use xen_types::Sbdf;
 use super::{Looked, OnFailure, Plan, Right, Step};
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::DomainName;
+use crate::records::device_table::Target;
 
 /// Devices of one guest that are to be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub(crate) struct Assignment {
     pub(crate) stub_alive: bool,
     pub(crate) guest: DomainName,
     pub(crate) guest_alive: bool,
+    /// The HVM guest whose stub domain `guest` is.
+    pub(crate) target: Option<Target>,
     pub(crate) devices: Vec<Sbdf>,
     /// Devices that the guest goes on using: what these need it keeps.
     pub(crate) staying: Vec<Sbdf>,
@@ -22,6 +25,22 @@ pub(crate) struct Assignment {
     pub(crate) connection: Connection,
     /// Persistent assignments stay, for when the guest is there again.
     pub(crate) stays_persistent: bool,
+}
+
+impl Assignment {
+    /// The living domains that have rights to the devices.
+    pub(crate) fn alive(&self) -> Vec<&DomainName> {
+        let target = self.target.iter().filter(|target| target.is_alive).map(|target| &target.guest);
+        self.guest_alive.then_some(&self.guest).into_iter().chain(target).collect()
+    }
+
+    /// The domain that has the devices' DMA; `None` where it is gone.
+    fn holder(&self) -> Option<&DomainName> {
+        match &self.target {
+            Some(target) => target.is_alive.then_some(&target.guest),
+            None => self.guest_alive.then_some(&self.guest),
+        }
+    }
 }
 
 /// What happens to the connection of backend and frontend.
@@ -61,6 +80,13 @@ pub(crate) struct Known {
 pub(crate) fn ask(assignment: &Assignment, timeout: Duration, by_force: bool) -> Plan {
     let (stub, guest, devices) = (assignment.stub.clone(), assignment.guest.clone(), assignment.devices.clone());
     let mut steps = Vec::new();
+    // First, as nobody can use the device any more behind it; and only while there is a device model.
+    if let Some(Target { guest: target, is_alive: true }) = &assignment.target
+        && assignment.guest_alive
+    {
+        let (target, devices) = (target.clone(), devices.clone());
+        steps.push(Step::Unplug { target, devices, timeout, by_force });
+    }
     if assignment.stub_alive {
         steps.push(Step::AskGuest { stub, guest, devices, timeout, by_force });
     } else {
@@ -99,9 +125,8 @@ pub(crate) fn release(assignment: &Assignment, known: &Known, rights: Rights, lo
     if assignment.stub_alive {
         steps.push(Step::AwaitReturn { stub: stub.clone(), guest: guest.id, devices: devices.clone() });
     }
-    if assignment.guest_alive {
-        steps.extend(revoke(assignment, known, rights, &all));
-    } else {
+    steps.extend(revoke(assignment, known, rights, &all));
+    if assignment.holder().is_none() {
         // Xen has taken the rights back with the domain. Where a device went depends on Xen's quarantine setting: make sure.
         let present = known.present.iter();
         steps.extend(present.map(|resources| Step::Quarantine { device: resources.device, was_parked: true }));
@@ -115,22 +140,22 @@ pub(crate) fn release(assignment: &Assignment, known: &Known, rights: Rights, lo
     Plan { steps, on_failure: OnFailure::LeaveToNext }
 }
 
-/// Every right of a living guest that it needs for none of its other devices.
+/// Every right of living guests that they need for none of their other devices.
 fn revoke(assignment: &Assignment, known: &Known, rights: Rights, all: &[DeviceResources]) -> Vec<Step> {
-    let guest = &assignment.guest;
     let is_uncertain = rights == Rights::Uncertain;
-    let mut steps: Vec<Step> = assignment
-        .devices
-        .iter()
-        .map(|device| Step::Unassign {
+    let mut steps = Vec::new();
+    if let Some(guest) = assignment.holder() {
+        steps.extend(assignment.devices.iter().map(|device| Step::Unassign {
             guest: guest.clone(),
             device: *device,
             may_be_absent: is_uncertain || known.absent.contains(device),
-        })
-        .collect();
+        }));
+    }
     let rights = GuestRights::of(all).without(&known.kept);
-    let revoked = Right::all(&rights).into_iter().rev();
-    steps.extend(revoked.map(|right| Step::Revoke { guest: guest.clone(), right, may_be_absent: is_uncertain }));
+    for guest in assignment.alive() {
+        let revoked = Right::all(&rights).into_iter().rev();
+        steps.extend(revoked.map(|right| Step::Revoke { guest: guest.clone(), right, may_be_absent: is_uncertain }));
+    }
     steps
 }
 

@@ -14,7 +14,7 @@ use crate::ops::connect::Until;
 use crate::ops::device_status::DeviceStatus;
 use crate::ops::patience::Patience;
 use crate::records::device_spec::DeviceSpec;
-use crate::records::device_table::Keep;
+use crate::records::device_table::{Keep, Target};
 use crate::records::export::Export;
 use crate::records::reset_note::ResetNote;
 use crate::sysfs::{Decode, PCIBACK};
@@ -75,6 +75,7 @@ fn input(devices: Vec<AttachedDevice>) -> AttachInput {
     AttachInput {
         stub: stub(),
         guest: web(),
+        target: None,
         has_connection: false,
         export: Export { mode: "vpci".to_owned(), is_chosen: false },
         devices,
@@ -110,6 +111,7 @@ fn one_device_goes_to_a_guest_registers_first_and_directories_last() {
             Step::Reserve {
                 stub: stub.clone(),
                 guest: guest.clone(),
+                target: None,
                 devices: vec![device],
                 keeps: Some(Vec::new()),
                 before: vec![(device, None)],
@@ -230,6 +232,7 @@ fn assignment(devices: &[&DeviceResources]) -> Assignment {
         stub_alive: true,
         guest: web(),
         guest_alive: true,
+        target: None,
         devices: devices.iter().map(|resources| resources.device).collect(),
         staying: Vec::new(),
         connection: Connection::Ends { by_force: false },
@@ -278,6 +281,46 @@ fn a_guest_is_asked_first_and_its_rights_go_after_its_view() {
             },
         ]
     );
+}
+
+#[test]
+fn the_rights_of_an_hvm_guest_are_also_its_stub_domains_and_its_dma_is_its_own() {
+    let (disk, device, target) = (disk(), disk().device, domain(9, "windows"));
+    let steps = attach(&AttachInput { target: Some(target.clone()), ..input(vec![attached(disk.clone())]) });
+    let grants = |guest: &DomainName| {
+        steps.iter().filter(|step| matches!(step, Step::Grant { guest: to, .. } if to == guest)).count()
+    };
+    assert_eq!((grants(&web()), grants(&target)), (3, 3));
+    assert!(steps.contains(&Step::Assign { guest: target.clone(), device, is_relaxed: false }));
+    let at = |wanted: fn(&Step) -> bool| steps.iter().position(wanted).unwrap();
+    let (waits, plugs, done) = (
+        at(|step| matches!(step, Step::AwaitGuest { .. })),
+        at(|step| matches!(step, Step::Plug { .. })),
+        at(|step| matches!(step, Step::RecordAttached { .. })),
+    );
+    assert!(waits < plugs && plugs < done);
+    // Back: first the guest, then its stub domain; then everything of both.
+    let alive = |guest_alive, is_alive| Assignment {
+        guest_alive,
+        target: Some(Target { guest: target.clone(), is_alive }),
+        ..assignment(&[&disk])
+    };
+    let asked = super::release::ask(&alive(true, true), TIMEOUT, false).steps;
+    assert!(matches!(&asked[..], [Step::Unplug { .. }, Step::AskGuest { .. }]), "{asked:?}");
+    for (guest_alive, is_alive) in [(true, true), (true, false), (false, true), (false, false)] {
+        let leaving = alive(guest_alive, is_alive);
+        let steps = release(&leaving, &present(&[&disk]), Rights::Uncertain);
+        let from = |guest: &DomainName| {
+            steps.iter().filter(|step| matches!(step, Step::Revoke { guest: from, .. } if from == guest)).count()
+        };
+        assert_eq!((from(&web()), from(&target)), (if guest_alive { 3 } else { 0 }, if is_alive { 3 } else { 0 }));
+        let unassign = Step::Unassign { guest: target.clone(), device, may_be_absent: true };
+        let quarantine = Step::Quarantine { device, was_parked: true };
+        assert_eq!((steps.contains(&unassign), steps.contains(&quarantine)), (is_alive, !is_alive));
+    }
+    // Where there is no device model any more, nobody can be asked.
+    let asked = super::release::ask(&alive(false, true), TIMEOUT, false).steps;
+    assert!(!asked.iter().any(|step| matches!(step, Step::Unplug { .. })));
 }
 
 fn revoked(steps: &[Step]) -> Vec<(Right, bool)> {

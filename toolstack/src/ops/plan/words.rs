@@ -135,9 +135,15 @@ impl Step {
             }
             Self::TellNeeds { guest } => write!(f, "look what {guest} lacks that its drivers need"),
             Self::AwaitGuest { guest, devices, .. } => write!(f, "wait until {guest} uses {}", list(devices)),
+            Self::Plug { target, device } => write!(f, "have the device model of {target} show it {}", device.device),
             Self::RecordAttached { devices, .. } => write!(f, "note that {} {} attached", list(devices), be(devices)),
             Self::AskGuest { guest, devices, timeout, by_force, .. } => {
                 write!(f, "ask {guest} to let go of {}, and wait {} at most", list(devices), Seconds(*timeout))?;
+                f.write_str(if *by_force { "; go on without it then" } else { "" })
+            }
+            Self::Unplug { target, devices, timeout, by_force } => {
+                let (devices, timeout) = (list(devices), Seconds(*timeout));
+                write!(f, "have the device model of {target} take {devices} from it, and wait {timeout} at most")?;
                 f.write_str(if *by_force { "; go on without it then" } else { "" })
             }
             Self::RecordDetaching { devices } => {
