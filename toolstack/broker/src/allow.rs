@@ -116,5 +116,8 @@ impl Allowed {
 #[path = "judges_tests.rs"]
 mod judges_tests;
 #[cfg(test)]
+#[path = "recorded_tests.rs"]
+mod recorded_tests;
+#[cfg(test)]
 #[path = "allow_tests.rs"]
 mod tests;
