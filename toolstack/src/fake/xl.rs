@@ -129,6 +129,10 @@ impl Toolstack for FakeXl {
                 }
                 if !world.guest.keeps {
                     world.plugged.remove(&(guest, id));
+                    // As QEMU does, which knows the device's interrupt; here it is that of the last one.
+                    if !world.plugged.iter().any(|(other, _)| *other == guest) {
+                        world.pirqs.retain(|(domain, _)| *domain != guest);
+                    }
                 }
             }
             "query-pci" => {

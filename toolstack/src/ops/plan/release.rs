@@ -153,8 +153,17 @@ fn revoke(assignment: &Assignment, known: &Known, rights: Rights, all: &[DeviceR
     }
     let rights = GuestRights::of(all).without(&known.kept);
     for guest in assignment.alive() {
+        // A device model that has let go of a device has unmapped its interrupt.
+        let may_be_absent = |right| {
+            let is_unmapped = matches!(right, Right::MappedInterrupt(_)) && Some(guest) == assignment.holder();
+            is_uncertain || is_unmapped && assignment.target.is_some()
+        };
         let revoked = Right::all(&rights).into_iter().rev();
-        steps.extend(revoked.map(|right| Step::Revoke { guest: guest.clone(), right, may_be_absent: is_uncertain }));
+        steps.extend(revoked.map(|right| Step::Revoke {
+            guest: guest.clone(),
+            right,
+            may_be_absent: may_be_absent(right),
+        }));
     }
     steps
 }

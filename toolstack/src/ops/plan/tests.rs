@@ -318,6 +318,11 @@ fn the_rights_of_an_hvm_guest_are_also_its_stub_domains_and_its_dma_is_its_own()
         let quarantine = Step::Quarantine { device, was_parked: true };
         assert_eq!((steps.contains(&unassign), steps.contains(&quarantine)), (is_alive, !is_alive));
     }
+    // The device model has unmapped the guest's interrupt by then.
+    let steps = release(&alive(true, true), &present(&[&disk]), Rights::Complete);
+    let absent = steps.iter().filter(|step| matches!(step, Step::Revoke { may_be_absent: true, .. }));
+    let unmapped = Step::Revoke { guest: target.clone(), right: Right::MappedInterrupt(23), may_be_absent: true };
+    assert_eq!(absent.collect::<Vec<_>>(), [&unmapped]);
     // Where there is no device model any more, nobody can be asked.
     let asked = super::release::ask(&alive(false, true), TIMEOUT, false).steps;
     assert!(!asked.iter().any(|step| matches!(step, Step::Unplug { .. })));
