@@ -6,6 +6,7 @@ use xenstore::{Request, TxId};
 
 use super::Core;
 use super::adoption_stage::Adoption;
+use super::watches::QUERY_WATCH;
 use crate::platform::Platform;
 
 /// Looks at a pool of which something cannot be read, before it is taken as it is.
@@ -17,6 +18,9 @@ impl<P: Platform> Core<P> {
         let is_under_way = self.adoption.is_under_way();
         if is_under_way {
             self.tell(TxId::NONE, &Request::ResetWatches);
+            // The broker may ask meanwhile whether the image hangs.
+            let (path, token) = QUERY_WATCH;
+            self.tell(TxId::NONE, &Request::Watch { path, token });
             self.pool.look_at_all();
         }
         is_under_way

@@ -18,11 +18,13 @@ const SHUTDOWN_TOKEN: &str = "shutdown";
 const QUERY_TOKEN: &str = "query";
 /// Watches on the frontends' `state` nodes: this and the domain's number.
 const FRONTEND_TOKEN: &str = "frontend-";
+/// The one that asks for statistics.
+pub(crate) const QUERY_WATCH: (&str, &str) = (paths::relative::QUERY, QUERY_TOKEN);
 /// Watches set at the start: paths and tokens.
 pub(crate) const WATCHES: [(&str, &str); 4] = [
     (paths::relative::POOL, POOL_TOKEN),
     (path::relative::BACKEND_ROOT, BACKEND_TOKEN),
-    (paths::relative::QUERY, QUERY_TOKEN),
+    QUERY_WATCH,
     (path::relative::CONTROL_SHUTDOWN, SHUTDOWN_TOKEN),
 ];
 

@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 
 use xen_types::{DomId, Errno};
-use xenstore::{Request, TxId, directory_entries, path::relative};
+use xenstore::{Error, Request, TxId, directory_entries, path::relative};
 
 use super::store::Answers;
 use super::values::Value;
@@ -24,7 +24,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
         for path in [relative::BACKEND_ROOT, relative::ERROR_ROOT] {
             answers.ask(TxId::NONE, &Request::Directory { path }, &[Errno::ENOENT]);
         }
-        let is_whole = (&mut answers).await.is_ok();
+        let is_whole = is_answered((&mut answers).await);
         look_at_listed(&handle, &answers.values);
         handle.with(|core| {
             if is_whole {
@@ -34,6 +34,15 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             }
         });
     }
+}
+
+/// Whether that could be asked. It is asked again otherwise.
+#[inline(never)] // its callers are tasks, in which everything costs more
+pub(super) fn is_answered(result: Result<(), Error>) -> bool {
+    if let Err(error) = result {
+        plain_log::error!("cannot list devices or frontends: {error}");
+    }
+    result.is_ok()
 }
 
 /// Looks at the frontends that are in these listings.

@@ -8,6 +8,7 @@ use pcidom_abi::{PoolState, paths, pool};
 use xen_types::{Errno, Sbdf};
 use xenstore::{Request, TxId, directory_entries, path};
 
+use super::directory::is_answered;
 use super::store::Answers;
 use super::values::{Value, Values};
 use crate::platform::Platform;
@@ -25,7 +26,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
             // None yet: the watch tells when there is.
             let mut answers = Answers::new(&handle);
             answers.ask(TxId::NONE, &Request::Directory { path: paths::relative::POOL }, &[Errno::ENOENT]);
-            is_all = (&mut answers).await.is_ok();
+            is_all = is_answered((&mut answers).await);
             add_listed(&mut dirty, &answers.values);
         }
         for (address, cause) in dirty.addresses {

@@ -17,6 +17,8 @@ impl Session<'_> {
     pub(super) fn scale(&mut self, rounds: u32) -> Result<()> {
         self.who = Contestant::Pcidom;
         self.fixture.set_limit(LIMIT);
+        // The first word from dom0 is waited for some minutes only.
+        self.report.line(format_args!("{GUESTS} guests come up"))?;
         let scale = Scale::gather(self.fixture, "restart=always")?;
         for round in 0..rounds {
             self.round = round;
