@@ -331,6 +331,25 @@ fn a_crash_while_a_device_comes_that_nobody_could_quiesce_has_it_come_all_the_sa
 }
 
 #[test]
+fn a_crash_while_a_device_that_was_let_go_is_quiesced_does_not_ask_the_guest_again() {
+    let mut world = world(&[A, B]);
+    world.broker.start();
+    let guest = world.connect(5, &[B, A]);
+    assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0406)).unwrap().err, 0);
+    world.tool.hot_detach(guest, &[A]);
+    // Without the broker.
+    for _ in 0..200 {
+        world.steps(5);
+    }
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"));
+    world.stub.crash();
+    world.settle_deadlines(10);
+    let rounds = world.guests[&guest].states.borrow().iter().filter(|state| **state == 7).count();
+    assert_eq!((rounds, world.states(guest)), (1, ("4".to_string(), 4)));
+    assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
+}
+
+#[test]
 fn many_crashes_at_any_moment_leave_nothing_behind() {
     for seed in 0..40 {
         println!("seed {seed}");

@@ -20,6 +20,8 @@ pub(crate) struct PoolDevice<P: Platform> {
     is_queued: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
+    /// Its guest has let it go.
+    pub(super) is_given_back: bool,
     /// Who was notified that it is gone.
     pub(crate) notified: Notified,
 }
@@ -31,6 +33,7 @@ mod note {
     pub(super) const DISABLE: u32 = 1 << 26;
     pub(super) const TOUCHED: u32 = 1 << 27;
     pub(super) const ABSENT: u32 = 1 << 28;
+    pub(super) const GIVEN_BACK: u32 = 1 << 29;
 }
 
 /// Who was notified that a function is gone.
@@ -64,6 +67,7 @@ impl<P: Platform> PoolDevice<P> {
             cleanup: Cleanup::None,
             is_queued: false,
             is_touched: false,
+            is_given_back: false,
             notified: Notified::None,
         }
     }
@@ -81,7 +85,8 @@ impl<P: Platform> PoolDevice<P> {
                 | vectors
                 | flag(note::DISABLE, is_asked || self.cleanup == Cleanup::Disable)
                 | flag(note::TOUCHED, self.is_touched)
-                | flag(note::ABSENT, self.is_absent()),
+                | flag(note::ABSENT, self.is_absent())
+                | flag(note::GIVEN_BACK, self.is_given_back),
         );
     }
 
@@ -91,6 +96,7 @@ impl<P: Platform> PoolDevice<P> {
         self.function.config.set_guest_state(note);
         self.function.is_absent = was_absent || note & note::ABSENT != 0;
         self.is_touched = note & note::TOUCHED != 0;
+        self.is_given_back = note & note::GIVEN_BACK != 0;
         if note & note::DISABLE != 0 {
             self.cleanup = Cleanup::Disable; // what was on then, and for whom, is not known
         } else if note & note::MSI != 0 {
@@ -128,7 +134,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Its registers are those of a quiesced device: it is noted as not touched by a guest, also for a restart in place. A crash while it is assigned to the next
     /// guest would otherwise have it quiesced again, and fail that assignment.
     pub(crate) fn found_quiesced(&mut self) {
-        self.is_touched = false;
+        (self.is_touched, self.is_given_back) = (false, false);
         self.note(false);
     }
 
@@ -146,6 +152,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Makes the guest's view as at the first connect.
     pub(crate) fn reset(&mut self) {
+        self.is_given_back = false;
         self.function.reset();
         self.note(false);
     }
@@ -162,6 +169,12 @@ impl<P: Platform> PoolDevice<P> {
             self.cleanup = Cleanup::Quiesce;
         }
         self.note(false);
+    }
+
+    /// Its guest has let it go, and does not get it again after a restart in place: it would have to let go once more.
+    pub(super) fn give_back(&mut self) {
+        self.is_given_back = true;
+        self.release();
     }
 
     /// Gives it a place in the broker's queue, if there is a cleanup to do and it has none.

@@ -278,10 +278,12 @@ impl<P: Platform> Pool<P> {
         }
     }
 
-    /// Whether this frontend had it before a restart in place, and has not taken it again.
+    /// Whether this frontend had it before a restart in place, and has neither let it go nor taken it again.
     #[inline(never)] // once
     pub(crate) fn was_with(&self, address: Sbdf, domid: DomId) -> bool {
-        self.entries.get(&address).is_some_and(|entry| entry.had_by == Some(domid))
+        let Some(entry) = self.entries.get(&address) else { return false };
+        let is_given_back = matches!(&entry.place, SlotState::Free(device) if device.is_given_back);
+        entry.had_by == Some(domid) && !is_given_back
     }
 
     /// Whether it can be assigned now.
@@ -318,7 +320,7 @@ impl<P: Platform> Pool<P> {
     /// Takes a device back. One that was in use is quiesced first. Then it is checked whether it is quiesced, and its nodes
     /// are read and `state` is written.
     pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>, broker: &mut Broker<P>) {
-        device.release();
+        device.give_back();
         device.queue_cleanup(broker);
         let address = device.info().sbdf();
         if let Some(entry) = self.entries.get_mut(&address) {
