@@ -45,11 +45,13 @@ pub enum DeviceNode {
     Intx,
     /// How often libxl's note of the device's owner was put right since the device last changed hands (decimal).
     Mended,
+    /// Why the device is isolated from the guest that has it: after an error, in words for people. Absent otherwise.
+    Isolated,
 }
 
 impl DeviceNode {
     /// Every node.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Stub,
         Self::Frontend,
         Self::Target,
@@ -67,6 +69,7 @@ impl DeviceNode {
         Self::Vectors,
         Self::Intx,
         Self::Mended,
+        Self::Isolated,
     ];
 
     /// In [`DeviceNode::Reset`]: it was reset.
@@ -102,6 +105,7 @@ impl DeviceNode {
             Self::Vectors => "vectors",
             Self::Intx => "intx",
             Self::Mended => "mended",
+            Self::Isolated => "isolated",
         }
     }
 

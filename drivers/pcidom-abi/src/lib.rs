@@ -13,6 +13,7 @@
 //! | [`Vectors`], [`PirqSet`] | interrupts in the device database |
 //! | [`PermittedWrites`] | what the broker may write to a device for its guest |
 //! | [`Pristine`] | a function's configuration before any guest had it: a file of dom0's |
+//! | [`AerValue`] | what a guest is told of an error of its device, and what it answers |
 //! | [`ExportMode`] | how a guest's virtual addresses are chosen |
 //! | [`statistics`] | queries to a stub and its answers |
 //! | [`BrokerCommand`], [`Features`] | requests on the page between stub and broker |
@@ -26,6 +27,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "stub")]
+mod aer;
 mod device_node;
 #[cfg(feature = "stub")]
 mod export;
@@ -56,6 +59,8 @@ pub mod pool;
 #[cfg(feature = "stub")]
 pub mod statistics;
 
+#[cfg(feature = "stub")]
+pub use aer::AerValue;
 pub use device_node::DeviceNode;
 #[cfg(feature = "stub")]
 pub use export::{EXPORT, ExportMode, UnknownMode};

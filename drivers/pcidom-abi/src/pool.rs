@@ -20,14 +20,16 @@ pub const ONLINE: &str = "online";
 pub const STATE: &str = "state";
 /// [`PolicyNumbers`]; absent for the default policy.
 pub const POLICY: &str = "policy";
+/// An [`crate::AerValue`]: written by the tool, then by the stub, then removed by the tool.
+pub const AER: &str = "aer";
 /// BAR 0 to 5 and the expansion ROM, each a [`Resource`]; absent where there is none. A 64-bit BAR takes one, the next is absent.
 pub const RESOURCES: [&str; 7] =
     ["resource-0", "resource-1", "resource-2", "resource-3", "resource-4", "resource-5", "resource-6"];
 
 /// Every node of a device.
-pub const NODES: [&str; 13] = {
+pub const NODES: [&str; 14] = {
     let [r0, r1, r2, r3, r4, r5, r6] = RESOURCES;
-    [ECAM, IDS, IRQ, ONLINE, STATE, POLICY, r0, r1, r2, r3, r4, r5, r6]
+    [ECAM, IDS, IRQ, ONLINE, STATE, POLICY, AER, r0, r1, r2, r3, r4, r5, r6]
 };
 
 /// What the policy of an assignment means for the stub: the value of [`POLICY`], three hexadecimal numbers with blanks between.

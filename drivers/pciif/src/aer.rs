@@ -20,12 +20,52 @@ pub enum AerNotification {
     Deaf,
 }
 
-/// `pci_channel_io_perm_failure`: the device is gone for good, as Linux numbers it.
-pub const PERMANENT_FAILURE: u32 = 3;
+/// State of a device's channel, as Linux numbers it (`pci_channel_state_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ChannelState {
+    /// The device can be reached.
+    Normal = 1,
+    /// It cannot be reached before it is reset.
+    Frozen = 2,
+    /// It is gone for good.
+    PermanentFailure = 3,
+}
+
+/// A driver's answer to a notification, as Linux numbers it (`pci_ers_result_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ErrorResult {
+    /// It has no opinion: also where the device has no driver, or one without handlers.
+    None = 1,
+    /// It can go on without a reset.
+    CanRecover = 2,
+    /// The device is to be reset.
+    NeedReset = 3,
+    /// It cannot go on at all.
+    Disconnect = 4,
+    /// It works again.
+    Recovered = 5,
+    /// It handles no errors.
+    NoHandler = 6,
+}
+
+impl ErrorResult {
+    /// Every result.
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::CanRecover, Self::NeedReset, Self::Disconnect, Self::Recovered, Self::NoHandler];
+
+    /// The result with this number on the page; `None` where there is no such one.
+    #[must_use]
+    pub fn from_raw(number: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|result| *result as u32 == number)
+    }
+}
 
 impl<P: SharedPage> BackendPage<P> {
-    /// Tells the frontend that the function at this virtual address is gone for good: `aer_detected`. Whatever it answers changes nothing.
-    pub fn tell_gone(&self, address: Sbdf) -> AerNotification {
+    /// Tells the frontend of an error of the function at this virtual address: a command of [`Command`] and a [`ChannelState`], as numbers.
+    /// The answer comes with an event ([`BackendPage::error_result`]).
+    pub fn notify_error(&self, address: Sbdf, command: u32, state: u32) -> AerNotification {
         let flags = self.flags();
         if !flags.contains(Flags::AER_HANDLER) {
             return AerNotification::Deaf;
@@ -39,13 +79,27 @@ impl<P: SharedPage> BackendPage<P> {
                 cells.word::<{ offset_of!(SharedInfo, aer_op.$field) }>().store($value, Ordering::Relaxed)
             };
         }
-        write!(cmd, Command::AerDetected.raw());
-        write!(err, PERMANENT_FAILURE);
+        write!(cmd, command);
+        write!(err, state);
         write!(domain, address.segment().into());
         write!(bus, address.bus().into());
         write!(devfn, address.devfn().into());
         cells.flags().fetch_or(Flags::BACKEND_ACTIVE.bits(), Ordering::Release);
         AerNotification::Sent
+    }
+
+    /// Tells the frontend that the function at this virtual address is gone for good: `aer_detected`. Whatever it answers changes nothing.
+    pub fn tell_gone(&self, address: Sbdf) -> AerNotification {
+        self.notify_error(address, Command::AerDetected.raw(), ChannelState::PermanentFailure as u32)
+    }
+
+    /// What the frontend has answered to the last notification: any number, meant as an [`ErrorResult`]. `None` before it has.
+    #[must_use]
+    pub fn error_result(&self) -> Option<u32> {
+        if self.flags().contains(Flags::BACKEND_ACTIVE) {
+            return None;
+        }
+        Some(self.0.word::<{ offset_of!(SharedInfo, aer_op.err) }>().load(Ordering::Relaxed))
     }
 }
 

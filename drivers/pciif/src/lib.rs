@@ -9,7 +9,7 @@
 //! | [`layout`] | the structs of the header, only ever used for their sizes and offsets |
 //! | [`Flags`], [`Command`], [`ErrorCode`], [`Request`], [`Reply`] | the words of the protocol |
 //! | [`BackendPage`], [`FrontendPage`] | the two ends of a page |
-//! | [`AerNotification`] | what the backend tells about errors of a device |
+//! | [`AerNotification`], [`ChannelState`], [`ErrorResult`] | what the backend tells about errors of a device, and the answer |
 //! | [`SharedPage`], [`OwnedPage`] | memory for a page: any that promises to stay, or our own for tests and simulation |
 //!
 //! The only `unsafe` is in the module `page`, which turns offsets into atomic cells. No other code touches the page, and no reference to
@@ -50,7 +50,7 @@ mod page;
 mod request;
 
 #[cfg(feature = "aer")]
-pub use aer::{AerNotification, PERMANENT_FAILURE};
+pub use aer::{AerNotification, ChannelState, ErrorResult};
 pub use backend::BackendPage;
 pub use command::Command;
 pub use error_code::ErrorCode;

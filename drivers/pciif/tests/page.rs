@@ -6,7 +6,8 @@ use std::thread;
 
 use pciif::layout::MsixEntry;
 use pciif::{
-    AerNotification, BackendPage, Command, ErrorCode, Flags, FrontendPage, OwnedPage, PERMANENT_FAILURE, Reply, Request,
+    AerNotification, BackendPage, ChannelState, Command, ErrorCode, ErrorResult, Flags, FrontendPage, OwnedPage, Reply,
+    Request,
 };
 use proptest::prelude::*;
 use xen_types::Sbdf;
@@ -58,8 +59,11 @@ fn a_question_looks_on_the_wire_as_specified() {
     assert_eq!(bytes(&page, 0), [7, 0, 0, 0], "and the request that is there stays");
     assert_eq!(bytes(&page, 572), [0; 4]);
     assert_eq!(backend.tell_gone(DEVICE), AerNotification::Busy);
-    assert_eq!(frontend.question(), Some([6, PERMANENT_FAILURE, 0, 0, 0x11]));
+    assert_eq!(frontend.question(), Some([6, ChannelState::PermanentFailure as u32, 0, 0, 0x11]));
+    assert_eq!(backend.error_result(), None);
     frontend.answer(4);
+    assert_eq!(backend.error_result(), Some(4));
+    assert_eq!(ErrorResult::from_raw(4), Some(ErrorResult::Disconnect));
     assert_eq!((frontend.question(), bytes(&page, 0)), (None, [3, 0, 0, 0]));
     assert_eq!(backend.tell_gone(DEVICE), AerNotification::Sent);
 }

@@ -1,6 +1,7 @@
 //! A guest with Linux's pcifront (docs/protocol.md §1.1, §2.3) or another driver, as far as a host test needs it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pciif::layout::MsixEntry;
@@ -42,6 +43,10 @@ pub struct SimFrontend {
     pub scans_everything: bool,
     /// The states that it went to, one after the other.
     pub states: RefCell<Vec<u32>>,
+    /// What it answers when it is told of a device's error, by the command. To others it does not answer by itself.
+    pub error_results: BTreeMap<u32, u32>,
+    /// What it was told and has answered by itself.
+    pub told: Vec<[u32; 5]>,
 }
 
 impl SimFrontend {
@@ -58,6 +63,8 @@ impl SimFrontend {
             goodbyes: Vec::new(),
             scans_everything: true,
             states: RefCell::new(Vec::new()),
+            error_results: BTreeMap::new(),
+            told: Vec::new(),
         }
     }
 
@@ -183,6 +190,13 @@ impl SimFrontend {
 
     /// Looks at the backend's state and does what its driver does then. True when it did anything.
     pub fn step(&mut self, stub: &mut SimStub) -> bool {
+        if let Some(question) = self.question()
+            && let Some(result) = self.error_results.get(&question[0])
+        {
+            self.answer_question(*result);
+            self.told.push(question);
+            return true;
+        }
         let next = match (self.backend_state(), self.state()) {
             (1..=3, 1) if self.link.is_none() => {
                 self.probe();

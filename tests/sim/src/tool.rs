@@ -1,7 +1,7 @@
 //! The toolstack's nodes (`docs/xenstore.md`), in libxl's shapes.
 
 use pci_config::{Policy, permitted_writes};
-use pcidom_abi::{DeviceNode, Phase, paths};
+use pcidom_abi::{AerValue, DeviceNode, Phase, paths};
 use xen_types::{DomId, Sbdf};
 
 use crate::broker::quiesce;
@@ -176,6 +176,26 @@ impl SimTool {
     /// Asks the stub to let go of a device, or to take it again.
     pub fn set_online(&self, address: Sbdf, is_online: bool) {
         self.write(&format!("{}/online", self.pool_dir(address)), if is_online { "1" } else { "0" });
+    }
+
+    /// Has a guest told of a device's error: the value of the device's `aer` node.
+    pub fn tell(&self, address: Sbdf, value: AerValue) {
+        let (node, writable) = (format!("{}/aer", self.pool_dir(address)), format!("b{}", self.stub));
+        self.change(|store| {
+            store.write(&node, value.to_string())?;
+            store.set_permissions(&node, &["n0", &writable])
+        });
+    }
+
+    /// What that node says.
+    #[must_use]
+    pub fn told(&self, address: Sbdf) -> Option<String> {
+        self.read(&format!("{}/aer", self.pool_dir(address)))
+    }
+
+    /// Has nothing more to tell of a device.
+    pub fn tell_no_more(&self, address: Sbdf) {
+        self.change(|store| remove_if_there(store, &format!("{}/aer", self.pool_dir(address))));
     }
 
     /// Takes a device's nodes away, and the permission.

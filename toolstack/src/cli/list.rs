@@ -59,7 +59,7 @@ pub(crate) struct DeviceEntry {
     phase: &'static str,
     /// The stub's word: `free`, `assigned 5`, …
     pool: Option<String>,
-    /// What is wrong: `stub gone`, `guest gone`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
+    /// What is wrong: `stub gone`, `guest gone`, `isolated`, `device gone`, `taken by xl`, `frontend replaced`, `not parked`.
     problem: Option<&'static str>,
     /// Leaked mappings that keep it from others: `web (domain 5): 3 mappings of 0xfea00000`.
     leaked: Option<String>,
@@ -77,6 +77,8 @@ pub(crate) struct DeviceEntry {
     reset: Option<String>,
     /// Errors that it has reported to dom0's kernel; none where it reports no errors.
     errors: Option<ErrorCounters>,
+    /// Why it is isolated from its guest, after an error.
+    isolated: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -107,7 +109,7 @@ fn look_ahead(host: &Host, records: &[Record]) -> Result<(), Error> {
     let (mut domains, mut connections) = (BTreeSet::new(), BTreeSet::new());
     for Record { device, stub, frontend, .. } in records.iter().copied() {
         nodes.extend(
-            [DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy, DeviceNode::Reset]
+            [DeviceNode::Leaked, DeviceNode::Persistent, DeviceNode::Policy, DeviceNode::Reset, DeviceNode::Isolated]
                 .map(|node| node.of(device)),
         );
         nodes.extend([guard::node(device), guard::mended_node(device), parking::name_node(device)]);
@@ -186,6 +188,7 @@ fn parked_entry(host: &Host, device: Sbdf) -> Result<DeviceEntry, Error> {
         guard: None,
         reset: None,
         errors: host.sysfs.error_counters(device),
+        isolated: None,
     })
 }
 
@@ -202,6 +205,7 @@ fn entry(host: &Host, record: &Record) -> Result<DeviceEntry, Error> {
         policy: device_table::policy(host, record.device)?.map(|policy| policy.to_string()),
         guard: guard_word(host, record, guard)?,
         reset: of_the_tool(DeviceNode::Reset)?,
+        isolated: of_the_tool(DeviceNode::Isolated)?,
         ..parked_entry(host, record.device)?
     };
     let Some(guest) = record.frontend else {
@@ -240,6 +244,9 @@ fn problem(host: &Host, record: &Record, guard: Guard) -> Result<Option<&'static
         && !domain::is_alive(host, guest)?
     {
         return Ok(Some("guest gone"));
+    }
+    if host.exists(&DeviceNode::Isolated.of(record.device))? {
+        return Ok(Some("isolated"));
     }
     let is_gone = !host.sysfs.exists(record.device)
         || matches!(pool::state(host, record.stub, record.device)?, PoolState::Absent(_));
@@ -301,7 +308,10 @@ pub(crate) fn table_with_names(devices: &[DeviceEntry]) -> String {
 
 /// The last column: what is wrong, or else what the backend says; and what is special about the device.
 fn note(entry: &DeviceEntry) -> String {
-    let problem = entry.problem.map(str::to_owned);
+    let problem = match (&entry.isolated, entry.problem) {
+        (Some(why), Some("isolated")) => Some(format!("isolated: {why}")),
+        (_, problem) => problem.map(str::to_owned),
+    };
     let leaked = entry.leaked.as_ref().map(|what| format!("still with {what}"));
     let word = problem.or(leaked).or_else(|| entry.pool.clone());
     let physical = entry.physical_function.as_ref().map(|physical| format!("virtual function of {physical}"));

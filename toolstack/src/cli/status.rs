@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use pcidom_abi::statistics::QueryKind;
-use pcidom_abi::{PartVersion, Restarts, paths, statistics};
+use pcidom_abi::{DeviceNode, PartVersion, Restarts, paths, statistics};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
-use xen_types::DomId;
+use xen_types::{DomId, Sbdf};
 use xenstore::{XenbusState, path};
 
 use crate::cli::list::DomainEntry;
@@ -41,7 +41,7 @@ pub(crate) struct Status {
     broker: Broker,
     command: Part,
     devices: Devices,
-    /// Devices of its pool that have reported errors.
+    /// Devices of its pool that have reported errors, or are isolated after one.
     errors: Vec<DeviceErrors>,
     frontends: Vec<Frontend>,
     /// None when the stub did not answer.
@@ -101,6 +101,8 @@ struct DeviceErrors {
     device: String,
     #[serde(flatten)]
     counters: ErrorCounters,
+    /// Why it is isolated from its guest.
+    isolated: Option<String>,
 }
 
 /// A guest that the stub has a directory for.
@@ -206,9 +208,14 @@ fn devices(host: &Host, stub: DomId) -> Result<Devices, Error> {
 
 fn errors(host: &Host, stub: DomId) -> Result<Vec<DeviceErrors>, Error> {
     let of_stub = device_table::load(host)?.into_iter().filter(|record| record.stub == stub);
-    let counted = of_stub.filter_map(|record| Some((record.device, host.sysfs.error_counters(record.device)?)));
-    let with_errors = counted.filter(|(_, counters)| !counters.is_clean());
-    Ok(with_errors.map(|(device, counters)| DeviceErrors { device: device.to_string(), counters }).collect())
+    let devices: Vec<Sbdf> = of_stub.map(|record| record.device).collect();
+    let isolated = host.read_all(&devices.iter().map(|device| DeviceNode::Isolated.of(*device)).collect::<Vec<_>>())?;
+    let all = devices.into_iter().zip(isolated).map(|(device, isolated)| DeviceErrors {
+        device: device.to_string(),
+        counters: host.sysfs.error_counters(device).unwrap_or_default(),
+        isolated,
+    });
+    Ok(all.filter(|errors| errors.isolated.is_some() || !errors.counters.is_clean()).collect())
 }
 
 fn frontends(host: &Host, stub: DomId) -> Result<Vec<Frontend>, Error> {
@@ -279,11 +286,16 @@ impl Status {
             Kind::Counter,
             "Errors that a device has reported to dom0's kernel",
         );
-        for DeviceErrors { device, counters: ErrorCounters { correctable, nonfatal, fatal, .. } } in &self.errors {
+        for DeviceErrors { device, counters: ErrorCounters { correctable, nonfatal, fatal, .. }, .. } in &self.errors {
             for (severity, count) in [("correctable", correctable), ("nonfatal", nonfatal), ("fatal", fatal)] {
                 let labels = [backend, ("device", device), ("severity", severity)];
                 metrics.value("pcidom_device_errors_total", &labels, count);
             }
+        }
+        metrics.begin("pcidom_device_isolated", Kind::Gauge, "Whether a device that has reported errors is isolated");
+        for DeviceErrors { device, isolated, .. } in &self.errors {
+            let labels = [backend, ("device", device)];
+            metrics.value("pcidom_device_isolated", &labels, u8::from(isolated.is_some()));
         }
         for (metric, help) in [
             ("pcidom_frontend_devices", "Devices of a guest"),
@@ -349,8 +361,11 @@ impl Status {
         lines.push(line("command", version(Some(&self.command.version), self.command.contract)));
         let Devices { free, assigned, refused, other } = self.devices;
         lines.push(line("devices", format!("{free} free, {assigned} assigned, {refused} refused, {other} other")));
-        for DeviceErrors { device, counters } in &self.errors {
-            lines.push(line("errors", format!("{device}: {counters}")));
+        for DeviceErrors { device, counters, isolated } in &self.errors {
+            if !counters.is_clean() {
+                lines.push(line("errors", format!("{device}: {counters}")));
+            }
+            lines.extend(isolated.as_ref().map(|why| line("isolated", format!("{device}: {why}"))));
         }
         for Frontend { guest, backend_state, frontend_state, devices, error } in &self.frontends {
             let error = error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Checks of one device: whether it can be assigned, and what it shares with others.
 
+use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Sbdf};
 
 use super::check::{Check, Outcome};
@@ -160,6 +161,11 @@ fn reset(host: &Host, device: Sbdf) -> Check {
 /// Errors that it has reported: correctable ones tell of a bad link, others have cost somebody data.
 fn errors(host: &Host, device: Sbdf) -> Check {
     const NAME: &str = "errors";
+    if let Ok(Some(why)) = host.read(&DeviceNode::Isolated.of(device)) {
+        let hint =
+            format!("`pcidom detach` takes it back and resets it, then `pcidom attach` gives it to a guest: {device}");
+        return Check::failed(NAME, format!("it is isolated from its guest: {why}"), hint);
+    }
     match host.sysfs.error_counters(device) {
         None => Check::ok(NAME, "it reports none, or dom0's kernel counts none"),
         Some(counters) if counters.is_clean() => Check::ok(NAME, "it has reported none"),

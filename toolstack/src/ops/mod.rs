@@ -22,6 +22,7 @@ pub(crate) mod pool;
 pub(crate) mod reattach;
 pub(crate) mod recover;
 pub(crate) mod recover_intents;
+pub(crate) mod relay;
 pub(crate) mod release;
 pub(crate) mod repair;
 pub(crate) mod replace;

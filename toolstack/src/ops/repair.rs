@@ -1,10 +1,11 @@
 //! `pcidom repair`: gives devices back what they lost while a guest had them. dom0's kernel resets a bus after a fatal error and tells the drivers, which
 //! then write back what their devices had (`Documentation/PCI/pci-error-recovery.rst` in Linux). xen-pciback does that for its own guests only, so a
-//! device of ours comes back without addresses, decoding and messages, and its guest goes on with one that is dead.
+//! device of ours comes back without addresses, decoding and messages, and its guest goes on with one that is dead. When the device has them again, its
+//! guest is told what has happened ([`relay`]).
 
 use ::dom0::sysfs::Config;
 use ::dom0::xen::Physdev;
-use pci_registers::{command, header};
+use pci_registers::{command, header, msi, msix};
 use pcidom_abi::DeviceNode;
 use pcidom_broker::{Vectors, switch_on};
 use xen_types::{DomId, Sbdf};
@@ -14,7 +15,9 @@ use crate::device::resources::DeviceResources;
 use crate::device::{pristine, reset};
 use crate::error::{Doing as _, Error, HostError};
 use crate::host::Host;
+use crate::host::lock::Lock;
 use crate::ops::pool;
+use crate::ops::relay::{Relayed, relay};
 use crate::records::device_table::{self, Phase, Record};
 use crate::sysfs::{ConfigWalk as _, Width};
 
@@ -22,16 +25,20 @@ use crate::sysfs::{ConfigWalk as _, Width};
 const ROUNDS: usize = 3;
 
 /// What became of a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Repaired {
-    /// It has its registers again.
-    Restored,
+    /// It has its registers again, and its guest was told.
+    Restored(Relayed),
     /// It had lost nothing.
     Sound,
     /// No guest has it; it is free and as it should be.
     Free,
     /// It is in no pool, or a command is moving it, which sees to it.
     NotOurs,
+    /// Another process repairs it.
+    Busy,
+    /// It was isolated from its guest after an earlier error.
+    Isolated,
 }
 
 /// Looks at one device and writes back what it has lost.
@@ -39,6 +46,10 @@ pub(crate) enum Repaired {
 /// # Errors
 /// [`Error::Gone`] where it does not answer.
 pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result<Repaired, Error> {
+    // Two that tell its guest would tell it everything twice.
+    let Some(_lock) = Lock::try_take_in(&host.lock_folder, &format!("pcidom-repair-{device}.lock"))? else {
+        return Ok(Repaired::Busy);
+    };
     let Some(record) = device_table::load_one(host, device)? else { return Ok(Repaired::NotOurs) };
     let guest = match (record.phase, record.frontend) {
         (Phase::Pool, None) => None,
@@ -55,11 +66,14 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
         host.commit(&[pool::look_again(record.stub, device)])?;
         return Ok(Repaired::Free);
     };
-    if !has_lost(&config, &resources)? {
-        return Ok(Repaired::Sound);
+    if host.exists(&DeviceNode::Isolated.of(device))? {
+        pristine::restore(host, device, &config, true)?;
+        config.walk_and_quiesce(resources.decode())?;
+        return Ok(Repaired::Isolated);
     }
-    pristine::restore(host, device, &config, true)?;
     let mut vectors = await_rest(host, device)?;
+    let Some(is_certain) = has_lost(&config, &resources, &vectors)? else { return Ok(Repaired::Sound) };
+    pristine::restore(host, device, &config, true)?;
     for _ in 0..ROUNDS {
         switch_on_again(host, physdev, &config, &resources, &vectors)?;
         let now = await_rest(host, device)?;
@@ -73,13 +87,30 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
         config.walk_and_quiesce(resources.decode())?;
         return Ok(Repaired::NotOurs);
     }
-    Ok(Repaired::Restored)
+    let told = if is_certain {
+        relay(host, &record, guest)?
+    } else {
+        Relayed::Untold("whether it has lost them is not known")
+    };
+    Ok(if told == Relayed::Taken { Repaired::NotOurs } else { Repaired::Restored(told) })
 }
 
-/// A function whose decoders are off has been reset: no guest can turn them off, which it is shown as its own. A virtual function has none.
-fn has_lost(config: &Config, resources: &DeviceResources) -> Result<bool, Error> {
-    let wanted = u32::from(resources.decode().bits());
-    Ok(resources.is_virtual() || config.read(header::COMMAND, Width::Word)? & wanted != wanted)
+/// Whether it may have lost its registers, and in the result, whether that is certain. A function whose decoders are off has been reset: no guest can turn them
+/// off, which it is shown as its own. A virtual function has none, and has been reset if its messages are off that Xen has mapped.
+fn has_lost(config: &Config, resources: &DeviceResources, vectors: &Vectors) -> Result<Option<bool>, Error> {
+    if !resources.is_virtual() {
+        let wanted = u32::from(resources.decode().bits());
+        let has_lost = config.read(header::COMMAND, Width::Word)? & wanted != wanted;
+        return Ok(has_lost.then_some(true));
+    }
+    let capabilities = config.capabilities()?;
+    let control = match vectors {
+        Vectors::Msi(_) => capabilities.msi.map(|msi| (msi.at + msi::CONTROL, msi::ENABLE)),
+        Vectors::Msix(_) => capabilities.msix.map(|msix| (msix.at + msix::CONTROL, msix::ENABLE)),
+        Vectors::None | Vectors::Busy => None,
+    };
+    let Some((at, enable)) = control else { return Ok(Some(false)) };
+    Ok(Some(config.read(at, Width::Word)? & u32::from(enable) == 0))
 }
 
 /// Decoders on, messages and Enable as they were. Bus mastering is left to the guest's driver, which has to set the device up anew before it is of any use.
@@ -107,12 +138,20 @@ fn is_still(host: &Host, record: &Record, guest: DomId) -> Result<bool, Error> {
 }
 
 /// For people.
-pub(crate) fn words(device: Sbdf, repaired: Repaired) -> String {
+pub(crate) fn words(device: Sbdf, repaired: &Repaired) -> String {
+    let again = format!("{device} had lost its registers and has them again");
     match repaired {
-        Repaired::Restored => format!("{device} had lost its registers and has them again"),
+        Repaired::Restored(Relayed::Recovered) => format!("{again}; its guest's driver has set it up anew"),
+        Repaired::Restored(Relayed::Unhandled) => format!("{again}; its guest has no driver that handles errors"),
+        Repaired::Restored(Relayed::Untold(why)) => format!("{again}; its guest was not told: {why}"),
+        Repaired::Restored(Relayed::Isolated(why)) => format!("{again}, and is isolated: {why}"),
+        Repaired::Isolated => format!("{device} is isolated since an earlier error; detach it"),
+        Repaired::Busy => format!("{device} is being repaired by another command"),
         Repaired::Sound => format!("{device} has lost nothing"),
         Repaired::Free => format!("{device} is free and as it should be"),
-        Repaired::NotOurs => format!("{device} is in no pool, or on its way: nothing was done"),
+        Repaired::NotOurs | Repaired::Restored(Relayed::Taken) => {
+            format!("{device} is in no pool, or on its way: nothing was done")
+        }
     }
 }
 
@@ -124,7 +163,7 @@ pub(crate) fn repair_all(host: &Host, physdev: &dyn Physdev, devices: &[Sbdf]) -
     let (mut done, mut first) = (Vec::new(), Ok(()));
     for device in devices.iter().copied() {
         match repair(host, physdev, device) {
-            Ok(repaired) => done.push(words(device, repaired)),
+            Ok(repaired) => done.push(words(device, &repaired)),
             // Such a reset goes on, and a read there would wait for it.
             Err(error) => {
                 if !matches!(error, Error::Host(HostError::ResetHangs(_))) {

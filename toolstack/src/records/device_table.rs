@@ -93,8 +93,8 @@ pub(crate) fn lose_stub(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         return forget(host, device);
     }
     let gone = {
-        use DeviceNode::{Frontend, Intx, Leaked, Mended, Phase, Stub, Target, Vectors};
-        [Stub, Frontend, Target, Phase, Leaked, Vectors, Intx, Mended]
+        use DeviceNode::{Frontend, Intx, Isolated, Leaked, Mended, Phase, Stub, Target, Vectors};
+        [Stub, Frontend, Target, Phase, Leaked, Vectors, Intx, Isolated, Mended]
     };
     let mut changes: Vec<Change> = gone.iter().map(|node| Change::remove(node.of(device))).collect();
     changes.extend(forget_policy(device));
@@ -215,6 +215,7 @@ pub(crate) fn unreserve(host: &Host, device: Sbdf) -> Result<Vec<Change>, Error>
         Change::remove(DeviceNode::Frontend.of(device)),
         Change::remove(DeviceNode::Target.of(device)),
         Change::remove(DeviceNode::Leaked.of(device)),
+        Change::remove(DeviceNode::Isolated.of(device)),
         forget_pirqs(device),
         set_phase(device, Phase::Pool),
     ];

@@ -52,7 +52,8 @@ fn the_json_form_has_a_version_and_its_fields_in_order() {
       "name": null,
       "guard": null,
       "reset": null,
-      "errors": null
+      "errors": null,
+      "isolated": null
     }
   ]
 }"#

@@ -7,10 +7,16 @@ use fakes::{FakePhysdev, Memory};
 use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Errno, Pirq, Sbdf};
 
-use super::{add_all, attach_to_web, attached, detach_from_web};
+use super::{add_all, attach_to_web, attached, detach_from_web, request};
+use crate::cli::list;
 use crate::error::Error;
-use crate::fake::{E1000, EDU, Machine, NVME, SATA, WEB, device};
-use crate::ops::repair::{Repaired, repair};
+use crate::fake::{E1000, EDU, Machine, MachineWithStub, NVME, SATA, WEB, device};
+use crate::ops::attach::attach;
+use crate::ops::detach::{self, detach};
+use crate::ops::recover::reclaim;
+use crate::ops::relay::{Relayed, relay};
+use crate::ops::repair::{Repaired, repair, words};
+use crate::records::device_table::load_one;
 
 /// MSI-X of the machine's devices, and their power management where a test adds it.
 const MSIX: usize = 0x50;
@@ -54,7 +60,10 @@ fn a_guests_device_has_addresses_decoding_and_messages_again() {
     put(&machine, NVME, &used);
     reset_by_the_bus(&machine, NVME);
     let xen = messages(&machine);
-    assert_eq!(repair(&machine.host, &xen, device(NVME)).unwrap(), Repaired::Restored);
+    assert_eq!(
+        repair(&machine.host, &xen, device(NVME)).unwrap(),
+        Repaired::Restored(Relayed::Untold("its backend does not tell it"))
+    );
     assert_eq!(*xen.restored.borrow(), [device(NVME)]);
     let now = machine.config(NVME);
     assert_eq!(now.word(4), 0x0402, "decoding, and no INTx beside its messages; bus mastering is its driver's");
@@ -88,7 +97,10 @@ fn a_guest_without_vectors_keeps_its_line_as_it_wants_it() {
         }
         reset_by_the_bus(&machine, NVME);
         let xen = messages(&machine);
-        assert_eq!(repair(&machine.host, &xen, device(NVME)).unwrap(), Repaired::Restored);
+        assert_eq!(
+            repair(&machine.host, &xen, device(NVME)).unwrap(),
+            Repaired::Restored(Relayed::Untold("its backend does not tell it"))
+        );
         assert_eq!(machine.config(NVME).word(4), expected, "{intx:?}");
         assert_eq!(*xen.restored.borrow(), []);
     }
@@ -142,4 +154,133 @@ fn a_device_that_does_not_answer_is_told() {
     let error = repair(&machine.host, &messages(&machine), device(NVME)).unwrap_err();
     assert!(matches!(error, Error::Gone(gone) if gone == device(NVME)), "{error}");
     machine.with(|world| assert!(world.domains.contains_key(&WEB)));
+}
+
+/// A machine with the real backend, whose guest answers so to what it is told of errors: results by commands. Its device was reset.
+fn told(error_results: &[(u32, u32)]) -> MachineWithStub {
+    let mut machine = MachineWithStub::new();
+    machine.host.lock_folder = machine.machine.tree.path().to_owned();
+    crate::ops::assignable::add(&machine.host, &[E1000, NVME].map(device), "pcidom").unwrap();
+    attach(&machine.host, &request("web", &[E1000, NVME])).unwrap();
+    machine.with_peers(|peers| {
+        peers.guests.get_mut(&WEB).unwrap().error_results = error_results.iter().copied().collect();
+    });
+    reset_by_the_bus(&machine.machine, NVME);
+    machine
+}
+
+fn repair_told(machine: &MachineWithStub) -> Repaired {
+    let repaired = repair(&machine.host, &messages(&machine.machine), device(NVME)).unwrap();
+    assert_eq!(aer(machine), None, "nothing is left of it");
+    repaired
+}
+
+fn aer(machine: &MachineWithStub) -> Option<String> {
+    machine.read("/local/domain/3/pool/0000-00-07-0/aer")
+}
+
+/// Commands, with the states of the channel, that the guest was told.
+fn commands(machine: &MachineWithStub) -> Vec<(u32, u32)> {
+    machine.with_peers(|peers| peers.guests[&WEB].told.iter().map(|[cmd, state, ..]| (*cmd, *state)).collect())
+}
+
+#[test]
+fn a_driver_that_wants_a_reset_is_led_through_it() {
+    let machine = told(&[(6, 3), (9, 5), (7, 1)]);
+    assert_eq!(repair_told(&machine), Repaired::Restored(Relayed::Recovered));
+    assert_eq!(commands(&machine), [(6, 2), (9, 1), (7, 1)]);
+    assert_eq!(machine.machine.config(NVME).word(4) & 2, 2, "it decoded before its driver was told");
+    assert_eq!(repair_told(&machine), Repaired::Sound);
+    assert_eq!(commands(&machine).len(), 3);
+}
+
+#[test]
+fn a_driver_is_told_no_more_than_it_handles() {
+    for (results, expected, heard) in [
+        (&[(6, 1)][..], Relayed::Unhandled, &[6][..]),
+        (&[(6, 6)], Relayed::Unhandled, &[6]),
+        (&[(6, 2)], Relayed::Unhandled, &[6]),
+        (&[(6, 5), (7, 99)], Relayed::Recovered, &[6, 7]),
+        // Its work on this may take longer than anybody waits.
+        (&[(6, 3), (9, 5)], Relayed::Recovered, &[6, 9]),
+    ] {
+        let machine = told(results);
+        assert_eq!(repair_told(&machine), Repaired::Restored(expected), "{results:?}");
+        assert_eq!(commands(&machine).iter().map(|(cmd, _)| *cmd).collect::<Vec<_>>(), heard, "{results:?}");
+        assert_eq!(machine.read(&DeviceNode::Isolated.of(device(NVME))), None);
+    }
+}
+
+#[test]
+fn a_device_whose_driver_gives_up_or_does_not_answer_is_isolated() {
+    for results in [&[][..], &[(6, 4)], &[(6, 0)], &[(6, u32::MAX)], &[(6, 3)], &[(6, 3), (9, 4)], &[(6, 3), (9, 1)]] {
+        let machine = told(results);
+        let before = machine.machine.with(|world| world.clock);
+        let Repaired::Restored(Relayed::Isolated(why)) = repair_told(&machine) else { panic!("{results:?}") };
+        let took = machine.machine.with(|world| world.clock) - before;
+        assert!(took.as_secs() < 4, "{results:?}: {took:?}");
+        assert!(!commands(&machine).iter().any(|(cmd, _)| *cmd == 7), "{results:?}");
+        assert!(machine.machine.config(NVME).is_quiesced(), "{results:?}");
+        assert_eq!(machine.machine.config(NVME).word(4) & 2, 2, "its guest has it mapped");
+        machine.with_peers(|peers| peers.settle());
+        assert_eq!(machine.read("/local/domain/3/pool/0000-00-07-0/state").as_deref(), Some("absent 5"));
+        let error = machine.read("/local/domain/3/error/backend/pci/5/0/error").unwrap_or_default();
+        assert_eq!(error, "19 0000:00:07.0 was isolated after an error", "{results:?}");
+        assert_eq!(machine.read(&DeviceNode::PermittedWrites.of(device(NVME))), None);
+        let listed = list::table(&list::devices(&machine.host, None).unwrap());
+        assert!(listed.contains(&format!("isolated: {why}")), "{listed}");
+        // Nothing gives it back, not even another error, until it is detached.
+        reset_by_the_bus(&machine.machine, NVME);
+        let again = repair_told(&machine);
+        assert_eq!(again, Repaired::Isolated, "{}", words(device(NVME), &again));
+        assert!(machine.machine.config(NVME).is_quiesced());
+        let request = detach::Request {
+            guest: "web".to_owned(),
+            backend: None,
+            devices: vec![device(NVME)],
+            timeout: super::TIMEOUT,
+            force: false,
+        };
+        detach(&machine.host, &request, &reclaim(&machine.host).unwrap()).unwrap();
+        assert_eq!(machine.read("/local/domain/3/pool/0000-00-07-0/state").as_deref(), Some("free"));
+        assert_eq!(machine.read(&DeviceNode::Isolated.of(device(NVME))), None);
+        attach(&machine.host, &super::request("web", &[NVME])).unwrap();
+    }
+}
+
+#[test]
+fn a_guest_without_a_driver_is_told_nothing() {
+    let machine = told(&[]);
+    machine.with_peers(|peers| {
+        peers.guests.get_mut(&WEB).unwrap().unload();
+        peers.settle();
+    });
+    assert_eq!(repair_told(&machine), Repaired::Restored(Relayed::Untold("it does not use its devices")));
+    machine.with_peers(|peers| assert_eq!(peers.tool.error(WEB), None));
+}
+
+#[test]
+fn a_device_that_a_command_takes_meanwhile_is_neither_told_nor_isolated() {
+    let machine = told(&[]);
+    let record = load_one(&machine.host, device(NVME)).unwrap().unwrap();
+    for (node, value) in [(DeviceNode::Phase, "detaching"), (DeviceNode::Frontend, "6"), (DeviceNode::Stub, "4")] {
+        let node = node.of(device(NVME));
+        let before = machine.read(&node).unwrap();
+        machine.with_peers(|peers| peers.tool.write(&node, value));
+        assert_eq!(relay(&machine.host, &record, WEB).unwrap(), Relayed::Taken, "{node}");
+        assert_eq!((aer(&machine), commands(&machine)), (None, vec![]));
+        machine.with_peers(|peers| peers.tool.write(&node, &before));
+    }
+    assert_eq!(machine.read(&DeviceNode::Isolated.of(device(NVME))), None);
+}
+
+#[test]
+fn two_at_a_time_tell_a_guest_once() {
+    let machine = told(&[(6, 3), (9, 5), (7, 1)]);
+    let folder = machine.host.lock_folder.clone();
+    let lock = dom0::lock::Lock::try_take_in(&folder, "pcidom-repair-0000:00:07.0.lock").unwrap();
+    assert_eq!(repair_told(&machine), Repaired::Busy);
+    assert_eq!(commands(&machine), []);
+    drop(lock);
+    assert_eq!(repair_told(&machine), Repaired::Restored(Relayed::Recovered));
 }

@@ -8,7 +8,7 @@ use xen_types::{DomId, Port};
 use super::exports::Exports;
 use crate::handshake::{Failure, Keys};
 use crate::platform::{Grants, Platform};
-use crate::pool::Notified;
+use crate::pool::{Notified, Relay};
 
 /// The mapped page and the port that goes with it.
 pub(crate) struct Link<P: Platform> {
@@ -38,8 +38,8 @@ pub(super) enum Pending {
 pub(super) struct Delay {
     /// It stands aside until then, by the platform's clock; 0 where it does not.
     pub(super) aside_until_ns: u64,
-    /// It is to be told of devices that are gone.
-    has_losses: bool,
+    /// It is to be told of devices, or to answer what it was told.
+    awaits_answer: bool,
 }
 
 impl<P: Platform> Link<P> {
@@ -56,7 +56,7 @@ impl<P: Platform> Link<P> {
         let port = platform
             .bind_interdomain(domid, keys.port)
             .map_err(|errno| Failure { errno, text: format!("cannot bind its event channel {}", keys.port) })?;
-        let delay = has_losses.then_some(Delay { aside_until_ns: 0, has_losses });
+        let delay = has_losses.then_some(Delay { aside_until_ns: 0, awaits_answer: true });
         Ok(Self { port, page: BackendPage::new(page), pending: Pending::Nothing, is_queued: false, delay })
     }
 
@@ -86,25 +86,35 @@ impl<P: Platform> Link<P> {
 
     /// Has the frontend stand aside until then.
     pub(super) fn put_aside(&mut self, aside_until_ns: u64) {
-        let has_losses = self.delay.is_some_and(|delay| delay.has_losses);
-        self.delay = Some(Delay { aside_until_ns, has_losses });
+        let awaits_answer = self.delay.is_some_and(|delay| delay.awaits_answer);
+        self.delay = Some(Delay { aside_until_ns, awaits_answer });
     }
 
-    /// The frontend is to be told of devices that are gone.
-    pub(super) fn note_losses(&mut self) {
+    /// The frontend is to be told of devices as soon as its page is free, or to answer what it was told: its events are looked at for that.
+    pub(super) fn await_answer(&mut self) {
         let aside_until_ns = self.delay.map_or(0, |delay| delay.aside_until_ns);
-        self.delay = Some(Delay { aside_until_ns, has_losses: true });
+        self.delay = Some(Delay { aside_until_ns, awaits_answer: true });
+    }
+
+    /// An answer is about to be looked at: no event is looked at for it until [`Link::await_answer`]. False where none was.
+    pub(super) fn take_answer(&mut self) -> bool {
+        self.delay.as_mut().is_some_and(|delay| core::mem::take(&mut delay.awaits_answer))
     }
 
     /// Tells the frontend of one device that is gone; of the next when it has answered, which nothing waits for.
     pub(super) fn tell_losses(&mut self, platform: &P, exports: &mut Exports<P>) {
         let Self { port, page, delay, .. } = self;
-        let mut has_losses = false;
+        let Some(delay) = delay else { return };
+        let relay = exports.devices().map(|device| device.relay).max().unwrap_or_default();
+        let mut awaits_answer = delay.awaits_answer && relay != Relay::Nothing;
         exports.visit(|virtual_address, device| {
             if device.notified == Notified::Toolstack {
+                if relay == Relay::Notified {
+                    return false; // until its answer is taken, which stays in the page
+                }
                 match page.tell_gone(virtual_address) {
                     AerNotification::Busy => {
-                        has_losses = true;
+                        awaits_answer = true;
                         return false;
                     }
                     AerNotification::Deaf => {}
@@ -114,23 +124,14 @@ impl<P: Platform> Link<P> {
             }
             true
         });
-        if let Some(delay) = delay {
-            delay.has_losses = has_losses;
-        }
+        delay.awaits_answer = awaits_answer;
     }
 
-    /// Whether a request is delayed: by a notification about devices that are gone, or after a turn that took too long.
-    /// True where the request waits; who has set it
-    /// aside sees to it that there is an event.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn is_delayed(&mut self, platform: &P, exports: &mut Exports<P>) -> bool {
-        if self.delay.is_some_and(|delay| delay.has_losses) {
-            self.tell_losses(platform, exports); // the event may be its answer to the one before
-        }
-        let Some(Delay { aside_until_ns, has_losses }) = self.delay else { return false };
-        let waits = platform.now_ns() < aside_until_ns;
-        if !waits && !has_losses {
+    /// Whether the request in the page waits, after a turn that took too long: who has set the frontend aside sees to it that there is an event.
+    pub(super) fn is_aside(&mut self, now_ns: u64) -> bool {
+        let Some(Delay { aside_until_ns, awaits_answer }) = self.delay else { return false };
+        let waits = now_ns < aside_until_ns;
+        if !waits && !awaits_answer {
             self.delay = None;
         }
         waits

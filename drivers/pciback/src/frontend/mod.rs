@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`requests_in_page`] | the data plane: what an event brought, answered or left to the broker |
 //! | [`link`] | the page and the port of a connection, and what its request waits for |
+//! | [`errors`] | what it is told of errors of its devices |
 //! | [`exports`] | its devices, and where it sees them |
 //! | [`pacing`] | what it may have us do |
 //! | [`table`], [`port_table`] | all frontends, by domain and by port |
@@ -11,6 +12,7 @@
 //! Whether there is a connection, and what belongs to one, is a state of [`Connection`]: a frontend without one has no page, no port, no request and
 //! no keys.
 
+mod errors;
 mod exports;
 mod link;
 mod pacing;
@@ -265,22 +267,16 @@ impl<P: Platform> Frontend<P> {
             let address = device.info().sbdf();
             pool.note_absent(address);
             let separator = if text.is_empty() { "" } else { "; " };
-            text = format!("{text}{separator}{address} is gone: it does not answer any more");
+            let loss = device.loss();
+            text = format!("{text}{separator}{address} {loss}");
         }
         if text.is_empty() {
             return None;
         }
         if let Some(connected) = self.state.connected_mut() {
-            connected.link.note_losses();
+            connected.link.await_answer();
         }
         Some(Failure { errno: Errno::ENODEV, text })
-    }
-
-    /// Tells the frontend of one device that is gone; of the next when it has answered, which nothing waits for.
-    pub(crate) fn tell_losses(&mut self, platform: &P) {
-        if let Some(connected) = self.state.connected_mut() {
-            connected.link.tell_losses(platform, &mut self.exports);
-        }
     }
 
     /// One of its devices, by the real address.

@@ -28,8 +28,10 @@ impl<P: Platform> Frontend<P> {
     #[inline(always)] // in the one function that serves an event
     pub(crate) fn answer_requests(&mut self, platform: &P, counters: &mut Counters, broker: &mut Broker<P>) -> Served {
         let Some(connected) = self.state.connected_mut() else { return Served::UnknownPort };
-        if connected.link.delay.is_some() && connected.link.is_delayed(platform, &mut self.exports) {
-            return Served::Nothing;
+        if connected.link.delay.is_some()
+            && let Some(served) = self.before_answering(platform)
+        {
+            return served;
         }
         match self.answer_one(platform, counters, broker, Served::Nothing) {
             ControlFlow::Break(served) => served,
@@ -37,6 +39,20 @@ impl<P: Platform> Frontend<P> {
             ControlFlow::Continue(served) if !self.has_request() => served,
             ControlFlow::Continue(served) => self.answer_more(platform, counters, broker, served),
         }
+    }
+
+    /// Whether its request waits: because it stands aside, and who has set it aside sees to it that there is an event; or until its answer to what it was told
+    /// of a device is looked at, if the event may be that.
+    #[cold]
+    #[inline(never)]
+    fn before_answering(&mut self, platform: &P) -> Option<Served> {
+        let is_answer = self.tell_losses(platform).is_some();
+        let link = &mut self.state.connected_mut()?.link;
+        if is_answer && link.take_answer() {
+            self.signal.raise();
+            return Some(Served::More);
+        }
+        link.is_aside(platform.now_ns()).then_some(Served::Nothing)
     }
 
     /// A request is in the page.

@@ -24,6 +24,8 @@ pub(crate) struct PoolDevice<P: Platform> {
     pub(super) is_given_back: bool,
     /// Who was notified that it is gone.
     pub(crate) notified: Notified,
+    /// How far the guest was told of its error.
+    pub(crate) relay: Relay,
 }
 
 /// Bits of a function's note, besides those of [`VirtualConfig::guest_state`].
@@ -48,6 +50,18 @@ pub(crate) enum Notified {
     Guest,
 }
 
+/// How far a guest was told of an error that the device's `aer` node has. In the order in which devices are looked at when the page is free.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Relay {
+    /// There is nothing to be told.
+    #[default]
+    Nothing,
+    /// The page has another notification.
+    Waits,
+    /// It was notified, and its answer was not taken yet.
+    Notified,
+}
+
 impl<P: Platform> PoolDevice<P> {
     /// Builds the guest's view of the function behind `config`, of which [`PoolDevice::check`] tells whether it is one that we can show.
     pub(crate) fn new(info: DeviceInfo, config: P::ConfigPage) -> Self {
@@ -69,6 +83,7 @@ impl<P: Platform> PoolDevice<P> {
             is_touched: false,
             is_given_back: false,
             notified: Notified::None,
+            relay: Relay::Nothing,
         }
     }
 
@@ -143,6 +158,11 @@ impl<P: Platform> PoolDevice<P> {
         self.function.is_absent
     }
 
+    /// Why its guest has lost it.
+    pub(crate) fn loss(&self) -> &'static str {
+        if is_absent(&self.config) { "is gone: it does not answer any more" } else { "was isolated after an error" }
+    }
+
     /// Looks whether it is still there. True when it is not, and was at the last look.
     pub(crate) fn has_become_absent(&mut self) -> bool {
         let is_news = !self.is_absent() && is_absent(&self.config);
@@ -165,6 +185,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Its guest releases it: whatever it had turned on goes off, as soon as the broker can.
     pub(crate) fn release(&mut self) {
         self.function.interrupts = Interrupts::Off;
+        self.relay = Relay::Nothing;
         if self.is_touched {
             self.cleanup = Cleanup::Quiesce;
         }

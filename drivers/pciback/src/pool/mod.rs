@@ -19,7 +19,7 @@ use crate::platform::{ConfigWrite as _, Platform};
 use crate::rate::Lines;
 use crate::requests::Cleanup;
 use crate::signal::Signal;
-pub(crate) use device::{Notified, PoolDevice};
+pub(crate) use device::{Notified, PoolDevice, Relay};
 pub(crate) use device_info::DeviceInfo;
 
 /// A device's place in the pool.

@@ -22,6 +22,7 @@ use core::cell::RefCell;
 use core::future::{Future, poll_fn};
 use core::task::Waker;
 
+use pcidom_abi::AerValue;
 use xen_types::{DomId, Port, Sbdf};
 use xenstore::{Client, ReqId, Request, TxId, WatchEvent};
 
@@ -277,6 +278,13 @@ impl<P: Platform> Core<P> {
         if frontend.device(address).is_some_and(PoolDevice::has_become_absent) {
             frontend.signal.raise();
         }
+    }
+
+    /// Goes on with what the `aer` node of a device says ([`Frontend::relay`]).
+    #[inline(never)] // its caller is a task, in which everything costs more
+    pub(crate) fn relay(&mut self, address: Sbdf, value: Option<AerValue>) -> Option<AerValue> {
+        let frontend = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid))?;
+        frontend.relay(&self.platform, address, value)
     }
 
     /// The pool has changed for the better: frontends that were refused one of its devices ask again.

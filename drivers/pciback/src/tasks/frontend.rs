@@ -175,15 +175,17 @@ impl<P: Platform> Task<P> {
         }
     }
 
-    /// Tells guest and toolstack of devices that are gone.
+    /// Tells guest and toolstack of devices that are gone, and has a device looked at whose error the guest can be told of now, or has answered.
     #[inline(never)]
     fn report_losses(&self) {
         let failure = self.handle.with(|core| {
             let crate::shared::Core { frontends, pool, platform, .. } = core;
             let frontend = frontends.get_mut(self.domid)?;
-            let failure = frontend.take_losses(pool)?;
-            frontend.tell_losses(platform);
-            Some(failure)
+            let failure = frontend.take_losses(pool);
+            if let Some(address) = frontend.tell_losses(platform) {
+                pool.look_at(address);
+            }
+            failure
         });
         if let Some(failure) = failure {
             self.report(&failure);

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
-use pcidom_abi::{PoolState, paths, pool};
+use pcidom_abi::{AerValue, PoolState, paths, pool};
 use xen_types::{Errno, Sbdf};
 use xenstore::{Request, TxId, directory_entries, path};
 
@@ -101,7 +101,14 @@ fn look<P: Platform>(
         return;
     }
     let wanted = update(handle, address, nodes);
-    if nodes.get(pool::STATE) != Some(wanted.as_bytes()) {
+    let has_said = nodes.get(pool::STATE) == Some(wanted.as_bytes());
+    let aer = nodes.get(pool::AER).and_then(AerValue::parse);
+    if let Some(value) = handle.with(|core| core.relay(address, aer)) {
+        let path = path::child(&paths::relative::pool_dir(address), pool::AER);
+        // The tool may have removed it.
+        answers.ask(TxId::NONE, &Request::Write { path: &path, value: &value.digit() }, &[Errno::EACCES]);
+    }
+    if !has_said {
         handle.with(|core| core.pool.say(address, &wanted, core.platform.now_ns()));
         let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
         answers.ask(TxId::NONE, &Request::Write { path: &path, value: wanted.as_bytes() }, &[]);
