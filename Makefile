@@ -47,7 +47,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian soak crash-soak crash-walk test-matrix image-check run clean distclean
+.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian test-hvm soak crash-soak crash-walk test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -87,6 +87,9 @@ test-debian: stub tool man agent ## A Debian host with systemd and Xen: this tre
 	@tests/bench/deb-before.sh
 	@$(BENCH) debian --case '$(CASE)'
 
+test-hvm: stub tool ## An HVM guest with its device model in a Linux stub domain, on Xen (Debian 12; minutes)
+	@tests/bench/hvm.sh
+
 cases: agent ## List all cases on Xen, each with its suite (CASE=part of a name selects)
 	@$(BENCH) cases --case '$(CASE)'
 
@@ -108,7 +111,7 @@ bench-chart: ## Draw the figures of the last `make bench`: build/bench.svg
 test-matrix: setup ## Host tests in release, and all suites on Xen on every Debian release that the bench knows, one machine at a time, and a hundred cycles
 	@$(BENCH) stages test-release \
 		"DEBIAN=12 test-fast" "DEBIAN=12 test-full" "DEBIAN=13 test-fast" "DEBIAN=13 test-full" \
-		"GUESTS=13 test-chosen" "GUESTS=14 test-chosen" \
+		"GUESTS=13 test-chosen" "GUESTS=14 test-chosen" test-hvm \
 		"DEBIAN=12 test-debian" "DEBIAN=13 test-debian" "CYCLES=100 soak"
 
 lint: man-check ## Formatting, clippy, rustdoc, man pages, units, references and imports; warnings are errors
