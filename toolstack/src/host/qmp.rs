@@ -3,11 +3,13 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// How long a device model may take for one answer. One in a stub domain answers through a channel that its own start takes seconds to open.
+/// How long a device model may take for one command. One in a stub domain answers through a channel that its own start takes seconds to open.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Messages before an answer: events. More are no answer.
 const MESSAGES: usize = 1000;
@@ -16,6 +18,18 @@ const LINE_BYTES: u64 = 1 << 20;
 
 /// Carries out one command on a connection of its own. What it returned, or what was said instead.
 pub(super) fn execute(socket: &Path, command: &Value) -> Result<Value, String> {
+    execute_within(PATIENCE, socket, command)
+}
+
+fn execute_within(patience: Duration, socket: &Path, command: &Value) -> Result<Value, String> {
+    let (socket, command) = (socket.to_owned(), command.clone());
+    // The other side is a stub domain: no connection, no byte for long, and a byte now and then are all the same after this time.
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(talk(&socket, &command)));
+    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer for {} s", patience.as_secs())))
+}
+
+fn talk(socket: &Path, command: &Value) -> Result<Value, String> {
     let stream = UnixStream::connect(socket).map_err(|error| format!("{}: {error}", socket.display()))?;
     let limit = |stream: &UnixStream| {
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -100,6 +114,21 @@ mod tests {
         }
         assert!(ask("").0.is_err());
         assert!(ask(&"{\"event\": 1}\n".repeat(2000)).0.unwrap_err().contains("much"));
+    }
+
+    #[test]
+    fn one_that_says_a_byte_now_and_then_is_not_waited_for() {
+        let socket = std::env::temp_dir().join(format!("pcidom-qmp-{}", std::process::id()));
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let error = execute_within(Duration::from_millis(200), &socket, &json!({})).unwrap_err();
+        std::fs::remove_file(&socket).unwrap();
+        assert!(error.starts_with("no answer"), "{error}");
     }
 
     #[test]

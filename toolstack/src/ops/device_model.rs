@@ -37,7 +37,14 @@ pub(crate) fn unplug(host: &Host, guest: &DomainName, devices: &[Sbdf], timeout:
     }
     let gone = || Ok(theirs(&present(host, guest)?).is_empty().then_some(()));
     let silent = || Error::NotUnplugged { guest: guest.clone(), devices: devices.to_vec(), after: timeout };
-    host.wait_for_guest(guest.id, &[], timeout, gone)?.ok_or_else(silent)
+    // Other commands need not wait for it meanwhile: they know it by the domain that has the frontend.
+    let frontend = domain::stub_domain(host, guest.id)?.map_or(guest.id, |stub_domain| stub_domain.id);
+    host.wait_for_guest(frontend, &[], timeout, gone)?.ok_or_else(silent)
+}
+
+/// Whether the guest may have a device: it has, or the device model does not say.
+pub(crate) fn may_have(host: &Host, guest: &DomainName, device: Sbdf) -> bool {
+    present(host, guest).map_or(true, |present| has(&present, &id(device)))
 }
 
 /// All PCI devices that the guest has, as the device model lists them.
@@ -58,7 +65,9 @@ fn ask(
     }
     host.trace(&format!("{guest}: {question}"));
     let said = host.xl.device_model(guest.id, &question);
-    said.map_err(|said| Error::DeviceModel { guest: guest.clone(), what: what(), said })
+    // A stub domain's words, for the admin's terminal.
+    let plain = |said: String| said.chars().take(200).map(|c| if c.is_control() { '?' } else { c }).collect();
+    said.map_err(|said| Error::DeviceModel { guest: guest.clone(), what: what(), said: plain(said) })
 }
 
 /// What libxl calls the device there (`PCI_PT_QDEV_ID`).

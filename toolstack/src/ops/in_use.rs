@@ -9,7 +9,8 @@ use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::records::device_table::{self, Phase};
+use crate::ops::device_model;
+use crate::records::device_table::{self, Phase, Target};
 use crate::store::Change;
 
 /// The devices of which a guest still has something, and what.
@@ -33,7 +34,7 @@ impl Leaks {
 pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Leaks, Error> {
     let mut leaks = Leaks::default();
     for (resources, what) in devices.iter().zip(find(host, guest, devices)?) {
-        if let Some(what) = what {
+        if let Some(what) = what.map_or_else(|| in_target(host, resources.device), |what| Ok(Some(what)))? {
             host.commit(&[
                 device_table::set_phase(resources.device, Phase::Leaked),
                 Change::write(node(resources.device), &what),
@@ -42,6 +43,17 @@ pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResou
         }
     }
     Ok(leaks)
+}
+
+/// Whether an HVM guest that is alive may still have a device: Xen has no call that reads its memory map, and none takes a mapping from it, so its device
+/// model's word counts. One that does not answer, or is gone, has not said that the guest let go.
+fn in_target(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
+    Ok(match device_table::target(host, device)? {
+        Some(Target { guest, is_alive: true }) if device_model::may_have(host, &guest, device) => {
+            Some(format!("{guest}, perhaps: its device model has not removed the device"))
+        }
+        _ => None,
+    })
 }
 
 /// Leaked mappings of each device. A search that failed counts as a leak.

@@ -95,9 +95,10 @@ pub(crate) fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
 
 /// Has the stub look anew at a device that came back from a guest and was quiesced: what it saw when the guest let go may
 /// have been a device still at work, and what its guest might do with it. Then comes [`await_verdict`].
-pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 2] {
-    let policy = path::child(&paths::pool_dir(stub, device), POLICY);
-    [Change::remove(policy), Change::write(paths::pool_state_node(stub, device), PoolState::New)]
+pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 3] {
+    let [policy, aer] = [POLICY, pool::AER].map(|node| path::child(&paths::pool_dir(stub, device), node));
+    // What a guest was to be told of an error is nothing for the next one.
+    [Change::remove(policy), Change::remove(aer), Change::write(paths::pool_state_node(stub, device), PoolState::New)]
 }
 
 /// Tells stub and broker what the next guest of a free device may do with it besides what any guest may. Then comes [`await_verdict`].
@@ -106,6 +107,7 @@ pub(crate) fn set_policy(stub: DomId, device: Sbdf, policy: &Policy) -> Vec<Chan
     vec![
         device_table::set_policy(device, policy),
         Change::write(path::child(&paths::pool_dir(stub, device), POLICY), numbers),
+        Change::remove(path::child(&paths::pool_dir(stub, device), pool::AER)),
         Change::write(paths::pool_state_node(stub, device), PoolState::New),
     ]
 }

@@ -161,9 +161,15 @@ fn settle(
         there.map(|record| record.device).collect::<Vec<_>>()
     };
     let is_orphan = guest_alive && !stub_alive && is_over(host, stub, guest, records)?;
+    let target =
+        || Ok::<_, Error>(records.first().map(|it| device_table::target(host, it.device)).transpose()?.flatten());
     let devices = match guest_alive {
         true if is_orphan => at(&[Phase::Attaching, Phase::Attached, Phase::Detaching]),
         true => at(&[Phase::Attaching, Phase::Detaching]),
+        // What an HVM guest may still have mapped, whose stub domain is gone, waits for its end.
+        false if target()?.is_some_and(|target| target.is_alive) => {
+            at(&[Phase::Attaching, Phase::Attached, Phase::Detaching])
+        }
         false => records.iter().map(|record| record.device).collect(),
     };
     if devices.is_empty() {
@@ -179,13 +185,12 @@ fn settle(
     // What was being detached is not to come back.
     let stays_persistent = !guest_alive || is_orphan || at(&[Phase::Detaching]).is_empty();
     let connection = if staying.is_empty() { Connection::Gone } else { Connection::Stays };
-    let target = devices.first().map(|device| device_table::target(host, *device)).transpose()?.flatten();
     let mut assignment = Assignment {
         stub,
         stub_alive,
         guest: name,
         guest_alive,
-        target,
+        target: target()?,
         devices,
         staying,
         connection,

@@ -108,6 +108,16 @@ fn a_guest_without_a_stub_domain_is_told_how_to_get_one() {
 }
 
 #[test]
+fn a_stub_domain_whose_guest_is_gone_gets_no_device() {
+    let (machine, _) = with_hvm();
+    add_all(&machine);
+    // The number of the guest came again.
+    machine.with(|world| world.write(&xenstore::path::device_model_node(HVM), "99"));
+    let error = attach_to(&machine, "windows-dm", &[NVME], Following::No).unwrap_err();
+    assert!(error.to_string().contains("whose guest is gone"), "{error}");
+}
+
+#[test]
 fn a_guest_that_does_not_let_go_keeps_its_device_unless_by_force() {
     let (machine, stub_domain) = with_hvm();
     let free = machine.dump();
@@ -117,8 +127,13 @@ fn a_guest_that_does_not_let_go_keeps_its_device_unless_by_force() {
     assert!(matches!(error, Error::NotUnplugged { .. }), "{error}");
     assert_eq!(error.cause(), ExitCause::GuestSilent);
     assert_uses(&machine, HVM, stub_domain, NVME);
-    machine.with(|world| world.guest.keeps = false);
-    detach_from(&machine, "windows", &[NVME], true).unwrap();
+    // By force it loses it, and nobody gets it as long as the guest may have its registers mapped.
+    let error = detach_from(&machine, "windows", &[NVME], true).unwrap_err();
+    assert!(matches!(error, Error::Leaked { .. }), "{error}");
+    assert!(matches!(detach_from(&machine, "windows", &[NVME], false), Err(Error::Leaked { .. })));
+    // It does what QEMU had asked it for.
+    machine.with(|world| world.plugged.clear());
+    detach_from(&machine, "windows", &[NVME], false).unwrap();
     machine.dump().assert_same(&free, "");
 }
 
@@ -206,7 +221,7 @@ fn a_guest_that_is_destroyed_gives_its_devices_back() {
 }
 
 #[test]
-fn a_guest_whose_device_model_dies_loses_its_devices_and_its_rights() {
+fn a_guest_whose_device_model_dies_loses_its_rights_and_nobody_else_has_its_devices_before_it_ends() {
     let (machine, stub_domain) = with_hvm();
     attach_to(&machine, "windows", &[NVME], Following::No).unwrap();
     machine.with(|world| world.destroy(stub_domain));
@@ -216,6 +231,11 @@ fn a_guest_whose_device_model_dies_loses_its_devices_and_its_rights() {
         assert!(!world.iomem.iter().any(|(domain, _)| *domain == HVM));
         assert!(!world.irqs.iter().chain(&world.pirqs).any(|(domain, _)| *domain == HVM));
     });
+    let error = attach_to_web(&machine, &[NVME]).unwrap_err();
+    assert!(error.to_string().contains("windows"), "{error}");
+    reclaim(&machine.host).unwrap();
+    machine.host.xl.destroy(HVM).unwrap();
+    reclaim(&machine.host).unwrap();
     attach_to_web(&machine, &[NVME]).unwrap();
     machine.assert_no_violations();
 }

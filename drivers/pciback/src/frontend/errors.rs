@@ -29,6 +29,7 @@ impl<P: Platform> Frontend<P> {
         };
         if value == AerValue::ISOLATE {
             device.parts().0.is_absent = true;
+            device.note(false); // for a restart in place
             signal.raise();
             return Some(AerValue::answer(ErrorResult::Disconnect as u32));
         }

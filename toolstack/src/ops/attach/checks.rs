@@ -65,6 +65,12 @@ pub(super) fn find_guest(
     {
         return Err(Error::UnfitGuest { guest: target.clone(), why: "it has shut down" });
     }
+    // A stub domain may outlive its guest, whose number comes again.
+    if let Some(target) = &target
+        && domain::stub_domain(host, target.id)?.is_none_or(|stub_domain| stub_domain.id != frontend.id)
+    {
+        return Err(Error::UnfitGuest { guest: frontend, why: "it is a stub domain whose guest is gone" });
+    }
     Ok(Found { frontend, target, has_connection })
 }
 
