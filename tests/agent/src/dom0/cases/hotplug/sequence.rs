@@ -69,6 +69,7 @@ const BESIDE: &[&str] = &[
     "POOL/online",
     // What the device had beyond the rules goes with its guest.
     "POOL/policy",
+    "POOL/aer",
 ];
 
 fn guest(fixture: &mut Fixture) -> Result<Domain> {
