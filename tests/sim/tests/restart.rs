@@ -349,6 +349,22 @@ fn a_crash_while_a_device_that_was_let_go_is_quiesced_does_not_ask_the_guest_aga
     assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"));
 }
 
+/// Its `state` says for some steps more that the guest has it.
+#[test]
+fn a_crash_when_a_device_that_nobody_touched_has_just_come_back_does_not_ask_the_guest_again() {
+    for moment in 0..120 {
+        let mut world = world(&[A, B]);
+        world.broker.start();
+        let guest = world.connect(5, &[B, A]);
+        world.stub.crash_at(world.stub.turns() + moment);
+        world.tool.hot_detach(guest, &[A]);
+        world.settle_deadlines(10);
+        let rounds = world.guests[&guest].states.borrow().iter().filter(|state| **state == 7).count();
+        assert_eq!((rounds, world.states(guest)), (1, ("4".to_string(), 4)), "crash at {moment}");
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("free"), "crash at {moment}");
+    }
+}
+
 #[test]
 fn many_crashes_at_any_moment_leave_nothing_behind() {
     for seed in 0..40 {

@@ -149,7 +149,7 @@ impl<P: Platform> PoolDevice<P> {
     /// Its registers are those of a quiesced device: it is noted as not touched by a guest, also for a restart in place. A crash while it is assigned to the next
     /// guest would otherwise have it quiesced again, and fail that assignment.
     pub(crate) fn found_quiesced(&mut self) {
-        (self.is_touched, self.is_given_back) = (false, false);
+        self.is_touched = false;
         self.note(false);
     }
 

@@ -169,7 +169,11 @@ fn says_what_is_wrong(fixture: &mut Fixture) -> Result<()> {
     fixture.pcidom_fails(&["create", "/tmp/no-such.cfg"], 1, "no-such.cfg")?;
     fixture.pcidom_fails(&["create", &file, "pci=['00:06.0,colour=red']"], 2, "no option of a device")?;
     fixture.pcidom_fails(&["create", &file, "pci=['00:06.0', '00:07.0,romfile=x']"], 2, "romfile is no option")?;
-    fixture.pcidom_fails(&["create", &file, "type='pvh'"], 2, "this guest is not PV")?;
+    fixture.pcidom_fails(
+        &["create", &file, "type='pvh'"],
+        2,
+        "reach PV guests, and HVM guests with their device model in a stub domain",
+    )?;
     fixture.pcidom_fails(&["create", &file, "pci=['00:1e.0']"], 1, "no PCI device")?;
     fixture.pcidom_fails(&["create", &file, "pci=['00:1f.2']"], 1, "not assignable")?;
     fixture.pcidom_fails(&["create", "--backend", "nowhere", &file], 1, "nowhere is not running")?;
