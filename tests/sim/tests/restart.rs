@@ -330,17 +330,23 @@ fn a_crash_while_a_device_comes_that_nobody_could_quiesce_has_it_come_all_the_sa
     }
 }
 
-#[test]
-fn a_crash_while_a_device_that_was_let_go_is_quiesced_does_not_ask_the_guest_again() {
+/// A guest has let go of a device that it had used, and the broker has not quiesced it yet.
+fn let_go() -> (World, DomId) {
     let mut world = world(&[A, B]);
     world.broker.start();
     let guest = world.connect(5, &[B, A]);
     assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0406)).unwrap().err, 0);
     world.tool.hot_detach(guest, &[A]);
-    // Without the broker.
+    // Without the broker, until the guest is done.
     for _ in 0..200 {
         world.steps(5);
     }
+    (world, guest)
+}
+
+#[test]
+fn a_crash_while_a_device_that_was_let_go_is_quiesced_does_not_ask_the_guest_again() {
+    let (mut world, guest) = let_go();
     assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"));
     world.stub.crash();
     world.settle_deadlines(10);
@@ -353,15 +359,7 @@ fn a_crash_while_a_device_that_was_let_go_is_quiesced_does_not_ask_the_guest_aga
 #[test]
 fn a_crash_when_a_device_that_was_let_go_has_just_been_quiesced_does_not_ask_the_guest_again() {
     for moment in 0..40 {
-        let mut world = world(&[A, B]);
-        world.broker.start();
-        let guest = world.connect(5, &[B, A]);
-        assert_eq!(world.ask(guest, &Request::conf_write(slot(1), 4, 2, 0x0406)).unwrap().err, 0);
-        world.tool.hot_detach(guest, &[A]);
-        // Without the broker, until the guest is done.
-        for _ in 0..200 {
-            world.steps(5);
-        }
+        let (mut world, guest) = let_go();
         world.stub.crash_at(world.stub.turns() + moment);
         world.settle_deadlines(10);
         let rounds = world.guests[&guest].states.borrow().iter().filter(|state| **state == 7).count();

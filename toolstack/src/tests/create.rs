@@ -251,7 +251,7 @@ fn a_guest_of_that_name_or_id_stays_what_it_is() {
     assert!(matches!(error, Error::GuestExists(_)), "{error}");
 }
 
-fn settings_alone(settings: &[&str]) -> Request {
+pub(super) fn settings_alone(settings: &[&str]) -> Request {
     Request {
         config: None,
         overrides: settings.iter().map(|text| (*text).to_owned()).collect(),

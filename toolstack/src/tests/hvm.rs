@@ -4,8 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use xen_types::DomId;
 
+use super::create::settings_alone;
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, request};
-use crate::create::{Plan, Request, create};
+use crate::create::{Plan, create};
 use crate::error::{Error, ExitCause};
 use crate::fake::{DB, E1000, HVM, Killed, Machine, NVME, STUB, WEB, device};
 use crate::ops::attach::{self, Following};
@@ -15,6 +16,8 @@ use crate::ops::recover::reclaim;
 use crate::ops::unfinished_guests;
 use crate::records::export::ExportMode;
 
+/// A new guest with a device.
+const NEW: [&str; 4] = ["name='new'", "type='hvm'", "device_model_stubdomain_override=1", "pci=['00:07.0']"];
 const UUID: &str = "0a5e2f3c-7f7b-4a55-8f4e-000000000007";
 
 /// A machine whose HVM guest runs, with its device model in a stub domain.
@@ -265,16 +268,7 @@ fn a_guest_is_created_with_its_devices_before_it_runs() {
     let machine = Machine::new();
     add_all(&machine);
     unfinished_guests::settle(&machine.host).unwrap();
-    let settings = ["name='new'", "type='hvm'", "device_model_stubdomain_override=1", "pci=['00:07.0']"];
-    let request = Request {
-        config: None,
-        overrides: settings.iter().map(|text| (*text).to_owned()).collect(),
-        backend: "pcidom".to_owned(),
-        timeout: TIMEOUT,
-        paused: false,
-        for_xl: Vec::new(),
-        console: false,
-    };
+    let request = settings_alone(&NEW);
     create(&machine.host, &request, Plan::read(&request).unwrap(), &mut None).unwrap();
     let (guest, stub_domain) =
         machine.with(|world| world.stub_domains.iter().map(|(guest, id)| (*guest, *id)).next().unwrap());
@@ -292,16 +286,7 @@ fn a_guest_that_cannot_be_created_leaves_nothing() {
     let machine = Machine::new();
     add_all(&machine);
     let before = machine.dump_but_config();
-    let settings = ["name='new'", "type='hvm'", "device_model_stubdomain_override=1", "pci=['00:07.0']"];
-    let request = Request {
-        config: None,
-        overrides: settings.iter().map(|text| (*text).to_owned()).collect(),
-        backend: "pcidom".to_owned(),
-        timeout: TIMEOUT,
-        paused: false,
-        for_xl: Vec::new(),
-        console: false,
-    };
+    let request = settings_alone(&NEW);
     // The device model does not find the device.
     machine.with(|world| world.stub.cannot_export = Some((device(NVME), "22 broken")));
     create(&machine.host, &request, Plan::read(&request).unwrap(), &mut None).unwrap_err();

@@ -19,7 +19,7 @@ const RETRY_NS: u64 = 1_000_000_000;
 /// Until everything is announced though what a life before has left is not all taken over: xenstored refuses something again and again.
 const ADOPTION_NS: u64 = 1_000_000_000;
 
-/// Runs once. In a life that is not the first, frontends wait for what they had, and nobody for what is announced: it stands there.
+/// Runs once. After a restart in place the announcement comes last: frontends wait for what they had, and the one of the life before still stands.
 pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     handle.with(Core::offer_ring);
     if handle.with(Core::begin_adoption) {
