@@ -41,3 +41,14 @@ pub struct GuestScript {
     /// They see the devices and close.
     pub refuses: Option<&'static str>,
 }
+
+/// How device models of HVM guests behave.
+#[derive(Default)]
+pub struct DeviceModelScript {
+    /// They do what the next command says, and their answer is lost.
+    pub loses_answer: bool,
+    /// They answer nothing.
+    pub silent: bool,
+    /// What they have asked their guests to let go of, by its name there: they do not ask again.
+    pub asked: BTreeSet<(DomId, String)>,
+}

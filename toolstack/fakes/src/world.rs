@@ -7,7 +7,7 @@ use xen_types::{DomId, Sbdf};
 use xenstored::{Direct, Node, Refusal, Xenstored};
 
 use super::memory::FakeMemory;
-use super::scripts::{GuestScript, StubScript};
+use super::scripts::{DeviceModelScript, GuestScript, StubScript};
 use dom0::xen::{DomainInfo, Vector, number::SIGINT};
 
 /// A guest has vectors from here downwards, 32 of them.
@@ -137,6 +137,9 @@ pub struct World {
     pub stub_domains: BTreeMap<DomId, DomId>,
     /// What device models show to their guests, by its name there.
     pub plugged: BTreeSet<(DomId, String)>,
+    pub device_model: DeviceModelScript,
+    /// What happens right after a device model has done the next command.
+    pub after_device_model: Option<Once>,
 
     pub stub: StubScript,
     pub guest: GuestScript,
@@ -237,6 +240,7 @@ impl World {
         self.passthrough.remove(&id);
         self.write(&xenstore::path::device_model_node(guest), &id.to_string());
         self.write(&xenstore::path::target_node(id), &guest.to_string());
+        self.write(&format!("/local/domain/{id}/device-model/{guest}/state"), "running");
         if let Some(info) = self.domains.get_mut(&guest) {
             info.hvm = true;
         }

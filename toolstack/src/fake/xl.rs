@@ -21,6 +21,48 @@ fn refuse(what: &'static str, said: &str) -> Result<(), Error> {
     Err(Error::Xl { what, said: said.to_owned() })
 }
 
+/// `device_add`: QEMU looks for a device where the stub domain sees it, and needs all rights.
+fn add(
+    world: &mut World,
+    (guest, stub_domain): (DomId, DomId),
+    address: &str,
+    (driver, id): (&str, String),
+) -> Result<(), String> {
+    let device: xen_types::Sbdf = address.parse().unwrap();
+    let is_theirs = pcidom_abi::PoolState::Assigned(stub_domain).text();
+    let is_there = world.value(&pcidom_abi::paths::pool_state_node(super::STUB, device)) == Some(&is_theirs)
+        && world.value(&xenstore::path::child(&xenstore::path::frontend_dir(stub_domain), "state")) == Some("4");
+    let has_rights = [guest, stub_domain].iter().all(|domain| {
+        world.iomem.iter().any(|(other, _)| other == domain) && world.irqs.iter().any(|(other, _)| other == domain)
+    });
+    if !is_there || !has_rights || world.owners.get(&device) != Some(&guest) {
+        return Err("Could not open the device".to_owned());
+    }
+    if driver != "xen-pci-passthrough" || !world.plugged.insert((guest, id.clone())) {
+        world.violations.push(format!("device_add of {id} by {driver}"));
+    }
+    Ok(())
+}
+
+/// `device_del`.
+fn remove(world: &mut World, guest: DomId, id: String) -> Result<(), String> {
+    if !world.plugged.contains(&(guest, id.clone())) {
+        return Err(format!("Device '{id}' not found"));
+    }
+    if !world.device_model.asked.insert((guest, id.clone())) {
+        return Err(format!("Device {id} is already in the process of unplug"));
+    }
+    if !world.guest.keeps {
+        world.device_model.asked.remove(&(guest, id.clone()));
+        world.plugged.remove(&(guest, id));
+        // As QEMU does, which knows the device's interrupt; here it is that of the last one.
+        if !world.plugged.iter().any(|(other, _)| *other == guest) {
+            world.pirqs.retain(|(domain, _)| *domain != guest);
+        }
+    }
+    Ok(())
+}
+
 impl Toolstack for FakeXl {
     fn new_uuid(&self) -> Result<String, Error> {
         let guests = self.0.borrow().paths().filter(|path| path.ends_with("/vm")).count();
@@ -98,43 +140,17 @@ impl Toolstack for FakeXl {
     fn device_model(&self, guest: DomId, command: &serde_json::Value) -> Result<serde_json::Value, String> {
         let mut world = self.0.borrow_mut();
         let Some(stub_domain) = world.stub_domains.get(&guest).copied() else { return Err("no socket".to_owned()) };
+        if world.device_model.silent || !world.domains.contains_key(&stub_domain) {
+            return Err("no answer for 20 s".to_owned());
+        }
         let text = |key: &str| command["arguments"][key].as_str().unwrap_or_default().to_owned();
         let (id, name) = (text("id"), command["execute"].as_str().unwrap());
         if name != "query-pci" && world.change_fails() {
             return Err("failed (injected)".to_owned());
         }
         match name {
-            "device_add" => {
-                let device: xen_types::Sbdf = text("hostaddr").parse().unwrap();
-                // QEMU looks for it where the stub domain sees it, and needs all rights.
-                let is_theirs = pcidom_abi::PoolState::Assigned(stub_domain).text();
-                let is_there = world.value(&pcidom_abi::paths::pool_state_node(super::STUB, device))
-                    == Some(&is_theirs)
-                    && world.value(&xenstore::path::child(&xenstore::path::frontend_dir(stub_domain), "state"))
-                        == Some("4");
-                let has_rights = [guest, stub_domain].iter().all(|domain| {
-                    world.iomem.iter().any(|(other, _)| other == domain)
-                        && world.irqs.iter().any(|(other, _)| other == domain)
-                });
-                if !is_there || !has_rights || world.owners.get(&device) != Some(&guest) {
-                    return Err("Could not open the device".to_owned());
-                }
-                if text("driver") != "xen-pci-passthrough" || !world.plugged.insert((guest, id.clone())) {
-                    world.violations.push(format!("{command}"));
-                }
-            }
-            "device_del" => {
-                if !world.plugged.contains(&(guest, id.clone())) {
-                    return Err(format!("Device '{id}' not found"));
-                }
-                if !world.guest.keeps {
-                    world.plugged.remove(&(guest, id));
-                    // As QEMU does, which knows the device's interrupt; here it is that of the last one.
-                    if !world.plugged.iter().any(|(other, _)| *other == guest) {
-                        world.pirqs.retain(|(domain, _)| *domain != guest);
-                    }
-                }
-            }
+            "device_add" => add(&mut world, (guest, stub_domain), &text("hostaddr"), (&text("driver"), id))?,
+            "device_del" => remove(&mut world, guest, id)?,
             "query-pci" => {
                 let ids = world.plugged.iter().filter(|(other, _)| *other == guest).map(|(_, id)| id);
                 let devices: Vec<_> = ids.map(|id| serde_json::json!({ "slot": 3, "qdev_id": id })).collect();
@@ -142,7 +158,13 @@ impl Toolstack for FakeXl {
             }
             _ => world.violations.push(format!("{command}")),
         }
-        Ok(serde_json::json!({}))
+        if let Some(act) = world.after_device_model.take() {
+            act(&mut world);
+        }
+        match std::mem::take(&mut world.device_model.loses_answer) {
+            true => Err("no answer for 20 s".to_owned()),
+            false => Ok(serde_json::json!({})),
+        }
     }
 
     fn configuration(&self, domain: DomId) -> Option<serde_json::Value> {

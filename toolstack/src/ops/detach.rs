@@ -11,6 +11,7 @@ use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
 use crate::ops::executor;
+use crate::ops::patience::STUB_PATIENCE;
 use crate::ops::plan::release::{Assignment, Connection, Known, Rights};
 use crate::ops::plan::{self, Looked, OnFailure, Plan, Step};
 use crate::ops::recover::Reclaimed;
@@ -44,7 +45,7 @@ pub(crate) fn detach(host: &Host, request: &Request, reclaimed: &[Reclaimed]) ->
         return stay_away(host, request);
     }
     let Found { leaked, used } = find(host, request)?;
-    let retried = host.without_stopping(|| retry(host, &leaked, request.force));
+    let retried = host.without_stopping(|| retry(host, &leaked, request));
     if !used.devices.is_empty() {
         take(host, used, request)?;
     }
@@ -60,7 +61,7 @@ pub(crate) fn plan(host: &Host, request: &Request) -> Result<Plan, Error> {
         return Ok(release::plan(host, &assignment, Rights::Uncertain)?.0);
     }
     let Found { leaked, mut used } = find(host, request)?;
-    let retry = plan_retry(host, &leaked, request.force)?;
+    let retry = plan_retry(host, &leaked, request)?;
     if used.devices.is_empty() {
         return Ok(retry);
     }
@@ -172,8 +173,7 @@ fn take(host: &Host, mut assignment: Assignment, request: &Request) -> Result<()
     }
     // The guest does not use them any more, and nobody could give them back to it: from here on it goes on to the end.
     host.without_stopping(|| {
-        assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
-        assignment.stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
+        release::look_who_is_there(host, &mut assignment)?;
         release::take_back(host, &assignment, rights(host, &assignment)?)
     })
 }
@@ -210,22 +210,23 @@ fn rights(host: &Host, assignment: &Assignment) -> Result<Rights, Error> {
 }
 
 /// Devices that were taken from the guest before: does it still have something of them?
-fn retry(host: &Host, assignment: &Assignment, force: bool) -> Result<(), Error> {
+fn retry(host: &Host, assignment: &Assignment, request: &Request) -> Result<(), Error> {
     executor::run(host, |executor| {
-        executor.carry_out(&plan_retry(host, assignment, force)?)?;
+        executor.carry_out(&plan_retry(host, assignment, request)?)?;
         executor.verdict(&assignment.guest)
     })
 }
 
-fn plan_retry(host: &Host, assignment: &Assignment, force: bool) -> Result<Plan, Error> {
+fn plan_retry(host: &Host, assignment: &Assignment, request: &Request) -> Result<Plan, Error> {
     let mut known = Known::default();
     for device in assignment.devices.iter().copied() {
         let resources = DeviceResources::find(host, assignment.stub.id, device)?;
         let known = if host.sysfs.exists(device) { &mut known.present } else { &mut known.removed };
         known.push(resources);
     }
-    let looked = if force { Looked::Away } else { release::looked(host) };
-    Ok(plan::release::retry(assignment, &known, looked, force))
+    let looked = if request.force { Looked::Away } else { release::looked(host) };
+    let patience = (!request.force).then(|| request.timeout.min(STUB_PATIENCE));
+    Ok(plan::release::retry(assignment, &known, looked, patience))
 }
 
 /// The user named a backend: is it the one that has the device?

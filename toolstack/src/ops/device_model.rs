@@ -4,14 +4,17 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use xen_types::Sbdf;
+use xen_types::{DomId, Sbdf};
+use xenstore::path;
 
 use crate::error::{DomainName, Error};
 use crate::host::Host;
 use crate::host::domain;
+use crate::ops::patience::STUB_PATIENCE;
 use crate::records::device_spec::DeviceSpec;
 
-/// Has the guest see a device.
+/// Has the guest see a device. Where the device model does not say that it has done so, it takes the device away again: what is answered too late is
+/// done all the same. Whether the guest has the device after that is asked when it is looked what the guest has kept.
 pub(crate) fn plug(host: &Host, guest: &DomainName, spec: &DeviceSpec) -> Result<(), Error> {
     let device = spec.device;
     let mut arguments = json!({ "driver": "xen-pci-passthrough", "id": id(device), "hostaddr": device.to_string() });
@@ -21,25 +24,89 @@ pub(crate) fn plug(host: &Host, guest: &DomainName, spec: &DeviceSpec) -> Result
     if spec.policy.permissive {
         arguments["permissive"] = true.into();
     }
-    ask(host, guest, "device_add", arguments, || format!("take {device}")).map(drop)
+    let added = ask(host, guest, "device_add", arguments, || format!("take {device}")).map(drop);
+    if added.is_err()
+        && let Err(error) = host.without_stopping(|| unplug(host, guest, &[device], STUB_PATIENCE))
+    {
+        host.trace(&error.to_string());
+    }
+    added
 }
 
-/// Has the guest let go of devices, as many of them as it has, and waits until it has. One that is paused is not waited for: it cannot.
+/// Has the guest let go of devices, as many of them as it has, and waits until it has. One that is paused is not waited for: it cannot. One that is gone,
+/// or goes meanwhile, has none.
 pub(crate) fn unplug(host: &Host, guest: &DomainName, devices: &[Sbdf], timeout: Duration) -> Result<(), Error> {
-    let theirs =
-        |present: &Value| devices.iter().copied().filter(|device| has(present, &id(*device))).collect::<Vec<_>>();
-    let asked = theirs(&present(host, guest)?);
-    for device in asked.iter().copied() {
-        ask(host, guest, "device_del", json!({ "id": id(device) }), || format!("remove {device}"))?;
+    let outcome = ask_to_let_go(host, guest, devices).and_then(|is_asked| {
+        if !is_asked || domain::info(host, guest.id)?.is_none_or(|info| info.paused) {
+            return Ok(());
+        }
+        let silent = || Error::NotUnplugged { guest: guest.clone(), devices: devices.to_vec(), after: timeout };
+        // Other commands need not wait for it meanwhile: they know it by the domain that has the frontend.
+        let frontend = frontend_of(host, guest.id)?;
+        host.wait_for_guest(frontend, &[], timeout, || have_gone(host, guest, devices))?.ok_or_else(silent)
+    });
+    match outcome {
+        Err(Error::DeviceModel { .. }) if !domain::is_alive(host, guest.id)? => Ok(()),
+        outcome => outcome,
     }
-    if asked.is_empty() || domain::info(host, guest.id)?.is_none_or(|info| info.paused) {
-        return Ok(());
+}
+
+/// Tells the guest that it is to let go of those of the devices that it has. False where it has none of them.
+fn ask_to_let_go(host: &Host, guest: &DomainName, devices: &[Sbdf]) -> Result<bool, Error> {
+    let devices = theirs(devices, &present(host, guest)?);
+    for device in devices.iter().copied() {
+        let asked = ask(host, guest, "device_del", json!({ "id": id(device) }), || format!("remove {device}"));
+        match asked {
+            // A guest that was asked a moment ago is not asked again (QEMU, `qmp_device_del`).
+            Err(Error::DeviceModel { said, .. }) if said.contains("already in the process of unplug") => {}
+            // It may have let go just now.
+            Err(error) if !theirs(&[device], &present(host, guest)?).is_empty() => return Err(error),
+            _ => {}
+        }
     }
-    let gone = || Ok(theirs(&present(host, guest)?).is_empty().then_some(()));
-    let silent = || Error::NotUnplugged { guest: guest.clone(), devices: devices.to_vec(), after: timeout };
-    // Other commands need not wait for it meanwhile: they know it by the domain that has the frontend.
-    let frontend = domain::stub_domain(host, guest.id)?.map_or(guest.id, |stub_domain| stub_domain.id);
-    host.wait_for_guest(frontend, &[], timeout, gone)?.ok_or_else(silent)
+    Ok(!devices.is_empty())
+}
+
+/// Whether the guest has let go of all of these.
+fn have_gone(host: &Host, guest: &DomainName, devices: &[Sbdf]) -> Result<Option<()>, Error> {
+    match present(host, guest) {
+        Ok(present) => Ok(theirs(devices, &present).is_empty().then_some(())),
+        // One that has shut down or reboots is going, and its device model may be the first to go.
+        Err(_) if domain::info(host, guest.id)?.is_some_and(|info| info.shutdown && !info.dying) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Those of the devices that are listed.
+fn theirs(devices: &[Sbdf], present: &Value) -> Vec<Sbdf> {
+    devices.iter().copied().filter(|device| has(present, &id(*device))).collect()
+}
+
+/// The domain that has the frontend of a guest's devices: of an HVM guest its stub domain, where it has one.
+pub(crate) fn frontend_of(host: &Host, guest: DomId) -> Result<DomId, Error> {
+    Ok(domain::stub_domain(host, guest)?.map_or(guest, |stub_domain| stub_domain.id))
+}
+
+/// Whether a guest that has just been created can be given devices: a PV guest can, and an HVM guest as soon as its device model says that it runs.
+pub(crate) fn is_ready(host: &Host, guest: DomId) -> Result<bool, Error> {
+    if domain::info(host, guest)?.is_none_or(|info| !info.hvm) {
+        return Ok(true);
+    }
+    let Some(stub_domain) = domain::stub_domain(host, guest)? else { return Ok(false) };
+    Ok(host.read(&state_node(stub_domain.id, guest))?.as_deref() == Some("running"))
+}
+
+/// Where a device model says in its stub domain's directory that it runs, for which libxl waits too.
+pub(crate) fn state_node(stub_domain: DomId, guest: DomId) -> String {
+    path::child(&path::domain_path(stub_domain), &format!("device-model/{guest}/state"))
+}
+
+/// Checks that the device model answers.
+///
+/// # Errors
+/// [`Error::DeviceModel`]: it does not.
+pub(crate) fn check(host: &Host, guest: &DomainName) -> Result<(), Error> {
+    present(host, guest).map(drop)
 }
 
 /// Whether the guest may have a device: it has, or the device model does not say.

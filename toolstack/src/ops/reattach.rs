@@ -9,6 +9,7 @@ use crate::error::{DomainName, Error, StateName, list};
 use crate::host::Host;
 use crate::ops::attach::{self, Following, Until};
 use crate::ops::close;
+use crate::ops::device_model;
 use crate::ops::device_status::DeviceStatus;
 use crate::ops::executor;
 use crate::ops::plan;
@@ -38,7 +39,12 @@ pub(crate) fn reattach_all(host: &Host, records: &[Record], remembered: &[Unassi
     }
     let now = if has_strays { device_table::load(host)? } else { records.to_vec() };
     for Followers { guest, stub, specs, export } in followers(host, &now)? {
-        if host.is_others(guest.id)? {
+        // Who waits for an HVM guest has the lock of its stub domain.
+        if host.is_others(device_model::frontend_of(host, guest.id)?)? {
+            continue;
+        }
+        // It is tried again as long as there is something to bring.
+        if !device_model::is_ready(host, guest.id)? {
             continue;
         }
         let together = bring(host, &guest, stub, &specs, export);

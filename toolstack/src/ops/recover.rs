@@ -276,9 +276,7 @@ fn part(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
     }
     assignment.connection =
         if assignment.staying.is_empty() { Connection::Ends { by_force: false } } else { Connection::Stays };
-    assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
-    assignment.stub_alive = domain::is_alive(host, assignment.stub.id)?;
-    Ok(())
+    release::look_who_is_there(host, assignment)
 }
 
 /// Removes directories that no device stands behind any more: of guests that are gone, or that closed after they had let go of

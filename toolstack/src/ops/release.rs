@@ -5,6 +5,7 @@ use xen_types::Sbdf;
 use crate::device::resources::{DeviceResources, GuestRights};
 use crate::error::Error;
 use crate::host::Host;
+use crate::host::domain;
 use crate::host::settings::Audit;
 use crate::ops::executor;
 use crate::ops::plan::release::{Assignment, Known, Rights};
@@ -24,6 +25,16 @@ pub(crate) fn take_back(host: &Host, assignment: &Assignment, rights: Rights) ->
             executor.verdict(&assignment.guest)
         })
     })
+}
+
+/// Reads again who is there, after a guest was waited for.
+pub(crate) fn look_who_is_there(host: &Host, assignment: &mut Assignment) -> Result<(), Error> {
+    assignment.guest_alive = domain::is_alive(host, assignment.guest.id)?;
+    assignment.stub_alive = assignment.stub_alive && domain::is_alive(host, assignment.stub.id)?;
+    if let Some(target) = &mut assignment.target {
+        target.is_alive = domain::is_alive(host, target.guest.id)?;
+    }
+    Ok(())
 }
 
 /// What [`take_back`] would do, and the devices that would stay on their way because neither dom0 nor the pool says what they have.

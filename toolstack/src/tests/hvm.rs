@@ -8,9 +8,11 @@ use super::create::settings_alone;
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, request};
 use crate::create::{Plan, create};
 use crate::error::{Error, ExitCause};
-use crate::fake::{DB, E1000, HVM, Killed, Machine, NVME, STUB, WEB, device};
+use crate::fake::{DB, E1000, HVM, Killed, Machine, NVME, STUB, TempTree, WEB, World, device};
+use crate::host::lock;
 use crate::ops::attach::{self, Following};
 use crate::ops::detach;
+use crate::ops::device_model;
 use crate::ops::maintenance::SavedPlan;
 use crate::ops::recover::reclaim;
 use crate::ops::unfinished_guests;
@@ -153,6 +155,14 @@ fn a_device_model_that_refuses_has_everything_undone() {
         match attached {
             Err(_) => {
                 failures += 1;
+                // QEMU unmaps the interrupt of what it removes: there is nothing left to undo.
+                machine.with(|world| {
+                    assert!(
+                        !world.notes.iter().any(|note| note.contains("could not undo")),
+                        "{step}: {:?}",
+                        world.notes
+                    );
+                });
                 reclaim(&machine.host).unwrap();
                 machine.dump_but_config().assert_same(&before, step);
             }
@@ -258,7 +268,19 @@ fn devices_follow_a_guest_that_reboots_with_both_its_domains() {
     });
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.owners[&device(NVME)], DomId::IO));
-    let stub_domain = machine.with(|world| world.add_stub_domain(new));
+    // The stub domain is there before QEMU is: that is no news.
+    let (stub_domain, state) = machine.with(|world| {
+        let stub_domain = world.add_stub_domain(new);
+        let state = device_model::state_node(stub_domain, new);
+        world.remove(&state);
+        (stub_domain, state)
+    });
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| {
+        assert_eq!(world.owners[&device(NVME)], DomId::IO);
+        assert!(!world.notes.iter().any(|note| note.contains("did not follow")), "{:?}", world.notes);
+        world.write(&state, "running");
+    });
     reclaim(&machine.host).unwrap();
     assert_uses(&machine, new, stub_domain, NVME);
 }
@@ -296,6 +318,142 @@ fn a_guest_that_cannot_be_created_leaves_nothing() {
         assert!(world.stub_domains.is_empty());
     });
     machine.dump_but_config().assert_same(&before, "");
+}
+
+#[test]
+fn a_device_model_that_answers_nothing_is_found_before_anything_is_changed() {
+    let (machine, _) = with_hvm();
+    let (before, changes) = (machine.dump(), machine.with(|world| world.changes));
+    machine.with(|world| world.device_model.silent = true);
+    assert!(matches!(attach_to(&machine, "windows", &[NVME], Following::No), Err(Error::DeviceModel { .. })));
+    machine.dump().assert_same(&before, "");
+    machine.with(|world| assert_eq!(world.changes, changes));
+}
+
+#[test]
+fn a_device_model_that_answers_too_late_has_the_device_taken_again() {
+    let (machine, _) = with_hvm();
+    let before = machine.dump_but_config();
+    machine.with(|world| world.device_model.loses_answer = true);
+    let error = attach_to(&machine, "windows", &[NVME], Following::No).unwrap_err();
+    assert!(error.to_string().contains("no answer"), "{error}");
+    machine.dump_but_config().assert_same(&before, "");
+    // One that answers nothing any more may show it to its guest, and so nobody else gets it.
+    machine.with(|world| {
+        world.device_model.loses_answer = true;
+        world.after_device_model = Some(Box::new(|world| world.device_model.silent = true));
+    });
+    attach_to(&machine, "windows", &[NVME], Following::No).unwrap_err();
+    assert!(matches!(attach_to_web(&machine, &[NVME]), Err(Error::Leaked { .. })));
+    assert!(matches!(detach_from(&machine, "windows", &[NVME], false), Err(Error::Leaked { .. })));
+    // When it answers again it is told.
+    machine.with(|world| world.device_model.silent = false);
+    detach_from(&machine, "windows", &[NVME], false).unwrap();
+    machine.with(|world| assert!(world.plugged.is_empty()));
+    attach_to_web(&machine, &[NVME]).unwrap();
+    machine.assert_no_violations();
+}
+
+#[test]
+fn a_guest_that_is_asked_a_second_time_is_waited_for() {
+    let (machine, _) = with_hvm();
+    let free = machine.dump();
+    attach_to(&machine, "windows", &[NVME], Following::No).unwrap();
+    machine.with(|world| world.guest.keeps = true);
+    assert!(matches!(detach_from(&machine, "windows", &[NVME], false), Err(Error::NotUnplugged { .. })));
+    // It lets go after it was asked again, which QEMU does not do.
+    machine.with(|world| {
+        world.incidents.push(Box::new(|world| {
+            let asked = world.traces.iter().filter(|trace| trace.contains("device_del")).count();
+            if asked == 2 {
+                world.guest.keeps = false;
+                world.plugged.clear();
+                world.device_model.asked.clear();
+            }
+            asked == 2
+        }));
+    });
+    detach_from(&machine, "windows", &[NVME], false).unwrap();
+    machine.dump().assert_same(&free, "");
+}
+
+#[test]
+fn a_guest_that_ends_while_it_is_to_let_go_leaves_its_devices_free() {
+    type Act = fn(&Machine);
+    let detach: Act = |machine| detach_from(machine, "windows", &[NVME], false).unwrap();
+    // Of a command that was killed while it gave the device to the guest.
+    let recover: Act = |machine| {
+        let phase = format!("/tool/pcidom/device/{}/phase", device(NVME).path_component());
+        machine.with(|world| world.write(&phase, "attaching"));
+        reclaim(&machine.host).unwrap();
+    };
+    for (act, reboots) in [(detach, false), (detach, true), (recover, false), (recover, true)] {
+        let (machine, stub_domain) = with_hvm();
+        attach_to(&machine, "windows", &[NVME], Following::No).unwrap();
+        machine.with(|world| {
+            world.after_device_model = Some(Box::new(move |world| {
+                // Its device model goes first, or with it.
+                world.destroy(stub_domain);
+                world.plugged.clear();
+                world.stub_domains.remove(&HVM);
+                let mut guest = world.domains.remove(&HVM).unwrap();
+                guest.shutdown = true;
+                match reboots {
+                    true => drop(world.domains.insert(HVM, guest)),
+                    false => world.destroy(HVM),
+                }
+            }));
+            let end = |world: &mut World| {
+                let is_down = world.domains.get(&HVM).is_some_and(|guest| guest.shutdown);
+                if is_down {
+                    world.destroy(HVM);
+                    world.add_domain(DomId(20), "windows");
+                    world.add_stub_domain(DomId(20));
+                }
+                is_down
+            };
+            world.incidents.push(Box::new(end));
+        });
+        act(&machine);
+        machine.with(|world| {
+            assert!(!world.notes.iter().any(|note| note.contains("not settled")), "{:?}", world.notes);
+            assert_eq!(world.owners[&device(NVME)], DomId::IO);
+            assert!(!world.domains.contains_key(&HVM));
+        });
+        attach_to_web(&machine, &[NVME]).unwrap();
+        machine.assert_no_violations();
+    }
+}
+
+#[test]
+fn a_guest_that_another_command_waits_for_is_left_alone() {
+    let (machine, _) = with_hvm();
+    attach_to(&machine, "windows", &[NVME], Following::Yes).unwrap();
+    machine.host.xl.destroy(HVM).unwrap();
+    let new = DomId(20);
+    let stub_domain = machine.with(|world| {
+        world.add_domain(new, "windows");
+        world.write("/local/domain/20/vm", &format!("/vm/{UUID}"));
+        world.add_stub_domain(new)
+    });
+    let locks = TempTree::new();
+    machine.host.lock_commands_in(locks.path());
+    let waits = lock::try_take_guest(locks.path(), stub_domain).unwrap().unwrap();
+    reclaim(&machine.host).unwrap();
+    machine.with(|world| assert_eq!(world.owners[&device(NVME)], DomId::IO));
+    drop(waits);
+    reclaim(&machine.host).unwrap();
+    assert_uses(&machine, new, stub_domain, NVME);
+}
+
+#[test]
+fn a_stub_domain_is_not_told_what_drivers_need() {
+    let (machine, _) = with_hvm();
+    machine.with(|world| world.build_info = Some("{}"));
+    attach_to(&machine, "windows", &[NVME], Following::No).unwrap();
+    machine.with(|world| {
+        assert!(!world.notes.iter().any(|note| note.contains("was created without")), "{:?}", world.notes)
+    });
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::error::{Doing, DomainName, Error};
 use crate::host::Host;
 use crate::host::domain::{self, Names};
 use crate::ops::connect::{self, Connection, Settled};
+use crate::ops::device_model;
 use crate::ops::device_status::{DeviceStatus, look_ahead};
 use crate::ops::dom0_use;
 use crate::ops::executor;
@@ -87,6 +88,9 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     let found = names.find(host, &request.guest)?;
     let checks::Found { frontend: guest, target, has_connection } =
         checks::find_guest(host, &request.guest, found, stub.id)?;
+    if let Some(target) = &target {
+        device_model::check(host, target)?;
+    }
     // QEMU looks for a device at its real address.
     let mode = if target.is_some() { Some(ExportMode::Passthrough) } else { request.export };
     let export = Export::find(host, stub.id, &guest, has_connection, mode)?;

@@ -25,7 +25,7 @@ use crate::ops::hot_unplug::{self, phases};
 use crate::ops::in_use::{self, Leaks};
 use crate::ops::intent_log;
 use crate::ops::parking;
-use crate::ops::plan::{Failure, OnFailure, Plan, Step};
+use crate::ops::plan::{Failure, OnFailure, Plan, Right, Step};
 use crate::ops::pool::{self as pool_nodes, STUB_PATIENCE};
 use crate::records::device_table::{self, Phase};
 use crate::records::reset_note::ResetNote;
@@ -350,7 +350,11 @@ fn undo(host: &Host, step: &Step) -> Result<(), Error> {
         Step::PrepareForDriver { device, decode } => Ok(host.sysfs.config(*device)?.walk_and_quiesce(*decode)?),
         Step::PermitWrites { devices } => attach::forget_writes(host, devices),
         Step::AuditOnUndo { guest, resources } => in_use::note_leaks(host, guest, resources).map(drop),
-        Step::Grant { guest, right } => attach::set_right(host, guest.id, *right, Permission::Revoke, step),
+        Step::Grant { guest, right } => {
+            let taken = attach::set_right(host, guest.id, *right, Permission::Revoke, step);
+            // The domain, or its device model, may have unmapped an interrupt by itself.
+            release::unless_absent(taken, matches!(right, Right::MappedInterrupt(_))).map(drop)
+        }
         Step::Assign { guest, device, .. } => attach::unassign(host, guest.id, *device, step),
         Step::Plug { target, device } => device_model::unplug(host, target, &[device.device], STUB_PATIENCE),
         Step::WriteDirectories { stub, guest, resources, .. } => {

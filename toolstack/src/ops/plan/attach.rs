@@ -98,8 +98,8 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
         },
         false => Step::WriteDirectories { stub: stub.clone(), guest: guest.clone(), export, devices: specs, resources },
     });
-    // Once, with its first devices, and while it looks at them. Not where they are just following it.
-    if !input.has_connection && input.keeps.is_some() {
+    // Once, with its first devices, and while it looks at them. Not where they are just following it, and not of a stub domain, which has no drivers for them.
+    if !input.has_connection && input.keeps.is_some() && target.is_none() {
         steps.push(Step::TellNeeds { guest: guest.clone() });
     }
     steps.push(Step::AwaitGuest { stub, guest, devices: devices.clone(), patience: *patience, until: input.until });

@@ -168,14 +168,19 @@ fn revoke(assignment: &Assignment, known: &Known, rights: Rights, all: &[DeviceR
     steps
 }
 
-/// Looks again at devices that were taken from the guest before and of which it still had something; by force they are freed without a look.
-pub(crate) fn retry(assignment: &Assignment, known: &Known, looked: Looked, by_force: bool) -> Plan {
+/// Looks again at devices that were taken from the guest before and of which it still had something. An HVM guest is asked once more, as its device model
+/// may not have heard it, and has `patience`; with none, by force, devices are freed without a question and a look.
+pub(crate) fn retry(assignment: &Assignment, known: &Known, looked: Looked, patience: Option<Duration>) -> Plan {
     let Assignment { stub, guest, devices, .. } = assignment;
     let mut steps = Vec::new();
     if devices.is_empty() {
         return Plan { steps, on_failure: OnFailure::LeaveToNext };
     }
-    if !by_force {
+    if let Some(timeout) = patience {
+        if let Some(Target { guest: target, is_alive: true }) = &assignment.target {
+            let (target, devices) = (target.clone(), devices.clone());
+            steps.push(Step::Unplug { target, devices, timeout, by_force: true });
+        }
         let resources = [known.present.as_slice(), known.removed.as_slice()].concat();
         steps.push(Step::Audit { guest: guest.clone(), resources });
     }

@@ -354,12 +354,12 @@ fn by_force_it_goes_on_without_the_guest() {
     let steps = release(&leaving, &present(&[&disk]), Rights::Complete);
     assert!(steps.contains(&Step::Close { stub: stub(), guest: web(), by_force: true }));
     // Of what a guest has kept earlier, nothing is asked.
-    let steps = super::release::retry(&leaving, &present(&[&disk]), Looked::Away, true).steps;
+    let steps = super::release::retry(&leaving, &present(&[&disk]), Looked::Away, None).steps;
     assert!(matches!(
         steps[..],
         [Step::BeginReset { .. }, Step::ReturnToPool { looked: Looked::Away, is_stub_there: true, .. }]
     ));
-    let steps = super::release::retry(&leaving, &present(&[&disk]), Looked::Through, false).steps;
+    let steps = super::release::retry(&leaving, &present(&[&disk]), Looked::Through, Some(Duration::ZERO)).steps;
     assert!(matches!(steps[..], [Step::Audit { .. }, Step::BeginReset { .. }, Step::ReturnToPool { .. }]));
 }
 
