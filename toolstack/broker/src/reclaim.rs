@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dom0::xen::unblocked;
 use rustix::fs::inotify;
 
 use super::manager::VARIABLES;
@@ -34,7 +35,7 @@ impl Reclaimer for OwnCommand {
         // The running program, also where its file was replaced.
         let mut command = Command::new("/proc/self/exe");
         VARIABLES.iter().fold(&mut command, |command, name| command.env_remove(name));
-        let child = command.arg("reclaim").stdin(Stdio::null()).spawn()?;
+        let child = unblocked(command.arg("reclaim").stdin(Stdio::null())).spawn()?;
         *self.0.borrow_mut() = Some(child);
         Ok(())
     }

@@ -24,7 +24,7 @@ pub use library::OpenError;
 pub use libxc::{Handle, Libxc};
 pub use physdev::Libxencall;
 pub use rings::LibxenRings;
-pub use signals::{Signal, SignalSet, Signals, number};
+pub use signals::{Signal, SignalSet, Signals, number, unblocked};
 pub use version::XenVersion;
 
 use std::ops::RangeInclusive;

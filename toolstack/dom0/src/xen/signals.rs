@@ -4,6 +4,8 @@ use core::ffi::c_int;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr::null_mut;
 
 /// `sigset_t` of glibc and musl on x86-64: 1,024 bits.
@@ -18,8 +20,9 @@ unsafe extern "C" {
     fn signalfd(fd: c_int, set: *const SignalSet, flags: c_int) -> c_int;
 }
 
-/// `SIG_BLOCK`, `SFD_NONBLOCK | SFD_CLOEXEC` (Linux, x86-64).
+/// `SIG_BLOCK`, `SIG_UNBLOCK`, `SFD_NONBLOCK | SFD_CLOEXEC` (Linux, x86-64).
 const BLOCK: c_int = 0;
+const UNBLOCK: c_int = 1;
 const NONBLOCK_CLOEXEC: c_int = 0o4000 | 0o2_000_000;
 
 /// A signal that we wait for.
@@ -46,8 +49,31 @@ pub mod number {
 }
 use number::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// These signals from now on are read here and do nothing else. Children start with none blocked (std sees to that).
+/// These signals from now on are read here and do nothing else. Programs are started with [`unblocked`].
 pub struct Signals(File);
+
+/// Blocks or unblocks all that we read. Nothing here allocates or takes a lock.
+fn change_mask(how: c_int) -> io::Result<SignalSet> {
+    let mut set = SignalSet([0; 16]);
+    // SAFETY: `set` has the size that the C library gives the type.
+    unsafe { sigemptyset(&raw mut set) };
+    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD] {
+        // SAFETY: `set` was initialised above; the numbers are signals.
+        unsafe { sigaddset(&raw mut set, signal.into()) };
+    }
+    // SAFETY: `set` is only read; nobody wants the old mask.
+    match unsafe { pthread_sigmask(how, &raw const set, null_mut()) } {
+        0 => Ok(set),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+/// Has a program begin with these signals unblocked. What is blocked stays so in a child and over `exec` (`Command` does not change it): the program could not be ended by
+/// `SIGTERM`, and `xl`, which learns from `SIGCHLD` that its own child has ended, would wait for ever.
+pub fn unblocked(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec it calls functions that are async-signal-safe (signal-safety(7)), and nothing else.
+    unsafe { command.pre_exec(|| change_mask(UNBLOCK).map(drop)) }
+}
 
 impl Signals {
     /// Blocks them.
@@ -55,18 +81,7 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub fn block() -> io::Result<Self> {
-        let mut set = SignalSet([0; 16]);
-        // SAFETY: `set` has the size that the C library gives the type.
-        unsafe { sigemptyset(&raw mut set) };
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGCHLD] {
-            // SAFETY: `set` was initialised above; the numbers are signals.
-            unsafe { sigaddset(&raw mut set, signal.into()) };
-        }
-        // SAFETY: `set` is only read; nobody wants the old mask.
-        let error = unsafe { pthread_sigmask(BLOCK, &raw const set, null_mut()) };
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
+        let set = change_mask(BLOCK)?;
         // SAFETY: a new descriptor for a set that is only read.
         let fd = unsafe { signalfd(-1, &raw const set, NONBLOCK_CLOEXEC) };
         if fd < 0 {
@@ -115,5 +130,16 @@ mod tests {
         assert_eq!(unsafe { raise(SIGTERM.into()) }, 0);
         assert_eq!(signals.next().unwrap(), Some(Signal::Stop));
         assert_eq!(signals.next().unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_started_has_none_of_them_blocked() {
+        let blocked = |command: &mut Command| {
+            let output = command.args(["SigBlk", "/proc/self/status"]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().trim_start_matches("SigBlk:").trim().to_owned()
+        };
+        let before = blocked(&mut Command::new("grep"));
+        let _signals = Signals::block().unwrap(); // in this test's own thread
+        assert_eq!(blocked(unblocked(&mut Command::new("grep"))), before);
     }
 }
