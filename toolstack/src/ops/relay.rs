@@ -12,6 +12,7 @@ use pciif::{ChannelState, Command, ErrorResult};
 use xen_types::{DomId, Sbdf};
 use xenstore::{Permission, XenbusState, path};
 
+use crate::device::quiesce::await_rest;
 use crate::device::resources::DeviceResources;
 use crate::error::{Error, HostError};
 use crate::host::Host;
@@ -67,7 +68,10 @@ pub(crate) fn relay(host: &Host, record: &Record, guest: DomId) -> Result<Relaye
     }
     let relay = Relay { host, device: record.device, stub: record.stub, guest };
     let told = relay.tell_all();
-    host.commit(&[Change::remove(relay.node())])?;
+    // A stub that has not heard yet that the device is isolated hears it later. Then the node goes when the device is given back.
+    if host.read(&relay.node())?.is_some_and(|said| said != AerValue::ISOLATE.to_string()) {
+        host.commit(&[Change::remove(relay.node())])?;
+    }
     told
 }
 
@@ -154,17 +158,38 @@ impl Relay<'_> {
             return Ok(Relayed::Taken);
         }
         self.quiesce()?;
-        // After this the stub asks for nothing, and what the broker was at before is over.
         let heard =
             || Ok::<_, Error>(self.host.read(&self.node())?.filter(|said| *said != AerValue::ISOLATE.to_string()));
-        if self.host.wait_for(&[self.node()], STUB_PATIENCE, heard)?.is_some() {
-            self.quiesce()?;
-        }
+        self.host.wait_for(&[self.node()], STUB_PATIENCE, heard)?;
+        // The broker may have been at something that it began before.
+        await_rest(self.host, self.device)?;
+        self.quiesce()?;
         Ok(Relayed::Isolated(why))
     }
 
     fn quiesce(&self) -> Result<(), HostError> {
         let Some(config) = self.host.sysfs.find_config(self.device)? else { return Ok(()) };
         config.walk_and_quiesce(DeviceResources::gather(self.host, self.device)?.decode())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{NVME, STUB, WEB, device};
+    use crate::tests::attached;
+
+    #[test]
+    fn a_stub_that_does_not_answer_learns_later_that_a_device_is_isolated() {
+        let machine = attached();
+        let relay = Relay { host: &machine.host, device: device(NVME), stub: STUB, guest: WEB };
+        // The broker is at something that it began before.
+        machine.with(|world| world.write(&DeviceNode::Vectors.of(device(NVME)), "busy"));
+        let before = machine.with(|world| world.clock);
+        assert_eq!(relay.isolate("a reason").unwrap(), Relayed::Isolated("a reason"));
+        let took = machine.with(|world| world.clock) - before;
+        assert!(took > STUB_PATIENCE + Duration::from_secs(1), "neither of both was waited for: {took:?}");
+        assert_eq!(machine.host.read(&relay.node()).unwrap(), Some(AerValue::ISOLATE.to_string()));
+        assert!(machine.config(NVME).is_quiesced());
     }
 }

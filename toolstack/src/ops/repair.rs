@@ -3,6 +3,8 @@
 //! device of ours comes back without addresses, decoding and messages, and its guest goes on with one that is dead. When the device has them again, its
 //! guest is told what has happened ([`relay`]).
 
+use std::time::Duration;
+
 use ::dom0::sysfs::Config;
 use ::dom0::xen::Physdev;
 use pci_registers::{command, header, msi, msix};
@@ -20,6 +22,9 @@ use crate::ops::pool;
 use crate::ops::relay::{Relayed, relay};
 use crate::records::device_table::{self, Phase, Record};
 use crate::sysfs::{ConfigWalk as _, Width};
+
+/// How long another process may be at the same device: it restores it, and tells its guest three things, which wait for a stub and for the guest.
+const TURN: Duration = Duration::from_secs(40);
 
 /// How often a guest may change its vectors meanwhile.
 const ROUNDS: usize = 3;
@@ -46,10 +51,10 @@ pub(crate) enum Repaired {
 /// # Errors
 /// [`Error::Gone`] where it does not answer.
 pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result<Repaired, Error> {
-    // Two that tell its guest would tell it everything twice.
-    let Some(_lock) = Lock::try_take_in(&host.lock_folder, &format!("pcidom-repair-{device}.lock"))? else {
-        return Ok(Repaired::Busy);
-    };
+    // Two that tell its guest would tell it everything twice. But an error that comes meanwhile may have cost the device what it was just given.
+    let name = format!("pcidom-repair-{device}.lock");
+    let turn = || Ok::<_, Error>(Lock::try_take_in(&host.lock_folder, &name)?);
+    let Some(_lock) = host.wait_for(&[], TURN, turn)? else { return Ok(Repaired::Busy) };
     let Some(record) = device_table::load_one(host, device)? else { return Ok(Repaired::NotOurs) };
     let guest = match (record.phase, record.frontend) {
         (Phase::Pool, None) => None,

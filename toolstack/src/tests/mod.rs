@@ -85,7 +85,7 @@ fn detach_from_web(machine: &Machine, devices: &[&str]) -> Result<(), Error> {
 }
 
 /// A machine on which "web" uses all three devices.
-fn attached() -> Machine {
+pub(crate) fn attached() -> Machine {
     let machine = Machine::new();
     add_all(&machine);
     attach_to_web(&machine, &[E1000, EDU, NVME]).unwrap();
