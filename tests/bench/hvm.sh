@@ -75,7 +75,7 @@ device_model() {
 
 echo "hvm: building images"
 begin $dir/guest
-modules $dir/guest crc64_rocksoft_generic nvme e1000e
+modules $dir/guest xen-pcifront crc64_rocksoft_generic nvme e1000e ahci sd_mod
 cp $here/guest $dir/guest/init
 pack $dir/guest | gzip -9 >$dir/guest.cpio.gz
 
@@ -136,21 +136,32 @@ stubdomain_ramdisk = "/bench/stub-domain.cpio"
 stubdomain_memory = 320
 stubdomain_cmdline = "console=hvc0 quiet mitigations=off rodata=off cryptomgr.notests"
 END
+cat >$dir/dom0/etc/xen/pv.cfg <<END
+name = "pv"
+kernel = "/boot/vmlinuz"
+ramdisk = "/bench/guest.cpio.gz"
+extra = "console=hvc0 iommu=soft quiet mitigations=off rodata=off cryptomgr.notests swiotlb=8192"
+memory = 192
+passthrough = "enabled"
+e820_host = 1
+END
+cp $dir/guest.cpio.gz $dir/dom0/bench/
 cp $here/dom0 $dir/dom0/init
 { cat $debian/images/dom0.cpio && pack $dir/dom0; } >$dir/dom0.cpio
 
 rm -rf $logs
 mkdir -p $logs/share
-truncate -s 64M $dir/nvme.img
+truncate -s 64M $dir/nvme.img $dir/sata.img
 # rdtscp=off: QEMU raises the exit of RDTSC for it, and Xen ends an HVM guest that uses it.
 timeout "${HVM_LIMIT:-1500}" qemu-system-x86_64 -M q35,kernel-irqchip=split -accel tcg,thread=multi -cpu max,la57=off,smap=off,xsave=off,rdtscp=off -smp 2 -m 4608 \
 	-display none -nodefaults -no-reboot -serial stdio -kernel $debian/images/xen.elf \
-	-append "console=com1 com1=115200,8n1 dom0_mem=2048M,max:2048M bootscrub=off loglvl=info guest_loglvl=warning" \
+	-append "console=com1 com1=115200,8n1 dom0_mem=2048M,max:2048M conring_size=1M bootscrub=off loglvl=info guest_loglvl=warning" \
 	-initrd "$debian/images/vmlinux console=hvc0 quiet panic=-1 mitigations=off rodata=off cryptomgr.notests,$dir/dom0.cpio" \
 	-device intel-iommu,intremap=on,device-iotlb=off \
 	-fsdev local,id=share,path=$logs/share,security_model=none -device virtio-9p-pci,fsdev=share,mount_tag=share,addr=3 \
 	-drive if=none,id=disk,format=raw,file=$dir/nvme.img -device nvme,serial=bench,drive=disk,addr=7 \
-	-netdev hubport,id=net,hubid=0 -device e1000e,addr=8,netdev=net </dev/null >$logs/dom0.log 2>&1 &
+	-netdev hubport,id=net,hubid=0 -device e1000e,addr=8,netdev=net -netdev hubport,id=ours,hubid=0 -device virtio-net-pci,addr=9,netdev=ours \
+	-drive if=none,id=sata,format=raw,file=$dir/sata.img -device ich9-ahci,id=ahci,addr=a -device ide-hd,bus=ahci.0,drive=sata </dev/null >$logs/dom0.log 2>&1 &
 machine=$!
 trap 'kill $machine 2>/dev/null || true' EXIT
 touch $logs/share/report
