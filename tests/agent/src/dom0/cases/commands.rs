@@ -185,10 +185,12 @@ fn says_what_is_wrong(fixture: &mut Fixture) -> Result<()> {
     nothing_is_left(fixture, &stub)
 }
 
-/// At different moments of its work. Whatever it had done by then, the next command leaves either nothing of it or a guest with
+/// At different moments of its work. Whatever it had done by then, the next command, or the broker, leaves either nothing of it or a guest with
 /// its device.
 fn killed(fixture: &mut Fixture) -> Result<()> {
     const DELAYS: [u64; 6] = [50, 300, 600, 1000, 1600, 2500];
+    /// From here on nobody gives a command, and the broker does what one would.
+    const ALONE: u64 = 1000;
     let stub = prepare(fixture, &[EDU])?;
     let file = configuration("'00:06.0'", "xen-pcifront")?;
     let mut finished = 0;
@@ -197,12 +199,19 @@ fn killed(fixture: &mut Fixture) -> Result<()> {
         thread::sleep(Duration::from_millis(delay));
         command.kill()?;
         command.wait()?;
-        let outcome = process::run(Command::new("pcidom").arg("reclaim"), fixture.deadline)?;
-        println!("agent: killed after {delay} ms, the next command said: {}", outcome.stderr.trim());
-        ensure!(outcome.code() == 0, "`pcidom reclaim` ended with {}", outcome.code());
+        if delay < ALONE {
+            let outcome = process::run(Command::new("pcidom").arg("reclaim"), fixture.deadline)?;
+            println!("agent: killed after {delay} ms, the next command said: {}", outcome.stderr.trim());
+            ensure!(outcome.code() == 0, "`pcidom reclaim` ended with {}", outcome.code());
+        }
+        // The broker notices too, and whichever of both began with it ends it.
+        let deadline = fixture.deadline;
+        fixture
+            .store
+            .wait_for("/tool/pcidom/create", deadline, |value| value.is_none())
+            .with_context(|| format!("killed after {delay} ms"))?;
         if let Some(guest) = fixture.find(NAME)? {
             finished += 1;
-            let deadline = fixture.deadline;
             let state = guest.node("device/pci/0/state");
             fixture
                 .store
