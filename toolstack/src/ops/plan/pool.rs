@@ -106,6 +106,10 @@ fn bind(status: &DeviceStatus, driver: &str) -> Vec<Step> {
     }
 }
 
+/// Devices that enter a pool in one transaction, of some twenty nodes each. While xenstored 4.17 ends a transaction it keeps some 23 KiB for each node that has changed, where there are many
+/// guests: of 256 devices at once, beside sixty-four guests, it had 400 MiB, and Linux ended it.
+const TOGETHER: usize = 16;
+
 /// Parked devices to the stub, which must find each of them fit.
 fn hand_over(devices: &[&DeviceStatus], stub: &DomainName) -> Vec<Step> {
     // What left a pool just now has no notes any more.
@@ -122,9 +126,10 @@ fn hand_over(devices: &[&DeviceStatus], stub: &DomainName) -> Vec<Step> {
         had_reset: status.reset.clone().filter(|_| is_new(status)),
         had_backend: is_new(status) && status.has_backend,
     };
-    if !devices.is_empty() {
-        steps.push(Step::EnterPool { stub: stub.clone(), devices: devices.iter().map(entering).collect() });
-    }
+    steps.extend(devices.chunks(TOGETHER).map(|together| {
+        let devices = together.iter().map(entering).collect();
+        Step::EnterPool { stub: stub.clone(), devices }
+    }));
     let await_verdict = |status: &&DeviceStatus| Step::AwaitVerdict { stub: stub.clone(), device: status.device() };
     steps.extend(devices.iter().map(await_verdict));
     steps

@@ -498,6 +498,19 @@ fn devices_enter_a_pool_at_once_and_are_waited_for_together() {
 }
 
 #[test]
+fn very_many_devices_enter_a_pool_some_at_a_time() {
+    let names: Vec<String> =
+        (0..5u8).flat_map(|bus| (0..8).map(move |function| format!("0000:{bus:02x}:00.{function}"))).collect();
+    let statuses: Vec<DeviceStatus> = names.iter().map(|name| parked(resources(name, None, &[]))).collect();
+    let plan = steps(super::pool::add(&statuses, Some(&stub()), "pcidom", None));
+    let entering = |step: &Step| if let Step::EnterPool { devices, .. } = step { Some(devices.len()) } else { None };
+    assert_eq!(plan.iter().filter_map(entering).collect::<Vec<_>>(), [16, 16, 8]);
+    let last = plan.iter().rposition(|step| entering(step).is_some()).unwrap();
+    let first_verdict = plan.iter().position(|step| matches!(step, Step::AwaitVerdict { .. })).unwrap();
+    assert!(last < first_verdict, "they are waited for together");
+}
+
+#[test]
 fn without_a_stub_a_device_is_parked_and_remembered() {
     let plan = steps(super::pool::add(&[parked(disk())], None, "pcidom", None));
     let device = disk().device;
