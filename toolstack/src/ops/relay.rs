@@ -158,12 +158,15 @@ impl Relay<'_> {
             return Ok(Relayed::Taken);
         }
         self.quiesce()?;
-        let heard =
-            || Ok::<_, Error>(self.host.read(&self.node())?.filter(|said| *said != AerValue::ISOLATE.to_string()));
+        let isolate = AerValue::ISOLATE.to_string();
+        let heard = || Ok::<_, Error>((self.host.read(&self.node())? != Some(isolate.clone())).then_some(()));
         self.host.wait_for(&[self.node()], STUB_PATIENCE, heard)?;
         // The broker may have been at something that it began before.
         await_rest(self.host, self.device)?;
-        self.quiesce()?;
+        // A command may have taken the device meanwhile, and given it to somebody.
+        if self.commit_while_attached(&[Change::expect(DeviceNode::Isolated.of(self.device), why)])? {
+            self.quiesce()?;
+        }
         Ok(Relayed::Isolated(why))
     }
 
@@ -191,5 +194,27 @@ mod tests {
         assert!(took > STUB_PATIENCE + Duration::from_secs(1), "neither of both was waited for: {took:?}");
         assert_eq!(machine.host.read(&relay.node()).unwrap(), Some(AerValue::ISOLATE.to_string()));
         assert!(machine.config(NVME).is_quiesced());
+    }
+
+    #[test]
+    fn a_device_that_somebody_else_has_meanwhile_is_left_alone() {
+        let machine = attached();
+        let relay = Relay { host: &machine.host, device: device(NVME), stub: STUB, guest: WEB };
+        let mut config = machine.config(NVME);
+        config.set_word(4, 0x0006);
+        // Taken back, and given to a guest that uses it by now, while a stub that is silent was waited for.
+        let tree = machine.tree.clone();
+        let isolated = DeviceNode::Isolated.of(device(NVME));
+        let others = move |world: &mut fakes::World| {
+            world.value(&isolated).is_some() && {
+                world.write(&DeviceNode::Frontend.of(device(NVME)), "6");
+                world.remove(&isolated);
+                tree.write(format!("bus/pci/devices/{NVME}/config"), &config.bytes);
+                true
+            }
+        };
+        machine.with(|world| world.incidents.push(Box::new(others)));
+        assert_eq!(relay.isolate("a reason").unwrap(), Relayed::Isolated("a reason"));
+        assert_eq!(machine.config(NVME).word(4), 0x0006);
     }
 }

@@ -87,9 +87,12 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
         }
         vectors = now;
     }
-    if !is_still(host, &record, guest)? {
-        // A command has taken it back, and may have quiesced it before this.
-        config.walk_and_quiesce(resources.decode())?;
+    let now = device_table::load_one(host, device)?;
+    if !now.as_ref().is_some_and(|now| is_still(now, &record, guest)) {
+        // A command has taken it back, and may have quiesced it before this. Somebody who has been given it by now may use it.
+        if now.is_none_or(|now| now.phase != Phase::Attached) {
+            config.walk_and_quiesce(resources.decode())?;
+        }
         return Ok(Repaired::NotOurs);
     }
     let told = if is_certain {
@@ -137,9 +140,8 @@ fn switch_on_again(
     Ok(switch_on(config, &capabilities, vectors)?)
 }
 
-fn is_still(host: &Host, record: &Record, guest: DomId) -> Result<bool, Error> {
-    let now = device_table::load_one(host, record.device)?;
-    Ok(now.is_some_and(|now| now.phase == Phase::Attached && (now.stub, now.frontend) == (record.stub, Some(guest))))
+fn is_still(now: &Record, record: &Record, guest: DomId) -> bool {
+    now.phase == Phase::Attached && (now.stub, now.frontend) == (record.stub, Some(guest))
 }
 
 /// For people.
