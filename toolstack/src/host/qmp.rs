@@ -1,6 +1,7 @@
 //! QMP, by which a device model is asked: JSON, a message a line (QEMU, `docs/interop/qmp-spec.txt`).
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
@@ -25,12 +26,22 @@ fn execute_within(patience: Duration, socket: &Path, command: &Value) -> Result<
     let (socket, command) = (socket.to_owned(), command.clone());
     // The other side is a stub domain: no connection, no byte for long, and a byte now and then are all the same after this time.
     let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || sender.send(talk(&socket, &command)));
-    receiver.recv_timeout(patience).unwrap_or_else(|_| Err(format!("no answer for {} s", patience.as_secs())))
+    let (connected, connection) = mpsc::channel();
+    thread::spawn(move || sender.send(talk(&socket, &command, &connected)));
+    receiver.recv_timeout(patience).unwrap_or_else(|_| {
+        // The next question would wait behind this one.
+        if let Ok(stream) = connection.try_recv() {
+            let _ = stream.shutdown(Shutdown::Both); // it may have ended just now
+        }
+        Err(format!("no answer for {} s", patience.as_secs()))
+    })
 }
 
-fn talk(socket: &Path, command: &Value) -> Result<Value, String> {
+/// `connected` gets the connection as soon as there is one.
+fn talk(socket: &Path, command: &Value, connected: &mpsc::Sender<UnixStream>) -> Result<Value, String> {
     let stream = UnixStream::connect(socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+    let other = stream.try_clone().map_err(|error| error.to_string())?;
+    connected.send(other).map_err(|error| error.to_string())?;
     let limit = |stream: &UnixStream| {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))
@@ -120,15 +131,19 @@ mod tests {
     fn one_that_says_a_byte_now_and_then_is_not_waited_for() {
         let socket = std::env::temp_dir().join(format!("pcidom-qmp-{}", std::process::id()));
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let (ended, is_ended) = mpsc::channel();
         thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             while stream.write_all(b" ").is_ok() {
                 thread::sleep(Duration::from_millis(10));
             }
+            ended.send(()).unwrap();
         });
         let error = execute_within(Duration::from_millis(200), &socket, &json!({})).unwrap_err();
         std::fs::remove_file(&socket).unwrap();
         assert!(error.starts_with("no answer"), "{error}");
+        // The connection is closed: the next question does not wait behind it.
+        is_ended.recv_timeout(Duration::from_secs(5)).unwrap();
     }
 
     #[test]

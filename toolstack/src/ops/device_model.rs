@@ -109,9 +109,19 @@ pub(crate) fn check(host: &Host, guest: &DomainName) -> Result<(), Error> {
     present(host, guest).map(drop)
 }
 
-/// Whether the guest may have a device: it has, or the device model does not say.
-pub(crate) fn may_have(host: &Host, guest: &DomainName, device: Sbdf) -> bool {
-    present(host, guest).map_or(true, |present| has(&present, &id(device)))
+/// What a device model says that its guest has; nothing where it does not answer.
+pub(crate) struct Shown(Option<Value>);
+
+impl Shown {
+    /// Asks it.
+    pub(crate) fn by(host: &Host, guest: &DomainName) -> Self {
+        Self(present(host, guest).ok())
+    }
+
+    /// Whether the guest may have a device: it has, or nobody says.
+    pub(crate) fn may_have(&self, device: Sbdf) -> bool {
+        self.0.as_ref().is_none_or(|present| has(present, &id(device)))
+    }
 }
 
 /// All PCI devices that the guest has, as the device model lists them.
@@ -137,9 +147,11 @@ fn ask(
     said.map_err(|said| Error::DeviceModel { guest: guest.clone(), what: what(), said: plain(said) })
 }
 
-/// What libxl calls the device there (`PCI_PT_QDEV_ID`).
+/// What libxl calls the device there (`PCI_PT_QDEV_ID`). libxl's name has no segment, so two devices could have the same one: outside of segment 0 ours has it.
 fn id(device: Sbdf) -> String {
-    format!("pci-pt-{:02x}_{:02x}.{}", device.bus(), device.device(), device.function())
+    let segment = Some(device.segment()).filter(|segment| *segment != 0).map(|segment| format!("{segment:04x}_"));
+    let segment = segment.unwrap_or_default();
+    format!("pci-pt-{segment}{:02x}_{:02x}.{}", device.bus(), device.device(), device.function())
 }
 
 /// Whether a device with this id is listed: on a bus, or behind a bridge.
@@ -151,5 +163,18 @@ fn has(list: &Value, id: &str) -> bool {
             value => has(value, id),
         }),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_tell_segments_apart_and_are_libxls_in_the_first() {
+        let names = ["0000:01:0a.3", "0001:01:0a.3"].map(|device| id(device.parse().unwrap()));
+        assert_eq!(names, ["pci-pt-01_0a.3", "pci-pt-0001_01_0a.3"]);
+        let list = json!([{ "devices": [{ "qdev_id": names[0] }] }]);
+        assert!(has(&list, &names[0]) && !has(&list, &names[1]));
     }
 }

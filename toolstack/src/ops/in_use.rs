@@ -9,7 +9,7 @@ use crate::device::resources::DeviceResources;
 use crate::error::{DomainName, Error, HostError};
 use crate::host::Host;
 use crate::host::domain;
-use crate::ops::device_model;
+use crate::ops::device_model::Shown;
 use crate::records::device_table::{self, Phase, Target};
 use crate::store::Change;
 
@@ -33,8 +33,9 @@ impl Leaks {
 /// Looks, and puts those devices into the phase `leaked` of which the guest has leaked mappings, or may have.
 pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Leaks, Error> {
     let mut leaks = Leaks::default();
+    let mut shown = Vec::new();
     for (resources, what) in devices.iter().zip(find(host, guest, devices)?) {
-        if let Some(what) = what.map_or_else(|| in_target(host, resources.device), |what| Ok(Some(what)))? {
+        if let Some(what) = what.map_or_else(|| in_target(host, resources.device, &mut shown), |what| Ok(Some(what)))? {
             host.commit(&[
                 device_table::set_phase(resources.device, Phase::Leaked),
                 Change::write(node(resources.device), &what),
@@ -46,14 +47,15 @@ pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResou
 }
 
 /// Whether an HVM guest that is alive may still have a device: Xen has no call that reads its memory map, and none takes a mapping from it, so its device
-/// model's word counts. One that does not answer, or is gone, has not said that the guest let go.
-fn in_target(host: &Host, device: Sbdf) -> Result<Option<String>, Error> {
-    Ok(match device_table::target(host, device)? {
-        Some(Target { guest, is_alive: true }) if device_model::may_have(host, &guest, device) => {
-            Some(format!("{guest}, perhaps: its device model has not removed the device"))
-        }
-        _ => None,
-    })
+/// model's word counts. One that does not answer, or is gone, has not said that the guest let go. `shown`: what device models said; each is asked once, as one
+/// that is silent takes its time.
+fn in_target(host: &Host, device: Sbdf, shown: &mut Vec<(DomId, Shown)>) -> Result<Option<String>, Error> {
+    let Some(Target { guest, is_alive: true }) = device_table::target(host, device)? else { return Ok(None) };
+    if !shown.iter().any(|(asked, _)| *asked == guest.id) {
+        shown.push((guest.id, Shown::by(host, &guest)));
+    }
+    let may_have = shown.iter().any(|(asked, shown)| *asked == guest.id && shown.may_have(device));
+    Ok(may_have.then(|| format!("{guest}, perhaps: its device model has not removed the device")))
 }
 
 /// Leaked mappings of each device. A search that failed counts as a leak.
