@@ -118,7 +118,7 @@ impl Shown {
         Self(present(host, guest).ok())
     }
 
-    /// Whether the guest may have a device: it has, or nobody says.
+    /// Whether the guest may have a device: it has, or the device model does not say.
     pub(crate) fn may_have(&self, device: Sbdf) -> bool {
         self.0.as_ref().is_none_or(|present| has(present, &id(device)))
     }

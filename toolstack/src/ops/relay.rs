@@ -159,11 +159,11 @@ impl Relay<'_> {
         }
         self.quiesce()?;
         let isolate = AerValue::ISOLATE.to_string();
-        let heard = || Ok::<_, Error>((self.host.read(&self.node())? != Some(isolate.clone())).then_some(()));
+        let heard = || Ok::<_, Error>((self.host.read(&self.node())?.as_ref() != Some(&isolate)).then_some(()));
         self.host.wait_for(&[self.node()], STUB_PATIENCE, heard)?;
         // The broker may have been at something that it began before.
         await_rest(self.host, self.device)?;
-        // A command may have taken the device meanwhile, and given it to somebody.
+        // A command may have taken the device meanwhile, and given it to another guest.
         if self.commit_while_attached(&[Change::expect(DeviceNode::Isolated.of(self.device), why)])? {
             self.quiesce()?;
         }
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_somebody_else_has_meanwhile_is_left_alone() {
+    fn a_device_that_another_guest_has_meanwhile_is_left_alone() {
         let machine = attached();
         let relay = Relay { host: &machine.host, device: device(NVME), stub: STUB, guest: WEB };
         let mut config = machine.config(NVME);

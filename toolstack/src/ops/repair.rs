@@ -89,7 +89,7 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
     }
     let now = device_table::load_one(host, device)?;
     if !now.as_ref().is_some_and(|now| is_still(now, &record, guest)) {
-        // A command has taken it back, and may have quiesced it before this. Somebody who has been given it by now may use it.
+        // A command has taken it back, and may have quiesced it before this. A guest that has been given it by now may use it.
         if now.is_none_or(|now| now.phase != Phase::Attached) {
             config.walk_and_quiesce(resources.decode())?;
         }

@@ -2,7 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use pcidom_abi::DeviceNode;
 use xen_types::DomId;
+use xenstore::path;
 
 use super::create::settings_alone;
 use super::{TIMEOUT, add_all, attach_to_web, detach_from_web, request};
@@ -31,6 +33,16 @@ fn with_hvm() -> (Machine, DomId) {
         world.add_stub_domain(HVM)
     });
     (machine, stub_domain)
+}
+
+/// The number of the guest after a reboot.
+const AGAIN: DomId = DomId(20);
+
+/// The guest is there again, and its stub domain not yet.
+fn come_again(world: &mut World) {
+    world.add_domain(AGAIN, "windows");
+    world.domains.get_mut(&AGAIN).unwrap().hvm = true;
+    world.write(&path::child(&path::domain_path(AGAIN), "vm"), &format!("/vm/{UUID}"));
 }
 
 fn attach_to(machine: &Machine, guest: &str, devices: &[&str], following: Following) -> Result<(), Error> {
@@ -259,19 +271,14 @@ fn devices_follow_a_guest_that_reboots_with_both_its_domains() {
     attach_to(&machine, "windows", &[NVME], Following::Yes).unwrap();
     machine.host.xl.destroy(HVM).unwrap();
     reclaim(&machine.host).unwrap();
-    let new = DomId(20);
     // It is there before its device model is.
-    machine.with(|world| {
-        world.add_domain(new, "windows");
-        world.domains.get_mut(&new).unwrap().hvm = true;
-        world.write("/local/domain/20/vm", &format!("/vm/{UUID}"));
-    });
+    machine.with(come_again);
     reclaim(&machine.host).unwrap();
     machine.with(|world| assert_eq!(world.owners[&device(NVME)], DomId::IO));
     // The stub domain is there before QEMU is: that is no news.
     let (stub_domain, state) = machine.with(|world| {
-        let stub_domain = world.add_stub_domain(new);
-        let state = device_model::state_node(stub_domain, new);
+        let stub_domain = world.add_stub_domain(AGAIN);
+        let state = device_model::state_node(stub_domain, AGAIN);
         world.remove(&state);
         (stub_domain, state)
     });
@@ -282,7 +289,7 @@ fn devices_follow_a_guest_that_reboots_with_both_its_domains() {
         world.write(&state, "running");
     });
     reclaim(&machine.host).unwrap();
-    assert_uses(&machine, new, stub_domain, NVME);
+    assert_uses(&machine, AGAIN, stub_domain, NVME);
 }
 
 #[test]
@@ -338,7 +345,7 @@ fn a_device_model_that_answers_too_late_has_the_device_taken_again() {
     let error = attach_to(&machine, "windows", &[NVME], Following::No).unwrap_err();
     assert!(error.to_string().contains("no answer"), "{error}");
     machine.dump_but_config().assert_same(&before, "");
-    // One that answers nothing any more may show it to its guest, and so nobody else gets it.
+    // One that answers nothing any more may show it to its guest, so no other guest gets it.
     machine.with(|world| {
         world.device_model.loses_answer = true;
         world.after_device_model = Some(Box::new(|world| world.device_model.silent = true));
@@ -383,8 +390,7 @@ fn a_guest_that_ends_while_it_is_to_let_go_leaves_its_devices_free() {
     let detach: Act = |machine| detach_from(machine, "windows", &[NVME], false).unwrap();
     // Of a command that was killed while it gave the device to the guest.
     let recover: Act = |machine| {
-        let phase = format!("/tool/pcidom/device/{}/phase", device(NVME).path_component());
-        machine.with(|world| world.write(&phase, "attaching"));
+        machine.with(|world| world.write(&DeviceNode::Phase.of(device(NVME)), "attaching"));
         reclaim(&machine.host).unwrap();
     };
     for (act, reboots) in [(detach, false), (detach, true), (recover, false), (recover, true)] {
@@ -407,8 +413,8 @@ fn a_guest_that_ends_while_it_is_to_let_go_leaves_its_devices_free() {
                 let is_down = world.domains.get(&HVM).is_some_and(|guest| guest.shutdown);
                 if is_down {
                     world.destroy(HVM);
-                    world.add_domain(DomId(20), "windows");
-                    world.add_stub_domain(DomId(20));
+                    come_again(world);
+                    world.add_stub_domain(AGAIN);
                 }
                 is_down
             };
@@ -430,11 +436,9 @@ fn a_guest_that_another_command_waits_for_is_left_alone() {
     let (machine, _) = with_hvm();
     attach_to(&machine, "windows", &[NVME], Following::Yes).unwrap();
     machine.host.xl.destroy(HVM).unwrap();
-    let new = DomId(20);
     let stub_domain = machine.with(|world| {
-        world.add_domain(new, "windows");
-        world.write("/local/domain/20/vm", &format!("/vm/{UUID}"));
-        world.add_stub_domain(new)
+        come_again(world);
+        world.add_stub_domain(AGAIN)
     });
     let locks = TempTree::new();
     machine.host.lock_commands_in(locks.path());
@@ -443,7 +447,7 @@ fn a_guest_that_another_command_waits_for_is_left_alone() {
     machine.with(|world| assert_eq!(world.owners[&device(NVME)], DomId::IO));
     drop(waits);
     reclaim(&machine.host).unwrap();
-    assert_uses(&machine, new, stub_domain, NVME);
+    assert_uses(&machine, AGAIN, stub_domain, NVME);
 }
 
 #[test]

@@ -189,7 +189,7 @@ fn says_what_is_wrong(fixture: &mut Fixture) -> Result<()> {
 /// its device.
 fn killed(fixture: &mut Fixture) -> Result<()> {
     const DELAYS: [u64; 6] = [50, 300, 600, 1000, 1600, 2500];
-    /// From here on nobody gives a command, and the broker does what one would.
+    /// From here on no command is given, and the broker does what one would.
     const ALONE: u64 = 1000;
     let stub = prepare(fixture, &[EDU])?;
     let file = configuration("'00:06.0'", "xen-pcifront")?;

@@ -103,14 +103,13 @@ fn freebsd(fixture: &mut Fixture) -> Result<()> {
     if outcome.code() == 0 {
         // It says that it is connected before it looks, and the command may come to see that.
         fixture.await_frontend(&guest, "5")?;
-        fixture.destroy(&guest)?;
-        fixture.pcidom(&["reclaim"])?;
-        fixture.expect_free(E1000)?;
     } else {
         ensure!(outcome.stderr.to_lowercase().contains("clos"), "{} and {:?}", outcome.code(), outcome.stderr);
         fixture.expect_free(E1000)?;
-        fixture.destroy(&guest)?;
     }
+    fixture.destroy(&guest)?;
+    fixture.pcidom(&["reclaim"])?;
+    fixture.expect_free(E1000)?;
     // A driver that finds its buses names them in the same way: the backend's domain for the segment.
     let guest = fixture.create_small("mini", "mini-os")?;
     fixture.pcidom(&["attach", "mini", E1000])?;
