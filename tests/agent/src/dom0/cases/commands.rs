@@ -1,6 +1,11 @@
 //! The commands around attach and detach: `create`, `status`, `doctor`.
 
-use std::{fs, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
@@ -220,7 +225,13 @@ fn killed(fixture: &mut Fixture) -> Result<()> {
             fixture.destroy(&guest)?;
             fixture.pcidom(&["reclaim"])?;
         }
-        nothing_is_left(fixture, &stub)?;
+        // The note goes when the guest is gone, and its device is taken back after that.
+        while let Err(error) = nothing_is_left(fixture, &stub) {
+            if Instant::now() > deadline {
+                return Err(error.context(format!("killed after {delay} ms")));
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
     }
     println!("agent: {finished} of {} were finished", DELAYS.len());
     Ok(())
