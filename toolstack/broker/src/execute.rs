@@ -1,5 +1,7 @@
 //! One request: looked up, checked, carried out.
 
+use std::collections::BTreeMap;
+
 use pci_registers::{command, header};
 use pcidom_abi::{BrokerCommand, DeviceNode, Features, PermittedWrites, WriteKind};
 use pciif::{ErrorCode, MsixEntries, Request};
@@ -15,6 +17,7 @@ use super::vectors::{self, Noted, Vectors};
 use crate::records::{self, Phase};
 use crate::resources::DeviceResources;
 use dom0::Dom0;
+use dom0::Error;
 use dom0::sysfs::Config;
 use dom0::xen::Physdev;
 
@@ -39,58 +42,128 @@ pub(crate) fn address(request: &Request) -> Option<Sbdf> {
     Some(Sbdf::from_devfn(segment, bus, u8::try_from(request.devfn).ok()?))
 }
 
-/// Carries out a request of `stub`. `entries` are those that came with it.
+/// What is known of a device that a stub serves, and its open configuration space.
+pub(crate) struct Known {
+    assigned: Assigned,
+    noted: Noted,
+    /// `None` where `attach` has noted nothing that this version reads.
+    permitted: Option<PermittedWrites>,
+    config: Config,
+}
+
+/// The devices that a stub has asked about, while nobody changes the database.
+pub(crate) type KnownDevices = BTreeMap<Sbdf, Known>;
+
+impl Known {
+    /// All that is needed of xenstore, with one question.
+    fn look(host: &Dom0, stub: DomId, device: Sbdf) -> Result<Self, Failure> {
+        let [vectors, intx] = Noted::nodes(device);
+        let nodes = [vectors, intx, DeviceNode::PermittedWrites.of(device)];
+        let (assigned, [vectors, intx, list]) = Assigned::find(host, stub, device, &nodes)?;
+        let Some(config) = host.sysfs.find_config(device)? else {
+            return Err(Failure::NotYours); // it was pulled out
+        };
+        let permitted: Option<PermittedWrites> = list.unwrap_or_default().parse().ok();
+        let known = Self { assigned, noted: Noted::from_nodes([vectors, intx]), permitted, config };
+        if known.is_replaced()? { Err(Failure::Replaced) } else { Ok(known) }
+    }
+
+    /// Whether all of it is still so, but for what a look would tell better.
+    fn is_good(&self, host: &Dom0) -> bool {
+        self.assigned.is_unchanged(host)
+            && !host.sysfs.is_resetting(self.assigned.device)
+            && self.is_replaced().is_ok_and(|replaced| !replaced)
+    }
+
+    /// Whether another card is in the slot.
+    fn is_replaced(&self) -> Result<bool, Error> {
+        let Some(permitted) = &self.permitted else { return Ok(false) };
+        Ok(permitted.identity.is_other(self.config.identity()?))
+    }
+}
+
+/// Carries out a request of `stub`. `entries` are those that came with it. Of `devices` it takes what is known, and puts there what is known afterwards:
+/// after a failure that is nothing.
 pub(crate) fn execute(
     host: &Dom0,
     physdev: &dyn Physdev,
     stub: DomId,
     request: &Request,
     entries: Option<&MsixEntries>,
+    devices: &mut KnownDevices,
 ) -> Result<Answer, Failure> {
     let device = address(request).ok_or(Failure::NotYours)?;
-    let command = BrokerCommand::from_raw(request.cmd);
-    // All that is needed of xenstore, with one question.
-    let [vectors, intx] = Noted::nodes(device);
-    let nodes = [vectors, intx, DeviceNode::PermittedWrites.of(device)];
-    let (assigned, [vectors, intx, list]) = Assigned::find(host, stub, device, &nodes)?;
-    let command = command.ok_or(Failure::UnknownCommand)?;
-    let Some(config) = host.sysfs.find_config(device)? else {
-        return Err(Failure::NotYours); // it was pulled out
+    let mut known = match devices.remove(&device).filter(|known| known.is_good(host)) {
+        Some(known) => known,
+        None => Known::look(host, stub, device)?,
     };
-    let permitted = match list.unwrap_or_default().parse::<PermittedWrites>() {
-        Ok(permitted) if permitted.identity.is_other(config.identity()?) => return Err(Failure::Replaced),
-        Ok(permitted) => permitted,
-        Err(_) => without_list(command, &config)?,
+    let command = BrokerCommand::from_raw(request.cmd).ok_or(Failure::UnknownCommand)?;
+    let (answer, noted) = carry_out(host, physdev, &known, command, request, entries)?;
+    if let Some(noted) = noted
+        && known.permitted.is_some()
+    {
+        known.noted = noted;
+        devices.insert(device, known);
+    }
+    Ok(answer)
+}
+
+/// The answer, and what stands in xenstore afterwards about the device's interrupts where that is known.
+fn carry_out(
+    host: &Dom0,
+    physdev: &dyn Physdev,
+    known: &Known,
+    command: BrokerCommand,
+    request: &Request,
+    entries: Option<&MsixEntries>,
+) -> Result<(Answer, Option<Noted>), Failure> {
+    let Known { assigned, config, .. } = known;
+    let unlisted;
+    let permitted = match &known.permitted {
+        Some(permitted) => permitted,
+        None => {
+            unlisted = without_list(command, config)?;
+            &unlisted
+        }
     };
     let capabilities = permitted.capabilities;
     let controls_interrupts = permitted.gives_interrupt_control();
-    let vectors = Vectors::from_node(vectors.as_deref());
-    let work = Work { host, physdev, assigned, vectors, config, capabilities, controls_interrupts };
-    let intx_off = intx.is_some();
+    let noted = known.noted.clone();
+    let work = Work { host, physdev, assigned: *assigned, noted, config, capabilities, controls_interrupts };
     match command {
-        BrokerCommand::ConfWrite => write(&work, request, &permitted),
-        BrokerCommand::EnableMsi => Ok(Answer::value(work.enable_msi(1, intx_off)?.0)),
-        BrokerCommand::EnableMultiMsi => Ok(Answer::value(work.enable_msi(request.info, intx_off)?.0)),
-        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => {
-            work.disable(intx_off)?;
-            // Nothing was written where nothing was on.
-            if work.vectors != Vectors::None {
-                check_after(&work)?;
-            }
-            Ok(Answer::default())
+        BrokerCommand::ConfWrite => {
+            let is_noted = write(&work, request, permitted)?;
+            Ok((Answer::default(), (!is_noted).then_some(work.noted)))
         }
-        BrokerCommand::EnableMsix => enable_msix(&work, entries, intx_off),
+        BrokerCommand::EnableMsi | BrokerCommand::EnableMultiMsi => {
+            let count = if command == BrokerCommand::EnableMsi { 1 } else { request.info };
+            let (noted, first) = work.enable_msi(count)?;
+            Ok((Answer::value(first.0), Some(noted)))
+        }
+        BrokerCommand::DisableMsi | BrokerCommand::DisableMsix => {
+            work.disable()?;
+            // Nothing was written where nothing was on.
+            if work.noted.vectors != Vectors::None {
+                check_after(&work)?;
+                return Ok((Answer::default(), Some(Noted { vectors: Vectors::None, intx_off: false })));
+            }
+            Ok((Answer::default(), Some(work.noted)))
+        }
+        BrokerCommand::EnableMsix => {
+            let (answer, noted) = enable_msix(&work, entries)?;
+            Ok((answer, Some(noted)))
+        }
         BrokerCommand::Quiesce => {
-            let resources = DeviceResources::gather(host, device)?;
+            let resources = DeviceResources::gather(host, assigned.device)?;
             quiesce::quiesce_device(host, assigned.guest, &resources, &capabilities, &|other| {
                 vectors::load(host, other)
             })?;
             if work.assigned.is_current(host)? {
                 work.config.prepare(resources.decode())?;
             }
-            check_after(&work).map(|()| Answer::default())
+            check_after(&work).map(|()| (Answer::default(), None))
         }
-        BrokerCommand::Query => Ok(query(&work)),
+        BrokerCommand::Query => Ok((query(&work), Some(work.noted))),
     }
 }
 
@@ -110,14 +183,16 @@ fn without_list(command: BrokerCommand, config: &Config) -> Result<PermittedWrit
     Ok(PermittedWrites::default())
 }
 
-fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Result<Answer, Failure> {
+/// Whether what stands in xenstore about the device's interrupts is something else now.
+fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Result<bool, Failure> {
+    let mut is_noted = false;
     let Request { offset, size, value, info, .. } = *request;
     let allowed = allow::check(&Asked { offset, size, value, mask: info }, permitted)?;
     for write in &allowed {
         let new = write.merged(work.config.read(write.offset, write.width)?);
         match write.kind {
             WriteKind::PowerState => change_power_state(work, write.offset, new)?,
-            WriteKind::Command => write_command(work, write, new)?,
+            WriteKind::Command => is_noted |= write_command(work, write, new)?,
             WriteKind::InterruptControl => work.write_control(write, new)?,
             _ => work.config.write(write.offset, write.width, new)?,
         }
@@ -127,13 +202,13 @@ fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Res
     if allowed.iter().any(|write| needs_look(write.kind)) {
         check_after(work)?;
     }
-    Ok(Answer::default())
+    Ok(is_noted)
 }
 
 fn change_power_state(work: &Work<'_>, pmcsr: u16, new: u32) -> Result<(), Failure> {
     let resources = DeviceResources::gather(work.host, work.assigned.device)?;
     let is_in_use = || work.assigned.is_current(work.host);
-    let has_lost = power::write_pmcsr(work.host, &work.config, &resources, pmcsr, new, is_in_use)?;
+    let has_lost = power::write_pmcsr(work.host, work.config, &resources, pmcsr, new, is_in_use)?;
     check_after(work)?;
     if has_lost {
         restore_vectors(work)?;
@@ -142,17 +217,19 @@ fn change_power_state(work: &Work<'_>, pmcsr: u16, new: u32) -> Result<(), Failu
     Ok(())
 }
 
-/// While vectors are mapped INTx Disable stays, and what the guest wants is noted for afterwards.
-fn write_command(work: &Work<'_>, write: &Allowed, mut new: u32) -> Result<(), Failure> {
+/// While vectors are mapped INTx Disable stays, and what the guest wants is noted for afterwards. Whether something was noted.
+fn write_command(work: &Work<'_>, write: &Allowed, mut new: u32) -> Result<bool, Failure> {
     const INTX_DISABLE: u32 = command::INTX_DISABLE as u32;
     if work.controls_interrupts && write.mask & INTX_DISABLE != 0 && new & INTX_DISABLE == 0 {
         work.check_no_messages("asked for the interrupt line beside MSI or MSI-X")?;
     }
-    if write.mask & INTX_DISABLE != 0 && work.vectors != Vectors::None {
-        work.host.commit(&[vectors::set_intx_off(work.assigned.device, new & INTX_DISABLE != 0)])?;
+    let is_noted = write.mask & INTX_DISABLE != 0 && work.noted.vectors != Vectors::None;
+    if is_noted {
+        work.host.commit_own(&[vectors::set_intx_off(work.assigned.device, new & INTX_DISABLE != 0)])?;
         new |= INTX_DISABLE;
     }
-    Ok(work.config.write(write.offset, write.width, new)?)
+    work.config.write(write.offset, write.width, new)?;
+    Ok(is_noted)
 }
 
 /// A command may have taken the device back since it was looked up, and made it quiet before this write came. Then it is made so again: with the
@@ -178,27 +255,27 @@ fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
         // Whose they are only Xen knows; the guest turns them on again.
         return Ok(work.physdev.restore(work.assigned.device)?);
     }
-    if work.vectors.pirqs().is_empty() {
+    if work.noted.vectors.pirqs().is_empty() {
         return Ok(());
     }
     work.physdev.restore(work.assigned.device)?;
-    Ok(switch_on(&work.config, &work.capabilities, &work.vectors)?)
+    Ok(switch_on(work.config, &work.capabilities, &work.noted.vectors)?)
 }
 
-fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>, intx_off: bool) -> Result<Answer, Failure> {
+fn enable_msix(work: &Work<'_>, entries: Option<&MsixEntries>) -> Result<(Answer, Noted), Failure> {
     let entries = entries.ok_or(Failure::Refused("asked for more MSI-X entries than fit into a request"))?;
     let indexes: Vec<u16> = entries.as_slice().iter().map(|entry| entry.entry).collect();
-    let pirqs = work.enable_msix(&indexes, intx_off)?;
+    let noted = work.enable_msix(&indexes)?;
     // Checked before: each fits.
-    let vectors = pirqs.iter().map(|pirq| u16::try_from(pirq.0).unwrap_or_default()).collect();
-    Ok(Answer { vectors, ..Answer::default() })
+    let vectors = noted.vectors.pirqs().iter().map(|pirq| u16::try_from(pirq.0).unwrap_or_default()).collect();
+    Ok((Answer { vectors, ..Answer::default() }, noted))
 }
 
 fn query(work: &Work<'_>) -> Answer {
     let mut features = Features::empty();
     features.set(Features::MSI, work.capabilities.msi.is_some_and(|msi| msi.vectors > 0));
     features.set(Features::MSIX, work.capabilities.msix.is_some_and(|msix| msix.entries > 0));
-    let mapped = work.vectors.pirqs().len();
+    let mapped = work.noted.vectors.pirqs().len();
     Answer { value: features.bits(), info: u32::try_from(mapped).unwrap_or(u32::MAX), vectors: Vec::new() }
 }
 

@@ -32,9 +32,9 @@ pub(crate) struct Work<'a> {
     pub(crate) host: &'a Dom0,
     pub(crate) physdev: &'a dyn Physdev,
     pub(crate) assigned: Assigned,
-    /// Vectors that were mapped when the request came.
-    pub(crate) vectors: Vectors,
-    pub(crate) config: Config,
+    /// What was mapped when the request came, and whether the guest wanted INTx off when the first vector came.
+    pub(crate) noted: Noted,
+    pub(crate) config: &'a Config,
     pub(crate) capabilities: Capabilities,
     /// The guest's device model maps vectors by itself: this broker maps none, and turns MSI and MSI-X on only at a guest's write.
     pub(crate) controls_interrupts: bool,
@@ -51,7 +51,7 @@ impl Work<'_> {
         let was_on = self.config.read(write.offset, write.width)? & enable != 0;
         if !was_on && new & enable != 0 {
             self.check_no_messages("asked for MSI and MSI-X together")?;
-            if !power::is_awake(&self.config, &self.capabilities)? {
+            if !power::is_awake(self.config, &self.capabilities)? {
                 return Err(Failure::NotAllowed("asked for MSI or MSI-X of a device that sleeps"));
             }
             if let Some(Msi { at, .. }) = msi
@@ -93,25 +93,25 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Maps `count` consecutive vectors and turns MSI on; the first pirq. `intx_off`, here and below: whether the guest wanted INTx off when
-    /// the first vector came.
-    pub(crate) fn enable_msi(&self, count: u32, intx_off: bool) -> Result<Pirq, Failure> {
+    /// Maps `count` consecutive vectors and turns MSI on; the first pirq.
+    pub(crate) fn enable_msi(&self, count: u32) -> Result<(Noted, Pirq), Failure> {
         let msi = self.capabilities.msi.ok_or(Failure::Refused("asked for MSI of a device without it"))?;
         if !count.is_power_of_two() || count > msi.vectors {
             return Err(Failure::Refused("asked for more MSI vectors than the device has"));
         }
         self.check_maps()?;
         self.check_awake()?;
-        let enabled = self.replace(intx_off, |mapped| {
+        let enabled = self.replace(|mapped| {
             let first = self.physdev.map(self.assigned.guest, self.assigned.device, Vector::Msi { count })?;
             *mapped = Vectors::Msi((0..count).map(|number| Pirq(first.0.saturating_add(number))).collect());
             Ok(())
         })?;
-        enabled.pirqs().first().copied().ok_or(Failure::Refused("nothing was mapped"))
+        let first = enabled.vectors.pirqs().first().copied();
+        first.map(|first| (enabled, first)).ok_or(Failure::Refused("nothing was mapped"))
     }
 
-    /// Maps these entries and turns MSI-X on; their pirqs in the same order.
-    pub(crate) fn enable_msix(&self, indexes: &[u16], intx_off: bool) -> Result<Vec<Pirq>, Failure> {
+    /// Maps these entries, in this order, and turns MSI-X on.
+    pub(crate) fn enable_msix(&self, indexes: &[u16]) -> Result<Noted, Failure> {
         let msix = self.capabilities.msix.ok_or(Failure::Refused("asked for MSI-X of a device without it"))?;
         let distinct: BTreeSet<u16> = indexes.iter().copied().collect();
         if indexes.is_empty() || distinct.len() != indexes.len() || indexes.iter().any(|index| *index >= msix.entries) {
@@ -134,7 +134,7 @@ impl Work<'_> {
             let why = "asked for MSI-X of a virtual function whose physical one has its memory off";
             return Err(Failure::Refused(why));
         }
-        let enabled = self.replace(intx_off, |mapped| {
+        self.replace(|mapped| {
             // Xen reads and masks the table.
             if physical.is_none() {
                 self.config.change_word(COMMAND, |command| command | MEMORY_DECODE)?;
@@ -152,25 +152,23 @@ impl Work<'_> {
             });
             *mapped = Vectors::Msix(pirqs.collect());
             outcome
-        })?;
-        Ok(enabled.pirqs())
+        })
     }
 
     /// Turns off what is on and unmaps it.
-    pub(crate) fn disable(&self, intx_off: bool) -> Result<(), Failure> {
+    pub(crate) fn disable(&self) -> Result<(), Failure> {
         let device = self.assigned.device;
-        let noted = Noted { vectors: self.vectors.clone(), intx_off };
-        if noted.vectors == Vectors::None {
+        if self.noted.vectors == Vectors::None {
             return Ok(());
         }
-        self.host.commit(&[vectors::store(&Vectors::Busy, device)])?;
-        self.clear(&noted)?;
-        Ok(noted.forget(self.host, device)?)
+        self.host.commit_own(&[vectors::store(&Vectors::Busy, device)])?;
+        self.clear(&self.noted)?;
+        Ok(self.noted.forget(self.host, device)?)
     }
 
     /// In D3hot the device answers no access to its MSI-X table and forgets what MSI is told.
     fn check_awake(&self) -> Result<(), Failure> {
-        if power::is_awake(&self.config, &self.capabilities)? {
+        if power::is_awake(self.config, &self.capabilities)? {
             Ok(())
         } else {
             Err(Failure::Refused("asked for vectors of a device that sleeps"))
@@ -178,38 +176,39 @@ impl Work<'_> {
     }
 
     /// Puts a new set of vectors in the place of the old one. `map` says what it has mapped, also where it fails.
-    fn replace(
-        &self,
-        intx_off: bool,
-        map: impl FnOnce(&mut Vectors) -> Result<(), Failure>,
-    ) -> Result<Vectors, Failure> {
-        let Assigned { device, guest, .. } = self.assigned;
-        let old = &self.vectors;
+    fn replace(&self, map: impl FnOnce(&mut Vectors) -> Result<(), Failure>) -> Result<Noted, Failure> {
+        let Noted { vectors: old, intx_off } = &self.noted;
         let is_off = *old == Vectors::None && self.config.read(COMMAND, Width::Word)? & u32::from(INTX_DISABLE) != 0;
-        if vectors::begin(self.host, guest, device, is_off)? {
-            self.host.commit(&[vectors::store(old, device)])?;
+        if vectors::begin(self.host, &self.assigned, is_off)? {
+            self.host.commit_own(&[vectors::store(old, self.assigned.device)])?;
             return Err(Failure::Swept);
         }
-        let noted = Noted { vectors: old.clone(), intx_off: intx_off || is_off };
+        let mut noted = Noted { vectors: old.clone(), intx_off: *intx_off || is_off };
         self.clear(&noted)?;
-        let mut mapped = Vectors::None;
-        let done = map(&mut mapped)
-            .and_then(|()| check_expressible(&mapped))
-            .and_then(|()| switch_on(&self.config, &self.capabilities, &mapped).map_err(Failure::from))
-            .and_then(|()| self.assigned.check_after(self.host, &vectors::store(&mapped, device)));
+        noted.vectors = Vectors::None;
+        let done = map(&mut noted.vectors)
+            .and_then(|()| check_expressible(&noted.vectors))
+            .and_then(|()| Ok(switch_on(self.config, &self.capabilities, &noted.vectors)?))
+            .and_then(|()| self.finish(&noted.vectors));
         match done {
-            Ok(()) => Ok(mapped),
+            Ok(()) => Ok(noted),
             Err(failure) => {
-                self.take_down(&Noted { vectors: mapped, ..noted })?;
+                self.take_down(&noted)?;
                 Err(failure)
             }
         }
     }
 
+    /// Notes what is mapped and looks again, after that is done: has nobody taken the device back meanwhile?
+    fn finish(&self, mapped: &Vectors) -> Result<(), Failure> {
+        self.host.commit_own(&[vectors::store(mapped, self.assigned.device)])?;
+        if self.assigned.is_current(self.host)? { Ok(()) } else { Err(Failure::NotYours) }
+    }
+
     /// [`clear`] for a broker. Who is not at the vectors of another device now is dead: there is one broker.
     fn clear(&self, noted: &Noted) -> Result<(), Error> {
         let Assigned { device, guest, .. } = self.assigned;
-        clear(self.host, guest, device, &self.config, &self.capabilities, noted, &|other| {
+        clear(self.host, guest, device, self.config, &self.capabilities, noted, &|other| {
             vectors::load(self.host, other)
         })
     }

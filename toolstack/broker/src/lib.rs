@@ -15,8 +15,9 @@
 //! | `watchdog` | has the image of a stub started again that hangs |
 //! | `manager` | what systemd is told |
 //!
-//! No decision about a request comes from memory: each one reads its device's nodes, and what is mapped stands in xenstore before and after each
-//! change. So a broker may be killed at any moment and another one started.
+//! A decision about a request comes from its device's nodes, read anew whenever somebody has begun to change anything of the database
+//! ([`dom0::changes`]), and what is mapped stands in xenstore before and after each change. So a broker may be killed at any moment and another one
+//! started.
 
 #![forbid(unsafe_code)]
 
@@ -50,7 +51,7 @@ use dom0::process::Processes;
 use dom0::store::{Change, Watches};
 use dom0::xen::{HypercallError, Physdev, Rings};
 use dom0::{Dom0, Error};
-use pcidom_abi::{ANNOUNCEMENT, Fit, PartVersion, VERSION, paths};
+use pcidom_abi::{ANNOUNCEMENT, DeviceNode, Fit, PartVersion, VERSION, paths};
 use xen_types::{DomId, Port};
 use xenstore::{Permission, path};
 
@@ -257,8 +258,14 @@ impl<'a, R: Rings> Broker<'a, R> {
         } else if path.starts_with(path::LIBXL_PCI) {
             self.guards.note(path);
             return;
-        } else if path.starts_with(paths::DEVICES) && !self.table.note(path) {
-            return;
+        } else if path.starts_with(paths::DEVICES) {
+            // Commands have counted it as well; whoever writes there by hand has not.
+            if ![DeviceNode::Vectors, DeviceNode::Intx].iter().any(|own| path.ends_with(own.name())) {
+                self.rings.values_mut().for_each(|ring| ring.devices.clear());
+            }
+            if !self.table.note(path) {
+                return;
+            }
         }
         self.look_soon();
     }
@@ -444,7 +451,7 @@ fn recover_device(host: &Dom0, record: Record, guest: DomId) -> Result<(), Error
         return Err(Error::Replaced(record.device));
     }
     let capabilities = permitted.capabilities;
-    let assigned = Assigned { device: record.device, stub: record.stub, guest };
+    let assigned = Assigned { device: record.device, stub: record.stub, guest, changes: None };
     power::wake(host, &config, &capabilities, &DeviceResources::gather(host, record.device)?, || {
         assigned.is_current(host)
     })?;

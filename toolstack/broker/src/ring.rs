@@ -6,7 +6,7 @@ use pcidom_abi::{BrokerCommand, PartVersion, paths};
 use pciif::{BackendPage, ErrorCode, Reply};
 use xen_types::{DomId, GrantRef, Port};
 
-use super::execute::{self, execute};
+use super::execute::{self, KnownDevices, execute};
 use super::failure::Failure;
 use super::log::Log;
 use dom0::Dom0;
@@ -42,6 +42,8 @@ pub(crate) struct Ring<P> {
     page: BackendPage<P>,
     /// There may be a request.
     pub(crate) look: bool,
+    /// What is known of its devices.
+    pub(crate) devices: KnownDevices,
 }
 
 impl<P: pciif::SharedPage> Ring<P> {
@@ -57,7 +59,7 @@ impl<P: pciif::SharedPage> Ring<P> {
             rings.unbind(port)?;
             return Err(error);
         }
-        Ok(Self { stub, announced, port, page, look: true })
+        Ok(Self { stub, announced, port, page, look: true, devices: KnownDevices::new() })
     }
 
     /// Answers the request that waits, if one does. Another one that comes meanwhile waits for the next turn: stubs take turns.
@@ -68,7 +70,7 @@ impl<P: pciif::SharedPage> Ring<P> {
         };
         let entries = self.page.take_entries(&request);
         let begun = host.elapsed();
-        let outcome = execute(host, physdev, self.stub, &request, entries.as_ref());
+        let outcome = execute(host, physdev, self.stub, &request, entries.as_ref(), &mut self.devices);
         let took = host.elapsed() - begun;
         let device = execute::address(&request);
         // A stub that waits no longer may have published something else, which must not get this answer.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use dom0::changes::CountingFile;
 use dom0::lock::{self, Lock};
 use dom0::process::LinuxProcesses;
 use dom0::store::{Connection, StoreChannel, Watches};
@@ -87,13 +88,10 @@ fn open(version: XenVersion, is_verbose: bool) -> Result<Dom0, Error> {
     let hypervisor = Libxc::open(version).map_err(|error| Error::NoHost(error.to_string()))?;
     let store = Connection::new(StoreChannel::open_or_say()?);
     let console = StandardError { is_verbose };
-    Ok(Dom0::new(
-        Rc::new(hypervisor),
-        Sysfs::new(SYSFS, Rc::new(Linux)),
-        Rc::new(store),
-        Box::new(clock),
-        Box::new(console),
-    ))
+    let sysfs = Sysfs::new(SYSFS, Rc::new(Linux));
+    let mut host = Dom0::new(Rc::new(hypervisor), sysfs, Rc::new(store), Box::new(clock), Box::new(console));
+    host.changes = Some(Rc::new(CountingFile::new(lock::folder())));
+    Ok(host)
 }
 
 /// A connection for watches alone.

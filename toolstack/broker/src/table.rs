@@ -1,7 +1,7 @@
 //! The device database in memory (`/tool/pcidom/device`): read once at the start, afterwards device by device as xenstore tells of changes.
 //!
 //! It serves the questions who is to be served and whether something is to be put right. What a stub may do with a device is not decided by it:
-//! events come late, so each request reads its own device afresh (`assignment.rs`).
+//! events come late, so each request looks whether a command has counted a change, and then reads its own device afresh (`assignment.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,6 +7,7 @@ pub use pcidom_abi::Vectors;
 use pcidom_abi::{DeviceNode, paths};
 use xen_types::{DomId, Sbdf};
 
+use super::assignment::Assigned;
 use dom0::Dom0;
 use dom0::Error;
 use dom0::store::Change;
@@ -52,7 +53,7 @@ impl Noted {
         if self.intx_off {
             changes.push(set_intx_off(device, false));
         }
-        host.commit(&changes)
+        host.commit_own(&changes)
     }
 }
 
@@ -67,15 +68,13 @@ fn intx_node(device: Sbdf) -> String {
 }
 
 /// Notes that a device's vectors are being changed. Says whether nothing may be mapped for the guest now: it would be taken for what a dead
-/// broker left. Whoever cleans up looks for `busy` after he has said so, and this looks after it has said `busy`: one of them sees the other.
-pub(crate) fn begin(host: &Dom0, guest: DomId, device: Sbdf, intx_off: bool) -> Result<bool, Error> {
-    let (busy, cleanup) = (store(&Vectors::Busy, device), paths::vector_cleanup_node(guest));
-    if intx_off {
-        host.commit(&[busy, set_intx_off(device, true)])?;
-        return host.exists(&cleanup);
-    }
-    let [cleanup] = host.write_and_read(&busy, [&cleanup])?;
-    Ok(cleanup.is_some())
+/// broker left. Whoever cleans up looks for `busy` after he has said so, which is counted as a change of the database, and this looks after it has said
+/// `busy`: one of them sees the other.
+pub(crate) fn begin(host: &Dom0, assigned: &Assigned, intx_off: bool) -> Result<bool, Error> {
+    let mut changes = vec![store(&Vectors::Busy, assigned.device)];
+    changes.extend(intx_off.then(|| set_intx_off(assigned.device, true)));
+    host.commit_own(&changes)?;
+    Ok(!assigned.is_unchanged(host) && host.exists(&paths::vector_cleanup_node(assigned.guest))?)
 }
 
 pub(crate) fn begin_vector_cleanup(guest: DomId) -> Change {

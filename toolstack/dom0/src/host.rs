@@ -7,8 +7,10 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use pcidom_abi::paths;
 use xen_types::DomId;
 
+use crate::changes::TableChanges;
 use crate::error::{Doing as _, Error};
 use crate::store::{Change, Store};
 use crate::sysfs::Sysfs;
@@ -70,6 +72,8 @@ pub struct Dom0 {
     pub store: Rc<dyn Store>,
     clock: Box<dyn Clock>,
     console: Box<dyn Console>,
+    /// Where changes of the device database are counted; `None` where nobody could look.
+    pub changes: Option<Rc<dyn TableChanges>>,
     /// What was seen during [`Dom0::at_one_moment`].
     seen: RefCell<Option<Seen>>,
 }
@@ -92,7 +96,7 @@ impl Dom0 {
         clock: Box<dyn Clock>,
         console: Box<dyn Console>,
     ) -> Self {
-        Self { hypervisor, sysfs, store, clock, console, seen: RefCell::default() }
+        Self { hypervisor, sysfs, store, clock, console, changes: None, seen: RefCell::default() }
     }
 
     /// For work that only looks, and at many things that say the same of many devices: each node and each domain is asked for once, whoever wants to know
@@ -193,22 +197,6 @@ impl Dom0 {
         Ok(paths.iter().map(|path| values.get(*path).cloned().flatten()).collect())
     }
 
-    /// Writes a node and reads others as they are afterwards, with one wait for all of it where that is possible.
-    ///
-    /// # Errors
-    /// Xenstore's.
-    pub fn write_and_read<const N: usize>(
-        &self,
-        change: &Change,
-        paths: [&str; N],
-    ) -> Result<[Option<String>; N], Error> {
-        let Change::Write { path, value } = change else {
-            self.commit(std::slice::from_ref(change))?;
-            return self.read_many(paths);
-        };
-        Ok(array(self.store.write_and_read(path, value, &paths)?))
-    }
-
     /// Whether there is such a node.
     ///
     /// # Errors
@@ -236,9 +224,20 @@ impl Dom0 {
     /// Makes the changes in one transaction if everything is as they expect it ([`Change::Expect`]).
     ///
     /// # Errors
-    /// Xenstore's.
+    /// Xenstore's, and the kernel's where a change of the device database cannot be counted.
     pub fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
+        let is_counted = changes.iter().any(|change| change.path().starts_with(paths::TOOL));
+        let counter = self.changes.as_ref().filter(|_| is_counted);
+        let _change = counter.map(|counter| counter.begin()).transpose()?;
         Ok(changes.is_empty() || self.store.commit(changes)?)
+    }
+
+    /// As [`Dom0::commit`] for the broker's own nodes, which nobody else has in memory: not counted ([`TableChanges`]).
+    ///
+    /// # Errors
+    /// Xenstore's, and [`Error::ChangedMeanwhile`] when something is not as they expect it.
+    pub fn commit_own(&self, changes: &[Change]) -> Result<(), Error> {
+        if self.store.commit(changes)? { Ok(()) } else { Err(Error::ChangedMeanwhile) }
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`store`] | a connection to xenstored, transactions as lists of changes, watches |
 //! | [`sysfs`] | what Linux says about a PCI function, and its configuration space |
 //! | [`lock`] | locks that the kernel gives back when their holder ends |
+//! | [`changes`] | how often the device database was changed |
 //! | [`domain`], [`process`] | whether a domain or a process is still there |
 //! | [`Dom0`] | all of it together: the real things in dom0, fakes in tests |
 //!
@@ -13,6 +14,7 @@
 //! root, and this crate is a part of it.
 #![deny(unsafe_code)]
 
+pub mod changes;
 pub mod domain;
 mod error;
 mod host;

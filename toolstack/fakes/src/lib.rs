@@ -30,7 +30,7 @@ pub mod world;
 pub use broker::{FakePhysdev, FakeReclaimer, FakeRings, FakeWatches, Wires};
 pub use firmware::mcfg_table;
 pub use hypervisor::FakeHypervisor;
-pub use kernel::FakeKernel;
+pub use kernel::{FakeChanges, FakeKernel};
 pub use machine::{Dump, FakeClock, FakeConsole, Machine};
 pub use names::{DB, E1000, EDU, HVM, NVME, PHYSICAL, SATA, STUB, WEB, device};
 pub use pci_config::fakes::Memory;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use xen_types::DomId;
 
 use super::hypervisor::FakeHypervisor;
-use super::kernel::FakeKernel;
+use super::kernel::{FakeChanges, FakeKernel};
 use super::names::{DB, E1000, EDU, HVM, NVME, PHYSICAL, SATA, STUB, WEB, device};
 use super::store::FakeStore;
 use super::{Memory, TempTree, World, mcfg_table};
@@ -86,13 +86,14 @@ impl Machine {
     pub fn new() -> Self {
         let world = Rc::new(RefCell::new(World { iommu: true, ..World::default() }));
         let tree = Rc::new(TempTree::new());
-        let host = Dom0::new(
+        let mut host = Dom0::new(
             Rc::new(FakeHypervisor(world.clone())),
             Sysfs::new(tree.path(), Rc::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
             Rc::new(FakeStore::new(world.clone(), tree.clone())),
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );
+        host.changes = Some(Rc::new(FakeChanges(world.clone())));
         let machine = Self { world, tree, host };
         machine.add_domain(DomId::DOM0, "Domain-0");
         machine.add_domain(STUB, "pcidom");

@@ -90,6 +90,8 @@ pub struct World {
     pub after_reset: Option<fn(&mut Vec<u8>)>,
     pub notes: Vec<String>,
     pub traces: Vec<String>,
+    /// Changes of the device database that were counted.
+    pub table_changes: u64,
     /// Changes so far, and the one that fails.
     pub changes: usize,
     pub failing_change: Option<usize>,
@@ -197,13 +199,20 @@ impl World {
     }
 
     pub fn write(&mut self, path: &str, value: &str) {
+        self.count(path);
         self.as_dom0(|store| store.write(path, value));
     }
 
     pub fn remove(&mut self, path: &str) {
         if self.has_node(path) {
+            self.count(path);
             self.as_dom0(|store| store.remove(path));
         }
+    }
+
+    /// Whoever changes the device database counts it, as commands do.
+    fn count(&mut self, path: &str) {
+        self.table_changes += u64::from(path.starts_with(pcidom_abi::paths::TOOL));
     }
 
     /// Writes as a domain, where the permissions let it.

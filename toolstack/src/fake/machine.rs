@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses, FakeStore};
+use fakes::{FakeChanges, FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses, FakeStore};
 
 use super::process::FakeProcess;
 use super::xl::FakeXl;
@@ -53,6 +53,7 @@ impl Machine {
             Box::new(FakeClock(world.clone())),
             Box::new(FakeConsole(world.clone())),
         );
+        host.count_changes(Rc::new(FakeChanges(world.clone())));
         host.xl = Box::new(FakeXl(world.clone()));
         host.process = Box::new(FakeProcess(FakeProcesses(world)));
         host.root = tree.path().join("root");

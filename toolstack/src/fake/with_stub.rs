@@ -15,7 +15,7 @@ use xen_types::{DomId, Errno, Mfn, Pirq, Sbdf};
 use xenstore::Transport;
 use xenstored::Connection as StoreConnection;
 
-use fakes::{FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
+use fakes::{FakeChanges, FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
 
 use super::process::FakeProcess;
 use super::xl::FakeXl;
@@ -120,6 +120,7 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
         Box::new(FakeConsole(world.clone())),
     );
     host.process = Box::new(FakeProcess(FakeProcesses(world.clone())));
+    host.count_changes(Rc::new(FakeChanges(world.clone())));
     host.xl = Box::new(FakeXl(world));
     (host, connection)
 }

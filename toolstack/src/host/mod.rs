@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ::dom0::changes::TableChanges;
 use ::dom0::{Clock, Console, Dom0};
 use pcidom_abi::paths;
 use pcidom_broker::records::{self, Record, UnassignedEntry};
@@ -144,6 +145,11 @@ impl Host {
             unstoppable: Cell::default(),
             is_stopping: Cell::default(),
         }
+    }
+
+    /// Counts changes of the device database where the broker looks.
+    pub(crate) fn count_changes(&mut self, changes: Rc<dyn TableChanges>) {
+        self.dom0.changes = Some(changes);
     }
 
     /// Reads the settings.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use ::dom0::SinceStart;
+use ::dom0::changes::CountingFile;
 use ::dom0::sysfs::{Linux, SYSFS};
 
 use crate::error::{Error, HostError};
@@ -48,7 +49,9 @@ pub(crate) fn connect(version: XenVersion, terminal: Rc<Terminal>) -> Result<Hos
     let store = Connection::new(StoreChannel::open_or_say()?);
     let console = OnTerminal(terminal);
     let sysfs = Sysfs::new(SYSFS, Rc::new(Linux));
-    Ok(Host::new(Rc::new(hypervisor), sysfs, Rc::new(store), Box::new(clock), Box::new(console)))
+    let mut host = Host::new(Rc::new(hypervisor), sysfs, Rc::new(store), Box::new(clock), Box::new(console));
+    host.count_changes(Rc::new(CountingFile::new(host.lock_folder.clone())));
+    Ok(host)
 }
 
 /// xenfs says it; where that is not mounted, dom0 is the domain whose UUID is zero.

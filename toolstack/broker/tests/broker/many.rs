@@ -148,13 +148,120 @@ fn a_request_asks_the_same_whatever_else_there_is() {
         bench.ask(&mut broker, STUB, &conf_write(NVME, COMMAND, 2, 4, 4), &[]);
         log.asked.take()
     };
-    let few = || {
-        let mut bench = Bench::new();
-        let log = Rc::new(Log { store: bench.machine.host.store.clone(), asked: RefCell::default() });
-        bench.machine.host.store = log.clone();
-        (bench, log)
+    assert_eq!(asked(bench()), asked(small_bench()));
+}
+
+/// The bench with what is asked of xenstore.
+fn small_bench() -> (Bench, Rc<Log>) {
+    let mut bench = Bench::new();
+    let log = Rc::new(Log { store: bench.machine.host.store.clone(), asked: RefCell::default() });
+    bench.machine.host.store = log.clone();
+    (bench, log)
+}
+
+#[test]
+fn a_device_that_was_looked_up_is_not_looked_up_again_before_a_command_changes_something() {
+    let (bench, log) = small_bench();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    rest(&bench, &mut broker);
+    let mut asked_for = |request: &Request, entries: &[u16]| {
+        log.asked.take();
+        let heard = bench.ask(&mut broker, STUB, request, entries);
+        (heard.code, log.asked.take())
     };
-    assert_eq!(asked(bench()), asked(few()));
+    let write = conf_write(NVME, COMMAND, 2, 4, 4);
+    assert_eq!(asked_for(&write, &[]).1.len(), 8, "the device's nodes, and whether vectors are being cleaned up");
+    for (request, entries) in [
+        (write, vec![]),
+        (enable_msix(NVME, &[8, 9]), vec![8, 9]),
+        (request(BrokerCommand::EnableMsi, NVME), vec![]),
+        (request(BrokerCommand::DisableMsi, NVME), vec![]),
+        (request(BrokerCommand::Query, NVME), vec![]),
+        (write, vec![]),
+    ] {
+        assert_eq!(asked_for(&request, &entries), (ErrorCode::Success, vec![]), "{request}");
+    }
+    bench.assert_sound();
+    // Any command, about any device.
+    bench.machine.host.commit(&[Change::write(DeviceNode::Reset.of(device(EDU)), "1")]).unwrap();
+    assert_eq!(asked_for(&write, &[]).1.len(), 8);
+    assert_eq!(asked_for(&write, &[]).1.len(), 0);
+    // What a command takes back is refused though no event has come.
+    bench.set_phase(NVME, Phase::Detaching);
+    assert_eq!(asked_for(&write, &[]).0, ErrorCode::DevNotFound);
+}
+
+#[test]
+fn what_cannot_be_known_is_looked_up_each_time() {
+    let (bench, log) = small_bench();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    rest(&bench, &mut broker);
+    let write = conf_write(NVME, COMMAND, 2, 4, 4);
+    let mut asked = || {
+        log.asked.take();
+        bench.ask(&mut broker, STUB, &write, &[]);
+        log.asked.take().len()
+    };
+    bench.machine.with(|world| world.write(&paths::vector_cleanup_node(DB), ""));
+    assert!(asked() >= 8 && asked() >= 8, "a command cleans up vectors");
+    bench.machine.with(|world| world.remove(paths::VECTOR_CLEANUPS));
+    asked();
+    assert_eq!(asked(), 0);
+    bench.machine.with(|world| world.resetting.insert(NVME.to_owned()));
+    assert!(asked() > 0, "its reset does not end");
+    bench.machine.with(|world| world.resetting.clear());
+    bench.set_config(NVME, |config| config.set_word(2, 0x1533));
+    assert_eq!(bench.ask(&mut broker, STUB, &write, &[]).code, ErrorCode::DevNotFound, "another card");
+}
+
+#[test]
+fn a_request_that_failed_leaves_nothing_known() {
+    let (bench, log) = small_bench();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    rest(&bench, &mut broker);
+    bench.ask(&mut broker, STUB, &conf_write(NVME, COMMAND, 2, 4, 4), &[]);
+    bench.machine.with(|world| world.failing_change = Some(world.changes + 2));
+    assert_eq!(bench.ask(&mut broker, STUB, &enable_msix(NVME, &[0]), &[0]).code, ErrorCode::OpFailed);
+    log.asked.take();
+    bench.ask(&mut broker, STUB, &request(BrokerCommand::DisableMsix, NVME), &[]);
+    assert!(log.asked.take().len() >= 8);
+    bench.assert_sound();
+}
+
+/// Xenstore as a command meets it: is a change counted before xenstored hears of it?
+struct Counted(Rc<dyn Store>, Rc<RefCell<fakes::World>>, RefCell<Vec<u64>>);
+
+impl Store for Counted {
+    fn read(&self, path: &str) -> Result<Option<String>, StoreFailure> {
+        self.0.read(path)
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
+        self.0.list(path)
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<bool, StoreFailure> {
+        self.2.borrow_mut().push(self.1.borrow().table_changes);
+        self.0.commit(changes)
+    }
+}
+
+#[test]
+fn a_change_of_the_database_is_counted_before_it_is_made() {
+    let mut bench = Bench::new();
+    let world = bench.machine.world.clone();
+    let counted = Rc::new(Counted(bench.machine.host.store.clone(), world.clone(), RefCell::default()));
+    bench.machine.host.store = counted.clone();
+    let before = world.borrow().table_changes;
+    let host = &bench.machine.host;
+    host.commit(&[Change::write("/libxl/other", "1")]).unwrap();
+    host.commit(&[Change::write("/libxl/other", "2"), Change::remove(DeviceNode::Phase.of(device(NVME)))]).unwrap();
+    host.commit(&[Change::write(paths::vector_cleanup_node(WEB), "")]).unwrap();
+    host.commit_own(&[Change::write(DeviceNode::Vectors.of(device(NVME)), "none")]).unwrap();
+    assert_eq!(*counted.2.borrow(), [before, before + 1, before + 2, before + 2]);
 }
 
 #[test]

@@ -299,23 +299,6 @@ impl<T: Transport<Error: Display> + Timed> Store for Connection<T> {
         Ok(values.iter().map(|value| value.as_deref().map(text)).collect())
     }
 
-    fn write_and_read(&self, path: &str, value: &str, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
-        let requests: Vec<Request<'_>> = std::iter::once(Request::Write { path, value: value.as_bytes() })
-            .chain(paths.iter().map(|path| Request::Read { path }))
-            .collect();
-        let answers = self.client().request_all(&requests);
-        let mut answers = answers.map_err(|error| failure("write", path, &error))?.into_iter();
-        if let Some(Err(error)) = answers.next() {
-            return Err(failure("write", path, &StoreError::<T::Error>::from(error)));
-        }
-        let value = |(path, answer): (&&str, Result<Vec<u8>, xenstore::Error>)| match answer {
-            Ok(bytes) => Ok(Some(text(&bytes))),
-            Err(error) if error.is(Errno::ENOENT) => Ok(None),
-            Err(error) => Err(failure("read", path, &StoreError::<T::Error>::from(error))),
-        };
-        paths.iter().zip(answers).map(value).collect()
-    }
-
     fn list(&self, path: &str) -> Result<Vec<String>, StoreFailure> {
         let children = self.client().directory(path).map_err(|error| failure("list", path, &error))?;
         Ok(children.unwrap_or_default())

@@ -179,16 +179,6 @@ pub trait Store {
         paths.iter().map(|path| self.read(path)).collect()
     }
 
-    /// Writes a node and reads others as they are afterwards. All of it may be under way together: xenstored carries out what comes
-    /// over one connection in its order.
-    ///
-    /// # Errors
-    /// Xenstore's.
-    fn write_and_read(&self, path: &str, value: &str, paths: &[&str]) -> Result<Vec<Option<String>>, StoreFailure> {
-        self.commit(&[Change::write(path, value)])?;
-        self.read_many(paths)
-    }
-
     /// The names of a node's children; none as well when there is no such node.
     ///
     /// # Errors

@@ -186,10 +186,16 @@ impl Sysfs {
     /// [`Error::ResetHangs`] while a reset is under way that does not end: whoever reads there would wait for it, and nothing could interrupt
     /// that.
     pub fn config(&self, device: Sbdf) -> Result<Config, Error> {
-        if self.kernel.is_writing(&self.device_dir(device).join("reset")) {
+        if self.is_resetting(device) {
             return Err(Error::ResetHangs(device));
         }
         Config::open(&*self.kernel, self.device_dir(device).join("config"))
+    }
+
+    /// Whether a reset is under way that does not end.
+    #[must_use]
+    pub fn is_resetting(&self, device: Sbdf) -> bool {
+        self.kernel.is_writing(&self.device_dir(device).join("reset"))
     }
 
     /// As [`Sysfs::config`]; `None` where dom0 does not see the function (any more).
