@@ -14,7 +14,7 @@
 //! every 64th, every 8th and at last all that is left, until as many frames were found as the domain has. Where the frames are decides about
 //! how long that takes, and about nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use xen_types::{DomId, Errno, Mfn};
@@ -74,27 +74,41 @@ pub(super) fn each(
     let host = inspect.highest_frame()?.0 + 1;
     let wanted = inspect.frame_count(domain)?;
     let tally = Tally { host, ..Tally::default() };
-    let mut search = Search { inspect, domain, wanted, chunks: BTreeMap::new(), tables: Vec::new(), look, tally };
+    let (asked, chunks) = (FrameSet::new(host), vec![0; index(host / CHUNK + 1)]);
+    let mut search = Search { inspect, domain, wanted, asked, chunks, tables: Vec::new(), look, tally };
     search.run()?;
     search.look_into(|_| {})?;
     Ok(search.tally)
 }
 
-/// What is known of a chunk: which of its frames were asked for, and how many are the domain's.
-#[derive(Clone, Copy, Debug, Default)]
-struct Chunk {
-    asked: [u64; 8],
-    own: u32,
+/// A set of frames of the host: a bit for each, in memory that the kernel gives when it is touched. The search looks there for each frame, and for each
+/// entry of each table.
+#[derive(Default)]
+struct FrameSet {
+    words: Vec<u64>,
+    host: u64,
 }
 
-impl Chunk {
-    /// Marks a frame; false if it was marked before.
+impl FrameSet {
+    fn new(host: u64) -> Self {
+        Self { words: vec![0; index(host / 64 + 1)], host }
+    }
+
+    /// Marks a frame; false if it was marked before, or the host has no such frame.
     fn mark(&mut self, frame: u64) -> bool {
-        let (word, bit) = ((frame % CHUNK / 64) as usize, 1 << (frame % 64));
-        let is_new = self.asked[word] & bit == 0;
-        self.asked[word] |= bit;
+        if frame >= self.host {
+            return false;
+        }
+        let (word, bit) = (&mut self.words[index(frame / 64)], 1 << (frame % 64));
+        let is_new = *word & bit == 0;
+        *word |= bit;
         is_new
     }
+}
+
+/// A number of frames or of what consists of them, which a host has in memory.
+fn index(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
 }
 
 struct Search<'a> {
@@ -102,8 +116,10 @@ struct Search<'a> {
     domain: DomId,
     /// Frames that the domain has.
     wanted: u64,
-    /// The chunks of which a frame was asked for.
-    chunks: BTreeMap<u64, Chunk>,
+    /// Frames that were asked for.
+    asked: FrameSet,
+    /// How many of each chunk's frames are the domain's, as far as known.
+    chunks: Vec<u32>,
     /// L1 tables that were found and not yet looked into.
     tables: Vec<Mfn>,
     look: &'a mut dyn FnMut(&Table),
@@ -164,22 +180,19 @@ impl Search<'_> {
     /// Asks for what the tables map that were found, and for what those map that are found then.
     fn follow(&mut self) -> Result<(), HypercallError> {
         while !self.is_complete() && !self.tables.is_empty() {
-            let mut hints: BTreeMap<u64, Chunk> = BTreeMap::new();
-            self.look_into(|frame| {
-                hints.entry(frame.0 / CHUNK).or_default().mark(frame.0);
-            })?;
-            let mapped = |(chunk, mut hints): (u64, Chunk)| {
-                (chunk * CHUNK..(chunk + 1) * CHUNK).filter(move |frame| !hints.mark(*frame))
-            };
-            self.ask(&hints.into_iter().flat_map(mapped).collect::<Vec<_>>())?;
+            let mut asked = std::mem::take(&mut self.asked);
+            let mut hints = Vec::new();
+            let looked = self.look_into(|frame| hints.extend(asked.mark(frame.0).then_some(frame)));
+            self.asked = asked;
+            looked?;
+            self.ask_new(&hints)?;
         }
         Ok(())
     }
 
     /// Asks for what is around the frames that were found: the rest of their chunks, the fullest first, and then the chunks beside.
     fn grow(&mut self) -> Result<(), HypercallError> {
-        let mut known: Vec<(u64, u32)> = self.chunks.iter().map(|(chunk, known)| (*chunk, known.own)).collect();
-        known.retain(|(_, own)| *own > 0);
+        let mut known: Vec<(u64, u32)> = (0..).zip(self.chunks.iter().copied()).filter(|(_, own)| *own > 0).collect();
         known.sort_by_key(|(_, own)| std::cmp::Reverse(*own));
         self.read(known.iter().map(|(chunk, _)| *chunk))?;
         let mut beside: Vec<u64> = known.into_iter().flat_map(|(chunk, _)| neighbours(chunk)).collect();
@@ -192,10 +205,12 @@ impl Search<'_> {
 
     /// Asks for those of the frames that the host has and that were not asked for before.
     fn ask(&mut self, frames: &[u64]) -> Result<Vec<(Mfn, FrameType)>, HypercallError> {
-        let host = self.tally.host;
-        let chunks = &mut self.chunks;
-        let mut is_new = |frame: &u64| *frame < host && chunks.entry(frame / CHUNK).or_default().mark(*frame);
-        let frames: Vec<Mfn> = frames.iter().copied().filter(|frame| is_new(frame)).map(Mfn).collect();
+        let frames: Vec<Mfn> = frames.iter().copied().filter(|frame| self.asked.mark(*frame)).map(Mfn).collect();
+        self.ask_new(&frames)
+    }
+
+    /// Asks for frames that are marked just now.
+    fn ask_new(&mut self, frames: &[Mfn]) -> Result<Vec<(Mfn, FrameType)>, HypercallError> {
         let mut known = Vec::with_capacity(frames.len());
         for frames in frames.chunks(BATCH) {
             self.tally.asked += frames.len() as u64;
@@ -209,7 +224,7 @@ impl Search<'_> {
                 continue;
             }
             self.tally.own += 1;
-            self.chunks.entry(frame.0 / CHUNK).or_default().own += 1;
+            self.chunks[index(frame.0 / CHUNK)] += 1;
             if *kind == FrameType::L1Table {
                 self.tables.push(*frame);
             }
