@@ -1,6 +1,7 @@
 //! One request: looked up, checked, carried out.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pci_registers::{command, header};
 use pcidom_abi::{BrokerCommand, DeviceNode, Features, PermittedWrites, WriteKind};
@@ -49,7 +50,13 @@ pub(crate) struct Known {
     /// `None` where `attach` has noted nothing that this version reads.
     permitted: Option<PermittedWrites>,
     config: Config,
+    /// When the device said that it is the one it was.
+    identified: Duration,
 }
+
+/// No card is exchanged in that time: a new one is not asked anything for 100 ms after its reset (PCIe 5.0 §6.6.1). Each look at the identity is two accesses
+/// to registers, of which a write needs as many.
+const IDENTIFIED_FOR: Duration = Duration::from_millis(50);
 
 /// The devices that a stub has asked about, while nobody changes the database.
 pub(crate) type KnownDevices = BTreeMap<Sbdf, Known>;
@@ -64,15 +71,21 @@ impl Known {
             return Err(Failure::NotYours); // it was pulled out
         };
         let permitted: Option<PermittedWrites> = list.unwrap_or_default().parse().ok();
-        let known = Self { assigned, noted: Noted::from_nodes([vectors, intx]), permitted, config };
+        let (noted, identified) = (Noted::from_nodes([vectors, intx]), host.elapsed());
+        let known = Self { assigned, noted, permitted, config, identified };
         if known.is_replaced()? { Err(Failure::Replaced) } else { Ok(known) }
     }
 
     /// Whether all of it is still so, but for what a look would tell better.
-    fn is_good(&self, host: &Dom0) -> bool {
-        self.assigned.is_unchanged(host)
-            && !host.sysfs.is_resetting(self.assigned.device)
-            && self.is_replaced().is_ok_and(|replaced| !replaced)
+    fn is_good(&mut self, host: &Dom0, now: Duration) -> bool {
+        if !self.assigned.is_unchanged(host) || host.sysfs.is_resetting(self.assigned.device) {
+            return false;
+        }
+        let is_long_ago = now.saturating_sub(self.identified) >= IDENTIFIED_FOR;
+        if is_long_ago {
+            self.identified = now;
+        }
+        !is_long_ago || self.is_replaced().is_ok_and(|replaced| !replaced)
     }
 
     /// Whether another card is in the slot.
@@ -82,7 +95,7 @@ impl Known {
     }
 }
 
-/// Carries out a request of `stub`. `entries` are those that came with it. Of `devices` it takes what is known, and puts there what is known afterwards:
+/// Carries out a request of `stub` that came `now`. `entries` are those that came with it. Of `devices` it takes what is known, and puts there what is known afterwards:
 /// after a failure that is nothing.
 pub(crate) fn execute(
     host: &Dom0,
@@ -90,10 +103,10 @@ pub(crate) fn execute(
     stub: DomId,
     request: &Request,
     entries: Option<&MsixEntries>,
-    devices: &mut KnownDevices,
+    (devices, now): (&mut KnownDevices, Duration),
 ) -> Result<Answer, Failure> {
     let device = address(request).ok_or(Failure::NotYours)?;
-    let mut known = match devices.remove(&device).filter(|known| known.is_good(host)) {
+    let mut known = match devices.remove(&device).and_then(|mut known| known.is_good(host, now).then_some(known)) {
         Some(known) => known,
         None => Known::look(host, stub, device)?,
     };

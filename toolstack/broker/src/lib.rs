@@ -51,8 +51,8 @@ use dom0::process::Processes;
 use dom0::store::{Change, Watches};
 use dom0::xen::{HypercallError, Physdev, Rings};
 use dom0::{Dom0, Error};
-use pcidom_abi::{ANNOUNCEMENT, DeviceNode, Fit, PartVersion, VERSION, paths};
-use xen_types::{DomId, Port};
+use pcidom_abi::{ANNOUNCEMENT, Fit, PartVersion, VERSION, paths};
+use xen_types::DomId;
 use xenstore::{Permission, path};
 
 pub use guards::replaced;
@@ -160,11 +160,14 @@ impl<'a, R: Rings> Broker<'a, R> {
     /// # Errors
     /// Those after which nothing would work any more.
     pub fn turn(&mut self) -> Result<(), Error> {
+        let Outside { host, physdev, rings, .. } = self.outside;
         let mut ports = 0;
         while ports < EVENTS_A_TURN
-            && let Some(port) = self.outside.rings.next_event().map_err(fatal)?
+            && let Some(port) = rings.next_event().map_err(fatal)?
         {
-            self.mark(port);
+            if let Some(ring) = self.rings.values_mut().find(|ring| ring.port == port) {
+                ring.look = true;
+            }
             ports += 1;
         }
         let mut changes = 0;
@@ -175,7 +178,6 @@ impl<'a, R: Rings> Broker<'a, R> {
             changes += 1;
         }
         self.more_events = ports.max(changes) == EVENTS_A_TURN;
-        let Outside { host, physdev, rings, .. } = self.outside;
         for ring in self.rings.values_mut().filter(|ring| ring.look) {
             ring.serve(host, rings, physdev, &mut self.log);
         }
@@ -244,24 +246,19 @@ impl<'a, R: Rings> Broker<'a, R> {
         }
     }
 
-    fn mark(&mut self, port: Port) {
-        if let Some(ring) = self.rings.values_mut().find(|ring| ring.port == port) {
-            ring.look = true;
-        }
-    }
-
     fn note_change(&mut self, path: &str) {
         if path.is_empty() {
             // Some were lost.
             self.guards.note(path);
             self.table.forget();
+            self.rings.values_mut().for_each(|ring| ring.devices.clear());
         } else if path.starts_with(path::LIBXL_PCI) {
             self.guards.note(path);
             return;
         } else if path.starts_with(paths::DEVICES) {
             // Commands have counted it as well; whoever writes there by hand has not.
-            if ![DeviceNode::Vectors, DeviceNode::Intx].iter().any(|own| path.ends_with(own.name())) {
-                self.rings.values_mut().for_each(|ring| ring.devices.clear());
+            if let Some(device) = Table::served_by(path) {
+                self.rings.values_mut().for_each(|ring| drop(ring.devices.remove(&device)));
             }
             if !self.table.note(path) {
                 return;

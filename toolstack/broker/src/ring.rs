@@ -70,7 +70,7 @@ impl<P: pciif::SharedPage> Ring<P> {
         };
         let entries = self.page.take_entries(&request);
         let begun = host.elapsed();
-        let outcome = execute(host, physdev, self.stub, &request, entries.as_ref(), &mut self.devices);
+        let outcome = execute(host, physdev, self.stub, &request, entries.as_ref(), (&mut self.devices, begun));
         let took = host.elapsed() - begun;
         let device = execute::address(&request);
         // A stub that waits no longer may have published something else, which must not get this answer.

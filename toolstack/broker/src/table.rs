@@ -65,6 +65,14 @@ impl Table {
         })
     }
 
+    /// The device of whose directory this path is, where requests depend on the node: not on our own notes.
+    pub(crate) fn served_by(path: &str) -> Option<Sbdf> {
+        let mut names = path.strip_prefix(paths::DEVICES)?.split('/').skip(1);
+        let device = Sbdf::parse_path_component(names.next()?).ok()?;
+        let own = [DeviceNode::Vectors, DeviceNode::Intx].map(DeviceNode::name);
+        (!names.next().is_some_and(|node| own.contains(&node))).then_some(device)
+    }
+
     /// Whether something is to be read.
     pub(crate) fn is_stale(&self) -> bool {
         self.is_list_stale || !self.stale.is_empty()

@@ -226,7 +226,8 @@ impl Dom0 {
     /// # Errors
     /// Xenstore's, and the kernel's where a change of the device database cannot be counted.
     pub fn commit_if(&self, changes: &[Change]) -> Result<bool, Error> {
-        let is_counted = changes.iter().any(|change| change.path().starts_with(paths::TOOL));
+        let counted = [paths::DEVICES, paths::VECTOR_CLEANUPS];
+        let is_counted = changes.iter().any(|change| counted.iter().any(|dir| change.path().starts_with(dir)));
         let counter = self.changes.as_ref().filter(|_| is_counted);
         let _change = counter.map(|counter| counter.begin()).transpose()?;
         Ok(changes.is_empty() || self.store.commit(changes)?)

@@ -217,6 +217,43 @@ fn what_cannot_be_known_is_looked_up_each_time() {
 }
 
 #[test]
+fn a_device_whose_nodes_somebody_writes_by_hand_is_looked_up_again() {
+    let (bench, log) = small_bench();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    rest(&bench, &mut broker);
+    let write = conf_write(NVME, COMMAND, 2, 4, 4);
+    let mut asked_after = |node: String| {
+        bench.ask(&mut broker, STUB, &write, &[]);
+        process.changed(&node);
+        log.asked.take();
+        bench.ask(&mut broker, STUB, &write, &[]);
+        log.asked.take().contains(&DeviceNode::PermittedWrites.of(device(NVME)))
+    };
+    assert!(asked_after(DeviceNode::Phase.of(device(NVME))));
+    assert!(asked_after(paths::device_dir(device(NVME))));
+    assert!(!asked_after(DeviceNode::Vectors.of(device(NVME))), "the broker's own");
+    assert!(!asked_after(DeviceNode::Phase.of(device(E1000))), "another device");
+}
+
+#[test]
+fn another_card_is_noticed_as_soon_as_one_can_be_there() {
+    let bench = Bench::new();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    let write = conf_write(NVME, COMMAND, 2, 4, 4);
+    for _ in 0..3 {
+        assert_eq!(bench.ask(&mut broker, STUB, &write, &[]).code, ErrorCode::Success);
+        bench.pass(Duration::from_millis(20));
+    }
+    bench.set_config(NVME, |config| config.set_word(2, 0x1533));
+    // Asking in between puts that off no further.
+    bench.ask(&mut broker, STUB, &write, &[]);
+    bench.pass(Duration::from_millis(50));
+    assert_eq!(bench.ask(&mut broker, STUB, &write, &[]).code, ErrorCode::DevNotFound);
+}
+
+#[test]
 fn a_request_that_failed_leaves_nothing_known() {
     let (bench, log) = small_bench();
     let process = bench.process();
