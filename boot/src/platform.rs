@@ -160,6 +160,11 @@ impl Lives for Xen {
         grants::is_unclaimed(peer, gref)
     }
 
+    fn is_asked(&self, peer: DomId) -> bool {
+        grants::first_word(peer)
+            .is_some_and(|flags| pciif::Flags::from_bits_truncate(flags).contains(pciif::Flags::ACTIVE))
+    }
+
     fn is_put_aside(&self, peer: DomId) -> bool {
         survivor::is_put_aside(peer)
     }

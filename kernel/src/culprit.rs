@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_types::{DomId, Port};
 
+#[cfg(not(test))]
 use crate::fixmap::{self, Record};
 
 /// What is being served: nothing, the port of a frontend, or [`DOMAIN`] and the domain whose nodes are looked at.

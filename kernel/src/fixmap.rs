@@ -272,9 +272,10 @@ pub(crate) fn claim(is_wanted: &dyn Fn(Record) -> bool) -> Option<(FixmapEntry, 
     Some((FixmapEntry { address: NonZeroUsize::new(slot.address())? }, record))
 }
 
-/// Whether there is such a page.
-pub(crate) fn has_unclaimed(is_wanted: &dyn Fn(Record) -> bool) -> bool {
-    SLOTS.lock().find(true, is_wanted).is_some()
+/// Where such a page is mapped.
+pub(crate) fn unclaimed<T>(is_wanted: &dyn Fn(Record) -> bool) -> Option<NonNull<T>> {
+    let (slot, _) = SLOTS.lock().find(true, is_wanted)?;
+    NonZeroUsize::new(slot.address()).map(NonNull::with_exposed_provenance)
 }
 
 /// The first slot that is taken and whose record is wanted.

@@ -131,6 +131,9 @@ pub trait Lives {
     /// Whether the life before had this page of `peer` mapped, and nothing was done with it in this one.
     fn is_still_mapped(&self, peer: DomId, gref: GrantRef) -> bool;
 
+    /// Whether the life before had a page of `peer` mapped in which a request waits now. A page that was taken over in this life is not meant.
+    fn is_asked(&self, peer: DomId) -> bool;
+
     /// Whether the image has crashed at this frontend's requests so often that it is to be served no more.
     fn is_put_aside(&self, peer: DomId) -> bool;
 

@@ -7,6 +7,7 @@ use crate::{events, paging, survivor};
 use alloc::vec::Vec;
 use core::mem::offset_of;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU32, Ordering};
 use xen_types::{DomId, Errno, GrantRef, Port};
 
 const GNTTABOP_MAP_GRANT_REF: u64 = 0;
@@ -181,9 +182,19 @@ pub fn port_of(peer: DomId, wanted: Port, bind: impl FnOnce() -> Result<Port, Er
 /// Whether a life before has mapped this page, and nobody has claimed it yet.
 #[must_use]
 pub fn is_unclaimed(peer: DomId, wanted: GrantRef) -> bool {
-    fixmap::has_unclaimed(
-        &|record| matches!(record, Record::Grant { domain, reference, .. } if (domain, reference) == (peer, wanted)),
-    )
+    let is_it =
+        |record| matches!(record, Record::Grant { domain, reference, .. } if (domain, reference) == (peer, wanted));
+    fixmap::unclaimed::<u8>(&is_it).is_some()
+}
+
+/// The first word of a page of `peer` that a life before has mapped, as its guest has it now, while nobody has claimed the page.
+#[must_use]
+pub fn first_word(peer: DomId) -> Option<u32> {
+    let word: NonNull<AtomicU32> =
+        fixmap::unclaimed(&|record| matches!(record, Record::Grant { domain, .. } if domain == peer))?;
+    // SAFETY: the first word of a page that is mapped (`fixmap::restore` keeps records of such alone) and is not unmapped before it is claimed or forgotten,
+    // which nobody does meanwhile; the guest writes to it at any time, hence the atomic.
+    Some(unsafe { word.as_ref() }.load(Ordering::Acquire))
 }
 
 /// Gives up what a life before has mapped and nobody has claimed: pages, and the ports that go with them.

@@ -4,5 +4,7 @@ pub mod map;
 mod status;
 pub mod table;
 
-pub use map::{GrantMapping, MapRequest, forget_unclaimed, is_unclaimed, map, map_batch, port_of, unmap_batch};
+pub use map::{
+    GrantMapping, MapRequest, first_word, forget_unclaimed, is_unclaimed, map, map_batch, port_of, unmap_batch,
+};
 pub use status::GrantError;

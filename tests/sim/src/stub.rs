@@ -38,9 +38,9 @@ pub struct SimStub {
     rest: Vec<u8>,
     /// What comes is the rest of a message that a life before has begun to receive.
     is_in_old_message: bool,
-    /// Turns so far that had something to do, and the one in which the image crashes.
+    /// Turns so far that had something to do, and those in which the image crashes.
     turns: usize,
-    crash_at: Option<usize>,
+    crash_at: Vec<usize>,
     /// The control plane has something to do.
     has_news: bool,
 }
@@ -56,6 +56,8 @@ const HEADER: usize = 16;
 struct Framing {
     header: Vec<u8>,
     left: usize,
+    /// Messages that have ended.
+    messages: usize,
 }
 
 impl Framing {
@@ -72,6 +74,7 @@ impl Framing {
         let is_end = self.header.len() == HEADER && self.left == 0;
         if is_end {
             self.header.clear();
+            self.messages += 1;
         }
         is_end
     }
@@ -103,7 +106,7 @@ impl SimStub {
             rest: Vec::new(),
             is_in_old_message: false,
             turns: 0,
-            crash_at: None,
+            crash_at: Vec::new(),
             has_news: true,
         }
     }
@@ -114,9 +117,15 @@ impl SimStub {
         self.turns
     }
 
+    /// Messages to xenstored so far.
+    #[must_use]
+    pub const fn messages(&self) -> usize {
+        self.sent.messages
+    }
+
     /// Has the image crash in the turn with this number, with a message half sent or half received where that turn moves bytes.
-    pub const fn crash_at(&mut self, turn: usize) {
-        self.crash_at = Some(turn);
+    pub fn crash_at(&mut self, turn: usize) {
+        self.crash_at.push(turn);
     }
 
     /// The image crashes here and now, and is started again in the same domain.
@@ -154,7 +163,7 @@ impl SimStub {
     /// When the backend does not understand what xenstored says.
     pub fn turn(&mut self, turn: Turn) -> bool {
         let has_news = turn == Turn::Run && (self.has_news || self.is_due());
-        let may_crash = self.crash_at == Some(self.turns);
+        let may_crash = self.crash_at.contains(&self.turns);
         let moved = MOVED[self.turns % MOVED.len()];
         let turn = match turn {
             Turn::Send(count) if may_crash => Turn::Send(moved.min(count)),

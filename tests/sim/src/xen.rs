@@ -10,7 +10,7 @@ use pciback::platform::{
     Broker, Clock, ConfigAccess, ConfigSpace, ConfigWrite, Events, Grants, Introspection, Lives, Restarted, RingOffer,
     Usage, Width,
 };
-use pciif::{FrontendPage, OwnedPage, Request};
+use pciif::{BackendPage, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port, Sbdf};
 
 use crate::device::Function;
@@ -787,6 +787,12 @@ impl Lives for SimPlatform {
         let machine = self.xen.machine();
         let pages = machine.survivors.get(&self.domid).map(|survivor| &survivor.pages);
         pages.is_some_and(|pages| pages.iter().any(|(owner, kept, _)| (*owner, *kept) == (peer, gref)))
+    }
+
+    fn is_asked(&self, peer: DomId) -> bool {
+        let machine = self.xen.machine();
+        let Some(survivor) = machine.survivors.get(&self.domid) else { return false };
+        survivor.pages.iter().any(|(owner, _, page)| *owner == peer && BackendPage::new(page).is_active())
     }
 
     fn is_put_aside(&self, peer: DomId) -> bool {

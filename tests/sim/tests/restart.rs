@@ -79,6 +79,55 @@ fn a_request_that_waits_in_the_page_is_answered_by_the_next_life() {
     assert_eq!((response.err, response.value), (0, ids(A)));
 }
 
+/// How many messages to xenstored it takes after a crash until the guests that wait for an answer have it, and until all is taken over. Of so many guests
+/// with four devices each those with these numbers wait.
+fn messages(guests: u8, waiting: &[u8]) -> [usize; 2] {
+    let devices: Vec<_> =
+        (0..guests).map(|guest| [0, 1, 2, 3].map(|number| Sbdf::from_devfn(0, 1 + guest, number << 3))).collect();
+    let mut world = world(&devices.concat());
+    for (devices, guest) in devices.iter().zip(5..) {
+        world.connect(guest, devices);
+    }
+    for guest in waiting {
+        world.guest(DomId(5 + u16::from(*guest))).publish(&Request::conf_read(slot(0), 0, 4));
+    }
+    world.stub.crash();
+    let begun = world.stub.messages();
+    let mut answered = None;
+    let restarts = format!("/local/domain/{STUB}/data/pcidom/restarts");
+    while world.tool.read(&restarts).is_none() {
+        assert!(world.stub.messages() < begun + 100_000);
+        // As much as there is room for on the way to xenstored.
+        for turn in [Turn::Run, Turn::Send(1024), Turn::Receive(usize::MAX)] {
+            world.stub.turn(turn);
+        }
+        world.stub.serve();
+        let is_answered = |guest: &u8| world.guests[&DomId(5 + u16::from(*guest))].response().is_some();
+        if answered.is_none() && waiting.iter().all(is_answered) {
+            answered = Some(world.stub.messages() - begun);
+        }
+    }
+    for guest in waiting {
+        let response = world.guest(DomId(5 + u16::from(*guest))).response().unwrap();
+        assert_eq!((response.err, response.value), (0, ids(devices[usize::from(*guest)][0])));
+    }
+    [answered.unwrap(), world.stub.messages() - begun]
+}
+
+#[test]
+fn a_guest_that_waits_is_answered_before_all_others_are_looked_at() {
+    let [alone, _] = messages(1, &[0]);
+    // The first, the last, one in between, and two.
+    for waiting in [&[0][..], &[63], &[31], &[62, 63]] {
+        let [answered, whole] = messages(64, waiting);
+        println!(
+            "{waiting:?}: {answered} messages until answered ({alone} with one guest), {whole} until all is taken over"
+        );
+        assert!(answered < 3 * alone, "{waiting:?}: {answered} of {whole}, and {alone} with one guest");
+        assert!(whole > 2_000, "{whole}");
+    }
+}
+
 #[test]
 fn interrupts_that_were_on_are_known_and_one_that_was_being_turned_on_comes() {
     let mut world = world(&[A, B]);
@@ -214,6 +263,8 @@ enum Crash {
     Turn(usize),
     /// Before or after one of its calls to Xen.
     Call(usize),
+    /// In several turns.
+    Turns([usize; 3]),
 }
 
 /// What a guest, the tool and the broker do in one life, step by step: connect, hot-plug, interrupts, writes, unplug, plug the same again.
@@ -224,6 +275,7 @@ fn story(crash: Crash) -> (World, Vec<Option<(i32, u32)>>) {
         Crash::Never => {}
         Crash::Turn(number) => world.stub.crash_at(number),
         Crash::Call(number) => world.xen.crash_at_call(STUB, number),
+        Crash::Turns(numbers) => numbers.iter().for_each(|number| world.stub.crash_at(*number)),
     }
     let mut answers = Vec::new();
     let go = |world: &mut World| {
@@ -294,6 +346,22 @@ fn a_crash_at_any_step_of_a_life_changes_nothing_that_a_guest_sees() {
     }
     println!("{crashes} crashes");
     assert!(crashes > 400 / every, "{crashes}");
+}
+
+/// The later ones hit lives that are taking over what the first has left, or have just done so.
+#[test]
+fn crashes_that_follow_each_other_change_nothing_that_a_guest_sees() {
+    let whole = story(Crash::Never);
+    let wanted = ending(&whole);
+    let first = world(&[A, B, C]).stub.turns();
+    let mut random = Random::new(13);
+    let stories = if std::env::var_os("LIVES").is_some() { 20_000 } else { 300 };
+    for _ in 0..stories {
+        let begin = first + 1 + random.below(whole.0.stub.turns() - first);
+        let second = begin + 1 + random.below(80);
+        let crash = Crash::Turns([begin, second, second + 1 + random.below(80)]);
+        assert_eq!(ending(&story(crash)), wanted, "{crash:?}");
+    }
 }
 
 /// After the crash it is given back once, because its entry has no address yet, and taken again.

@@ -38,6 +38,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::pool::{Notified, Pool, PoolDevice};
 use crate::rate::Lines;
+use crate::shared::adoption_stage::Turn;
 use crate::signal::Signal;
 use crate::topology::ExportMode;
 use exports::Exports;
@@ -63,6 +64,8 @@ pub(crate) struct Frontend<P: Platform> {
     is_direct: bool,
     /// It has crashed the image so often that it gets nothing.
     is_put_aside: bool,
+    /// While it is to take over what it had before a restart in place: whether it is its turn.
+    pub(crate) turn: Turn,
 }
 
 impl<P: Platform> Frontend<P> {
@@ -78,6 +81,7 @@ impl<P: Platform> Frontend<P> {
             export: options.export,
             is_direct: options.is_direct,
             is_put_aside: false,
+            turn: Turn::Waits,
         }
     }
 

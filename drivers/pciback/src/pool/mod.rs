@@ -79,10 +79,15 @@ pub(crate) struct Pool<P: Platform> {
     dirty: Dirty,
     /// Raised when there is something dirty.
     pub(crate) signal: Rc<Signal>,
+    /// Devices that frontends want to take over as they had them, before they were looked at, and how often that was tried.
+    awaited: Vec<(Sbdf, u8)>,
     /// Devices must be writable.
     is_direct: bool,
     visited: u64,
 }
+
+/// Looks at a device, or at all, of which something cannot be read, before what a life before has left is taken over without.
+pub(crate) const LOOKS: u8 = 3;
 
 /// Devices whose nodes must be read.
 #[derive(Default)]
@@ -107,7 +112,14 @@ impl Dirty {
 impl<P: Platform> Pool<P> {
     /// An empty pool. In direct mode only devices whose configuration space can be written are taken in.
     pub(crate) fn new(is_direct: bool) -> Self {
-        Self { entries: LiteMap::new(), dirty: Dirty::default(), signal: Signal::new(), is_direct, visited: 0 }
+        Self {
+            entries: LiteMap::new(),
+            dirty: Dirty::default(),
+            signal: Signal::new(),
+            awaited: Vec::new(),
+            is_direct,
+            visited: 0,
+        }
     }
 
     /// How many devices there are, in whatever state.
@@ -141,6 +153,34 @@ impl<P: Platform> Pool<P> {
     /// The same, but only together with the next look.
     pub(crate) fn look_at_all_later(&mut self) {
         self.dirty.all = true;
+    }
+
+    /// A frontend had this device before a restart in place, and takes it over when it was looked at.
+    pub(crate) fn await_device(&mut self, address: Sbdf) {
+        if !self.entries.contains_key(&address) && !self.is_awaited(address) {
+            self.awaited.push((address, 0));
+            self.look_at(address);
+        }
+    }
+
+    /// Whether that is still to come.
+    pub(crate) fn is_awaited(&self, address: Sbdf) -> bool {
+        self.awaited.iter().any(|(other, _)| *other == address)
+    }
+
+    /// A device was looked at, or xenstored did not answer. True when who has awaited that need not wait longer.
+    pub(crate) fn has_looked_at(&mut self, address: Sbdf, is_answered: bool) -> bool {
+        let before = self.awaited.len();
+        self.awaited.retain_mut(|(other, looks)| {
+            *looks += u8::from(*other == address);
+            *other != address || !is_answered && *looks <= LOOKS
+        });
+        self.awaited.len() < before
+    }
+
+    /// Whether a device is known.
+    pub(crate) fn is_known(&self, address: Sbdf) -> bool {
+        self.entries.contains_key(&address)
     }
 
     /// Takes the devices to read. With `all`, the devices that we know are among the addresses, whether or not they still are
@@ -256,10 +296,12 @@ impl<P: Platform> Pool<P> {
             SlotState::Free(_) => return fail(Errno::ENODEV, "is leaving the pool"),
             _ => return fail(Errno::ENODEV, "is not in the pool"),
         }
-        entry.had_by = None;
+        let was_had = entry.had_by.take().is_some();
         match core::mem::replace(&mut entry.place, SlotState::With(domid)) {
             SlotState::Free(device) => {
-                self.look_at(address);
+                if !was_had {
+                    self.look_at(address); // `state` is to say so; of one that was had before it does
+                }
                 Ok(device)
             }
             // Cannot be: it was free a moment ago. If it were, no frontend would have the device, which is what this says.

@@ -9,7 +9,7 @@
 //! | [`statistics`] | how the stub is, for dom0 |
 
 mod adoption;
-mod adoption_stage;
+pub(crate) mod adoption_stage;
 pub(crate) mod alarms;
 mod broker_turn;
 mod statistics;
@@ -106,7 +106,7 @@ impl<P: Platform> Core<P> {
             frontends: Frontends::new(),
             ports: PortTable::default(),
             pool: Pool::new(options.is_direct),
-            adoption: if lives > 0 { Adoption::Pool { looks: 0 } } else { Adoption::Done },
+            adoption: if lives > 0 { Adoption::Listing } else { Adoption::Done },
             adopted: Signal::new(),
             broker: Broker::default(),
             list_backends: Signal::new(),
@@ -239,14 +239,11 @@ impl<P: Platform> Core<P> {
 
     /// Something about a frontend may have changed. One that is not known yet is to get a task.
     pub(crate) fn look_at_frontend(&mut self, domid: DomId) {
-        if self.is_pool_first() {
-            return; // all are listed then
-        }
         let Self { frontends, arrived, options, stop, adoption, .. } = self;
         let frontend = frontends.get_or_insert_with(domid, || {
             arrived.push(domid);
             let mut frontend = Frontend::new(domid, *options, *stop);
-            frontend.state.is_adopting = adoption.is_under_way();
+            frontend.state.is_adopting = adoption.is_before_pool();
             Box::new(frontend)
         });
         frontend.signal.raise();

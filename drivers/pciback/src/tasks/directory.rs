@@ -15,9 +15,6 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     let signal = handle.with(|core| Rc::clone(&core.list_backends));
     loop {
         signal.wait().await;
-        if handle.with(|core| core.is_pool_first()) {
-            continue; // there is a signal when the pool is there
-        }
         // What a life before has said about a frontend whose directory went meanwhile is to go too: its task sees to that.
         // ENOENT is the ordinary case before the first frontend. Whatever else it is, the next event brings us back here.
         let mut answers = Answers::new(&handle);

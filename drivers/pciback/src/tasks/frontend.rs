@@ -6,7 +6,7 @@ use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 
 use pcidom_abi::{PoolState, paths, pool};
-use xen_types::{DomId, Errno};
+use xen_types::{DomId, Errno, Sbdf};
 use xenstore::{Error, Request, TxId, XenbusState, path};
 
 use super::read::Reading;
@@ -14,6 +14,7 @@ use super::store::{Answers, Transaction};
 use crate::handshake::{Action, Failure, Nodes, decide};
 use crate::platform::Platform;
 use crate::shared::Handle;
+use crate::shared::adoption_stage::Turn;
 use crate::shared::watches::{frontend_path, frontend_token};
 use crate::signal::Signal;
 
@@ -60,6 +61,9 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>, domid: DomId) {
             let mut look = Look::new(&task, Transaction::room(&task.handle).await);
             let result = loop {
                 let answered = (&mut look.answers).await;
+                while look.awaits_devices() {
+                    signal.wait().await;
+                }
                 if let Some(result) = look.go_on(answered) {
                     break result;
                 }
@@ -112,6 +116,9 @@ impl<P: Platform> Task<P> {
     fn may_look(&self, signal: &Rc<Signal>) -> Next {
         self.report_losses();
         self.handle.with(|core| {
+            if core.is_to_wait(self.domid) {
+                return Next::Wait;
+            }
             core.alarms.cancel(signal);
             let now_ns = core.platform.now_ns();
             let Some(frontend) = core.frontends.get_mut(self.domid) else { return Next::Look };
@@ -127,6 +134,12 @@ impl<P: Platform> Task<P> {
         let wait_ns = match result {
             Err(error) => {
                 plain_log::error!("frontend {}: xenstore: {error}", self.domid);
+                self.handle.with(|core| {
+                    if let Some(frontend) = core.frontends.get_mut(self.domid) {
+                        frontend.turn = Turn::Failed;
+                    }
+                    core.has_adopted();
+                });
                 let wait_ns = *retry_ns;
                 *retry_ns = (wait_ns * 2).min(MAX_RETRY_NS);
                 Some(wait_ns)
@@ -136,7 +149,7 @@ impl<P: Platform> Task<P> {
                 self.handle.with(|core| {
                     core.frontends.remove(self.domid);
                     core.platform.forget_domain(self.domid);
-                    core.end_adoption();
+                    core.has_adopted();
                 });
                 return Next::End;
             }
@@ -213,7 +226,8 @@ impl<P: Platform> Task<P> {
     #[inline(never)]
     fn announce(&self, transaction: TxId, actions: &[Action]) {
         for action in actions {
-            let Action::Take { address, .. } = *action else { continue };
+            // One that the frontend had before a restart in place is said to be; one that it had let go by then is not taken.
+            let Action::Take { address, exact: None, .. } = *action else { continue };
             if self.handle.with(|core| core.pool.is_free(address)) {
                 let path = path::child(&paths::relative::pool_dir(address), pool::STATE);
                 let value = PoolState::Assigned(self.domid).to_string();
@@ -249,7 +263,7 @@ impl<P: Platform> Task<P> {
                     Action::Report(_) | Action::ClearReport | Action::Write(_) => {}
                 }
             }
-            core.end_adoption();
+            core.has_adopted();
         });
         if is_put_aside {
             let text = "crashed the backend three times: not served".to_string();
@@ -292,6 +306,8 @@ struct Look<'a, P: Platform> {
 enum Step {
     Begin,
     Read,
+    /// After a restart in place: the pool's task looks at the devices that are to be taken over.
+    Devices,
     /// Nothing is given away or taken on the word of nodes that were not all true at once.
     Confirm,
     Write,
@@ -315,6 +331,17 @@ impl<'a, P: Platform> Look<'a, P> {
         }
     }
 
+    /// Whether the pool's task has still to look at a device that is to be taken over. It raises the frontend's signal then.
+    fn awaits_devices(&self) -> bool {
+        self.step == Step::Devices
+            && self.devices().any(|address| self.task.handle.with(|core| core.pool.is_awaited(address)))
+    }
+
+    /// The devices that were read so far.
+    fn devices(&self) -> impl Iterator<Item = Sbdf> {
+        self.reading.nodes.iter().flat_map(|nodes| &nodes.devices).filter_map(|device| device.address)
+    }
+
     /// Goes on with what was answered. `None` when there is more to wait for.
     #[inline(never)] // as above
     fn go_on(&mut self, answered: Result<(), Error>) -> Option<Result<Progress, Error>> {
@@ -336,13 +363,22 @@ impl<'a, P: Platform> Look<'a, P> {
                 }
                 self.reading.ask(self.transaction.id(), &mut self.answers);
                 self.step = Step::Read;
+                return None;
             }
             Step::Read => {
                 self.reading.take(self.transaction.id(), &mut self.answers, &values);
+                let is_adopting = self.task.is_adopting();
+                if is_adopting {
+                    self.devices().for_each(|address| self.task.handle.with(|core| core.pool.await_device(address)));
+                }
                 if self.answers.is_empty() {
-                    return self.act();
+                    self.step = Step::Devices;
+                }
+                if is_adopting || !self.answers.is_empty() {
+                    return None;
                 }
             }
+            Step::Devices => {}
             Step::Confirm => {
                 if first.is_some() {
                     self.task.apply(core::mem::take(&mut self.actions));
@@ -352,6 +388,7 @@ impl<'a, P: Platform> Look<'a, P> {
             Step::Write => {
                 self.transaction.commit(&mut self.answers);
                 self.step = Step::Commit;
+                return None;
             }
             Step::Commit => {
                 if let (Some(_), Some(state), Some(nodes)) = (first, self.state, &self.reading.nodes) {
@@ -362,7 +399,7 @@ impl<'a, P: Platform> Look<'a, P> {
                 return Some(Ok(Progress::Again));
             }
         }
-        None
+        self.act()
     }
 
     /// Decides on what was read, and begins to do it.

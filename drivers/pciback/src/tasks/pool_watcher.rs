@@ -21,13 +21,14 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     loop {
         signal.wait().await;
         let mut dirty = handle.with(|core| core.pool.take_dirty());
-        let mut is_all = dirty.all;
-        if is_all {
+        let is_full = dirty.all;
+        let mut is_whole = true;
+        if is_full {
             // None yet: the watch tells when there is.
             let mut answers = Answers::new(&handle);
             answers.ask(TxId::NONE, &Request::Directory { path: paths::relative::POOL }, &[Errno::ENOENT]);
-            is_all = is_answered((&mut answers).await);
-            add_listed(&mut dirty, &answers.values);
+            is_whole = is_answered((&mut answers).await);
+            add_listed(&handle, &mut dirty, &answers.values);
         }
         for (address, cause) in dirty.addresses {
             let mut answers = Answers::new(&handle);
@@ -46,26 +47,35 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
                 look(&handle, address, cause, listed, &mut answers);
                 result = answers.await;
             }
-            if let Err(error) = result {
+            if let Err(error) = &result {
                 plain_log::error!("pool: {address}: xenstore: {error}");
-                is_all = false;
+                is_whole = false;
                 handle.with(|core| {
                     core.pool.mark(address);
                     core.raise_later(&signal);
                 });
             }
+            handle.with(|core| core.has_looked_at(address, result.is_ok()));
         }
-        handle.with(|core| core.has_looked_at_pool(is_all));
+        if is_full {
+            handle.with(|core| core.has_looked_at_pool(is_whole));
+        }
     }
 }
 
-/// Adds the devices that are in a listing of the pool.
+/// Adds the devices that are in a listing of the pool. As long as something is taken over from a life before, all that are known were looked at in this
+/// one; when the watches are set all are looked at again.
 #[inline(never)] // its caller is a task, in which everything costs more
-fn add_listed(dirty: &mut Dirty, values: &[Value]) {
+fn add_listed<P: Platform>(handle: &Handle<P>, dirty: &mut Dirty, values: &[Value]) {
     let listing = values.iter().flatten().next().map(Vec::as_slice).unwrap_or_default();
     for address in directory_entries(listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
         dirty.add(address, Cause::Other);
     }
+    handle.with(|core| {
+        if core.adoption.is_under_way() {
+            dirty.addresses.retain(|(address, _)| !core.pool.is_known(*address));
+        }
+    });
 }
 
 /// Asks for the nodes of a device that are in the listing which was answered. Says which of [`pool::NODES`] those are.
