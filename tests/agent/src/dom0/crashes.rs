@@ -26,12 +26,24 @@ use crate::store::Store;
 const DISK: &str = "/dev/nvme0n1";
 /// Until the stub is there again.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Crashes between two looks at what guests say.
-const ROUND: u32 = 10;
+/// A line of the stub's configuration: the image that crashes where it is told to (`kernel/src/faults.rs`).
+pub(crate) const FAULTS: &str = "kernel = \"/usr/lib/xen/boot/pcidom-faults.elf\"\n";
+/// Kinds of crashes and places to crash at, by the words of `kernel/src/faults.rs`.
+pub(crate) const KINDS: [&str; 3] = ["panic", "ud", "pf"];
+pub(crate) const PLACES: [&str; 3] = ["before", "after", "answer"];
+/// How often the stub comes to such a place until it crashes there.
+const TIMES: [u32; 7] = [1, 2, 3, 5, 8, 13, 21];
+/// One crash of so many is an NMI. Starting `xl`, which sends it, takes longer than all the rest of a crash.
+const NMI_EVERY: u32 = 5;
+/// Crashes between two looks at what guests say, and configuration reads meanwhile, which take as long.
+const ROUND: u32 = 25;
+const READS: u32 = 8_000;
+/// The same with sixty-four guests, which are all looked at.
+const MANY_ROUND: u32 = 10;
 /// A round takes a few seconds.
 const LIMIT: Duration = Duration::from_mins(4);
 /// Facts that change with each crash.
-const CHANGING: [&str; 2] = ["data/pcidom/restarts", "data/pcidom/statistics"];
+pub(crate) const CHANGING: [&str; 3] = ["data/pcidom/restarts", "data/pcidom/statistics", "data/pcidom/query"];
 /// How long all small guests work in a round.
 const STRESS_MS: u32 = 4_000;
 
@@ -48,12 +60,31 @@ pub(crate) fn restarts(fixture: &mut Fixture, stub: &Domain) -> Result<(u32, Dur
 
 /// Has Xen interrupt the stub, and waits until it is there again.
 pub(crate) fn interrupt(fixture: &mut Fixture, stub: &Domain) -> Result<Duration> {
+    crash(fixture, stub, |fixture| fixture.xl(&["trigger", NAME, "nmi"]).map(drop))
+}
+
+/// Has the stub crash at one of the places that it comes to, another one for each number, and waits until it is there again. Its image is that of [`FAULTS`], and it is at work.
+fn fault(fixture: &mut Fixture, stub: &Domain, number: u32) -> Result<Duration> {
+    let mut rest = usize::try_from(number)?;
+    let mut choose = |count: usize| {
+        let chosen = rest % count;
+        rest /= count;
+        chosen
+    };
+    let (kind, place) = (KINDS[choose(KINDS.len())], PLACES[choose(PLACES.len())]);
+    // xenstored says something to it much less often than it makes a hypercall.
+    let times = TIMES[choose(if place == "answer" { 3 } else { TIMES.len() })];
+    let node = stub.node(&format!("data/pcidom/query/fault-{kind}-{place}-{times}"));
+    crash(fixture, stub, |fixture| fixture.store.write(&node, b"1")).context(node)
+}
+
+fn crash(fixture: &mut Fixture, stub: &Domain, cause: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<Duration> {
     let (before, _) = restarts(fixture, stub)?;
     // A watch, and no looks again and again: those would have xenstored at work when the stub wants its answers.
     let node = stub.node("data/pcidom/restarts");
     let mut store = Store::open()?;
     store.watch(&node)?;
-    fixture.xl(&["trigger", NAME, "nmi"])?;
+    cause(fixture)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (count, took) = restarts(fixture, stub)?;
@@ -66,13 +97,13 @@ pub(crate) fn interrupt(fixture: &mut Fixture, stub: &Domain) -> Result<Duration
     }
 }
 
-/// Crashes the stub so often with NMIs at any moment, while one guest reads configuration space and gets and loses a device, and another one moves data with
+/// Crashes the stub so often, at hypercalls, at answers of xenstored, and with NMIs at any moment, while one guest reads configuration space and gets and loses a device, and another one moves data with
 /// MSI-X. `progress` hears of each hundred.
 pub(crate) fn with_few(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
     fixture.clear();
     fixture.set_limit(LIMIT);
     fixture.broker()?;
-    let stub = fixture.start_stub(NAME, "restart=always")?;
+    let stub = fixture.start_stub_with(NAME, "restart=always", FAULTS)?;
     let reader = fixture.guest_with("reader", &[EDU])?;
     let disk = fixture.guest_with("disk", &[NVME])?;
     fixture.in_pool(E1000E)?;
@@ -94,6 +125,8 @@ pub(crate) fn with_few(fixture: &mut Fixture, count: u32, progress: &mut dyn FnM
     println!("agent: a device came and went {moves} times meanwhile");
     ensure!(moves > 0, "no device came and went");
     interrupt(fixture, &stub)?;
+    // Our wishes: all at once, as each one that goes by itself is told to the stub by its name.
+    fixture.store.remove(&stub.node("data/pcidom/query"))?;
     before.compare_but(&Snapshot::take(fixture, &stub)?, &CHANGING)?;
     // Each life has a heap of its own, in which lists have the room that this one needed.
     figures_before.without("stub's heap_used").compare(&figures(fixture, &disk)?)
@@ -141,11 +174,12 @@ impl Load {
         let (mut done, mut times) = (0, Vec::new());
         while done < count {
             fixture.set_limit(LIMIT);
-            self.reads = Some(fixture.ask(&self.reader, &format!("read-often {} 0 3000", self.config))?);
+            self.reads = Some(fixture.ask(&self.reader, &format!("read-often {} 0 {READS}", self.config))?);
             self.seed += 1;
             let write = fixture.ask(&self.disk, &format!("disk-write {DISK} {} 2", self.seed))?;
             for number in 0..ROUND.min(count - done) {
-                let took = interrupt(fixture, stub).with_context(|| format!("after {done} crashes"))?;
+                let took = if number % NMI_EVERY == 0 { interrupt(fixture, stub) } else { fault(fixture, stub, done) };
+                let took = took.with_context(|| format!("after {done} crashes"))?;
                 times.push(took);
                 done += 1;
                 // Frontends are served some time after it is ready, longer on a slow host: a crash before that, again and again, would keep a guest waiting
@@ -251,7 +285,7 @@ pub(crate) fn with_many(fixture: &mut Fixture, count: u32, progress: &mut dyn Fn
     while done < count {
         fixture.set_limit(LIMIT);
         let requests = scale.begin_stress(fixture, scale.all(), STRESS_MS)?;
-        for number in 0..ROUND.min(count - done) {
+        for number in 0..MANY_ROUND.min(count - done) {
             let took = interrupt(fixture, &stub).with_context(|| format!("after {done} crashes"))?;
             times.push(took);
             done += 1;

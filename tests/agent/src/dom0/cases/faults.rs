@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use super::Case;
 use crate::dom0::{
     attaching::Attaching,
-    crashes::expect_unnoticed,
+    crashes::{CHANGING, FAULTS, KINDS, PLACES, expect_unnoticed},
     devices::{self, E1000, EDU, NVME},
     fixture::Fixture,
     guests::{Domain, GuestOptions},
@@ -31,11 +31,7 @@ pub(super) const CASES: &[Case] = &[
     }),
 ];
 
-const IMAGE: &str = "kernel = \"/usr/lib/xen/boot/pcidom-faults.elf\"\n";
 const DISK: &str = "/dev/nvme0n1";
-/// Places to crash at, and kinds of crashes, by the words of `kernel/src/faults.rs`.
-const PLACES: [&str; 3] = ["before", "after", "answer"];
-const KINDS: [&str; 3] = ["panic", "ud", "pf"];
 /// For one crash and what is done then, and for a case.
 const LIMIT: Duration = Duration::from_mins(8);
 /// More places than anything comes to.
@@ -58,7 +54,7 @@ impl Campaign {
         fixture.clear();
         fixture.set_limit(LIMIT);
         fixture.broker()?;
-        let stub = fixture.start_stub_with(NAME, "restart=always", IMAGE)?;
+        let stub = fixture.start_stub_with(NAME, "restart=always", FAULTS)?;
         let mut log = File::open(format!("{SHARE}/console/guest-{NAME}.log"))?;
         log.seek(SeekFrom::End(0))?;
         Ok(Self { is_whole, stub, log, text: String::new(), crashes: 0, worst: Duration::ZERO })
@@ -121,9 +117,6 @@ impl Campaign {
         Ok(())
     }
 }
-
-/// Facts that change with each crash.
-const CHANGING: [&str; 3] = ["data/pcidom/restarts", "data/pcidom/statistics", "data/pcidom/query"];
 
 fn requests(fixture: &mut Fixture, is_whole: bool) -> Result<()> {
     let mut campaign = Campaign::begin(fixture, is_whole)?;
