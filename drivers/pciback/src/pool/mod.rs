@@ -96,6 +96,8 @@ pub(crate) struct Dirty {
     pub(crate) addresses: Vec<(Sbdf, Cause)>,
     /// And all that are in the store.
     pub(crate) all: bool,
+    /// Or those of them that are not known.
+    pub(crate) rest: bool,
 }
 
 impl Dirty {
@@ -150,9 +152,9 @@ impl<P: Platform> Pool<P> {
         self.signal.raise();
     }
 
-    /// The same, but only together with the next look.
-    pub(crate) fn look_at_all_later(&mut self) {
-        self.dirty.all = true;
+    /// Devices that nobody has looked at yet, together with the next look.
+    pub(crate) fn mark_rest(&mut self) {
+        self.dirty.rest = true;
     }
 
     /// A frontend had this device before a restart in place, and takes it over when it was looked at.

@@ -44,7 +44,8 @@ impl<P: Platform> Core<P> {
         }
         if self.frontends.iter().all(|frontend| !frontend.state.is_adopting) {
             self.adoption = Adoption::Pool { looks: 0 };
-            self.pool.look_at_all();
+            self.pool.mark_rest();
+            self.pool.signal.raise();
         }
         let Self { frontends, platform, .. } = self;
         let of = |turn| move |frontend: &&Frontend<P>| frontend.state.is_adopting && frontend.turn == turn;
@@ -95,7 +96,7 @@ impl<P: Platform> Core<P> {
             self.adopted.raise();
         } else {
             self.adoption = Adoption::Pool { looks: looks + 1 };
-            self.pool.look_at_all_later();
+            self.pool.mark_rest();
             let signal = Rc::clone(&self.pool.signal);
             self.raise_later(&signal);
         }

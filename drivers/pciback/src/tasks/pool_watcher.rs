@@ -21,7 +21,7 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     loop {
         signal.wait().await;
         let mut dirty = handle.with(|core| core.pool.take_dirty());
-        let is_full = dirty.all;
+        let is_full = dirty.all || dirty.rest;
         let mut is_whole = true;
         if is_full {
             // None yet: the watch tells when there is.
@@ -63,19 +63,15 @@ pub(crate) async fn run<P: Platform>(handle: Handle<P>) {
     }
 }
 
-/// Adds the devices that are in a listing of the pool. As long as something is taken over from a life before, all that are known were looked at in this
-/// one; when the watches are set all are looked at again.
+/// Adds the devices that are in a listing of the pool, or those of them that are not known.
 #[inline(never)] // its caller is a task, in which everything costs more
 fn add_listed<P: Platform>(handle: &Handle<P>, dirty: &mut Dirty, values: &[Value]) {
     let listing = values.iter().flatten().next().map(Vec::as_slice).unwrap_or_default();
     for address in directory_entries(listing).filter_map(|name| Sbdf::parse_path_component(name).ok()) {
-        dirty.add(address, Cause::Other);
-    }
-    handle.with(|core| {
-        if core.adoption.is_under_way() {
-            dirty.addresses.retain(|(address, _)| !core.pool.is_known(*address));
+        if dirty.all || !handle.with(|core| core.pool.is_known(address)) {
+            dirty.add(address, Cause::Other);
         }
-    });
+    }
 }
 
 /// Asks for the nodes of a device that are in the listing which was answered. Says which of [`pool::NODES`] those are.
