@@ -32,6 +32,23 @@ fn assert_undisturbed(world: &mut World, good: DomId) {
     assert_eq!((response.code(), response.value), (Some(ErrorCode::Success), 0x8086));
 }
 
+/// Whoever changes them all the time.
+#[test]
+fn nodes_that_always_change_meanwhile_are_looked_at_less_and_less_often() {
+    let mut world = World::new(&[A]);
+    let guest = world.create_guest(5);
+    let always = Fault { kind: Some(7), path_end: String::new(), error: "EAGAIN", times: u32::MAX };
+    world.xen.store().inject(always);
+    world.tool.attach(guest, &[A]);
+    let (began_ns, requests) = (world.xen.now_ns(), world.xen.store().requests());
+    world.settle_deadlines(60);
+    let (took_ns, requests) = (world.xen.now_ns() - began_ns, world.xen.store().requests() - requests);
+    assert!(took_ns > 20_000_000_000 && requests < 3_000, "{requests} requests in {took_ns} ns");
+    world.xen.store().clear_faults();
+    world.settle_deadlines(60);
+    assert_eq!(world.states(guest), ("4".to_owned(), 4));
+}
+
 #[test]
 fn bad_keys_are_refused_with_a_reason_and_good_ones_accepted_after_them() {
     let long = "9".repeat(2_000);

@@ -11,6 +11,12 @@ const LOOKS: TokenBucket = TokenBucket::new(128, 100_000_000);
 /// Largest debt, so that the toolstack waits for this frontend's changes for a few seconds at most.
 const MAX_DEBT: u32 = 64;
 
+/// Looks that may come to nothing one after the other, because others changed the nodes meanwhile, before the next one waits: 1 ms, and each time twice
+/// as long.
+const RACES: u32 = 8;
+/// The longest of these waits is 2 to the power of this, milliseconds.
+const LONGEST_RACE: u32 = 9;
+
 /// Accounts the work done for one frontend: who caused it, and the frontend's debt.
 pub(crate) struct Pacing {
     /// The frontend has touched its `state` since the last look.
@@ -20,13 +26,16 @@ pub(crate) struct Pacing {
     /// Looks that it has caused and not paid for.
     debt: u32,
     looks: TokenBucket,
+    /// Looks, one after the other, that came to nothing.
+    races: u32,
     /// Its side when it was last looked at.
     last_peer: Option<Peer>,
 }
 
 impl Pacing {
     /// Nothing was done yet.
-    pub(crate) const NEW: Self = Self { is_touched: false, is_at_work: false, debt: 0, looks: LOOKS, last_peer: None };
+    pub(crate) const NEW: Self =
+        Self { is_touched: false, is_at_work: false, debt: 0, looks: LOOKS, races: 0, last_peer: None };
 
     /// Pays what it owes, or says when it can.
     pub(crate) fn may_look(&mut self, now_ns: u64) -> Result<(), u64> {
@@ -35,6 +44,18 @@ impl Pacing {
             self.debt = left;
         }
         Ok(())
+    }
+
+    /// A look came to nothing, because the nodes changed meanwhile: how long to wait before the next one, nanoseconds. Whoever changes them, he has
+    /// neither us nor xenstored do nothing else.
+    pub(crate) fn raced(&mut self) -> u64 {
+        self.races += 1;
+        self.races.checked_sub(RACES).map_or(0, |more| 1_000_000 << more.min(LONGEST_RACE))
+    }
+
+    /// A look came to something.
+    pub(crate) const fn kept_pace(&mut self) {
+        self.races = 0;
     }
 
     /// It owes nothing.

@@ -10,12 +10,12 @@
 //! | 1                      | 6    | 2   | 2 | 2     | 2     | 5  | 6   | 2     | 2 | 2        |
 //! | 2, `num_devs` is there | r6   | 3   | 3 | 3     | 3     | 5  | 6   | 3     | 3 | 3        |
 //! | 3                      | r6   | -   | - | c     | -     | 5  | 6   | c (c) | - | -        |
-//! | 4                      | dr6  | dn2 | - | - (a) | - (d) | d5 | d6  | 8 (e) | - | -        |
-//! | 7                      | dr6  | dn2 | - | - (a) | -     | d5 | d6  | 8 (e) | - | -        |
-//! | 8                      | dr6  | dn2 | - | - (a) | 4 (d) | d5 | d6  | -     | - | -        |
+//! | 4                      | dr6  | dn2 | - | - (a) |- (d,g)| d5 | d6  | 8 (e) | - | -        |
+//! | 7                      | dr6  | dn2 | - | - (a) | - (g) | d5 | d6  | 8 (e) | - | -        |
+//! | 8                      | dr6  | dn2 | - | - (a) |4 (d,g)| d5 | d6  | -     | - | -        |
 //! | 7, not connected       | r6   | 3   | 3 | c     | 3     | 5  | 6   | c (c) | 3 | 3        |
 //! | 4, 8, not connected    | r6   | n2  | - | n2    | 5     | 5  | 6   | c (c) | - | -        |
-//! | 5                      | dr6  | dn2 | - | - (a) | -     | d  | d6  | - (f) | - | -        |
+//! | 5                      | dr6  | dn2 | - | - (a) | - (g) | d  | d6  | - (f) | - | -        |
 //! | 5, not connected       | r6   | n2  | - | n2 (b)| -     | -  | 6   | -     | - | -        |
 //! | 6                      | r    | n2  | - | n2 (b)| -     | -  | -   | -     | - | -        |
 //! | nonsense               | dr6  | -   | - | -     | -     | d5 | d6  | -     | - | -        |
@@ -30,6 +30,7 @@
 //! (e) 8 and nothing else when the frontend is still at the 7 that we have answered with 8 already: it may not have looked at the new
 //! entries. It goes to 4, and (d) begins a second round.
 //! (f) 8 when we are to close for good: Linux at 7 is deaf to 5 (§2.3). It comes to 4, and there we close.
+//! (g) `d5` when the keys have changed: a driver that was loaded anew took our 4 for its own, before we saw any of it, and asks where nobody listens.
 //!
 //! While a frontend is connected, its devices come and go when both are at 7 only, with one exception: a device that is in no entry any
 //! more was taken by force, and is released at once. Entries move in one transaction, so none is ever missing by accident. Without
@@ -239,6 +240,9 @@ fn in_use<L>(nodes: &Nodes, frontend: &FrontendState<L>) -> Vec<Action> {
     };
     if restarted {
         return restart(nodes, frontend);
+    }
+    if nodes.peer.state == Some(Connected) && keys.is_some() && keys != frontend.keys() {
+        return close(nodes, frontend, Closing);
     }
     let mut forced = release_unless(nodes, frontend, |device| device.address);
     if !forced.is_empty() {

@@ -360,6 +360,18 @@ fn a_frontend_node_that_names_another_directory_ends_everything() {
 }
 
 #[test]
+fn a_frontend_at_4_with_other_keys_than_ours_is_asked_to_close() {
+    for own in [4, 5, 7, 8] {
+        let mut nodes = nodes(state(own), state(4));
+        nodes.peer.keys = Ok(OTHER_KEYS);
+        assert_eq!(decide(&nodes, &frontend(true)).first(), Some(&Action::Disconnect), "{own}");
+    }
+    let mut nodes = nodes(state(4), state(4));
+    nodes.peer.keys = Err(InvalidKey::Magic);
+    assert_eq!(decide(&nodes, &frontend(true)), [], "what cannot be read is no other key");
+}
+
+#[test]
 fn a_frontend_at_3_has_restarted_when_it_was_at_4_or_its_keys_changed() {
     for own in [4, 7, 8] {
         let (at_3, mut now) = (nodes(state(own), state(3)), frontend(true));

@@ -29,6 +29,8 @@ const POLL_NS: u64 = 1_000_000_000;
 enum Progress {
     /// Something was done: look again.
     Again,
+    /// The nodes changed meanwhile, and nothing was done: look again.
+    Raced,
     /// All is as it should be, until a node changes.
     Settled,
     /// Our directory is gone and nothing is held any more.
@@ -154,8 +156,15 @@ impl<P: Platform> Task<P> {
                 return Next::End;
             }
             Ok(Progress::Gone) => return Next::Look,
+            Ok(Progress::Raced) => {
+                match self.handle.with(|core| core.frontends.get_mut(self.domid).map_or(0, |it| it.pacing.raced())) {
+                    0 => return Next::Look,
+                    wait_ns => Some(wait_ns),
+                }
+            }
             Ok(progress) => {
                 *retry_ns = RETRY_NS;
+                self.handle.with(|core| core.frontends.get_mut(self.domid).map(|it| it.pacing.kept_pace()));
                 if matches!(progress, Progress::Again) {
                     return Next::Look;
                 }
@@ -380,9 +389,10 @@ impl<'a, P: Platform> Look<'a, P> {
             }
             Step::Devices => {}
             Step::Confirm => {
-                if first.is_some() {
-                    self.task.apply(core::mem::take(&mut self.actions));
+                if first.is_none() {
+                    return Some(Ok(Progress::Raced));
                 }
+                self.task.apply(core::mem::take(&mut self.actions));
                 return Some(Ok(Progress::Again));
             }
             Step::Write => {
@@ -391,7 +401,10 @@ impl<'a, P: Platform> Look<'a, P> {
                 return None;
             }
             Step::Commit => {
-                if let (Some(_), Some(state), Some(nodes)) = (first, self.state, &self.reading.nodes) {
+                if first.is_none() {
+                    return Some(Ok(Progress::Raced));
+                }
+                if let (Some(state), Some(nodes)) = (self.state, &self.reading.nodes) {
                     self.task.handle.with(|core| {
                         core.frontends.get_mut(self.task.domid).map(|frontend| frontend.state.said(state, nodes))
                     });
