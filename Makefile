@@ -30,6 +30,9 @@ KEEP ?=
 TIME ?= 60
 TARGET ?=
 INPUT ?=
+# For sim: how many schedules, and the first.
+SEEDS ?= 10000
+FIRST ?= 0
 # Where `make install` puts things, and what it puts before that (for packages).
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -47,7 +50,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench fuzz deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian test-hvm soak crash-soak crash-walk test-matrix image-check run clean distclean
+.PHONY: all bench fuzz sim deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian test-hvm soak crash-soak crash-walk test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -71,6 +74,10 @@ test-release: setup ## The same optimised and without overflow checks, as the im
 fuzz: ## Fuzz each target for TIME=60 seconds: executions, new code, findings (TARGET=part of a name; INPUT=file tries that one again)
 	@PACKAGES=fuzz tests/bench/setup.sh
 	@TIME='$(TIME)' TARGET='$(TARGET)' INPUT='$(INPUT)' tests/fuzz/run.sh
+
+sim: setup ## Simulate stub, broker and commands: SEEDS=10000 schedules from FIRST=0 on, and each call of twelve scenarios fails once; as many schedules of the stub alone
+	PCIDOM_SEED='$(FIRST)' PCIDOM_SEEDS='$(SEEDS)' PCIDOM_STRIDE=1 cargo test --locked --package pcidom --lib whole:: -- --nocapture
+	SCHEDULES=$$(( $(SEEDS) / 2 )) cargo test --locked --package sim --test hotplug_schedules
 
 test-fast: selftest ## Fast suite: Xen boots the kernel's self-test image (seconds; CASE=part of a name selects)
 	@$(BENCH) fast --case '$(CASE)'

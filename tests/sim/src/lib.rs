@@ -5,6 +5,7 @@
 //! | [`xen`] | domains, grants, event channels, ECAM pages and a clock that is set by hand |
 //! | [`stub`] | the backend under test on top of them, moved one step at a time or until nothing moves |
 //! | [`broker`] | dom0's real broker, which can be stopped and killed anywhere, and made to lie |
+//! | `points` | calls that fail, each once |
 //! | [`process`] | a process of dom0: real code that goes on when the test says so |
 //! | [`frontend`] | a guest that does what Linux's pcifront does, or another one |
 //! | [`other_guest`] | a guest with the driver of another system (`tests/drivers`) |
@@ -27,6 +28,7 @@ pub mod hotplug;
 pub mod kind;
 pub mod logs;
 pub mod other_guest;
+mod points;
 pub mod process;
 pub mod random;
 pub mod stub;

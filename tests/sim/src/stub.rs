@@ -128,6 +128,11 @@ impl SimStub {
         self.crash_at.push(turn);
     }
 
+    /// Crashes that have not come do not come.
+    pub fn forget_crashes(&mut self) {
+        self.crash_at.clear();
+    }
+
     /// The image crashes here and now, and is started again in the same domain.
     pub fn crash(&mut self) {
         self.xen.crash(self.domid, true);

@@ -14,6 +14,7 @@ use pciif::{BackendPage, FrontendPage, OwnedPage, Request};
 use xen_types::{DomId, Errno, GrantRef, Mfn, Port, Sbdf};
 
 use crate::device::Function;
+use crate::points::{LEAP_NS, Points};
 use crate::vectors::VectorTable;
 use xenstored::Xenstored;
 
@@ -95,6 +96,7 @@ pub struct Machine {
     notes: BTreeMap<Mfn, u32>,
     /// Calls that shall fail, by name: the stub's `map_grant`, `bind_interdomain`, `map_config` and `offer_ring`, and dom0's `open_config`.
     failures: Vec<(&'static str, Errno)>,
+    pub(crate) points: Points,
 }
 
 /// What outlives a stub's image ([`SimXen::crash`]).
@@ -266,6 +268,13 @@ impl SimXen {
         }
     }
 
+    /// An event that nobody has raised.
+    pub fn raise(&self, domid: DomId, port: Port) {
+        if let Some(domain) = self.machine().domains.get_mut(&domid) {
+            domain.pending.insert(port);
+        }
+    }
+
     /// Takes the pending bits of a domain.
     #[must_use]
     pub fn take_pending(&self, domid: DomId) -> Vec<Port> {
@@ -425,6 +434,45 @@ impl SimXen {
         self.machine().failures.clear();
     }
 
+    /// Counts calls from now on, from 0, and has the one with this number fail.
+    pub fn count_points(&self, fails: Option<usize>) {
+        self.machine().points = Points::begin(fails);
+    }
+
+    /// Counts no more. What failed, if anything did: who called what.
+    pub fn end_points(&self) -> Option<(&'static str, &'static str)> {
+        self.machine().points.end()
+    }
+
+    /// Calls that were counted.
+    #[must_use]
+    pub fn points(&self) -> usize {
+        self.machine().points.count
+    }
+
+    /// The same by who called what.
+    #[must_use]
+    pub fn points_by_call(&self) -> BTreeMap<(&'static str, &'static str), usize> {
+        self.machine().points.by_call.clone()
+    }
+
+    /// Counts a call of this party.
+    ///
+    /// # Errors
+    /// EIO where it is the one that fails.
+    pub fn point(&self, who: &'static str, call: &'static str) -> Result<(), Errno> {
+        if self.machine().points.fails(who, call) { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Counts a look at the clock of this party: how much later than it thinks it is, nanoseconds.
+    pub fn clock_point(&self, who: &'static str) -> u64 {
+        if self.point(who, "the clock").is_ok() {
+            return 0;
+        }
+        self.advance_ns(LEAP_NS);
+        LEAP_NS
+    }
+
     /// What time it is.
     #[must_use]
     pub fn now_ns(&self) -> u64 {
@@ -530,7 +578,8 @@ impl SimXen {
     }
 
     /// Whether the call of this name is to fail.
-    pub(crate) fn failure(&self, name: &str) -> Result<(), Errno> {
+    pub(crate) fn failure(&self, name: &'static str) -> Result<(), Errno> {
+        self.point("a domain", name)?;
         let mut machine = self.machine();
         let Some(index) = machine.failures.iter().position(|(failing, _)| *failing == name) else { return Ok(()) };
         Err(machine.failures.remove(index).1)
@@ -763,6 +812,7 @@ impl Broker for SimPlatform {
 
 impl Clock for SimPlatform {
     fn now_ns(&self) -> u64 {
+        self.xen.clock_point("the stub");
         self.xen.now_ns()
     }
 }

@@ -50,6 +50,8 @@ struct Peer {
     output: Vec<u8>,
     watches: Vec<Watch>,
     transactions: BTreeMap<u32, Overlay>,
+    /// Events that it is told of twice.
+    doubled: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +84,7 @@ pub struct Xenstored {
     last_transaction: u32,
     faults: Vec<Fault>,
     requests: u64,
+    failing_request: Option<u64>,
     flavour: Flavour,
 }
 
@@ -108,6 +111,7 @@ impl Xenstored {
             output: Vec::new(),
             watches: Vec::new(),
             transactions: BTreeMap::new(),
+            doubled: 0,
         };
         self.peers.insert(connection, peer);
         connection
@@ -165,6 +169,25 @@ impl Xenstored {
     #[must_use]
     pub const fn requests(&self) -> u64 {
         self.requests
+    }
+
+    /// Has the request with this number ([`Xenstored::requests`]) fail, whoever makes it: the end of a transaction as if somebody had been quicker, a
+    /// change for want of room, anything else because the daemon cannot read what it has.
+    pub const fn fail_request(&mut self, number: Option<u64>) {
+        self.failing_request = number;
+    }
+
+    /// Whether such a request has not come yet.
+    #[must_use]
+    pub const fn will_fail(&self) -> bool {
+        self.failing_request.is_some()
+    }
+
+    /// Tells a connection of the next so many events twice.
+    pub fn double_events(&mut self, connection: Connection, events: u32) {
+        if let Some(peer) = self.peers.get_mut(&connection) {
+            peer.doubled = events;
+        }
     }
 
     /// Has requests fail that match.
@@ -285,6 +308,14 @@ impl Xenstored {
         if has_path && !wire::is_valid_path(&path) {
             return Err("EINVAL");
         }
+        if self.failing_request.take_if(|number| *number == self.requests).is_some() {
+            peer.transactions.retain(|tx_id, _| header.kind != kind::TRANSACTION_END || *tx_id != header.tx_id);
+            return Err(match header.kind {
+                kind::TRANSACTION_END => "EAGAIN",
+                kind::WRITE | kind::MKDIR | kind::SET_PERMS | kind::TRANSACTION_START | kind::WATCH => "ENOSPC",
+                _ => "EIO",
+            });
+        }
         match header.kind {
             kind::WATCH => {
                 let token = strings.get(1).copied().unwrap_or_default();
@@ -358,7 +389,12 @@ impl Xenstored {
                     let is_below = change.path.strip_prefix(&watch.absolute).is_some_and(|rest| rest.starts_with('/'));
                     if change.path == watch.absolute || is_below && !change.is_exact {
                         let relative = change.path.strip_prefix(&watch.absolute).unwrap_or_default();
-                        peer.output.extend_from_slice(&wire::event(&format!("{}{relative}", watch.path), &watch.token));
+                        let event = wire::event(&format!("{}{relative}", watch.path), &watch.token);
+                        peer.output.extend_from_slice(&event);
+                        if let Some(left) = peer.doubled.checked_sub(1) {
+                            peer.doubled = left;
+                            peer.output.extend_from_slice(&event);
+                        }
                     }
                 }
             }

@@ -4,6 +4,7 @@ mod hypervisor;
 mod kernel;
 mod machine;
 mod memory;
+mod points;
 mod process;
 mod store;
 mod with_stub;

@@ -9,21 +9,20 @@ use std::time::Duration;
 
 use sim::device::Function;
 use sim::tool::ecam;
-use sim::xen::{LOWEST_PIRQ, TOP_PIRQ};
 use sim::{SimBroker, SimFrontend, SimStub, SimTool, SimXen};
-use xen_types::{DomId, Errno, Mfn, Pirq, Sbdf};
+use xen_types::DomId;
 use xenstore::Transport;
 use xenstored::Connection as StoreConnection;
 
-use fakes::{FakeChanges, FakeClock, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
+use fakes::{FakeChanges, FakeConsole, FakeHypervisor, FakeKernel, FakeProcesses};
 
+use super::points::{SimClock, SimHypervisor, SimKernel};
 use super::process::FakeProcess;
 use super::xl::FakeXl;
 use super::{E1000, EDU, Machine, NVME, STUB, TempTree, WEB, World, device};
 use crate::host::Host;
 use crate::store::{Connection, Timed};
 use crate::sysfs::{Sysfs, Width};
-use crate::xen::{DomainInfo, Domctls, Frames, HypercallError, Hypervisor, Images, Inspect, Permission, Ports};
 
 /// Everybody but the tool.
 pub(crate) struct Peers {
@@ -35,6 +34,8 @@ pub(crate) struct Peers {
     pub(crate) guests: BTreeMap<DomId, SimFrontend>,
     world: Rc<RefCell<World>>,
     tree: Rc<TempTree>,
+    /// What the devices' registers were when files and functions were last alike.
+    registers: BTreeMap<&'static str, Vec<u8>>,
 }
 
 impl Peers {
@@ -62,30 +63,34 @@ impl Peers {
     }
 
     /// What the tool wrote through sysfs is what the stub reads through ECAM.
-    fn copy_registers(&self) {
+    fn copy_registers(&mut self) {
         for name in [E1000, EDU, NVME] {
             let path = self.tree.path().join(format!("bus/pci/devices/{name}/config"));
             let bytes = std::fs::read(path).unwrap();
+            if self.registers.get(name) == Some(&bytes) {
+                continue;
+            }
             self.xen.with_function(ecam(device(name)), |function| {
                 for (index, word) in (0..).zip(bytes.chunks_exact(4)) {
                     function.write(index * 4, u32::from_le_bytes(word.try_into().unwrap()));
                 }
             });
+            self.registers.insert(name, bytes);
         }
     }
 
     /// What the broker wrote is what the tool reads.
-    fn copy_registers_back(&self) {
+    fn copy_registers_back(&mut self) {
         for name in [E1000, EDU, NVME] {
-            let path = self.tree.path().join(format!("bus/pci/devices/{name}/config"));
-            let old = std::fs::read(&path).unwrap();
+            let old = &self.registers[name];
             let read = |function: &mut Function| {
                 let offsets = (0..old.len()).map(|offset| u16::try_from(offset).unwrap());
                 offsets.map(|offset| u8::try_from(function.read(offset, Width::Byte)).unwrap()).collect::<Vec<u8>>()
             };
             let new = self.xen.with_function(ecam(device(name)), read).unwrap();
-            if new != old {
-                std::fs::write(path, new).unwrap();
+            if new != *old {
+                std::fs::write(self.tree.path().join(format!("bus/pci/devices/{name}/config")), &new).unwrap();
+                self.registers.insert(name, new);
             }
         }
     }
@@ -112,11 +117,12 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
     let xen = peers.borrow().xen.clone();
     let connection = xen.store().connect_socket();
     let transport = SimTransport { xen: xen.clone(), connection, peers: peers.clone(), world: world.clone() };
+    let kernel = FakeKernel { world: world.clone(), tree: tree.clone() };
     let mut host = Host::new(
-        Rc::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen }),
-        Sysfs::new(tree.path(), Rc::new(FakeKernel { world: world.clone(), tree: tree.clone() })),
+        Rc::new(SimHypervisor { fake: FakeHypervisor(world.clone()), xen: xen.clone() }),
+        Sysfs::new(tree.path(), Rc::new(SimKernel { fake: kernel, xen: xen.clone() })),
         Rc::new(Connection::new(transport)),
-        Box::new(FakeClock(world.clone())),
+        Box::new(SimClock { world: world.clone(), xen }),
         Box::new(FakeConsole(world.clone())),
     );
     host.process = Box::new(FakeProcess(FakeProcesses(world.clone())));
@@ -149,8 +155,9 @@ impl MachineWithStub {
         let stub = SimStub::new(&xen, STUB);
         let broker = SimBroker::new(xen.clone(), STUB);
         let guests = BTreeMap::from([(WEB, SimFrontend::new(xen.clone(), WEB, STUB))]);
+        let registers = BTreeMap::new();
         let mut peers =
-            Peers { xen: xen.clone(), tool, stub, broker, guests, world: world.clone(), tree: tree.clone() };
+            Peers { xen: xen.clone(), tool, stub, broker, guests, world: world.clone(), tree: tree.clone(), registers };
         for name in [E1000, EDU, NVME] {
             // Ids and class as the simulated function has them.
             let path = tree.path().join(format!("bus/pci/devices/{name}/config"));
@@ -235,89 +242,5 @@ impl Transport for SimTransport {
             self.world.borrow_mut().clock += Duration::from_nanos(step);
             self.xen.advance_ns(step);
         }
-    }
-}
-
-/// The strict hypervisor, which tells the simulated Xen about the stub's rights and the guests' devices.
-struct SimHypervisor {
-    fake: FakeHypervisor,
-    xen: SimXen,
-}
-
-type Outcome<T = ()> = Result<T, HypercallError>;
-
-impl Hypervisor for SimHypervisor {
-    fn domain(&self, id: DomId) -> Outcome<Option<DomainInfo>> {
-        self.fake.domain(id)
-    }
-
-    fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Outcome {
-        // GSIs are in the fake's books, vectors in those of the simulated Xen.
-        match self.xen.unmap_vector(domain, u16::try_from(pirq.0).unwrap()) {
-            Err(Errno::EINVAL) => self.fake.unmap_pirq(domain, pirq),
-            outcome => outcome.map_err(|errno| HypercallError { call: "xc_physdev_unmap_pirq", errno }),
-        }
-    }
-
-    fn vector_pirqs(&self) -> std::ops::RangeInclusive<u32> {
-        LOWEST_PIRQ.into()..=TOP_PIRQ.into()
-    }
-
-    fn run_time(&self, domain: DomId) -> Outcome<Option<Duration>> {
-        self.fake.run_time(domain)
-    }
-
-    fn send_nmi(&self, domain: DomId) -> Outcome {
-        self.fake.send_nmi(domain)
-    }
-
-    fn test_assign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        self.fake.test_assign(domain, device)
-    }
-}
-
-impl Domctls for SimHypervisor {
-    fn inspect(&self) -> &dyn Inspect {
-        &self.fake
-    }
-
-    fn images(&self) -> &dyn Images {
-        &self.fake
-    }
-
-    fn has_iommu(&self) -> Outcome<bool> {
-        self.fake.has_iommu()
-    }
-
-    fn set_iomem(&self, domain: DomId, frames: Frames, permission: Permission) -> Outcome {
-        self.fake.set_iomem(domain, frames, permission)?;
-        for frame in (frames.first.0..).zip(0..frames.count).map(|(frame, _)| Mfn(frame)) {
-            self.xen.permit(domain, frame, permission == Permission::Allow);
-        }
-        Ok(())
-    }
-
-    fn set_ioports(&self, domain: DomId, ports: Ports, permission: Permission) -> Outcome {
-        self.fake.set_ioports(domain, ports, permission)
-    }
-
-    fn set_irq(&self, domain: DomId, pirq: Pirq, permission: Permission) -> Outcome {
-        self.fake.set_irq(domain, pirq, permission)
-    }
-
-    fn map_gsi(&self, domain: DomId, gsi: u32) -> Outcome<Pirq> {
-        self.fake.map_gsi(domain, gsi)
-    }
-
-    fn assign(&self, domain: DomId, device: Sbdf, relaxed_rdm: bool) -> Outcome {
-        self.fake.assign(domain, device, relaxed_rdm)?;
-        self.xen.assign(device, domain);
-        Ok(())
-    }
-
-    fn deassign(&self, domain: DomId, device: Sbdf) -> Outcome {
-        self.fake.deassign(domain, device)?;
-        self.xen.deassign(device);
-        Ok(())
     }
 }

@@ -26,7 +26,6 @@ mod plans;
 mod policy;
 mod pristine;
 mod questions;
-mod random;
 mod reclaim;
 mod refusals;
 mod repair;
@@ -40,6 +39,7 @@ mod units;
 mod versions;
 mod virtual_functions;
 mod wait;
+mod whole;
 mod with_stub;
 
 use std::time::Duration;

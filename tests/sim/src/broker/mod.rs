@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dom0::Dom0;
 use dom0::store::Connection as StoreConnection;
 use dom0::sysfs::{SYSFS, Sysfs};
+use dom0::{Console as _, Dom0};
 use pci_config::{Policy, permitted_writes};
 use pcidom_abi::{ProcessId, paths};
 use pcidom_broker::{Broker, DeviceResources, Reclaimer, quiesce_device, vectors};
@@ -84,6 +84,8 @@ pub struct SimBroker {
     pub faults: VecDeque<Fault>,
     /// It watches for hangs from its next start on.
     pub is_watchdog: bool,
+    /// It may end by an error: something below it is made to fail. Who started it starts it again.
+    pub may_end: bool,
     /// Commands that were taken from the page, with the devices.
     pub log: Vec<(u32, Sbdf)>,
 }
@@ -101,6 +103,7 @@ impl SimBroker {
             lie: None,
             faults: VecDeque::new(),
             is_watchdog: false,
+            may_end: false,
             log: Vec::new(),
         }
     }
@@ -109,6 +112,12 @@ impl SimBroker {
     #[must_use]
     pub const fn is_running(&self) -> bool {
         self.running.is_some() && !self.is_stopped
+    }
+
+    /// True while there is a process, stopped or not.
+    #[must_use]
+    pub const fn has_process(&self) -> bool {
+        self.running.is_some()
     }
 
     /// What it has said since it was started, or since the last call.
@@ -203,6 +212,12 @@ impl SimBroker {
                 return;
             }
             Rest::Ended(None) => {
+                self.running = None;
+                self.lie = None;
+                return;
+            }
+            Rest::Ended(Some(error)) if self.may_end => {
+                self.lines.note(&format!("the broker has ended: {error}"));
                 self.running = None;
                 self.lie = None;
                 return;

@@ -21,6 +21,9 @@ use crate::process::{Call, Syscalls};
 use crate::xen::{LOWEST_PIRQ, MappedPage, SimXen, TOP_PIRQ, ecam};
 use xenstored::Connection;
 
+/// Who calls.
+const BROKER: &str = "the broker";
+
 /// The machine as a process of dom0 reaches it.
 #[derive(Clone)]
 pub(super) struct Outside {
@@ -33,6 +36,20 @@ impl Outside {
         self.syscalls.enter(Call::Other);
         &self.xen
     }
+
+    /// A call that can fail.
+    fn call(&self, call: &'static str) -> Result<&SimXen, HypercallError> {
+        let xen = self.xen();
+        xen.point(BROKER, call).map_err(refused(call))?;
+        Ok(xen)
+    }
+
+    /// An access to sysfs that can fail.
+    fn access(&self, access: &'static str) -> io::Result<&SimXen> {
+        let xen = self.xen();
+        xen.point(BROKER, access).map_err(|errno| io::Error::from_raw_os_error(errno.0))?;
+        Ok(xen)
+    }
 }
 
 const fn refused(call: &'static str) -> impl Fn(Errno) -> HypercallError {
@@ -42,28 +59,30 @@ const fn refused(call: &'static str) -> impl Fn(Errno) -> HypercallError {
 impl Hypervisor for Outside {
     fn domain(&self, id: DomId) -> Result<Option<DomainInfo>, HypercallError> {
         let info = DomainInfo { dying: false, hvm: false, shutdown: false, paused: false };
-        Ok(self.xen().has_domain(id).then_some(info))
+        Ok(self.call("xc_domain_getinfo")?.has_domain(id).then_some(info))
     }
 
     fn unmap_pirq(&self, domain: DomId, pirq: Pirq) -> Result<(), HypercallError> {
-        let number = u16::try_from(pirq.0).map_err(|_| Errno::EINVAL);
-        number.and_then(|number| self.xen().unmap_vector(domain, number)).map_err(refused("xc_physdev_unmap_pirq"))
+        const CALL: &str = "xc_physdev_unmap_pirq";
+        let number = u16::try_from(pirq.0).map_err(|_| refused(CALL)(Errno::EINVAL))?;
+        self.call(CALL)?.unmap_vector(domain, number).map_err(refused(CALL))
     }
 
     fn test_assign(&self, _domain: DomId, device: Sbdf) -> Result<(), HypercallError> {
-        match self.xen().owner(device) {
+        const CALL: &str = "xc_test_assign_device";
+        match self.call(CALL)?.owner(device) {
             None => Ok(()),
-            Some(_) => Err(refused("xc_test_assign_device")(Errno::EINVAL)),
+            Some(_) => Err(refused(CALL)(Errno::EINVAL)),
         }
     }
 
     fn run_time(&self, domain: DomId) -> Result<Option<Duration>, HypercallError> {
-        let xen = self.xen();
+        let xen = self.call("xc_vcpu_getinfo")?;
         Ok(xen.has_domain(domain).then(|| xen.run_time(domain)))
     }
 
     fn send_nmi(&self, domain: DomId) -> Result<(), HypercallError> {
-        self.xen().interrupt(domain);
+        self.call("xc_domain_send_trigger")?.interrupt(domain);
         Ok(())
     }
 
@@ -74,12 +93,13 @@ impl Hypervisor for Outside {
 
 impl Physdev for Outside {
     fn map(&self, domain: DomId, device: Sbdf, vector: Vector) -> Result<Pirq, HypercallError> {
-        let mapped = self.xen().map_vector(domain, device, vector);
-        mapped.map(|pirq| Pirq(pirq.into())).map_err(refused("PHYSDEVOP_map_pirq"))
+        const CALL: &str = "PHYSDEVOP_map_pirq";
+        let mapped = self.call(CALL)?.map_vector(domain, device, vector);
+        mapped.map(|pirq| Pirq(pirq.into())).map_err(refused(CALL))
     }
 
     fn restore(&self, _device: Sbdf) -> Result<(), HypercallError> {
-        self.xen(); // the simulated functions forget nothing
+        self.call("PHYSDEVOP_restore_msi_ext")?; // the simulated functions forget nothing
         Ok(())
     }
 }
@@ -120,18 +140,18 @@ impl Rings for SimRings {
     }
 
     fn notify(&self, port: Port) -> Result<(), HypercallError> {
-        self.outside.xen().notify(DomId::DOM0, port);
+        self.outside.call("xenevtchn_notify")?.notify(DomId::DOM0, port);
         Ok(())
     }
 
     fn unbind(&self, port: Port) -> Result<(), HypercallError> {
-        self.outside.xen().close_port(DomId::DOM0, port);
+        self.outside.call("xenevtchn_unbind")?.close_port(DomId::DOM0, port);
         self.ports.borrow_mut().remove(&port);
         Ok(())
     }
 
     fn next_event(&self) -> Result<Option<Port>, HypercallError> {
-        Ok(self.outside.xen().take_pending_of(DomId::DOM0, &self.ports.borrow()))
+        Ok(self.outside.call("xenevtchn_pending")?.take_pending_of(DomId::DOM0, &self.ports.borrow()))
     }
 }
 
@@ -186,6 +206,7 @@ impl Transport for Socket {
 impl Clock for Outside {
     fn elapsed(&self) -> Duration {
         self.syscalls.enter(Call::Clock);
+        self.xen.clock_point(BROKER);
         Duration::from_nanos(self.xen.now_ns())
     }
 
@@ -228,7 +249,7 @@ fn not_found() -> io::Error {
 impl Kernel for Outside {
     fn read(&self, path: &Path) -> io::Result<String> {
         let (device, name) = Self::attribute(path).ok_or_else(not_found)?;
-        let text = self.xen().with_function(ecam(device), |function| match name {
+        let text = self.access("reads an attribute")?.with_function(ecam(device), |function| match name {
             "resource" => Some(function.resource_file()),
             "irq" => Some("11\n".to_owned()),
             "vendor" => Some(format!("{:#06x}\n", function.read(0, Width::Word))),
@@ -276,7 +297,8 @@ impl Registers {
 impl ConfigFile for Registers {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let (offset, width) = Self::place(buffer, offset);
-        let value = self.outside.xen().with_function(ecam(self.device), |function| function.read(offset, width));
+        let xen = self.outside.access("reads a register")?;
+        let value = xen.with_function(ecam(self.device), |function| function.read(offset, width));
         let value = value.unwrap_or(u32::MAX).to_le_bytes();
         buffer.copy_from_slice(&value[..buffer.len()]);
         Ok(())
@@ -285,7 +307,8 @@ impl ConfigFile for Registers {
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let (offset, width) = Self::place(bytes, offset);
         let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte));
-        self.outside.xen().with_function(ecam(self.device), |function| function.write_register(offset, width, value));
+        let xen = self.outside.access("writes a register")?;
+        xen.with_function(ecam(self.device), |function| function.write_register(offset, width, value));
         Ok(())
     }
 }
