@@ -42,6 +42,17 @@ pub fn is_absent(hw: &impl ConfigSpace) -> bool {
     [header::VENDOR_ID, header::REVISION_ID].iter().all(|offset| hw.read_config(*offset, Width::Dword) == u32::MAX)
 }
 
+/// Who answers where a function was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answering {
+    /// Nobody, or a function that is not ready.
+    Nobody,
+    /// A function that says the same of itself.
+    Same,
+    /// Another one.
+    Other,
+}
+
 /// Checks that this is a function we know how to show.
 ///
 /// # Errors
@@ -80,6 +91,18 @@ pub fn check_quiesced(hw: &impl ConfigSpace) -> Result<(), NotQuiesced> {
 }
 
 impl VirtualConfig {
+    /// Who answers where this function was.
+    #[must_use]
+    pub fn who_answers(&self, hw: &impl ConfigSpace, is_virtual_function: bool) -> Answering {
+        let [ids, class] = [header::VENDOR_ID, header::REVISION_ID].map(|at| hw.read_config(at, Width::Dword));
+        // Request Retry Status (PCIe 5.0 §2.3.2) reads as a vendor that there is not.
+        if class == u32::MAX || ids & 0xffff == 0x0001 || ids == u32::MAX && !is_virtual_function {
+            return Answering::Nobody;
+        }
+        let known = if is_virtual_function { u32::MAX } else { self.own[0] };
+        if (ids, class) == (known, self.own[2]) { Answering::Same } else { Answering::Other }
+    }
+
     /// True for a bridge.
     #[must_use]
     pub const fn is_bridge(&self) -> bool {

@@ -108,6 +108,9 @@ impl fmt::Display for Reason {
             }
             Self::InterruptControl => "open by interrupt-control=1, one kind of interrupts at a time",
             Self::Table(Write::Ignore) => "dropped; drivers write it and need no effect",
+            Self::Table(Write::DeviceControl | Write::FeaturesControl) => {
+                "a function level reset is carried out where the device has one that dom0 knows; dropped otherwise"
+            }
             Self::NoResource => "claims nothing",
             Self::NoSelfTest => "the device has no self-test",
             Self::Table(Write::Drop | Write::DropStatus) | Self::Closed => {
@@ -289,6 +292,13 @@ impl VirtualConfig {
             self.of_table(&mut entry, dword, line.write);
         } else {
             self.of_policy(&mut entry, policy, writable.open(dword).bits & mask, shift);
+            let resets = self.layout.lines(dword).iter().filter(|line| line.mask() == mask);
+            for (write, bit) in resets.filter_map(|line| Some((line.write, self.reset_bit(line, dword)?))) {
+                if entry.device_bits == 0 {
+                    entry.reason = Reason::Table(write);
+                }
+                entry.device_bits |= bit;
+            }
         }
         entry
     }

@@ -40,7 +40,7 @@ mod write;
 
 pub use access::BadAccess;
 pub use base::RESOURCES;
-pub use checks::{NotQuiesced, Unservable, check_quiesced, check_servable, is_absent};
+pub use checks::{Answering, NotQuiesced, Unservable, check_quiesced, check_servable, is_absent};
 pub use inventory::{Answerer, Entry, Reason};
 pub use outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 pub use pci_registers::{ConfigSpace, Width, extended_id, id};

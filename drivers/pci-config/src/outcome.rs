@@ -22,6 +22,8 @@ pub enum Register {
     VpdAddress,
     /// MSI or MSI-X control, where the guest's device model has the interrupts (`interrupt-control=1`).
     InterruptControl,
+    /// The register that starts a function level reset: nothing else of it.
+    Reset,
     /// None of these: the broker knows whether the device's own policy opens it.
     Open,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Register {
             Self::PowerState => "power state",
             Self::VpdAddress => "VPD address",
             Self::InterruptControl => "interrupt control",
+            Self::Reset => "function level reset",
             Self::Open => "a register that the policy opens",
         })
     }

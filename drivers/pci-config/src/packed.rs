@@ -77,7 +77,7 @@ const HEADER_LINE: Line = Line { at: 0, bytes: 2, read: Read::Copy, write: Write
 
 /// True where a line says more than that the device answers and nothing is written.
 const fn says_something(line: &Row) -> bool {
-    !matches!(line.read, Read::Device) || !line.write.is_drop()
+    !matches!((line.read, line.write), (Read::Device, Write::Drop | Write::DropStatus))
 }
 
 /// True where a block has lines besides its header.

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use pci_registers::{ConfigSpace, Width, bist, header, id, msi, msix, power, vpd};
+use pci_registers::{ConfigSpace, Width, advanced_features, bist, express, header, id, msi, msix, power, vpd};
 use pcidom_abi::{Capabilities, Identity, Msi, Msix, PermittedRange, PermittedWrite, PermittedWrites, WriteKind};
 
 use crate::layout::Layout;
@@ -27,6 +27,7 @@ impl Write {
             Self::PowerState => Some(WriteKind::PowerState),
             Self::VpdAddress => Some(WriteKind::VpdAddress),
             Self::MsiControl | Self::MsixControl => Some(WriteKind::InterruptControl),
+            Self::DeviceControl | Self::FeaturesControl => Some(WriteKind::Reset),
             Self::Drop | Self::DropStatus | Self::Ignore | Self::Base => None,
         }
     }
@@ -65,12 +66,24 @@ pub fn permitted_writes(hw: &impl ConfigSpace, policy: &Policy) -> PermittedWrit
     };
     let has_test = hw.read_config(header::BIST, Width::Byte) & u32::from(bist::CAPABLE) != 0;
     let first = |id| all.iter().find(|capability| capability.id == id).map(|capability| capability.offset);
+    let resets = [
+        first(id::PCI_EXPRESS)
+            .filter(|at| {
+                policy.express_reset
+                    && express::has_reset(hw.read_config(at + express::DEVICE_CAPABILITIES, Width::Dword))
+            })
+            .map(|at| at + express::DEVICE_CONTROL),
+        first(id::ADVANCED_FEATURES)
+            .filter(|at| policy.features_reset && advanced_features::has_reset(hw.read_config(*at, Width::Dword)))
+            .map(|at| at + advanced_features::CONTROL),
+    ];
     let is_first = |write: &PermittedWrite| match write.kind {
         WriteKind::PowerState => first(id::POWER_MANAGEMENT).is_some_and(|at| write.offset == at + power::PMCSR),
         WriteKind::VpdAddress => first(id::VPD).is_some_and(|at| write.offset == at + vpd::ADDRESS),
         WriteKind::InterruptControl => [(id::MSI, msi::CONTROL), (id::MSI_X, msix::CONTROL)]
             .into_iter()
             .any(|(id, control)| first(id).is_some_and(|at| write.offset == at + control)),
+        WriteKind::Reset => resets.contains(&Some(write.offset)),
         _ => true,
     };
     let mut registers = Vec::new();

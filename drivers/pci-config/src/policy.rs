@@ -121,6 +121,10 @@ pub struct Policy {
     /// The guest's device model maps vectors by itself and turns MSI and MSI-X on and off, as xen-pciback's `allow_interrupt_control` has it: for
     /// HVM guests, whose device model runs in a stub domain.
     pub interrupt_control: bool,
+    /// dom0 resets the function when its guest writes Initiate Function Level Reset of PCI Express. No word of the admin's: the tool knows it from dom0's kernel.
+    pub(crate) express_reset: bool,
+    /// The same of Advanced Features.
+    pub(crate) features_reset: bool,
     /// Hidden capabilities.
     pub hidden: Hidden,
     /// Registers that may be written besides.
@@ -136,11 +140,13 @@ const MAX_QUIRKS: usize = 8;
 const PASSES_ON: u64 = PERMISSIVE | 1;
 const PERMISSIVE: u64 = 2;
 const INTERRUPT_CONTROL: u64 = 4;
+const EXPRESS_RESET: u64 = 8;
+const FEATURES_RESET: u64 = 16;
 
 /// The part of a policy that the driver domain needs.
 ///
-/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, and 4 more where
-/// the guest has interrupt control; a bit for each hidden conventional capability's id, and a bit for each hidden extended one's.
+/// It has no room for a parser of words, so it is told three numbers: 1 where a write that it would drop is to be passed on, 2 where the device is permissive besides, 4 more where
+/// the guest has interrupt control, 8 and 16 more where it may reset the function by PCI Express and by Advanced Features; a bit for each hidden conventional capability's id, and a bit for each hidden extended one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyFlags([u64; 3]);
 
@@ -177,6 +183,18 @@ impl PolicyFlags {
     /// Whether the guest turns MSI and MSI-X on and off by itself.
     pub(crate) const fn controls_interrupts(self) -> bool {
         self.0[0] & INTERRUPT_CONTROL != 0
+    }
+
+    /// Whether a guest is shown the function level reset that PCI Express has.
+    #[must_use]
+    pub const fn shows_express_reset(self) -> bool {
+        self.0[0] & EXPRESS_RESET != 0
+    }
+
+    /// Whether a guest is shown the one that Advanced Features has.
+    #[must_use]
+    pub const fn shows_features_reset(self) -> bool {
+        self.0[0] & FEATURES_RESET != 0
     }
 
     /// Whether a guest does not see such a capability.
@@ -237,12 +255,21 @@ impl Policy {
         Ok(())
     }
 
+    /// The same where dom0 resets the function at its guest's wish, by PCI Express and by Advanced Features.
+    #[must_use]
+    pub const fn with_resets(self, express_reset: bool, features_reset: bool) -> Self {
+        Self { express_reset, features_reset, ..self }
+    }
+
     /// The part of it that the driver domain needs.
     #[must_use]
     pub fn policy_flags(&self) -> PolicyFlags {
         let passes_on = if self.permissive { PERMISSIVE } else { self.quirks().next().is_some().into() };
         let interrupt_control = if self.interrupt_control { INTERRUPT_CONTROL } else { 0 };
-        PolicyFlags([passes_on | interrupt_control, self.hidden.conventional.into(), self.hidden.extended])
+        let express_reset = if self.express_reset { EXPRESS_RESET } else { 0 };
+        let features_reset = if self.features_reset { FEATURES_RESET } else { 0 };
+        let flags = passes_on | interrupt_control | express_reset | features_reset;
+        PolicyFlags([flags, self.hidden.conventional.into(), self.hidden.extended])
     }
 
     /// Registers that may be written besides.

@@ -1,5 +1,6 @@
 //! Types of a policy row: register, who answers reads, what a write does.
 
+use crate::policy::PolicyFlags;
 use pci_registers::{advanced_features, bist, command, express, msi, msix, power, vpd};
 
 /// Who answers a read.
@@ -13,7 +14,7 @@ pub enum Read {
     Command,
     /// Our copy, with PME support reading as none: no guest gets a PME (docs/protocol.md §6.4).
     PowerCapabilities,
-    /// Our copy, without the function level reset, which no guest gets: it would believe that one has happened whose write was dropped.
+    /// Our copy, without the function level reset where dom0 does not carry one out for its guest, which would believe that it has happened.
     DeviceCapabilities,
     /// The same of the Advanced Features capability.
     AdvancedFeatures,
@@ -33,11 +34,13 @@ impl Read {
     }
 
     /// Virtual bits that are copied from the device; the others read 0.
-    pub(crate) const fn copied(self) -> u32 {
+    pub(crate) const fn copied(self, policy: PolicyFlags) -> u32 {
         match self {
             Self::PowerCapabilities => !(power::PME_SUPPORT as u32),
-            Self::DeviceCapabilities => !express::FUNCTION_LEVEL_RESET,
-            Self::AdvancedFeatures => !(advanced_features::FUNCTION_LEVEL_RESET as u32),
+            Self::DeviceCapabilities if !policy.shows_express_reset() => !express::FUNCTION_LEVEL_RESET,
+            Self::AdvancedFeatures if !policy.shows_features_reset() => {
+                !(advanced_features::FUNCTION_LEVEL_RESET as u32)
+            }
             _ => self.own(),
         }
     }
@@ -74,6 +77,10 @@ pub enum Write {
     CacheLineSize,
     /// BIST: to the hardware where it only starts the test.
     Bist,
+    /// PCI Express's Device Control: a function level reset where the guest is shown one, dropped otherwise.
+    DeviceControl,
+    /// The same in the control byte of Advanced Features.
+    FeaturesControl,
     /// Base address register or ROM: starts or ends sizing (§6.3).
     Base,
     /// PM control/status: D-state, data select, and clearing PME status (§6.5).
@@ -87,9 +94,9 @@ pub enum Write {
 }
 
 impl Write {
-    /// True where a write is dropped unless the policy says more.
+    /// True where a write is dropped unless the policy says more, but for a reset.
     pub(crate) const fn is_drop(self) -> bool {
-        matches!(self, Self::Drop | Self::DropStatus)
+        matches!(self, Self::Drop | Self::DropStatus | Self::DeviceControl | Self::FeaturesControl)
     }
 
     /// The bits that any guest may change on the device.
@@ -101,6 +108,8 @@ impl Write {
             }
             Self::CacheLineSize => 0xff,
             Self::Bist => bist::START as u32,
+            Self::DeviceControl => express::INITIATE_RESET as u32,
+            Self::FeaturesControl => advanced_features::INITIATE_RESET as u32,
             Self::PowerState => (power::STATE | power::DATA_SELECT | power::PME_STATUS) as u32,
             Self::VpdAddress => !vpd::WRITE as u32,
             Self::Drop | Self::DropStatus | Self::Ignore | Self::Base | Self::MsiControl | Self::MsixControl => 0,

@@ -11,9 +11,9 @@ use crate::register::{MAX_ENTRIES, Read, TABLE_SIZE, Write};
 use crate::walk::{Fault, low};
 
 /// Dwords of conventional configuration space: those that may hold anything of ours.
-const DWORDS: usize = 64;
+pub(crate) const DWORDS: usize = 64;
 /// Dwords of the header; capabilities lie behind it.
-const HEADER_DWORDS: usize = 16;
+pub(crate) const HEADER_DWORDS: usize = 16;
 /// The dword of the ids.
 const IDS: usize = dword_of(header::VENDOR_ID);
 /// The dword of Command.
@@ -244,7 +244,7 @@ impl VirtualConfig {
     fn copied_bits(&self, dword: usize) -> u32 {
         let mut bits = 0;
         for line in self.layout.lines(dword) {
-            bits |= line.read.copied() << line.shift() & line.mask();
+            bits |= line.read.copied(self.layout.policy_flags) << line.shift() & line.mask();
         }
         bits
     }

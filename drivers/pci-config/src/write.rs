@@ -1,12 +1,12 @@
 //! Configuration writes: the part that stays in our copy, and the part for the hardware.
 
-use pci_registers::{ConfigSpace, bist, command, msi, msix, power, vpd};
+use pci_registers::{ConfigSpace, Width, advanced_features, bist, command, express, msi, msix, power, vpd};
 
 use crate::access::Access;
 use crate::outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
 use crate::packed::Line;
 use crate::register::{COMMAND_DEVICE, Read, Write};
-use crate::view::VirtualConfig;
+use crate::view::{DWORDS, HEADER_DWORDS, VirtualConfig};
 
 /// A guest reads back what it wrote, because with MSI on the bit is set whatever the guest thinks of it. The broker sees to that, and
 /// gives the line back as the guest wants it.
@@ -56,7 +56,14 @@ impl VirtualConfig {
     ) -> Result<WriteOutcome, WriteError> {
         let mut outcome = WriteOutcome { is_dropped: true, ..WriteOutcome::default() };
         for line in self.layout.lines(access.dword) {
-            if line.mask() & access.mask == 0 || line.write.is_drop() {
+            if line.mask() & access.mask == 0 {
+                continue;
+            }
+            if line.write.is_drop() {
+                if let Some(reset) = self.asked_reset(line, access, value) {
+                    outcome.is_dropped = false;
+                    outcome.push(reset);
+                }
                 continue;
             }
             outcome.is_dropped = false;
@@ -97,6 +104,37 @@ impl VirtualConfig {
         Ok(outcome)
     }
 
+    /// The function level reset that a write starts, if the guest has been shown that there is one. Whatever else is written there is lost by it.
+    fn asked_reset(&self, line: &Line, access: &Access, value: u32) -> Option<HardwareWrite> {
+        let mask = self.reset_bit(line, access.dword)?;
+        let place = access.whole(line);
+        let is_asked = (value << access.shift & access.mask) >> place.shift & mask != 0;
+        let (register, offset, width) = (Register::Reset, place.offset, place.width);
+        is_asked.then_some(HardwareWrite { register, offset, width, mask, value: mask })
+    }
+
+    /// The write that resets the function, if its guest has been shown that there is one.
+    #[must_use]
+    pub fn reset_write(&self) -> Option<HardwareWrite> {
+        (HEADER_DWORDS..DWORDS).find_map(|dword| {
+            let offset = u16::try_from(dword * 4).ok()?;
+            let access = Access { offset, width: Width::Dword, dword, shift: 0, mask: u32::MAX };
+            self.layout.lines(dword).iter().find_map(|line| self.asked_reset(line, &access, u32::MAX))
+        })
+    }
+
+    /// The bit of a register that starts a function level reset, if the guest has been shown that there is one.
+    pub(crate) fn reset_bit(&self, line: &Line, dword: usize) -> Option<u32> {
+        // In both, the capabilities are in the dword before.
+        let capabilities = *self.own.get(dword.checked_sub(1)?)?;
+        let is_shown = match line.write {
+            Write::DeviceControl => express::has_reset(capabilities),
+            Write::FeaturesControl => advanced_features::has_reset(capabilities),
+            _ => false,
+        };
+        is_shown.then_some(line.write.device_bits())
+    }
+
     /// Whether a write would have the function send two kinds of interrupts at once. MSI and MSI-X may be turned on while the line is: they take
     /// its place (PCI Local Bus 3.0 §6.8), and Linux turns the line off behind them.
     fn mixes_interrupts(&self, register: Write, change: &Change, hw: &impl ConfigSpace) -> bool {
@@ -114,7 +152,9 @@ impl VirtualConfig {
         let &Change { before, after, written, differ } = change;
         let bits = line.write.device_bits();
         let (register, mask) = match line.write {
-            Write::Drop | Write::DropStatus | Write::Ignore => return Ok(None),
+            Write::Drop | Write::DropStatus | Write::DeviceControl | Write::FeaturesControl | Write::Ignore => {
+                return Ok(None);
+            }
             Write::Command => {
                 self.set(dword, Read::Command.own(), after);
                 let more = if self.layout.policy_flags.is_permissive() { COMMAND_DEVICE } else { 0 };

@@ -153,10 +153,20 @@ pub mod express {
     pub const DEVICE_CONTROL: u16 = 8;
     /// Device Control: the payload size in use, as in Device Capabilities.
     pub const PAYLOAD: u16 = 7 << 5;
+    /// Device Control: the function is to reset itself.
+    pub const INITIATE_RESET: u16 = 1 << 15;
+    /// Device Status, behind Device Control: transactions of the function are pending.
+    pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
     /// Device Capabilities: the function resets itself when it is told to.
     pub const FUNCTION_LEVEL_RESET: u32 = 1 << 28;
     /// Device Capabilities: how many bits of the function number may be used for more requester ids.
     pub const PHANTOM_FUNCTIONS: u32 = 3 << 3;
+
+    /// Whether a function has a reset of its own, by the dword of its Device Capabilities.
+    #[must_use]
+    pub const fn has_reset(capabilities: u32) -> bool {
+        capabilities & FUNCTION_LEVEL_RESET != 0
+    }
 
     /// Bytes of an endpoint's capability, by the word of its capabilities: the first version ends with its link.
     #[must_use]
@@ -169,6 +179,16 @@ pub mod express {
 pub mod advanced_features {
     /// Length and capabilities, behind the header: the function resets itself when it is told to.
     pub const FUNCTION_LEVEL_RESET: u16 = 1 << 9;
+    /// AF Control: the function is to reset itself.
+    pub const INITIATE_RESET: u8 = 1 << 0;
+    /// AF Control, a byte.
+    pub const CONTROL: u16 = 4;
+
+    /// Whether a function has a reset of its own, by the first dword of the capability.
+    #[must_use]
+    pub const fn has_reset(header: u32) -> bool {
+        header >> 16 & FUNCTION_LEVEL_RESET as u32 != 0
+    }
 }
 
 /// Access Control Services (PCIe 5.0 §7.7.8), an extended capability of ports.

@@ -7,7 +7,7 @@ use core::ops::Range;
 
 /// The number of this layout. It is raised when an address or a record changes that outlives a start: a field of the facts
 /// (`kernel/src/survivor.rs`), the form of a fixmap record, the order of the lasting pages.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Owner of the ELF note that tells layout and contract ([`crate::VERSION`]), two words of four bytes, and its type.
 pub const NOTE_OWNER: &[u8] = b"pcidom\0";

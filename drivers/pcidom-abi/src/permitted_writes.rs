@@ -21,7 +21,7 @@ use crate::Malformed;
 /// | `msi:AT:VECTORS` | [`Msi`] |
 /// | `msix:AT:ENTRIES:BAR` | [`Msix`] |
 /// | `sriov:AT` | [`Capabilities::sr_iov`] |
-/// | `KIND:OFFSET:WIDTH:MASK:ZEROS` | a [`PermittedWrite`]; the kinds are `plain`, `command`, `bist`, `pmcsr`, `vpd`, `interrupts` and `open` |
+/// | `KIND:OFFSET:WIDTH:MASK:ZEROS` | a [`PermittedWrite`]; the kinds are `plain`, `command`, `bist`, `pmcsr`, `vpd`, `interrupts`, `reset` and `open` |
 /// | `range:OFFSET:DWORDS:MASK:ZEROS` | a [`PermittedRange`] |
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PermittedWrites {
@@ -102,18 +102,21 @@ pub enum WriteKind {
     /// MSI or MSI-X control of a device whose guest's device model maps vectors by itself: one kind of interrupts at a time, and MSI only where Xen has
     /// written a message.
     InterruptControl,
+    /// A function level reset: the bit that starts it is written alone.
+    Reset,
     /// The admin has opened these bits: of a write that reaches more than them the rest is left out.
     Open,
 }
 
 impl WriteKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Plain,
         Self::Command,
         Self::Bist,
         Self::PowerState,
         Self::VpdAddress,
         Self::InterruptControl,
+        Self::Reset,
         Self::Open,
     ];
 
@@ -125,6 +128,7 @@ impl WriteKind {
             Self::PowerState => "pmcsr",
             Self::VpdAddress => "vpd",
             Self::InterruptControl => "interrupts",
+            Self::Reset => "reset",
             Self::Open => "open",
         }
     }

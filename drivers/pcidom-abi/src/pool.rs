@@ -34,7 +34,7 @@ pub const NODES: [&str; 14] = {
 
 /// What the policy of an assignment means for the stub: the value of [`POLICY`], three hexadecimal numbers with blanks between.
 ///
-/// The first is 1 where writes that the stub would drop go to the broker, 2 where the device is permissive besides; the others have a bit for each
+/// The first is 1 where writes that the stub would drop go to the broker, 2 where the device is permissive besides, and more by `docs/xenstore.md`; the others have a bit for each
 /// hidden conventional capability's id, and one for each hidden extended one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyNumbers(pub [u64; 3]);

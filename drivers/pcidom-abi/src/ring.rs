@@ -25,11 +25,13 @@ pub enum BrokerCommand {
     Quiesce = 0x100,
     /// Tell what the device can and has.
     Query = 0x101,
+    /// Write back what the device had when it came into its pool, its addresses and its guest's vectors: it was reset, or did not answer for a while.
+    Restore = 0x102,
 }
 
 impl BrokerCommand {
     /// Every command.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ConfWrite,
         Self::EnableMsi,
         Self::DisableMsi,
@@ -38,6 +40,7 @@ impl BrokerCommand {
         Self::EnableMultiMsi,
         Self::Quiesce,
         Self::Query,
+        Self::Restore,
     ];
 
     /// The command with this number on the wire.
@@ -64,6 +67,7 @@ impl BrokerCommand {
             Self::EnableMultiMsi => Command::EnableMultiMsi.name(),
             Self::Quiesce => "quiesce",
             Self::Query => "query",
+            Self::Restore => "restore",
         }
     }
 }
@@ -97,8 +101,9 @@ mod tests {
                 assert_eq!(command.name(), guests.name());
             }
         }
-        assert_eq!((BrokerCommand::Quiesce.raw(), BrokerCommand::Query.raw()), (0x100, 0x101));
-        for unknown in [Command::ConfRead.raw(), Command::AerDetected.raw(), 0x102, u32::MAX] {
+        let own = [BrokerCommand::Quiesce, BrokerCommand::Query, BrokerCommand::Restore].map(BrokerCommand::raw);
+        assert_eq!(own, [0x100, 0x101, 0x102]);
+        for unknown in [Command::ConfRead.raw(), Command::AerDetected.raw(), 0x103, u32::MAX] {
             assert_eq!(BrokerCommand::from_raw(unknown), None);
         }
     }

@@ -169,7 +169,7 @@ fn a_changed_contract_is_noticed() {
             "assigned 5",
             "stub frontend target phase policy permitted-writes reset pirqs leaked backend persistent spec export silent vectors intx mended isolated",
             "pool attaching attached detaching leaked",
-            "1 2 3 4 5 10 256 257",
+            "1 2 3 4 5 10 256 257 258",
             "ecam ids irq online state policy aer resource-0 resource-1 resource-2 resource-3 resource-4 resource-5 resource-6",
             "identity:0:0",
         ]

@@ -2,7 +2,7 @@
 
 use pci_config::fakes::Memory;
 use pci_config::{ConfigSpace, Walk, Width, check_quiesced};
-use pci_registers::{bist, command, header, id, msi, msix, status};
+use pci_registers::{bist, command, express, header, id, msi, msix, status};
 
 /// Where the capabilities of these functions are.
 const EXPRESS: u16 = 0x40;
@@ -14,6 +14,14 @@ const MSI_X: u16 = 0x60;
 #[derive(Clone, Debug)]
 pub struct Function {
     space: Memory,
+    /// How often it was reset.
+    pub resets: u32,
+    /// The addresses that dom0's kernel has found, as of the first reset.
+    found: Option<[u64; 6]>,
+    /// It does not answer: reads as ones.
+    pub is_silent: bool,
+    /// It will not answer after its next reset.
+    pub falls_silent: bool,
 }
 
 /// A dword of two words.
@@ -25,7 +33,8 @@ impl Function {
     /// An endpoint with these ids and the class of a network card, decoding on and quiesced, with a PCI Express capability.
     #[must_use]
     pub fn endpoint(vendor: u16, device: u16) -> Self {
-        let mut function = Self { space: Memory::default() };
+        let mut function =
+            Self { space: Memory::default(), resets: 0, found: None, is_silent: false, falls_silent: false };
         let decoding = command::IO_DECODE | command::MEMORY_DECODE | command::INTX_DISABLE;
         function.write(header::VENDOR_ID, dword(vendor, device));
         function.write(header::COMMAND, dword(decoding, status::CAPABILITIES_LIST));
@@ -47,6 +56,23 @@ impl Function {
         self.write(MSI, 0x0086_6005);
         self.write(MSI_X, dword(id::MSI_X, entries - 1));
         self
+    }
+
+    /// The same that resets itself when it is told to in PCI Express.
+    #[must_use]
+    pub fn with_reset(mut self) -> Self {
+        self.write(EXPRESS + express::DEVICE_CAPABILITIES, express::FUNCTION_LEVEL_RESET | 0x8000);
+        self
+    }
+
+    /// Forgets its addresses and what was turned on.
+    pub fn reset(&mut self) {
+        self.resets += 1;
+        self.found = self.found.or_else(|| Some([0, 1, 2, 3, 4, 5].map(|index| self.bar(index))));
+        self.is_silent = self.falls_silent;
+        self.write_register(header::COMMAND, Width::Word, 0);
+        self.write(header::BASE_ADDRESS_0, 0);
+        self.enable(false, false);
     }
 
     /// Nothing happens on its own: no bus mastering, no MSI, no MSI-X.
@@ -96,12 +122,13 @@ impl Function {
     /// What dom0's kernel says of its BARs: the file `resource` in sysfs. Each that is there has 4 KiB of memory.
     #[must_use]
     pub fn resource_file(&self) -> String {
-        let line = |index| match self.bar(index) {
+        let found = self.found.unwrap_or_else(|| [0, 1, 2, 3, 4, 5].map(|index| self.bar(index)));
+        let line = |start: u64| match start {
             0 => "0x0000000000000000 0x0000000000000000 0x0000000000000000\n".to_owned(),
             start => format!("{start:#018x} {:#018x} 0x0000000000040200\n", start + 0xfff),
         };
         let rom = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n".to_owned();
-        (0..6).map(line).chain([rom]).collect()
+        found.into_iter().map(line).chain([rom]).collect()
     }
 
     /// Sets MSI's and MSI-X' Enable, as only dom0 can.
@@ -115,6 +142,13 @@ impl Function {
 
     /// Writes a register of this width.
     pub fn write_register(&mut self, offset: u16, width: Width, value: u32) {
+        let initiate = u32::from(express::INITIATE_RESET);
+        let can_reset =
+            express::has_reset(self.space.read_config(EXPRESS + express::DEVICE_CAPABILITIES, Width::Dword));
+        if offset == EXPRESS + express::DEVICE_CONTROL && value & initiate != 0 && can_reset {
+            assert_eq!(self.command() & command::BUS_MASTER, 0, "a reset in the middle of DMA");
+            return self.reset();
+        }
         self.space.set(offset.into(), &value.to_le_bytes()[..width as usize]);
     }
 
@@ -155,7 +189,7 @@ impl Function {
     /// Reads a register.
     #[must_use]
     pub fn read(&self, offset: u16, width: Width) -> u32 {
-        self.space.read_config(offset, width)
+        if self.is_silent { width.bits() } else { self.space.read_config(offset, width) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The toolstack's nodes (`docs/xenstore.md`), in libxl's shapes.
 
 use pci_config::{Policy, permitted_writes};
+use pcidom_abi::pool::PolicyNumbers;
 use pcidom_abi::{AerValue, DeviceNode, Phase, paths};
 use xen_types::{DomId, Sbdf};
 
@@ -132,7 +133,8 @@ impl SimTool {
     pub(crate) fn assign(&self, guest: DomId, devices: impl Iterator<Item = Sbdf>) {
         for device in devices {
             self.xen.assign(device, guest);
-            let list = self.xen.with_function(ecam(device), |function| permitted_writes(function, &Policy::default()));
+            let policy = Policy::default().with_resets(true, true);
+            let list = self.xen.with_function(ecam(device), |function| permitted_writes(function, &policy));
             let list = list.map(|list| list.to_node().expect("few registers"));
             self.change(|store| {
                 if let Some(list) = &list {
@@ -155,6 +157,13 @@ impl SimTool {
             store.write(&format!("{dir}/state"), "new")?;
             store.set_permissions(&format!("{dir}/state"), &["n0", &writable])
         });
+    }
+
+    /// Tells the stub that dom0 resets a device for its guest.
+    pub fn offer_reset(&self, address: Sbdf) {
+        let numbers = PolicyNumbers(Policy::default().with_resets(true, true).policy_flags().numbers());
+        self.write(&format!("{}/policy", self.pool_dir(address)), &numbers.to_string());
+        self.write(&format!("{}/state", self.pool_dir(address)), "new");
     }
 
     /// Takes back a device that a guest has left: quiesces it where that was not done, and enters that it is nobody's.

@@ -64,6 +64,9 @@ fn check_value(allowed: &Allowed) -> Result<(), Failure> {
         WriteKind::Bist if allowed.value != bist::START.into() => {
             Err(Failure::NotAllowed("asked for a BIST write that does not start the test"))
         }
+        WriteKind::Reset if allowed.value != allowed.mask => {
+            Err(Failure::NotAllowed("asked for a write that starts no reset"))
+        }
         _ => Ok(()),
     }
 }

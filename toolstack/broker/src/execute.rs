@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::interrupts::{Work, switch_on};
 use super::power;
 use super::quiesce;
+use super::reset;
 use super::vectors::{self, Noted, Vectors};
 use crate::records::{self, Phase};
 use crate::resources::DeviceResources;
@@ -177,6 +178,11 @@ fn carry_out(
             check_after(&work).map(|()| (Answer::default(), None))
         }
         BrokerCommand::Query => Ok((query(&work), Some(work.noted))),
+        BrokerCommand::Restore => {
+            reset::restore(&work, request.value)?;
+            restore_vectors(&work)?;
+            check_after(&work).map(|()| (Answer::default(), None))
+        }
     }
 }
 
@@ -187,7 +193,8 @@ fn without_list(command: BrokerCommand, config: &Config) -> Result<PermittedWrit
         BrokerCommand::ConfWrite
         | BrokerCommand::EnableMsi
         | BrokerCommand::EnableMultiMsi
-        | BrokerCommand::EnableMsix => return Err(Failure::NoList),
+        | BrokerCommand::EnableMsix
+        | BrokerCommand::Restore => return Err(Failure::NoList),
         BrokerCommand::DisableMsi | BrokerCommand::DisableMsix | BrokerCommand::Quiesce => {
             config.change_word(header::COMMAND, |command| command & !command::BUS_MASTER)?;
         }
@@ -206,6 +213,7 @@ fn write(work: &Work<'_>, request: &Request, permitted: &PermittedWrites) -> Res
         match write.kind {
             WriteKind::PowerState => change_power_state(work, write.offset, new)?,
             WriteKind::Command => is_noted |= write_command(work, write, new)?,
+            WriteKind::Reset => reset::reset(work, write, new)?,
             WriteKind::InterruptControl => work.write_control(write, new)?,
             _ => work.config.write(write.offset, write.width, new)?,
         }
@@ -262,7 +270,7 @@ fn check_after(work: &Work<'_>) -> Result<(), Failure> {
     Err(Failure::NotYours)
 }
 
-/// A device that came back from D3hot has forgotten its messages.
+/// A device that came back from D3hot or was reset has forgotten its messages.
 fn restore_vectors(work: &Work<'_>) -> Result<(), Failure> {
     if work.controls_interrupts {
         // Whose they are only Xen knows; the guest turns them on again.

@@ -46,7 +46,11 @@ fn list(hw: &Memory, policy: &Policy) -> PermittedWrites {
 fn for_all(judge: impl Fn(&str, &Memory, &Known, &Policy)) {
     for (name, hw, known) in devices() {
         for text in POLICIES {
-            judge(&format!("{name}, {text}"), &hw, &known.clone().with_policy(text), &text.parse().expect("a policy"));
+            for resets in [false, true] {
+                let policy = text.parse::<Policy>().expect("a policy").with_resets(resets, resets);
+                let known = Known { policy, ..known.clone() };
+                judge(&format!("{name}, {text}, resets {resets}"), &hw, &known, &policy);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! | `ring` | one stub's page and port |
 //! | `execute`, `failure` | one request and its end |
 //! | `assignment`, `allow` | the checks: whose a device is, and the list of what may be written to it |
-//! | `interrupts`, `vectors`, `power`, `quiesce` | what is done; commands do some of it too |
+//! | `interrupts`, `vectors`, `power`, `quiesce`, `reset` | what is done; commands do some of it too |
 //! | `log` | lines that a stub cannot flood the journal with |
 //! | `table` | the device database in memory: who is to be served, and what is to be put right |
 //! | `reclaim` | devices of guests that are gone |
@@ -36,6 +36,7 @@ mod power;
 mod quiesce;
 mod reclaim;
 pub mod records;
+mod reset;
 mod resources;
 mod ring;
 mod serve;

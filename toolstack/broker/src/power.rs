@@ -56,13 +56,7 @@ pub(crate) fn write_pmcsr(
             Ok(true) => header.command,
             _ => header.command & !u32::from(command::BUS_MASTER) | u32::from(command::INTX_DISABLE),
         };
-        // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
-        let addresses = if resources.is_virtual() { &[] } else { resources.resources.as_slice() };
-        let is_lost = pmcsr & u32::from(power::NO_SOFT_RESET) == 0;
-        match host.sysfs.pristine(resources.device).filter(|_| is_lost) {
-            Some(pristine) => drop(host.sysfs.restore(config, addresses, &pristine, false)?),
-            None => config.restore_addresses(addresses)?,
-        }
+        write_back(host, config, resources, pmcsr & u32::from(power::NO_SOFT_RESET) == 0)?;
         header.restore(config, resources, command)?;
         answer?;
     }
@@ -83,6 +77,21 @@ pub(crate) fn wake(
         return Ok(false);
     }
     write_pmcsr(host, config, resources, at + power::PMCSR, pmcsr & !(STATE | u32::from(power::PME_STATUS)), is_in_use)
+}
+
+/// Writes back a function's addresses and, where all `is_lost`, what was saved of it when it came into its pool.
+pub(crate) fn write_back(
+    host: &Dom0,
+    config: &Config,
+    resources: &DeviceResources,
+    is_lost: bool,
+) -> Result<(), Error> {
+    // A virtual function has no address registers to lose (PCIe 5.0 §9.3.4.1.11).
+    let addresses = if resources.is_virtual() { &[] } else { resources.resources.as_slice() };
+    match host.sysfs.pristine(resources.device).filter(|_| is_lost) {
+        Some(pristine) => host.sysfs.restore(config, addresses, &pristine, false).map(drop),
+        None => config.restore_addresses(addresses),
+    }
 }
 
 /// Registers of the header besides addresses, which come from sysfs because the device may be wrong about them.

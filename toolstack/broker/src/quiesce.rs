@@ -28,6 +28,8 @@ pub fn quiesce_device<E: From<Error>>(
     if noted.vectors != Vectors::None {
         host.commit(&[vectors::store(&Vectors::Busy, device)])?;
     }
+    // A function that its guest has just reset decodes nothing, and shall not decode what it is not given.
+    power::write_back(host, &config, resources, false)?;
     config.quiesce(resources.decode(), capabilities)?;
     // Before anything that has Xen look into the MSI-X table: in D3hot nobody answers there.
     power::wake(host, &config, capabilities, resources, || Ok(false))?;

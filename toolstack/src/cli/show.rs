@@ -12,6 +12,7 @@ use xen_types::{DomId, Sbdf};
 
 use crate::cli::columns::columns;
 use crate::cli::list::{self, DomainEntry};
+use crate::device::permitted_writes;
 use crate::device::resources::DeviceResources;
 use crate::device::state;
 use crate::error::Error;
@@ -84,6 +85,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     let stub = record.map(|record| record.stub);
     let guest = record.and_then(|record| record.frontend);
     let policy = device_table::policy(host, device)?.unwrap_or_default();
+    let with_resets = permitted_writes::with_resets(host, device, &policy);
     let device_resources = DeviceResources::gather(host, device)?;
     let mut resources = [None; RESOURCES];
     for (index, resource) in &device_resources.resources {
@@ -95,7 +97,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
         resources: &resources,
         ids: device_resources.ids,
         irq: device_resources.gsi.unwrap_or(0),
-        policy_flags: policy.policy_flags(),
+        policy_flags: with_resets.policy_flags(),
     };
     let is_alone = match (stub, guest) {
         (Some(stub), Some(guest)) => is_alone(host, stub, guest)?,
@@ -104,7 +106,7 @@ pub(crate) fn show(host: &Host, device: Sbdf) -> Result<Shown, Error> {
     let (size, fault, entries) = config.look(|space| {
         let (mut view, fault) = VirtualConfig::read_from(&description, space);
         view.show_alone(space, is_alone);
-        (view.size(), fault, view.inventory(space, &policy))
+        (view.size(), fault, view.inventory(space, &with_resets))
     })?;
     let denied_writes = match (stub, guest) {
         (Some(stub), Some(guest)) if pool::state(host, stub, device)?.guest() == Some(guest) => {

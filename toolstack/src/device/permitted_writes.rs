@@ -1,13 +1,34 @@
 //! The list of what the broker may write to a device, as a guest gets it: the policy's table over what the device says by then.
 
-use pci_config::{Policy, permitted_writes};
-use pcidom_abi::{DeviceNode, PermittedWrites};
+use pci_config::{Policy, PolicyFlags, permitted_writes};
+use pcidom_abi::pool::{self, PolicyNumbers};
+use pcidom_abi::{DeviceNode, PermittedWrites, paths};
 use xen_types::Sbdf;
+use xenstore::path;
 
 use crate::error::Error;
 use crate::host::Host;
+use crate::records::device_table;
 use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
+
+/// The policy, with the function level resets that dom0's kernel would use itself. None where it knows of something that the device needs besides (`device_specific`,
+/// which comes before them), or has been told to use other methods.
+pub(crate) fn with_resets(host: &Host, device: Sbdf, policy: &Policy) -> Policy {
+    let methods = host.sysfs.reset_methods_in_turn(device);
+    let has =
+        |name| methods.iter().any(|method| method == name) && !methods.iter().any(|method| method == "device_specific");
+    policy.with_resets(has("flr"), has("af_flr"))
+}
+
+/// The policy, with the resets that the guest is shown: whatever dom0's kernel says by now.
+fn with_shown_resets(host: &Host, device: Sbdf, policy: &Policy) -> Result<Policy, Error> {
+    let Some(record) = device_table::load_one(host, device)? else { return Ok(*policy) };
+    let node = path::child(&paths::pool_dir(record.stub, device), pool::POLICY);
+    let numbers = host.read(&node)?.and_then(|text| PolicyNumbers::parse(text.as_bytes()));
+    let flags = numbers.map_or_else(PolicyFlags::default, |numbers| PolicyFlags::new(numbers.0));
+    Ok(policy.with_resets(flags.shows_express_reset(), flags.shows_features_reset()))
+}
 
 /// Makes the list.
 fn compile(host: &Host, device: Sbdf, policy: &Policy) -> Result<PermittedWrites, Error> {
@@ -20,12 +41,15 @@ fn compile(host: &Host, device: Sbdf, policy: &Policy) -> Result<PermittedWrites
 
 /// Makes the list, and the change that notes it for the broker.
 pub(crate) fn note(host: &Host, device: Sbdf, policy: &Policy) -> Result<Change, Error> {
-    Ok(Change::write(DeviceNode::PermittedWrites.of(device), node(host, device, policy)?))
+    Ok(Change::write(
+        DeviceNode::PermittedWrites.of(device),
+        node(host, device, &with_shown_resets(host, device, policy)?)?,
+    ))
 }
 
 /// Refuses a policy whose list no node of xenstore holds.
 pub(crate) fn check(host: &Host, device: Sbdf, policy: &Policy) -> Result<(), Error> {
-    node(host, device, policy).map(drop)
+    node(host, device, &with_resets(host, device, policy)).map(drop)
 }
 
 fn node(host: &Host, device: Sbdf, policy: &Policy) -> Result<String, Error> {

@@ -66,7 +66,8 @@ pub(crate) fn is_fresh(host: &Host, device: Sbdf, decode: Decode) -> Result<bool
 impl Resetting {
     pub(crate) fn begin(host: &Host, device: Sbdf, decode: Decode) -> Result<Self, Error> {
         // Linux waits more than a minute for a device to come back from its reset, and nothing can interrupt it.
-        let end = if state::is_gone(&host.sysfs.config(device)?)? {
+        // Its guest may have reset it just now.
+        let end = if !answers(host, device)? {
             host.note(&format!("{device} is gone and was not reset"));
             End::Known(Reset::Failed)
         } else {

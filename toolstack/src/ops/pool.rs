@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pci_config::Policy;
+use pci_config::{Policy, PolicyFlags};
 pub(crate) use pcidom_abi::PoolState;
 use pcidom_abi::paths;
 use pcidom_abi::pool::{self, ONLINE, POLICY, PolicyNumbers};
@@ -10,6 +10,7 @@ use xen_types::{DomId, Sbdf};
 use xenstore::wire::MAX_PAYLOAD;
 use xenstore::{Permission, path};
 
+use crate::device::permitted_writes;
 use crate::device::resources::DeviceResources;
 use crate::error::{Doing, DomainName, Error, list};
 use crate::host::Host;
@@ -73,7 +74,7 @@ pub(crate) fn entry(
         ids: resources.ids,
         irq: resources.gsi.unwrap_or(0),
         resources: registers,
-        policy: None,
+        policy: policy_numbers(host, resources.device, &Policy::default()),
     };
     changes.extend(description.nodes().into_iter().map(|(name, value)| Change::write(node(name), value)));
     changes.push(Change::write(node(ONLINE), 1));
@@ -95,18 +96,29 @@ pub(crate) fn leave(stub: DomId, device: Sbdf) -> Vec<Change> {
 
 /// Has the stub look anew at a device that came back from a guest and was quiesced: what it saw when the guest let go may
 /// have been a device still at work, and what its guest might do with it. Then comes [`await_verdict`].
-pub(crate) fn present_again(stub: DomId, device: Sbdf) -> [Change; 3] {
+pub(crate) fn present_again(host: &Host, stub: DomId, device: Sbdf) -> [Change; 3] {
     let [policy, aer] = [POLICY, pool::AER].map(|node| path::child(&paths::pool_dir(stub, device), node));
+    let policy = match policy_numbers(host, device, &Policy::default()) {
+        Some(numbers) => Change::write(policy, numbers),
+        None => Change::remove(policy),
+    };
     // What a guest was to be told of an error is nothing for the next one.
-    [Change::remove(policy), Change::remove(aer), Change::write(paths::pool_state_node(stub, device), PoolState::New)]
+    [policy, Change::remove(aer), Change::write(paths::pool_state_node(stub, device), PoolState::New)]
+}
+
+/// What a policy means for the stub, with the resets that it may show a guest; `None` where that is nothing.
+fn policy_numbers(host: &Host, device: Sbdf, policy: &Policy) -> Option<PolicyNumbers> {
+    let flags = permitted_writes::with_resets(host, device, policy).policy_flags();
+    (flags != PolicyFlags::default()).then(|| PolicyNumbers(flags.numbers()))
 }
 
 /// Tells stub and broker what the next guest of a free device may do with it besides what any guest may. Then comes [`await_verdict`].
-pub(crate) fn set_policy(stub: DomId, device: Sbdf, policy: &Policy) -> Vec<Change> {
-    let numbers = PolicyNumbers(policy.policy_flags().numbers());
+pub(crate) fn set_policy(host: &Host, stub: DomId, device: Sbdf, policy: &Policy) -> Vec<Change> {
+    let node = path::child(&paths::pool_dir(stub, device), POLICY);
+    let numbers = policy_numbers(host, device, policy);
     vec![
         device_table::set_policy(device, policy),
-        Change::write(path::child(&paths::pool_dir(stub, device), POLICY), numbers),
+        numbers.map_or_else(|| Change::remove(&node), |numbers| Change::write(&node, numbers)),
         Change::remove(path::child(&paths::pool_dir(stub, device), pool::AER)),
         Change::write(paths::pool_state_node(stub, device), PoolState::New),
     ]

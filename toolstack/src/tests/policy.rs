@@ -77,6 +77,35 @@ fn a_policy_goes_with_the_loan_and_ends_with_it() {
 }
 
 #[test]
+fn a_guest_is_shown_the_reset_that_dom0_would_use_and_may_start_it() {
+    for (methods, is_shown) in [("af_flr pm bus", true), ("device_specific af_flr", false), ("flr pm bus", false)] {
+        let machine = MachineWithStub::new();
+        let mut config = machine.machine.config(E1000);
+        config.bytes[0x34] = 0;
+        config.set_word(6, 0);
+        config.add_capability(0x40, 0x13, 0);
+        config.set(0x42, &[0x06, 0x03]);
+        machine.machine.tree.write(format!("bus/pci/devices/{E1000}/config"), config.bytes);
+        machine.machine.tree.write(format!("bus/pci/devices/{E1000}/reset_method"), format!("{methods}\n"));
+        assignable::add(&machine.host, &[device(E1000)], "pcidom").unwrap();
+        let policy = machine.read(POOL);
+        attach(&machine.host, &request("web", &[E1000])).unwrap();
+        let shown = guest_reads(&machine, 0x40, 4).unwrap() >> 25 & 1 != 0;
+        let list = machine.read(LIST).unwrap();
+        let is_listed = list.contains(" reset:44:1:1:0");
+        assert_eq!((shown, is_listed), (is_shown, is_shown), "{methods}: {list}");
+        assert_eq!(policy.as_deref() == Some("10 0 1000210000"), is_shown, "{methods}: {policy:?}");
+        // The next guest as well, and one with a policy.
+        detach_from(&machine);
+        assert_eq!(machine.read(POOL), policy);
+        machine.with_peers(|peers| peers.guests.get_mut(&WEB).unwrap().forget());
+        attach(&machine.host, &request("web", &[&format!("{E1000},permissive=1")])).unwrap();
+        assert_eq!(guest_reads(&machine, 0x40, 4).unwrap() >> 25 & 1 != 0, is_shown, "{methods}");
+        assert!(machine.read(POOL).is_some_and(|policy| policy.starts_with(if is_shown { "12 " } else { "2 " })));
+    }
+}
+
+#[test]
 fn a_list_that_no_node_holds_is_refused_before_anything_is_done() {
     let machine = Machine::new();
     with_capabilities(&machine);

@@ -146,14 +146,14 @@ fn an_image_that_does_not_come_up_is_taken_back() {
 fn nothing_is_touched_where_something_does_not_fit() {
     type Change = fn(&mut World);
     let (old, new) = (Maker::new(b"old"), Maker::new(b"new"));
-    let other_layout = Maker { layout: 2, ..Maker::new(b"old") };
+    let other_layout = Maker { layout: layout::LAYOUT + 1, ..Maker::new(b"old") };
     let cases: [(&Maker, Change, &str); 6] = [
         (&old, |world| set_fact(world, layout::MAY_RESTART, layout::NEVER), "restart=never"),
         (&old, |world| set_fact(world, layout::MAY_RESTART, layout::TRIAL), "a moment ago"),
         (&old, |world| world.memory.pages.get_mut(&FACTS).unwrap()[AT + 300] ^= 4, "damaged"),
         (&old, |world| world.domains.get_mut(&STUB).unwrap().paused = true, "is paused"),
         (&old, |world| world.memory.pages.retain(|_, _| false), "no image of pcidom"),
-        (&other_layout, |_| {}, "layout 2"),
+        (&other_layout, |_| {}, "its memory has layout"),
     ];
     for (running, change, why) in cases {
         let machine = machine(running);

@@ -110,7 +110,8 @@ pub(super) const BLOCKS: [Block; 16] = [
         &[
             unlogged_id_and_next("PCI AF ECN"),
             register(2, 2, "Length, AF Capabilities", Read::AdvancedFeatures, Write::Drop, 0, "PCI AF ECN"),
-            register(4, 2, "AF Control, Status", DEVICE, Write::Drop, 0, "PCI AF ECN"), // function level reset
+            register(4, 1, "AF Control", DEVICE, Write::FeaturesControl, 0, "PCI AF ECN"),
+            register(5, 1, "AF Status", DEVICE, Write::Drop, 0, "PCI AF ECN"),
         ],
     ),
     locked(0x14, "ea", Length::ToNext, &[unlogged_id_and_next("PCIe 5.0 §7.8.5")]),

@@ -30,8 +30,8 @@ pub(super) const BLOCK: Block = block(
             "PCIe 5.0 §7.5.3.3",
         ),
         // Relaxed ordering and the size of read requests, which drivers tune. Not: error reporting, payload size, extended tags, phantom
-        // functions (other requesters' ids), auxiliary power, no snoop, function level reset.
-        register(0x08, 2, "Device Control", DEVICE, Write::Drop, 0x7010, "PCIe 5.0 §7.5.3.4"),
+        // functions (other requesters' ids), auxiliary power, no snoop.
+        register(0x08, 2, "Device Control", DEVICE, Write::DeviceControl, 0x7010, "PCIe 5.0 §7.5.3.4"),
         register(0x0a, 2, "Device Status", DEVICE, Write::DropStatus, 0x000f, "PCIe 5.0 §7.5.3.5"),
         locked(0x0c, 4, "Link Capabilities", "PCIe 5.0 §7.5.3.6"),
         locked(0x10, 2, "Link Control", "PCIe 5.0 §7.5.3.7"),

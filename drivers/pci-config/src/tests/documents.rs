@@ -29,7 +29,8 @@ fn line(block: &Block, row: &Row) -> Option<String> {
     let any = row.write.device_bits();
     let more = row.permissive & !any | row.write.interrupt_bits();
     let is_told = row.write == Write::Base;
-    let what = if row.write.is_drop() { "dropped otherwise".to_owned() } else { Reason::Table(row.write).to_string() };
+    let is_dropped = matches!(row.write, Write::Drop | Write::DropStatus);
+    let what = if is_dropped { "dropped otherwise".to_owned() } else { Reason::Table(row.write).to_string() };
     let (place, bytes) = (place(block, &format!("{:02x}", row.at)), row.bytes);
     let source = row.source;
     (any | more != 0 || is_told).then(|| {

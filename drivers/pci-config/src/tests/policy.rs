@@ -3,8 +3,9 @@
 use proptest::prelude::*;
 
 use super::{assign, carried_out};
-use crate::fakes::{Memory, network_card_known, server_card};
-use crate::{Policy, Quirk, Width, WritableMask, permitted_writes};
+use crate::fakes::{Known, Memory, network_card_known, server_card, virtual_function, virtual_function_known};
+use crate::{Answering, HardwareWrite, Policy, Quirk, Register, Width, WritableMask, permitted_writes};
+use pcidom_abi::WriteKind;
 
 /// The bits of each byte of the server's card that a guest with a permissive device may change on it: written down by hand from the
 /// specifications, byte by byte, and not from the table.
@@ -232,6 +233,108 @@ fn policies_are_read_strictly() {
     }
     assert_eq!("quirk=40:4:1,quirk=40:4:1".parse::<Policy>().map(|policy| policy.quirks().count()), Ok(1));
     assert!(Quirk::new(0x40, Width::Word, 0x1_0000).is_none());
+}
+
+/// The server's card, which can be reset by PCI Express (60) and by Advanced Features (b8).
+fn resettable() -> Memory {
+    let mut card = server_card();
+    card.set(0x64, &0x1000_8000_u32.to_le_bytes());
+    card.set(0xba, &[0x06, 0x03]);
+    card
+}
+
+#[test]
+fn a_reset_is_shown_and_passed_on_where_dom0_carries_it_out() {
+    let card = resettable();
+    for (express, features) in [(false, false), (true, false), (false, true), (true, true)] {
+        let policy = Policy::default().with_resets(express, features);
+        let mut config = assign(&Known { policy, ..network_card_known() }, &card);
+        let shown =
+            [(0x64, 28), (0xb8, 25)].map(|(offset, bit)| config.read(&card, offset, 4).unwrap() >> bit & 1 != 0);
+        assert_eq!(shown, [express, features]);
+        let list = permitted_writes(&card, &policy);
+        let listed =
+            |offset| list.registers.iter().any(|write| write.kind == WriteKind::Reset && write.offset == offset);
+        assert_eq!([listed(0x68), listed(0xbc)], [express, features]);
+        let mut written = |offset, size, value| {
+            let outcome = config.write(&card, offset, size, value).unwrap();
+            let write =
+                |write: &HardwareWrite| (write.register, write.offset, write.width as u8, write.mask, write.value);
+            outcome.hardware().map(write).next()
+        };
+        let by_express = express.then_some((Register::Reset, 0x68, 2, 0x8000, 0x8000));
+        let by_features = features.then_some((Register::Reset, 0xbc, 1, 1, 1));
+        for (offset, size, value) in [(0x68, 2, 0xa010), (0x68, 4, 0x0000_8000), (0x69, 1, 0x80)] {
+            assert_eq!(written(offset, size, value), by_express, "{offset:#x} {size} {value:#x}");
+        }
+        for (offset, size, value) in [(0xbc, 1, 1), (0xbc, 2, 0x0001), (0xbc, 4, u32::MAX)] {
+            assert_eq!(written(offset, size, value), by_features, "{offset:#x} {size} {value:#x}");
+        }
+        for (offset, size, value) in
+            [(0x68, 2, 0x7fff), (0x68, 1, 0x80), (0x6a, 2, 0x8000), (0xbc, 1, 0xfe), (0xbd, 1, 1)]
+        {
+            assert_eq!(written(offset, size, value), None, "{offset:#x} {size} {value:#x}");
+        }
+        let again = config.reset_write().map(|write| write.offset);
+        assert_eq!(again, if express { Some(0x68) } else { features.then_some(0xbc) });
+    }
+}
+
+#[test]
+fn a_reset_that_the_function_does_not_have_is_not_passed_on_whatever_dom0_says() {
+    let mut card = resettable();
+    card.set(0x67, &[0]);
+    card.set(0xbb, &[0]);
+    let policy = Policy::default().with_resets(true, true);
+    let mut config = assign(&Known { policy, ..network_card_known() }, &card);
+    assert_eq!(config.write(&card, 0x68, 2, 0x8000).unwrap().hardware().count(), 0);
+    assert_eq!(config.write(&card, 0xbc, 1, 1).unwrap().hardware().count(), 0);
+    assert!(permitted_writes(&card, &policy).registers.iter().all(|write| write.kind != WriteKind::Reset));
+    // Nor one of a hidden capability.
+    let hidden = "permissive=0,hide=pcie,hide=af".replace("pcie", "10").replace("af", "13");
+    let policy = hidden.parse::<Policy>().unwrap().with_resets(true, true);
+    let mut config = assign(&Known { policy, ..network_card_known() }, &resettable());
+    assert!(config.reset_write().is_none() && config.write(&resettable(), 0x68, 2, 0x8000).unwrap().is_dropped);
+}
+
+#[test]
+fn a_permissive_guest_starts_a_reset_and_nothing_else_with_it() {
+    let card = resettable();
+    let policy = "permissive=1".parse::<Policy>().unwrap().with_resets(true, true);
+    let mut config = assign(&Known { policy, ..network_card_known() }, &card);
+    let outcome = config.write(&card, 0x68, 2, 0xf010).unwrap();
+    let writes: Vec<_> = outcome.hardware().map(|write| (write.register, write.mask)).collect();
+    assert_eq!(writes, [(Register::Reset, 0x8000)]);
+    let list = permitted_writes(&card, &policy);
+    assert_eq!(carried_out(outcome.hardware().next().unwrap(), &list), [(0x68, 2, 0x8000, 0x8000)]);
+    let outcome = config.write(&card, 0x68, 2, 0x7010).unwrap();
+    assert_eq!(outcome.hardware().next().map(|write| write.register), Some(Register::Open));
+}
+
+#[test]
+fn who_answers_is_told_by_ids_and_class() {
+    let card = server_card();
+    let config = assign(&network_card_known(), &card);
+    let with = |bytes: [u8; 4], class: [u8; 4]| {
+        let mut card = card.clone();
+        card.set(0, &bytes);
+        card.set(8, &class);
+        config.who_answers(&card, false)
+    };
+    let (ids, class) = ([0x86, 0x80, 0x33, 0x15], [0x03, 0x00, 0x00, 0x02]);
+    assert_eq!(with(ids, class), Answering::Same);
+    assert_eq!(with([0xff; 4], [0xff; 4]), Answering::Nobody);
+    assert_eq!(with([0x01, 0x00, 0xff, 0xff], [0xff; 4]), Answering::Nobody, "not ready (PCIe 5.0 §2.3.2)");
+    assert_eq!(with([0x01, 0x00, 0xff, 0xff], class), Answering::Nobody);
+    assert_eq!(with([0xff; 4], class), Answering::Nobody, "no virtual function");
+    assert_eq!(with(ids, [0xff; 4]), Answering::Nobody);
+    assert_eq!(with([0x86, 0x80, 0x21, 0x15], class), Answering::Other);
+    assert_eq!(with(ids, [0x04, 0x00, 0x00, 0x02]), Answering::Other);
+    let function = virtual_function();
+    let config = assign(&virtual_function_known(), &function);
+    assert_eq!(config.who_answers(&function, true), Answering::Same);
+    assert_eq!(config.who_answers(&card, true), Answering::Other);
+    assert_eq!(config.who_answers(&Memory::from_bytes(vec![0xff; 4096]), true), Answering::Nobody);
 }
 
 /// One write of a guest: where, how wide, what.

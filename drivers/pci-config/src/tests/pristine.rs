@@ -92,7 +92,7 @@ const LEFT_OUT: [(&str, &str); 14] = [
     ("Page Request Control", "Xen's"),
     ("PASID Control", "Xen's"),
     ("DPC Control", "ports"),
-    ("AF Control, Status", "starts a reset"),
+    ("AF Control", "starts a reset"),
     ("VPD Address", "starts a transfer"),
     ("VPD Data", "starts a transfer"),
     ("Message Control", "above"),

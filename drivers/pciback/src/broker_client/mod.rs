@@ -67,6 +67,8 @@ pub(crate) struct Broker<P: Platform> {
     // The queues are vectors: they are short, and each type in a `VecDeque` is some hundred bytes of the image.
     /// Functions with a cleanup to do, each once: all but those that it was not there for, and some that need none any more.
     cleanups: Vec<Sbdf>,
+    /// Functions that are away, and when each is looked at next. Some are not away any more.
+    looked_for: Vec<(u64, Sbdf)>,
     /// Frontends in the order in which they came, each once. Some wait no longer.
     waiting: Vec<DomId>,
     /// The log says that it is not there.
@@ -87,11 +89,12 @@ struct Ring<P: Platform> {
 
 impl<P: Platform> Default for Broker<P> {
     fn default() -> Self {
-        let (cleanups, waiting) = (Vec::new(), Vec::new());
+        let (cleanups, looked_for, waiting) = (Vec::new(), Vec::new(), Vec::new());
         Self {
             ring: None,
             state: State::Idle,
             cleanups,
+            looked_for,
             waiting,
             is_absence_logged: false,
             has_returned: false,
@@ -130,8 +133,8 @@ impl<P: Platform> Broker<P> {
         match self.state {
             State::Asked { deadline_ns, .. } => Some(deadline_ns),
             State::Idle | State::Silent { .. } if self.is_due() => Some(0),
-            State::Idle => self.retry_ns,
-            State::Silent { .. } => None,
+            State::Idle => self.retry_ns.into_iter().chain(self.next_look_ns()).min(),
+            State::Silent { .. } => self.next_look_ns(),
         }
     }
 
@@ -152,13 +155,24 @@ impl<P: Platform> Broker<P> {
 
     /// Makes room for so many functions and their frontends, so that answering requests takes no memory.
     pub(crate) fn make_room(&mut self, functions: usize) {
-        self.cleanups.reserve(functions);
+        self.cleanups.reserve(2 * functions);
+        self.looked_for.reserve(functions);
         self.waiting.reserve(functions);
     }
 
     /// Takes note of a function that has a cleanup to do, and is not noted yet.
     pub(crate) fn queue_cleanup(&mut self, device: Sbdf) {
         self.cleanups.push(device);
+    }
+
+    /// Has a function that is away looked at then.
+    pub(crate) fn look_for(&mut self, device: Sbdf, at_ns: u64) {
+        self.looked_for.push((at_ns, device));
+    }
+
+    /// When the next one is looked at.
+    fn next_look_ns(&self) -> Option<u64> {
+        self.looked_for.iter().map(|(at_ns, _)| *at_ns).min()
     }
 
     /// The function that has waited longest for its cleanup, not to be asked about again. The caller clears its `is_queued`.
@@ -179,8 +193,12 @@ impl<P: Platform> Broker<P> {
         self.retry_ns = Some(self.retry_ns.map_or(at_ns, |earlier| earlier.min(at_ns)));
     }
 
-    /// Has what was refused looked for when its time has come.
+    /// Has what was refused, and what is away, looked for when its time has come.
     pub(crate) fn retry_if_due(&mut self, platform: &P) {
+        while let Some(place) = self.looked_for.iter().position(|(at_ns, _)| *at_ns <= platform.now_ns()) {
+            let (_, device) = self.looked_for.swap_remove(place);
+            self.cleanups.push(device);
+        }
         if let Some(at_ns) = self.retry_ns
             && at_ns <= platform.now_ns()
         {

@@ -10,6 +10,7 @@ use super::Frontend;
 use crate::handshake::Outcome;
 use crate::platform::Platform;
 use crate::pool::Relay;
+use crate::requests::Presence;
 
 impl<P: Platform> Frontend<P> {
     /// Goes on with what the `aer` node of one of its devices says: what the node is to say now, if anything else.
@@ -28,7 +29,7 @@ impl<P: Platform> Frontend<P> {
             return None;
         };
         if value == AerValue::ISOLATE {
-            device.parts().0.is_absent = true;
+            device.parts().0.presence = Presence::Gone;
             device.note(false); // for a restart in place
             signal.raise();
             return Some(AerValue::answer(ErrorResult::Disconnect as u32));

@@ -38,6 +38,7 @@ use crate::options::Options;
 use crate::platform::Platform;
 use crate::pool::{Notified, Pool, PoolDevice};
 use crate::rate::Lines;
+use crate::requests::Presence;
 use crate::shared::adoption_stage::Turn;
 use crate::signal::Signal;
 use crate::topology::ExportMode;
@@ -172,7 +173,7 @@ impl<P: Platform> Frontend<P> {
             }
             if self.is_put_aside {
                 device.notified = Notified::Guest;
-                device.parts().0.is_absent = true;
+                device.parts().0.presence = Presence::Gone;
             }
             device.queue_cleanup(broker);
         }

@@ -209,7 +209,10 @@ impl<P: Platform> Frontend<P> {
             // Not before it is quiesced: what is written now would be undone. Not what takes time, or care for bits that clear by ones.
             BrokerRequest::Write { now, then, .. }
                 if self.is_direct
-                    && !matches!(now.register, Register::PowerState | Register::InterruptControl | Register::Open)
+                    && !matches!(
+                        now.register,
+                        Register::PowerState | Register::InterruptControl | Register::Reset | Register::Open
+                    )
                     && device.cleanup != Cleanup::Quiesce =>
             {
                 [Some(now), then].iter().flatten().for_each(|write| device.write(write));
@@ -222,6 +225,9 @@ impl<P: Platform> Frontend<P> {
                     let (function, hw) = device.parts();
                     if requests::are_entries_valid(function, hw, entries) {
                         device.is_touched = true;
+                        if job.is_reset() {
+                            device.await_reset(platform.now_ns());
+                        }
                         if job.is_enable() {
                             device.cleanup = Cleanup::None; // the broker turns off what is on
                         }
@@ -244,6 +250,11 @@ impl<P: Platform> Frontend<P> {
             },
         }
         link.leave_queue();
+        if job.is_reset() {
+            device.await_reset(platform.now_ns());
+            device.queue_cleanup(broker);
+            device.note(false);
+        }
         if job == BrokerRequest::Disable {
             device.parts().0.interrupts = Interrupts::Off; // as the guest is notified; it happens when the broker is there
             device.cleanup = device.cleanup.max(Cleanup::Disable);

@@ -4,9 +4,9 @@ use alloc::string::{String, ToString as _};
 
 use super::device_info::DeviceInfo;
 use crate::broker_client::Broker;
-use crate::config::{HardwareWrite, VirtualConfig, check_quiesced, check_servable, is_absent};
+use crate::config::{Answering, HardwareWrite, VirtualConfig, check_quiesced, check_servable, is_absent};
 use crate::platform::{ConfigSpace as _, ConfigWrite as _, Platform};
-use crate::requests::{AssignedFunction, BrokerRequest, Cleanup, Interrupts, Verdict};
+use crate::requests::{AssignedFunction, Away, BrokerRequest, Cleanup, Interrupts, Next, Presence, Verdict};
 use crate::topology::Traits;
 
 /// One function: what the tool said about it, its mapped configuration space, and what a guest sees of that.
@@ -18,6 +18,8 @@ pub(crate) struct PoolDevice<P: Platform> {
     pub(crate) cleanup: Cleanup,
     /// It has a place in the broker's queue of cleanups.
     is_queued: bool,
+    /// It has a place among those that are looked for.
+    is_looked_for: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
     /// Its guest has let it go.
@@ -36,6 +38,8 @@ mod note {
     pub(super) const TOUCHED: u32 = 1 << 27;
     pub(super) const ABSENT: u32 = 1 << 28;
     pub(super) const GIVEN_BACK: u32 = 1 << 29;
+    pub(super) const AWAY: u32 = 1 << 30;
+    pub(super) const TO_BE_RESET: u32 = 1 << 31;
 }
 
 /// Who was notified that a function is gone.
@@ -80,6 +84,7 @@ impl<P: Platform> PoolDevice<P> {
             function,
             cleanup: Cleanup::None,
             is_queued: false,
+            is_looked_for: false,
             is_touched: false,
             is_given_back: false,
             notified: Notified::None,
@@ -95,21 +100,34 @@ impl<P: Platform> PoolDevice<P> {
             Interrupts::MsiX => note::MSI_X,
         };
         let flag = |flag, is_set| if is_set { flag } else { 0 };
+        let presence = match self.function.presence {
+            Presence::Here => 0,
+            Presence::Away(Away { next: Next::Look, .. }) => note::AWAY,
+            Presence::Away(Away { next: Next::Reset, .. }) => note::AWAY | note::TO_BE_RESET,
+            Presence::Gone => note::ABSENT,
+        };
         self.config.set_note(
             self.function.config.guest_state()
                 | vectors
+                | presence
                 | flag(note::DISABLE, is_asked || self.cleanup == Cleanup::Disable)
                 | flag(note::TOUCHED, self.is_touched)
-                | flag(note::ABSENT, self.is_absent())
                 | flag(note::GIVEN_BACK, self.is_given_back),
         );
     }
 
     /// Brings a device that a guest had before a restart in place to where it was.
-    pub(super) fn recall(&mut self, was_absent: bool) {
+    pub(super) fn recall(&mut self, was_absent: bool, now_ns: u64) {
         let note = self.config.note();
         self.function.config.set_guest_state(note);
-        self.function.is_absent = was_absent || note & note::ABSENT != 0;
+        if note & note::TO_BE_RESET != 0 {
+            // Perhaps it was done, and the function is to be left alone for a while.
+            self.function.presence = Presence::Away(Away::to_be_reset(now_ns));
+        } else if note & note::AWAY != 0 {
+            self.function.presence = Presence::Away(Away::since_reset(now_ns, &mut 0));
+        } else if was_absent || note & note::ABSENT != 0 {
+            self.function.presence = Presence::Gone;
+        }
         self.is_touched = note & note::TOUCHED != 0;
         self.is_given_back = note & note::GIVEN_BACK != 0;
         if note & note::DISABLE != 0 {
@@ -155,18 +173,26 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Whether it is known to be gone.
     pub(crate) const fn is_absent(&self) -> bool {
-        self.function.is_absent
+        self.function.presence.is_absent()
     }
 
     /// Why its guest has lost it.
     pub(crate) fn loss(&self) -> &'static str {
-        if is_absent(&self.config) { "is gone: it does not answer any more" } else { "was isolated after an error" }
+        if matches!(self.function.presence, Presence::Away(Away { next: Next::Reset, .. })) {
+            "was not reset as its guest asked for: the broker did not do it"
+        } else if is_absent(&self.config) {
+            "is gone: it does not answer any more"
+        } else {
+            "was isolated after an error"
+        }
     }
 
     /// Looks whether it is still there. True when it is not, and was at the last look.
     pub(crate) fn has_become_absent(&mut self) -> bool {
-        let is_news = !self.is_absent() && is_absent(&self.config);
-        self.function.is_absent |= is_news;
+        let is_news = self.function.presence.is_here() && is_absent(&self.config);
+        if is_news {
+            self.function.presence = Presence::Gone;
+        }
         is_news
     }
 
@@ -195,6 +221,9 @@ impl<P: Platform> PoolDevice<P> {
     /// Its guest has let it go, and does not get it again after a restart in place: it would have to let go once more.
     pub(super) fn give_back(&mut self) {
         self.is_given_back = true;
+        if !self.is_absent() {
+            self.function.presence = Presence::Here; // the toolstack sees to it, and we look again
+        }
         self.release();
     }
 
@@ -203,12 +232,51 @@ impl<P: Platform> PoolDevice<P> {
         if self.cleanup != Cleanup::None && !core::mem::replace(&mut self.is_queued, true) {
             broker.queue_cleanup(self.info.sbdf());
         }
+        if let Presence::Away(away) = self.function.presence
+            && !core::mem::replace(&mut self.is_looked_for, true)
+        {
+            broker.look_for(self.info.sbdf(), away.at_ns);
+        }
     }
 
-    /// Its place in the queue has come: what to ask the broker for, if there is still anything.
-    pub(crate) const fn take_cleanup(&mut self) -> Option<BrokerRequest> {
+    /// Its place in the queue has come, or the time to look for it: what to ask the broker for, if there is anything.
+    pub(crate) fn take_cleanup(&mut self, now_ns: u64) -> Option<BrokerRequest> {
         self.is_queued = false;
-        self.cleanup.request()
+        self.look_for(now_ns).or_else(|| self.cleanup.request())
+    }
+
+    /// Looks for a function that is away, if it is time to.
+    fn look_for(&mut self, now_ns: u64) -> Option<BrokerRequest> {
+        let Presence::Away(away) = &mut self.function.presence else { return None };
+        if now_ns < away.at_ns {
+            return None;
+        }
+        self.is_looked_for = false;
+        let reset = |now| BrokerRequest::Write { now, then: None, failed: false };
+        match (away.next, self.function.config.who_answers(&self.config, self.info.is_virtual_function())) {
+            (Next::Reset, _) => return self.function.config.reset_write().map(reset),
+            (Next::Look, Answering::Same) => {
+                return Some(BrokerRequest::Restore(self.function.config.guest_state() & 0xffff));
+            }
+            (Next::Look, Answering::Nobody) => away.look_later(now_ns),
+            (Next::Look, Answering::Other) => self.function.presence = Presence::Gone,
+        }
+        self.note(false);
+        None
+    }
+
+    /// It answers again, and has what it lost.
+    fn has_returned(&mut self) {
+        if !matches!(self.function.presence, Presence::Gone) {
+            self.function.presence = Presence::Here;
+            self.notified = Notified::None;
+        }
+    }
+
+    /// Its guest wants it reset, and does not see it again before that has happened.
+    pub(crate) fn await_reset(&mut self, now_ns: u64) {
+        self.is_touched = true;
+        self.function.presence = Presence::Away(Away::to_be_reset(now_ns));
     }
 
     /// No broker is there to quiesce it. Vectors of a guest that is alive can still be turned off later.
@@ -229,14 +297,23 @@ impl<P: Platform> PoolDevice<P> {
     }
 
     /// Takes note of what a job did to it.
-    pub(crate) fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
-        self.conclude(job, verdict, is_delivered);
+    pub(crate) fn finished(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool, now_ns: u64) {
+        self.conclude(job, verdict, is_delivered, now_ns);
         self.note(false);
     }
 
-    fn conclude(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool) {
+    fn conclude(&mut self, job: &BrokerRequest, verdict: Verdict, is_delivered: bool, now_ns: u64) {
         self.is_touched = true;
         let (interrupts, cleanup) = match (job, verdict) {
+            (job, Verdict::Done) if job.is_reset() => return self.function.was_reset(now_ns),
+            (BrokerRequest::Restore(_), Verdict::Done) => return self.has_returned(),
+            (job, verdict) if job.is_reset() || matches!(job, BrokerRequest::Restore(_)) => {
+                return match &mut self.function.presence {
+                    Presence::Away(away) if matches!(verdict, Verdict::Refused(_)) => away.look_later(now_ns),
+                    Presence::Away(away) => away.ask_later(now_ns),
+                    Presence::Here | Presence::Gone => {}
+                };
+            }
             (BrokerRequest::Write { .. }, _) => return,
             (BrokerRequest::Quiesce, Verdict::Done) => {
                 self.is_touched = false;

@@ -361,6 +361,14 @@ impl<P: Platform> Pool<P> {
         }
     }
 
+    /// A device that is assigned answers again, after it was gone or not.
+    pub(crate) fn note_present(&mut self, address: Sbdf) {
+        if let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.was_absent) {
+            entry.was_absent = false;
+            self.look_at(address);
+        }
+    }
+
     /// Takes a device back. One that was in use is quiesced first. Then it is checked whether it is quiesced, and its nodes
     /// are read and `state` is written.
     pub(crate) fn give_back(&mut self, mut device: Box<PoolDevice<P>>, broker: &mut Broker<P>) {
@@ -439,7 +447,7 @@ fn admit<P: Platform>(
         Ok(page) => {
             let mut device = Box::new(PoolDevice::new(info, page));
             if let Some(was_absent) = recalled {
-                device.recall(was_absent);
+                device.recall(was_absent, platform.now_ns());
                 return SlotState::Free(device);
             }
             inspect(device)

@@ -1,6 +1,6 @@
 //! An assigned function with its virtual configuration space and interrupts.
 
-use super::{DeniedWrites, LogOnce, Noticed};
+use super::{Away, DeniedWrites, LogOnce, Noticed, Presence};
 use crate::config::VirtualConfig;
 
 /// Which interrupts a function has besides its line. No pirq is kept: the broker unmaps what it has mapped.
@@ -22,8 +22,10 @@ pub(crate) struct AssignedFunction {
     pub(crate) config: VirtualConfig,
     /// Interrupts that are enabled for the guest.
     pub(crate) interrupts: Interrupts,
-    /// It does not answer any more. Stays so until it is given back, even if something answers again: that may be another.
-    pub(crate) is_absent: bool,
+    /// Whether it answers.
+    pub(crate) presence: Presence,
+    /// Time up to which the resets are paid for that its guest has had ([`Away::since_reset`]).
+    resets_paid_ns: u64,
     /// Its guest's writes that did not get through.
     pub(crate) denied_writes: DeniedWrites,
     noticed: Noticed,
@@ -36,7 +38,8 @@ impl AssignedFunction {
         Self {
             config,
             interrupts: Interrupts::Off,
-            is_absent: false,
+            presence: Presence::Here,
+            resets_paid_ns: 0,
             denied_writes: DeniedWrites::NONE,
             noticed: Noticed::NONE,
         }
@@ -48,6 +51,12 @@ impl AssignedFunction {
         self.interrupts = Interrupts::Off;
         self.denied_writes = DeniedWrites::NONE;
         self.noticed = Noticed::NONE;
+    }
+
+    /// It was reset at its guest's wish: the guest sees it as it is then, when it answers again.
+    pub(crate) fn was_reset(&mut self, now_ns: u64) {
+        self.config.reset();
+        self.presence = Presence::Away(Away::since_reset(now_ns, &mut self.resets_paid_ns));
     }
 
     /// The notice, if the function has not issued it yet.

@@ -30,6 +30,8 @@ pub(crate) enum BrokerRequest {
     Disable,
     /// Bus master off, vectors off.
     Quiesce,
+    /// Write back what the function lost. What its guest has in Command.
+    Restore(u32),
 }
 
 /// The broker's words. It is dom0's, but it may be of another version: nothing here is taken for granted.
@@ -80,8 +82,14 @@ impl BrokerRequest {
             Self::EnableMsix(value) => (BrokerCommand::EnableMsix, Request { value, ..zero }),
             Self::Disable => (BrokerCommand::DisableMsi, zero),
             Self::Quiesce => (BrokerCommand::Quiesce, zero),
+            Self::Restore(value) => (BrokerCommand::Restore, Request { value, ..zero }),
         };
         Request { cmd: command.raw(), ..request }
+    }
+
+    /// Whether it is a function level reset that a guest has asked for.
+    pub(crate) const fn is_reset(&self) -> bool {
+        matches!(self, Self::Write { now: HardwareWrite { register: Register::Reset, .. }, .. })
     }
 
     pub(crate) const fn is_enable(&self) -> bool {
@@ -100,7 +108,7 @@ impl BrokerRequest {
                 answer.value != 0 && answer.value.saturating_add(vectors - 1) <= u16::MAX.into()
             }
             Self::EnableMsix(entries) => answer.vectors.iter().zip(0..entries).all(|(vector, _)| *vector != 0),
-            Self::Write { .. } | Self::Disable | Self::Quiesce => true,
+            Self::Write { .. } | Self::Disable | Self::Quiesce | Self::Restore(_) => true,
         };
         if is_usable { Verdict::Done } else { Verdict::Unknown }
     }
@@ -135,7 +143,8 @@ impl BrokerRequest {
                     Verdict::Away | Verdict::Unknown => LogOnce::NoBroker(now.register),
                     _ => LogOnce::WriteRefused(now.register),
                 });
-                let err = if is_done { ErrorCode::Success } else { ErrorCode::AccessDenied };
+                // A reset that did not happen yet happens before the function answers again.
+                let err = if is_done || self.is_reset() { ErrorCode::Success } else { ErrorCode::AccessDenied };
                 (Reply { err, value: request.value, vectors: &[] }, notice)
             }
             Self::EnableMsi(_) | Self::EnableMsix(_) if is_done => {
@@ -156,7 +165,7 @@ impl BrokerRequest {
                 (Reply::error(ErrorCode::OpFailed, 0), Some(notice))
             }
             // No frontend knows what to do if this fails: they all go on. We see to it that it happens later.
-            Self::Disable | Self::Quiesce => {
+            Self::Disable | Self::Quiesce | Self::Restore(_) => {
                 counters.interrupts_disabled.bump();
                 (Reply::success(function.config.interrupt_line().into()), None)
             }

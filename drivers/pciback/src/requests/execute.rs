@@ -3,7 +3,7 @@
 use pciif::{Command, ErrorCode, Reply, Request};
 
 use super::all_ones::AllOnesDetector;
-use super::{AssignedFunction, BrokerRequest, Counters, Interrupts, LogOnce, interrupts};
+use super::{AssignedFunction, BrokerRequest, Counters, Interrupts, LogOnce, Presence, interrupts};
 use crate::config::{Denied, WriteError, WriteOutcome};
 use crate::platform::ConfigSpace;
 use crate::topology::{DeviceId, Topology};
@@ -45,19 +45,26 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
     let device = topology.lookup(request.domain, request.bus, request.devfn);
     let absent = |is_loss| Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss };
     // The look-up comes before everything else: an unknown command to an unknown function is answered "no such function".
-    let found = device.and_then(find).filter(|(function, _)| !function.is_absent);
+    let found = device.and_then(find).filter(|(function, _)| !function.presence.is_absent());
     let Some((function, hw)) = found else {
         counters.no_device.bump();
         return absent(false);
     };
+    let is_here = function.presence.is_here();
     let hw = &AllOnesDetector::new(hw);
     let (answer, notice) = match request.command() {
         Some(Command::ConfRead) => (Answer::Read, None),
+        // What is written to a function in its reset is lost.
+        Some(Command::ConfWrite) if !is_here => {
+            counters.writes.bump();
+            counters.dropped_writes.bump();
+            (Answer::Now(Reply::success(request.value)), None)
+        }
         Some(Command::ConfWrite) => conf_write(request, function, hw, counters),
         Some(command @ (Command::EnableMsi | Command::EnableMsix | Command::EnableMultiMsi)) => {
             match interrupts::enable(command, request, function, hw) {
-                Some(job) => (Answer::Later(job), None),
-                None => {
+                Some(job) if is_here => (Answer::Later(job), None),
+                _ => {
                     counters.interrupts_refused.bump();
                     (Answer::Now(Reply::error(ErrorCode::OpFailed, 0)), Some(LogOnce::BadInterrupts))
                 }
@@ -78,8 +85,8 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
             (Answer::Now(reply), Some(LogOnce::UnknownCommand))
         }
     };
-    if hw.is_absent() {
-        function.is_absent = true;
+    if is_here && hw.is_absent() {
+        function.presence = Presence::Gone;
         return absent(true);
     }
     Executed { answer, device, notice: function.news(notice), is_loss: false }

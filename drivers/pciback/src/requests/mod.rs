@@ -9,6 +9,7 @@
 //! | [`cleanup`] | what the broker has to do to a function, without a request that waits for it |
 //! | [`assigned_function`] | the function, with what its guest has made of it |
 //! | [`all_ones`] | whether a function is still there |
+//! | [`presence`] | when one that is not is looked at again |
 //! | [`counters`], [`denied_writes`], [`log_once`] | what people are told |
 //!
 //! Nothing here waits, allocates or panics, whatever the request says. Messages for the log come back as a [`LogOnce`],
@@ -23,6 +24,7 @@ mod denied_writes;
 mod execute;
 mod interrupts;
 mod log_once;
+mod presence;
 mod read;
 
 pub(crate) use assigned_function::{AssignedFunction, Interrupts};
@@ -33,6 +35,7 @@ pub(crate) use denied_writes::DeniedWrites;
 pub(crate) use execute::{Answer, execute};
 pub(crate) use interrupts::are_entries_valid;
 pub(crate) use log_once::{LogOnce, Noticed};
+pub(crate) use presence::{Away, Next, Presence};
 pub(crate) use read::{ReadOutcome, read};
 
 #[cfg(test)]

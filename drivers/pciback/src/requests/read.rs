@@ -3,7 +3,7 @@
 use pciif::{ErrorCode, ReadRequest};
 
 use super::all_ones::AllOnesDetector;
-use super::{AssignedFunction, Counters};
+use super::{AssignedFunction, Counters, Presence};
 use crate::config::BadAccess;
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::{DeviceId, Topology};
@@ -29,8 +29,8 @@ pub(crate) fn read<'a, H: ConfigSpace + 'a>(
 ) -> ReadOutcome {
     let Some(id) = topology.lookup(request.domain, request.bus, request.devfn) else { return ReadOutcome::Absent };
     let Some((function, hw)) = find(id) else { return ReadOutcome::Absent };
-    if function.is_absent {
-        return ReadOutcome::Absent;
+    if !function.presence.is_here() {
+        return away(function, request.size, counters);
     }
     if request.size == 4 && request.offset != 0 {
         let hw = &AllOnesDetector::new(hw);
@@ -42,6 +42,18 @@ pub(crate) fn read<'a, H: ConfigSpace + 'a>(
         }
     }
     read_any(&{ *request }, function, hw, counters)
+}
+
+/// A function that does not answer reads as ones, as it would without us.
+#[cold]
+#[inline(never)]
+fn away(function: &AssignedFunction, size: i32, counters: &mut Counters) -> ReadOutcome {
+    if function.presence.is_absent() {
+        return ReadOutcome::Absent;
+    }
+    counters.reads.bump();
+    let bits = u32::try_from(size).ok().and_then(Width::from_bytes).map_or(u32::MAX, Width::bits);
+    ReadOutcome::Done(ErrorCode::Success, bits)
 }
 
 /// The long way of all reads that the short one of most is not for.
@@ -59,7 +71,7 @@ fn read_any(
     }
     let value = function.config.read(hw, request.offset, request.size);
     if hw.is_absent() {
-        function.is_absent = true;
+        function.presence = Presence::Gone;
         return ReadOutcome::Lost;
     }
     match value {

@@ -93,12 +93,23 @@ impl<P: Platform> Core<P> {
     /// The function with a cleanup to do that has waited longest.
     fn next_cleanup(&mut self) -> Option<InFlight> {
         while let Some(address) = self.broker.next_cleanup() {
-            let device = find(&mut self.frontends, &mut self.pool, address);
-            if let Some(job) = device.and_then(PoolDevice::take_cleanup) {
+            let Some(device) = find(&mut self.frontends, &mut self.pool, address) else { continue };
+            if let Some(job) = device.take_cleanup(self.platform.now_ns()) {
                 return Some(InFlight { device: address, job, frontend: None });
+            }
+            device.queue_cleanup(&mut self.broker); // it is looked for once more
+            if device.is_absent() {
+                self.tell_absent(address);
             }
         }
         None
+    }
+
+    /// A device that is looked for is called absent: its frontend's task tells of it, once.
+    fn tell_absent(&mut self, address: Sbdf) {
+        if let Some(frontend) = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid)) {
+            frontend.signal.raise();
+        }
     }
 
     /// The broker is there again: takes note of what it was not there for.
@@ -126,6 +137,12 @@ impl<P: Platform> Core<P> {
                     let text = format_args!("no broker to quiesce its devices: going on without");
                     frontend.say(now_ns, log::Level::Warn, text);
                 }
+            }
+            if let Some(device) = find(&mut self.frontends, &mut self.pool, address)
+                && (job.is_reset() || matches!(job, BrokerRequest::Restore(_)))
+            {
+                device.finished(&job, Verdict::Away, false, now_ns);
+                device.queue_cleanup(&mut self.broker);
             }
             if let Some(device) = self.pool.leaving(address) {
                 device.cleanup = Cleanup::None;
@@ -162,7 +179,7 @@ impl<P: Platform> Core<P> {
         });
         let is_leaving = pool.holder(asked.device).is_none();
         if let Some(device) = find(frontends, pool, asked.device) {
-            device.finished(&job, verdict, is_delivered);
+            device.finished(&job, verdict, is_delivered, platform.now_ns());
             match (job, verdict) {
                 // A guest that waits for its device to leave waits for no second try: the command does it.
                 (BrokerRequest::Disable, Verdict::Refused(_)) if is_leaving && device.cleanup == Cleanup::Disable => {
@@ -179,6 +196,13 @@ impl<P: Platform> Core<P> {
                 }
             }
         }
+        let is_absent = find(frontends, pool, asked.device).is_some_and(|device| device.is_absent());
+        if is_absent {
+            self.tell_absent(asked.device);
+        } else if matches!((job, verdict), (BrokerRequest::Restore(_), Verdict::Done)) {
+            pool.note_present(asked.device);
+        }
+        let Self { frontends, pool, platform, .. } = self;
         if let Some(frontend) = asked.frontend.and_then(|domid| frontends.get_mut(domid)) {
             frontend.notify(platform);
         }

@@ -67,7 +67,7 @@ fn garbage_is_refused_and_told_once() {
     let bench = Bench::new();
     let process = bench.process();
     let mut broker = bench.start(&process);
-    for cmd in [0, 6, 7, 8, 9, 11, 0xff, 0x102, 0x8000_0001, u32::MAX] {
+    for cmd in [0, 6, 7, 8, 9, 11, 0xff, 0x103, 0x8000_0001, u32::MAX] {
         assert_eq!(bench.ask(&mut broker, STUB, &raw(cmd, device(NVME)), &[]), refused(ErrorCode::NotImplemented));
     }
     assert_eq!(bench.notes().iter().filter(|note| note.contains("unknown command")).count(), 1);

@@ -9,6 +9,7 @@ mod hostile;
 mod life;
 mod many;
 mod random;
+mod resets;
 mod vectors;
 
 use std::cell::RefCell;

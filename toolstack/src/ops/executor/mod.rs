@@ -226,7 +226,7 @@ impl<'a> Executor<'a> {
                 attach::reserve(host, stub.id, guests, devices, keeps.as_deref())?;
             }
             Step::SetPolicy { stub, device, policy } => {
-                host.commit(&pool_nodes::set_policy(stub.id, *device, policy))?;
+                host.commit(&pool_nodes::set_policy(host, stub.id, *device, policy))?;
             }
             Step::Reset { device, decode, is_fresh, .. } => attach::reset_for_guest(host, *device, *decode, *is_fresh)?,
             Step::PrepareForDriver { device, decode } => host.sysfs.config(*device)?.prepare(*decode)?,

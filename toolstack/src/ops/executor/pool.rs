@@ -76,7 +76,7 @@ pub(super) fn enter_again(
 
 /// Has the stub look at a free device without the policy that it had.
 pub(super) fn look_again(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
-    host.commit(&pool::present_again(stub.id, device))?;
+    host.commit(&pool::present_again(host, stub.id, device))?;
     await_verdict(host, stub, device)
 }
 

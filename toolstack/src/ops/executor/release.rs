@@ -123,7 +123,7 @@ pub(super) fn return_to_pool(
     for device in devices.iter().copied() {
         if is_stub_there {
             changes.extend(device_table::unreserve(host, device)?);
-            changes.extend(pool::present_again(stub.id, device));
+            changes.extend(pool::present_again(host, stub.id, device));
         } else {
             changes.extend(device_table::lose_stub(host, device)?);
         }

@@ -293,7 +293,8 @@ pub(crate) mod tests {
         assert_eq!(Image::read(&[0x5a; 5000]).err().unwrap(), "it is no ELF file of a program for x86-64");
         let no_image = "it is no image of pcidom, or one of a release that cannot be replaced in place";
         assert_eq!(refusal(|maker| maker.os = "mini-os\0"), no_image);
-        assert_eq!(refusal(|maker| maker.layout = 2), "its memory has layout 2, and this command knows layout 1");
+        let other = format!("its memory has layout 1, and this command knows layout {}", layout::LAYOUT);
+        assert_eq!(refusal(|maker| maker.layout = 1), other);
         assert_eq!(
             refusal(|maker| maker.contract = 9),
             format!("it is of contract 9, and this command of contract {VERSION}")

@@ -53,8 +53,9 @@ fn virtualised(device: &str, real: &[u8]) -> Result<BTreeMap<usize, (u32, u32)>>
     if let Some(at) = capability(real, 0x01)? {
         fields.insert(at, (0xf800_0000, 0));
     }
-    // PCI Express: no function level reset.
-    if let Some(at) = capability(real, 0x10)? {
+    // PCI Express: a function level reset where dom0's kernel would use it.
+    let resets = attribute(device, "reset_method").unwrap_or_default();
+    if let Some(at) = capability(real, 0x10)?.filter(|_| !resets.split(' ').any(|method| method == "flr")) {
         fields.insert(at + 4, (1 << 28, 0));
     }
     Ok(fields)

@@ -1,10 +1,15 @@
 //! Disk data: one guest writes, the next one that gets the disk reads.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result, ensure};
 
-use super::Case;
+use super::{Case, config_space::capability};
 use crate::dom0::{
-    devices::{AHCI, NVME, config},
+    devices::{AHCI, NVME, config, sysfs},
     drivers::vectors_node,
     fixture::Fixture,
     guests::Domain,
@@ -16,6 +21,7 @@ use crate::dom0::{
 pub(super) const CASES: &[Case] = &[
     Case::new("nvme_gets_more_than_one_msix_vector", several_vectors),
     Case::new("nvme_reads_back_16_mib_as_they_were_written", written_and_read),
+    Case::new("nvme_is_reset_by_its_guest_and_has_its_data_and_interrupts", reset_by_its_guest),
     Case::new("nvme_leaves_no_vectors_rights_or_bus_mastering_with_its_first_guest", nothing_left),
     Case::new("nvme_gives_the_next_guest_the_data_of_the_first", read_by_the_next),
     Case::new("a_sata_disk_moves_16_mib_by_msi", by_msi),
@@ -71,6 +77,53 @@ fn written_and_read(fixture: &mut Fixture) -> Result<()> {
     let read = data_queue(fixture)?;
     println!("agent: {} interrupts for writes, {} for reads", written - before, read - written);
     ensure!(before < written && written < read, "interrupts: {before}, then {written}, then {read}");
+    Ok(())
+}
+
+/// A function level reset, as the guest's kernel does it: what the device loses in it comes back within the time that the kernel waits.
+fn reset_by_its_guest(fixture: &mut Fixture) -> Result<()> {
+    const RESETS: u32 = 3;
+    let guest = first(fixture)?;
+    let device = sysfs(&fixture.virtual_address(&guest, NVME)?);
+    let seed = network::seed()?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {seed} {MIB}"))?;
+    let before = config(NVME)?;
+    fixture.in_guest(&guest, &format!("grep -w flr {device}/reset_method"))?;
+    fixture.in_guest(&guest, &format!("echo flr >{device}/reset_method"))?;
+    for round in 0..RESETS {
+        // Without addresses and decoding: that it was reset, nobody else would have it so.
+        let lost = thread::spawn(|| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < end {
+                if config(NVME)?.get(4).is_some_and(|command| command & 3 == 0) {
+                    return Ok(true);
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            Ok::<_, anyhow::Error>(false)
+        });
+        let begun = Instant::now();
+        fixture.in_guest(&guest, &format!("echo 1 >{device}/reset"))?;
+        println!("agent: reset {round} by the guest took {} ms", begun.elapsed().as_millis());
+        ensure!(lost.join().ok().context("a panic")??, "the device was not reset");
+        fixture.in_guest(&guest, &format!("disk-check {DISK} {seed} {MIB}"))?;
+    }
+    let after = config(NVME)?;
+    // All that firmware and dom0's kernel have set up: BARs, and Device Control behind PCI Express's header.
+    let control = capability(&before, 0x10)?.context("no PCI Express")? + 8;
+    for registers in [0x10..0x18, control..control + 2] {
+        let [before, after] = [&before, &after].map(|config| config.get(registers.clone()));
+        ensure!(before == after, "{registers:x?}: {after:x?}, were {before:x?}");
+    }
+    fixture.check_kind(&guest, "nvme0q", "pcifront-msi-x", 2)?;
+    let slow = fixture.in_guest(&guest, "dmesg | grep -c 'not ready.*after FLR' || true")?;
+    ensure!(slow.trim_ascii() == b"0", "the guest had to wait longer than it likes to");
+    let other = network::seed()?;
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {other} {MIB}"))?;
+    fixture.in_guest(&guest, &format!("disk-check {DISK} {other} {MIB}"))?;
+    // As the cases behind this one expect it.
+    fixture.in_guest(&guest, &format!("disk-write {DISK} {SEED} {MIB}"))?;
+    fixture.disk_seed = Some(SEED);
     Ok(())
 }
 
