@@ -27,6 +27,12 @@ impl BaseRegister {
         if value | self.low_bits == u32::MAX { self.size_mask } else { self.address }
     }
 
+    /// Whether the guest wrote the address that it has, and the hardware has another one.
+    pub(crate) fn is_lost(self, value: u32, real: impl FnOnce() -> u32) -> bool {
+        let bits = self.size_mask & !self.low_bits;
+        value & bits == self.address & bits && bits != 0 && (real() ^ self.address) & bits != 0
+    }
+
     /// The register, or the lower half of it.
     fn lower(resource: Resource) -> Self {
         let (type_bits, low_bits) = match resource.kind() {

@@ -91,6 +91,12 @@ pub fn check_quiesced(hw: &impl ConfigSpace) -> Result<(), NotQuiesced> {
 }
 
 impl VirtualConfig {
+    /// Whether the function did not answer when this view was built: nothing in it is true.
+    #[must_use]
+    pub const fn is_blind(&self) -> bool {
+        self.own[2] == u32::MAX
+    }
+
     /// Who answers where this function was.
     #[must_use]
     pub fn who_answers(&self, hw: &impl ConfigSpace, is_virtual_function: bool) -> Answering {
@@ -98,6 +104,10 @@ impl VirtualConfig {
         // Request Retry Status (PCIe 5.0 §2.3.2) reads as a vendor that there is not.
         if class == u32::MAX || ids & 0xffff == 0x0001 || ids == u32::MAX && !is_virtual_function {
             return Answering::Nobody;
+        }
+        // Nobody else would know, and the broker looks as well.
+        if self.is_blind() {
+            return Answering::Same;
         }
         let known = if is_virtual_function { u32::MAX } else { self.own[0] };
         if (ids, class) == (known, self.own[2]) { Answering::Same } else { Answering::Other }

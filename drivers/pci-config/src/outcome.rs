@@ -73,6 +73,8 @@ pub struct WriteOutcome {
     pub(crate) hardware: [Option<HardwareWrite>; 2],
     /// True where the write reached no register that a guest has to write, and did nothing.
     pub is_dropped: bool,
+    /// True where the guest wrote an address as it is, and the hardware has another one: it was reset.
+    pub has_lost_address: bool,
 }
 
 impl WriteOutcome {

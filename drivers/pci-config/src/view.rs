@@ -126,6 +126,12 @@ impl VirtualConfig {
         state
     }
 
+    /// What its guest has in Command, as far as that is ours.
+    #[must_use]
+    pub fn command_state(&self) -> u32 {
+        self.guest_state() & 0xffff
+    }
+
     /// Brings a view that was just built to where another one was ([`VirtualConfig::guest_state`]).
     pub fn set_guest_state(&mut self, state: u32) {
         self.set(COMMAND, self.own_bits(COMMAND) & 0xffff, state);

@@ -1,6 +1,6 @@
 //! Configuration writes: the part that stays in our copy, and the part for the hardware.
 
-use pci_registers::{ConfigSpace, Width, advanced_features, bist, command, express, msi, msix, power, vpd};
+use pci_registers::{ConfigSpace, Width, advanced_features, bist, command, express, header, msi, msix, power, vpd};
 
 use crate::access::Access;
 use crate::outcome::{Denied, HardwareWrite, Register, WriteError, WriteOutcome};
@@ -79,6 +79,13 @@ impl VirtualConfig {
             if line.write == Write::Command {
                 let real = hw.read_config(place.offset, place.width);
                 differ = differ & !INTX_DISABLE | (real ^ after) & written & INTX_DISABLE;
+            }
+            if line.write == Write::Base
+                && let Some(register) = self.base_register(access.dword)
+                && register.is_lost(after, || hw.read_config(place.offset, place.width))
+            {
+                // A virtual function has no address registers, and no ids (PCIe 5.0 §9.3.4.1).
+                outcome.has_lost_address = hw.read_config(header::VENDOR_ID, Width::Dword) != u32::MAX;
             }
             let change = Change { before, after, written, differ };
             if self.layout.policy_flags.controls_interrupts() && self.mixes_interrupts(line.write, &change, hw) {

@@ -205,7 +205,7 @@ fn an_answer_that_was_not_taken_yet_outlives_a_loss() {
     assert_eq!(tell(&mut world, A, DETECTED), said("0"));
     world.xen.unplug(ecam(B));
     world.tool.set_online(B, true);
-    world.settle();
+    world.settle_deadlines(3);
     world.guest(guest).answer_question(2);
     world.settle();
     assert_eq!(world.tool.told(A), said("2"));

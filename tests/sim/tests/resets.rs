@@ -237,6 +237,89 @@ fn a_guest_that_goes_in_the_middle_of_it_leaves_its_function_whole_and_quiesced(
 }
 
 #[test]
+fn a_function_that_does_not_answer_for_a_while_is_whole_when_it_does() {
+    for (looks, is_told) in [(0, false), (2, false), (3, true), (8, true)] {
+        let mut world = world();
+        ask(&mut world, GUEST, &Request::conf_write(slot(0), 4, 2, 0x0406)).unwrap();
+        assert_eq!(world.ask_msix(GUEST, slot(0), &[0, 1]).0.unwrap().err, 0);
+        let when = format!("after {looks} looks");
+        function(&world, |function| {
+            function.falls_silent = true;
+            function.reset();
+        });
+        assert_eq!(read(&mut world, GUEST, 0), ONES, "{when}");
+        world.settle_deadlines(looks);
+        assert_eq!(read(&mut world, OTHER, 0), ids(B), "{when}");
+        let state = world.tool.pool_state(A).unwrap();
+        assert_eq!(state, if is_told { "absent 5" } else { "assigned 5" }, "{when}");
+        function(&world, |function| function.is_silent = false);
+        world.settle_deadlines(2);
+        assert_eq!(read(&mut world, GUEST, 0), ids(A), "{when}");
+        assert_whole(&world, &when);
+        assert!(function(&world, |function| function.has_msix_on()), "{when}");
+        assert_eq!(world.tool.pool_state(A).as_deref(), Some("assigned 5"), "{when}");
+        let command = ask(&mut world, GUEST, &Request::conf_read(slot(0), 4, 2)).unwrap().1;
+        assert_eq!(command, 0x0402, "{when}: as the guest had it, but for bus mastering");
+        world.settle_deadlines(10);
+        assert_eq!(world.stub.backend.next_deadline_ns(), None, "{when}");
+    }
+}
+
+#[test]
+fn a_crash_while_a_function_does_not_answer_goes_on_looking() {
+    for is_reset in [false, true] {
+        let mut world = world();
+        ask(&mut world, GUEST, &Request::conf_write(slot(0), 4, 2, 0x0402)).unwrap();
+        function(&world, |function| function.falls_silent = true);
+        if is_reset {
+            assert_eq!(reset(&mut world), Some(0));
+        } else {
+            function(&world, Function::reset);
+        }
+        assert_eq!(read(&mut world, GUEST, 0), ONES);
+        world.stub.crash();
+        world.settle();
+        assert_eq!(read(&mut world, GUEST, 0), ONES);
+        function(&world, |function| function.is_silent = false);
+        world.settle_deadlines(5);
+        // What it has was not to be seen when the next life began.
+        assert_eq!((read(&mut world, GUEST, 0), read(&mut world, GUEST, 8)), (ids(A), Some((0, 0x0200_0001))));
+        assert_whole(&world, "in the next life");
+        let command = ask(&mut world, GUEST, &Request::conf_read(slot(0), 4, 2)).unwrap().1;
+        assert_eq!(command, if is_reset { 0 } else { 0x0402 });
+        assert_eq!(world.ask_msix(GUEST, slot(0), &[0, 1]).0.unwrap().err, 0);
+    }
+}
+
+#[test]
+fn addresses_that_a_guest_writes_back_are_written_where_the_function_has_lost_them() {
+    let mut world = world();
+    let restores =
+        |world: &World| world.broker.log.iter().filter(|(cmd, _)| *cmd == BrokerCommand::Restore.raw()).count();
+    let address = Request::conf_write(slot(0), 0x10, 4, 0xfeb0_0000);
+    let size = Request::conf_write(slot(0), 0x10, 4, u32::MAX);
+    for request in [&size, &address, &address] {
+        assert_eq!(ask(&mut world, GUEST, request).map(|(err, _)| err), Some(0));
+    }
+    assert_eq!(restores(&world), 0, "it has lost nothing");
+    // Somebody has reset it, and it answered at once.
+    function(&world, Function::reset);
+    for request in
+        [&size, &Request::conf_write(slot(0), 0x10, 4, 0xfea0_0000), &Request::conf_write(slot(0), 0x14, 4, 0)]
+    {
+        assert_eq!(ask(&mut world, GUEST, request).map(|(err, _)| err), Some(0));
+    }
+    assert_eq!(restores(&world), 0, "none of these is the true address of anything");
+    world.broker.kill();
+    assert_eq!(ask(&mut world, GUEST, &address).map(|(err, _)| err), Some(-3));
+    world.broker.start();
+    world.settle_deadlines(3);
+    assert_eq!(ask(&mut world, GUEST, &address).map(|(err, _)| err), Some(0));
+    assert_whole(&world, "written back");
+    assert_eq!(restores(&world), 1);
+}
+
+#[test]
 fn a_crash_at_any_moment_of_it_loses_neither_the_reset_nor_the_function() {
     let mut moment = 0;
     loop {

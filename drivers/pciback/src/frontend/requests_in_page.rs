@@ -5,7 +5,7 @@
 
 use core::ops::ControlFlow;
 
-use pciif::{MsixEntries, Reply, Request};
+use pciif::{ErrorCode, MsixEntries, Reply, Request};
 
 use super::Frontend;
 use super::link::Pending;
@@ -89,7 +89,15 @@ impl<P: Platform> Frontend<P> {
                     return ControlFlow::Continue(before.max(Served::Reads));
                 }
                 ReadOutcome::Absent => {}
-                ReadOutcome::Lost => self.signal.raise(),
+                ReadOutcome::Lost(id, value) => {
+                    link.page.answer(ErrorCode::Success, value);
+                    platform.notify(link.port());
+                    link.pending = Pending::Nothing;
+                    if let Some(device) = exports.get_mut(id) {
+                        device.lose(platform.now_ns(), broker);
+                    }
+                    return ControlFlow::Continue(Served::Done);
+                }
             }
         }
         self.answer_other(platform, counters, broker, before)?;
@@ -168,10 +176,10 @@ impl<P: Platform> Frontend<P> {
         }
         let (topology, find) = self.exports.parts();
         let executed = requests::execute(&request, topology, find, counters);
-        if executed.is_loss {
-            self.signal.raise();
-        }
         if let Some(device) = executed.device.and_then(|id| self.exports.get_mut(id)) {
+            if executed.is_loss {
+                device.lose(platform.now_ns(), broker);
+            }
             device.note(false);
         }
         match executed.answer {

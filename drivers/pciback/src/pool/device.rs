@@ -20,6 +20,8 @@ pub(crate) struct PoolDevice<P: Platform> {
     is_queued: bool,
     /// It has a place among those that are looked for.
     is_looked_for: bool,
+    /// Its guest sees it as the only function of its slot.
+    is_alone: bool,
     /// Its guest has had something written to it or turned on.
     pub(crate) is_touched: bool,
     /// Its guest has let it go.
@@ -85,6 +87,7 @@ impl<P: Platform> PoolDevice<P> {
             cleanup: Cleanup::None,
             is_queued: false,
             is_looked_for: false,
+            is_alone: false,
             is_touched: false,
             is_given_back: false,
             notified: Notified::None,
@@ -168,6 +171,9 @@ impl<P: Platform> PoolDevice<P> {
     /// guest would otherwise have it quiesced again, and fail that assignment.
     pub(crate) fn found_quiesced(&mut self) {
         self.is_touched = false;
+        // A place that it still has in a queue is passed over while nobody has it.
+        self.is_queued = false;
+        self.is_looked_for = false;
         self.note(false);
     }
 
@@ -187,13 +193,19 @@ impl<P: Platform> PoolDevice<P> {
         }
     }
 
-    /// Looks whether it is still there. True when it is not, and was at the last look.
-    pub(crate) fn has_become_absent(&mut self) -> bool {
-        let is_news = self.function.presence.is_here() && is_absent(&self.config);
-        if is_news {
-            self.function.presence = Presence::Gone;
+    /// Looks whether it still answers, and has it looked for where it does not.
+    pub(crate) fn look_after(&mut self, now_ns: u64, broker: &mut Broker<P>) {
+        if self.function.presence.is_here() && is_absent(&self.config) {
+            self.lose(now_ns, broker);
         }
-        is_news
+    }
+
+    /// It does not answer any more, and is looked for.
+    pub(crate) fn lose(&mut self, now_ns: u64, broker: &mut Broker<P>) {
+        self.is_touched = true;
+        self.function.presence = Presence::Away(Away::lost(now_ns));
+        self.note(false);
+        self.queue_cleanup(broker);
     }
 
     /// Makes the guest's view as at the first connect.
@@ -205,6 +217,7 @@ impl<P: Platform> PoolDevice<P> {
 
     /// Whether the guest is to see it as the only function of its slot.
     pub(crate) fn show_alone(&mut self, is_alone: bool) {
+        self.is_alone = is_alone;
         self.function.config.show_alone(&self.config, is_alone);
     }
 
@@ -221,9 +234,8 @@ impl<P: Platform> PoolDevice<P> {
     /// Its guest has let it go, and does not get it again after a restart in place: it would have to let go once more.
     pub(super) fn give_back(&mut self) {
         self.is_given_back = true;
-        if !self.is_absent() {
-            self.function.presence = Presence::Here; // the toolstack sees to it, and we look again
-        }
+        // Whether it answers we look when the toolstack has seen to it.
+        self.function.presence = if self.is_absent() { Presence::Gone } else { Presence::Here };
         self.release();
     }
 
@@ -254,9 +266,13 @@ impl<P: Platform> PoolDevice<P> {
         self.is_looked_for = false;
         let reset = |now| BrokerRequest::Write { now, then: None, failed: false };
         match (away.next, self.function.config.who_answers(&self.config, self.info.is_virtual_function())) {
-            (Next::Reset, _) => return self.function.config.reset_write().map(reset),
+            (Next::Reset, _) => match self.function.config.reset_write() {
+                Some(write) => return Some(reset(write)),
+                // It did not answer after a restart in place: it is at its reset.
+                None => *away = Away::since_reset(now_ns, &mut 0),
+            },
             (Next::Look, Answering::Same) => {
-                return Some(BrokerRequest::Restore(self.function.config.guest_state() & 0xffff));
+                return Some(BrokerRequest::Restore(self.function.config.command_state()));
             }
             (Next::Look, Answering::Nobody) => away.look_later(now_ns),
             (Next::Look, Answering::Other) => self.function.presence = Presence::Gone,
@@ -267,9 +283,16 @@ impl<P: Platform> PoolDevice<P> {
 
     /// It answers again, and has what it lost.
     fn has_returned(&mut self) {
-        if !matches!(self.function.presence, Presence::Gone) {
-            self.function.presence = Presence::Here;
-            self.notified = Notified::None;
+        if matches!(self.function.presence, Presence::Gone) {
+            return;
+        }
+        self.function.presence = Presence::Here;
+        self.notified = Notified::None;
+        if self.function.config.is_blind() {
+            // After a restart in place it did not answer yet.
+            self.function.config = VirtualConfig::new(&self.info.description(), &self.config);
+            self.function.config.show_alone(&self.config, self.is_alone);
+            self.function.config.set_guest_state(self.config.note());
         }
     }
 

@@ -165,7 +165,17 @@ impl BrokerRequest {
                 (Reply::error(ErrorCode::OpFailed, 0), Some(notice))
             }
             // No frontend knows what to do if this fails: they all go on. We see to it that it happens later.
-            Self::Disable | Self::Quiesce | Self::Restore(_) => {
+            Self::Restore(_) if is_done => {
+                counters.writes.bump();
+                (Reply::success(request.value), None)
+            }
+            Self::Restore(_) => {
+                counters.no_broker.bump();
+                function.denied_writes.note(request.offset);
+                let reply = Reply { err: ErrorCode::AccessDenied, value: request.value, vectors: &[] };
+                (reply, Some(LogOnce::NotRestored))
+            }
+            Self::Disable | Self::Quiesce => {
                 counters.interrupts_disabled.bump();
                 (Reply::success(function.config.interrupt_line().into()), None)
             }

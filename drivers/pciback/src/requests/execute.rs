@@ -3,7 +3,7 @@
 use pciif::{Command, ErrorCode, Reply, Request};
 
 use super::all_ones::AllOnesDetector;
-use super::{AssignedFunction, BrokerRequest, Counters, Interrupts, LogOnce, Presence, interrupts};
+use super::{AssignedFunction, BrokerRequest, Counters, Interrupts, LogOnce, interrupts};
 use crate::config::{Denied, WriteError, WriteOutcome};
 use crate::platform::ConfigSpace;
 use crate::topology::{DeviceId, Topology};
@@ -28,7 +28,7 @@ pub(crate) struct Executed {
     pub(crate) device: Option<DeviceId>,
     /// Something for the log, together with the request.
     pub(crate) notice: Option<LogOnce>,
-    /// The function was found to be gone just now.
+    /// The function was found not to answer just now.
     pub(crate) is_loss: bool,
 }
 
@@ -43,12 +43,12 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
     counters: &mut Counters,
 ) -> Executed {
     let device = topology.lookup(request.domain, request.bus, request.devfn);
-    let absent = |is_loss| Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss };
+    let absent = Executed { answer: Answer::Now(Reply::NO_DEVICE), device: None, notice: None, is_loss: false };
     // The look-up comes before everything else: an unknown command to an unknown function is answered "no such function".
     let found = device.and_then(find).filter(|(function, _)| !function.presence.is_absent());
     let Some((function, hw)) = found else {
         counters.no_device.bump();
-        return absent(false);
+        return absent;
     };
     let is_here = function.presence.is_here();
     let hw = &AllOnesDetector::new(hw);
@@ -85,11 +85,18 @@ pub(crate) fn execute<'a, H: ConfigSpace + 'a>(
             (Answer::Now(reply), Some(LogOnce::UnknownCommand))
         }
     };
-    if is_here && hw.is_absent() {
-        function.presence = Presence::Gone;
-        return absent(true);
-    }
-    Executed { answer, device, notice: function.news(notice), is_loss: false }
+    let is_loss = is_here && hw.is_absent();
+    let answer = match answer {
+        // As of a function that is away already.
+        Answer::Later(BrokerRequest::Write { .. } | BrokerRequest::Restore(_)) if is_loss => {
+            Answer::Now(Reply::success(request.value))
+        }
+        Answer::Later(BrokerRequest::EnableMsi(_) | BrokerRequest::EnableMsix(_)) if is_loss => {
+            Answer::Now(Reply::error(ErrorCode::OpFailed, 0))
+        }
+        answer => answer,
+    };
+    Executed { answer, device, notice: function.news(notice), is_loss }
 }
 
 fn conf_write(
@@ -100,6 +107,9 @@ fn conf_write(
 ) -> (Answer, Option<LogOnce>) {
     let (err, notice) = match function.config.write(hw, request.offset, request.size, request.value) {
         Ok(outcome) => {
+            if outcome.has_lost_address {
+                return (Answer::Later(BrokerRequest::Restore(function.config.command_state())), None);
+            }
             if let Some(job) = job(&outcome) {
                 return (Answer::Later(job), None);
             }

@@ -27,6 +27,8 @@ pub(crate) enum LogOnce {
     OutOfInterrupts,
     /// A command that we do not know.
     UnknownCommand,
+    /// The guest wrote an address that the device has lost, and the broker did not write it back.
+    NotRestored,
 }
 
 impl LogOnce {
@@ -40,6 +42,7 @@ impl LogOnce {
             Self::BadInterrupts => 4,
             Self::InterruptsRefused(_) => 5,
             Self::OutOfInterrupts => 6,
+            Self::NotRestored => 15,
             Self::NoBroker(register) | Self::WriteRefused(register) => 7 + register as u16,
         }
     }
@@ -59,6 +62,7 @@ impl fmt::Display for LogOnce {
                 f.write_str("the guest is out of interrupts: raise extra_guest_irqs= on Xen's command line")
             }
             Self::UnknownCommand => f.write_str("refused: unknown command"),
+            Self::NotRestored => f.write_str("the broker did not write back what the device has lost"),
         }
     }
 }

@@ -9,6 +9,8 @@ const FREE_RESETS: u64 = 5;
 const PACE_NS: u64 = 1_000_000_000;
 /// Until the broker is asked once more that is not there.
 const ASK_AGAIN_NS: u64 = 1_000_000_000;
+/// Looks at a function that has stopped answering by itself before it is called absent, which is after 1.1 s: at 10 ms, 100 ms and 1 s, and once more.
+const LOOKS: u8 = 4;
 /// Looks at a function that is being reset before it is called absent, which is after 15 s: some take seconds.
 const LOOKS_AFTER_RESET: u8 = 7;
 
@@ -63,6 +65,13 @@ impl Presence {
 }
 
 impl Away {
+    /// It does not answer any more.
+    pub(crate) fn lost(now_ns: u64) -> Self {
+        let mut away = Self { next: Next::Look, at_ns: now_ns, looks: 0, patience: LOOKS };
+        away.look_later(now_ns);
+        away
+    }
+
     /// Its guest wants it reset, and the broker is asked for that.
     pub(crate) const fn to_be_reset(now_ns: u64) -> Self {
         Self { next: Next::Reset, at_ns: now_ns.saturating_add(ASK_AGAIN_NS), looks: 0, patience: LOOKS_AFTER_RESET }
@@ -120,6 +129,17 @@ mod tests {
         }
         assert!(away.at_ns > 15_000 * MS);
         assert!(Presence::Gone.is_absent() && !Presence::Here.is_absent());
+    }
+
+    #[test]
+    fn one_that_stops_answering_is_called_absent_after_a_second() {
+        let mut away = Away::lost(0);
+        let mut at = Vec::new();
+        while !Presence::Away(away).is_absent() {
+            at.push(away.at_ns / MS);
+            away.look_later(away.at_ns);
+        }
+        assert_eq!(at, [10, 110, 1110]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use pciif::{ErrorCode, ReadRequest};
 
 use super::all_ones::AllOnesDetector;
-use super::{AssignedFunction, Counters, Presence};
+use super::{AssignedFunction, Counters};
 use crate::config::BadAccess;
 use crate::platform::{ConfigSpace, Width};
 use crate::topology::{DeviceId, Topology};
@@ -15,8 +15,8 @@ pub(crate) enum ReadOutcome {
     Done(ErrorCode, u32),
     /// There is no such function: [`execute`](super::execute()) has the answer.
     Absent,
-    /// The function was found to be gone just now, and is not there any more.
-    Lost,
+    /// The function was found not to answer just now: this is what it reads as.
+    Lost(DeviceId, u32),
 }
 
 /// Executes a read. `find` is that of [`execute`](super::execute()).
@@ -41,7 +41,7 @@ pub(crate) fn read<'a, H: ConfigSpace + 'a>(
             return ReadOutcome::Done(ErrorCode::Success, value);
         }
     }
-    read_any(&{ *request }, function, hw, counters)
+    read_any(&{ *request }, id, function, hw, counters)
 }
 
 /// A function that does not answer reads as ones, as it would without us.
@@ -52,14 +52,18 @@ fn away(function: &AssignedFunction, size: i32, counters: &mut Counters) -> Read
         return ReadOutcome::Absent;
     }
     counters.reads.bump();
-    let bits = u32::try_from(size).ok().and_then(Width::from_bytes).map_or(u32::MAX, Width::bits);
-    ReadOutcome::Done(ErrorCode::Success, bits)
+    ReadOutcome::Done(ErrorCode::Success, ones(size))
+}
+
+fn ones(size: i32) -> u32 {
+    u32::try_from(size).ok().and_then(Width::from_bytes).map_or(u32::MAX, Width::bits)
 }
 
 /// The long way of all reads that the short one of most is not for.
 #[inline(never)]
 fn read_any(
     request: &ReadRequest,
+    id: DeviceId,
     function: &mut AssignedFunction,
     hw: &impl ConfigSpace,
     counters: &mut Counters,
@@ -71,8 +75,8 @@ fn read_any(
     }
     let value = function.config.read(hw, request.offset, request.size);
     if hw.is_absent() {
-        function.presence = Presence::Gone;
-        return ReadOutcome::Lost;
+        counters.reads.bump();
+        return ReadOutcome::Lost(id, ones(request.size));
     }
     match value {
         Ok(value) => {

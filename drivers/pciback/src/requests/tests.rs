@@ -50,7 +50,7 @@ impl Frontend {
                     let (answer, device) = (Answer::Now(Reply::error(err, value)), Some(DeviceId(9)));
                     return Executed { answer, device, notice: None, is_loss: false };
                 }
-                ReadOutcome::Absent | ReadOutcome::Lost => {}
+                ReadOutcome::Absent | ReadOutcome::Lost(..) => {}
             }
         }
         let find = |id| {

@@ -33,7 +33,7 @@ use crate::frontend::table::Frontends;
 use crate::handshake::ShutdownStage;
 use crate::options::Options;
 use crate::platform::Platform;
-use crate::pool::{Pool, PoolDevice};
+use crate::pool::Pool;
 use crate::requests::Counters;
 use crate::signal::Signal;
 use adoption_stage::Adoption;
@@ -272,8 +272,8 @@ impl<P: Platform> Core<P> {
     /// The nodes of a device were changed that may be assigned: looks whether it is still there.
     pub(crate) fn look_after(&mut self, address: Sbdf) {
         let Some(frontend) = self.pool.holder(address).and_then(|domid| self.frontends.get_mut(domid)) else { return };
-        if frontend.device(address).is_some_and(PoolDevice::has_become_absent) {
-            frontend.signal.raise();
+        if let Some(device) = frontend.device(address) {
+            device.look_after(self.platform.now_ns(), &mut self.broker);
         }
     }
 

@@ -216,6 +216,21 @@ impl Hidden {
         config.write_all_at(&Self::NOWHERE, Self::SECONDARY_BUS)?;
         Ok(Self { bus })
     }
+
+    /// Resets what is behind the port: the device forgets its addresses and what was turned on.
+    pub(crate) fn reset(&self) -> Result<()> {
+        /// Bridge Control and its Secondary Bus Reset.
+        const BRIDGE_CONTROL: u64 = 0x3e;
+        const RESET: u8 = 1 << 6;
+        let config = OpenOptions::new().read(true).write(true).open(format!("{}/config", sysfs(PORT)))?;
+        let mut control = [0; 2];
+        config.read_exact_at(&mut control, BRIDGE_CONTROL)?;
+        let [low, high] = control;
+        for control in [[low | RESET, high], [low, high]] {
+            config.write_all_at(&control, BRIDGE_CONTROL)?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Hidden {

@@ -1,12 +1,15 @@
 //! A device is pulled out while a guest has it.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, ONE, TWO};
 use crate::dom0::{
-    devices::{E1000, HOT, component, sysfs},
+    devices::{E1000, HOT, component, config, sysfs},
     fixture::Fixture,
     guests::Domain,
     hotplug::Hidden,
@@ -15,6 +18,7 @@ use crate::dom0::{
 pub(in super::super) const CASES: &[Case] = &[
     Case::new("a_device_that_is_gone_is_not_attached_and_says_so", gone_before),
     Case::new("a_device_pulled_out_is_told_and_keeps_its_address_until_detached", pulled_out),
+    Case::new("a_device_that_does_not_answer_for_a_while_is_whole_when_it_does", away_for_a_while),
     Case::new("a_device_unplugged_in_dom0_can_be_detached_and_plugged_in_again", unplugged),
 ];
 
@@ -76,6 +80,38 @@ fn pulled_out(fixture: &mut Fixture) -> Result<()> {
     // Back in its slot, it is a device like any other.
     fixture.pcidom(&["assignable", "remove", HOT])?;
     fixture.having(ONE, &[E1000, HOT])?;
+    fixture.await_disk(&guest, DISK)?;
+    fixture.detach(&guest, &[HOT])
+}
+
+/// Nobody but the stub sees that it was away, and has lost all that it had.
+fn away_for_a_while(fixture: &mut Fixture) -> Result<()> {
+    let (guest, _) = guests(fixture)?;
+    fixture.in_guest(&guest, "unload nvme")?;
+    fixture.having(ONE, &[E1000, HOT])?;
+    let address = fixture.virtual_address(&guest, HOT)?;
+    let (ids, before) = (fixture.ids_in(&guest, &address)?, config(HOT)?);
+    {
+        let hidden = Hidden::new()?;
+        let seen = fixture.ids_in(&guest, &address)?;
+        ensure!(seen == "ffffffff", "the guest reads {seen}");
+        hidden.reset()?;
+        thread::sleep(Duration::from_millis(500));
+    }
+    let begun = Instant::now();
+    while fixture.ids_in(&guest, &address)? != ids {
+        ensure!(Instant::now() < fixture.deadline, "it does not come back");
+    }
+    println!("agent: it was there again after {} ms", begun.elapsed().as_millis());
+    let after = config(HOT)?;
+    let addresses = [&before, &after].map(|config| config.get(0x10..0x18));
+    ensure!(addresses[0] == addresses[1], "BAR 0 is {:x?}, was {:x?}", addresses[1], addresses[0]);
+    ensure!(after.get(4).is_some_and(|command| command & 2 != 0), "it does not decode");
+    let stub = fixture.stub()?;
+    let state = stub.node(&format!("pool/{}/state", component(HOT)));
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(&state, deadline, |state| state.is_some_and(|text| text.starts_with("assigned")))?;
+    fixture.in_guest(&guest, "load nvme")?;
     fixture.await_disk(&guest, DISK)?;
     fixture.detach(&guest, &[HOT])
 }
