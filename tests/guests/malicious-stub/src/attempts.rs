@@ -127,9 +127,10 @@ fn vectors(msi: Sbdf, msix: Sbdf) -> Vec<Attempt> {
 
 fn commands(own: Sbdf) -> Vec<Attempt> {
     vec![
+        attempt("what a device has lost that xen-pciback does not hold", request(BrokerCommand::Restore.raw(), own)),
         attempt("a read, which is not the broker's", request(0, own)),
         attempt("command 11", request(11, own)),
-        attempt("command 0x102", request(0x102, own)),
+        attempt("command 0x103", request(0x103, own)),
         attempt("the last command there is", request(u32::MAX, own)),
     ]
 }
