@@ -54,7 +54,7 @@ MAKEFLAGS += --no-builtin-rules
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
-run: stub malicious-stub frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
+run: stub faults malicious-stub frontend tool agent ## Boot Xen in QEMU and show the main job on real devices
 	@$(BENCH) demo
 
 # The release that `make test` runs chosen cases on, beside all on $(DEBIAN).
