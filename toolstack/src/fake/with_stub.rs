@@ -132,6 +132,16 @@ fn open(machine: &Machine, peers: &Rc<RefCell<Peers>>) -> (Host, StoreConnection
 }
 
 impl MachineWithStub {
+    /// Has the NVMe have MSI with one vector and MSI-X with eight, whose table is in its first BAR. Before it comes into a pool.
+    pub(crate) fn give_nvme_vectors(&self) {
+        let mut config = self.machine.config(NVME);
+        config.add_capability(0x50, 0x05, 0x60);
+        config.add_capability(0x60, 0x11, 0);
+        config.set_word(0x62, 7);
+        config.set_word(0x12, 0xfeb0); // the BAR with the table
+        self.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
+    }
+
     /// The stub is ready, "web" runs and its driver is loaded as soon as there is something for it.
     pub(crate) fn new() -> Self {
         let machine = Machine::new();

@@ -135,12 +135,7 @@ fn a_device_that_was_busy_when_its_guest_died_is_free_after_its_reset() {
 /// A pool whose NVMe has MSI-X, a broker that runs, and a guest that has it.
 fn with_broker() -> MachineWithStub {
     let machine = MachineWithStub::new();
-    let mut config = machine.machine.config(NVME);
-    config.add_capability(0x50, 0x05, 0x60);
-    config.add_capability(0x60, 0x11, 0);
-    config.set_word(0x62, 7);
-    config.set_word(0x12, 0xfeb0); // the BAR with the table
-    machine.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
+    machine.give_nvme_vectors();
     assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
     machine.with_peers(|peers| peers.broker.start());
     attach(&machine.host, &request("web", &ALL)).unwrap();

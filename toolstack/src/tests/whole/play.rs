@@ -45,12 +45,7 @@ impl Play {
         let machine = MachineWithStub::new();
         machine.with_peers(|peers| peers.tool.write("/local/domain/5/vm", "/vm/web"));
         machine.create(DB, "db");
-        let mut config = machine.machine.config(NVME);
-        config.add_capability(0x50, 0x05, 0x60);
-        config.add_capability(0x60, 0x11, 0);
-        config.set_word(0x62, 7);
-        config.set_word(0x12, 0xfeb0); // the BAR with the table
-        machine.machine.tree.write(format!("bus/pci/devices/{NVME}/config"), config.bytes);
+        machine.give_nvme_vectors();
         assignable::add(&machine.host, &ALL.map(device), "pcidom").unwrap();
         machine.machine.with(|world| world.uncertain = is_uncertain);
         machine.with_peers(|peers| {
