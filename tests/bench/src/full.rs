@@ -12,10 +12,11 @@ use std::{
 use anyhow::{Result, anyhow, ensure};
 
 use crate::{
-    boot::{Boot, CPUS, Kind},
+    boot::{BENCH_ERROR, Boot, CPUS, Kind},
     command,
     images::Images,
     layout,
+    qemu::Crashed,
     release::Release,
     report::Report,
     tally::Tally,
@@ -74,7 +75,8 @@ pub(crate) fn run(
     let work = || -> Result<Tally> {
         let mut sum = Tally::default();
         while let Some((images, release, kind)) = next() {
-            sum += boot(&images, release, kind, &plan(kind.name(), wanted.filter, wanted.alone), cpus, verbose)?;
+            let plan = plan(kind.name(), wanted.filter, wanted.alone);
+            sum += boot(&images, release, kind, &plan, (MACHINES_LOST, from_case), cpus, verbose)?;
         }
         Ok(sum)
     };
@@ -89,6 +91,9 @@ pub(crate) fn run(
     println!("{sum}");
     Ok(sum.is_good())
 }
+
+/// How many machines a boot may lose to crashes of QEMU. More would say that a case makes them.
+const MACHINES_LOST: u32 = 2;
 
 /// How many machines can run beside each other: one for each CPU, as far as memory goes.
 fn room_for_machines(host_cpus: usize) -> usize {
@@ -106,23 +111,43 @@ const TRANSLATED_MIB: u32 = 1024;
 /// More would not end sooner: the longest boot takes as long as it takes.
 const MOST_MACHINES: usize = 3;
 
-/// One boot with its cases, and with what they print for their users.
+/// How the cases go on in another machine: the plan of the first one, with a case's name and what it told last.
+pub(crate) type Rest = fn(&str, &str, Option<&str>) -> Result<String>;
+
+/// The plan for a suite's cases from this one on.
+pub(crate) fn from_case(plan: &str, case: &str, _: Option<&str>) -> Result<String> {
+    let plan = plan.trim_end();
+    let plan = plan.split_once(" from=").map_or(plan, |(plan, _)| plan);
+    Ok(format!("{plan} from={case}\n"))
+}
+
+/// One boot with its cases, and with what they print for their users. Where QEMU itself crashes another machine goes on, at most so `often`, with the `rest`.
 pub(crate) fn boot(
     images: &Images,
     release: &Release,
     kind: Kind,
     plan: &str,
+    (often, rest): (u32, Rest),
     cpus: usize,
     verbose: bool,
 ) -> Result<Tally> {
     let name = format!("{}-{}", kind.name(), release.number);
-    let boot = Boot { images, name, plan: plan.to_owned(), kind, cpus, verbose };
+    let mut boot = Boot { images, name, plan: plan.to_owned(), kind, cpus, verbose };
     let started = Instant::now();
     let mut report = Report::default();
-    let result = boot.run(&mut |line| match line.strip_prefix("progress ") {
-        Some(progress) => println!("{progress}"),
-        None => report.line(line).iter().for_each(|line| println!("{line}")),
-    });
+    let mut left = often;
+    let result = loop {
+        let result = boot.run(&mut |line| report.line(line).iter().for_each(|line| println!("{line}")));
+        let Err(error) = &result else { break result };
+        if left == 0 || !error.is::<Crashed>() {
+            break result;
+        }
+        let Some((case, progress)) = report.interrupt() else { break result };
+        left -= 1;
+        layout::keep_logs(&boot.log_dir())?;
+        println!("{BENCH_ERROR}{} ended in {case} ({error}), and another machine goes on with it", boot.name);
+        boot.plan = rest(&boot.plan, &case, progress.as_deref())?;
+    };
     if let Err(error) = &result {
         eprintln!("bench: {}: {error:#}", boot.name);
     }

@@ -9,10 +9,16 @@ use crate::tally::Tally;
 ///   `bench error: why` (in the fast suite `case NAME: ok` or `case NAME: FAILED why`, through the kernel's log, whose time stamps tell how
 ///   long it took: `[    1.042940] INFO  case …`);
 /// - `N passed, N failed` at the end, and what else was counted.
+///
+/// `progress TEXT` within a case that takes hours is shown.
 #[derive(Default)]
 pub(crate) struct Report {
+    /// Of the machines before this one, whose cases it goes on with.
+    earlier: Tally,
     counted: Tally,
     running: Option<String>,
+    /// What was told last of a case that takes hours.
+    progress: Option<String>,
     closing: Option<Tally>,
     /// The time stamp of the line before.
     before: Option<f64>,
@@ -27,6 +33,10 @@ impl Report {
         if let Some(name) = line.strip_prefix("start ") {
             self.running = Some(name.to_owned());
             return None;
+        }
+        if let Some(progress) = line.strip_prefix("progress ") {
+            self.progress = Some(progress.to_owned());
+            return Some(progress.to_owned());
         }
         if let Some(tally) = Tally::of_line(line) {
             self.closing = Some(tally);
@@ -44,7 +54,16 @@ impl Report {
         self.running.is_some() || self.closing.is_some() || self.counted != Tally::default()
     }
 
-    /// The cases of this boot. What is missing counts as one failed case: a case that never ended, the closing line, lines that
+    /// The machine has ended in the middle of a case, and another one is to go on: the case's name, and what it told last.
+    pub(crate) fn interrupt(&mut self) -> Option<(String, Option<String>)> {
+        let running = self.running.take()?;
+        let Self { earlier, counted, progress, .. } = std::mem::take(self);
+        self.earlier = earlier;
+        self.earlier += counted;
+        Some((running, progress))
+    }
+
+    /// The cases of this boot, and of those that it goes on with. What is missing counts as one failed case: a case that never ended, the closing line, lines that
     /// add up to it, or that the machine `ended` by itself. The second part says what was missing.
     pub(crate) fn finish(mut self, ended: bool) -> (Tally, Option<String>) {
         let missing = match (self.running, self.closing) {
@@ -52,10 +71,14 @@ impl Report {
             (None, None) => "case boot ... FAILED: the run ended before its cases did".to_owned(),
             (None, Some(closing)) if closing != self.counted => format!("case boot ... FAILED: it counted {closing}"),
             (None, Some(_)) if !ended => "case boot ... FAILED: the machine did not end by itself".to_owned(),
-            (None, Some(_)) => return (self.counted, None),
+            (None, Some(_)) => {
+                self.earlier += self.counted;
+                return (self.earlier, None);
+            }
         };
-        self.counted += Tally::one(false);
-        (self.counted, Some(missing))
+        self.earlier += self.counted;
+        self.earlier += Tally::one(false);
+        (self.earlier, Some(missing))
     }
 }
 
@@ -128,6 +151,22 @@ mod tests {
         let (_, tally, missing) = report(&["start a", "case a ... ok (0.1 s)", "start b"]);
         assert_eq!(tally, Tally { passed: 1, failed: 1, ..Tally::default() });
         assert_eq!(missing.as_deref(), Some("case b ... FAILED: it did not end"));
+    }
+
+    #[test]
+    fn another_machine_goes_on_where_one_has_ended() {
+        let mut report = Report::default();
+        assert_eq!(report.interrupt(), None, "no case had begun");
+        for line in ["start a", "case a ... ok (0.1 s)", "start b"] {
+            report.line(line);
+        }
+        assert_eq!(report.line("progress 200 done").as_deref(), Some("200 done"));
+        assert_eq!(report.interrupt(), Some(("b".to_owned(), Some("200 done".to_owned()))));
+        assert_eq!(report.interrupt(), None);
+        for line in ["start b", "case b ... FAILED (0.1 s): x", "0 passed, 1 failed"] {
+            report.line(line);
+        }
+        assert_eq!(report.finish(true), (Tally { passed: 1, failed: 1, ..Tally::default() }, None));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) mod installed;
 mod interrupts;
 mod irqs;
 mod network;
+mod plan;
 mod qmp;
 mod report;
 mod scale;
@@ -34,9 +35,10 @@ use anyhow::{Context, Result, bail};
 
 use benchmark::{Clock, Scene};
 use fixture::Fixture;
+use plan::{is_before, option};
 use report::Report;
 
-/// Brings dom0 up and carries out the plan: one line, `demo`, a suite with what is wanted of its cases, as in `full case=PARTS alone=0`, how many cycles, as in
+/// Brings dom0 up and carries out the plan: one line, `demo`, a suite with what is wanted of its cases, as in `full case=PARTS alone=0` (`from=CASE`: beginning with this one), how many cycles, as in
 /// `soak CYCLES`, how many crashes, as in `crash-soak CRASHES`, which walk, or what to measure, as in `benchmark ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
@@ -89,9 +91,9 @@ pub(crate) fn list_cases(suite: &str, filter: &str) {
 }
 
 fn run_cases(suite: &str, options: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
-    let option = |name: &str| options.split(' ').find_map(|option| option.strip_prefix(name)?.strip_prefix('='));
-    let is_alone = option("alone") == Some("1");
-    for case in wanted(suite, option("case").unwrap_or_default())? {
+    let is_alone = option(options, "alone") == Some("1");
+    let cases = wanted(suite, option(options, "case").unwrap_or_default())?;
+    for case in cases.skip_while(|case| is_before(options, case.name)) {
         report.start(case.name)?;
         let started = Instant::now();
         let prepared = if is_alone { fixture.start_afresh() } else { Ok(()) };

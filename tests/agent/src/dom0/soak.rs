@@ -5,7 +5,12 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::{cases, crashes, fixture::Fixture, report::Report};
+use super::{
+    cases, crashes,
+    fixture::Fixture,
+    plan::{is_before, option},
+    report::Report,
+};
 
 /// Something that is done so often and tells how far it has come.
 type Often = fn(&mut Fixture, u32, &mut dyn FnMut(&str) -> Result<()>) -> Result<()>;
@@ -24,8 +29,10 @@ pub(crate) fn crashes(suite: &str, count: &str, fixture: &mut Fixture, report: &
 }
 
 /// Crashes at each place that the stub comes to.
-pub(crate) fn walks(filter: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
-    for (name, work) in cases::WALKS.into_iter().filter(|(name, _)| name.contains(filter)) {
+pub(crate) fn walks(options: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    let filter = option(options, "case").unwrap_or_default();
+    let walks = cases::WALKS.into_iter().filter(|(name, _)| name.contains(filter));
+    for (name, work) in walks.skip_while(|(name, _)| is_before(options, name)) {
         report.start(name)?;
         let started = Instant::now();
         let result = work(fixture);
