@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::dom0::sysfs::Config;
 use ::dom0::xen::Physdev;
 use pci_registers::{command, header, msi, msix};
-use pcidom_abi::DeviceNode;
+use pcidom_abi::{DeviceNode, PermittedWrites, WriteKind};
 use pcidom_broker::{Vectors, switch_on};
 use xen_types::{DomId, Sbdf};
 
@@ -25,6 +25,11 @@ use crate::sysfs::{ConfigWalk as _, Width};
 
 /// How long another process may be at the same device: it restores it, and tells its guest three things, which wait for a stub and for the guest.
 const TURN: Duration = Duration::from_secs(40);
+
+/// Looks at a device that its guest may have reset, until it has its registers again: after a tenth of a second (PCIe 5.0 §6.6.2), and two requests of the stub to a broker
+/// that may have other stubs to serve.
+const GUEST_RESET_LOOKS: u32 = 10;
+const GUEST_RESET_LOOK: Duration = Duration::from_millis(50);
 
 /// How often a guest may change its vectors meanwhile.
 const ROUNDS: usize = 3;
@@ -64,20 +69,24 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
     if !host.sysfs.exists(device) || !reset::answers(host, device)? {
         return Err(Error::Gone(device));
     }
+    let is_isolated = host.exists(&DeviceNode::Isolated.of(device))?;
+    let Some(guest) = guest.filter(|_| !is_isolated) else { return make_ready(host, device) };
     let (config, resources) = (host.sysfs.config(device)?, DeviceResources::gather(host, device)?);
-    let Some(guest) = guest else {
-        pristine::restore(host, device, &config, true)?;
-        config.walk_and_quiesce(resources.decode())?;
-        host.commit(&[pool::look_again(record.stub, device)])?;
-        return Ok(Repaired::Free);
+    let look = || {
+        let vectors = await_rest(host, device)?;
+        Ok::<_, Error>(has_lost(&config, &resources, &vectors)?.map(|is_certain| (is_certain, vectors)))
     };
-    if host.exists(&DeviceNode::Isolated.of(device))? {
-        pristine::restore(host, device, &config, true)?;
-        config.walk_and_quiesce(resources.decode())?;
-        return Ok(Repaired::Isolated);
+    let mut lost = look()?;
+    if lost.is_some() && may_reset_it(host, device)? {
+        for _ in 0..GUEST_RESET_LOOKS {
+            host.pause(GUEST_RESET_LOOK);
+            lost = look()?;
+            if lost.is_none() {
+                break;
+            }
+        }
     }
-    let mut vectors = await_rest(host, device)?;
-    let Some(is_certain) = has_lost(&config, &resources, &vectors)? else { return Ok(Repaired::Sound) };
+    let Some((is_certain, mut vectors)) = lost else { return Ok(Repaired::Sound) };
     pristine::restore(host, device, &config, true)?;
     for _ in 0..ROUNDS {
         switch_on_again(host, physdev, &config, &resources, &vectors)?;
@@ -101,6 +110,38 @@ pub(crate) fn repair(host: &Host, physdev: &dyn Physdev, device: Sbdf) -> Result
         Relayed::Untold("whether it has lost them is not known")
     };
     Ok(if told == Relayed::Taken { Repaired::NotOurs } else { Repaired::Restored(told) })
+}
+
+/// Makes a device ready that no guest uses. A command that gives it to somebody meanwhile would have it quiesced under its guest, so none is at work.
+fn make_ready(host: &Host, device: Sbdf) -> Result<Repaired, Error> {
+    host.lock_commands(None)?;
+    let made_ready = make_ready_alone(host, device);
+    host.unlock_commands();
+    made_ready
+}
+
+fn make_ready_alone(host: &Host, device: Sbdf) -> Result<Repaired, Error> {
+    let Some(record) = device_table::load_one(host, device)? else { return Ok(Repaired::NotOurs) };
+    let is_free = match (record.phase, record.frontend) {
+        (Phase::Pool, None) => true,
+        (Phase::Attached, Some(_)) if host.exists(&DeviceNode::Isolated.of(device))? => false,
+        _ => return Ok(Repaired::NotOurs),
+    };
+    let config = host.sysfs.config(device)?;
+    pristine::restore(host, device, &config, true)?;
+    config.walk_and_quiesce(DeviceResources::gather(host, device)?.decode())?;
+    if !is_free {
+        return Ok(Repaired::Isolated);
+    }
+    host.commit(&[pool::look_again(record.stub, device)])?;
+    Ok(Repaired::Free)
+}
+
+/// Whether its guest may have it reset by itself, after which it has no registers until the stub asks for them.
+fn may_reset_it(host: &Host, device: Sbdf) -> Result<bool, Error> {
+    let permitted = host.read(&DeviceNode::PermittedWrites.of(device))?;
+    let permitted = permitted.and_then(|list| list.parse::<PermittedWrites>().ok());
+    Ok(permitted.is_some_and(|list| list.registers.iter().any(|write| write.kind == WriteKind::Reset)))
 }
 
 /// Whether it may have lost its registers, and in the result, whether that is certain. A function whose decoders are off has been reset: no guest can turn them

@@ -1,7 +1,9 @@
 //! `pcidom repair`: devices that dom0's kernel has recovered from an error.
 
 use std::cell::RefCell;
+use std::time::Duration;
 
+use dom0::lock::Lock;
 use dom0::xen::{HypercallError, Physdev, Vector};
 use fakes::{FakePhysdev, Memory};
 use pcidom_abi::DeviceNode;
@@ -148,6 +150,54 @@ fn a_device_that_a_command_takes_back_meanwhile_is_quiesced_again() {
 }
 
 #[test]
+fn a_free_device_that_a_command_gives_to_a_guest_meanwhile_is_left_alone() {
+    let machine = attached();
+    machine.with(|world| {
+        world.write(&DeviceNode::Phase.of(device(NVME)), "pool");
+        world.remove(&DeviceNode::Frontend.of(device(NVME)));
+    });
+    let mut used = machine.config(NVME);
+    reset_by_the_bus(&machine, NVME);
+    used.set_word(4, 0x0006);
+    let (folder, tree) = (machine.host.lock_folder.clone(), machine.tree.clone());
+    let take_lock = move || Lock::try_take_in(&folder, "pcidom.lock").unwrap();
+    let phase = DeviceNode::Phase.of(device(NVME));
+    let node = phase.clone();
+    let command = move |world: &mut fakes::World| {
+        assert!(take_lock().is_some(), "nobody is kept waiting for the first look");
+        world.write(&DeviceNode::Frontend.of(device(NVME)), "5");
+        world.write(&node, "attached");
+        tree.write(format!("bus/pci/devices/{NVME}/config"), &used.bytes);
+        let next = move |_: &mut fakes::World| assert!(take_lock().is_none(), "another command could come in between");
+        world.after_read = Some((node, Box::new(next)));
+    };
+    machine.with(|world| world.after_read = Some((phase, Box::new(command))));
+    assert_eq!(repair(&machine.host, &messages(&machine), device(NVME)).unwrap(), Repaired::NotOurs);
+    machine.with(|world| assert!(world.after_read.is_none()));
+    assert_eq!(machine.config(NVME).word(4), 0x0006);
+}
+
+#[test]
+fn a_device_that_its_guest_resets_has_time_to_get_its_registers_back() {
+    for (reset, expected) in [
+        (" reset:48:2:8000:0", Repaired::Sound),
+        ("", Repaired::Restored(Relayed::Untold("its backend does not tell it"))),
+    ] {
+        let machine = attached();
+        let node = DeviceNode::PermittedWrites.of(device(NVME));
+        let list = machine.host.read(&node).unwrap().unwrap();
+        assert!(!list.contains("reset:"), "{list}");
+        machine.with(|world| world.write(&node, &format!("{list}{reset}")));
+        let used = machine.config(NVME);
+        reset_by_the_bus(&machine, NVME);
+        let tree = machine.tree.clone();
+        let stub = move |_: &mut fakes::World| tree.write(format!("bus/pci/devices/{NVME}/config"), &used.bytes);
+        machine.with(|world| world.during_pause = Some(Box::new(stub)));
+        assert_eq!(repair(&machine.host, &messages(&machine), device(NVME)).unwrap(), expected);
+    }
+}
+
+#[test]
 fn a_device_that_does_not_answer_is_told() {
     let machine = attached();
     put(&machine, NVME, &Memory::from_bytes(vec![0xff; 4096]));
@@ -278,11 +328,11 @@ fn a_device_that_a_command_takes_meanwhile_is_neither_told_nor_isolated() {
 fn two_at_a_time_tell_a_guest_once() {
     let machine = told(&[(6, 3), (9, 5), (7, 1)]);
     let folder = machine.host.lock_folder.clone();
-    let lock = dom0::lock::Lock::try_take_in(&folder, "pcidom-repair-0000:00:07.0.lock").unwrap();
+    let lock = Lock::try_take_in(&folder, "pcidom-repair-0000:00:07.0.lock").unwrap();
     let before = machine.machine.with(|world| world.clock);
     assert_eq!(repair_told(&machine), Repaired::Busy);
     let waited = machine.machine.with(|world| world.clock) - before;
-    assert!(waited >= std::time::Duration::from_secs(36), "three notifications may take that long: {waited:?}");
+    assert!(waited >= Duration::from_secs(36), "three notifications may take that long: {waited:?}");
     assert_eq!(commands(&machine), []);
     drop(lock);
     assert_eq!(repair_told(&machine), Repaired::Restored(Relayed::Recovered));
