@@ -31,6 +31,7 @@ mod restart;
 mod scale;
 mod slow_guests;
 mod stub;
+mod suspended;
 mod two_guests;
 
 pub(crate) use faults::WALKS;
@@ -47,6 +48,7 @@ pub(crate) const FULL: &[&[Case]] = &[
     two_guests::CASES,
     data::CASES,
     repair::CASES,
+    suspended::CASES,
     network::CASES,
     broker_death::CASES,
     broker_stopped::CASES,
@@ -110,4 +112,5 @@ pub(crate) const CHOSEN: &[&str] = &[
     "devices_come_and_go_in_one_transition",
     "pcidom_create_makes_a_guest_that_has_its_devices",
     "the_image_is_started_again_and_replaced_by_command_while_a_guest_reads_and_moves_data",
+    "a_guest_that_is_suspended_to_memory_and_resumed_has_its_disk_and_interrupts",
 ];
