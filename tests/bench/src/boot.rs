@@ -32,6 +32,8 @@ pub(crate) const CPUS: usize = 2;
 /// Memory for the guests that only make noise, and how many of them there are.
 const NOISE_MIB: u32 = 1024;
 const NOISE_DEVICES: u32 = 7;
+/// Slots, full of functions, that the benchmark by the instruction clock gives away in one command.
+const FULL_SLOTS: [u8; 2] = [0x10, 0x11];
 /// What a host has beside the devices that cases are about, by slot (`tests/agent/src/dom0/devices.rs`): a legacy IDE controller and the primary VGA first.
 /// None of them has firmware that would make the boot longer, and none is driven by the machine's.
 const NEIGHBOURS: [(u8, &str); 23] = [
@@ -333,6 +335,13 @@ fn devices(dir: &Path, kind: Kind) -> Result<Vec<String>> {
     if kind == Kind::Benchmark {
         for index in 0..NOISE_DEVICES {
             device(&format!("edu,addr={:x}", 0xb + index));
+        }
+    }
+    if kind == Kind::Instructions {
+        for slot in FULL_SLOTS {
+            for function in 0..8 {
+                device(&format!("edu,addr={slot:x}.{function},multifunction=on"));
+            }
         }
     }
     if kind == Kind::Devices {

@@ -3,6 +3,7 @@
 //! Samples go to the host as lines `figure NAME UNIT WHO ROUND VALUE` (`tests/bench/src/benchmark/samples.rs`). Times are taken by the clock of
 //! whoever waits: the guest for accesses, dom0 for commands. What the figures mean is in `docs/performance.md`.
 
+mod audit;
 mod backend;
 mod boot;
 mod contestant;
@@ -16,6 +17,7 @@ mod plug;
 mod reads;
 mod restart;
 mod scale;
+mod sixteen;
 mod stub;
 
 use std::time::Duration;
@@ -121,6 +123,10 @@ impl Session<'_> {
             self.optional("data", |session| session.measure_data(default))?;
         }
         self.measure_detach(default)?;
+        if self.who == Contestant::Pcidom && self.clock == Clock::Instructions {
+            self.optional("audit", |session| session.measure_audit(default))?;
+            self.optional("sixteen", |session| session.measure_sixteen(default))?;
+        }
         self.measure_attach(native)?;
         self.measure_reads(native, "_native")?;
         self.measure_detach(native)?;
