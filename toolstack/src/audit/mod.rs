@@ -25,6 +25,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
+use pcidom_abi::DeviceNode;
 use xen_types::{DomId, Port};
 
 pub(crate) use crate::records::device_table::forget_pirqs;
@@ -65,11 +66,14 @@ pub(crate) fn find_leaks(
         }
         Ok(())
     };
-    let mut own = Vec::new();
-    for resources in devices {
-        let pirqs = pirqs::without_others(host, pirqs::noted(host, resources.device)?, &staying)?;
-        own.push(Wanted { registers: Registers::leaving(resources, &staying), pirqs });
-    }
+    let nodes = devices.iter().map(|resources| DeviceNode::Pirqs.of(resources.device));
+    let own = host.looking_ahead(nodes, || {
+        let wanted = |resources: &DeviceResources| {
+            let pirqs = pirqs::without_others(host, pirqs::noted(host, resources.device)?, &staying)?;
+            Ok(Wanted { registers: Registers::leaving(resources, &staying), pirqs })
+        };
+        devices.iter().map(wanted).collect::<Result<Vec<_>, Error>>()
+    })?;
     look(guest, &own)?;
     if scope == Audit::Guest {
         return Ok(leaks);

@@ -18,18 +18,21 @@ use pcidom_broker::Vectors;
 /// Writes down what the interrupts of devices are, before they are unmapped: GSIs and vectors. Those that were written down
 /// earlier stay: a command may have died after it had unmapped some.
 pub(crate) fn note_pirqs(host: &Host, devices: &[DeviceResources]) -> Result<Vec<Change>, Error> {
-    let mut changes = Vec::new();
-    for resources in devices {
-        let mut pirqs = noted(host, resources.device)?;
-        pirqs.extend(resources.gsi.map(Pirq));
-        match pcidom_broker::vectors::load(host, resources.device)? {
-            // Somebody died changing them: it could be any that is nobody else's.
-            Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
-            vectors => pirqs.extend(vectors.pirqs()),
-        }
-        changes.push(Change::write(DeviceNode::Pirqs.of(resources.device), PirqSet(pirqs)));
+    let nodes = devices.iter().flat_map(|resources| {
+        [DeviceNode::Pirqs.of(resources.device), pcidom_broker::vectors::vectors_node(resources.device)]
+    });
+    host.looking_ahead(nodes, || devices.iter().map(|resources| note(host, resources)).collect())
+}
+
+fn note(host: &Host, resources: &DeviceResources) -> Result<Change, Error> {
+    let mut pirqs = noted(host, resources.device)?;
+    pirqs.extend(resources.gsi.map(Pirq));
+    match pcidom_broker::vectors::load(host, resources.device)? {
+        // Somebody died changing them: it could be any that is nobody else's.
+        Vectors::Busy => pirqs.extend(host.hypervisor.vector_pirqs().map(Pirq)),
+        vectors => pirqs.extend(vectors.pirqs()),
     }
-    Ok(changes)
+    Ok(Change::write(DeviceNode::Pirqs.of(resources.device), PirqSet(pirqs)))
 }
 
 /// The interrupts of a device, as written down.

@@ -3,12 +3,14 @@
 use pci_config::{Policy, PolicyFlags, permitted_writes};
 use pcidom_abi::pool::{self, PolicyNumbers};
 use pcidom_abi::{DeviceNode, PermittedWrites, paths};
+use pcidom_broker::records::record_nodes;
 use xen_types::Sbdf;
 use xenstore::path;
 
 use crate::error::Error;
 use crate::host::Host;
-use crate::records::device_table;
+use crate::records::device_spec::DeviceSpec;
+use crate::records::device_table::{self, Record};
 use crate::store::Change;
 use crate::sysfs::ConfigWalk as _;
 
@@ -24,8 +26,7 @@ pub(crate) fn with_resets(host: &Host, device: Sbdf, policy: &Policy) -> Policy 
 /// The policy, with the resets that the guest is shown: whatever dom0's kernel says by now.
 fn with_shown_resets(host: &Host, device: Sbdf, policy: &Policy) -> Result<Policy, Error> {
     let Some(record) = device_table::load_one(host, device)? else { return Ok(*policy) };
-    let node = path::child(&paths::pool_dir(record.stub, device), pool::POLICY);
-    let numbers = host.read(&node)?.and_then(|text| PolicyNumbers::parse(text.as_bytes()));
+    let numbers = host.read(&policy_node(&record))?.and_then(|text| PolicyNumbers::parse(text.as_bytes()));
     let flags = numbers.map_or_else(PolicyFlags::default, |numbers| PolicyFlags::new(numbers.0));
     Ok(policy.with_resets(flags.shows_express_reset(), flags.shows_features_reset()))
 }
@@ -39,12 +40,25 @@ fn compile(host: &Host, device: Sbdf, policy: &Policy) -> Result<PermittedWrites
     Ok(list)
 }
 
-/// Makes the list, and the change that notes it for the broker.
-pub(crate) fn note(host: &Host, device: Sbdf, policy: &Policy) -> Result<Change, Error> {
-    Ok(Change::write(
-        DeviceNode::PermittedWrites.of(device),
-        node(host, device, &with_shown_resets(host, device, policy)?)?,
-    ))
+/// Makes the lists, and the changes that note them for the broker.
+pub(crate) fn note(host: &Host, devices: &[DeviceSpec]) -> Result<Vec<Change>, Error> {
+    host.looking_ahead(devices.iter().flat_map(|spec| record_nodes(spec.device)), || {
+        let mut nodes = Vec::new();
+        for spec in devices {
+            nodes.extend(device_table::load_one(host, spec.device)?.map(|record| policy_node(&record)));
+        }
+        host.read_all(&nodes)?;
+        let note = |DeviceSpec { device, policy, .. }: &DeviceSpec| {
+            let shown = with_shown_resets(host, *device, policy)?;
+            Ok(Change::write(DeviceNode::PermittedWrites.of(*device), node(host, *device, &shown)?))
+        };
+        devices.iter().map(note).collect()
+    })
+}
+
+/// Where the stub reads it.
+fn policy_node(record: &Record) -> String {
+    path::child(&paths::pool_dir(record.stub, record.device), pool::POLICY)
 }
 
 /// Refuses a policy whose list no node of xenstore holds.

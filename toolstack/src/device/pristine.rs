@@ -47,9 +47,10 @@ pub(crate) fn save_all_missing(host: &Host, devices: impl Iterator<Item = Sbdf>)
 /// Writes back what was saved of a device. What only a policy opens is written where the device was not reset.
 pub(crate) fn restore(host: &Host, device: Sbdf, config: &Config, is_reset: bool) -> Result<(), Error> {
     let Some(pristine) = host.sysfs.pristine(device) else { return Ok(()) };
-    let policy = device_table::policy(host, device)?.unwrap_or_default();
-    let is_open = policy.permissive || policy.quirks().next().is_some();
-    host.sysfs.restore(config, &addresses(host, device)?, &pristine, is_open && !is_reset)?;
+    // What its guest could open counts only where no reset has closed it.
+    let policy = if is_reset { None } else { device_table::policy(host, device)? };
+    let is_open = policy.is_some_and(|policy| policy.permissive || policy.quirks().next().is_some());
+    host.sysfs.restore(config, &addresses(host, device)?, &pristine, is_open)?;
     Ok(())
 }
 

@@ -322,6 +322,18 @@ impl Host {
         Ok(done)
     }
 
+    /// As [`Dom0::at_one_moment`], where these nodes are asked for together first.
+    pub(crate) fn looking_ahead<T>(
+        &self,
+        nodes: impl IntoIterator<Item = String>,
+        look: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.at_one_moment(|| {
+            self.read_all(&nodes.into_iter().collect::<Vec<_>>())?;
+            look()
+        })
+    }
+
     /// Waits until `check` answers, looking again whenever something below `paths` changes; `None` when `timeout` passed
     /// first. `check` also runs about once a second, for what xenstore does not tell. Waiting is a safe point.
     pub(crate) fn wait_for<T>(

@@ -71,9 +71,7 @@ pub(crate) fn plan_add(
     versions::check_named(host, backend)?;
     let devices = distinct(devices);
     let all = host.at_one_moment(|| {
-        if let Some(stub) = &stub {
-            look_ahead(host, stub.id, devices.iter().copied())?;
-        }
+        look_ahead(host, stub.as_ref().map(|stub| stub.id), devices.iter().copied())?;
         let mut all: Vec<DeviceStatus> = Vec::new();
         for device in devices {
             check_addable(host, device, stub.as_ref())?;
@@ -133,10 +131,11 @@ pub(crate) fn remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<(), 
 /// What [`remove`] would do. Everything that can be refused is.
 pub(crate) fn plan_remove(host: &Host, devices: &[Sbdf], rebind: bool) -> Result<Plan, Error> {
     let devices = distinct(devices);
-    for device in devices.iter().copied() {
-        check_removable(host, device)?;
-    }
-    let all = devices.iter().map(|device| DeviceStatus::gather(host, *device)).collect::<Result<Vec<_>, _>>()?;
+    let all = host.at_one_moment(|| {
+        look_ahead(host, None, devices.iter().copied())?;
+        devices.iter().try_for_each(|device| check_removable(host, *device))?;
+        devices.iter().map(|device| DeviceStatus::gather(host, *device)).collect::<Result<Vec<_>, _>>()
+    })?;
     all.iter().for_each(|status| note_unknown_driver(host, status, rebind));
     Ok(plan::pool::remove(&all, rebind))
 }

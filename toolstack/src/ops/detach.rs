@@ -201,12 +201,14 @@ fn asking(host: &Host, assignment: &mut Assignment, request: &Request) -> Result
 
 /// `xl pci-detach -f` takes the DMA of a device of ours from the guest, and its guard with it.
 fn rights(host: &Host, assignment: &Assignment) -> Result<Rights, Error> {
-    for device in assignment.devices.iter().copied() {
-        if guard::mended(host, device)? > 0 {
-            return Ok(Rights::Uncertain);
+    host.looking_ahead(assignment.devices.iter().map(|device| guard::mended_node(*device)), || {
+        for device in assignment.devices.iter().copied() {
+            if guard::mended(host, device)? > 0 {
+                return Ok(Rights::Uncertain);
+            }
         }
-    }
-    Ok(Rights::Complete)
+        Ok(Rights::Complete)
+    })
 }
 
 /// Devices that were taken from the guest before: does it still have something of them?

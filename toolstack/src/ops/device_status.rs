@@ -14,14 +14,18 @@ use crate::records::reset_note::{self, ResetNote};
 use crate::sysfs::PCIBACK;
 
 /// Asks for what stands in xenstore about some devices, for all of them together, during [`dom0::Dom0::at_one_moment`]: whoever looks at one of them then finds
-/// it known.
-pub(crate) fn look_ahead(host: &Host, stub: DomId, devices: impl IntoIterator<Item = Sbdf>) -> Result<(), Error> {
+/// it known. With the `stub` also for what it says of them.
+pub(crate) fn look_ahead(
+    host: &Host,
+    stub: Option<DomId>,
+    devices: impl IntoIterator<Item = Sbdf>,
+) -> Result<(), Error> {
     let mut nodes = Vec::new();
     for device in devices {
         nodes.extend([DeviceNode::Stub, DeviceNode::Frontend, DeviceNode::Phase].map(|node| node.of(device)));
         nodes.extend([DeviceNode::Reset, DeviceNode::Backend, DeviceNode::Persistent].map(|node| node.of(device)));
         nodes.extend([guard::node(device), parking::driver_path_node(device)]);
-        nodes.push(paths::pool_state_node(stub, device));
+        nodes.extend(stub.map(|stub| paths::pool_state_node(stub, device)));
     }
     host.read_all(&nodes)?;
     Ok(())

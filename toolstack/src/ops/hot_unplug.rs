@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use pcidom_abi::paths;
 use xen_types::Sbdf;
 use xenstore::XenbusState;
 
@@ -11,7 +12,7 @@ use crate::host::Host;
 use crate::host::domain;
 use crate::ops::connect::{self, Settled};
 use crate::ops::patience::{Patience, Progress, STUB_PATIENCE, Side, wait_by_turns};
-use crate::ops::pool;
+use crate::ops::pool::PoolState;
 use crate::records::device_table::{self, Phase};
 use crate::records::directories::{Ends, set_back};
 use crate::records::entries::Entries;
@@ -126,10 +127,12 @@ fn ask(host: &Host, request: UnplugRequest<'_>) -> Result<Asked, Error> {
         let entries = Entries::load(host, stub.id, guest.id)?;
         let ends = Ends::read(host, stub.id, guest.id)?;
         // One that is not exported has no address by which the guest could find it: Linux gives up everything then (docs/protocol.md §2.3).
+        let is_exported: Vec<_> = entries.of(devices).filter(|entry| entry.is_exported()).collect();
+        let nodes: Vec<_> = is_exported.iter().map(|entry| paths::pool_state_node(stub.id, entry.device)).collect();
         let mut exported = Vec::new();
-        for entry in entries.of(devices).filter(|entry| entry.is_exported()) {
+        for (entry, state) in is_exported.into_iter().zip(host.read_all(&nodes)?) {
             // It may have let go already, for a command that was killed.
-            let is_assigned = pool::state(host, stub.id, entry.device)?.guest() == Some(guest.id);
+            let is_assigned = PoolState::parse(&state.unwrap_or_default()).guest() == Some(guest.id);
             exported.extend((is_assigned || entry.state == XenbusState::Initialised).then_some(entry.device));
         }
         let mut changes = ends.expected(stub.id, guest.id);

@@ -34,8 +34,14 @@ impl Leaks {
 pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResources]) -> Result<Leaks, Error> {
     let mut leaks = Leaks::default();
     let mut shown = Vec::new();
-    for (resources, what) in devices.iter().zip(find(host, guest, devices)?) {
-        if let Some(what) = what.map_or_else(|| in_target(host, resources.device, &mut shown), |what| Ok(Some(what)))? {
+    let found = find(host, guest, devices)?;
+    let targets =
+        host.looking_ahead(devices.iter().map(|resources| DeviceNode::Target.of(resources.device)), || {
+            let target = |resources: &DeviceResources| device_table::target(host, resources.device);
+            devices.iter().map(target).collect::<Result<Vec<_>, _>>()
+        })?;
+    for ((resources, target), what) in devices.iter().zip(targets).zip(found) {
+        if let Some(what) = what.or_else(|| in_target(host, resources.device, target?, &mut shown)) {
             host.commit(&[
                 device_table::set_phase(resources.device, Phase::Leaked),
                 Change::write(node(resources.device), &what),
@@ -49,13 +55,13 @@ pub(crate) fn note_leaks(host: &Host, guest: &DomainName, devices: &[DeviceResou
 /// Whether an HVM guest that is alive may still have a device: Xen has no call that reads its memory map, and none takes a mapping from it, so its device
 /// model's word counts. One that does not answer, or is gone, has not said that the guest let go. `shown`: what device models said; each is asked once, as one
 /// that is silent takes its time.
-fn in_target(host: &Host, device: Sbdf, shown: &mut Vec<(DomId, Shown)>) -> Result<Option<String>, Error> {
-    let Some(Target { guest, is_alive: true }) = device_table::target(host, device)? else { return Ok(None) };
+fn in_target(host: &Host, device: Sbdf, target: Target, shown: &mut Vec<(DomId, Shown)>) -> Option<String> {
+    let Target { guest, is_alive: true } = target else { return None };
     if !shown.iter().any(|(asked, _)| *asked == guest.id) {
         shown.push((guest.id, Shown::by(host, &guest)));
     }
     let may_have = shown.iter().any(|(asked, shown)| *asked == guest.id && shown.may_have(device));
-    Ok(may_have.then(|| format!("{guest}, perhaps: its device model has not removed the device")))
+    may_have.then(|| format!("{guest}, perhaps: its device model has not removed the device"))
 }
 
 /// Leaked mappings of each device. A search that failed counts as a leak.

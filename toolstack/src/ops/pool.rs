@@ -129,36 +129,58 @@ pub(crate) fn look_again(stub: DomId, device: Sbdf) -> Change {
     Change::write(path::child(&paths::pool_dir(stub, device), ONLINE), 1)
 }
 
-/// Waits until the stub has looked at a device, and found it fit.
-pub(crate) fn await_verdict(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
-    let verdict = await_state(host, stub, device, |state| match state {
-        PoolState::Free => Some(Ok(())),
-        PoolState::Refused(reason) => Some(Err(reason)),
-        _ => None,
+/// Waits until the stub has looked at the devices, and found all of them fit.
+pub(crate) fn await_verdict(host: &Host, stub: &DomainName, devices: &[Sbdf]) -> Result<(), Error> {
+    await_verdicts(host, stub, devices)?.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Waits until the stub has looked at the devices: why those are not fit that it has refused, or of which it says nothing.
+pub(crate) fn await_verdicts(host: &Host, stub: &DomainName, devices: &[Sbdf]) -> Result<Vec<Error>, Error> {
+    let asked = host.elapsed();
+    let nodes: Vec<String> = devices.iter().map(|device| paths::pool_state_node(stub.id, *device)).collect();
+    let states = || {
+        let states = host.read_all(&nodes)?.into_iter().map(Option::unwrap_or_default);
+        Ok::<Vec<PoolState>, Error>(states.map(|state| PoolState::parse(&state)).collect())
+    };
+    let is_verdict = |state: &PoolState| matches!(state, PoolState::Free | PoolState::Refused(_));
+    let all = host.wait_for(&watched(&nodes), patience::with_stub(devices.len()), || {
+        if !domain::is_alive(host, stub.id)? {
+            return Err(Error::StubWentAway(stub.clone()));
+        }
+        let states = states()?;
+        Ok(states.iter().all(is_verdict).then_some(states))
     })?;
-    match verdict {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(reason)) => Err(Error::StubRefuses { stub: stub.clone(), device, reason }),
-        Err(after) => Err(silent(stub, after, format!("whether it takes {device}"))),
-    }
+    let after = host.elapsed().saturating_sub(asked);
+    let error = |(device, state)| match state {
+        PoolState::Free => None,
+        PoolState::Refused(reason) => Some(Error::StubRefuses { stub: stub.clone(), device, reason }),
+        _ => Some(silent(stub, after, format!("whether it takes {device}"))),
+    };
+    Ok(devices.iter().copied().zip(all.map_or_else(states, Ok)?).filter_map(error).collect())
+}
+
+/// These nodes, and the end of any domain.
+fn watched(nodes: &[String]) -> Vec<String> {
+    nodes.iter().cloned().chain([path::RELEASE_DOMAIN.to_owned()]).collect()
 }
 
 /// Asks the stub to let go of a device and waits until it has.
 pub(crate) fn ask_back(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     host.commit(&[Change::write(path::child(&paths::pool_dir(stub.id, device), ONLINE), 0)])?;
-    match await_state(host, stub, device, |state| (state == PoolState::Released).then_some(())) {
-        Ok(Ok(())) | Err(Error::StubWentAway(_)) => Ok(()),
-        Ok(Err(after)) => Err(silent(stub, after, format!("letting go of {device}"))),
-        Err(error) => Err(error),
-    }
+    let asked = host.elapsed();
+    let node = paths::pool_state_node(stub.id, device);
+    let released = host.wait_for(&watched(&[node]), STUB_PATIENCE, || {
+        let has_it = domain::is_alive(host, stub.id)? && state(host, stub.id, device)? != PoolState::Released;
+        Ok((!has_it).then_some(()))
+    })?;
+    let after = || host.elapsed().saturating_sub(asked);
+    released.ok_or_else(|| silent(stub, after(), format!("letting go of {device}")))
 }
 
 /// Waits until the stub has the devices back from `guest`, whose directories or entries are gone.
 pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, devices: &[Sbdf]) -> Result<(), Error> {
     let asked = host.elapsed();
     let nodes: Vec<String> = devices.iter().map(|device| paths::pool_state_node(stub.id, *device)).collect();
-    let mut watched = nodes.clone();
-    watched.push(path::RELEASE_DOMAIN.to_owned());
     let still_there = || {
         let states = host.read_all(&nodes)?;
         let is_there =
@@ -166,7 +188,7 @@ pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, devices
         let there = devices.iter().copied().zip(&states).filter(|(_, state)| is_there(state));
         Ok::<_, Error>(there.map(|(device, _)| device).collect::<Vec<_>>())
     };
-    let returned = host.wait_for(&watched, patience::with_stub(devices.len()), || {
+    let returned = host.wait_for(&watched(&nodes), patience::with_stub(devices.len()), || {
         Ok((!domain::is_alive(host, stub.id)? || still_there()?.is_empty()).then_some(()))
     })?;
     if returned.is_some() {
@@ -174,24 +196,6 @@ pub(crate) fn await_return(host: &Host, stub: &DomainName, guest: DomId, devices
     }
     let waiting_for = format!("taking {} back from domain {guest}", list(&still_there()?));
     Err(Error::StubSilent { stub: stub.clone(), after: host.elapsed().saturating_sub(asked), waiting_for })
-}
-
-/// Waits for the stub's word on a device, which it was just asked for; `Err` in `Ok` says for how long in vain.
-fn await_state<T>(
-    host: &Host,
-    stub: &DomainName,
-    device: Sbdf,
-    wanted: impl Fn(PoolState) -> Option<T>,
-) -> Result<Result<T, Duration>, Error> {
-    let asked = host.elapsed();
-    let paths = [paths::pool_state_node(stub.id, device), path::RELEASE_DOMAIN.to_owned()];
-    let answer = host.wait_for(&paths, STUB_PATIENCE, || {
-        if !domain::is_alive(host, stub.id)? {
-            return Err(Error::StubWentAway(stub.clone()));
-        }
-        Ok(wanted(state(host, stub.id, device)?))
-    })?;
-    Ok(answer.ok_or_else(|| host.elapsed().saturating_sub(asked)))
 }
 
 fn silent(stub: &DomainName, after: Duration, waiting_for: String) -> Error {

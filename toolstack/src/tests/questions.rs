@@ -153,3 +153,38 @@ fn three_devices_in_one_command_take_less_than_twice_what_one_takes() {
     println!("an attach of one device asks {one} questions, of three {three}");
     assert!(three < 2 * one, "{one} questions, and {three}");
 }
+
+/// What each command takes with so many devices of two slots at once, in the order of the list below.
+fn taken_at_once(count: u8) -> Vec<(&'static str, (usize, usize))> {
+    let (machine, asked, _locks) = machine(0);
+    let devices: Vec<Sbdf> = (0..count).map(|devfn| Sbdf::from_devfn(0, 0, 0x80 + devfn)).collect();
+    for (number, device) in (0u64..).zip(&devices) {
+        let registers = [(0xa_0000_0000 + number * 0x10_0000, 0x10_0000, 0x0014_0204)];
+        machine.add_function(&device.to_string(), "0x020000", "", 0, &registers);
+    }
+    let names: Vec<String> = devices.iter().map(Sbdf::to_string).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut taken = Vec::new();
+    let mut note = |name, work: &dyn Fn()| taken.push((name, asked.during(work)));
+    note("assignable add", &|| assignable::add(&machine.host, &devices, "pcidom").unwrap());
+    note("attach", &|| assert!(attach_to_web(&machine, &names).is_ok()));
+    note("detach", &|| detach_from_web(&machine, &names).unwrap());
+    note("assignable remove", &|| assignable::remove(&machine.host, &devices, false).unwrap());
+    machine.assert_no_violations();
+    taken
+}
+
+#[test]
+fn a_guest_gets_and_loses_sixteen_devices_with_less_than_three_times_the_questions_of_one() {
+    let (one, sixteen) = (taken_at_once(1), taken_at_once(16));
+    for ((name, (questions, messages)), (_, (more_questions, more_messages))) in one.into_iter().zip(sixteen) {
+        println!("{name}: {questions} questions, {messages} messages; of sixteen {more_questions}, {more_messages}");
+        let most = match name {
+            "attach" | "detach" => 3,
+            "assignable add" => 4,
+            // Devices leave a pool one after the other.
+            _ => 16,
+        };
+        assert!(more_questions < most * questions, "{name}: {questions} questions, and {more_questions}");
+    }
+}

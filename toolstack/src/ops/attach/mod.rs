@@ -109,7 +109,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
     }
     let names = || request.devices.iter().map(|spec| spec.device);
     host.at_one_moment(|| {
-        look_ahead(host, stub.id, names())?;
+        look_ahead(host, Some(stub.id), names())?;
         request
             .devices
             .iter()
@@ -141,7 +141,7 @@ fn check(host: &Host, request: &Request) -> Result<Checked, Error> {
         spec.policy.interrupt_control = target.is_some();
     }
     let to_pool = host.at_one_moment(|| {
-        look_ahead(host, stub.id, names())?;
+        look_ahead(host, Some(stub.id), names())?;
         let mut to_pool = Vec::new();
         for device in names() {
             if device_table::load_one(host, device)?.is_none() {
@@ -197,7 +197,7 @@ impl Checked {
     }
 
     fn devices(&self, host: &Host) -> Result<Vec<AttachedDevice>, Error> {
-        look_ahead(host, self.stub.id, self.request.devices.iter().map(|spec| spec.device))?;
+        look_ahead(host, Some(self.stub.id), self.request.devices.iter().map(|spec| spec.device))?;
         let mut devices = Vec::new();
         for spec in &self.request.devices {
             let resources = DeviceResources::gather(host, spec.device)?;

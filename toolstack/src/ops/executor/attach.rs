@@ -106,8 +106,7 @@ pub(super) fn reset_after_guest(host: &Host, stub: &DomainName, device: Sbdf, de
 
 /// Notes for the broker what the guest may have written to the devices.
 pub(super) fn permit_writes(host: &Host, devices: &[DeviceSpec]) -> Result<(), Error> {
-    let lists = devices.iter().map(|spec| permitted_writes::note(host, spec.device, &spec.policy));
-    host.commit(&lists.collect::<Result<Vec<_>, _>>()?)
+    host.commit(&permitted_writes::note(host, devices)?)
 }
 
 /// Undoes [`permit_writes`].

@@ -204,7 +204,7 @@ impl<'a> Executor<'a> {
                     devices.iter().map(|entering| (entering.device, reset(entering.device))).collect();
                 pool::enter(host, stub, &devices)?;
             }
-            Step::AwaitVerdict { stub, device } => pool_nodes::await_verdict(host, stub, *device)?,
+            Step::AwaitVerdict { stub, devices } => pool_nodes::await_verdict(host, stub, devices)?,
             Step::LeavePool { stub, resources, .. } => pool::take_back(host, stub, resources.device)?,
             Step::RemovePoolEntry { stub, device } => {
                 host.commit(&pool_nodes::removal(host, stub.id, *device)?)?;

@@ -28,12 +28,14 @@ pub(super) fn quiesce_and_reset(host: &Host, device: Sbdf, decode: Decode) -> Re
 
 /// Describes devices to the stub. One that was reset here needs no reset before a guest gets it.
 pub(super) fn enter(host: &Host, stub: &DomainName, devices: &[(Sbdf, Option<&ResetNote>)]) -> Result<(), Error> {
-    let mut changes = Vec::new();
-    for (device, reset) in devices.iter().copied() {
+    let entry = |(device, reset): &(Sbdf, Option<&ResetNote>)| {
         // Only a parked device has an interrupt for sure: xen-pciback enables it.
-        let resources = DeviceResources::gather(host, device)?;
-        changes.extend(pool::entry(host, stub, &resources, reset)?);
-    }
+        let resources = DeviceResources::gather(host, *device)?;
+        pool::entry(host, stub, &resources, *reset)
+    };
+    // What they have in common is asked for once.
+    let entries = || devices.iter().map(entry).collect::<Result<Vec<_>, _>>();
+    let changes = host.at_one_moment(entries)?.concat();
     let names: Vec<Sbdf> = devices.iter().map(|(device, _)| *device).collect();
     guard::commit(host, &names, &changes)
 }
@@ -71,13 +73,13 @@ pub(super) fn enter_again(
     let device = resources.device;
     host.commit(&pool::removal(host, stub.id, device)?)?;
     guard::commit(host, &[device], &pool::entry(host, stub, resources, reset)?)?;
-    await_verdict(host, stub, device)
+    await_verdict(host, stub, &[device])
 }
 
 /// Has the stub look at a free device without the policy that it had.
 pub(super) fn look_again(host: &Host, stub: &DomainName, device: Sbdf) -> Result<(), Error> {
     host.commit(&pool::present_again(host, stub.id, device))?;
-    await_verdict(host, stub, device)
+    await_verdict(host, stub, &[device])
 }
 
 /// Nothing is noted of the devices any more: neither of one that was only parked, and was to be given to a stub that never came.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pcidom_broker::records::record_nodes;
 use xen_types::{DomId, Errno, Sbdf};
 use xenstore::{XenbusState, path};
 
@@ -120,20 +121,22 @@ pub(super) fn return_to_pool(
         };
         changes.push(device_table::note_reset(device, reset.as_ref()));
     }
-    for device in devices.iter().copied() {
-        if is_stub_there {
-            changes.extend(device_table::unreserve(host, device)?);
-            changes.extend(pool::present_again(host, stub.id, device));
-        } else {
-            changes.extend(device_table::lose_stub(host, device)?);
+    host.looking_ahead(devices.iter().copied().flat_map(record_nodes), || {
+        for device in devices.iter().copied() {
+            if is_stub_there {
+                changes.extend(device_table::unreserve(host, device)?);
+                changes.extend(pool::present_again(host, stub.id, device));
+            } else {
+                changes.extend(device_table::lose_stub(host, device)?);
+            }
         }
-    }
+        Ok(())
+    })?;
     host.commit(&changes)?;
-    for device in devices.iter().filter(|_| is_stub_there) {
-        match pool::await_verdict(host, stub, *device) {
-            // The guest has nothing any more, so this is no failure of the command.
-            Err(error @ (Error::StubRefuses { .. } | Error::StubSilent { .. })) => host.note(&error.to_string()),
-            outcome => outcome?,
+    if is_stub_there {
+        // The guest has nothing any more, so this is no failure of the command.
+        for error in pool::await_verdicts(host, stub, &devices)? {
+            host.note(&error.to_string());
         }
     }
     stuck.map_or(Ok(()), Err)

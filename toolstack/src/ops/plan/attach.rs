@@ -67,7 +67,7 @@ pub(crate) fn attach(input: &AttachInput) -> Plan {
         let (device, policy) = (spec.device, spec.policy);
         steps.push(Step::SetPolicy { stub: stub.clone(), device, policy });
         // A stub that does not take it is told of a device without it: by what undoes the step before.
-        steps.push(Step::AwaitVerdict { stub: stub.clone(), device });
+        steps.push(Step::AwaitVerdict { stub: stub.clone(), devices: vec![device] });
     }
     for AttachedDevice { resources, is_fresh, .. } in &input.devices {
         let (device, decode) = (resources.device, resources.decode());

@@ -160,10 +160,10 @@ pub(crate) enum Step {
         stub: DomainName,
         devices: Vec<Entering>,
     },
-    /// Waits until the stub has looked at the device, and found it fit.
+    /// Waits until the stub has looked at the devices, and found them fit.
     AwaitVerdict {
         stub: DomainName,
-        device: Sbdf,
+        devices: Vec<Sbdf>,
     },
     /// Has the stub let go of a free device.
     LeavePool {

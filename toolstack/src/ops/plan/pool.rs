@@ -130,8 +130,10 @@ fn hand_over(devices: &[&DeviceStatus], stub: &DomainName) -> Vec<Step> {
         let devices = together.iter().map(entering).collect();
         Step::EnterPool { stub: stub.clone(), devices }
     }));
-    let await_verdict = |status: &&DeviceStatus| Step::AwaitVerdict { stub: stub.clone(), device: status.device() };
-    steps.extend(devices.iter().map(await_verdict));
+    if !devices.is_empty() {
+        let devices = devices.iter().map(|status| status.device()).collect();
+        steps.push(Step::AwaitVerdict { stub: stub.clone(), devices });
+    }
     steps
 }
 

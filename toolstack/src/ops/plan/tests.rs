@@ -198,7 +198,7 @@ fn options_of_a_device_have_their_steps() {
         steps[1..4],
         [
             Step::SetPolicy { stub: stub(), device, policy: spec.policy },
-            Step::AwaitVerdict { stub: stub(), device },
+            Step::AwaitVerdict { stub: stub(), devices: vec![device] },
             Step::Reset { stub: stub(), device, decode: MEMORY, is_fresh: false },
         ]
     );
@@ -457,7 +457,7 @@ fn a_device_comes_from_its_driver_into_the_pool() {
             Step::QuiesceAndReset { device, decode: MEMORY },
             Step::ConfigSpace { stub: stub.clone(), device, permission: Permission::Allow },
             enter(&[device]),
-            Step::AwaitVerdict { stub, device },
+            Step::AwaitVerdict { stub, devices: vec![device] },
             Step::RecordAdded {
                 intents: vec![device],
                 remembered: Vec::new(),
@@ -492,9 +492,8 @@ fn a_device_that_somebody_took_from_xen_pciback_is_prepared_anew() {
 fn devices_enter_a_pool_at_once_and_are_waited_for_together() {
     let plan = steps(super::pool::add(&[parked(card()), parked(disk())], Some(&stub()), "pcidom", None));
     let (card, disk) = (card().device, disk().device);
-    let last = &plan[plan.len() - 4..plan.len() - 1];
-    let verdict = |device| Step::AwaitVerdict { stub: stub(), device };
-    assert_eq!(last, [enter(&[card, disk]), verdict(card), verdict(disk)]);
+    let last = &plan[plan.len() - 3..plan.len() - 1];
+    assert_eq!(last, [enter(&[card, disk]), Step::AwaitVerdict { stub: stub(), devices: vec![card, disk] }]);
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl Display for Step {
                 let devices: Vec<Sbdf> = devices.iter().map(|entering| entering.device).collect();
                 write!(f, "enter {} into the pool of {stub}", list(&devices))
             }
-            Self::AwaitVerdict { stub, device } => write!(f, "wait until {stub} has checked {device}"),
+            Self::AwaitVerdict { stub, devices } => write!(f, "wait until {stub} has checked {}", list(devices)),
             Self::LeavePool { stub, resources, .. } => write!(f, "have {stub} let go of {}", resources.device),
             Self::RemovePoolEntry { stub, device } => write!(f, "remove {device} from the pool of {stub}"),
             Self::ForgetDriver { device, path } => write!(f, "forget the note that {path} had {device}"),

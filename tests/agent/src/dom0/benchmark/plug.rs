@@ -47,7 +47,7 @@ impl Session<'_> {
 
     /// Whether the steps of pcidom's commands are to be shown with their times, on dom0's console. Only when asked for by name, since
     /// that costs time too.
-    fn wants_steps(&self) -> bool {
+    pub(super) fn wants_steps(&self) -> bool {
         self.who == Contestant::Pcidom && self.only.contains(&"steps")
     }
 
