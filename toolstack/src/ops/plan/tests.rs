@@ -364,6 +364,18 @@ fn by_force_it_goes_on_without_the_guest() {
 }
 
 #[test]
+fn resets_of_several_devices_pass_at_the_same_time() {
+    let (card, disk) = (card(), disk());
+    let steps = release(&assignment(&[&card, &disk]), &present(&[&card, &disk]), Rights::Complete);
+    let first = steps.iter().position(|step| matches!(step, Step::BeginReset { .. })).unwrap();
+    // Its end is waited for in the last step.
+    assert!(matches!(
+        steps[first..],
+        [Step::BeginReset { .. }, Step::BeginReset { .. }, Step::Close { .. }, Step::ReturnToPool { .. }]
+    ));
+}
+
+#[test]
 fn of_a_guest_that_is_gone_only_the_devices_are_left() {
     let disk = disk();
     let gone =
