@@ -34,18 +34,20 @@ enum Finding {
 }
 
 /// A stub as it was at the last look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     at: Duration,
     /// How long it has run in all.
     ran: Duration,
     is_asked: bool,
     unanswered: u32,
+    /// What it said of its restarts when it was asked.
+    restarts: Option<String>,
 }
 
 impl Seen {
     const fn first(at: Duration, ran: Duration) -> Self {
-        Self { at, ran, is_asked: false, unanswered: 0 }
+        Self { at, ran, is_asked: false, unanswered: 0, restarts: None }
     }
 
     /// Judges by what it has done since the last look.
@@ -92,10 +94,13 @@ impl Watchdog {
             if seen.at >= now {
                 continue;
             }
-            let is_answered = seen.is_asked && is_answered(host, stub)?;
+            let is_answered = seen.is_asked && is_answered(host, stub, seen.restarts.as_ref())?;
             match seen.judge(now, ran, is_answered) {
                 Finding::Nothing => {}
-                Finding::Ask => host.commit(&[Change::write(question(stub), "")])?,
+                Finding::Ask => {
+                    seen.restarts = host.read(&restarts(stub))?;
+                    host.commit(&[Change::write(question(stub), "")])?;
+                }
                 Finding::Clear => clear(host, stub)?,
                 Finding::Hangs => {
                     *seen = Seen::first(now + REST, ran);
@@ -114,13 +119,17 @@ fn question(stub: DomId) -> String {
     path::child(&paths::query_node(stub), &std::process::id().to_string())
 }
 
-/// Whether it has answered. A command that has asked at the same time may have cleared question and answer away: then nothing is known, and it is
-/// asked anew.
-fn is_answered(host: &Dom0, stub: DomId) -> Result<bool, Error> {
+fn restarts(stub: DomId) -> String {
+    paths::of_stub(stub, paths::relative::RESTARTS)
+}
+
+/// Whether it has answered, or nothing is known and it is asked anew: a command that has asked at the same time may have cleared question and answer away, and an
+/// image that was started again does not know what the one before was asked.
+fn is_answered(host: &Dom0, stub: DomId, before: Option<&String>) -> Result<bool, Error> {
     let (question, answer) = (question(stub), paths::statistics_node(stub));
-    let [question, answer] = host.read_many([question.as_str(), answer.as_str()])?;
+    let [question, answer, now] = host.read_many([question.as_str(), answer.as_str(), &restarts(stub)])?;
     let own = std::process::id().to_string();
-    Ok(question.is_none() || answer.is_some_and(|text| text.split(' ').next() == Some(&own)))
+    Ok(question.is_none() || now.as_ref() != before || answer.is_some_and(|text| text.split(' ').next() == Some(&own)))
 }
 
 fn clear(host: &Dom0, stub: DomId) -> Result<(), Error> {

@@ -101,6 +101,24 @@ fn one_whose_question_a_command_has_taken_away_is_asked_again() {
 }
 
 #[test]
+fn one_that_crashes_again_and_again_is_asked_anew_each_time() {
+    let (bench, interrupted) = bench();
+    let process = bench.process();
+    let mut broker = bench.start(&process);
+    broker.watch_for_hangs();
+    for count in 1..30 {
+        pass(&bench, &mut broker, LOOK);
+        let restarts = paths::of_stub(STUB, paths::relative::RESTARTS);
+        bench.machine.with(|world| world.write(&restarts, &format!("{count} 20000000 a bug")));
+    }
+    assert_eq!(interrupted.get(), 0, "a third crash within a minute could end the domain");
+    for _ in 0..4 {
+        pass(&bench, &mut broker, LOOK);
+    }
+    assert_eq!(interrupted.get(), 1, "now it hangs");
+}
+
+#[test]
 fn one_that_is_gone_is_forgotten() {
     let (bench, interrupted) = bench();
     let process = bench.process();
