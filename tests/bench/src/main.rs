@@ -109,6 +109,12 @@ enum What {
         #[arg(long)]
         many: bool,
     },
+    /// Injects errors into the port above a guest's disk, and shows that it goes on
+    ErrorSoak {
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        errors: u32,
+    },
     /// Crashes the stub at each place that it comes to, and shows that no guest notices
     CrashWalk {
         /// Only walks whose names contain this
@@ -210,6 +216,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Cases { case } => list_cases(case),
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
+        What::ErrorSoak { errors } => soak::errors(release, *errors, verbose),
         What::CrashWalk { case } => soak::walk(release, case, verbose),
         What::CrashSoak { crashes, many } => soak::crash(release, *crashes, *many, verbose),
         What::Benchmark { clocks, rounds, only, keep } => {

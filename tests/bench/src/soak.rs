@@ -1,5 +1,5 @@
 //! `make soak`: devices come and go thousands of times, and nothing grows. `make crash-soak`: the stub crashes thousands of times, and no guest notices.
-//! `make crash-walk`: it crashes at each place that it comes to. Each in a boot of its own.
+//! `make error-soak`: a port reports a hundred errors, and a guest goes on. `make crash-walk`: it crashes at each place that it comes to. Each in a boot of its own.
 
 use anyhow::{Context as _, Result};
 
@@ -25,6 +25,12 @@ pub(crate) fn crash(release: &Release, crashes: u32, many: bool, verbose: bool) 
     println!("{crashes} crashes of the stub in QEMU …");
     let (kind, plan) = if many { (Kind::ScaleSoak, "scale-crash-soak") } else { (Kind::Soak, "crash-soak") };
     boot(release, kind, &format!("{plan} {crashes}\n"), what_is_left, verbose)
+}
+
+/// Injects so many errors into a port, and shows the figures of each hundred.
+pub(crate) fn errors(release: &Release, errors: u32, verbose: bool) -> Result<bool> {
+    println!("{errors} errors of the hardware in QEMU …");
+    boot(release, Kind::Soak, &format!("error-soak {errors}\n"), what_is_left, verbose)
 }
 
 /// Crashes the stub at each place, in the walks that `filter` is in the names of.

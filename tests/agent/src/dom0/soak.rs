@@ -28,6 +28,11 @@ pub(crate) fn crashes(suite: &str, count: &str, fixture: &mut Fixture, report: &
     run(&format!("{count}_crashes_of_the_stub_are_not_noticed_by_{who}_guests"), work, count, fixture, report)
 }
 
+/// The same with errors of the hardware.
+pub(crate) fn errors(count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    run(&format!("a_guest_that_writes_goes_on_after_{count}_errors"), cases::errors, count, fixture, report)
+}
+
 /// Crashes at each place that the stub comes to.
 pub(crate) fn walks(options: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
     let filter = option(options, "case").unwrap_or_default();
