@@ -20,6 +20,8 @@ CRASHES ?= 10000
 MANY ?=
 # How many errors, for error-soak.
 ERRORS ?= 100
+# How many guests, for hostile-soak.
+HOSTILE ?= 100
 # V=1 shows commands and consoles.
 V ?=
 # For bench: which time (both, real, instructions), rounds in real time, groups of figures (docs/performance.md), and KEEP=1 to compare
@@ -52,7 +54,7 @@ update = cmp --silent $(1) $(2) || { cp $(1) $(2).$$$$ && mv $(2).$$$$ $(2); }
 
 .DEFAULT_GOAL := all
 MAKEFLAGS += --no-builtin-rules
-.PHONY: all bench fuzz sim deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian test-hvm soak crash-soak crash-walk error-soak test-matrix image-check run clean distclean
+.PHONY: all bench fuzz sim deb rpm package-check bench-chart broker-facts cases counting faults help install install-check man man-check reproducible setup sizes stub selftest malicious-stub frontend tool agent unsafe lint test test-host test-release test-fast test-full test-chosen test-debian test-hvm soak crash-soak crash-walk error-soak hostile-soak test-matrix image-check run clean distclean
 
 all: stub tool man ## Build build/pcidom.elf (the stub's image), build/pcidom (the tool) and its manual
 
@@ -110,6 +112,9 @@ crash-soak: stub faults malicious-stub frontend tool agent ## Crash the stub 10,
 
 error-soak: stub faults malicious-stub frontend tool agent ## Inject 100 errors (ERRORS=) into the port above a disk that a guest writes to, in a boot of its own; takes half an hour
 	@$(BENCH) error-soak --errors $(ERRORS)
+
+hostile-soak: stub faults malicious-stub frontend tool agent ## Start 100 hostile frontends (HOSTILE=) beside a guest that works, in a boot of its own; takes half an hour
+	@$(BENCH) hostile-soak --guests $(HOSTILE)
 
 crash-walk: stub faults malicious-stub frontend tool agent ## Crash the stub before and after each hypercall and at each message of a request, a detach, an attach and a connect (CASE=), in a boot of its own
 	@$(BENCH) crash-walk --case '$(CASE)'

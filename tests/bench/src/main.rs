@@ -115,6 +115,12 @@ enum What {
         #[arg(long, default_value_t = 100)]
         errors: u32,
     },
+    /// Starts hostile frontends beside a guest that works, and shows that it is not disturbed
+    HostileSoak {
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        guests: u32,
+    },
     /// Crashes the stub at each place that it comes to, and shows that no guest notices
     CrashWalk {
         /// Only walks whose names contain this
@@ -217,6 +223,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
         What::Demo => demo::run(release, verbose),
         What::Soak { cycles } => soak::run(release, *cycles, verbose),
         What::ErrorSoak { errors } => soak::errors(release, *errors, verbose),
+        What::HostileSoak { guests } => soak::hostile(release, *guests, verbose),
         What::CrashWalk { case } => soak::walk(release, case, verbose),
         What::CrashSoak { crashes, many } => soak::crash(release, *crashes, *many, verbose),
         What::Benchmark { clocks, rounds, only, keep } => {

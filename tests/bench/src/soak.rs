@@ -33,6 +33,12 @@ pub(crate) fn errors(release: &Release, errors: u32, verbose: bool) -> Result<bo
     boot(release, Kind::Soak, &format!("error-soak {errors}\n"), what_is_left, verbose)
 }
 
+/// Starts so many hostile frontends, and shows the figures of each ten.
+pub(crate) fn hostile(release: &Release, guests: u32, verbose: bool) -> Result<bool> {
+    println!("{guests} hostile frontends in QEMU …");
+    boot(release, Kind::Soak, &format!("hostile-soak {guests}\n"), what_is_left, verbose)
+}
+
 /// Crashes the stub at each place, in the walks that `filter` is in the names of.
 pub(crate) fn walk(release: &Release, filter: &str, verbose: bool) -> Result<bool> {
     println!("a crash of the stub at each place in QEMU …");

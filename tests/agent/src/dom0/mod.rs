@@ -39,7 +39,7 @@ use plan::{is_before, option};
 use report::Report;
 
 /// Brings dom0 up and carries out the plan: one line, `demo`, a suite with what is wanted of its cases, as in `full case=PARTS alone=0` (`from=CASE`: beginning with this one), how many cycles, as in
-/// `soak CYCLES`, how many crashes or errors, as in `crash-soak CRASHES` and `error-soak ERRORS`, which walk, or what to measure, as in `benchmark ROUNDS GROUPS`.
+/// `soak CYCLES`, how many crashes, errors or hostile guests, as in `crash-soak CRASHES`, which walk, or what to measure, as in `benchmark ROUNDS GROUPS`.
 pub(crate) fn run(plan: &Path) -> Result<()> {
     let plan = fs::read_to_string(plan).context("reading the plan")?;
     let (suite, options) = plan.trim().split_once(' ').unwrap_or((plan.trim(), ""));
@@ -54,6 +54,7 @@ pub(crate) fn run(plan: &Path) -> Result<()> {
         "soak" => soak::cycles(options, &mut fixture, &mut report),
         "crash-soak" | "scale-crash-soak" => soak::crashes(suite, options, &mut fixture, &mut report),
         "error-soak" => soak::errors(options, &mut fixture, &mut report),
+        "hostile-soak" => soak::hostile(options, &mut fixture, &mut report),
         "crash-walk" => soak::walks(options, &mut fixture, &mut report),
         "benchmark" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Real), options),
         "instructions" => benchmark::run(&mut fixture, &mut report, Scene::Contest(Clock::Instructions), options),

@@ -33,6 +33,11 @@ pub(crate) fn errors(count: &str, fixture: &mut Fixture, report: &mut Report) ->
     run(&format!("a_guest_that_writes_goes_on_after_{count}_errors"), cases::errors, count, fixture, report)
 }
 
+/// The same with hostile frontends.
+pub(crate) fn hostile(count: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
+    run(&format!("{count}_hostile_frontends_disturb_no_other"), cases::hostile, count, fixture, report)
+}
+
 /// Crashes at each place that the stub comes to.
 pub(crate) fn walks(options: &str, fixture: &mut Fixture, report: &mut Report) -> Result<()> {
     let filter = option(options, "case").unwrap_or_default();

@@ -66,6 +66,33 @@ impl XenFront {
         self.own(key::BACKEND_ID)?.parse().ok().map(DomId)
     }
 
+    /// Hears no more of its own writes: they would fill the ring that a long request has to go through.
+    pub(crate) fn look_away(&mut self) -> Result<(), StoreError<Errno>> {
+        self.store.unwatch(DIR, "own").map(drop)
+    }
+
+    /// Writes into its own directory. False where xenstored refuses.
+    pub(crate) fn write_own(&mut self, name: &str, value: &[u8]) -> bool {
+        self.store.write(&child(DIR, name), value).is_ok()
+    }
+
+    /// Puts words into the page, whatever is under way, and tells the backend or not.
+    pub(crate) fn scribble(&mut self, request: &Request, tells: bool) {
+        let Some(link) = &self.link else { return };
+        link.page.publish(request);
+        if tells {
+            self.ring();
+        }
+    }
+
+    /// An event, with or without a request.
+    pub(crate) fn ring(&mut self) {
+        if let Some(link) = &self.link {
+            // The backend may have closed the other end.
+            let _ = events::notify(link.port);
+        }
+    }
+
     fn own(&mut self, name: &str) -> Option<String> {
         // What cannot be read is not there: the directory may be going.
         self.store.read(&child(DIR, name)).ok().flatten()

@@ -9,6 +9,7 @@ extern crate alloc;
 
 mod driver_model;
 mod front;
+mod hostile;
 mod requests;
 mod stress;
 

@@ -7,6 +7,7 @@
 //! | `write ADDRESS OFFSET SIZE VALUE` | writes one |
 //! | `shut-down`, `start` | as mini-os, when a program of it closes the driver, and opens it again |
 //! | `stress MILLISECONDS` | works on all devices as fast as it can (`stress`) |
+//! | `hostile SEED MILLISECONDS` | does what no driver does (`hostile`) |
 
 use alloc::format;
 use alloc::string::{String, ToString as _};
@@ -19,7 +20,7 @@ use xenstore::{Nodes as _, StoreError};
 
 use crate::driver_model::DriverModel;
 use crate::front::{XenFront, ask};
-use crate::stress;
+use crate::{hostile, stress};
 
 const REQUEST: &str = "data/bench/request";
 const OUTPUT: &str = "data/bench/output";
@@ -91,6 +92,10 @@ fn execute(command: &str, front: &mut XenFront, model: &mut DriverModel) -> Resu
         (["stress", milliseconds], model) => {
             let devices = model.driver().devices(front);
             stress::run(front, &devices, number(milliseconds)?)
+        }
+        (["hostile", seed, milliseconds], model) => {
+            let devices = model.driver().devices(front);
+            hostile::run(front, &devices, number(seed)?, number(milliseconds)?)
         }
         _ => Err(format!("{command}: not now, or never")),
     }

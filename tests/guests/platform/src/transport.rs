@@ -41,7 +41,11 @@ impl Transport for RingTransport {
     fn receive(&mut self, buffer: &mut [u8], deadline_ns: Option<u64>) -> Result<usize, Errno> {
         loop {
             match self.0.receive(buffer) {
-                0 => self.wait(deadline_ns)?,
+                0 => {
+                    // The end of a message that is longer than the ring.
+                    self.0.send(&[]);
+                    self.wait(deadline_ns)?;
+                }
                 received => return Ok(received),
             }
             if deadline_ns.is_some_and(|deadline| kernel::clock::now_ns() >= deadline) {

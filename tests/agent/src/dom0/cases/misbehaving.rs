@@ -1,19 +1,26 @@
 //! Guests that load the stub as much as they can, and the effect on others.
 
-use std::fs;
+use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use super::Case;
 use crate::dom0::{
+    crashes::{CHANGING, restarts},
     devices::{EDU, NVME, sysfs},
     fixture::Fixture,
+    network,
     services::SHARE,
+    snapshot::Snapshot,
     stub,
 };
 
-pub(super) const CASES: &[Case] =
-    &[Case::new("a_guest_that_restarts_in_a_loop_is_slowed_down_and_disturbs_no_other", starts_anew_without_end)];
+pub(super) const CASES: &[Case] = &[
+    Case::new("a_guest_that_restarts_in_a_loop_is_slowed_down_and_disturbs_no_other", starts_anew_without_end),
+    Case::within(Duration::from_mins(3), "a_hostile_frontend_gains_nothing_and_disturbs_no_other", |fixture| {
+        hostile(fixture, 2, &mut |_| Ok(()))
+    }),
+];
 
 /// How often it starts anew. Without a budget each round took 60 ms of the stub's time.
 const ROUNDS: u32 = 300;
@@ -37,6 +44,74 @@ fn starts_anew_without_end(fixture: &mut Fixture) -> Result<()> {
     ensure!(told < LINES, "{told} lines about the device");
     fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
     fixture.destroy(&storming)
+}
+
+/// How long a hostile guest is at work, in milliseconds.
+const HOSTILE_MS: u32 = 4_000;
+const DISK: &str = "/dev/nvme0n1";
+
+/// So many hostile frontends (`tests/guests/frontend/src/hostile.rs`), one after the other, each with another number, beside a Linux guest that reads registers and moves data. `progress`
+/// hears of each ten.
+pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
+    const LIMIT: Duration = Duration::from_mins(2);
+    fixture.clear();
+    fixture.broker()?;
+    let honest = fixture.guest_with("honest", &[NVME])?;
+    fixture.in_guest(&honest, "load nvme")?;
+    fixture.await_disk(&honest, DISK)?;
+    fixture.in_pool(EDU)?;
+    let stub = fixture.stub()?;
+    let config = format!("{}/config", sysfs("0000:00:00.0"));
+    let reads = format!("time-access read {config} 4 4 2000");
+    let alone = times(&fixture.in_guest(&honest, &reads)?)?;
+    let before = Snapshot::take(fixture, &stub)?;
+    let (restarts_before, _) = restarts(fixture, &stub)?;
+    let first = network::seed()?;
+    let mut beside = [0; 3];
+    for number in 0..count {
+        fixture.set_limit(LIMIT);
+        // The first one is the same each time.
+        let seed = if number == 0 { 1 } else { first.wrapping_add(number.into()) };
+        let guest = fixture.create_small("hostile", "netbsd")?;
+        fixture.pcidom(&["attach", "hostile", EDU])?;
+        fixture.unpause(&guest)?;
+        fixture.await_frontend(&guest, "4")?;
+        let asked = fixture.ask(&guest, &format!("hostile {seed} {HOSTILE_MS}"))?;
+        let work = (|| {
+            let write = fixture.ask(&honest, &format!("disk-write {DISK} {seed} 2"))?;
+            fixture.answer_well(&write)?;
+            let now = times(&fixture.in_guest(&honest, &reads)?)?;
+            fixture.in_guest(&honest, &format!("disk-check {DISK} {seed} 2"))?;
+            fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
+            fixture.expect_connected(&honest)?;
+            Ok::<_, anyhow::Error>(now)
+        })();
+        let now = work.with_context(|| format!("beside a hostile guest with the seed {seed}"))?;
+        let did = String::from_utf8(fixture.answer_well(&asked)?)?;
+        println!("agent: seed {seed}: {did}; the other guest's reads take {now:?} ns, {alone:?} alone");
+        for (most, now) in beside.iter_mut().zip(now) {
+            *most = now.max(*most);
+        }
+        fixture.destroy(&guest)?;
+        fixture.pcidom(&["reclaim"])?;
+        fixture.expect_free(EDU)?;
+        let (crashes, _) = restarts(fixture, &stub)?;
+        ensure!(crashes == restarts_before, "the stub crashed beside a hostile guest with the seed {seed}");
+        if (number + 1) % 10 == 0 {
+            progress(&format!(
+                "{} hostile guests; reads of another one take {beside:?} ns at most, {alone:?} alone",
+                number + 1
+            ))?;
+        }
+    }
+    before.compare_but(&Snapshot::take(fixture, &stub)?, &CHANGING)
+}
+
+/// Median, 90th and 99th percentile, as `time-access` prints them.
+fn times(printed: &[u8]) -> Result<[u64; 3]> {
+    let text = String::from_utf8_lossy(printed);
+    let numbers = text.split_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()?;
+    numbers.try_into().map_err(|_| anyhow!("not three times: {text:?}"))
 }
 
 /// The stub's CPU time in seconds, from the last column of `xl list`.

@@ -38,6 +38,7 @@ pub(crate) use faults::WALKS;
 
 pub(crate) use case::Case;
 pub(crate) use hotplug::cycles::{cycles, figures};
+pub(crate) use misbehaving::hostile;
 pub(crate) use repair::errors;
 
 /// Cases on a host with an IOMMU.

@@ -101,7 +101,7 @@ const KINDS: [(&str, &str); 2] = [("COMP_TIME", "nonfatal"), ("DLP", "fatal")];
 const WRITTEN_MIB: u32 = 60;
 
 /// So many errors, of each kind in turn, while a guest writes. It goes on and has its data. `progress` hears of each hundred. (`make error-soak`: the NVMe drive of QEMU 7.2 answers
-/// no more I/O after a reset in the middle of some.)
+/// no more I/O after a reset in the middle of some, and QEMU 10 itself hangs in one of some forty.)
 pub(crate) fn errors(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
     const LIMIT: Duration = Duration::from_mins(2);
     fixture.clear();
