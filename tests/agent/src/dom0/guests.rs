@@ -124,6 +124,12 @@ impl Fixture {
         Ok(Request { guest: guest.clone(), number, command: command.to_owned() })
     }
 
+    /// Whether a guest has not ended a command yet.
+    pub(crate) fn is_at_work(&mut self, request: &Request) -> Result<bool> {
+        let done = self.store.text(&request.guest.node("data/bench/done"))?.unwrap_or_default();
+        Ok(done.split(' ').next() != Some(&request.number))
+    }
+
     /// Waits for the end of a command and returns its exit code and output.
     pub(crate) fn answer(&mut self, request: &Request) -> Result<(i32, Vec<u8>)> {
         let Request { guest, number, command } = request;

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString as _};
 
 use drivers::Front;
 use kernel::{clock, events};
+use pciif::layout::MsixEntry;
 use pciif::{FrontendPage, Request, Response};
 use platform::{OfferedPage, RingTransport};
 use xen_types::{DomId, Errno, Port};
@@ -29,6 +30,8 @@ pub(crate) struct XenFront {
     /// The BE dir, as our own directory says.
     backend: Option<String>,
     link: Option<Link>,
+    /// Whether it says that it answers questions about errors.
+    pub(crate) announces_aer: bool,
 }
 
 impl XenFront {
@@ -36,7 +39,7 @@ impl XenFront {
     pub(crate) fn new() -> Result<Self, StoreError<Errno>> {
         let mut store = Store::new(RingTransport::take().map_err(StoreError::Transport)?);
         store.watch(DIR, "own")?;
-        Ok(Self { store, backend: None, link: None })
+        Ok(Self { store, backend: None, link: None, announces_aer: false })
     }
 
     /// Finds out who its backend is and asks to be told of its states.
@@ -66,6 +69,17 @@ impl XenFront {
         self.own(key::BACKEND_ID)?.parse().ok().map(DomId)
     }
 
+    /// Whether the backend serves its page, as far as the states say.
+    pub(crate) fn is_connected(&mut self) -> bool {
+        self.link.is_some() && self.backend(key::STATE).as_deref() == Some("4")
+    }
+
+    /// Removes something from its own directory.
+    pub(crate) fn remove_own(&mut self, name: &str) {
+        // What is not there, or xenstored keeps, stays as it is.
+        let _ = self.store.remove(&child(DIR, name));
+    }
+
     /// Hears no more of its own writes: they would fill the ring that a long request has to go through.
     pub(crate) fn look_away(&mut self) -> Result<(), StoreError<Errno>> {
         self.store.unwatch(DIR, "own").map(drop)
@@ -76,21 +90,27 @@ impl XenFront {
         self.store.write(&child(DIR, name), value).is_ok()
     }
 
-    /// Puts words into the page, whatever is under way, and tells the backend or not.
-    pub(crate) fn scribble(&mut self, request: &Request, tells: bool) {
-        let Some(link) = &self.link else { return };
-        link.page.publish(request);
+    /// Puts words into the page, whatever is under way, and tells the backend or not. True where the request before was answered; `None` where there is no page.
+    pub(crate) fn scribble(&mut self, request: &Request, entries: &[MsixEntry], tells: bool) -> Option<bool> {
+        let page = &self.link.as_ref()?.page;
+        let is_answered = !page.is_active();
+        page.publish_with_entries(request, entries);
         if tells {
             self.ring();
         }
+        Some(is_answered)
     }
 
-    /// An event, with or without a request.
-    pub(crate) fn ring(&mut self) {
+    /// Answers a question about an error that nobody may have asked.
+    pub(crate) fn answer_unasked(&self, result: u32) {
         if let Some(link) = &self.link {
-            // The backend may have closed the other end.
-            let _ = events::notify(link.port);
+            link.page.answer(result);
         }
+    }
+
+    /// An event, with or without a request. False where nobody hears it.
+    pub(crate) fn ring(&mut self) -> bool {
+        self.link.as_ref().is_some_and(|link| events::notify(link.port).is_ok())
     }
 
     fn own(&mut self, name: &str) -> Option<String> {
@@ -110,7 +130,11 @@ impl XenFront {
         self.store
             .transaction(|store| nodes.iter().try_for_each(|(name, value)| store.write(&child(DIR, name), value)))
             .map_err(|_: StoreError<Errno>| Errno::EIO)?;
-        Ok(Link { page: FrontendPage::new(page), port })
+        let page = FrontendPage::new(page);
+        if self.announces_aer {
+            page.announce_aer();
+        }
+        Ok(Link { page, port })
     }
 }
 

@@ -1,5 +1,5 @@
 //! A guest that does what no driver does, with everything that is its own: the words of the page while they are served, events, its states, its nodes, its grants and ports. Which
-//! comes when is a number's choice, so a run can be had again.
+//! comes when is a number's choice: with the same one the same comes in the same order, for as long as time is given.
 //!
 //! The image has one processor. What races with the backend does so because the backend runs on another one of the host meanwhile.
 
@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use drivers::Front as _;
 use kernel::clock;
 use pciif::Request;
+use pciif::layout::MsixEntry;
 use xen_types::Sbdf;
-use xenstore::Nodes as _;
 use xenstore::path::key;
 
 use crate::front::XenFront;
@@ -22,8 +22,14 @@ const NUMBERS: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 0x10, 0x50, 0xff, 0xfff, 
 const STATES: [&str; 14] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "-1", "4294967297", "", "four"];
 /// Pages that it offers: one that the backend still maps is lost, and it has one MiB.
 const OFFERS: u32 = 40;
-/// Nodes that it writes at once; its quota is a thousand.
-const FLOOD: u32 = 400;
+/// How long it waits for the backend to serve it again.
+const PATIENCE_NS: u64 = 500_000_000;
+/// Nodes that it writes at once; its quota is a thousand, of which its builder has used some.
+const FLOOD: u32 = 1_100;
+/// Where.
+const FLOODED: &str = "flood";
+/// A path of xenstore has 3,072 bytes, a relative one 2,048.
+const LONGEST_NAME: usize = 2_100;
 /// The longest value; xenstored takes 2,048 bytes.
 const LONGEST: u32 = 3_000;
 
@@ -41,6 +47,11 @@ impl Random {
     /// Less than `end`, which is not zero.
     fn below(&mut self, end: u32) -> u32 {
         self.next() % end
+    }
+
+    fn word(&mut self) -> u16 {
+        let [low, high, ..] = self.next().to_le_bytes();
+        u16::from_le_bytes([low, high])
     }
 
     /// As [`Self::below`], for a place in a list.
@@ -80,6 +91,8 @@ impl Random {
 #[derive(Default)]
 struct Done {
     requests: u32,
+    /// Requests of which the backend took the flag away.
+    answers: u32,
     events: u32,
     states: u32,
     nodes: u32,
@@ -104,29 +117,52 @@ pub(crate) fn run(front: &mut XenFront, devices: &[Sbdf], seed: u64, millisecond
         }
     }
     // The answer needs some of its quota.
-    let _ = front.store.remove("device/pci/0/flood");
-    let Done { requests, events, states, nodes, refused, offers } = done;
+    front.remove_own(FLOODED);
+    let Done { requests, answers, events, states, nodes, refused, offers } = done;
     Ok(format!(
-        "{requests} requests, {events} events, {states} states, {nodes} nodes and {refused} refused, {offers} pages"
+        "{answers} of {requests} requests answered, {events} events, {states} states, {nodes} nodes and {refused} refused, {offers} pages"
     ))
 }
 
 /// Other words, and the flag anew, while the backend works on the ones before.
 fn race(front: &mut XenFront, devices: &[Sbdf], random: &mut Random, done: &mut Done) {
-    for _ in 0..random.below(3_000) {
+    connect(front, random, done);
+    for number in 0..random.below(3_000) {
         let request = random.request(devices);
+        let entries = [(); 3].map(|()| MsixEntry { vector: random.word(), entry: random.word() & 0xff });
         let has_told = random.below(8) == 0;
-        front.scribble(&request, has_told);
+        if random.below(64) == 0 {
+            front.answer_unasked(random.number());
+        }
+        let Some(is_answered) = front.scribble(&request, &entries, has_told) else { return };
         done.requests += 1;
+        done.answers += u32::from(number > 0 && is_answered);
         done.events += u32::from(has_told);
+    }
+}
+
+/// Has the backend serve it again, where it does not.
+fn connect(front: &mut XenFront, random: &mut Random, done: &mut Done) {
+    if front.is_connected() || done.offers >= OFFERS {
+        return;
+    }
+    done.offers += 1;
+    front.announces_aer = random.below(2) == 0;
+    front.forget();
+    front.probe_at_once();
+    let deadline = clock::now_ns() + PATIENCE_NS;
+    while clock::now_ns() < deadline {
+        if front.is_connected() {
+            front.set_state(4);
+            return;
+        }
     }
 }
 
 /// Events without requests.
 fn ring(front: &mut XenFront, random: &mut Random, done: &mut Done) {
     for _ in 0..random.below(5_000) {
-        front.ring();
-        done.events += 1;
+        done.events += u32::from(front.ring());
     }
 }
 
@@ -151,29 +187,26 @@ fn write_keys(front: &mut XenFront, random: &mut Random, done: &mut Done) {
     }
 }
 
-/// As many nodes as it may have, of names and values that mean nothing.
+/// As many nodes as it may have, of names and values that mean nothing, one of them as long as a path may be.
 fn flood(front: &mut XenFront, random: &mut Random, done: &mut Done) {
+    let long = "x".repeat(random.index(LONGEST_NAME));
+    write(front, &format!("{FLOODED}/{long}"), b"", done);
     for _ in 0..random.below(FLOOD) {
-        let name = format!("flood/{:x}/{:x}", random.below(16), random.next());
+        let name = format!("{FLOODED}/{:x}/{:x}", random.below(16), random.next());
         let value = if random.below(8) == 0 { random.bytes() } else { Vec::new() };
         write(front, &name, &value, done);
     }
     // Or else nothing is left for the next one.
-    if random.below(2) == 0 {
-        let _ = front.store.remove("device/pci/0/flood");
-    }
+    front.remove_own(FLOODED);
 }
 
-/// Takes its page and port away from the backend, and offers others.
+/// Takes its page and port away from the backend in the middle of anything, and offers others.
 fn offer(front: &mut XenFront, random: &mut Random, done: &mut Done) {
     front.forget();
-    if done.offers < OFFERS {
-        done.offers += 1;
-        front.probe_at_once();
-        if random.below(2) == 0 {
-            front.set_state(4);
-        }
+    if random.below(2) == 0 {
+        write(front, key::STATE, b"4", done);
     }
+    connect(front, random, done);
 }
 
 fn write(front: &mut XenFront, name: &str, value: &[u8], done: &mut Done) {

@@ -47,7 +47,9 @@ fn starts_anew_without_end(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// How long a hostile guest is at work, in milliseconds.
-const HOSTILE_MS: u32 = 4_000;
+const HOSTILE_MS: u32 = 8_000;
+/// Where commands are that change something.
+const COMMANDS: &str = "/tool/pcidom/command";
 const DISK: &str = "/dev/nvme0n1";
 
 /// So many hostile frontends (`tests/guests/frontend/src/hostile.rs`), one after the other, each with another number, beside a Linux guest that reads registers and moves data. `progress`
@@ -78,17 +80,19 @@ pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMu
         fixture.await_frontend(&guest, "4")?;
         let asked = fixture.ask(&guest, &format!("hostile {seed} {HOSTILE_MS}"))?;
         let work = (|| {
-            let write = fixture.ask(&honest, &format!("disk-write {DISK} {seed} 2"))?;
-            fixture.answer_well(&write)?;
             let now = times(&fixture.in_guest(&honest, &reads)?)?;
-            fixture.in_guest(&honest, &format!("disk-check {DISK} {seed} 2"))?;
             fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
+            ensure!(fixture.is_at_work(&asked)?, "the hostile guest ended before the honest one had read");
+            fixture.in_guest(&honest, &format!("disk-write {DISK} {seed} 2"))?;
+            fixture.in_guest(&honest, &format!("disk-check {DISK} {seed} 2"))?;
             fixture.expect_connected(&honest)?;
             Ok::<_, anyhow::Error>(now)
         })();
         let now = work.with_context(|| format!("beside a hostile guest with the seed {seed}"))?;
         let did = String::from_utf8(fixture.answer_well(&asked)?)?;
         println!("agent: seed {seed}: {did}; the other guest's reads take {now:?} ns, {alone:?} alone");
+        let answers = did.split(' ').next().and_then(|answers| answers.parse::<u32>().ok());
+        ensure!(answers > Some(100), "the hostile guest was hardly served: {did}");
         for (most, now) in beside.iter_mut().zip(now) {
             *most = now.max(*most);
         }
@@ -104,6 +108,9 @@ pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMu
             ))?;
         }
     }
+    // The broker, too, has what is left put right.
+    let deadline = fixture.deadline;
+    fixture.store.wait_for(COMMANDS, deadline, |value| value.is_none())?;
     before.compare_but(&Snapshot::take(fixture, &stub)?, &CHANGING)
 }
 
