@@ -1,5 +1,6 @@
 //! The dom0 side: brings up Xen's services, then does what the plan says and reports to the host.
 
+mod access_times;
 mod attaching;
 mod benchmark;
 mod broker;

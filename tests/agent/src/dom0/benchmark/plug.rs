@@ -1,6 +1,7 @@
 //! Attaching to a running guest, and detaching from it.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -51,9 +52,8 @@ impl Session<'_> {
         self.who == Contestant::Pcidom && self.only.contains(&"steps")
     }
 
-    /// From the start of the command to its end, when the guest must not have the device any more.
-    pub(super) fn measure_detach(&mut self, guest: &Domain) -> Result<()> {
-        let mut command = self.who.detach(guest, DEVICE);
+    /// How long a command takes that must succeed, in milliseconds. `what` it is, for those who want to see its steps.
+    pub(super) fn time_command(&self, what: &str, mut command: Command) -> Result<f64> {
         let steps = self.wants_steps();
         if steps {
             command.arg("-v");
@@ -62,10 +62,16 @@ impl Session<'_> {
         let outcome = process::run(&mut command, self.fixture.deadline)?;
         let took = started.elapsed();
         if steps {
-            println!("agent: detach:\n{}", outcome.stderr);
+            println!("agent: {what}:\n{}", outcome.stderr);
         }
         ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
-        self.sample("detach", "ms", milliseconds(took))?;
+        Ok(milliseconds(took))
+    }
+
+    /// From the start of the command to its end, when the guest must not have the device any more.
+    pub(super) fn measure_detach(&mut self, guest: &Domain) -> Result<()> {
+        let took = self.time_command("detach", self.who.detach(guest, DEVICE))?;
+        self.sample("detach", "ms", took)?;
         let left = self.fixture.addresses_in(guest)?;
         ensure!(left.is_empty(), "{} still has {left:?}", guest.name);
         Ok(())

@@ -4,12 +4,13 @@ use std::{
     hint::black_box,
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::{Clock, Session};
-use crate::dom0::guests::Domain;
+use crate::dom0::{access_times, guests::Domain};
 
 /// Command and Status: neither backend can answer it without the hardware.
 const REGISTER: u32 = 4;
@@ -78,9 +79,8 @@ impl Session<'_> {
     fn time_in(&mut self, guest: &Domain, kind: &str, offset: u32, length: u32, count: u32) -> Result<Times> {
         let file = Self::config_file();
         let said = self.fixture.in_guest(guest, &format!("time-access {kind} {file} {offset} {length} {count}"))?;
-        let said = String::from_utf8(said)?;
-        let mut times = said.split(' ').map(|word| word.parse::<f64>().map(|nanoseconds| nanoseconds / 1e3));
-        let mut next = || times.next().with_context(|| format!("the guest said {said:?}"));
-        Ok(Times { p50: next()??, p90: next()??, p99: next()?? })
+        let [p50, p90, p99] =
+            access_times::parse(&said)?.map(|nanoseconds| Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6);
+        Ok(Times { p50, p90, p99 })
     }
 }

@@ -1,11 +1,11 @@
 //! Sixteen devices in one command, against one.
 
-use std::{process::Command, time::Instant};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::{Session, plug::milliseconds};
-use crate::{dom0::guests::Domain, process};
+use super::Session;
+use crate::dom0::guests::Domain;
 
 /// The two slots that these functions fill (`tests/bench/src/boot.rs`).
 const SLOTS: [&str; 2] = ["0000:00:10", "0000:00:11"];
@@ -36,20 +36,9 @@ impl Session<'_> {
     }
 
     /// How long the command takes with these devices, in milliseconds.
-    fn time(&mut self, words: &[&str], devices: &[&str]) -> Result<f64> {
+    fn time(&self, words: &[&str], devices: &[&str]) -> Result<f64> {
         let mut command = Command::new("pcidom");
         command.args(words).args(devices);
-        let steps = self.wants_steps();
-        if steps {
-            command.arg("-v");
-        }
-        let started = Instant::now();
-        let outcome = process::run(&mut command, self.fixture.deadline)?;
-        let took = started.elapsed();
-        if steps {
-            println!("agent: {words:?} of {}:\n{}", devices.len(), outcome.stderr);
-        }
-        ensure!(outcome.code() == 0, "{command:?}: {}", outcome.stderr);
-        Ok(milliseconds(took))
+        self.time_command(&format!("{words:?} of {}", devices.len()), command)
     }
 }

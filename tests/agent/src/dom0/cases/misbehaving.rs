@@ -2,10 +2,11 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::dom0::{
+    access_times,
     crashes::{CHANGING, restarts},
     devices::{EDU, NVME, sysfs},
     fixture::Fixture,
@@ -65,7 +66,7 @@ pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMu
     let stub = fixture.stub()?;
     let config = format!("{}/config", sysfs("0000:00:00.0"));
     let reads = format!("time-access read {config} 4 4 2000");
-    let alone = times(&fixture.in_guest(&honest, &reads)?)?;
+    let alone = access_times::parse(&fixture.in_guest(&honest, &reads)?)?;
     let before = Snapshot::take(fixture, &stub)?;
     let (restarts_before, _) = restarts(fixture, &stub)?;
     let first = network::seed()?;
@@ -80,7 +81,7 @@ pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMu
         fixture.await_frontend(&guest, "4")?;
         let asked = fixture.ask(&guest, &format!("hostile {seed} {HOSTILE_MS}"))?;
         let work = (|| {
-            let now = times(&fixture.in_guest(&honest, &reads)?)?;
+            let now = access_times::parse(&fixture.in_guest(&honest, &reads)?)?;
             fixture.in_guest(&honest, &format!("read-often {config} 0 1000"))?;
             ensure!(fixture.is_at_work(&asked)?, "the hostile guest ended before the honest one had read");
             fixture.in_guest(&honest, &format!("disk-write {DISK} {seed} 2"))?;
@@ -112,13 +113,6 @@ pub(crate) fn hostile(fixture: &mut Fixture, count: u32, progress: &mut dyn FnMu
     let deadline = fixture.deadline;
     fixture.store.wait_for(COMMANDS, deadline, |value| value.is_none())?;
     before.compare_but(&Snapshot::take(fixture, &stub)?, &CHANGING)
-}
-
-/// Median, 90th and 99th percentile, as `time-access` prints them.
-fn times(printed: &[u8]) -> Result<[u64; 3]> {
-    let text = String::from_utf8_lossy(printed);
-    let numbers = text.split_whitespace().map(str::parse).collect::<Result<Vec<_>, _>>()?;
-    numbers.try_into().map_err(|_| anyhow!("not three times: {text:?}"))
 }
 
 /// The stub's CPU time in seconds, from the last column of `xl list`.

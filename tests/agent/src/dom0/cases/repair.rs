@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Case, config_space::capability};
 use crate::dom0::{
+    access_times,
     devices::{EDU, HOT, PORT, config, sysfs},
     fixture::Fixture,
     network,
@@ -169,9 +170,8 @@ struct Times(Vec<u64>);
 
 impl Times {
     fn add(&mut self, printed: &[u8]) -> Result<()> {
-        let text = String::from_utf8_lossy(printed);
-        let last = text.split_whitespace().last().context("no times")?;
-        self.0.push(last.parse().with_context(|| format!("{text:?}"))?);
+        let [.., p99] = access_times::parse(printed)?;
+        self.0.push(p99);
         Ok(())
     }
 
